@@ -1,0 +1,205 @@
+"""`python -m manifests info | verify | ls | show | query | export`: look into a dataset."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import tyro
+
+from manifests import cli, queries
+from manifests.commit import Account
+from manifests.errors import UsageError
+from manifests.export import export_webdataset
+from manifests.layout import Dataset
+from manifests.verify import verify
+from manifests.views import View
+
+Folder = Annotated[str, tyro.conf.Positional]
+
+
+def accounts(dataset: Dataset) -> dict[str, Account]:
+    """For each column version: what happened to its items, over all committed shards."""
+    found: dict[str, Account] = {}
+    for row in queries.table(dataset, "shards").to_pylist():
+        name = f"{row['column']}@{row['fingerprint']}"
+        found[name] = found.get(name, Account(0, 0, 0, 0)) + Account(row["num_in"], row["num_kept"], row["num_dropped"], row["num_failed"])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What a dataset holds: sources, columns, accounts.
+
+    Example: python -m manifests info DATASET
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        sources = Counter(queries.table(dataset, "sources")["status"].to_pylist())
+        shards = queries.table(dataset, "shards").to_pylist()
+        reasons = Counter((row["stage"], row["reason"]) for row in queries.table(dataset, "drops").to_pylist())
+        errors = Counter((row["stage"], row["error"]) for row in queries.table(dataset, "failures").to_pylist())
+        columns = []
+        for name, account in accounts(dataset).items():
+            own = [row for row in shards if f"{row['column']}@{row['fingerprint']}" == name]
+            columns.append(
+                [name, len(own), account.num_in, account.num_kept, account.num_dropped, account.num_failed, sum(row["tar_bytes"] or 0 for row in own)]
+            )
+        header = ["column", "shards", "in", "kept", "dropped", "failed", "tar_bytes"]
+        if self.json:
+            cli.print_json(
+                {
+                    "sources": sources,
+                    "columns": [dict(zip(header, row, strict=True)) for row in columns],
+                    "drops": [{"stage": stage, "reason": reason, "count": count} for (stage, reason), count in reasons.items()],
+                    "failures": [{"stage": stage, "error": error, "count": count} for (stage, error), count in errors.items()],
+                }
+            )
+            return cli.DONE
+        cli.print_table("sources", ["status", "count"], [[key, value] for key, value in sorted(sources.items())])
+        cli.print_table("columns", header, columns)
+        if reasons:
+            cli.print_table("drops", ["stage", "reason", "count"], [[*key, value] for key, value in sorted(reasons.items())])
+        if errors:
+            cli.print_table("failures", ["stage", "error", "count"], [[*key, value] for key, value in sorted(errors.items())])
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check that every committed byte is there and every item accounted for. Exit code 4 if not.
+
+    Example: python -m manifests verify --deep DATASET
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    deep: bool = False
+    """Also hash every file and check every tar member."""
+
+    def run(self) -> int:
+        report = verify(Dataset(self.dataset), self.deep)
+        for problem in report.problems:
+            print(problem)
+        verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
+        print(
+            f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, {report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
+        )
+        return cli.DONE if report.is_sound else cli.INTEGRITY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ls:
+    """List rows of a table.
+
+    Example: python -m manifests ls DATASET clips --limit 5
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    table: Annotated[str, tyro.conf.Positional] = "clips"
+    """Table name."""
+    limit: int = 20
+    """Rows to print; 0 for all."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        rows = queries.table(Dataset(self.dataset), self.table)
+        show(rows.slice(0, self.limit) if self.limit else rows, self.table, self.json)
+        cli.say(f"{rows.num_rows} rows")
+        return cli.DONE
+
+
+def show(rows: pa.Table, title: str, as_json: bool) -> None:
+    if as_json:
+        cli.print_json(rows.to_pylist())
+    else:
+        cli.print_table(title, rows.schema.names, [list(row.values()) for row in rows.to_pylist()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Everything known about one clip, as JSON.
+
+    Example: python -m manifests show DATASET CLIP_ID
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    clip: Annotated[str, tyro.conf.Positional]
+    """Clip id, or the beginning of one."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        clips = [row for row in queries.table(dataset, "clips").to_pylist() if row["clip_id"].startswith(self.clip)]
+        if not clips:
+            raise UsageError(f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `python -m manifests ls`.")
+        ids = {row["clip_id"] for row in clips}
+        found: dict = {"clips": clips}
+        for name in ("captions", "text", "latents"):
+            found[name] = [row for row in queries.table(dataset, name).to_pylist() if row["clip_id"] in ids]
+        members = []
+        for column in dataset.columns():
+            for path, index in queries.members(dataset, column).values():
+                members += [{"column": str(column), "tar": path, **member.as_row()} for member in index if member.key in ids]
+        cli.print_json(found | {"members": members})
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Read-only SQL (DuckDB) over the tables.
+
+    Example: python -m manifests query DATASET "select camera, count(*) from clips group by 1"
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    sql: Annotated[str, tyro.conf.Positional]
+    """The query."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        show(queries.sql(Dataset(self.dataset), self.sql), "query", self.json)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Join the columns of a view into plain WebDataset tars.
+
+    Example: python -m manifests export DATASET --to webdataset --out TARS
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    out: Path
+    """Folder for the tars."""
+    to: Literal["webdataset"] = "webdataset"
+    """Format."""
+    view: str = "default"
+    """View to export."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        for path in export_webdataset(dataset, View.load(dataset, self.view), self.out):
+            print(path)
+        return cli.DONE
+
+
+VERBS = {"info": Info, "verify": Verify, "ls": Ls, "show": Show, "query": Query, "export": Export}
+
+if __name__ == "__main__":
+    sys.exit(cli.main("python -m manifests", "Look into a rushes dataset.", VERBS))

@@ -1,0 +1,125 @@
+"""Reading tables: as Arrow through `pyarrow.dataset`, or with SQL through DuckDB.
+
+A table is the union of the parts whose commit record exists: parts of a shard that died before its commit are never seen.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from manifests import storage
+from manifests.errors import RushesError, UsageError
+from manifests.layout import Column, Dataset
+from manifests.schemas import TABLES, check_version, schema
+from manifests.shards import Member
+
+_PLAN_TABLES = ("sources", "drops", "failures")
+
+
+def read_part(dataset: Dataset, path: str) -> pa.Table:
+    """One Parquet part, its format version checked."""
+    with dataset.filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_version(parquet.schema_arrow, path)
+        return parquet.read()
+
+
+def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
+    if not paths:
+        return schema(name).empty_table()
+    return pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet").to_table()
+
+
+def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
+    """Segment rows of one generation, or of all."""
+    numbers = dataset.generations() if generation is None else [generation]
+    return _read(dataset, "segments", [dataset.plan_path(number) for number in numbers])
+
+
+def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table:
+    """A table of the dataset, of one column version or of all of them (and of the plan, where the plan has rows of it).
+
+    Raises:
+        UsageError: there is no table of that name.
+    """
+    if name == "segments":
+        return plan(dataset)
+    if name not in TABLES:
+        raise UsageError(name, "is not a table", f"Tables: {', '.join(TABLES)}.")
+    paths = []
+    if column is None and name in _PLAN_TABLES:
+        paths += [dataset.plan_part_path(name, number) for number in dataset.generations()]
+    for version in [column] if column else dataset.columns():
+        committed = set(dataset.committed_shards(version))
+        folder = dataset.path("tables", name, str(version))
+        files = storage.list_files(dataset.filesystem, folder, ".parquet")
+        paths += [info.path for info in files if int(info.base_name[:6]) in committed]
+    return _read(dataset, name, paths)
+
+
+def connect(dataset: Dataset, columns: dict[str, Column] | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with every table registered and no other file within reach.
+
+    Args:
+        columns: restrict tables written by a column (by its name) to that version, so a view sees one version only.
+    """
+    connection = duckdb.connect(":memory:")
+    for name in TABLES:
+        if name == "events":
+            continue
+        rows = table(dataset, name)
+        if columns and "shard" in rows.schema.names:
+            rows = _restrict(dataset, name, columns)
+        connection.register(name, rows)
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _restrict(dataset: Dataset, name: str, columns: dict[str, Column]) -> pa.Table:
+    if name == "segments":
+        return plan(dataset)
+    parts = [table(dataset, name, column) for column in columns.values()]
+    if name in _PLAN_TABLES:
+        parts.append(_read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()]))
+    return pa.concat_tables(parts)
+
+
+def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) -> pa.Table:
+    """Run read-only SQL over the dataset's tables.
+
+    Raises:
+        RushesError: DuckDB refuses the query; the message is DuckDB's.
+    """
+    with connect(dataset, columns) as connection:
+        try:
+            return connection.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise RushesError(f"SQL {query!r}", str(error)) from error
+
+
+def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Member]]]:
+    """For each committed shard of a column: the tar's path and its members, in tar order."""
+    found = {}
+    for row in table(dataset, "shards", column).to_pylist():
+        if row["tar"]:
+            found[row["shard"]] = (dataset.path(*row["tar"].split("/")), [Member(**member) for member in row["members"]])
+    return found
+
+
+def rows_of_shard(dataset: Dataset, name: str, column: Column, shard: int) -> list[dict]:
+    """Rows of one committed part, in stored order."""
+    return read_part(dataset, dataset.part_path(name, column, shard)).to_pylist()
+
+
+def plan_rows(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict], dict[str, dict]]:
+    """Segments of one shard and, by source id, the source rows they name."""
+    segments = plan(dataset, generation)
+    segments = segments.filter(pc.equal(segments["shard"], shard))
+    sources = read_part(dataset, dataset.plan_part_path("sources", generation))
+    sources = sources.filter(pc.and_(pc.is_in(sources["source_id"], segments["source_id"].unique()), pc.equal(sources["status"], "kept")))
+    return segments.to_pylist(), {row["source_id"]: row for row in sources.to_pylist()}

@@ -1,0 +1,103 @@
+"""Bytes on a local disk or an object store, all through `pyarrow.fs`.
+
+Why: every read and write of a dataset goes through these few functions, so that `s3://` and a local folder behave alike
+and a write is either wholly there or not there at all. It is not a cache and knows nothing of datasets.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from pyarrow import fs
+
+from manifests.errors import UsageError
+
+CHUNK_BYTES = 8 << 20
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem and the path inside it of a local path or a `scheme://` URI.
+
+    Raises:
+        UsageError: the scheme is not one that pyarrow can open.
+    """
+    if "://" not in uri:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(uri, f"cannot be opened ({error})", "Give a local path, s3:// or gs:// address.") from error
+
+
+def is_local(filesystem: fs.FileSystem) -> bool:
+    return isinstance(filesystem, fs.LocalFileSystem)
+
+
+def exists(filesystem: fs.FileSystem, path: str) -> bool:
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: int) -> bytes:
+    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store. May come back short."""
+    if is_local(filesystem):
+        with open(path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size_bytes, offset)
+    with filesystem.open_input_file(path) as file:
+        return bytes(file.read_at(size_bytes, offset))
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` that no reader takes for data: readers skip names that end in `.tmp`."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
+    """Make a finished local file appear under `path`, whole or not at all.
+
+    Locally: fsync and rename (the file must be on the same disk). On an object store: one upload, which appears when complete.
+    """
+    if is_local(filesystem):
+        with open(local_file, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(local_file, path)
+        _sync_folder(os.path.dirname(path))
+        return
+    with open(local_file, "rb") as source, filesystem.open_output_stream(path, compression=None) as target:
+        while block := source.read(CHUNK_BYTES):
+            target.write(block)
+    local_file.unlink()
+
+
+def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    """Write a small file, whole or not at all; parent folders are made."""
+    if is_local(filesystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = Path(temporary_name(path))
+        temporary.write_bytes(data)
+        publish(filesystem, temporary, path)
+        return
+    with filesystem.open_output_stream(path, compression=None) as target:
+        target.write(data)
+
+
+def list_files(filesystem: fs.FileSystem, folder: str, suffix: str = "", recursive: bool = True) -> list[fs.FileInfo]:
+    """Files below `folder`, sorted by path; unfinished `.tmp` files are left out; a missing folder is empty."""
+    selector = fs.FileSelector(folder, recursive=recursive, allow_not_found=True)
+    found = [info for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+    return sorted((info for info in found if info.path.endswith(suffix) and not info.path.endswith(".tmp")), key=lambda info: info.path)

@@ -1,0 +1,60 @@
+"""Deinterlacing, by one rule: in a source whose first frame is interlaced, every interlaced frame goes through FFmpeg's bwdif, one frame out for each frame in.
+
+The number of frames and their times stay as they are; progressive frames of such a source pass untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from errno import EAGAIN
+
+import av
+from av.filter import Graph
+
+
+def deinterlaced(stream: av.VideoStream) -> Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]:
+    """A function `(decoded frames, is this the end) -> frames ready`, one frame late. A change of size starts the filter anew."""
+    graph: Graph | None = None
+    size = (0, 0)
+
+    def build(frame: av.VideoFrame) -> Graph:
+        made = Graph()
+        source = made.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base)
+        filter_ = made.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+        sink = made.add("buffersink")
+        source.link_to(filter_)
+        filter_.link_to(sink)
+        made.configure()
+        return made
+
+    def drain() -> list[av.VideoFrame]:
+        ready = []
+        while graph is not None:
+            try:
+                ready.append(graph.vpull())
+            except (av.EOFError, av.BlockingIOError):
+                break
+            except av.FFmpegError as error:
+                if error.errno == EAGAIN:
+                    break
+                raise
+        return ready
+
+    def run(frames: Sequence[av.VideoFrame], is_end: bool) -> list[av.VideoFrame]:
+        nonlocal graph, size
+        ready: list[av.VideoFrame] = []
+        for frame in frames:
+            if (frame.width, frame.height) != size:
+                if graph is not None:
+                    graph.vpush(None)
+                    ready += drain()
+                graph, size = build(frame), (frame.width, frame.height)
+            assert graph is not None
+            graph.vpush(frame)
+            ready += drain()
+        if is_end and graph is not None:
+            graph.vpush(None)
+            ready += drain()
+        return ready
+
+    return run

@@ -1,0 +1,102 @@
+"""Geometry: from a stored frame to the picture a viewer sees, and to a size cap, without cropping.
+
+The rules of native shape: rotation metadata applied; non-square pixels made square by enlarging the short axis; a size cap scales both
+axes by one factor. All of it happens here and nowhere else, whatever decoder made the frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a stored frame is shown.
+
+    Args:
+        stored_width_px, stored_height_px: size as coded, >= 1.
+        sample_aspect: width of a stored pixel over its height, > 0.
+        rotation_deg: counter-clockwise turn that shows the picture upright; a multiple of 90.
+        is_mirrored: the picture is shown flipped left to right, after the turn.
+    """
+
+    stored_width_px: int
+    stored_height_px: int
+    sample_aspect: float = 1.0
+    rotation_deg: int = 0
+    is_mirrored: bool = False
+
+    @property
+    def quarter_turns(self) -> int:
+        return round(self.rotation_deg / 90) % 4
+
+    @property
+    def display_size_px(self) -> tuple[int, int]:
+        """Width and height as displayed: square pixels, upright."""
+        width, height = float(self.stored_width_px), float(self.stored_height_px)
+        if self.sample_aspect > 1:
+            width *= self.sample_aspect
+        else:
+            height /= self.sample_aspect
+        if self.quarter_turns % 2:
+            width, height = height, width
+        return max(1, round(width)), max(1, round(height))
+
+    def capped_size_px(self, max_pixels: int | None) -> tuple[int, int]:
+        """Display width and height, both scaled by one factor so that their product is about `max_pixels` at most; never enlarged."""
+        width, height = self.display_size_px
+        if max_pixels is None or width * height <= max_pixels:
+            return width, height
+        factor = math.sqrt(max_pixels / (width * height))
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def fitted_size_px(self, max_side_px: int) -> tuple[int, int]:
+        """Display width and height with the longer side at most `max_side_px`, both scaled by one factor; never enlarged."""
+        width, height = self.display_size_px
+        factor = min(1.0, max_side_px / max(width, height))
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def stored_orientation(self, width: int, height: int) -> tuple[int, int]:
+        """The (width, height) to scale a stored frame to, so that turning it gives `width` x `height`."""
+        return (height, width) if self.quarter_turns % 2 else (width, height)
+
+    def upright(self, rgb: np.ndarray) -> np.ndarray:
+        """Turn a frame [H, W, 3] upright."""
+        if self.quarter_turns:
+            rgb = np.rot90(rgb, self.quarter_turns)
+        if self.is_mirrored:
+            rgb = rgb[:, ::-1]
+        return np.ascontiguousarray(rgb)
+
+
+def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
+    """Rotation in degrees (counter-clockwise, a multiple of 90) and mirroring of a 3x3 display matrix, row by row, as ISO 14496-12 stores it.
+
+    A stored pixel (x, y) is shown at (a x + c y, b x + d y) where the matrix begins a, b, u, c, d. A negative determinant is a mirroring.
+    """
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:  # undo the flip along x, which comes last
+        a, c = -a, -c
+    return round(math.degrees(math.atan2(-b, a)) / 90) * 90, is_mirrored
+
+
+def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
+    """Indices of the frames kept under a rate cap: existing frames only, the first one always, evenly by true time.
+
+    Args:
+        times_s: ascending presentation times.
+        max_fps: frames per second to keep at most; None keeps all.
+    """
+    if max_fps is None or not times_s:
+        return list(range(len(times_s)))
+    kept, slot = [], -1
+    for index, time_s in enumerate(times_s):
+        current = math.floor((time_s - times_s[0]) * max_fps + 1e-3)
+        if current > slot:
+            kept.append(index)
+            slot = current
+    return kept

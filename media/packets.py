@@ -1,0 +1,126 @@
+"""One demux-only pass over a video stream: true times and every sign that a decoder may go wrong, without decoding anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import cast
+
+import av
+import numpy as np
+
+from media.errors import MediaError
+
+MAX_KEY_INTERVAL_S = 12.0  # decord decodes, and holds, all from the keyframe before; further apart, memory and time run away
+RESTART_S = 0.2  # a clock that falls back by more than this began anew: streams joined end to end
+GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
+_DEFAULT_FPS = 24.0
+
+
+@dataclass
+class Packets:
+    """What the pass saw.
+
+    Attributes:
+        times_s: ascending presentation times of shown packets, from the first one.
+        warnings: short stable words, each once.
+        gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
+    """
+
+    times_s: np.ndarray
+    first_s: float
+    last_duration_s: float
+    num_packets: int
+    warnings: list[str]
+    gap_s: float = 0.0
+    gap_at_s: float = 0.0
+
+
+@dataclass
+class _Seen:
+    """Shown packets of one run of the stream's clock, in ticks."""
+
+    pts: list[int] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+
+
+def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
+    """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
+    base = stream.time_base or Fraction(1, 1000)
+    runs, notes = [_Seen()], Counter[str]()
+    num, last_dts = 0, None
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            num += 1
+            if num == 1 and not packet.is_keyframe:
+                notes["first_not_key"] += 1
+            if packet.is_corrupt:
+                notes["corrupt_packet"] += 1
+            if packet.is_discard:
+                notes["edit_list"] += 1
+                continue
+            if packet.pts is None:
+                notes["no_pts"] += 1
+                continue
+            if packet.dts is not None:
+                if last_dts is not None and (last_dts - packet.dts) * base > RESTART_S:
+                    notes["clock_restart"] += 1
+                    runs.append(_Seen())
+                last_dts = packet.dts
+            if packet.pts < 0:
+                notes["negative_pts"] += 1
+            seen = runs[-1]
+            if packet.is_keyframe:
+                seen.keys.append(packet.pts)
+            elif seen.keys and packet.pts < seen.keys[-1]:
+                notes["open_gop"] += 1
+            seen.pts.append(packet.pts)
+            seen.durations.append(packet.duration or 0)
+    except av.FFmpegError as error:
+        notes[f"demux_error:{type(error).__name__}"] += 1
+    return _summary([seen for seen in runs if seen.pts], base, num, notes)
+
+
+def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str]) -> Packets:
+    if not runs:
+        return Packets(np.zeros(0), 0.0, 1 / _DEFAULT_FPS, num, list(notes))
+    tick = float(base)
+    for seen in runs:
+        if np.diff([*sorted(seen.keys), max(seen.pts)]).max(initial=0) * tick > MAX_KEY_INTERVAL_S:
+            notes["sparse_keyframes"] += 1
+        if len(seen.pts) != len(set(seen.pts)):
+            notes["duplicate_pts"] += 1
+    steps = np.diff(np.sort(np.array(runs[0].pts, np.int64)))
+    step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
+    pieces: list[np.ndarray] = []
+    for seen in runs:  # a later run goes on one step after the run before it
+        ordered = np.sort(np.array(seen.pts, np.int64))
+        pieces.append(ordered - ordered[0] + (pieces[-1][-1] + step if pieces else 0))
+    ticks = np.concatenate(pieces)
+    last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
+    gaps = np.diff(ticks) * tick
+    found = Packets(
+        times_s=np.round(ticks * tick, 6),
+        first_s=min(runs[0].pts) * tick,
+        last_duration_s=last if 0 < last < 10 else (step * tick or 1 / _DEFAULT_FPS),
+        num_packets=num,
+        warnings=list(notes),
+    )
+    if len(gaps) and gaps.max() > max(GAP_S, GAP_STEPS * step * tick):
+        found.gap_s, found.gap_at_s = float(gaps.max()), float(found.times_s[int(gaps.argmax())])
+    return found
+
+
+def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
+    """The stream a player would show. Raises `MediaError` where there is none that can be decoded."""
+    stream = cast(av.VideoStream | None, container.streams.best("video"))
+    if stream is None:
+        raise MediaError("no_video", f"{path} has no video stream")
+    if stream.codec_context is None:
+        raise MediaError("no_decoder", f"{path} is in a codec this build cannot decode")
+    stream.thread_type = "NONE"  # one thread an actor: more files at once beat more threads a file
+    return stream

@@ -1,0 +1,151 @@
+"""Settings of an ingest: one frozen dataclass a stage. What changes a stage's output enters its fingerprint; what does not, does not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """How footage is cut into segments and dealt to shards."""
+
+    segment_s: float = 600.0
+    """Long sources are cut into segments of this many seconds, the unit of work."""
+    shard_s: float = 300.0
+    """Seconds of footage a shard holds, about."""
+    seed: int = 0
+    """Seed of the shuffle that deals segments to shards."""
+    limit: int = 0
+    """Take only the first N files; 0 for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig:
+    """How shots are found and what a clip may be."""
+
+    cut_threshold: float = 3.0
+    """A frame starts a new shot when it differs from the one before this many times more than its neighbours do (PySceneDetect's adaptive ratio)."""
+    lead_in_s: float = 1.0
+    """Decoded before a segment at least, and as many frames as the shot detector looks back, so that its labels are those of the whole."""
+    min_clip_s: float = 0.25
+    """Shorter shots of a longer source are dropped (reason too_short)."""
+    max_clip_s: float = 16.0
+    """A longer take is cut into windows of this length; the last two share what is left evenly."""
+    preview_fps: float = 2.0
+    """JPEG previews per second."""
+    preview_px: int = 512
+    """Longer side of previews and poster."""
+    proxy_px: int = 224
+    """Longer side of the WebM proxy."""
+    proxy_fps: float = 8.0
+    """Frames per second of the proxy, at most; the camera is measured at this rate too."""
+    item_limit_s: float = 900.0
+    """A segment that gives no frame for so long is a failure (cause time_limit). Does not enter the fingerprint."""
+    item_limit_bytes: int = 8 << 30
+    """A segment for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Which image encoder embeds previews. None by default: near-duplicates are then found by the perceptual hash alone."""
+
+    model: str = ""
+    """An open_clip model: `local-dir:FOLDER` (its config and weights), a hub id, or a name; empty for none."""
+    pretrained: str = ""
+    """Weights of a model given by name: a file, or open_clip's tag."""
+    frames: int = 4
+    """Previews of a clip that are embedded and averaged, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig:
+    """How near-duplicate clips are found."""
+
+    enabled: bool = True
+    """Look for near-duplicates after the other stages. They are marked, and left out by the view; nothing is deleted."""
+    within_source: bool = False
+    """Compare clips of one source too. Two windows of one still take look the same and are not copies."""
+    min_cosine: float = 0.97
+    """Embeddings this alike match, where there are embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """Which captioner runs."""
+
+    captioner: str = "measured"
+    """Backend: measured (states what was measured) or given (only the captions footage came with)."""
+    batch: int = 16
+    """Clips per call. Does not enter the fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Which text encoder runs."""
+
+    encoder: str = "hashed-words"
+    """Encoder: hashed-words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """At which size clips are encoded, and by which VAE."""
+
+    max_pixels: int | None = 65536
+    """Cap on width x height, one factor for both axes; 65536 is 256 x 256 worth of any aspect. None for native size."""
+    max_fps: float | None = 16.0
+    """Rate cap: existing frames are picked evenly. None for native rate."""
+    vae: str = ""
+    """Folder of the VAE's weights; empty for the small one that comes with the project. Its digest enters the fingerprint, its path does not."""
+    item_limit_s: float = 1800.0
+    """A clip that takes longer is a failure (reason time_limit). Does not enter the fingerprint."""
+    item_limit_bytes: int = 16 << 30
+    """A clip for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What an actor of a stage asks of Ray, and how many there may be. 0 actors: as many as the cluster has room for."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    max_actors: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """All stages."""
+
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    curate_on: Resources = field(default_factory=Resources)
+    embed_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.5))
+    caption_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
+    text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
+    encode_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.6))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict) -> IngestConfig:
+        """The settings that `to_dict` gave.
+
+        Raises:
+            TypeError: there is a field this version does not know.
+        """
+        parts = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
+        return cls(**{name: parts[name](**value) if name in parts else value for name, value in stored.items()})
+
+
+_NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "vae"}
+
+
+def fingerprinted(config: object) -> dict:
+    """The settings that change a stage's output."""
+    return {item.name: getattr(config, item.name) for item in fields(config) if item.name not in _NOT_IN_FINGERPRINT}  # type: ignore[arg-type]

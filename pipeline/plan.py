@@ -1,0 +1,135 @@
+"""Plan: which segments of which sources belong to which shard. Written once; new footage appends a generation.
+
+A source row comes in and leaves as kept, dropped (exact duplicate, no media file) or failed. Kept sources are cut into segments, and a
+seeded shuffle deals the segments to shards of about equal seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from manifests import queries
+from manifests.cli import say
+from manifests.commit import write_part
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.schemas import to_table
+from media.access import is_local
+from media.errors import shown
+from media.reader import SEEKABLE
+from pipeline.config import PlanConfig
+from pipeline.sources import Found, same_bytes
+
+IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
+
+Probing = Callable[[list[Found]], list[dict]]
+
+
+def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
+    """Drop every source whose bytes are those of an earlier one. `known` maps source ids to the first uri that had them."""
+    for row in rows:
+        if row["status"] != "kept":
+            continue
+        first = known.setdefault(row["source_id"], row["uri"])
+        if first == row["uri"]:
+            continue
+        if not same_bytes(first, row["uri"]):  # large files that differ only between the samples of their ids
+            row["source_id"] += hashlib.sha256(row["uri"].encode()).hexdigest()[:8]
+            known[row["source_id"]] = row["uri"]
+        else:
+            row |= {"status": "dropped", "reason": "exact_duplicate", "detail": f"same bytes as {first}"}
+
+
+def segments_of(row: dict, segment_s: float) -> list[dict]:
+    """Cut a source into segments of `segment_s`; the last takes what is left. An image is one segment of no length.
+
+    A source that can only be read from its beginning is one segment: each further one would read all before it again.
+    """
+    is_one = row["kind"] == "image" or bool(set(row.get("decoder_reasons") or ()) - SEEKABLE)
+    count = 1 if is_one else max(1, math.ceil(row["duration_s"] / segment_s - 1e-6))
+    bounds = [index * segment_s for index in range(count)] + [row["duration_s"]]
+    return [
+        {
+            "segment_id": f"{row['source_id']}-s{index:04d}",
+            "source_id": row["source_id"],
+            "uri": row["uri"],
+            "start_s": bounds[index],
+            "end_s": bounds[index + 1],
+            "kind": row["kind"],
+        }
+        for index in range(count)
+    ]
+
+
+def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> list[dict]:
+    """Give each segment a shard: seeded shuffle, then each to the lightest shard so far. Within a shard, source order."""
+    costs = [max(segment["end_s"] - segment["start_s"], IMAGE_COST_S) for segment in segments]
+    num_shards = max(1, round(sum(costs) / shard_s))
+    loads = np.zeros(num_shards)
+    for index in np.random.default_rng(seed).permutation(len(segments)):
+        lightest = int(loads.argmin())
+        loads[lightest] += costs[index]
+        segments[index]["shard"] = first_shard + lightest
+    return sorted(segments, key=lambda row: (row["shard"], row["uri"], row["start_s"]))
+
+
+def _known(dataset: Dataset) -> tuple[dict[str, int | None], dict[str, str], int, set[str]]:
+    rows = queries.table(dataset, "sources").select(["uri", "size_bytes", "source_id", "status"]).to_pylist() if dataset.generations() else []
+    shards = queries.plan(dataset)["shard"].to_pylist() if dataset.generations() else []
+    sizes = {row["uri"]: row["size_bytes"] for row in rows}
+    settled = {row["uri"] for row in rows if row["status"] != "failed"}
+    kept = {row["source_id"]: row["uri"] for row in rows if row["status"] == "kept"}
+    return sizes, kept, max(shards, default=-1) + 1, set(sizes) - settled
+
+
+def _size_now(found: Found, known: dict[str, int | None]) -> int | None:
+    """Size in bytes of a file that the plan knows: as listed, or asked for here; where that would cost a request, or it is gone, as it was."""
+    if found.size_bytes is not None:
+        return found.size_bytes
+    return Path(found.uri).stat().st_size if is_local(found.uri) and Path(found.uri).is_file() else known.get(found.uri)
+
+
+def make_plan(dataset: Dataset, files: list[Found], config: PlanConfig, probing: Probing, retries_failed: bool = False) -> list[dict]:
+    """Append a generation for the files the plan does not know yet. Returns its source rows; an empty list if there is nothing new.
+
+    The plan file is written last: without it the generation does not exist.
+
+    Args:
+        retries_failed: take files that failed before for new ones.
+    """
+    if config.limit < 0:
+        raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
+    sizes, known_ids, first_shard, failed = _known(dataset)
+    sizes = {uri: size for uri, size in sizes.items() if not (retries_failed and uri in failed)}
+    for path in [found.uri for found in files if sizes.get(found.uri) not in {None, _size_now(found, sizes)}]:
+        say(f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it another name to ingest it anew.")
+    new = [found for found in files if found.uri not in sizes]
+    new = new[: config.limit] if config.limit else new
+    if not new:
+        return []
+    rows = sorted(probing(new), key=lambda row: row["uri"])
+    _mark_duplicates(rows, known_ids)
+    if retries_failed and all(row["status"] == "failed" and row["uri"] in failed for row in rows):
+        return rows  # nothing is better than before
+    segments = [segment for row in rows if row["status"] == "kept" for segment in segments_of(row, config.segment_s)]
+    generation = max(dataset.generations(), default=-1) + 1
+    dealt = [{"generation": generation, **segment} for segment in deal(segments, config.shard_s, config.seed + generation, first_shard)]
+
+    def origin(row: dict) -> dict:
+        return {"stage": "plan", "item_id": row["source_id"], "source_id": row["source_id"], "uri": row["uri"]}
+
+    drops = [{**origin(row), "reason": row["reason"]} for row in rows if row["status"] == "dropped"]
+    failures = [
+        {**origin(row), "error": row["reason"], "cause": row["detail"], "attempt": 2 if row["uri"] in failed else 1}
+        for row in rows
+        if row["status"] == "failed"
+    ]
+    for name, content in (("sources", rows), ("drops", drops), ("failures", failures)):
+        write_part(dataset, dataset.plan_part_path(name, generation), to_table(name, content))
+    write_part(dataset, dataset.plan_path(generation), to_table("segments", dealt))
+    return rows

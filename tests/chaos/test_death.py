@@ -1,0 +1,102 @@
+"""Deaths: of the driver at any moment, and of the process that decodes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from manifests import queries
+from manifests.cli import INTERRUPTED
+from manifests.layout import Dataset
+from manifests.verify import verify
+from tests.conftest import ingest_here
+from tests.e2e.commands import INGEST, committed, run, start
+
+
+def site(folder: Path, code: str) -> str:
+    """A PYTHONPATH whose `sitecustomize` runs `code` in every process, the driver's and the workers'."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return f"{folder}:{Path(__file__).resolve().parents[2]}"
+
+
+SLOW_COMMITS = """
+import time
+from manifests.commit import ShardCommit
+real = ShardCommit.commit
+def commit(self, *arguments, **options):
+    time.sleep(2)
+    return real(self, *arguments, **options)
+ShardCommit.commit = commit
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_an_ingest_killed_and_terminated_and_rerun_ends_with_the_same_bytes(films, tmp_path):
+    """Commits are slowed while the killing goes on, so that each round finds work left whatever the machine's speed."""
+    reference = ingest_here(films, tmp_path / "reference", shard_s=4)
+    total = len(queries.table(reference, "shards"))
+    command = ("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--plan.shard-s", 4)
+    path = site(tmp_path / "site", SLOW_COMMITS)
+    for kills_at, by, code in (
+        ("[2/", signal.SIGKILL, -signal.SIGKILL),
+        ("[3/", signal.SIGTERM, INTERRUPTED),
+        ("[1/", signal.SIGKILL, -signal.SIGKILL),
+    ):
+        process = start(*command, PYTHONPATH=path)
+        for line in process.stdout:
+            if line.startswith(kills_at):
+                os.kill(process.pid, by)
+                break
+        process.communicate(timeout=60)
+        assert process.returncode == code
+        assert not verify(Dataset(str(tmp_path / "ds"))).problems  # what is committed is whole at any moment
+        assert len(queries.table(Dataset(str(tmp_path / "ds")), "shards")) < total
+    run(*command)
+    assert committed(tmp_path / "ds") == committed(Path(reference.uri))
+
+
+DOUBLE = """
+import media.reader
+real = media.reader.VideoReader.pictures
+def pictures(self, *arguments):
+    deed = {deeds!r}.get(self.facts.path)
+    if deed:
+        exec(deed)
+    return real(self, *arguments)
+media.reader.VideoReader.pictures = pictures
+"""
+DEEDS = {
+    "import os; os.abort()": "its process died",
+    "import time; time.sleep(3600)": "time_limit",
+    "import time; held = []\nwhile True: held.append(b'x' * (64 << 20)); time.sleep(0.05)": "memory_limit",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_files_that_kill_or_hold_the_decoder_are_failures_and_all_else_is_kept(films, dataset, tmp_path):
+    """The decoder is wrapped from outside, through a sitecustomize that every worker process imports: one file aborts it, one hangs, one eats memory."""
+    victims = [str(path) for path in sorted(films.glob("film-*")) if path.suffix != ".json"][:3]
+    deeds = dict(zip(victims, DEEDS, strict=True))
+    path = site(tmp_path / "site", DOUBLE.format(deeds=deeds))
+    limits = ("--curate.item-limit-s", 12, "--curate.item-limit-bytes", 2 << 30)
+    run("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, *limits, check=3, PYTHONPATH=path)
+    made = Dataset(str(tmp_path / "ds"))
+    failures = {row["uri"]: row for row in queries.table(made, "failures").to_pylist()}
+    assert set(failures) == set(victims)
+    for uri, failure in failures.items():
+        assert (failure["error"], failure["stage"]) == ("poison", "preview")
+        assert DEEDS[deeds[uri]] in failure["cause"]
+    clips = {row["clip_id"] for row in queries.table(made, "clips").to_pylist()}
+    whole = {row["clip_id"]: row["uri"] for row in queries.table(dataset, "clips").to_pylist()}
+    assert clips == {clip for clip, uri in whole.items() if uri not in victims}
+    assert verify(made, deep=True).is_sound
+    run("pipeline", "retry", tmp_path / "ds")  # without the double the same files are fine
+    assert {row["clip_id"] for row in queries.table(made, "clips").to_pylist()} == set(whole)
+    assert not queries.table(made, "failures").num_rows
+    assert verify(made, deep=True).is_sound

@@ -1,0 +1,108 @@
+"""Fixtures: a small film world, a dataset made from it in this process (no Ray), and the folder of real videos."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from manifests.layout import Dataset
+
+settings.register_profile("project", deadline=None, derandomize=True)  # machines are noisy; a failure must come back
+settings.load_profile("project")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight films and four stills with their truth."""
+    from world.film import make_film, write_film
+
+    folder = tmp_path_factory.mktemp("films")
+    for index in range(8):
+        write_film(make_film(11, index), folder)
+    for index in range(4):
+        write_film(make_film(11, index, is_still=True), folder)
+    return folder
+
+
+def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max_pixels: int = 4096) -> Dataset:
+    """The pipeline's stages run one after the other in this process."""
+    from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
+    from pipeline.engine import build_stages, mark_duplicates, save_view
+    from pipeline.near_duplicates import in_process
+    from pipeline.near_duplicates import in_process
+from pipeline.plan import make_plan
+    from pipeline.runner import start_run
+    from pipeline.sources import list_sources, source_row
+    from pipeline.stage import run_stage
+
+    config = IngestConfig(plan=PlanConfig(shard_s=shard_s), encode=EncodeConfig(max_pixels=max_pixels))
+    dataset = Dataset.create(str(out))
+    make_plan(dataset, list_sources([str(footage)]), config.plan, lambda files: [source_row(file) for file in files])
+    from manifests import queries
+
+    stages = build_stages(config)
+    start_run(dataset, ["test"], config.to_dict(), {}, "here")
+    for stage in stages:
+        stage.setup()
+        for shard, generation in sorted({(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}):
+            run_stage(stage, dataset, "test-run", shard, generation, lambda text: None)
+    save_view(dataset, stages, "default", mark_duplicates(dataset, stages, config, in_process))
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def dataset(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A complete dataset of the films. Read only."""
+    return ingest_here(films, tmp_path_factory.mktemp("dataset") / "ds")
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    """The folder of real media files, or a skip."""
+    folder = Path(os.environ.get("RUSHES_REAL_VIDEOS", ROOT.parent / "shared" / "videos"))
+    if not (folder / "INDEX.tsv").exists():
+        pytest.skip(f"no real videos in {folder}; set RUSHES_REAL_VIDEOS to a folder with INDEX.tsv")
+    return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """(function from key to address, client) of an empty bucket of an S3 server on loopback."""
+    from tests.e2e.commands import environment
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"],
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(150):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import boto3
+
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        client.create_bucket(Bucket="rushes")
+        yield (lambda key: f"s3://rushes/{key}?endpoint_override=127.0.0.1:{port}&scheme=http"), client
+    finally:
+        server.terminate()
+        server.wait(10)

@@ -1,0 +1,52 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from manifests.__main__ import VERBS
+from manifests.cli import INTEGRITY, USAGE, main
+from manifests.layout import Dataset
+from manifests.verify import verify
+
+
+@pytest.fixture
+def copy(dataset, tmp_path) -> Path:
+    shutil.copytree(dataset.uri, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_fresh_dataset_is_sound(dataset):
+    report = verify(dataset, deep=True)
+    assert report.problems == []
+    assert report.num_members > 0
+
+
+def test_deep_verify_finds_a_flipped_bit_in_any_tar_and_any_part(copy):
+    files = [
+        path for path in sorted(copy.rglob("*")) if path.suffix in {".tar", ".parquet"} and "plan" not in str(path) and "/shards/" not in str(path)
+    ]
+    assert len(files) > 10
+    for path in files:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+        assert not verify(Dataset(str(copy)), deep=True).is_sound, path
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+    assert verify(Dataset(str(copy)), deep=True).is_sound
+
+
+def test_cheap_verify_finds_a_cut_tail_and_a_missing_file(copy):
+    tar = sorted(copy.rglob("*.tar"))[0]
+    data = tar.read_bytes()
+    tar.write_bytes(data[:-1])
+    assert any(tar.name in problem for problem in verify(Dataset(str(copy))).problems)
+    tar.unlink()
+    assert any("missing" in problem for problem in verify(Dataset(str(copy))).problems)
+
+
+def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp_path):
+    sorted(copy.rglob("*.tar"))[0].unlink()
+    assert main("m", "", VERBS, ["verify", str(copy)]) == INTEGRITY
+    assert "missing" in capsys.readouterr().out
+    assert main("m", "", VERBS, ["info", str(tmp_path)]) == USAGE

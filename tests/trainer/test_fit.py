@@ -1,0 +1,168 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from manifests import cli
+from manifests.errors import RushesError, UsageError
+from manifests.layout import Dataset
+from manifests.views import View
+from trainer.__main__ import VERBS
+from trainer.catalog import load_catalog, merge_stats
+from trainer.config import PRESETS, ModelConfig, load_config, preset, save_config
+from trainer.dit import DiT
+from trainer.export import load_model
+from trainer.fit import fit, plan_stream
+from trainer.flow import NoisyPack
+from trainer.loader import Loader, PackReader
+from trainer.sample import Canvas, sample_latent, to_frames
+from vae import load_vae
+
+TEST = dataclasses.replace(preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15)
+
+
+def losses(run: Path):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def consumed(run: Path):
+    return [json.loads(line)["samples"] for line in (run / "consumed.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(dataset, tmp_path_factory):
+    """Twelve steps without a stop."""
+    out = tmp_path_factory.mktemp("run")
+    fit(dataset, "default", dataclasses.replace(TEST, steps=12, cooldown=0.0), out)
+    return out
+
+
+def test_a_run_resumed_from_a_checkpoint_is_bit_equal_to_one_that_never_stopped(dataset, whole_run, tmp_path):
+    config = dataclasses.replace(TEST, cooldown=0.0)
+    fit(dataset, "default", dataclasses.replace(config, steps=7), tmp_path)
+    last = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    assert last.name == "step-00000007"
+    shutil.rmtree(last)  # as if it had died after step 7 with the checkpoint of step 4
+    fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
+    assert losses(tmp_path) == losses(whole_run)
+    assert consumed(tmp_path) == consumed(whole_run)
+    for name in ("model/model.safetensors", "checkpoints/step-00000012/optimizer.safetensors"):
+        assert (tmp_path / name).read_bytes() == (whole_run / name).read_bytes()
+
+
+def test_an_epoch_reads_every_training_sample_once(dataset, whole_run):
+    catalog = load_catalog(dataset, View.load(dataset), TEST.held_out)
+    rows = [json.loads(line) for line in (whole_run / "consumed.jsonl").read_text().splitlines()]
+    first = sorted(clip for row in rows if row["epoch"] == 0 for clip, _ in row["samples"])
+    assert rows[-1]["epoch"] > 0
+    assert first == sorted(sample.clip_id for sample in catalog.samples)
+    assert not {sample.clip_id for sample in catalog.held_out} & set(first)
+
+
+def test_a_pack_holds_many_shapes_and_padding_is_out_of_the_loss(dataset):
+    catalog = load_catalog(dataset, View.load(dataset), TEST.held_out)
+    config = dataclasses.replace(TEST, tokens=2048)
+    pack = PackReader(dataset, catalog, config).read(plan_stream(catalog, config).at(0)[1][0], 0)
+    assert len(set(pack.shapes)) >= 4
+    noisy = NoisyPack(pack, config.flow)
+    assert noisy.weight.shape == pack.clean.shape
+    assert not noisy.weight[noisy.known].any()
+    assert (pack.valid < 1).any()
+    broken = noisy.target.clone()
+    broken[noisy.weight == 0] += 1e3  # errors where nothing is real cost nothing
+    assert float(noisy.error(broken).sum()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_normalised_latents_have_unit_variance(dataset):
+    catalog = load_catalog(dataset, View.load(dataset), 0.0)
+    reader = PackReader(dataset, catalog, TEST)
+    values = torch.cat([reader._latent(sample, torch.Generator()).flatten(1) for sample in catalog.samples], dim=1)
+    assert values.mean(1).abs().max() < 0.25  # the statistics are of all clips, the samples leave one aside
+    assert (values.std(1) - 1).abs().max() < 0.1
+
+
+def test_statistics_merge_as_if_measured_at_once():
+    rng = np.random.default_rng(0)
+    data = rng.normal(3, 2, (4, 900))
+    parts = [
+        {"count": part.shape[1], "mean": part.mean(1).tolist(), "m2": ((part - part.mean(1, keepdims=True)) ** 2).sum(1).tolist()}
+        for part in np.split(data, [100, 450], 1)
+    ]
+    mean, std = merge_stats([*parts, {"count": 0, "mean": [], "m2": []}])
+    assert np.allclose(mean, data.mean(1))
+    assert np.allclose(std, data.std(1))
+
+
+def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tmp_path, capsys):
+    shutil.copytree(dataset.uri, tmp_path / "ds")
+    copy = Dataset(str(tmp_path / "ds"))
+    catalog = load_catalog(copy, View.load(copy), TEST.held_out)
+    victim = catalog.samples[0].clip_id
+    path, member = catalog.latents[victim]
+    data = bytearray(Path(path).read_bytes())
+    data[member.offset + member.size_bytes // 2] ^= 1
+    Path(path).write_bytes(data)
+    stream = plan_stream(catalog, TEST)
+    reader = PackReader(copy, catalog, TEST)
+    steps = Loader(reader, stream).steps_from(0)
+    seen = [
+        sample.clip_id
+        for _, epoch, packs in (next(steps) for _ in range(len(stream.at(0)[1]) and 6))
+        for pack in packs
+        for sample in pack.samples
+        if epoch == 0
+    ]
+    assert victim not in seen
+    Path(path).write_bytes(b"")
+    with pytest.raises(RushesError, match="unreadable"):
+        for _ in range(60):
+            next(steps)
+    assert victim in capsys.readouterr().err
+
+
+def test_resuming_with_other_settings_is_refused(dataset, whole_run):
+    with pytest.raises(UsageError, match="other settings"):
+        fit(dataset, "default", dataclasses.replace(TEST, steps=12, seed=5), whole_run)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_and_its_config_reloads_strictly(name, tmp_path):
+    config = PRESETS[name]()
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in DiT(config.model).parameters()) > 1e6
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+    text = json.loads((tmp_path / "config.json").read_text()) | {"surprise": 1}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    with pytest.raises(UsageError, match="surprise"):
+        load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 37, 53), (6, 40, 24), (9, 17, 64)])
+def test_samples_have_exactly_the_size_asked_for_and_repeat_by_seed(whole_run, frames, height, width):
+    trained, vae = load_model(whole_run), load_vae()
+    canvas = Canvas(num_frames=frames, height_px=height, width_px=width, fps=10)
+    first, again, other = (sample_latent(trained, canvas, "a red ball", seed=seed, steps=2) for seed in (3, 3, 4))
+    assert to_frames(vae, first, canvas).shape == (frames, height, width, 3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_given_latents_come_back_bit_equal(whole_run):
+    trained = load_model(whole_run)
+    canvas = Canvas(num_frames=9, height_px=32, width_px=48, fps=10)
+    values, frames = torch.randn(16, 3, 4, 6), torch.tensor([True, False, True])
+    out = sample_latent(trained, canvas, "", steps=3, known=(values, frames))
+    assert torch.equal(out[:, frames], values[:, frames])
+    assert not torch.equal(out[:, ~frames], values[:, ~frames])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--out", "x.png"], ["--out", "x.webm", "--frames", "1"], ["--out", "x.webm", "--width", "0"], ["--out", "x.gif"]]
+)
+def test_sampling_refuses_what_cannot_be(whole_run, arguments):
+    assert cli.main("t", "", VERBS, ["sample", str(whole_run), *arguments]) == cli.USAGE

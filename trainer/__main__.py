@@ -1,0 +1,211 @@
+"""`python -m trainer plan | fit | sample | report`: train a DiT on a dataset's latents and sample from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from manifests import cli
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.views import View
+from trainer.config import FitConfig, preset
+
+Preset = Literal["tiny", "small", "base", "xl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a run; those left out come from the preset."""
+
+    preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
+    """Named size."""
+    data: str
+    """Dataset folder or address."""
+    view: str = "default"
+    """View to read."""
+    tokens: int | None = None
+    """Token budget of a pack."""
+    packs_per_step: int | None = None
+    """Packs of one optimizer step."""
+    steps: int | None = None
+    """Steps to train."""
+    lr: float | None = None
+    """Peak learning rate."""
+    seed: int | None = None
+    """Seed of order, noise and initial weights."""
+
+    def config(self) -> FitConfig:
+        return preset(self.preset, tokens=self.tokens, packs_per_step=self.packs_per_step, steps=self.steps, lr=self.lr, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(RunOptions):
+    """Fill, shapes and balance of the first epoch's packs, from the manifest alone.
+
+    Example: python -m trainer plan tiny --data DATASET
+    """
+
+    def run(self) -> int:
+        from trainer.catalog import load_catalog
+        from trainer.packs import pack_cost, plan_epoch
+
+        config, dataset = self.config(), Dataset(self.data)
+        catalog = load_catalog(dataset, View.load(dataset, self.view), config.held_out)
+        model = config.model
+        epoch = plan_epoch(
+            catalog.samples,
+            seed=config.seed,
+            epoch=0,
+            budget=config.tokens,
+            packs_per_step=config.packs_per_step,
+            patch=model.patch,
+            width=model.width,
+        )
+        packs = [pack for step in epoch.steps for pack in step]
+        shapes = {(item.latent_t, item.latent_h, item.latent_w) for item in catalog.samples}
+        costs = np.array([pack_cost([item.tokens(model.patch) for item in pack], model.width) for pack in packs])
+        cli.print_table(
+            "plan", ["samples", "shapes", "packs", "steps", "fill", "windowed", "cost max/mean"],
+            [[len(catalog.samples), len(shapes), len(packs), len(epoch.steps), f"{epoch.fill:.4f}", epoch.num_windowed, f"{costs.max() / costs.mean():.3f}"]],
+        )  # fmt: skip
+        fullest = max(packs, key=lambda pack: len({(item.latent_t, item.latent_h, item.latent_w) for item in pack}))
+        held = sorted({(item.latent_t, item.latent_h, item.latent_w) for item in fullest})
+        print(
+            f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {', '.join('x'.join(map(str, shape)) for shape in held)}"
+        )
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(RunOptions):
+    """Train. Run the same command again to resume; Ctrl-C and SIGTERM save first.
+
+    Example: python -m trainer fit tiny --data DATASET --steps 500 --out runs/tiny
+    """
+
+    out: Path | None = None
+    """Run folder; DATASET/training/PRESET if left out."""
+    threads: int = 2
+    """CPU threads."""
+
+    def run(self) -> int:
+        import torch
+
+        from trainer.fit import Interrupted, fit
+
+        torch.set_num_threads(self.threads)
+        if self.out is None and "://" in self.data:
+            raise UsageError("--out", "is needed where the dataset is not a local folder", "Give a local run folder.")
+        out = self.out or Path(self.data) / "training" / self.preset
+        try:
+            fit(Dataset(self.data), self.view, self.config(), out)
+        except Interrupted as stopped:
+            return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
+        print(out)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Make a video (.mp4, .webm) or an image (.png) of any size from a prompt. Beside a video, a PNG sheet of its frames.
+
+    Examples:
+      python -m trainer sample RUN --prompt "a red ball moves from left to right" --width 176 --height 112 --frames 25 --out ball.webm
+      python -m trainer sample RUN --prompt "a blue star in the desert" --width 144 --height 200 --frames 1 --out star.png
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `fit`, or an exported model folder."""
+    out: Path
+    """File to write."""
+    prompt: str = ""
+    """What to show."""
+    width: int = 128
+    """Pixels."""
+    height: int = 96
+    """Pixels."""
+    frames: int = 25
+    """Frames; 1 for an image."""
+    fps: float = 12.0
+    """Frames per second."""
+    steps: int = 24
+    """Solver steps."""
+    guidance: float = 3.0
+    """Classifier-free guidance; 1 turns it off."""
+    solver: Literal["euler", "heun"] = "heun"
+    """ODE solver."""
+    seed: int = 0
+    vae: Path | None = None
+    """Folder of the VAE; that of the training data if left out."""
+
+    def run(self) -> int:
+        from media.images import encode_png
+        from media.writer import write_video
+        from trainer.export import load_model
+        from trainer.sample import Canvas, sample_latent, to_frames
+        from vae import DEFAULT_WEIGHTS, load_vae
+
+        if min(self.width, self.height, self.frames, self.steps) < 1:
+            raise UsageError("--width, --height, --frames, --steps", "must be 1 or more")
+        if self.out.suffix not in {".mp4", ".webm", ".png"} or (self.out.suffix == ".png") != (self.frames == 1):
+            raise UsageError(str(self.out), f"cannot hold {self.frames} frames", "Use .png with --frames 1, else .mp4 or .webm.")
+        trained = load_model(self.run_folder)
+        canvas = Canvas(num_frames=self.frames, height_px=self.height, width_px=self.width, fps=self.fps)
+        latent = sample_latent(trained, canvas, self.prompt, seed=self.seed, steps=self.steps, guidance=self.guidance, solver=self.solver)
+        frames = to_frames(load_vae(self.vae or trained.record["vae"] or DEFAULT_WEIGHTS), latent, canvas).numpy()
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if self.frames == 1:
+            self.out.write_bytes(encode_png(frames[0]))
+        else:
+            write_video(self.out, frames, self.fps, "vp9" if self.out.suffix == ".webm" else "h264")
+            picks = frames[np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)]
+            sheet = self.out.with_suffix(".png")
+            sheet.write_bytes(encode_png(np.concatenate(list(picks), axis=1)))
+            print(sheet)
+        print(self.out)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Loss before and after, by shape class, beside predicting the mean velocity and beside shuffled captions.
+
+    Example: python -m trainer report RUN
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `fit`."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        path = self.run_folder / "validation.jsonl"
+        if not path.exists():
+            raise UsageError(str(self.run_folder), "holds no run", "Train one with `python -m trainer fit`.")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if self.json:
+            cli.print_json(rows)
+            return cli.DONE
+        first, last = rows[0], rows[-1]
+        table = [
+            [name, first["scores"][name]["loss"], scores["loss"], scores["shuffled"], scores["baseline"]] for name, scores in last["scores"].items()
+        ]
+        cli.print_table(
+            "validation",
+            ["shape class", f"loss at step {first['step']}", f"loss at step {last['step']}", "with shuffled captions", "mean velocity"],
+            table,
+        )
+        return cli.DONE
+
+
+VERBS = {"plan": Plan, "fit": Fit, "sample": Sample, "report": Report}
+
+if __name__ == "__main__":
+    sys.exit(cli.main("python -m trainer", "Train a diffusion transformer on a dataset's latents, and sample.", VERBS))

@@ -1,0 +1,98 @@
+"""The catalogue: what a view offers a training run, from the manifest alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests import queries
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.shards import Member
+from manifests.views import View
+from trainer.packs import Sample
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Samples and where their bytes lie.
+
+    samples: those to train on; held_out: those for validation; clips: the latent row of each clip; latents, texts: (tar path, member) by
+    clip; captions: (caption id, kind) of each clip, in stored order; mean, std: per-channel statistics of the latents; digest names it all.
+    """
+
+    samples: list[Sample]
+    held_out: list[Sample]
+    clips: dict[str, dict]
+    latents: dict[str, tuple[str, Member]]
+    texts: dict[str, tuple[str, Member]]
+    captions: dict[str, list[tuple[str, str]]]
+    mean: list[float]
+    std: list[float]
+    latent_channels: int
+    text_width: int
+    digest: str
+
+
+def merge_stats(parts: list[dict]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel from per-shard counts, means and sums of squares (Chan et al. 1979)."""
+    count, mean, m2 = 0, np.zeros(0), np.zeros(0)
+    for part in parts:
+        if not part["count"]:
+            continue
+        other, other_m2 = np.array(part["mean"]), np.array(part["m2"])
+        if count == 0:
+            count, mean, m2 = part["count"], other, other_m2
+            continue
+        total, delta = count + part["count"], other - mean
+        mean = mean + delta * part["count"] / total
+        m2 = m2 + other_m2 + delta**2 * count * part["count"] / total
+        count = total
+    return mean.tolist(), np.sqrt(m2 / max(count, 1)).tolist()
+
+
+def _member_index(dataset: Dataset, view: View, name: str) -> dict[str, tuple[str, Member]]:
+    found = {}
+    for path, members in queries.members(dataset, view.column(name)).values():
+        found.update({member.key: (path, member) for member in members})
+    return found
+
+
+def is_held_out(clip_id: str, share: float) -> bool:
+    """Whether a clip is for validation: a function of its id alone, the same in every run."""
+    return int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) / 16**8 < share
+
+
+def load_catalog(dataset: Dataset, view: View, held_out: float) -> Catalog:
+    """Read the manifest.
+
+    Raises:
+        UsageError: the view has no clip with a latent and a text, or its latents were made by several VAEs.
+    """
+    kept = set(view.clips(dataset)["clip_id"].to_pylist())
+    latents, texts = _member_index(dataset, view, "latent"), _member_index(dataset, view, "text")
+    rows = {row["clip_id"]: row for row in queries.table(dataset, "latents", view.column("latent")).to_pylist()}
+    captions: dict[str, list[tuple[str, str]]] = {}
+    text_rows = queries.table(dataset, "text", view.column("text")).to_pylist()
+    for row in text_rows:
+        captions.setdefault(row["clip_id"], []).append((row["caption_id"], row["kind"]))
+    usable = sorted(kept & set(latents) & set(texts) & set(rows))
+    if not usable:
+        raise UsageError(
+            dataset.uri,
+            f"view keeps {len(kept)} clips, {len(latents)} have latents, {len(texts)} have text; none has all",
+            "Run `python -m pipeline ingest` to the end.",
+        )
+    every = [Sample(name, rows[name]["shard"], rows[name]["latent_t"], rows[name]["latent_h"], rows[name]["latent_w"]) for name in usable]
+    aside = [sample for sample in every if is_held_out(sample.clip_id, held_out)] or every[:1]
+    train = [sample for sample in every if sample not in aside] or every
+    stats = [json.loads(row["stats_json"]) for row in queries.table(dataset, "shards", view.column("latent")).to_pylist() if row["stats_json"]]
+    mean, std = merge_stats(stats)
+    channels = {row["num_channels"] for row in rows.values()}
+    if len(channels) != 1:
+        raise UsageError(dataset.uri, f"latents have {sorted(channels)} channels", "A view reads one latent column; make it again.")
+    digest = hashlib.sha256(("|".join(usable) + view.digest).encode()).hexdigest()[:16]
+    return Catalog(train, aside, rows, latents, texts, captions, mean, std, channels.pop(), text_rows[0]["width"], digest)

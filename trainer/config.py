@@ -1,0 +1,120 @@
+"""Settings of a training run, and presets. A preset is a function; the resolved config is saved with the run and reloads strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the DiT. What depends on the data (channels, text width) is filled in from the manifest."""
+
+    width: int = 192
+    depth: int = 6
+    num_heads: int = 3
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent cells per token: time, height, width."""
+    latent_channels: int = 16
+    text_width: int = 128
+    rope_theta: float = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """The objective. Sigma is the noise level: x = (1 - sigma) * clean + sigma * noise."""
+
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift_spatial: float = 0.5
+    """Power of the spatial token count in the shift."""
+    shift_temporal: float = 0.5
+    """Power of the number of latent frames in the shift."""
+    shift_max: float = 4.0
+    text_dropout: float = 0.1
+    condition: dict[str, float] = field(default_factory=lambda: {"none": 0.7, "first": 0.1, "prefix": 0.1, "suffix": 0.1})
+    """Probability of which tokens are given clean: none, the first latent frame, up to a quarter at the front or at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """A whole run."""
+
+    preset: str = "tiny"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    tokens: int = 2048
+    """Token budget of a pack."""
+    packs_per_step: int = 1
+    """Packs of one optimizer step over all ranks: the global batch."""
+    steps: int = 500
+    lr: float = 1.5e-3
+    warmup_steps: int = 40
+    cooldown: float = 0.3
+    """Share of the steps at the end over which the rate falls to a twentieth."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    dense_share: float = 0.95
+    """Probability of a dense caption (the DALL-E 3 blend); else a short or given one."""
+    held_out: float = 0.06
+    """Share of clips kept for validation, picked by their id."""
+    seed: int = 0
+    save_every: int = 100
+    keep: int = 2
+    """Checkpoints kept."""
+    max_corrupt: float = 0.01
+    """Share of samples that may be unreadable before the run fails."""
+
+
+def tiny() -> FitConfig:
+    """4 M parameters: learns on two CPU cores in minutes."""
+    return FitConfig(preset="tiny")
+
+
+def small() -> FitConfig:
+    """DiT-S: 12 blocks of width 384."""
+    return FitConfig(preset="small", model=ModelConfig(width=384, depth=12, num_heads=6), tokens=16384, lr=4e-4, steps=100_000, warmup_steps=1000)
+
+
+def base() -> FitConfig:
+    """DiT-B: 12 blocks of width 768."""
+    return FitConfig(preset="base", model=ModelConfig(width=768, depth=12, num_heads=12), tokens=32768, lr=2e-4, steps=200_000, warmup_steps=2000)
+
+
+def xl() -> FitConfig:
+    """DiT-XL: 28 blocks of width 1152."""
+    return FitConfig(preset="xl", model=ModelConfig(width=1152, depth=28, num_heads=16), tokens=65536, lr=1e-4, steps=400_000, warmup_steps=5000)
+
+
+PRESETS: dict[str, Callable[[], FitConfig]] = {"tiny": tiny, "small": small, "base": base, "xl": xl}
+
+
+def preset(name: str, **overrides: Any) -> FitConfig:
+    """A preset with fields replaced; None leaves the preset's value."""
+    return replace(PRESETS[name](), **{key: value for key, value in overrides.items() if value is not None})
+
+
+def _strict(kind: type, values: dict, where: str) -> Any:
+    known = {item.name for item in fields(kind)}
+    if unknown := set(values) - known:
+        raise UsageError(where, f"has unknown settings {sorted(unknown)}", "It was written by another version.")
+    return kind(**values)
+
+
+def save_config(config: FitConfig, path: Path) -> None:
+    path.write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> FitConfig:
+    """Read a resolved config back; an unknown setting is an error."""
+    values = json.loads(path.read_text())
+    model = values.pop("model")
+    model["patch"] = tuple(model["patch"])
+    flow = values.pop("flow")
+    return _strict(FitConfig, values | {"model": _strict(ModelConfig, model, str(path)), "flow": _strict(FlowConfig, flow, str(path))}, str(path))

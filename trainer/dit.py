@@ -1,0 +1,146 @@
+"""A diffusion transformer on packed spacetime patches with a noise level per token.
+
+Shape legend: N packed tokens, S samples, D width, H heads, K head width, P patch values, L packed text tokens.
+
+Sources: DiT (Peebles and Xie 2023, arXiv:2212.09748); AdaLN-single with per-block offsets (PixArt-alpha, arXiv:2310.00426); RMS QK-norm
+(arXiv:2302.05442); rotary positions (arXiv:2104.09864), here over seconds, rows and columns without a largest position; SwiGLU (arXiv:2002.05202).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.attention import attend
+from trainer.config import ModelConfig
+
+SECONDS_TO_TOKENS = 4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+
+
+def rope_angles(coords: Tensor, head_width: int, theta: float) -> Tensor:
+    """Angles [N, K/2] of three axes: a quarter of the pairs for time, the rest shared by rows and columns."""
+    pairs = head_width // 2
+    count_t = pairs // 4
+    count_y = (pairs - count_t) // 2
+    parts = []
+    for axis, count in ((0, count_t), (1, count_y), (2, pairs - count_t - count_y)):
+        frequency = theta ** (-torch.arange(count, device=coords.device) / count)
+        scale = SECONDS_TO_TOKENS if axis == 0 else 1.0
+        parts.append(coords[:, axis, None].float() * scale * frequency)
+    return torch.cat(parts, dim=-1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs of x [N, H, K] by angles [N, K/2]."""
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+class SigmaEmbedding(nn.Module):
+    """Noise level [n] in [0, 1] to [n, D], in fp32."""
+
+    def __init__(self, width: int, num_frequencies: int = 128) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        rates = torch.exp(-math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies)
+        angles = 1000.0 * sigma.float()[:, None] * rates
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class DiTBlock(nn.Module):
+    """Self-attention within the sample, cross-attention to its text, SwiGLU; each modulated by the token's noise level."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, self.num_heads = config.width, config.num_heads
+        hidden = 8 * d // 3 // 16 * 16
+        k = d // config.num_heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.q_norm, self.k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
+        self.cross_q, self.cross_kv, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.cross_q_norm, self.cross_k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
+        self.up, self.down = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
+        self.norm1, self.norm2, self.norm3 = (nn.RMSNorm(d, elementwise_affine=False) for _ in range(3))
+        self.offset = nn.Parameter(torch.zeros(6, d))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
+        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.offset).unbind(dim=1)
+        h = self.norm1(x) * (1 + scale1) + shift1
+        q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))
+        q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
+        x = x + gate1 * self.out(attend(q, k, v, cu, cu).flatten(1))
+        q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
+        k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
+        x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, cu, text_cu).flatten(1))
+        h = self.norm3(x) * (1 + scale2) + shift2
+        up, gate = self.up(h).chunk(2, dim=-1)
+        return x + gate2 * self.down(F.silu(gate) * up)
+
+
+class DiT(nn.Module):
+    """Predicts the velocity noise - clean of every token of a pack."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.width
+        values = config.latent_channels * math.prod(config.patch)
+        self.embed = nn.Linear(values + 2, d)  # + whether the token is given, + whether it is of the first latent frame
+        self.sigma = SigmaEmbedding(d)
+        self.modulation = nn.Linear(d, 6 * d)
+        self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), nn.RMSNorm(d))
+        self.null_text = nn.Parameter(torch.randn(config.text_width) * 0.02)
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final_norm, self.final_modulation = nn.RMSNorm(d, elementwise_affine=False), nn.Linear(d, 2 * d)
+        self.head = nn.Linear(d, values)
+        self._init()
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        closed = [self.modulation, self.final_modulation, self.head]
+        closed += [block.cross_out for block in self.blocks if isinstance(block, DiTBlock)]
+        for layer in closed:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, sigma: Tensor, known: Tensor, coords: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
+        """Velocity [N, P].
+
+        Args:
+            x: noisy tokens [N, P].
+            sigma: noise level of each token [N], 0 for given ones.
+            known: 1 for tokens that are given clean [N].
+            coords: [N, 3] seconds, row, column.
+            cu, text_cu: [S + 1] offsets of samples in x and text.
+            text: [L, Dt]; an all-zero row stands for no text.
+        """
+        is_null = (text == 0).all(dim=-1, keepdim=True)
+        words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
+        first = (coords[:, 0] == 0).to(x.dtype)
+        h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
+        levels, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, then look up
+        level = F.silu(self.sigma(levels))
+        modulation = self.modulation(level).unflatten(-1, (6, -1))[which]
+        angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
+        for block in self.blocks:
+            h = block(h, modulation, angles, cu, words, text_cu)
+        shift, scale = self.final_modulation(level)[which].chunk(2, dim=-1)
+        return self.head(self.final_norm(h) * (1 + scale) + shift)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

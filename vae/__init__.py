@@ -1,0 +1,7 @@
+"""The spacetime VAE: video of any shape to a compact latent and back, exactly as large as it was. An image is a one-frame video."""
+
+from vae.checkpoint import DEFAULT_WEIGHTS, load_vae, weights_digest
+from vae.grid import Extent, Latent, latent_size, validity
+from vae.model import CausalVAE, VAEConfig
+
+__all__ = ["DEFAULT_WEIGHTS", "CausalVAE", "Extent", "Latent", "VAEConfig", "latent_size", "load_vae", "validity", "weights_digest"]

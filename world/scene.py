@@ -1,0 +1,101 @@
+"""Scenes: what can happen in a shot of the film world, drawn from a seed.
+
+Lengths are in frame heights, times in seconds, angles in radians. Directions of motion are as seen on screen; a camera that pans right makes
+the background slide left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 52, 48), "orange": (238, 140, 36), "yellow": (240, 210, 64), "green": (66, 168, 84), "blue": (54, 104, 214),
+    "purple": (138, 70, 182), "pink": (238, 132, 176), "white": (238, 238, 232),
+}  # fmt: skip
+SHAPES = ("ball", "box", "triangle", "star", "ring")
+SIZES = {"small": 0.11, "large": 0.2}
+TEXTURES = ("plain", "striped", "dotted")
+MOTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
+CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld")
+BACKGROUNDS = {
+    "meadow": ((150, 196, 220), (98, 148, 70)),
+    "desert": ((226, 204, 164), (196, 140, 84)),
+    "night sky": ((18, 22, 54), (44, 42, 92)),
+    "brick wall": ((150, 84, 66), (120, 62, 50)),
+    "studio": ((206, 206, 212), (150, 152, 162)),
+    "sea": ((140, 190, 214), (30, 92, 136)),
+}  # fmt: skip
+LIGHTS = {"daylight": (1.0, 1.0, 1.0), "warm light": (1.1, 0.98, 0.82), "cool light": (0.86, 0.97, 1.1), "dim light": (0.62, 0.62, 0.66)}
+TITLES = ("OPENING", "PART TWO", "RUSHES", "SALE", "THE END", "TAKE 7")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. `x`, `y`: centre at the middle of the shot, from the frame's centre; `speed` in frame heights per second."""
+
+    shape: str
+    color: str
+    size: str
+    texture: str
+    motion: str
+    x: float
+    y: float
+    speed: float
+    turn: float  # radians per second
+    angle: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One uncut take: everything the renderer needs and everything there is to know."""
+
+    seed: int
+    duration_s: float
+    background: str
+    light: str
+    camera: str
+    camera_speed: float
+    things: list[Thing] = field(default_factory=list)
+    title: str = ""
+
+
+def _pick(rng: np.random.Generator, options: tuple | list | dict) -> str:
+    names = list(options)
+    return names[int(rng.integers(len(names)))]
+
+
+def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) -> Thing:
+    """An object that starts inside the frame, apart from those already there and in a colour of its own."""
+    used = {thing.color for thing in taken}
+    size = _pick(rng, SIZES)
+    motion = _pick(rng, MOTIONS)
+    for _ in range(20):
+        x, y = rng.uniform(-0.32, 0.32) * aspect, rng.uniform(-0.26, 0.26)
+        if all(abs(x - other.x) > 0.3 or abs(y - other.y) > 0.3 for other in taken):
+            break
+    return Thing(
+        shape=_pick(rng, SHAPES), color=_pick(rng, [name for name in COLORS if name not in used]), size=size, texture=_pick(rng, TEXTURES), motion=motion,
+        x=float(x), y=float(y), speed=float(rng.uniform(0.16, 0.3)) if motion != "still" else 0.0,
+        turn=float(rng.uniform(-0.8, 0.8)), angle=float(rng.uniform(-0.5, 0.5)),
+    )  # fmt: skip
+
+
+def sample_shot(seed: int, aspect: float, duration_s: float) -> Shot:
+    """A shot drawn from its seed.
+
+    Args:
+        seed: any integer; the same seed gives the same shot.
+        aspect: width over height of the frame.
+        duration_s: length in seconds; 0 for a still.
+    """
+    rng = np.random.default_rng(seed)
+    background = _pick(rng, BACKGROUNDS)
+    camera = _pick(rng, CAMERAS) if duration_s > 0 else "static"
+    things: list[Thing] = []
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))):
+        things.append(sample_thing(rng, aspect, things))
+    speed = float(rng.uniform(0.14, 0.24))
+    title = _pick(rng, TITLES) if rng.random() < 0.12 else ""
+    return Shot(seed, duration_s, background, _pick(rng, LIGHTS), camera, speed, things, title)
