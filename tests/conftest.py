@@ -39,8 +39,7 @@ def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max
     from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
     from pipeline.engine import build_stages, mark_duplicates, save_view
     from pipeline.near_duplicates import in_process
-    from pipeline.near_duplicates import in_process
-from pipeline.plan import make_plan
+    from pipeline.plan import make_plan
     from pipeline.runner import start_run
     from pipeline.sources import list_sources, source_row
     from pipeline.stage import run_stage
