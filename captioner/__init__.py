@@ -1,7 +1,11 @@
-"""Captions and language: the captioner protocol and its backends, quality gates, text encoders and caption mixing."""
+"""Captions and language: the captioner protocol and its backends, quality gates, text encoders, caption mixing, prompt upsampling, training and evaluation."""
 
-from captioner.gates import gate
-from captioner.protocol import Caption, Captioner, ClipFrames
+from captioner.gates import judge
+from captioner.options import CaptionerOptions
+from captioner.protocol import Caption, Captioner, ClipFrames, Provenance, Usage, Verdict
 from captioner.registry import make_captioner, make_text_encoder
+from captioner.writing import write_captions
 
-__all__ = ["Caption", "Captioner", "ClipFrames", "gate", "make_captioner", "make_text_encoder"]
+__all__ = [
+    "Caption", "Captioner", "CaptionerOptions", "ClipFrames", "Provenance", "Usage", "Verdict", "judge", "make_captioner", "make_text_encoder", "write_captions",
+]  # fmt: skip

@@ -1,17 +1,18 @@
-"""`python -m captioner caption FILE_OR_FOLDER`: captions of any video or image."""
+"""`python -m captioner caption | train | eval | upsample | compare | judge`: caption files, train the project's own captioner and measure any of them."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from captioner import gate, make_captioner
+from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captions
+from captioner.commands import Compare, Eval, Judge
 from captioner.facts import file_facts
-from captioner.protocol import ClipFrames
+from captioner.sheet import contact_sheet
 from manifests import cli
 from manifests.errors import UsageError
 from media import MediaError
@@ -19,25 +20,33 @@ from media import MediaError
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFiles:
-    """Print captions of videos and images, each taken as one clip.
+    """Print captions of videos and images, each taken as one clip; cuts inside are seen and named.
 
-    Example: python -m captioner caption clip.mp4 --json
+    Examples:
+      python -m captioner caption clip.mp4 --json
+      python -m captioner caption ~/videos --with.captioner transformers --with.model ~/models/Qwen3-VL-8B-Instruct --sheet captions.png
     """
 
     source: Annotated[Path, tyro.conf.Positional]
     """A file, or a folder of files."""
-    captioner: str = "measured"
-    """Backend."""
+    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(default_factory=CaptionerOptions)
     json: bool = False
-    """Print JSON."""
+    """Print JSON with verdicts, provenance and cost."""
+    sheet: Path | None = None
+    """Also write a PNG with frames and captions side by side."""
+    limit: int = 0
+    """Take only the first N files; 0 for all."""
 
     def run(self) -> int:
         if not self.source.exists():
             raise UsageError(str(self.source), "does not exist")
         files = sorted(path for path in self.source.rglob("*") if path.is_file()) if self.source.is_dir() else [self.source]
-        backend = make_captioner(self.captioner)
+        files = files[: self.limit] if self.limit else files
+        backend = make_captioner(self.with_)
         backend.setup()
-        found, num_failed = [], 0
+        found: list[dict[str, Any]] = []
+        rows = []
+        num_failed = 0
         for path in files:
             try:
                 frames, times_s, facts = file_facts(path)
@@ -45,17 +54,105 @@ class CaptionFiles:
                 cli.say(f"{path}: {error}")
                 num_failed += 1
                 continue
-            [captions] = backend.caption([ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)])
+            [captions] = write_captions(backend, [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)], self.with_.retries)
             for caption in captions:
-                found.append({"file": str(path), **asdict(caption), "reasons": gate(caption)})
+                found.append({"file": str(path), **asdict(caption)})
                 if not self.json:
-                    print(f"{path}\t{caption.kind}\t{caption.text}")
+                    flaw = "" if caption.verdict.status == "accepted" else f" [{caption.verdict.status}: {'; '.join(caption.verdict.reasons)}]"
+                    print(f"{path}\t{caption.kind}\t{caption.text}{flaw}")
+            shown = "\n".join(f"{item.kind} ({item.verdict.status}): {item.text}" for item in captions if item.kind in {"short", "dense"})
+            rows.append((frames, f"{path.name}\n{shown}"))
         if self.json:
             cli.print_json(found)
+        if self.sheet:
+            contact_sheet(rows, self.sheet)
+            cli.say(f"sheet: {self.sheet}")
         return cli.FAILED_ITEMS if num_failed else cli.DONE
 
 
-VERBS = {"caption": CaptionFiles}
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the project's own captioner: a base, and from it a short and a dense fork. Run the same command again to resume.
+
+    Examples:
+      python -m captioner train weights/captioner-tiny
+      python -m captioner train OUT --stage dense --films 0 --data DATASET
+      torchrun --nproc-per-node 8 -m captioner train OUT --preset coca_ViT-L-14 --init open_clip_weights.safetensors --films 0 --data DATASET
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the weights."""
+    stage: Literal["all", "base", "short", "dense"] = "all"
+    """One stage, or all in order; the forks need the base."""
+    preset: Literal["tiny", "coca_ViT-B-32", "coca_ViT-L-14"] = "tiny"
+    """Size of the model."""
+    films: int = 6000
+    """Clips of the film world to learn from; 0 for none."""
+    data: str = ""
+    """Dataset to learn from: its previews and captions."""
+    view: str = "default"
+    """View of the dataset."""
+    init: Path | None = None
+    """Weights of open_clip's CoCa of the same size for the base to start from."""
+    steps: int | None = None
+    """Steps of each stage; left out, the preset's."""
+    batch: int | None = None
+    """Clips a step."""
+    accumulate: int | None = None
+    """Parts of a step, to save memory."""
+    lr: float | None = None
+    """Peak learning rate."""
+    seed: int | None = None
+    threads: int = 2
+    """CPU threads."""
+
+    def run(self) -> int:
+        import torch
+
+        from captioner.coca.stages import STAGES, Source, settings_of, train_stages
+
+        if not self.films and not self.data:
+            raise UsageError("--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET.")
+        torch.set_num_threads(self.threads)
+        settings = settings_of(self.preset, {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate, "lr": self.lr, "seed": self.seed})
+        source = Source(films=self.films, data=self.data, view=self.view)
+        command = f"python -m captioner train {self.out.name} --preset {self.preset} --films {self.films}"
+        command += "".join(
+            f" --{name} {value}" for name, value in (("steps", self.steps), ("batch", self.batch), ("lr", self.lr), ("seed", self.seed)) if value is not None
+        )
+        train_stages(self.out, self.preset, list(STAGES) if self.stage == "all" else [self.stage], settings, source, self.init, command)
+        print(self.out)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample:
+    """Fill a short prompt up to the kind of caption a model was trained on; every word of it stays.
+
+    Examples:
+      python -m captioner upsample "a red ball on a meadow"
+      python -m captioner upsample "a cat" --server http://127.0.0.1:8000/v1 --model NAME
+    """
+
+    prompt: Annotated[str, tyro.conf.Positional]
+    """What to show."""
+    image: bool = False
+    """For a picture: nothing is said of a camera's move."""
+    choice: int = 0
+    """Other numbers give other phrases."""
+    server: str = ""
+    """OpenAI-compatible server to ask; none: phrases learnt from captions."""
+    model: str = ""
+    """The server's name for its model."""
+
+    def run(self) -> int:
+        from captioner.commands import upsampler
+
+        print(upsampler(self.server, self.model)(self.prompt, not self.image, self.choice))
+        return cli.DONE
+
+
+VERBS = {"caption": CaptionFiles, "train": Train, "eval": Eval, "upsample": Upsample, "compare": Compare, "judge": Judge}
 
 if __name__ == "__main__":
     sys.exit(cli.main("python -m captioner", "Captions and language.", VERBS))

@@ -1,43 +1,75 @@
-"""Facts of a file on its own: preview frames and measurements of a video or image that is in no dataset, taken as one clip."""
+"""Facts of a clip that is in no dataset: measurements of pictures at hand, or of a file, as the `clips` table has them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from media import VideoReader, probe
+from media import MediaError, VideoReader, probe
 from media.measure import look, measure
+from media.shots import GLANCE_PX, ShotDetector
 
-_MAX_SECONDS, _SMALL_PX, _PREVIEW_PX, _PREVIEW_FPS, _SMALL_FPS = 60.0, 256, 512, 2.0, 8.0
+CUT_THRESHOLD, PREVIEW_FPS = 3.0, 2.0
+_MAX_SECONDS, _SMALL_PX, _PREVIEW_PX, _SMALL_FPS = 60.0, 256, 512, 8.0
 
 
-def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict]:
-    """Preview frames, their times, and facts as the `clips` table has them. Of a long video, the first minute.
+def facts_of_frames(frames: Sequence[np.ndarray], times_s: Sequence[float], previews: Sequence[int], end_s: float) -> dict[str, Any]:
+    """Facts of a clip from its frames.
+
+    Args:
+        frames: [H, W, 3] uint8 pictures at about eight a second; times_s: their times, ascending; previews: which of them are previews.
+        end_s: where the clip ends.
+    """
+    height, width = frames[0].shape[:2]
+    scale = min(1.0, _SMALL_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame for frame in frames]
+    changes = [cv2.norm(a, b, cv2.NORM_L1) / a.size / 255 for a, b in zip(small, small[1:], strict=False)]
+    length_s = times_s[-1] - times_s[0]
+    row = {
+        "kind": "video" if len(frames) > 1 else "image", "width_px": width, "height_px": height, "num_frames": len(frames), "start_s": times_s[0],
+        "end_s": end_s, "fps": (len(frames) - 1) / length_s if length_s > 0 else 0.0,
+    }  # fmt: skip
+    return row | measure([look(frames[index]) for index in previews], small, list(times_s), changes, length_s, width)
+
+
+def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any]]:
+    """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them. Of a long video, the first minute.
 
     Raises:
         MediaError: the file cannot be read.
     """
     facts = probe(str(path))
-    small_pictures, small_times_s, changes, before = [], [], [], None
-    previews, times_s, slots, num_frames = [], [], (-1, -1), 0
-    for picture in VideoReader(facts).pictures(0.0, _MAX_SECONDS):
-        small = picture.draft(_SMALL_PX)
-        if before is not None and before.shape == small.shape:
-            changes.append(cv2.norm(small, before, cv2.NORM_L1) / small.size / 255)
-        before, num_frames, last_s = small, num_frames + 1, picture.time_s
-        now = (int(picture.time_s * _SMALL_FPS + 1e-3), int(picture.time_s * _PREVIEW_FPS + 1e-3))
-        if now[0] != slots[0]:
-            small_pictures.append(small)
-            small_times_s.append(picture.time_s)
-        if now[1] != slots[1]:
-            previews.append(picture.draft(_PREVIEW_PX))
-            times_s.append(picture.time_s)
-        slots = now
+    times_s: list[float] = []
+    small: list[np.ndarray] = []
+    previews: list[np.ndarray] = []
+    picks: list[int] = []
+    slots = (-1, -1)
+
+    def glances() -> Iterator[tuple[float, np.ndarray]]:
+        nonlocal slots, length_s
+        for picture in VideoReader(facts).pictures(0.0, _MAX_SECONDS):
+            now = (int(picture.time_s * _SMALL_FPS + 1e-3), int(picture.time_s * PREVIEW_FPS + 1e-3))
+            length_s = picture.time_s
+            if now[1] != slots[1]:
+                picks.append(len(small))
+                previews.append(picture.draft(_PREVIEW_PX))
+            if now[0] != slots[0] or now[1] != slots[1]:
+                times_s.append(picture.time_s)
+                small.append(picture.draft(_SMALL_PX))
+            slots = now
+            yield picture.time_s, picture.glance(GLANCE_PX)
+
+    length_s = 0.0
+    labels = list(ShotDetector[float](CUT_THRESHOLD, facts.fps).labelled(glances()))
+    if not previews:
+        raise MediaError("no_frames", f"{path} gave no frame")
     width, height = facts.geometry.display_size_px
-    row = {
-        "kind": facts.kind, "width_px": width, "height_px": height, "num_frames": num_frames, "fps": facts.fps, "start_s": 0.0, "end_s": facts.duration_s,
-    }  # fmt: skip
-    numbers = measure([look(rgb) for rgb in previews], small_pictures, small_times_s, changes, last_s, width)
-    return previews, times_s, row | numbers
+    row = facts_of_frames(small, times_s, picks, max(length_s, min(facts.duration_s, _MAX_SECONDS)))
+    row |= {"kind": facts.kind, "width_px": width, "height_px": height, "num_frames": len(labels), "fps": facts.fps}
+    row["cuts_s"] = [time_s for time_s, label in labels if label.is_cut and not label.is_transition and time_s > 0]
+    return previews, [times_s[index] for index in picks], row

@@ -38,5 +38,5 @@ class GivenCaptioner:
     def setup(self) -> None:
         """Nothing to load."""
 
-    def caption(self, clips: Sequence[ClipFrames]) -> list[list[Caption]]:
+    def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         return [[] for _ in clips]

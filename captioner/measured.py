@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from captioner.protocol import Caption, ClipFrames
+from captioner.answers import fields_text
+from captioner.protocol import Caption, ClipFrames, Provenance
 
 _CAMERA = {
     "static": "The camera is static", "pan_left": "The camera pans left", "pan_right": "The camera pans right", "tilt_up": "The camera tilts up",
@@ -44,13 +45,13 @@ def movement(facts: dict) -> str:
 class MeasuredCaptioner:
     """Turns a clip's measurements into a short, a dense and a structured caption."""
 
-    name, version = "measured", "measured/1"
+    name, version = "measured", "measured/2"
     num_cpus, num_gpus = 0.2, 0.0
 
     def setup(self) -> None:
         """Nothing to load."""
 
-    def caption(self, clips: Sequence[ClipFrames]) -> list[list[Caption]]:
+    def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         return [self._one(clip.facts) for clip in clips]
 
     def _one(self, facts: dict) -> list[Caption]:
@@ -59,21 +60,23 @@ class MeasuredCaptioner:
         article = "an" if light[0] in "aeiou" else "a"
         colors = (facts["palette"] or [])[:3]
         hues = " and ".join(filter(None, [", ".join(colors[:-1]), colors[-1] if colors else ""]))
-        fields = {"subject": "", "setting": "", "style": f"{shape} {kind}", "lighting": light, "camera": "", "action": ""}
+        fields: dict[str, Any] = {"style": f"{shape} {kind}", "lighting": light, "actions": []}
         opening = f"{article.capitalize()} {light} {shape} {kind}"
         sentences = [f"{opening}, mostly {hues}" if hues else opening]
         if not is_image:
-            fields["action"] = movement(facts)
-            sentences.append(fields["action"][0].upper() + fields["action"][1:])
-            if facts["camera"] in _CAMERA and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE:
-                fields["camera"] = facts["camera"]
+            fields["actions"] = [movement(facts)]
+            sentences.append(fields["actions"][0][0].upper() + fields["actions"][0][1:])
+            cuts = len(facts.get("cuts_s") or [])
+            if not cuts and facts["camera"] in _CAMERA and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE:
+                fields["camera"] = {"tag": facts["camera"], "confidence": facts["camera_confidence"], "source": "measured"}
                 sentences.append(_CAMERA[facts["camera"]])
+            cuts = len(facts.get("cuts_s") or [])
+            sentences += [f"The shot changes {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
         dense = ". ".join(sentences) + "."
         short = f"{article} {light} {kind}{' in ' + colors[0] if colors else ''}"
-        common: dict[str, Any] = {"source": self.name, "backend": self.name, "model": self.version, "prompt_version": "1"}
-        structured = "; ".join(f"{key}: {value}" for key, value in fields.items() if value)
+        common: dict[str, Any] = {"source": self.name, "provenance": Provenance(backend=self.name, model=self.version)}
         return [
             Caption(kind="short", text=short, **common),
             Caption(kind="dense", text=dense, fields=fields, **common),
-            Caption(kind="structured", text=structured, fields=fields, **common),
+            Caption(kind="structured", text=fields_text(fields), fields=fields, **common),
         ]

@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from captioner.options import CaptionerOptions
 from captioner.protocol import Captioner
+from captioner.windows import Windowed
 from manifests.errors import UsageError
 
 if TYPE_CHECKING:
     from captioner.text_encoder import TextEncoder
 
 
-def make_captioner(name: str) -> Captioner:
-    """The captioner backend of that name.
+def _measured(options: CaptionerOptions) -> Captioner:
+    from captioner.measured import MeasuredCaptioner
+
+    return MeasuredCaptioner()
+
+
+def _given(options: CaptionerOptions) -> Captioner:
+    from captioner.given import GivenCaptioner
+
+    return GivenCaptioner()
+
+
+def _coca(options: CaptionerOptions) -> Captioner:
+    from captioner.coca.backend import CocaCaptioner
+
+    return Windowed(CocaCaptioner(options), options.window_s)
+
+
+def _transformers(options: CaptionerOptions) -> Captioner:
+    from captioner.vlm import VlmCaptioner
+
+    return Windowed(VlmCaptioner(options), options.window_s)
+
+
+def _openai(options: CaptionerOptions) -> Captioner:
+    from captioner.server import ServerCaptioner
+
+    return Windowed(ServerCaptioner(options), options.window_s)
+
+
+CAPTIONERS: dict[str, Callable[[CaptionerOptions], Captioner]] = {
+    "measured": _measured, "given": _given, "coca": _coca, "transformers": _transformers, "openai": _openai,
+}  # fmt: skip
+TEXT_ENCODERS = ("hashed-words", "coca", "open_clip", "transformers")
+
+
+def make_captioner(options: CaptionerOptions | str) -> Captioner:
+    """The captioner that the options name; a bare name stands for its default options.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none of that name, or what it needs is missing.
     """
-    if name == "measured":
-        from captioner.measured import MeasuredCaptioner
-
-        return MeasuredCaptioner()
-    if name == "given":
-        from captioner.given import GivenCaptioner
-
-        return GivenCaptioner()
-    raise UsageError(f"captioner {name}", "is not a backend", "Backends: measured, given.")
+    options = replace(CaptionerOptions(), captioner=options) if isinstance(options, str) else options
+    if options.captioner not in CAPTIONERS:
+        raise UsageError(f"captioner {options.captioner}", "is not a backend", f"Backends: {', '.join(CAPTIONERS)}.")
+    return CAPTIONERS[options.captioner](options)
 
 
-def make_text_encoder(name: str) -> TextEncoder:
+def make_text_encoder(name: str, model: str = "") -> TextEncoder:
     """The text encoder of that name.
 
+    Args:
+        model: coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER` or a name; transformers: folder or hub id.
+
     Raises:
-        UsageError: there is none.
+        UsageError: there is none of that name.
     """
     if name == "hashed-words":
         from captioner.text_encoder import HashedWordEncoder
 
         return HashedWordEncoder()
-    raise UsageError(f"text encoder {name}", "is not known", "Encoders: hashed-words.")
+    if name in TEXT_ENCODERS:
+        from captioner import text_towers
+
+        return text_towers.make(name, model)
+    raise UsageError(f"text encoder {name}", "is not known", f"Encoders: {', '.join(TEXT_ENCODERS)}.")

@@ -17,7 +17,7 @@ from media import MediaError, VideoReader
 from media.reader import EPSILON_S
 from pipeline.config import CurateConfig
 from pipeline.sampling import Sample, Sampler
-from pipeline.shots import Label, ShotDetector
+from media.shots import Label, ShotDetector
 from pipeline.sources import facts_of
 from pipeline.takes import Clip, Take
 

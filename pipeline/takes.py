@@ -16,7 +16,7 @@ from media.reader import EPSILON_S
 from media.writer import webm_bytes
 from pipeline.config import CurateConfig
 from pipeline.sampling import JPEG_QUALITY, Sample
-from pipeline.shots import window_lengths
+from media.shots import window_lengths
 
 
 @dataclass

@@ -37,6 +37,15 @@ def short(shot: Shot) -> str:
     return name if shot.duration_s == 0 else f"{name} that {_MOVES[thing.motion]}"
 
 
+def relation(shot: Shot) -> str:
+    """Where the first thing stands to the second at mid-shot, along the axis on which they are further apart; empty for one thing alone."""
+    if len(shot.things) < 2:
+        return ""
+    first, second = shot.things[:2]
+    dx, dy = second.x - first.x, second.y - first.y
+    return ("left of" if dx > 0 else "right of") if abs(dx) >= abs(dy) else ("above" if dy > 0 else "below")
+
+
 def dense(shot: Shot) -> str:
     """Every object, how it moves, where they stand to each other, the setting, the light, the camera and any text."""
     is_still = shot.duration_s == 0
@@ -45,9 +54,7 @@ def dense(shot: Shot) -> str:
     sentences = [f"{listed[0].upper()}{listed[1:]} {_SETTING[shot.background]}, in {shot.light}."]
     if len(shot.things) > 1:
         first, second = shot.things[:2]
-        dx, dy = second.x - first.x, second.y - first.y
-        side = ("left of" if dx > 0 else "right of") if abs(dx) >= abs(dy) else ("above" if dy > 0 else "below")
-        sentences.append(f"The {first.color} {first.shape} is {side} the {second.color} {second.shape}.")
+        sentences.append(f"The {first.color} {first.shape} is {relation(shot)} the {second.color} {second.shape}.")
     if shot.title:
         sentences.append(f'The text "{shot.title}" is written at the bottom.')
     if not is_still:

@@ -1,7 +1,8 @@
 """Scenes: what can happen in a shot of the film world, drawn from a seed.
 
 Lengths are in frame heights, times in seconds, angles in radians. Directions of motion are as seen on screen; a camera that pans right makes
-the background slide left.
+the background slide left. Things are in order of prominence, a rule that can be seen: large before small, then from left to right at mid-shot; the
+first is the main subject.
 """
 
 from __future__ import annotations
@@ -82,6 +83,11 @@ def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) ->
     )  # fmt: skip
 
 
+def prominence(thing: Thing) -> tuple[bool, float]:
+    """Sort key: the main subject first."""
+    return thing.size != "large", thing.x
+
+
 def sample_shot(seed: int, aspect: float, duration_s: float) -> Shot:
     """A shot drawn from its seed.
 
@@ -96,6 +102,7 @@ def sample_shot(seed: int, aspect: float, duration_s: float) -> Shot:
     things: list[Thing] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))):
         things.append(sample_thing(rng, aspect, things))
+    things.sort(key=prominence)
     speed = float(rng.uniform(0.14, 0.24))
     title = _pick(rng, TITLES) if rng.random() < 0.12 else ""
     return Shot(seed, duration_s, background, _pick(rng, LIGHTS), camera, speed, things, title)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from scenedetect import AdaptiveDetector, FrameTimecode
 
-from pipeline.transitions import FLAT_STD, Transitions, tiny
+from media.transitions import FLAT_STD, Transitions, tiny
 
 GLANCE_PX = 72
 FLAT_GAP_S = 0.25  # flat pictures between a fade out and a fade in, up to this long, belong to the transition

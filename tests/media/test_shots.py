@@ -7,7 +7,7 @@ import pytest
 
 from media import VideoReader, probe
 from pipeline.config import CurateConfig
-from pipeline.shots import GLANCE_PX, ShotDetector
+from media.shots import GLANCE_PX, ShotDetector
 from pipeline.sources import Found, source_row
 from tests.pipeline.test_curate import clips_of
 from world.film import make_film, render_film, truth, write_film
@@ -87,7 +87,7 @@ def test_the_fast_detector_is_pyscenedetects_own():
     """Same scores and same cuts as the library's class on the same frames."""
     from scenedetect import AdaptiveDetector, FrameTimecode
 
-    from pipeline.shots import FastAdaptiveDetector
+    from media.shots import FastAdaptiveDetector
 
     ours, theirs = (kind(adaptive_threshold=3.0, min_scene_len=0, window_width=2) for kind in (FastAdaptiveDetector, AdaptiveDetector))
     found = ([], [])

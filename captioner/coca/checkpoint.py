@@ -1,0 +1,104 @@
+"""A captioner on disk: `config.json` (sizes, and how each stage was trained), `tokenizer.json`, and one safetensors file a stage: base, short, dense."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from captioner.coca.config import CocaConfig
+from captioner.coca.model import VideoCoCa
+from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
+from manifests.errors import UsageError
+
+FORMAT = "video-coca/1"
+STAGES = ("base", "short", "dense")
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "captioner-tiny"
+
+
+@dataclass(frozen=True)
+class CaptionerFolder:
+    """What a folder of captioner weights says of itself."""
+
+    path: Path
+    config: CocaConfig
+    tokenizer: Tokens
+    stages: dict[str, dict[str, Any]]
+
+
+def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
+    """Read config and tokenizer.
+
+    Raises:
+        UsageError: the folder holds no captioner.
+    """
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise UsageError(str(path), "holds no captioner (no config.json)", "Train one with `python -m captioner train`.")
+    record = json.loads((path / "config.json").read_text())
+    if record.get("format") != FORMAT:
+        raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
+    config = CocaConfig.from_dict(record["config"])
+    tokenizer: Tokens = ClipTokenizer() if config.is_legacy else CaptionTokenizer.load(path / "tokenizer.json")
+    return CaptionerFolder(path, config, tokenizer, record["stages"])
+
+
+def write_folder(path: Path, config: CocaConfig, tokenizer: Tokens) -> CaptionerFolder:
+    """Make a folder for weights to come; one that is there must have the same sizes.
+
+    Raises:
+        UsageError: the folder holds a captioner of other sizes.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / "config.json").exists():
+        found = read_folder(path)
+        if found.config != config:
+            raise UsageError(str(path), "holds a captioner of other sizes", "Give another folder.")
+        return found
+    if isinstance(tokenizer, CaptionTokenizer):
+        tokenizer.save(path / "tokenizer.json")
+    (path / "config.json").write_text(json.dumps({"format": FORMAT, "config": config.to_dict(), "stages": {}}, indent=2) + "\n")
+    return read_folder(path)
+
+
+def save_stage(folder: CaptionerFolder, stage: str, state: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write a stage's weights in half precision, then say in `config.json` how they came about."""
+    halves = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in state.items()}
+    temporary = folder.path / f".{stage}.tmp"
+    save_file(halves, temporary)
+    temporary.replace(folder.path / f"{stage}.safetensors")
+    update_record(folder.path, stage, record)
+
+
+def update_record(path: Path, stage: str, record: dict[str, Any]) -> None:
+    """Merge facts about a stage into `config.json`."""
+    whole = json.loads((path / "config.json").read_text())
+    whole["stages"][stage] = whole["stages"].get(stage, {}) | record
+    temporary = path / ".config.tmp"
+    temporary.write_text(json.dumps(whole, indent=2) + "\n")
+    temporary.replace(path / "config.json")
+
+
+def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
+    """A stage's model, in float32 and evaluation mode.
+
+    Raises:
+        UsageError: the stage has not been trained.
+    """
+    weights = folder.path / f"{stage}.safetensors"
+    if not weights.exists():
+        raise UsageError(str(folder.path), f"has no stage {stage}", f"Train it with `python -m captioner train {folder.path} --stage {stage}`.")
+    model = VideoCoCa(folder.config)
+    model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    return model.eval().requires_grad_(False)
+
+
+def stage_digest(path: Path | str, stage: str) -> str:
+    """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's provenance."""
+    return hashlib.sha256((Path(path) / f"{stage}.safetensors").read_bytes()).hexdigest()[:16]

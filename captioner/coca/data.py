@@ -1,0 +1,163 @@
+"""What the captioner learns from: (clip, captions) pairs, from the film world or from a dataset's previews and caption table, in batches of one shape.
+
+A batch is a function of (seed, step): a run that is killed and resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from captioner.coca.config import CocaConfig
+from captioner.coca.inputs import clip_input
+from captioner.film_clips import preview_frames, sample_clip
+from manifests import queries
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.shards import read_member
+from manifests.views import View
+from media.images import decode_image, encode_jpeg
+from world import captions as words
+from world.counterfactuals import mirrored, reversed_shot
+from world.scene import Shot
+
+JPEG_SHARE = 0.5  # of the film-world clips go through a JPEG, as previews do
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip and what may be said of it.
+
+    Attributes:
+        frames: [T, h, w, 3] uint8 at input size.
+        texts: captions by kind.
+        shot: the facts behind it, in the film world.
+    """
+
+    frames: np.ndarray
+    texts: dict[str, list[str]]
+    shot: Shot | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.frames.shape
+
+
+def _film_example(seed: int, config: CocaConfig) -> Example:
+    clip = sample_clip(seed)
+    rng = np.random.default_rng([seed, 1])
+    frames = list(preview_frames(clip)[1])
+    if rng.random() < JPEG_SHARE:
+        quality = int(rng.integers(55, 95))
+        frames = [decode_image(encode_jpeg(frame, quality)) for frame in frames]
+    return Example(clip_input(frames, config), film_texts(clip.shot), clip.shot)
+
+
+def film_texts(shot: Shot) -> dict[str, list[str]]:
+    """Captions of a shot by kind, junk and half-right alt text among them."""
+    return {"alt": [words.alt([shot], shot.seed)], "short": [words.short(shot)], "dense": [words.dense(shot)]}
+
+
+def film_examples(count: int, seed: int, config: CocaConfig, workers: int = 2) -> list[Example]:
+    """Clips of the film world, drawn by `workers` processes."""
+    seeds = [seed * 1_000_003 + index for index in range(count)]
+    if workers < 2:
+        return [_film_example(item, config) for item in seeds]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(functools.partial(_film_example, config=config), seeds, chunksize=32))
+
+
+def dataset_examples(address: str, view_name: str, config: CocaConfig) -> list[Example]:
+    """Clips of a dataset: its previews and the accepted captions of the view.
+
+    Raises:
+        UsageError: no clip has an accepted caption.
+    """
+    dataset = Dataset(address)
+    view = View.load(dataset, view_name)
+    texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in queries.table(dataset, "captions", view.column("caption")).to_pylist():
+        if row["status"] == "accepted":
+            texts[row["clip_id"]][row["kind"]].append(row["text"])
+    kept = set(view.clips(dataset)["clip_id"].to_pylist())
+    found = []
+    for _, (tar, members) in sorted(queries.members(dataset, view.column("preview")).items()):
+        pictures = defaultdict(list)
+        for member in members:
+            if member.field.startswith("frame") and member.key in kept and member.key in texts:
+                pictures[member.key].append(member)
+        for clip_id, frames in pictures.items():
+            decoded = [decode_image(read_member(dataset.filesystem, tar, member)) for member in frames]
+            found.append(Example(clip_input(decoded, config), dict(texts[clip_id])))
+    if not found:
+        raise UsageError(address, f"no clip of view {view_name} has previews and an accepted caption", "Ingest footage with captions first.")
+    return found
+
+
+def changed(example: Example, rng: np.random.Generator) -> Example:
+    """The example as it is, in a mirror, backwards, or both: exact new data, where its facts are known."""
+    if example.shot is None:
+        return example
+    shot, frames = example.shot, example.frames
+    if not shot.title and rng.random() < 0.5:
+        shot, frames = mirrored(shot), frames[:, :, ::-1]
+    if len(frames) > 1 and rng.random() < 0.5:
+        shot, frames = reversed_shot(shot), frames[::-1]
+    return Example(np.ascontiguousarray(frames), film_texts(shot), shot)
+
+
+class Batches:
+    """Batches of equal shape, each a function of (seed, step)."""
+
+    def __init__(self, examples: list[Example], kind: str, batch: int, seed: int, changes: Callable[[Example, np.random.Generator], Example] = changed):
+        self.examples = [example for example in examples if example.texts.get(kind)]
+        if not self.examples:
+            raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
+        self.kind, self.batch, self.seed, self.changes = kind, batch, seed, changes
+        groups = defaultdict(list)
+        for index, example in enumerate(self.examples):
+            groups[example.shape].append(index)
+        self._groups = [groups[shape] for shape in sorted(groups)]
+        self._epoch, self._order = -1, list[list[int]]()
+        self._plan(0)
+        self.digest = self._digest()
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        """The batches of one pass over the examples."""
+        if epoch == self._epoch:
+            return self._order
+        rng = np.random.default_rng([self.seed, epoch])
+        batches = []
+        for group in self._groups:
+            order = [group[index] for index in rng.permutation(len(group))]
+            batches += [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
+        self._epoch, self._order = epoch, [batches[index] for index in rng.permutation(len(batches))]
+        return self._order
+
+    def _digest(self) -> str:
+        """Names the data: a run is resumed on the same data or not at all."""
+        seen = hashlib.sha256()
+        for example in self.examples:
+            seen.update(example.frames.tobytes()[:4096])
+            seen.update(json.dumps(example.texts, sort_keys=True).encode())
+        return seen.hexdigest()[:16]
+
+    def at(self, step: int) -> tuple[np.ndarray, list[str]]:
+        """Clips [B, T, h, w, 3] uint8 and their texts at a step counted from 0."""
+        per_epoch = len(self._order)
+        epoch, place = divmod(step, per_epoch)
+        clips, texts = [], []
+        for index in self._plan(epoch)[place]:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            example = self.changes(self.examples[index], rng)
+            options = example.texts[self.kind]
+            clips.append(example.frames)
+            texts.append(options[int(rng.integers(len(options)))])
+        return np.stack(clips), texts

@@ -1,0 +1,50 @@
+"""From a clip's pictures to the model's input: a few frames spread over the clip, the whole of each, at about one number of patches whatever its shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.coca.config import CocaConfig
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, which open_clip's weights expect
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def input_size(width_px: int, height_px: int, config: CocaConfig) -> tuple[int, int]:
+    """(width, height) in pixels of the input for a picture: whole patches, at most about `max_patches` of them, its aspect to within half a patch."""
+    aspect = width_px / height_px
+    across = math.sqrt(config.max_patches * aspect)
+    columns, rows = max(1, round(across)), max(1, round(across / aspect))
+    return columns * config.patch_px, rows * config.patch_px
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Indices of at most `most` of `count` frames, first and last among them."""
+    return list(range(count)) if count <= most else [round(index * (count - 1) / (most - 1)) for index in range(most)] if most > 1 else [count // 2]
+
+
+def looked_at(count: int, most: int) -> list[int]:
+    """Which previews the captioner looks at: those in a row around the middle where they are most of the clip, so that steps in time stay alike; else spread over it."""
+    if most < count <= 2 * most:
+        begin = (count - most) // 2
+        return list(range(begin, begin + most))
+    return spread(count, most)
+
+
+def clip_input(frames: Sequence[np.ndarray], config: CocaConfig) -> np.ndarray:
+    """[T, h, w, 3] uint8 of pictures [H, W, 3] uint8 of one size, whole, by area averaging."""
+    size = input_size(frames[0].shape[1], frames[0].shape[0], config)
+    picked = [frames[index] for index in looked_at(len(frames), config.max_frames)]
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in picked])
+
+
+def normalised(clips: np.ndarray | Tensor) -> Tensor:
+    """[B, T, h, w, 3] uint8 to [B, T, 3, h, w] float with CLIP's mean and deviation."""
+    x = torch.as_tensor(clips).permute(0, 1, 4, 2, 3).float() / 255
+    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

@@ -1,0 +1,152 @@
+"""A video CoCa on open_clip's modules: a frame ViT whose patches also see what changed since the frame before, and one attentional pooler over all frames.
+
+Shape legend: B clips, T frames, H W pixels, n patches of a frame (g_h x g_w), D vision width, Q pooled tokens, E embedding, L text tokens, V vocabulary.
+
+Sources: CoCa (Yu et al. 2022, arXiv:2205.01917); frames flattened into its pooler as in VideoCoCa (Yan et al. 2022, arXiv:2212.04979). Flattened frames alone
+guess motion at chance; a patch embedding of the frame difference added to each frame's patches tells it. With that embedding and the temporal positions at zero,
+one frame gives exactly what open_clip's image CoCa gives, so its released weights load (`load_open_clip`).
+
+What open_clip 3.3 leaves undone is done here: its text projection is never initialised, and the shift of the labels is ours (it moved between releases).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captioner.coca.config import CocaConfig
+from manifests.errors import UsageError
+
+EXTRA = ("temporal", "difference.")
+
+
+class ConvBlock(nn.Module):
+    """x + conv(gelu(conv(gelu(norm(x))))), normed over channels at each position. x: [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.first, self.second = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return x + self.second(F.gelu(self.first(F.gelu(h))))
+
+
+class ConvStem(nn.Module):
+    """Pixels to patch embeddings of stride `patch_px` (even): shapes a few patches wide are told here, with far less data than attention needs.
+
+    Its strided layers are matrix products over patches, whose gradients are several times faster on a CPU than those of strided convolutions.
+    """
+
+    def __init__(self, channels: int, width: int, patch_px: int, is_deep: bool) -> None:
+        super().__init__()
+        self.inner_px, inner = patch_px // 2, 3 * width // 8
+        self.inner, self.outer = nn.Linear(channels * self.inner_px**2, inner), nn.Linear(4 * inner, width)
+        self.fine = ConvBlock(inner)
+        self.coarse = ConvBlock(width) if is_deep else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, D, H / patch, W / patch]."""
+        h = self.fine(_over_patches(self.inner, x, self.inner_px))
+        return self.coarse(_over_patches(self.outer, F.gelu(h), 2))
+
+
+def _over_patches(layer: nn.Linear, x: Tensor, side: int) -> Tensor:
+    return layer(F.pixel_unshuffle(x, side).movedim(1, -1)).movedim(-1, 1)
+
+
+class VideoCoCa(CoCa):
+    """CoCa over clips [B, T, 3, H, W]; H and W are multiples of the patch, of any aspect.
+
+    `forward` gives the pooled embeddings, both normalised to length 1, and the logits of the next token at each position.
+    """
+
+    def __init__(self, config: CocaConfig) -> None:
+        super().__init__(**config.open_clip_arguments(), pad_id=0)
+        self.config = config
+        width, visual = config.vision_width, self.visual
+        if config.stem == "conv":
+            visual.conv1 = ConvStem(3, width, config.patch_px, is_deep=True)
+            self.difference: nn.Module = ConvStem(6, width, config.patch_px, is_deep=False)
+        else:
+            self.difference = nn.Conv2d(3, width, config.patch_px, config.patch_px, bias=False)
+            nn.init.zeros_(self.difference.weight)
+        self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
+        if config.stem == "conv":
+            nn.init.normal_(self.temporal, std=width**-0.5)
+        nn.init.normal_(self.text_decoder.text_projection, std=config.text_width**-0.5)  # open_clip leaves memory as it found it
+        if not config.is_legacy:
+            self.text.correct_cls_mask = True
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the square one."""
+        table, side = self.visual.positional_embedding, self.config.image_px // self.config.patch_px
+        if grid == (side, side):
+            return table
+        square = table[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+        read = F.interpolate(square, grid, mode="bicubic", align_corners=False)
+        return torch.cat([table[:1], read[0].flatten(1).t()])
+
+    def frame_tokens(self, x: Tensor) -> Tensor:
+        """[B, T, 3, H, W] to tokens [B, T, 1 + n, D] of the frame ViT, class token first."""
+        visual = self.visual
+        batch, frames = x.shape[:2]
+        change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
+        if self.config.stem == "conv":  # and what was there before: a difference alone does not say which of the two is the thing
+            change = torch.cat([change, x - change], dim=2)
+        patches = visual.conv1(x.flatten(0, 1))
+        grid = (patches.shape[2], patches.shape[3])
+        h = patches.flatten(2).transpose(1, 2)
+        h = torch.cat([visual.class_embedding.expand(h.shape[0], 1, -1), h], dim=1) + self.positions(grid)
+        h = visual.ln_pre(h)
+        if frames > 1:
+            seen = self.difference(change.flatten(0, 1)).flatten(2).transpose(1, 2)
+            h = torch.cat([h[:, :1], h[:, 1:] + seen], dim=1)
+        h = visual.transformer(h).unflatten(0, (batch, frames))
+        return h + self.temporal[:frames, None]
+
+    def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding [B, E] of length 1 and the tokens [B, Q - 1, E] that the decoder reads."""
+        pooled, tokens = self.visual._pool(self.frame_tokens(x).flatten(1, 2))
+        return F.normalize(pooled @ self.visual.proj, dim=-1), tokens
+
+    def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
+        """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L - 1."""
+        embedding, tokens = self.encode_clip(clips)
+        text_embedding, states = self._encode_text(text)
+        logits = self.text_decoder(tokens, states[:, :-1])
+        return embedding, text_embedding if with_contrast else None, logits
+
+
+def load_open_clip(name: str, weights: Path) -> VideoCoCa:
+    """A video model from an image CoCa of open_clip; what it lacks (temporal positions, difference embedding) starts at zero.
+
+    Args:
+        name: open_clip's configuration.
+        weights: its state dict, as safetensors or as a torch file (read with `weights_only`).
+
+    Raises:
+        UsageError: the file does not fit the configuration.
+    """
+    from captioner.coca.config import from_open_clip
+
+    state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    model = VideoCoCa(from_open_clip(name))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.startswith(EXTRA)]
+    if missing or unexpected:
+        raise UsageError(str(weights), f"does not fit {name}: lacks {missing[:3]}, has {unexpected[:3]} too many")
+    return model.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

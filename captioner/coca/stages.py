@@ -1,0 +1,122 @@
+"""The stages of DALL-E 3's captioner (Betker et al. 2023, section 2.1): a base on (clip, alt text), and two forks of it, on short and on dense captions.
+
+The forks are forks of the base, not a chain. The base learns to see and is reluctant to describe; the forks learn how much to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from captioner.coca.backend import listen_all
+from captioner.coca.checkpoint import STAGES, CaptionerFolder, load_stage, save_stage, update_record, write_folder
+from captioner.coca.config import PRESETS, CocaConfig
+from captioner.coca.data import Batches, Example, dataset_examples, film_examples
+from captioner.coca.decoding import Decoding
+from captioner.coca.domain import Domain
+from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
+from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
+from captioner.coca.training import StageConfig, train_stage, world
+from captioner.upsample import PhraseUpsampler
+from manifests.cli import say
+
+KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
+HELD_OUT_EXAMPLES = 256
+_HELD_OUT_SEED = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where examples come from: so many clips of the film world, and perhaps a dataset's previews and captions."""
+
+    films: int = 6000
+    """Clips of the film world to draw."""
+    data: str = ""
+    """Dataset to learn from as well."""
+    view: str = "default"
+    seed: int = 1
+
+    def examples(self, config: CocaConfig) -> list[Example]:
+        found = film_examples(self.films, self.seed, config) if self.films else []
+        return found + (dataset_examples(self.data, self.view, config) if self.data else [])
+
+    def describe(self) -> str:
+        return f"film world, {self.films} clips of seed {self.seed}" + (f", and {Path(self.data).name}" if self.data else "")
+
+
+def tiny_stages() -> dict[str, StageConfig]:
+    """Twenty minutes on two cores, all three."""
+    return {
+        "base": StageConfig(kind="alt", steps=200, contrast_weight=1.0),
+        "short": StageConfig(kind="short", steps=150, lr=1e-3, contrast_weight=0.2),
+        "dense": StageConfig(kind="dense", steps=1300, contrast_weight=0.2),
+    }
+
+
+def large_stages() -> dict[str, StageConfig]:
+    """For the sizes of open_clip's models, on GPUs."""
+    base = StageConfig(kind="alt", steps=100_000, batch=1024, lr=2e-4, warmup_steps=2000, weight_decay=0.2, is_bf16=True, save_every=2000, ema_decay=0.9998)
+    fork = replace(base, steps=20_000, batch=512, lr=2e-5, contrast_weight=0.1)
+    return {"base": base, "short": replace(fork, kind="short"), "dense": replace(fork, kind="dense")}
+
+
+def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
+    """CLIP's for its released weights, else one trained on the captions at hand."""
+    if config.is_legacy:
+        return ClipTokenizer()
+    return CaptionTokenizer.train((text for example in examples for texts in example.texts.values() for text in texts), config.vocab_size)
+
+
+def train_stages(
+    out: Path, preset: str, stages: list[str], settings: dict[str, StageConfig], source: Source, init: Path | None, command: str
+) -> CaptionerFolder:
+    """Train stages in order, each from where it stopped; what is done is left alone.
+
+    Args:
+        init: weights of an open_clip CoCa for the base to start from.
+    """
+    config = PRESETS[preset]()
+    say(f"captioner: drawing {source.describe()}")
+    examples = source.examples(config)
+    folder = write_folder(out, config, make_tokenizer(config, examples))
+    for stage in stages:
+        if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
+            say(f"captioner: stage {stage} is done")
+            continue
+        torch.manual_seed(settings[stage].seed)
+        if stage == "base":
+            model = load_open_clip(preset, init) if init else VideoCoCa(config)
+        else:
+            model = load_stage(folder, "base")
+        say(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
+        average, record = train_stage(model, folder.tokenizer, Batches(examples, settings[stage].kind, settings[stage].batch, settings[stage].seed), settings[stage], out / "training" / stage)  # fmt: skip
+        if world()[0] == 0:
+            save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
+            update_record(out, stage, {"domain": measure_domain(folder, stage, source).to_record()})
+            (out / "training" / stage / "state.safetensors").unlink()
+    PhraseUpsampler.fit(text for example in examples for text in example.texts.get("dense", [])).save(out / "phrases.json")
+    return folder
+
+
+def measure_domain(folder: CaptionerFolder, stage: str, source: Source) -> Domain:
+    """Thresholds for abstaining, from held-out clips of the film world or, where there are none, from the dataset's own."""
+    config = folder.config
+    held = film_examples(HELD_OUT_EXAMPLES, source.seed + _HELD_OUT_SEED, config) if source.films else source.examples(config)[:HELD_OUT_EXAMPLES]
+    heard = listen_all(load_stage(folder, stage), folder, [example.frames for example in held], Decoding())
+    return Domain.measure(
+        [item.written.mean_logprob for item in heard], [item.alignment for item in heard], np.stack([item.embedding for item in heard])
+    )
+
+
+def settings_of(preset: str, overrides: dict[str, Any]) -> dict[str, StageConfig]:
+    """The stages of a preset with fields replaced in all of them; None leaves the preset's value."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    stages = tiny_stages() if preset == "tiny" else large_stages()
+    return {name: replace(config, **given) for name, config in stages.items()}
+
+
+__all__ = ["KIND_OF", "STAGES", "Source", "settings_of", "train_stages"]

@@ -1,0 +1,97 @@
+"""Tokens of captions: a byte-level BPE of our own, whose padding is no text, and CLIP's for open_clip's released weights.
+
+In CLIP's vocabulary as open_clip's CoCa uses it, padding is token 0, which is also "!": every "!" is masked and can never be learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+PAD, START, END = 0, 1, 2
+
+
+class Tokens(Protocol):
+    """Text to ids and back."""
+
+    start: int
+    end: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without start and end."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, up to the end."""
+
+
+class CaptionTokenizer:
+    """Byte-level BPE trained on captions: any text can be said, and common words are one token. Ids 0, 1, 2 are padding, start and end."""
+
+    start, end = START, END
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.get_vocab_size()
+
+    @staticmethod
+    def train(texts: Iterable[str], vocab_size: int) -> CaptionTokenizer:
+        """The merges that occur most in `texts`."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=["<pad>", "<start>", "<end>"], initial_alphabet=alphabet, show_progress=False, min_frequency=2
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return CaptionTokenizer(tokenizer)
+
+    @staticmethod
+    def load(path: Path) -> CaptionTokenizer:
+        return CaptionTokenizer(Tokenizer.from_file(str(path)))
+
+    def save(self, path: Path) -> None:
+        self.tokenizer.save(str(path))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([token for token in until(ids, END) if token > END]).strip()
+
+
+class ClipTokenizer:
+    """CLIP's own, for released weights."""
+
+    def __init__(self) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        self.tokenizer = SimpleTokenizer()
+        self.start, self.end, self.vocab_size = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id, self.tokenizer.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([token for token in until(ids, self.end) if token not in {PAD, self.start}]).strip()
+
+
+def until(ids: Sequence[int], end: int) -> list[int]:
+    """Ids before the first `end`."""
+    found = [int(token) for token in ids]
+    return found[: found.index(end)] if end in found else found
+
+
+def batch(tokenizer: Tokens, texts: Sequence[str], context_length: int) -> Tensor:
+    """[B, L] ids with start, end and padding; L is the longest of the batch. A text that is too long loses its tail, and its end with it."""
+    rows = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end][:context_length] for text in texts]
+    out = torch.full((len(rows), max(len(row) for row in rows)), PAD, dtype=torch.long)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = torch.tensor(row)
+    return out

@@ -1,0 +1,216 @@
+"""Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
+
+loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2).
+
+What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizer and one integer; the same command goes on. One process or
+many (`torchrun`): each takes its rows of the same global batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from captioner.coca.data import Batches
+from captioner.coca.inputs import normalised
+from captioner.coca.model import VideoCoCa
+from captioner.coca.tokenizer import PAD, Tokens, batch
+from manifests.cli import say
+from manifests.errors import UsageError
+
+TELL_EVERY_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training."""
+
+    kind: str
+    """Captions it learns: alt, short or dense."""
+    steps: int
+    batch: int = 32
+    """Clips of a step, over all processes."""
+    accumulate: int = 1
+    """Parts in which a step's clips are run, to save memory; the contrastive loss sees one part at a time."""
+    lr: float = 1.5e-3
+    warmup_steps: int = 40
+    weight_decay: float = 0.02
+    caption_weight: float = 2.0
+    contrast_weight: float = 1.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    is_bf16: bool = False
+    """Autocast to bfloat16 (weights stay fp32)."""
+    save_every: int = 200
+
+
+def losses(model: nn.Module, clips: Tensor, ids: Tensor, config: StageConfig) -> tuple[Tensor, Tensor, int]:
+    """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B, L]."""
+    embedding, text_embedding, logits = model(clips, ids)
+    targets = ids[:, 1:].clone()
+    targets[ids[:, 1:] == PAD] = -100
+    token_loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    core = model.module if hasattr(model, "module") else model
+    scores = core.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
+    own = torch.arange(len(ids), device=ids.device)
+    contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
+    return token_loss, contrast, int((targets != -100).sum())
+
+
+def rate_at(step: int, config: StageConfig) -> float:
+    """Linear warm-up, then a cosine to a fiftieth."""
+    share = step / max(1, config.steps)
+    return config.lr * min(1.0, (step + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Run:
+    """The state of a stage in training: model, averages, optimizer, and how many steps are done."""
+
+    def __init__(self, model: VideoCoCa, config: StageConfig, folder: Path, digest: str) -> None:
+        self.model, self.config, self.folder, self.digest = model, config, folder, digest
+        matrices = [value for value in model.parameters() if value.ndim >= 2]
+        others = [value for value in model.parameters() if value.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.step = 0
+
+    def save(self) -> None:
+        """Write everything under a temporary name, then rename."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        temporary = self.folder / ".state.tmp"
+        metadata = {"step": str(self.step), "digest": self.digest}
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
+        temporary.replace(self.folder / "state.safetensors")
+
+    def load(self) -> bool:
+        """Go on where `save` left off, if it did.
+
+        Raises:
+            UsageError: the saved run had other data or settings.
+        """
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return False
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if metadata["digest"] != self.digest:
+            raise UsageError(str(self.folder), "was begun on other data or with other settings", "Remove the folder to begin anew.")
+        tensors = load_file(path)
+        self.model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        saved = self.optimizer.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+        self.step = int(metadata["step"])
+        return True
+
+
+def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor]) -> str:
+    """What a saved run must agree on: data, settings, and the weights it began with."""
+    seen = hashlib.sha256(json.dumps([batches.digest, {**asdict(config), "save_every": 0}], sort_keys=True).encode())
+    for name in sorted(start):
+        seen.update(start[name].detach().cpu().numpy().tobytes())
+    return seen.hexdigest()[:16]
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes); joins the process group that torchrun or Ray Train speaks of in the environment."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train in place up to `config.steps`, from where a run in `folder` stopped.
+
+    Returns:
+        The averaged weights, and the record of the run.
+    """
+    rank, processes = world()
+    device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    model.to(device).train().requires_grad_(True)
+    run = Run(model, config, folder, run_digest(batches, config, model.state_dict()))
+    resumed = run.load()
+    if resumed and rank == 0:
+        say(f"captioner: {config.kind}: resumed after step {run.step}")
+    parallel = nn.parallel.DistributedDataParallel(model) if processes > 1 else model
+    metrics = folder / "metrics.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    _cut(metrics, run.step)
+    begin, told_s, first = time.monotonic(), 0.0, run.step
+    with open(metrics, "a", buffering=1) as log:
+        while run.step < config.steps:
+            row = _step(run, parallel, tokenizer, batches, rank, processes, device)
+            run.step += 1
+            if rank == 0:
+                log.write(json.dumps({"step": run.step - 1, **row}) + "\n")
+                elapsed = time.monotonic() - begin
+                if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
+                    told_s = elapsed
+                    left_s = elapsed / (run.step - first) * (config.steps - run.step)
+                    say(f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f}, {left_s:.0f} s left")
+                if run.step % config.save_every == 0 or run.step == config.steps:
+                    run.save()
+    return run.average, {**asdict(config), "seconds": round(time.monotonic() - begin), "processes": processes}
+
+
+def _cut(metrics: Path, step: int) -> None:
+    """Drop rows past the checkpoint: they will be written again."""
+    if metrics.exists():
+        lines = [line for line in metrics.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < step]
+        metrics.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _step(run: Run, model: nn.Module, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device) -> dict[str, float]:
+    config = run.config
+    clips, texts = batches.at(run.step)
+    ids = batch(tokenizer, texts, run.model.config.context_length)
+    num_tokens = int((ids[:, 1:] != PAD).sum())
+    mine = list(range(rank, len(texts), processes))
+    parts = [mine[index :: config.accumulate] for index in range(config.accumulate)]
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate_at(run.step, config)
+    total, contrast_sum = 0.0, 0.0
+    for part in (part for part in parts if part):
+        pixels, tokens = normalised(clips[part]).to(device), ids[part].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
+            token_loss, contrast, _ = losses(model, pixels, tokens, config)
+        share = len(part) / len(texts)
+        loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
+        (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
+        total += token_loss.item() / num_tokens
+        contrast_sum += contrast.item() * share
+    norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
+    if math.isfinite(norm):
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
+    with torch.no_grad():
+        for name, value in run.model.state_dict().items():
+            run.average[name].lerp_(value, 1 - decay)
+    return {"loss": total, "contrast": contrast_sum, "grad_norm": norm, "lr": rate_at(run.step, config)}

@@ -1,0 +1,128 @@
+"""Long clips: captioned in windows that share a frame, each told what was said before, then merged. Cost grows with length and no faster.
+
+Clips with cuts inside are parted at the cuts too. What was said of each window is kept beside the merged captions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from captioner.protocol import Caption, Captioner, ClipFrames, Usage
+
+MIN_WINDOW_S = 0.3
+
+
+def bounds_s(start_s: float, end_s: float, cuts_s: Sequence[float], window_s: float) -> list[float]:
+    """Bounds of windows of equal length, each at most 4/3 of `window_s`, between the cuts of a clip."""
+    marks = [start_s, *sorted(cut for cut in cuts_s if start_s + MIN_WINDOW_S < cut < end_s - MIN_WINDOW_S), end_s]
+    found = [start_s]
+    for low, high in zip(marks, marks[1:], strict=False):
+        count = max(1, math.ceil((high - low) / (window_s * 4 / 3) - 1e-6))
+        found += [low + (high - low) * (index + 1) / count for index in range(count)]
+    return found
+
+
+def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
+    """The parts of a clip; the clip itself where it is short and uncut. A window begins with the last frame of the one before, unless a cut lies between."""
+    if clip.is_image or len(clip.frames) < 2:
+        return [clip]
+    start_s, end_s, cuts_s = clip.facts["start_s"], clip.facts["end_s"], clip.facts.get("cuts_s") or []
+    bounds = bounds_s(start_s, end_s, cuts_s, window_s)
+    if len(bounds) == 2:
+        return [clip]
+    parts = []
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        inside = [index for index, time_s in enumerate(clip.times_s) if low - 1e-6 <= time_s < high - 1e-6]
+        if not inside:  # shorter than the rate of the previews: the frame nearest to it
+            inside = [min(range(len(clip.times_s)), key=lambda index: abs(clip.times_s[index] - (low + high) / 2))]  # noqa: B023 - called at once
+        shares = parts and inside[0] > 0 and all(abs(low - cut) > 1e-6 for cut in cuts_s)
+        chosen = [inside[0] - 1, *inside] if shares else inside
+        facts = {**clip.facts, "start_s": low, "end_s": high, "cuts_s": []}
+        name = f"{clip.clip_id}#{round(low * 1000):08d}"
+        parts.append(
+            replace(clip, clip_id=name, frames=[clip.frames[index] for index in chosen], times_s=[clip.times_s[index] for index in chosen], facts=facts)
+        )
+    return parts
+
+
+class Windowed:
+    """Any captioner, made to take clips of any length."""
+
+    def __init__(self, inner: Captioner, window_s: float) -> None:
+        self.inner, self.window_s = inner, window_s
+        self.name, self.num_cpus, self.num_gpus = inner.name, inner.num_cpus, inner.num_gpus
+        self.version = f"{inner.version}|windows-1:{window_s:g}"
+
+    def setup(self) -> None:
+        self.inner.setup()
+
+    def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
+        parts = [windows(clip, self.window_s) for clip in clips]
+        said: list[list[list[Caption]]] = [[] for _ in clips]
+        for turn in range(max(map(len, parts), default=0)):
+            rows = [index for index, own in enumerate(parts) if turn < len(own)]
+            batch = [replace(parts[index][turn], context=_summary(said[index])) for index in rows]
+            for index, captions in zip(rows, self.inner.caption(batch, attempt), strict=True):
+                said[index].append(captions)
+        return [own[0] if len(own) == 1 else self._merged(clip, pieces, own) for clip, pieces, own in zip(clips, parts, said, strict=True)]
+
+    def _merged(self, clip: ClipFrames, pieces: list[ClipFrames], said: list[list[Caption]]) -> list[Caption]:
+        cost = sum((caption.usage for captions in said for caption in captions), Usage())  # on the first caption, so that sums over captions are true
+        kept = [
+            replace(caption, kind="window", span_s=(piece.facts["start_s"], piece.facts["end_s"]), usage=Usage())
+            for piece, captions in zip(pieces, said, strict=True) for caption in captions if caption.kind == "dense"
+        ]  # fmt: skip
+        cuts_s = clip.facts.get("cuts_s") or []
+        is_cut = [any(abs(piece.facts["start_s"] - cut) < 1e-6 for cut in cuts_s) for piece in pieces]
+        join = getattr(self.inner, "merge", None)
+        joined = (join(clip, [caption.text for caption in kept]) if join else []) or merge(said, is_cut)
+        return [replace(joined[0], usage=joined[0].usage + cost), *joined[1:], *kept]
+
+
+def _summary(said: list[list[Caption]]) -> str:
+    """What to tell the next window of those before: the last dense caption, and where there are more the first."""
+    texts = [caption.text for captions in said for caption in captions if caption.kind == "dense"]
+    return " ... ".join(texts[:1] + texts[1:][-1:])
+
+
+def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Caption]:
+    """Captions of the whole without a language model: sentences in order, none twice, changes of shot named. Nothing is added, nothing but repeats left out.
+
+    Args:
+        said: captions of each window. is_cut: whether a cut lies before it.
+    """
+    by_kind: dict[str, list[tuple[Caption, bool]]] = defaultdict(list)
+    for captions, cut in zip(said, is_cut, strict=True):
+        for caption in captions:
+            by_kind[caption.kind].append((caption, cut))
+    found = []
+    for kind, rows in by_kind.items():
+        first = rows[0][0]
+        bad = next((caption for caption, _ in rows if caption.verdict.status == "out_of_domain"), first)
+        cut_off = next((caption.finish_reason for caption, _ in rows if caption.finish_reason == "length"), first.finish_reason)
+        text = first.text if kind in {"short", "structured"} else _joined(rows)
+        found.append(replace(first, text=text, verdict=bad.verdict, finish_reason=cut_off, usage=Usage()))
+    return found
+
+
+def _joined(rows: Sequence[tuple[Caption, bool]]) -> str:
+    seen: set[str] = set()
+    parts = []
+    for caption, cut in rows:
+        if cut:
+            parts.append("Then the shot changes.")
+            seen = set()
+        for sentence in sentences(caption.text):
+            if sentence not in seen:
+                seen.add(sentence)
+                parts.append(sentence)
+    return " ".join(parts)
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut behind its full stops."""
+    parts = text.replace("! ", "!|").replace("? ", "?|").replace(". ", ".|").split("|")
+    return [part.strip() for part in parts if part.strip()]

@@ -1,0 +1,36 @@
+"""Writing captions: a backend, the gate behind it, and another try with other sampling for what was rejected. Every clip comes out with its captions or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from captioner.gates import judge
+from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
+
+
+def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int = 0) -> list[list[Caption]]:
+    """Captions of each clip with their verdicts.
+
+    A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted caption, and all rejected ones stay beside it.
+    """
+    found = [_judged(captions, clip) for captions, clip in zip(backend.caption(clips), clips, strict=True)]
+    for attempt in range(1, retries + 1):
+        again = [index for index, captions in enumerate(found) if any(caption.verdict.status == "rejected" for caption in captions)]
+        if not again:
+            break
+        for index, captions in zip(again, backend.caption([clips[index] for index in again], attempt), strict=True):
+            found[index] = _joined(found[index], _judged(captions, clips[index]))
+    return found
+
+
+def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
+    return [with_verdict(caption, judge(caption, clip.facts)) for caption in captions]
+
+
+def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:
+    """What was accepted before stays; of the new ones those are added whose kind had none. The cost of the others is added to what stays."""
+    done = {caption.kind for caption in before if caption.verdict.status != "rejected"}
+    new = [caption for caption in after if caption.kind not in done and caption.text not in {old.text for old in before}]
+    lost = sum((caption.usage for caption in after if caption not in new), Usage())
+    return [replace(before[0], usage=before[0].usage + lost), *before[1:], *new] if before else new
