@@ -114,11 +114,15 @@ class Train:
         if not self.films and not self.data:
             raise UsageError("--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET.")
         torch.set_num_threads(self.threads)
-        settings = settings_of(self.preset, {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate, "lr": self.lr, "seed": self.seed})
+        settings = settings_of(
+            self.preset, {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate, "lr": self.lr, "seed": self.seed}
+        )
         source = Source(films=self.films, data=self.data, view=self.view)
         command = f"python -m captioner train {self.out.name} --preset {self.preset} --films {self.films}"
         command += "".join(
-            f" --{name} {value}" for name, value in (("steps", self.steps), ("batch", self.batch), ("lr", self.lr), ("seed", self.seed)) if value is not None
+            f" --{name} {value}"
+            for name, value in (("steps", self.steps), ("batch", self.batch), ("lr", self.lr), ("seed", self.seed))
+            if value is not None
         )
         train_stages(self.out, self.preset, list(STAGES) if self.stage == "all" else [self.stage], settings, source, self.init, command)
         print(self.out)

@@ -22,10 +22,9 @@ def captions_of(
     common: dict[str, Any] = {"source": source, "provenance": provenance, "finish_reason": finish_reason}
     answer = parse_answer(text)
     if answer is None:
-        fields = {"camera": camera_fields(clip.facts, camera_said(text))}
-        found = [Caption(kind="dense", text=text.strip(), fields=fields if prompt.system == "" else {}, **common)]
+        found = [Caption(kind="dense", text=text.strip(), fields={"camera": camera_fields(clip.facts, camera_said(text))}, **common)]
     else:
-        fields = {
+        fields: dict[str, Any] = {
             "subjects": list(answer["subjects"]), "actions": list(answer["actions"]), **{name: answer[name] for name in TEXT_FIELDS},
             "camera": camera_fields(clip.facts, answer["camera"]),
         }  # fmt: skip

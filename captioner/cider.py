@@ -34,9 +34,9 @@ def cider(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         def vector(grams: Counter[tuple[str, ...]], rarity: dict = rarity, default: float = default) -> dict[tuple[str, ...], float]:
             return {gram: count * rarity.get(gram, default) for gram, count in grams.items()}
 
-        for index, (own, others) in enumerate(zip(found, wanted, strict=True)):
-            one = vector(own)
-            scores = [_likeness(one, vector(other), sum(own.values()), sum(other.values())) for other in others]
+        for index, (grams, others) in enumerate(zip(found, wanted, strict=True)):
+            one = vector(grams)
+            scores = [_likeness(one, vector(other), sum(grams.values()), sum(other.values())) for other in others]
             total[index] += float(np.mean(scores)) if scores else 0.0
     return float(10 * total.mean() / _MAX_N)
 

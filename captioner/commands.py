@@ -13,7 +13,6 @@ import numpy as np
 import tyro
 
 from captioner.options import CaptionerOptions
-from captioner.registry import make_captioner
 from captioner.upsample import PhraseUpsampler, model_upsampler
 from manifests import cli, queries
 from manifests.errors import UsageError
@@ -79,7 +78,9 @@ def _print_report(result: dict[str, Any]) -> None:
     rows = []
     for name in reports[0]["attributes"]:
         cells = [item["attributes"][name] for item in reports]
-        rows.append([name, cells[0]["facts"], cells[0]["chance"], *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate"))])
+        rows.append(
+            [name, cells[0]["facts"], cells[0]["chance"], *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate"))]
+        )
     rows.append(["mean", "", "", *(value for item in reports for value in (item["mean_recall"], item["mean_precision"], ""))])
     cli.print_table(f"{result['num_clips']} held-out clips of the film world", header, rows)
     cli.print_table(
@@ -125,14 +126,19 @@ class Compare:
         sides = [_texts(dataset, column, self.kind) for column in columns]
         shared = sorted(set(sides[0]) & set(sides[1]))
         if not shared:
-            raise UsageError(self.dataset, f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions", "See `python -m manifests ls DATASET captions`.")
+            raise UsageError(
+                self.dataset,
+                f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions",
+                "See `python -m manifests ls DATASET captions`.",
+            )
         rows = [{"clip_id": name, "a": sides[0][name], "b": sides[1][name]} for name in shared]
         counts = [np.mean([len(text.split()) for texts in side.values() for text in texts]) for side in sides]
         if self.json:
             cli.print_json(rows)
         else:
             summary = [
-                [name, str(column), len(side), f"{count:.1f}"] for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
+                [name, str(column), len(side), f"{count:.1f}"]
+                for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
             ]
             cli.print_table("versions", ["side", "column", "clips", "mean words"], summary)
             for row in rows[: self.limit]:
@@ -140,12 +146,13 @@ class Compare:
         if self.sheet:
             previews = View.load(dataset, self.a if "@" not in self.a else "default").column("preview")
             pictures = defaultdict(list)
-            wanted = set(shared[: self.limit])
+            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows[: self.limit]]
+            wanted = {name for name, _, _ in shown}
             for tar, members in queries.members(dataset, previews).values():
                 for member in members:
                     if member.key in wanted and member.field.startswith("frame"):
                         pictures[member.key].append(decode_image(read_member(dataset.filesystem, tar, member)))
-            contact_sheet([(pictures[row["clip_id"]], f"a: {row['a'][0]}\nb: {row['b'][0]}") for row in rows[: self.limit]], self.sheet)
+            contact_sheet([(pictures[name], f"a: {one}\nb: {two}") for name, one, two in shown], self.sheet)
             cli.say(f"sheet: {self.sheet}")
         return cli.DONE
 

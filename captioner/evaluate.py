@@ -71,7 +71,10 @@ def as_clip(name: str, frames: np.ndarray, times: list[float]) -> ClipFrames:
     if facts["cuts_s"]:  # a preview at the cut shows the shot that begins there
         picks = sorted({*picks, *(times.index(cut) for cut in facts["cuts_s"])})
     return ClipFrames(
-        clip_id=name, frames=[decode_image(encode_jpeg(frames[index], _JPEG_QUALITY)) for index in picks], times_s=[times[index] for index in picks], facts=facts
+        clip_id=name,
+        frames=[decode_image(encode_jpeg(frames[index], _JPEG_QUALITY)) for index in picks],
+        times_s=[times[index] for index in picks],
+        facts=facts,
     )
 
 
@@ -242,7 +245,10 @@ def _count(result: Counterfactual, original: Shot, shot: Shot, first: Slots, sec
         if thing.motion not in {other.motion, "still"} and other.motion != "still":
             result.flippable += 1
             result.flipped += one.direction == thing.motion and two.direction == other.motion
-        for name, value, now, was in (("direction", other.motion, two.direction or "still", thing.motion), ("size", other.size, two.size, thing.size)):
+        for name, value, now, was in (
+            ("direction", other.motion, two.direction or "still", thing.motion),
+            ("size", other.size, two.size, thing.size),
+        ):
             _slot(result, name, value, now, was, (one.direction or "still") if name == "direction" else one.size)
     _slot(result, "camera", shot.camera, second.camera, original.camera, first.camera)
     _slot(result, "background", shot.background, second.background, original.background, first.background)

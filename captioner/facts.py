@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def facts_of_frames(frames: Sequence[np.ndarray], times_s: Sequence[float], prev
     scale = min(1.0, _SMALL_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame for frame in frames]
-    changes = [cv2.norm(a, b, cv2.NORM_L1) / a.size / 255 for a, b in zip(small, small[1:], strict=False)]
+    changes = [cv2.norm(a, b, cv2.NORM_L1) / a.size / 255 for a, b in itertools.pairwise(small)]
     length_s = times_s[-1] - times_s[0]
     row = {
         "kind": "video" if len(frames) > 1 else "image", "width_px": width, "height_px": height, "num_frames": len(frames), "start_s": times_s[0],
@@ -48,7 +49,7 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
     small: list[np.ndarray] = []
     previews: list[np.ndarray] = []
     picks: list[int] = []
-    slots = (-1, -1)
+    slots, length_s = (-1, -1), 0.0
 
     def glances() -> Iterator[tuple[float, np.ndarray]]:
         nonlocal slots, length_s
@@ -64,7 +65,6 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
             slots = now
             yield picture.time_s, picture.glance(GLANCE_PX)
 
-    length_s = 0.0
     labels = list(ShotDetector[float](CUT_THRESHOLD, facts.fps).labelled(glances()))
     if not previews:
         raise MediaError("no_frames", f"{path} gave no frame")

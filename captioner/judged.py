@@ -17,9 +17,12 @@ from manifests.errors import RushesError, UsageError
 
 Ask = Callable[[str], str]
 
+_NAMES = ("video_file", "video", "video_name", "vid", "idx")
 _EVENTS = "List the visual events in this caption, one a line, without numbers and without anything else.\n\n{caption}"
 _ENTAILED = "Caption: {caption}\n\nEvent: {event}\n\nDoes the caption say that this event happens? Answer with one word: yes or no."
-_QUESTION = "Caption: {caption}\n\nQuestion: {question}\nTrue answer: {answer}\n\nDoes the caption give the true answer? Answer with one word: yes or no."
+_QUESTION = (
+    "Caption: {caption}\n\nQuestion: {question}\nTrue answer: {answer}\n\nDoes the caption give the true answer? Answer with one word: yes or no."
+)
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ def load_truth(path: Path, form: str) -> list[Item]:
     text = path.read_text()
     try:
         value = json.loads(text)
-        rows = [{"video": key, "qa": item} if isinstance(item, list) else {"video": key, **item} for key, item in value.items()] if isinstance(value, dict) else value
     except json.JSONDecodeError:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        value = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if isinstance(value, dict) and not any(key in value for key in _NAMES):
+        value = [{"video": key, **(item if isinstance(item, dict) else {"qa": item})} for key, item in value.items()]
+    rows = value if isinstance(value, list) else [value]
     found = []
     for number, row in enumerate(rows):
-        name = next((str(row[key]) for key in ("video_file", "video", "video_name", "vid", "idx") if row.get(key) is not None), "")
+        name = next((str(row[key]) for key in _NAMES if row.get(key) is not None), "")
         events = tuple(str(item) for item in row.get("events") or ())
         pairs = row.get("qa") or row.get("questions") or ()
         questions = tuple((str(item["question"]), str(item["answer"])) for item in pairs)

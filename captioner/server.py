@@ -44,7 +44,9 @@ class ServerCaptioner:
 
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.server or not options.model:
-            raise UsageError("--server and --model", "are needed by captioner openai", "For a local vLLM: --server http://127.0.0.1:8000/v1 --model NAME.")
+            raise UsageError(
+                "--server and --model", "are needed by captioner openai", "For a local vLLM: --server http://127.0.0.1:8000/v1 --model NAME."
+            )
         self.options, self.prompt = options, make_prompt(options.prompt)
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},{options.max_frames},{options.frame_pixels},{options.video_parts}"
         self.version = f"openai/1:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:{','.join(options.kinds)}"
@@ -127,9 +129,13 @@ class ServerCaptioner:
         options, spent = self.options, self.spent
         tokens = spent.prompt_tokens + spent.output_tokens
         if options.budget_requests and spent.requests >= options.budget_requests:
-            raise BudgetSpentError("--budget-requests", f"{options.budget_requests} requests are made", "Raise it and run the same command again; what is there stays.")
+            raise BudgetSpentError(
+                "--budget-requests", f"{options.budget_requests} requests are made", "Raise it and run the same command again; what is there stays."
+            )
         if options.budget_tokens and tokens >= options.budget_tokens:
-            raise BudgetSpentError("--budget-tokens", f"{tokens} tokens are spent of {options.budget_tokens}", "Raise it and run the same command again.")
+            raise BudgetSpentError(
+                "--budget-tokens", f"{tokens} tokens are spent of {options.budget_tokens}", "Raise it and run the same command again."
+            )
         self.spent += Usage(requests=1)
 
     async def _one(
@@ -165,10 +171,16 @@ class ServerCaptioner:
                 if error.status_code < 500 and error.status_code not in {408, 409, 429}:
                     break
                 wait_s = _retry_after(error.response.headers) or FIRST_WAIT_S * 2**number
-            except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:  # no answer in time, none at all, or half a JSON
+            except (
+                openai.APIConnectionError,
+                openai.APIResponseValidationError,
+                ValueError,
+            ) as error:  # no answer in time, none at all, or half a JSON
                 said, wait_s = f"{type(error).__name__}: {error}", FIRST_WAIT_S * 2**number
             else:
-                cost = Usage(prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0, output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0)
+                cost = Usage(
+                    prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0, output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0
+                )
                 self.spent, usage = self.spent + cost, usage + cost
                 if reply.choices and (text := reply.choices[0].message.content or reply.choices[0].message.refusal):
                     return text, "length" if reply.choices[0].finish_reason == "length" else "stop", usage

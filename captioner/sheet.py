@@ -43,4 +43,6 @@ def _fitted(frame: np.ndarray) -> np.ndarray:
     """The whole frame within a square of `FRAME_PX`."""
     height, width = frame.shape[:2]
     scale = FRAME_PX / max(height, width)
-    return cv2.resize(frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return cv2.resize(
+        frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )

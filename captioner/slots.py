@@ -184,7 +184,11 @@ def compare(said: Slots, true: Slots, tallies: dict[str, Tally]) -> set[str]:
         add("count", 1, 1, int(len(said.things) == len(true.things)))
     else:
         add("count", 1, 0, 0)
-    for name, a, b in (("camera", said.camera, true.camera), ("background", said.background, true.background), ("relation", said.relation, true.relation)):
+    for name, a, b in (
+        ("camera", said.camera, true.camera),
+        ("background", said.background, true.background),
+        ("relation", said.relation, true.relation),
+    ):
         add(name, int(bool(b)), int(bool(a)), int(bool(b) and a == b))
     if true.num_cuts:
         add("shot changes", 1, int(bool(said.num_cuts)), int(said.num_cuts == true.num_cuts))

@@ -98,14 +98,16 @@ class VlmCaptioner:
         dtype = self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype)
         try:
             self.processor = AutoProcessor.from_pretrained(self.model_id, trust_remote_code=False)
-            model = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
+            self.model: Any = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             raise RushesError(self.model_id, f"cannot be loaded: {error}", "Give a folder or hub id of an image-text-to-text model.") from error
-        self.model = model.to(device).eval()
+        self.model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
         if self.processor.tokenizer.pad_token_id is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
-        self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in (self.processor.chat_template or "").replace('"', "'")
+        self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in (self.processor.chat_template or "").replace(
+            '"', "'"
+        )
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         """Clips as videos and stills as pictures, each sort in a batch of its own."""
@@ -132,7 +134,9 @@ class VlmCaptioner:
 
     def inputs(self, clips: Sequence[ClipFrames], as_video: bool) -> Any:
         """What the model is given for clips of one sort, padded on the left."""
-        texts, pictures, metadata = [], [], []
+        texts: list[str] = []
+        pictures: list[Any] = []
+        metadata = []
         for clip in clips:
             picked = spread(len(clip.frames), self.options.max_frames)
             frames = [reduced(clip.frames[index], self.options.frame_pixels) for index in picked]
@@ -150,7 +154,9 @@ class VlmCaptioner:
             texts.append(self.processor.apply_chat_template(self._messages(self.prompt.ask(clip), parts), add_generation_prompt=True, tokenize=False))
         common = {"text": texts, "padding": True, "return_tensors": "pt"}
         if as_video:
-            return self.processor(videos=pictures, videos_kwargs={"video_metadata": metadata, "do_sample_frames": False, **self._frame_cap()}, **common)
+            return self.processor(
+                videos=pictures, videos_kwargs={"video_metadata": metadata, "do_sample_frames": False, **self._frame_cap()}, **common
+            )
         return self.processor(images=pictures, **common)
 
     def _frame_cap(self) -> dict[str, Any]:

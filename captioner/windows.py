@@ -5,6 +5,7 @@ Clips with cuts inside are parted at the cuts too. What was said of each window 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,11 +18,14 @@ MIN_WINDOW_S = 0.3
 
 def bounds_s(start_s: float, end_s: float, cuts_s: Sequence[float], window_s: float) -> list[float]:
     """Bounds of windows of equal length, each at most 4/3 of `window_s`, between the cuts of a clip."""
-    marks = [start_s, *sorted(cut for cut in cuts_s if start_s + MIN_WINDOW_S < cut < end_s - MIN_WINDOW_S), end_s]
+    marks = [start_s]
+    for cut in sorted(cuts_s):
+        if marks[-1] + MIN_WINDOW_S < cut < end_s - MIN_WINDOW_S:
+            marks.append(cut)
     found = [start_s]
-    for low, high in zip(marks, marks[1:], strict=False):
+    for low, high in itertools.pairwise([*marks, end_s]):
         count = max(1, math.ceil((high - low) / (window_s * 4 / 3) - 1e-6))
-        found += [low + (high - low) * (index + 1) / count for index in range(count)]
+        found += [low + (high - low) * (index + 1) / count for index in range(count - 1)] + [high]
     return found
 
 
@@ -33,17 +37,19 @@ def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
     bounds = bounds_s(start_s, end_s, cuts_s, window_s)
     if len(bounds) == 2:
         return [clip]
-    parts = []
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    parts: list[ClipFrames] = []
+    for low, high in itertools.pairwise(bounds):
         inside = [index for index, time_s in enumerate(clip.times_s) if low - 1e-6 <= time_s < high - 1e-6]
         if not inside:  # shorter than the rate of the previews: the frame nearest to it
-            inside = [min(range(len(clip.times_s)), key=lambda index: abs(clip.times_s[index] - (low + high) / 2))]  # noqa: B023 - called at once
+            inside = [min(range(len(clip.times_s)), key=lambda index: abs(clip.times_s[index] - (low + high) / 2))]
         shares = parts and inside[0] > 0 and all(abs(low - cut) > 1e-6 for cut in cuts_s)
         chosen = [inside[0] - 1, *inside] if shares else inside
         facts = {**clip.facts, "start_s": low, "end_s": high, "cuts_s": []}
         name = f"{clip.clip_id}#{round(low * 1000):08d}"
         parts.append(
-            replace(clip, clip_id=name, frames=[clip.frames[index] for index in chosen], times_s=[clip.times_s[index] for index in chosen], facts=facts)
+            replace(
+                clip, clip_id=name, frames=[clip.frames[index] for index in chosen], times_s=[clip.times_s[index] for index in chosen], facts=facts
+            )
         )
     return parts
 

@@ -16,12 +16,18 @@ def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int
     """
     found = [_judged(captions, clip) for captions, clip in zip(backend.caption(clips), clips, strict=True)]
     for attempt in range(1, retries + 1):
-        again = [index for index, captions in enumerate(found) if any(caption.verdict.status == "rejected" for caption in captions)]
+        again = [index for index, captions in enumerate(found) if _lacking(captions)]
         if not again:
             break
         for index, captions in zip(again, backend.caption([clips[index] for index in again], attempt), strict=True):
             found[index] = _joined(found[index], _judged(captions, clips[index]))
     return found
+
+
+def _lacking(captions: Sequence[Caption]) -> set[str]:
+    """Kinds of which every caption so far was rejected."""
+    kept = {caption.kind for caption in captions if caption.verdict.status != "rejected"}
+    return {caption.kind for caption in captions} - kept
 
 
 def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:

@@ -141,23 +141,37 @@ CAPTIONS = [
     ("caption_id", pa.string()),
     ("clip_id", pa.string()),
     ("shard", pa.int32()),
-    ("kind", pa.string()),  # short | dense | structured | alt
+    ("kind", pa.string()),  # short | dense | structured | alt | window (of a part of a long clip; never trained on)
     ("source", pa.string()),  # ground_truth | alt | backend name
     ("text", pa.string()),
     ("fields_json", pa.string()),
-    ("status", pa.string()),  # accepted | rejected
+    ("status", pa.string()),  # accepted | rejected | out_of_domain
     ("reasons", pa.list_(pa.string())),
+    ("num_words", pa.int32()),
+    ("start_s", pa.float64()),  # of a window; null for captions of the whole clip
+    ("end_s", pa.float64()),
+    ("finish_reason", pa.string()),
+    ("scores_json", pa.string()),  # the backend's own: mean_logprob, alignment
     ("backend", pa.string()),
     ("model", pa.string()),
-    ("prompt_version", pa.string()),
+    ("weights", pa.string()),  # hash, where the weights are at hand
+    ("prompt_id", pa.string()),
+    ("prompt_sha256", pa.string()),
+    ("sampling_json", pa.string()),
     ("seed", pa.int64()),
-    ("num_words", pa.int32()),
+    ("frame_indices", pa.list_(pa.int32())),  # previews that were looked at
+    ("frame_times_s", pa.list_(pa.float64())),
+    ("code_version", pa.int32()),
+    ("prompt_tokens", pa.int64()),
+    ("output_tokens", pa.int64()),
+    ("num_requests", pa.int32()),
 ]
 TEXT = [
     ("clip_id", pa.string()),
     ("shard", pa.int32()),
-    ("caption_id", pa.string()),
+    ("caption_id", pa.string()),  # with ~1, ~2 ... for shuffled variants of a structured caption
     ("kind", pa.string()),
+    ("source", pa.string()),
     ("num_tokens", pa.int32()),
     ("width", pa.int32()),
 ]

@@ -1,4 +1,4 @@
-"""`python -m pipeline plan | ingest | recaption | retry | replay | status`: raw footage to shard columns.
+"""`python -m pipeline plan | ingest | recaption | retry | replay | launch | status`: raw footage to shard columns.
 
 The road of a datum: a file becomes a source (`sources`), a source is cut into segments and dealt to shards (`plan`); then, shard by shard, `curate`
 finds and measures clips and makes previews, `caption` describes them, `text` embeds the words, `encode` makes latents. Every arrow ends in a
@@ -22,9 +22,10 @@ from manifests.layout import Column, Dataset
 from manifests.views import View
 from pipeline.caption import CaptionStage
 from pipeline.cluster import connect, interrupt_on_signals
-from pipeline.config import CaptionConfig, IngestConfig
+from pipeline.config import IngestConfig
 from pipeline.engine import build_stages, execute, plan_generation
 from pipeline.estimate import Prices, print_estimate
+from pipeline.launch import Launch
 from pipeline.repair import Replay, Retry
 from pipeline.sources import list_sources
 from pipeline.stage import Stage
@@ -121,13 +122,13 @@ class Ingest(IngestConfig):
 class Recaption(IngestConfig):
     """Make a caption and a text column by another captioner, beside the ones there are. Previews and latents are not touched.
 
-    Example: python -m pipeline recaption DATASET --captioner measured --view recaptioned
+    Examples:
+      python -m pipeline recaption DATASET --caption.captioner coca
+      python -m pipeline recaption DATASET --caption.captioner openai --caption.server http://127.0.0.1:8000/v1 --caption.model NAME --view vlm
     """
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Dataset folder or address."""
-    captioner: str = "measured"
-    """Captioner backend."""
     base: str = "default"
     """View whose previews and latents are used."""
     view: str = "recaptioned"
@@ -138,7 +139,7 @@ class Recaption(IngestConfig):
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         base = View.load(dataset, self.base)
-        caption = CaptionStage(CaptionConfig(captioner=self.captioner), base.column("preview"))
+        caption = CaptionStage(self.caption, base.column("preview"))
         stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
         where = connect()
         config = IngestConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)})
@@ -185,7 +186,9 @@ class Status:
         return cli.DONE
 
 
-VERBS = {"plan": Plan, "ingest": Ingest, "recaption": Recaption, "retry": Retry, "replay": Replay, "status": Status}
+VERBS = {
+    "plan": Plan, "ingest": Ingest, "recaption": Recaption, "retry": Retry, "replay": Replay, "launch": Launch, "status": Status,
+}  # fmt: skip
 
 
 def main() -> int:

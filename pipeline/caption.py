@@ -1,4 +1,4 @@
-"""The `caption` column: every caption a clip came with, and those of the captioner. Reads previews, never the video."""
+"""The `caption` column: every caption a clip came with, and those of the captioner with their verdicts and provenance. Reads previews, never the video."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 
-from captioner import Caption, ClipFrames, gate, make_captioner
+from captioner import Caption, ClipFrames, Usage, judge, make_captioner, write_captions
 from captioner.given import given_captions
+from captioner.protocol import with_verdict
 from manifests import queries
 from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
@@ -16,38 +17,41 @@ from manifests.layout import Column, Dataset
 from manifests.shards import read_member
 from media.images import decode_image
 from pipeline.blame import blame
-from pipeline.config import CaptionConfig, fingerprinted
+from pipeline.config import CaptionConfig
 from pipeline.stage import Journal
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 _ITEM_LIMIT_S = 1800.0
 
 
 def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
     """A caption as a row of the `captions` table. Its id is a function of what it says and where it comes from."""
-    reasons = gate(caption)
-    name = hashlib.sha256(f"{clip_id}|{caption.kind}|{caption.source}|{caption.model}|{caption.text}".encode()).hexdigest()[:12]
+    made, span = caption.provenance, caption.span_s or (None, None)
+    origin = f"{clip_id}|{caption.kind}|{caption.source}|{made.model}|{made.weights}|{made.prompt_id}|{made.seed}|{span[0]}|{caption.text}"
     return {
-        "caption_id": name, "clip_id": clip_id, "shard": shard, "kind": caption.kind, "source": caption.source, "text": caption.text,
-        "fields_json": json.dumps(caption.fields, sort_keys=True), "status": "rejected" if reasons else "accepted", "reasons": reasons,
-        "backend": caption.backend, "model": caption.model, "prompt_version": caption.prompt_version, "seed": caption.seed,
-        "num_words": len(caption.text.split()),
+        "caption_id": hashlib.sha256(origin.encode()).hexdigest()[:12], "clip_id": clip_id, "shard": shard, "kind": caption.kind, "source": caption.source,
+        "text": caption.text, "fields_json": json.dumps(caption.fields, sort_keys=True), "status": caption.verdict.status,
+        "reasons": list(caption.verdict.reasons), "num_words": len(caption.text.split()), "start_s": span[0], "end_s": span[1],
+        "finish_reason": caption.finish_reason, "scores_json": json.dumps(caption.scores, sort_keys=True), "backend": made.backend, "model": made.model,
+        "weights": made.weights, "prompt_id": made.prompt_id, "prompt_sha256": made.prompt_sha256, "sampling_json": json.dumps(made.sampling, sort_keys=True),
+        "seed": made.seed, "frame_indices": list(made.frame_indices), "frame_times_s": list(made.frame_times_s), "code_version": made.code_version,
+        "prompt_tokens": caption.usage.prompt_tokens, "output_tokens": caption.usage.output_tokens, "num_requests": caption.usage.requests,
     }  # fmt: skip
 
 
 class CaptionStage:
-    """Stage `caption`: table captions; drops clips whose every caption was rejected."""
+    """Stage `caption`: table captions; drops clips whose every caption was rejected. What it cost is in the events and in the commit record's statistics."""
 
     name = "caption"
 
     def __init__(self, config: CaptionConfig, preview: Column) -> None:
         self.config, self.preview = config, preview
         self.needs: tuple[Column, ...] = (preview,)
-        settings = fingerprinted(config) | {"version": make_captioner(config.captioner).version}
+        settings = {"version": make_captioner(config).version, "retries": config.retries}
         self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
 
     def setup(self) -> None:
-        self.captioner = make_captioner(self.config.captioner)
+        self.captioner = make_captioner(self.config)
         self.captioner.setup()
 
     def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
@@ -60,33 +64,41 @@ class CaptionStage:
         rows: list[dict] = []
         drops: list[dict] = []
         failures: list[dict] = []
+        cost = Usage()
         for begin in range(0, len(clips), self.config.batch):
             batch: list[ClipFrames] = []
             for row in clips[begin : begin + self.config.batch]:
                 pictures = [decode_image(read_member(dataset.filesystem, tar, member)) for member in frames[row["clip_id"]]]
                 batch.append(ClipFrames(clip_id=row["clip_id"], frames=pictures, times_s=row["preview_times_s"], facts=row))
             item = f"{batch[0].clip_id}+{len(batch)}"
-            written: list[list[Caption]] = [[] for _ in batch]
             if why := journal.poison(item):
                 failures += [self._failure(clip.facts, shard, "poison", why) for clip in batch]
                 continue
             with journal.item(item, _ITEM_LIMIT_S):
                 try:
-                    written = self.captioner.caption(batch)
+                    written = write_captions(self.captioner, batch, self.config.retries)
                 except Exception as error:  # noqa: BLE001 - whatever one batch does, the others go on
                     reason, cause = blame(error)
                     failures += [self._failure(clip.facts, shard, reason, cause) for clip in batch]
                     continue
             for clip, captions in zip(batch, written, strict=True):
-                own = [caption_row(caption, clip.clip_id, shard) for caption in [*given_captions(clip.facts), *captions]]
+                cost = sum((caption.usage for caption in captions), cost)
+                given = [with_verdict(caption, judge(caption)) for caption in given_captions(clip.facts)]
+                own = _once([caption_row(caption, clip.clip_id, shard) for caption in [*given, *captions]])
+                if error_text := next((row["finish_reason"] for row in own if row["finish_reason"].startswith("error")), ""):
+                    failures.append(self._failure(clip.facts, shard, "no_answer", error_text))
+                    continue
                 rows += own
-                if not any(row["status"] == "accepted" for row in own):
-                    drops.append(self._origin(clip.facts, shard) | {"reason": "no_caption_accepted", "value": float(len(own)), "threshold": 1.0})
-            progress(f"{begin + len(batch)}/{len(clips)} clips, {len(rows)} captions")
-        kept = len({row["clip_id"] for row in rows if row["status"] == "accepted"})
-        account = Account(len(clips), kept, len(drops), len(failures))
+                if not any(row["status"] == "accepted" and row["kind"] != "window" for row in own):
+                    reason = "out_of_domain" if own and all(row["status"] == "out_of_domain" for row in own) else "no_caption_accepted"
+                    drops.append(self._origin(clip.facts, shard) | {"reason": reason, "value": float(len(own)), "threshold": 1.0})
+            progress(
+                f"{begin + len(batch)}/{len(clips)} clips, {len(rows)} captions, {cost.output_tokens} tokens, {cost.requests} requests, {cost.seconds:.1f} s"
+            )
+        account = Account(len(clips), len(clips) - len(drops) - len(failures), len(drops), len(failures))
+        stats = {name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens", "num_requests")}
         with ShardCommit(dataset, self.column, shard, generation) as commit:
-            commit.commit({"captions": rows, "drops": drops, "failures": failures}, account)
+            commit.commit({"captions": rows, "drops": drops, "failures": failures}, account, stats)
         return account
 
     def _origin(self, clip: dict, shard: int) -> dict:
@@ -94,3 +106,8 @@ class CaptionStage:
 
     def _failure(self, clip: dict, shard: int, error: str, cause: str) -> dict:
         return self._origin(clip, shard) | {"error": error, "cause": cause, "attempt": 1}
+
+
+def _once(rows: list[dict]) -> list[dict]:
+    """Without rows that say the same of the same clip twice."""
+    return list({row["caption_id"]: row for row in rows}.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
+from captioner.options import CaptionerOptions
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
@@ -70,11 +72,9 @@ class DedupConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig:
-    """Which captioner runs."""
+class CaptionConfig(CaptionerOptions):
+    """Which captioner runs, and how: the captioner's own options, and how many clips it is given at a time."""
 
-    captioner: str = "measured"
-    """Backend: measured (states what was measured) or given (only the captions footage came with)."""
     batch: int = 16
     """Clips per call. Does not enter the fingerprint."""
 
@@ -83,8 +83,12 @@ class CaptionConfig:
 class TextConfig:
     """Which text encoder runs."""
 
-    encoder: str = "hashed-words"
-    """Encoder: hashed-words."""
+    encoder: str = "coca"
+    """Encoder: coca (the captioner's own text tower), open_clip, transformers (T5, UMT5, Gemma, Qwen ...) or hashed-words (no weights, has learnt nothing)."""
+    model: str = ""
+    """coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER`; transformers: folder or hub id."""
+    structured_variants: int = 2
+    """Of each structured caption, so many with fields left out and shuffled are embedded beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ import numpy as np
 
 from media import MediaError, VideoReader
 from media.reader import EPSILON_S
+from media.shots import Label, ShotDetector
 from pipeline.config import CurateConfig
 from pipeline.sampling import Sample, Sampler
-from media.shots import Label, ShotDetector
 from pipeline.sources import facts_of
 from pipeline.takes import Clip, Take
 

@@ -7,12 +7,14 @@ import importlib.metadata
 import json
 import sys
 from collections import Counter
+from typing import Any
 
 from manifests import cli, queries, storage
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.views import View
 from pipeline.caption import CaptionStage
+from pipeline.caption_summary import caption_summary, print_caption_summary
 from pipeline.cluster import preflight
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate import Curate
@@ -127,10 +129,14 @@ def report(
         cli.FAILED_ITEMS: f"done, {num_failed} items failed (each is a row in `failures`)",
         cli.FAILED: f"failed: {len(shard_errors)} shards have errors",
     }
-    summary = {
+    summary: dict[str, Any] = {
         "outcome": words[code], "exit_code": code, "seconds": round(seconds, 3), "dataset": dataset.uri, "run_id": run_id, "funnel": steps,
         "shard_errors": shard_errors,
     }  # fmt: skip
+    captioned = next((stage.column for stage in stages if stage.name == "caption"), None)
+    if captioned and not shard_errors:
+        summary["captions"] = caption_summary(dataset, captioned, run_id)
+        print_caption_summary(summary["captions"])
     storage.write_bytes(dataset.filesystem, dataset.path("runs", run_id, "summary.json"), json.dumps(summary, indent=2).encode())
     for error in shard_errors:
         cli.say(f"error: {error}")

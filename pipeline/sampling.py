@@ -14,8 +14,8 @@ import numpy as np
 from media import Geometry, Picture
 from media.images import encode_jpeg
 from media.measure import Look, look
-from pipeline.config import CurateConfig
 from media.shots import GLANCE_PX
+from pipeline.config import CurateConfig
 
 JUMP = 20 / 255  # a mean change from the frame before that may be a cut: its first picture is worth keeping
 GREY_LEVEL, GREY_STD = 128, 1.0

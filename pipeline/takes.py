@@ -13,10 +13,10 @@ from media.geometry import pick_times
 from media.images import encode_jpeg
 from media.measure import Look, look
 from media.reader import EPSILON_S
+from media.shots import window_lengths
 from media.writer import webm_bytes
 from pipeline.config import CurateConfig
 from pipeline.sampling import JPEG_QUALITY, Sample
-from media.shots import window_lengths
 
 
 @dataclass

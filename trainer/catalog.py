@@ -21,7 +21,7 @@ class Catalog:
     """Samples and where their bytes lie.
 
     samples: those to train on; held_out: those for validation; clips: the latent row of each clip; latents, texts: (tar path, member) by
-    clip; captions: (caption id, kind) of each clip, in stored order; mean, std: per-channel statistics of the latents; digest names it all.
+    clip; captions: (caption id, kind, source) of each clip, in stored order; mean, std: per-channel statistics of the latents; digest names it all.
     """
 
     samples: list[Sample]
@@ -29,7 +29,7 @@ class Catalog:
     clips: dict[str, dict]
     latents: dict[str, tuple[str, Member]]
     texts: dict[str, tuple[str, Member]]
-    captions: dict[str, list[tuple[str, str]]]
+    captions: dict[str, list[tuple[str, str, str]]]
     mean: list[float]
     std: list[float]
     latent_channels: int
@@ -75,10 +75,10 @@ def load_catalog(dataset: Dataset, view: View, held_out: float) -> Catalog:
     kept = set(view.clips(dataset)["clip_id"].to_pylist())
     latents, texts = _member_index(dataset, view, "latent"), _member_index(dataset, view, "text")
     rows = {row["clip_id"]: row for row in queries.table(dataset, "latents", view.column("latent")).to_pylist()}
-    captions: dict[str, list[tuple[str, str]]] = {}
+    captions: dict[str, list[tuple[str, str, str]]] = {}
     text_rows = queries.table(dataset, "text", view.column("text")).to_pylist()
     for row in text_rows:
-        captions.setdefault(row["clip_id"], []).append((row["caption_id"], row["kind"]))
+        captions.setdefault(row["clip_id"], []).append((row["caption_id"], row["kind"], row["source"]))
     usable = sorted(kept & set(latents) & set(texts) & set(rows))
     if not usable:
         raise UsageError(

@@ -60,8 +60,8 @@ class FitConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.995
-    dense_share: float = 0.95
-    """Probability of a dense caption (the DALL-E 3 blend); else a short or given one."""
+    captions: dict[str, float] = field(default_factory=lambda: {"dense": 0.95, "alt,short": 0.05})
+    """Weights of caption kinds, or kind@captioner (the DALL-E 3 blend by default; captioner/mixing.py)."""
     held_out: float = 0.06
     """Share of clips kept for validation, picked by their id."""
     seed: int = 0

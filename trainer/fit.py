@@ -11,6 +11,7 @@ import json
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from captioner.mixing import realised
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
@@ -172,6 +174,7 @@ def _loop(
 ) -> int:  # fmt: skip
     model.train()
     told_s, begin, tokens_done = 0.0, time.monotonic(), 0
+    drawn: Counter[str] = Counter()
 
     def save(done: int) -> None:
         save_checkpoint(out / "checkpoints", model, ema, optimizer, TrainState(done, digest), config.keep)
@@ -192,9 +195,21 @@ def _loop(
         step = number + 1
         tokens = sum(pack.num_tokens for pack in packs)
         tokens_done += tokens
+        kinds = Counter(kind for pack in packs for kind in pack.kinds)
+        drawn += kinds
         shapes = sorted({"x".join(map(str, grid)) for pack in packs for grid in pack.shapes})
         log.write(
-            "metrics", {"step": number, "epoch": epoch, "loss": loss, "grad_norm": norm, "tokens": tokens, "valid": valid, "shapes": len(shapes)}
+            "metrics",
+            {
+                "step": number,
+                "epoch": epoch,
+                "loss": loss,
+                "grad_norm": norm,
+                "tokens": tokens,
+                "valid": valid,
+                "shapes": len(shapes),
+                "captions": dict(kinds),
+            },
         )
         log.write(
             "consumed",
@@ -209,6 +224,8 @@ def _loop(
             say(f"fit: step {step}/{config.steps} epoch {epoch} loss {loss:.4f} {tokens_done / (told_s - begin):.0f} tokens/s")
         if step % config.save_every == 0 or step == config.steps:
             save(step)
+    if drawn:
+        say(f"fit: captions drawn: {realised(drawn)}")
     if stop.signal_name:
         save(step)
         say(f"fit: {stop.signal_name}: saved after step {step}; run the same command to go on")

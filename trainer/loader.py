@@ -38,7 +38,8 @@ class Pack:
 
     N tokens, S samples, P patch size (channels x cells), L text tokens.
     clean: [N, P] normalised latents; valid: [N, P / C] share of real pixels per cell; coords: [N, 3] seconds, y, x in tokens; cu: [S + 1] token
-    offsets; text: [L, Dt]; text_cu: [S + 1]; frame: [N] latent frame of each token; shapes: (t, h, w) in tokens per sample; seeds: noise seed per sample.
+    offsets; text: [L, Dt]; text_cu: [S + 1]; frame: [N] latent frame of each token; shapes: (t, h, w) in tokens per sample; seeds: noise seed per sample;
+    kinds: kind of the caption drawn for each sample, none where it was dropped.
     """
 
     clean: Tensor
@@ -52,6 +53,7 @@ class Pack:
     samples: list[Sample]
     seeds: list[int]
     corrupt: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +71,7 @@ class PackReader:
     def __init__(self, dataset: Dataset, catalog: Catalog, config: FitConfig) -> None:
         self.dataset, self.catalog, self.config = dataset, catalog, config
         self.mean, self.std = torch.tensor(catalog.mean).float(), torch.tensor(catalog.std).float().clamp_min(1e-4)
-        self.mixing = Mixing(weights={"dense": config.dense_share, "alt,short": 1 - config.dense_share})
+        self.mixing = Mixing(weights=config.captions)
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A draw from the posterior, normalised per channel: [C, t, h, w]."""
@@ -80,25 +82,25 @@ class PackReader:
         value = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
         return (value - self.mean.view(-1, 1, 1, 1)) / self.std.view(-1, 1, 1, 1)
 
-    def _text(self, clip_id: str, rng: np.random.Generator) -> Tensor:
-        """Embedding [L, Dt] of the caption drawn for this sample; one row of zeros (the null text) where it is dropped or there is none."""
+    def _text(self, clip_id: str, rng: np.random.Generator) -> tuple[Tensor, str]:
+        """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
         captions = self.catalog.captions[clip_id]
-        index = draw([kind for _, kind in captions], self.mixing, rng)
+        index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < self.config.flow.text_dropout:
-            return torch.zeros(1, self.catalog.text_width)
+            return torch.zeros(1, self.catalog.text_width), "none"
         path, member = self.catalog.texts[clip_id]
-        return load(read_member(self.dataset.filesystem, path, member))[captions[index][0]].float()
+        return load(read_member(self.dataset.filesystem, path, member))[captions[index][0]].float(), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int) -> Pack:
         """Read one pack; unreadable samples are left out and named in `corrupt`."""
         patch = self.config.model.patch
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-        good, corrupt, shapes, seeds = [], [], [], []
+        good, corrupt, shapes, seeds, kinds = [], [], [], [], []
         for sample in samples:
             seed = sample_seed(self.config.seed, epoch, sample.clip_id)
             generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
             try:
-                latent, text = self._latent(sample, generator), self._text(sample.clip_id, rng)
+                latent, (text, kind) = self._latent(sample, generator), self._text(sample.clip_id, rng)
             except (RushesError, OSError, SafetensorError, KeyError) as error:
                 corrupt.append(f"clip {sample.clip_id} in shard {sample.shard}: {error}")
                 continue
@@ -110,12 +112,13 @@ class PackReader:
             good.append(sample)
             shapes.append(shape)
             seeds.append(seed)
+            kinds.append(kind)
         if not parts:
             return self._empty(corrupt)
         clean, valid, coords, frame, text = (torch.cat(column) for column in zip(*parts, strict=True))
         lengths = torch.tensor([0, *(len(part[0]) for part in parts)])
         text_lengths = torch.tensor([0, *(len(part[4]) for part in parts)])
-        return Pack(clean, valid, coords, lengths.cumsum(0), text, text_lengths.cumsum(0), frame, shapes, good, seeds, corrupt)
+        return Pack(clean, valid, coords, lengths.cumsum(0), text, text_lengths.cumsum(0), frame, shapes, good, seeds, corrupt, kinds)
 
     def _empty(self, corrupt: list[str]) -> Pack:
         cells = int(np.prod(self.config.model.patch))

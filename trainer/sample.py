@@ -92,7 +92,7 @@ def sample_latent(
         values, frames = known
         given = frames.repeat_interleave(patch[0])[: grid[0]][frame] if patch[0] > 1 else frames[frame]
         x = torch.where(given[:, None], patchify(padded((values - mean) / std, patch), patch)[0], x)
-    encoder = make_text_encoder(trained.record["text_encoder"])
+    encoder = make_text_encoder(trained.record["text_encoder"], trained.record["text_model"])
     encoder.setup()
     null = torch.zeros(1, dit.config.text_width)
     texts = [encoder.encode([prompt])[0], null] if prompt else [null]

@@ -26,7 +26,9 @@ _REVERSE = _MIRROR | {"up": "down", "down": "up", "tilt_up": "tilt_down", "tilt_
 
 def mirrored(shot: Shot) -> Shot:
     """Left and right exchanged, frames and facts. A title would be unreadable, so none may be there."""
-    things = [replace(thing, x=-thing.x, motion=_MIRROR.get(thing.motion, thing.motion), turn=-thing.turn, angle=-thing.angle) for thing in shot.things]
+    things = [
+        replace(thing, x=-thing.x, motion=_MIRROR.get(thing.motion, thing.motion), turn=-thing.turn, angle=-thing.angle) for thing in shot.things
+    ]
     return replace(shot, things=sorted(things, key=prominence), camera=_MIRROR.get(shot.camera, shot.camera))
 
 

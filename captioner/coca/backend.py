@@ -76,7 +76,7 @@ class CocaCaptioner:
     def __init__(self, options: CaptionerOptions) -> None:
         self.options, self.path = options, Path(options.model or DEFAULT_WEIGHTS)
         read_folder(self.path)  # a folder without weights is an error now, not on a far node
-        wanted = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
+        wanted: list[str] = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
         self.digests = {stage: stage_digest(self.path, stage) for stage in wanted}
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed}"
         self.version = f"coca/2:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{sampling}:{','.join(options.kinds)}"

@@ -20,8 +20,8 @@ class CocaConfig:
     vision_width: int = 128
     vision_layers: int = 2
     head_width: int = 32
-    pooler_queries: int = 48
-    """Tokens the attentional pooler leaves of a clip; the first is the contrastive one."""
+    pooler_queries: int = 325
+    """Tokens the attentional pooler leaves of a clip; the first is the contrastive one. 1 + max_frames x places: from scratch, each begins at one place of one frame."""
     pooler_heads: int = 4
     text_width: int = 128
     text_heads: int = 4

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -114,31 +114,52 @@ def changed(example: Example, rng: np.random.Generator) -> Example:
 
 
 class Batches:
-    """Batches of equal shape, each a function of (seed, step)."""
+    """Batches of equal shape, each a function of (seed, step).
 
-    def __init__(self, examples: list[Example], kind: str, batch: int, seed: int, changes: Callable[[Example, np.random.Generator], Example] = changed):
+    Up to step `easy_steps` only the shorter half of the captions is drawn: clips of which there is little to say come first (Bengio et al. 2009, curriculum learning).
+    """
+
+    def __init__(
+        self,
+        examples: list[Example],
+        kind: str,
+        batch: int,
+        seed: int,
+        easy_steps: int = 0,
+        changes: Callable[[Example, np.random.Generator], Example] = changed,
+    ) -> None:
         self.examples = [example for example in examples if example.texts.get(kind)]
         if not self.examples:
             raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
-        self.kind, self.batch, self.seed, self.changes = kind, batch, seed, changes
-        groups = defaultdict(list)
-        for index, example in enumerate(self.examples):
-            groups[example.shape].append(index)
-        self._groups = [groups[shape] for shape in sorted(groups)]
-        self._epoch, self._order = -1, list[list[int]]()
-        self._plan(0)
+        self.kind, self.batch, self.seed, self.easy_steps, self.changes = kind, batch, seed, easy_steps, changes
+        lengths = [len(example.texts[kind][0]) for example in self.examples]
+        easy = float(np.median(lengths))
+        self._groups = {
+            True: self._by_shape([index for index, length in enumerate(lengths) if length <= easy]),
+            False: self._by_shape(range(len(self.examples))),
+        }
+        self._planned: tuple[bool, int] | None = None
+        self._order: list[list[int]] = []
         self.digest = self._digest()
 
-    def _plan(self, epoch: int) -> list[list[int]]:
-        """The batches of one pass over the examples."""
-        if epoch == self._epoch:
-            return self._order
-        rng = np.random.default_rng([self.seed, epoch])
-        batches = []
-        for group in self._groups:
-            order = [group[index] for index in rng.permutation(len(group))]
-            batches += [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
-        self._epoch, self._order = epoch, [batches[index] for index in rng.permutation(len(batches))]
+    def _by_shape(self, indices: Iterable[int]) -> list[list[int]]:
+        groups = defaultdict(list)
+        for index in indices:
+            groups[self.examples[index].shape].append(index)
+        return [groups[shape] for shape in sorted(groups)]
+
+    def _per_epoch(self, is_easy: bool) -> int:
+        return sum(-(-len(group) // self.batch) for group in self._groups[is_easy])
+
+    def _plan(self, is_easy: bool, epoch: int) -> list[list[int]]:
+        """The batches of one pass over the easy examples, or over all."""
+        if self._planned != (is_easy, epoch):
+            rng = np.random.default_rng([self.seed, epoch, int(is_easy)])
+            batches = []
+            for group in self._groups[is_easy]:
+                order = [group[index] for index in rng.permutation(len(group))]
+                batches += [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
+            self._planned, self._order = (is_easy, epoch), [batches[index] for index in rng.permutation(len(batches))]
         return self._order
 
     def _digest(self) -> str:
@@ -151,11 +172,11 @@ class Batches:
 
     def at(self, step: int) -> tuple[np.ndarray, list[str]]:
         """Clips [B, T, h, w, 3] uint8 and their texts at a step counted from 0."""
-        per_epoch = len(self._order)
-        epoch, place = divmod(step, per_epoch)
+        is_easy = step < self.easy_steps
+        epoch, place = divmod(step if is_easy else step - self.easy_steps, self._per_epoch(is_easy))
         clips, texts = [], []
-        for index in self._plan(epoch)[place]:
-            rng = np.random.default_rng([self.seed, epoch, index])
+        for index in self._plan(is_easy, epoch)[place]:
+            rng = np.random.default_rng([self.seed, epoch, index, int(is_easy)])
             example = self.changes(self.examples[index], rng)
             options = example.texts[self.kind]
             clips.append(example.frames)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from captioner.coca.model import VideoCoCa
@@ -77,7 +78,7 @@ def _attend(attention: nn.MultiheadAttention, query: Tensor, keys: Tensor, value
     return attention.out_proj(out.transpose(1, 2).flatten(2))
 
 
-def _self_block(block: nn.Module, x: Tensor, cache: Cache) -> Tensor:
+def _self_block(block: ResidualAttentionBlock, x: Tensor, cache: Cache) -> Tensor:
     """One residual block on the newest position [B, 1, D], over all positions so far."""
     h = block.ln_1(x)
     keys, values = _project(block.attn, h, _K), _project(block.attn, h, _V)
@@ -89,7 +90,7 @@ def _self_block(block: nn.Module, x: Tensor, cache: Cache) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _cross_block(block: nn.Module, x: Tensor, tokens: Tensor, cache: Cache) -> Tensor:
+def _cross_block(block: ResidualAttentionBlock, x: Tensor, tokens: Tensor, cache: Cache) -> Tensor:
     if block not in cache.clip:
         h = block.ln_1_kv(tokens)
         cache.clip[block] = (_project(block.attn, h, _K), _project(block.attn, h, _V))

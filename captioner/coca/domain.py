@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,18 +46,18 @@ class Domain:
             deviations=tuple(np.round(np.maximum(deviations[:count], rest), 5).tolist()), rest=round(rest, 6),
         )  # fmt: skip
         far = float(np.quantile([draft.distance(row) for row in checked], 1 - LOW_SHARE))
-        return Domain(
-            **{
-                **asdict(draft), "min_logprob": round(float(np.quantile(logprobs, LOW_SHARE)), 4),
-                "min_alignment": round(float(np.quantile(alignments, LOW_SHARE)), 4), "max_distance": round(far * margin, 4),
-            }
+        return replace(
+            draft, min_logprob=round(float(np.quantile(logprobs, LOW_SHARE)), 4), min_alignment=round(float(np.quantile(alignments, LOW_SHARE)), 4),
+            max_distance=round(far * margin, 4),
         )  # fmt: skip
 
     @staticmethod
     def from_record(record: dict[str, Any] | None) -> Domain:
         if not record:
             return Domain()
-        return Domain(**{key: tuple(map(tuple, value)) if key == "axes" else tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        values["axes"] = tuple(tuple(row) for row in values["axes"])
+        return Domain(**values)
 
     def to_record(self) -> dict[str, Any]:
         return asdict(self)

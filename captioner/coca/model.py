@@ -62,6 +62,18 @@ def _over_patches(layer: nn.Linear, x: Tensor, side: int) -> Tensor:
     return layer(F.pixel_unshuffle(x, side).movedim(1, -1)).movedim(-1, 1)
 
 
+def _waves(rows: int, columns: int, width: int) -> Tensor:
+    """[rows * columns, D]: sines and cosines of row and column at rising rates, half of the width each (Dosovitskiy et al. 2021 compare such tables)."""
+
+    def wave(count: int) -> Tensor:
+        rates = 2.0 ** torch.linspace(0, 3, width // 4) * torch.pi / count
+        angles = torch.arange(count)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    down, across = wave(rows)[:, None].expand(rows, columns, -1), wave(columns)[None].expand(rows, columns, -1)
+    return torch.cat([down, across], dim=-1).flatten(0, 1)
+
+
 class VideoCoCa(CoCa):
     """CoCa over clips [B, T, 3, H, W]; H and W are multiples of the patch, of any aspect.
 
@@ -80,10 +92,35 @@ class VideoCoCa(CoCa):
             nn.init.zeros_(self.difference.weight)
         self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
         if config.stem == "conv":
-            nn.init.normal_(self.temporal, std=width**-0.5)
+            self._start_from_scratch()
         nn.init.normal_(self.text_decoder.text_projection, std=config.text_width**-0.5)  # open_clip leaves memory as it found it
         if not config.is_legacy:
             self.text.correct_cls_mask = True
+
+    @torch.no_grad()
+    def _start_from_scratch(self) -> None:
+        """Where and when are as loud as what from the first step, and each query of the pooler begins by looking at one place of one frame.
+
+        With open_clip's small random tables and flat attention the pooler begins with means over the whole clip, in which a small thing is lost, and a small model
+        stays there. The first query, the contrastive one, is left as it is.
+        """
+        config, visual = self.config, self.visual
+        side, width = config.image_px // config.patch_px, config.vision_width
+        visual.positional_embedding[1:] = 0.7 * _waves(side, side, width)
+        nn.init.normal_(self.temporal, std=0.5)
+        pooler = visual.attn_pool
+        if config.embed_dim != width:
+            return
+        places = (config.pooler_queries - 1) // config.max_frames
+        rows = max(1, int(places**0.5))
+        table = F.interpolate(
+            visual.positional_embedding[1:].t().reshape(1, width, side, side), (rows, places // rows), mode="bilinear", align_corners=False
+        )
+        looks = (table[0].flatten(1).t()[None] + self.temporal[:, None]).flatten(0, 1)
+        pooler.query[1 : 1 + len(looks)] = looks
+        nn.init.orthogonal_(pooler.attn.in_proj_weight[:width])
+        pooler.attn.in_proj_weight[width : 2 * width] = pooler.attn.in_proj_weight[:width]
+        pooler.ln_q.weight.fill_(4.0)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the square one."""
@@ -137,9 +174,9 @@ def load_open_clip(name: str, weights: Path) -> VideoCoCa:
     """
     from captioner.coca.config import from_open_clip
 
-    state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    found: dict = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+    found = found.get("state_dict", found)
+    state = {key.removeprefix("module."): value for key, value in found.items()}
     model = VideoCoCa(from_open_clip(name))
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.startswith(EXTRA)]

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from captioner.coca.backend import listen_all
-from captioner.coca.checkpoint import STAGES, CaptionerFolder, load_stage, save_stage, update_record, write_folder
+from captioner.coca.checkpoint import STAGES, CaptionerFolder, load_stage, read_folder, save_stage, update_record, write_folder
 from captioner.coca.config import PRESETS, CocaConfig
 from captioner.coca.data import Batches, Example, dataset_examples, film_examples
 from captioner.coca.decoding import Decoding
 from captioner.coca.domain import Domain
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
-from captioner.coca.training import StageConfig, train_stage, world
+from captioner.coca.training import StageConfig, together, train_stage, world
 from captioner.upsample import PhraseUpsampler
 from manifests.cli import say
 
@@ -59,7 +59,9 @@ def tiny_stages() -> dict[str, StageConfig]:
 
 def large_stages() -> dict[str, StageConfig]:
     """For the sizes of open_clip's models, on GPUs."""
-    base = StageConfig(kind="alt", steps=100_000, batch=1024, lr=2e-4, warmup_steps=2000, weight_decay=0.2, is_bf16=True, save_every=2000, ema_decay=0.9998)
+    base = StageConfig(
+        kind="alt", steps=100_000, batch=1024, lr=2e-4, warmup_steps=2000, weight_decay=0.2, is_bf16=True, save_every=2000, ema_decay=0.9998
+    )
     fork = replace(base, steps=20_000, batch=512, lr=2e-5, contrast_weight=0.1)
     return {"base": base, "short": replace(fork, kind="short"), "dense": replace(fork, kind="dense")}
 
@@ -82,23 +84,29 @@ def train_stages(
     config = PRESETS[preset]()
     say(f"captioner: drawing {source.describe()}")
     examples = source.examples(config)
-    folder = write_folder(out, config, make_tokenizer(config, examples))
+    rank, _ = world()
+    if rank == 0:
+        write_folder(out, config, make_tokenizer(config, examples))
+    together()
+    folder = read_folder(out)
     for stage in stages:
         if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
             say(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)
-        if stage == "base":
-            model = load_open_clip(preset, init) if init else VideoCoCa(config)
-        else:
-            model = load_stage(folder, "base")
+        model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else load_stage(folder, "base")
         say(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
-        average, record = train_stage(model, folder.tokenizer, Batches(examples, settings[stage].kind, settings[stage].batch, settings[stage].seed), settings[stage], out / "training" / stage)  # fmt: skip
-        if world()[0] == 0:
+        chosen = settings[stage]
+        batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, round(chosen.easy_share * chosen.steps))
+        average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
+        if rank == 0:
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
             update_record(out, stage, {"domain": measure_domain(folder, stage, source).to_record()})
             (out / "training" / stage / "state.safetensors").unlink()
-    PhraseUpsampler.fit(text for example in examples for text in example.texts.get("dense", [])).save(out / "phrases.json")
+        together()
+    if rank == 0:
+        phrases = PhraseUpsampler.fit(text for example in examples for text in example.texts.get("dense", []))
+        phrases.save(out / "phrases.json")
     return folder
 
 

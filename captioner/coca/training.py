@@ -40,6 +40,8 @@ class StageConfig:
     kind: str
     """Captions it learns: alt, short or dense."""
     steps: int
+    easy_share: float = 0.0
+    """Share of the steps, at the start, that draw only the shorter half of the captions."""
     batch: int = 32
     """Clips of a step, over all processes."""
     accumulate: int = 1
@@ -63,7 +65,8 @@ def losses(model: nn.Module, clips: Tensor, ids: Tensor, config: StageConfig) ->
     targets = ids[:, 1:].clone()
     targets[ids[:, 1:] == PAD] = -100
     token_loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
-    core = model.module if hasattr(model, "module") else model
+    core = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    assert isinstance(core, VideoCoCa)
     scores = core.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
     own = torch.arange(len(ids), device=ids.device)
     contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
@@ -145,6 +148,12 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def together() -> None:
+    """Wait for all processes, where there are several."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train in place up to `config.steps`, from where a run in `folder` stopped.
 
@@ -173,7 +182,9 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
                 if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
                     told_s = elapsed
                     left_s = elapsed / (run.step - first) * (config.steps - run.step)
-                    say(f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f}, {left_s:.0f} s left")
+                    say(
+                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f}, {left_s:.0f} s left"
+                    )
                 if run.step % config.save_every == 0 or run.step == config.steps:
                     run.save()
     return run.average, {**asdict(config), "seconds": round(time.monotonic() - begin), "processes": processes}

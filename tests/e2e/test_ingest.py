@@ -45,7 +45,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
 
     # a second captioner writes captions and their embeddings beside the first; previews and latents are not touched
     before = committed(tmp_path / "ds")
-    run("pipeline", "recaption", tmp_path / "ds", "--captioner", "given", "--view", "second")
+    run("pipeline", "recaption", tmp_path / "ds", "--caption.captioner", "given", "--view", "second")
     after = committed(tmp_path / "ds")
     assert {name: data for name, data in after.items() if name in before} == before
     assert {name.split("/")[1].split("@")[0] for name in after if name not in before and name.startswith("columns")} == {"text"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from media import VideoReader, probe
-from pipeline.config import CurateConfig
 from media.shots import GLANCE_PX, ShotDetector
+from pipeline.config import CurateConfig
 from pipeline.sources import Found, source_row
 from tests.pipeline.test_curate import clips_of
 from world.film import make_film, render_film, truth, write_film

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import queries
+from media.shots import window_lengths
 from media.writer import write_video
 from pipeline.config import CurateConfig
 from pipeline.cutting import Gap, pieces
-from media.shots import window_lengths
 from pipeline.sources import Found, source_row
 from world.render import render_frame
 from world.scene import sample_shot

@@ -1,0 +1,258 @@
+"""The video CoCa: equal to open_clip's image model, decoding with and without a cache, training exact to resume."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.coca_model import CoCa
+from safetensors.torch import save_file
+
+from captioner.coca.config import CocaConfig, from_open_clip
+from captioner.coca.data import Batches, changed, film_examples
+from captioner.coca.decoding import Decoding, write, write_uncached
+from captioner.coca.domain import Domain
+from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
+from captioner.coca.model import VideoCoCa, load_open_clip
+from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, batch
+from captioner.coca.training import StageConfig, train_stage
+from captioner.slots import compare, new_tallies, read, truth
+from manifests.errors import UsageError
+from tests.e2e.commands import ROOT, environment
+
+SMALL = CocaConfig(
+    embed_dim=64, image_px=48, patch_px=8, vision_width=64, pooler_queries=17, text_width=64, context_length=64, vocab_size=300, max_patches=36
+)
+LEGACY = CocaConfig(
+    embed_dim=64,
+    image_px=48,
+    patch_px=8,
+    vision_width=64,
+    pooler_queries=16,
+    text_width=64,
+    context_length=40,
+    vocab_size=120,
+    stem="patch",
+    is_legacy=True,
+)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return film_examples(48, 5, SMALL, workers=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(examples):
+    return CaptionTokenizer.train((text for example in examples for texts in example.texts.values() for text in texts), SMALL.vocab_size)
+
+
+def filled(model):
+    """Weights as a trained model has them: open_clip leaves some as memory was."""
+    for value in model.parameters():
+        if not torch.isfinite(value).all() or value.abs().max() > 1e3:
+            torch.nn.init.normal_(value, std=0.05)
+    torch.nn.init.normal_(model.text_decoder.text_projection, std=0.1)
+    return model.eval()
+
+
+def test_one_frame_equals_open_clips_image_model_to_the_bit():
+    torch.manual_seed(0)
+    image = filled(CoCa(**LEGACY.open_clip_arguments()))
+    video = VideoCoCa(LEGACY).eval()
+    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
+    assert (set(missing), unexpected) == ({"temporal", "difference.weight"}, [])
+    pictures, text = torch.randn(3, 3, 48, 48), torch.randint(1, 120, (3, 20))
+    with torch.no_grad():
+        expected, (clip, words, logits) = image(pictures, text), video(pictures[:, None], text)
+    assert torch.equal(expected["image_features"], clip)
+    assert torch.equal(expected["text_features"], words)
+    assert torch.equal(expected["logits"], logits)
+
+
+@pytest.mark.slow
+def test_released_sizes_load_and_equal_the_image_model(tmp_path):
+    import open_clip
+
+    torch.manual_seed(0)
+    image = filled(open_clip.create_model("coca_ViT-B-32"))
+    save_file({key: value.clone() for key, value in image.state_dict().items()}, tmp_path / "weights.safetensors")
+    video = load_open_clip("coca_ViT-B-32", tmp_path / "weights.safetensors")
+    pictures, text = torch.randn(1, 3, 224, 224), torch.randint(1, 49000, (1, 20))
+    with torch.no_grad():
+        expected, (clip, _, logits) = image(pictures, text), video(pictures[:, None], text)
+    assert torch.equal(expected["image_features"], clip)
+    assert torch.equal(expected["logits"], logits)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    save_file({"visual.conv1.weight": torch.zeros(4)}, tmp_path / "other.safetensors")
+    with pytest.raises((UsageError, RuntimeError)):
+        load_open_clip("coca_ViT-B-32", tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="not a CoCa"):
+        from_open_clip("ViT-B-32")
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from([(48, 48), (32, 72), (72, 32)]))
+def test_decoding_with_a_cache_equals_decoding_without(seed, frames, size):
+    torch.manual_seed(seed)
+    model = VideoCoCa(SMALL).eval()
+    clips = torch.randn(2, frames, 3, *size)
+    cached = [item.ids for item in write(model, clips, START, -1, Decoding(max_tokens=24))]
+    assert cached == write_uncached(model, clips, START, -1, 24)
+
+
+def test_a_clip_is_captioned_the_same_alone_and_in_a_batch_and_samples_repeat_by_seed():
+    torch.manual_seed(3)
+    model = VideoCoCa(SMALL).eval()
+    clips = torch.randn(3, 2, 3, 48, 48)
+    together = [item.ids for item in write(model, clips, START, END, Decoding())]
+    assert together == [write(model, clip[None], START, END, Decoding())[0].ids for clip in clips]
+    drawn = [[item.ids for item in write(model, clips, START, END, Decoding(method="nucleus", seed=seed))] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_beam_search_finds_captions_at_least_as_probable_as_greedy():
+    better = 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = VideoCoCa(SMALL).eval()
+        clip = torch.randn(1, 2, 3, 48, 48)
+        greedy, beam = (write(model, clip, START, -1, Decoding(method=method, max_tokens=8, beams=6))[0] for method in ("greedy", "beam"))
+        assert sum(beam.logprobs) >= sum(greedy.logprobs) - 1e-4
+        better += sum(beam.logprobs) > sum(greedy.logprobs) + 1e-4
+    assert better
+
+
+def test_padding_is_no_text_and_any_text_comes_back(tokenizer):
+    for text in ("A red ball!", "Ünïcode, 42% & more", "two  spaces"):
+        assert tokenizer.decode([START, *tokenizer.encode(text), END, PAD, PAD]).split() == text.split()
+    ids = batch(tokenizer, ["a red ball", "a"], 64)
+    assert PAD not in tokenizer.encode("!!! a red ball !!!")
+    assert (ids[1] == PAD).sum() == ids.shape[1] - 2 - len(tokenizer.encode("a"))
+
+
+@given(st.integers(8, 4000), st.integers(8, 4000))
+def test_the_whole_frame_is_seen_at_about_one_number_of_patches(width, height):
+    across, down = input_size(width, height, SMALL)
+    assert across % 8 == down % 8 == 0
+    if 1 / 6 < width / height < 6:
+        assert 0.6 * SMALL.max_patches <= across * down / 64 <= 1.45 * SMALL.max_patches
+        assert abs(across / 8 - (across * down / 64 * width / height) ** 0.5) <= 1.0
+
+
+@given(st.integers(1, 200), st.integers(1, 16))
+def test_frames_looked_at_are_in_order_and_of_the_clip(count, most):
+    picked = looked_at(count, most)
+    assert len(picked) == min(count, most)
+    assert picked == sorted(set(picked))
+    assert 0 <= picked[0] <= picked[-1] < count
+
+
+def test_changed_examples_have_the_captions_of_what_they_show(examples):
+    """The facts of the changed shot are those its text is read to say."""
+    for index, example in enumerate(examples):
+        other = changed(example, np.random.default_rng(index))
+        assert not compare(read(other.texts["dense"][0]), truth([other.shot]), new_tallies())
+        assert other.frames.shape == example.frames.shape
+
+
+def test_batches_repeat_by_step_cover_an_epoch_once_and_begin_with_what_is_easy(examples):
+    first, second = (Batches(examples, "dense", 4, 7, changes=lambda example, rng: example) for _ in range(2))
+    steps = first._per_epoch(False)
+    seen = [text for step in range(steps) for text in first.at(step)[1]]
+    assert sorted(seen) == sorted(example.texts["dense"][0] for example in examples)
+    again = [text for step in reversed(range(steps)) for text in reversed(second.at(step)[1])]
+    assert sorted(again) == sorted(seen)
+    easy = Batches(examples, "dense", 4, 7, easy_steps=5, changes=lambda example, rng: example)
+    limit = np.median([len(example.texts["dense"][0]) for example in examples])
+    assert all(len(text) <= limit for step in range(5) for text in easy.at(step)[1])
+    assert any(len(text) > limit for step in range(5, 25) for text in easy.at(step)[1])
+
+
+def losses_of(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokenizer, tmp_path):
+    config = StageConfig(kind="dense", steps=12, batch=8, save_every=4, accumulate=2)
+
+    def run(folder, model, **changes):
+        torch.manual_seed(0)
+        return train_stage(model, tokenizer, Batches(examples, "dense", 8, 0), config, folder)[0]
+
+    def fresh():
+        torch.manual_seed(0)
+        return VideoCoCa(SMALL)
+
+    whole = run(tmp_path / "whole", fresh())
+
+    class KilledError(Exception):
+        pass
+
+    class Dying(Batches):
+        def at(self, step):
+            if step == 6:
+                raise KilledError
+            return super().at(step)
+
+    with pytest.raises(KilledError):
+        train_stage(fresh(), tokenizer, Dying(examples, "dense", 8, 0), config, tmp_path / "killed")
+    assert len(losses_of(tmp_path / "killed")) == 6
+    resumed = run(tmp_path / "killed", fresh())
+    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    with pytest.raises(UsageError, match="other data or with other settings"):
+        train_stage(fresh(), tokenizer, Batches(examples, "dense", 8, 1), StageConfig(kind="dense", steps=12, batch=8, seed=1), tmp_path / "killed")
+
+
+def test_learning_lowers_the_loss_and_accumulation_changes_nothing_of_the_caption_loss(examples, tokenizer, tmp_path):
+    found = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        config = StageConfig(kind="short", steps=40, batch=8, accumulate=parts, contrast_weight=0.0, warmup_steps=5)
+        train_stage(VideoCoCa(SMALL), tokenizer, Batches(examples, "short", 8, 0), config, tmp_path / str(parts))
+        found.append(losses_of(tmp_path / str(parts)))
+    assert np.allclose(found[0][:10], found[1][:10], rtol=2e-3)
+    assert np.mean(found[0][-5:]) < 0.4 * np.mean(found[0][:3])
+
+
+def test_the_command_trains_three_stages_and_two_processes_train_as_one(tmp_path):
+    arguments = ["train", str(tmp_path / "w"), "--films", "40", "--steps", "3", "--batch", "4", "--threads", "1"]
+    done = subprocess.run([sys.executable, "-m", "captioner", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "w" / "config.json").read_text())
+    assert set(record["stages"]) == {"base", "short", "dense"}
+    assert record["stages"]["dense"]["command"].startswith("python -m captioner train w")
+    assert record["stages"]["dense"]["domain"]["max_distance"] > 0
+    again = subprocess.run([sys.executable, "-m", "captioner", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert again.stderr.count("is done") == 3
+
+
+def test_clips_unlike_the_training_clips_are_sent_away_and_those_like_them_are_not():
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=(400, 64)) @ np.diag(np.linspace(1, 0.05, 64))
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    domain = Domain.from_record(json.loads(json.dumps(Domain.measure([-0.1] * 400, [0.8] * 400, known).to_record())))
+    kept = [domain.reasons(-0.1, 0.8, row) for row in known]
+    assert sum(map(bool, kept)) <= 0.03 * len(kept)
+    strange = rng.normal(size=64)
+    assert [reason.split(":")[0] for reason in domain.reasons(-0.1, 0.8, strange / np.linalg.norm(strange))] == ["distance"]
+    assert [reason.split(":")[0] for reason in domain.reasons(-3.0, 0.1, known[0])] == ["logprob", "alignment"]
+    assert Domain.from_record(None).reasons(-9.0, -1.0, strange) == []
+
+
+def test_frames_reach_the_model_whole_and_normalised():
+    frame = np.zeros((90, 160, 3), np.uint8)
+    frame[:, -2:] = 255  # the last columns must be seen: nothing is cropped
+    found = clip_input([frame, frame], SMALL)
+    assert found.shape[0] == 2
+    assert found[0, :, -1].mean() > 30
+    x = normalised(found[None])
+    assert x.shape[2] == 3
+    assert float(x.min()) == pytest.approx(-0.48145466 / 0.26862954, rel=1e-4)
