@@ -63,7 +63,7 @@ class Eval:
         if self.json:
             cli.print_json(result)
         else:
-            _print_report(result)
+            print_report(result)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "report.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -72,7 +72,7 @@ class Eval:
         return cli.DONE
 
 
-def _print_report(result: dict[str, Any]) -> None:
+def print_report(result: dict[str, Any]) -> None:
     reports = result["reports"]
     header = ["attribute", "facts", "chance"] + [f"{item['captioner']} {name}" for item in reports for name in ("recall", "precision", "said")]
     rows = []

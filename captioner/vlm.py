@@ -98,10 +98,10 @@ class VlmCaptioner:
         dtype = self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype)
         try:
             self.processor = AutoProcessor.from_pretrained(self.model_id, trust_remote_code=False)
-            self.model: Any = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             raise RushesError(self.model_id, f"cannot be loaded: {error}", "Give a folder or hub id of an image-text-to-text model.") from error
-        self.model.to(device).eval()
+        self.model = model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
         if self.processor.tokenizer.pad_token_id is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token

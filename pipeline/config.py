@@ -83,8 +83,8 @@ class CaptionConfig(CaptionerOptions):
 class TextConfig:
     """Which text encoder runs."""
 
-    encoder: str = "coca"
-    """Encoder: coca (the captioner's own text tower), open_clip, transformers (T5, UMT5, Gemma, Qwen ...) or hashed-words (no weights, has learnt nothing)."""
+    encoder: str = "hashed-words"
+    """Encoder: hashed-words (no weights, has learnt nothing), coca (the captioner's own text tower), open_clip, or transformers (T5, UMT5, Gemma, Qwen ...)."""
     model: str = ""
     """coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER`; transformers: folder or hub id."""
     structured_variants: int = 2

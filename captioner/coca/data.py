@@ -9,9 +9,9 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,10 +113,18 @@ def changed(example: Example, rng: np.random.Generator) -> Example:
     return Example(np.ascontiguousarray(frames), film_texts(shot), shot)
 
 
+def as_still(example: Example) -> Example:
+    """The picture in the middle of a clip, with the captions of a picture; where the facts are not known, the example as it is."""
+    if example.shot is None or len(example.frames) == 1:
+        return example
+    middle, shot = len(example.frames) // 2, replace(example.shot, duration_s=0.0)
+    return Example(example.frames[middle : middle + 1], film_texts(shot), shot)
+
+
 class Batches:
     """Batches of equal shape, each a function of (seed, step).
 
-    Up to step `easy_steps` only the shorter half of the captions is drawn: clips of which there is little to say come first (Bengio et al. 2009, curriculum learning).
+    Up to step `still_steps` clips are seen as pictures: what things are is learnt there, at a quarter of the cost; how they move comes after.
     """
 
     def __init__(
@@ -125,41 +133,30 @@ class Batches:
         kind: str,
         batch: int,
         seed: int,
-        easy_steps: int = 0,
+        still_steps: int = 0,
         changes: Callable[[Example, np.random.Generator], Example] = changed,
     ) -> None:
         self.examples = [example for example in examples if example.texts.get(kind)]
         if not self.examples:
             raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
-        self.kind, self.batch, self.seed, self.easy_steps, self.changes = kind, batch, seed, easy_steps, changes
-        lengths = [len(example.texts[kind][0]) for example in self.examples]
-        easy = float(np.median(lengths))
-        self._groups = {
-            True: self._by_shape([index for index, length in enumerate(lengths) if length <= easy]),
-            False: self._by_shape(range(len(self.examples))),
-        }
-        self._planned: tuple[bool, int] | None = None
-        self._order: list[list[int]] = []
+        self.kind, self.batch, self.seed, self.still_steps, self.changes = kind, batch, seed, still_steps, changes
+        groups = defaultdict(list)
+        for index, example in enumerate(self.examples):
+            groups[example.shape].append(index)
+        self._groups = [groups[shape] for shape in sorted(groups)]
+        self._epoch, self._order = -1, list[list[int]]()
+        self.per_epoch = sum(-(-len(group) // batch) for group in self._groups)
         self.digest = self._digest()
 
-    def _by_shape(self, indices: Iterable[int]) -> list[list[int]]:
-        groups = defaultdict(list)
-        for index in indices:
-            groups[self.examples[index].shape].append(index)
-        return [groups[shape] for shape in sorted(groups)]
-
-    def _per_epoch(self, is_easy: bool) -> int:
-        return sum(-(-len(group) // self.batch) for group in self._groups[is_easy])
-
-    def _plan(self, is_easy: bool, epoch: int) -> list[list[int]]:
-        """The batches of one pass over the easy examples, or over all."""
-        if self._planned != (is_easy, epoch):
-            rng = np.random.default_rng([self.seed, epoch, int(is_easy)])
+    def _plan(self, epoch: int) -> list[list[int]]:
+        """The batches of one pass over the examples."""
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, epoch])
             batches = []
-            for group in self._groups[is_easy]:
+            for group in self._groups:
                 order = [group[index] for index in rng.permutation(len(group))]
                 batches += [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
-            self._planned, self._order = (is_easy, epoch), [batches[index] for index in rng.permutation(len(batches))]
+            self._epoch, self._order = epoch, [batches[index] for index in rng.permutation(len(batches))]
         return self._order
 
     def _digest(self) -> str:
@@ -172,12 +169,12 @@ class Batches:
 
     def at(self, step: int) -> tuple[np.ndarray, list[str]]:
         """Clips [B, T, h, w, 3] uint8 and their texts at a step counted from 0."""
-        is_easy = step < self.easy_steps
-        epoch, place = divmod(step if is_easy else step - self.easy_steps, self._per_epoch(is_easy))
+        epoch, place = divmod(step, self.per_epoch)
         clips, texts = [], []
-        for index in self._plan(is_easy, epoch)[place]:
-            rng = np.random.default_rng([self.seed, epoch, index, int(is_easy)])
-            example = self.changes(self.examples[index], rng)
+        for index in self._plan(epoch)[place]:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            example = self.examples[index]
+            example = self.changes(as_still(example) if step < self.still_steps else example, rng)
             options = example.texts[self.kind]
             clips.append(example.frames)
             texts.append(options[int(rng.integers(len(options)))])

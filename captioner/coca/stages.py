@@ -51,9 +51,9 @@ class Source:
 def tiny_stages() -> dict[str, StageConfig]:
     """Twenty minutes on two cores, all three."""
     return {
-        "base": StageConfig(kind="alt", steps=200, contrast_weight=1.0),
-        "short": StageConfig(kind="short", steps=150, lr=1e-3, contrast_weight=0.2),
-        "dense": StageConfig(kind="dense", steps=1300, contrast_weight=0.2),
+        "base": StageConfig(kind="alt", steps=300, lr=1e-3, still_share=1.0, contrast_weight=1.0),
+        "short": StageConfig(kind="short", steps=300, lr=1e-3, still_share=0.5, contrast_weight=0.2),
+        "dense": StageConfig(kind="dense", steps=2400, batch=16, lr=1e-3, still_share=0.5, contrast_weight=0.2),
     }
 
 
@@ -97,7 +97,7 @@ def train_stages(
         model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else load_stage(folder, "base")
         say(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
         chosen = settings[stage]
-        batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, round(chosen.easy_share * chosen.steps))
+        batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, round(chosen.still_share * chosen.steps))
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
         if rank == 0:
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
@@ -113,7 +113,8 @@ def train_stages(
 def measure_domain(folder: CaptionerFolder, stage: str, source: Source) -> Domain:
     """Thresholds for abstaining, from held-out clips of the film world or, where there are none, from the dataset's own."""
     config = folder.config
-    held = film_examples(HELD_OUT_EXAMPLES, source.seed + _HELD_OUT_SEED, config) if source.films else source.examples(config)[:HELD_OUT_EXAMPLES]
+    count = max(32, min(HELD_OUT_EXAMPLES, source.films))
+    held = film_examples(count, source.seed + _HELD_OUT_SEED, config) if source.films else source.examples(config)[:HELD_OUT_EXAMPLES]
     heard = listen_all(load_stage(folder, stage), folder, [example.frames for example in held], Decoding())
     return Domain.measure(
         [item.written.mean_logprob for item in heard], [item.alignment for item in heard], np.stack([item.embedding for item in heard])

@@ -40,8 +40,8 @@ class StageConfig:
     kind: str
     """Captions it learns: alt, short or dense."""
     steps: int
-    easy_share: float = 0.0
-    """Share of the steps, at the start, that draw only the shorter half of the captions."""
+    still_share: float = 0.0
+    """Share of the steps, at the start, in which clips of the film world are seen as pictures."""
     batch: int = 32
     """Clips of a step, over all processes."""
     accumulate: int = 1
@@ -216,6 +216,10 @@ def _step(run: Run, model: nn.Module, tokenizer: Tokens, batches: Batches, rank:
         (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
         total += token_loss.item() / num_tokens
         contrast_sum += contrast.item() * share
+    if processes > 1:
+        sums = torch.tensor([total, contrast_sum], device=device)
+        dist.all_reduce(sums)
+        total, contrast_sum = sums.tolist()
     norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
     if math.isfinite(norm):
         run.optimizer.step()
