@@ -23,6 +23,8 @@ _SHAPE_WORDS = {
     "ball": "ball", "balls": "ball", "sphere": "ball", "circle": "ball", "box": "box", "cube": "box", "square": "box", "triangle": "triangle",
     "pyramid": "triangle", "star": "star", "ring": "ring", "hoop": "ring",
 }  # fmt: skip
+_NOT_THINGS = {"video", "picture", "image", "clip", "frame", "shot"}
+"""Behind a shape's name, these are what has the shape: a square video shows no square."""
 _SIZE_WORDS = {"small": "small", "little": "small", "tiny": "small", "large": "large", "big": "large", "huge": "large"}
 _COLOR_WORDS = {name: name for name in COLORS} | {"violet": "purple", "crimson": "red", "rose": "pink"}
 _SETTINGS = {
@@ -80,7 +82,8 @@ def truth(shots: Iterable[Shot]) -> Slots:
         for shot in shots for thing in shot.things
     )  # fmt: skip
     is_video = first.duration_s > 0
-    return Slots(things, first.background, first.camera if is_video else "", relation(first), len(shots) - 1 if is_video else None, is_video)
+    related = next(filter(None, map(relation, shots)), "")
+    return Slots(things, first.background, first.camera if is_video else "", related, len(shots) - 1 if is_video else None, is_video)
 
 
 def _match(patterns: dict[str, str], text: str) -> str:
@@ -110,7 +113,8 @@ def read(caption: str) -> Slots:
 def _things(scene: str) -> list[ThingSlots]:
     """Objects in the order they are named; adjectives stand before the noun, what it does behind, up to the next object."""
     words = list(re.finditer(r"[a-z-]+", scene))
-    nouns = [index for index, word in enumerate(words) if word.group() in _SHAPE_WORDS]
+    after = [word.group() for word in words[1:]] + [""]
+    nouns = [index for index, word in enumerate(words) if word.group() in _SHAPE_WORDS and after[index] not in _NOT_THINGS]
     found = []
     for place, index in enumerate(nouns):
         before = [word.group() for word in words[max(nouns[place - 1] + 1 if place else 0, index - 4) : index]]

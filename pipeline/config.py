@@ -144,7 +144,16 @@ class IngestConfig:
             TypeError: there is a field this version does not know.
         """
         parts = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
-        return cls(**{name: parts[name](**value) if name in parts else value for name, value in stored.items()})
+
+        def restored(value: object) -> object:
+            return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+
+        return cls(
+            **{
+                name: parts[name](**{key: restored(item) for key, item in value.items()}) if name in parts else value
+                for name, value in stored.items()
+            }
+        )
 
 
 _NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "vae"}
