@@ -57,11 +57,10 @@ class ServerCaptioner:
         """Nothing to load; the client is made for each batch, since its connections belong to one event loop."""
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """Captions of each clip.
+        """Captions of each clip. A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the others keep theirs.
 
         Raises:
-            ClipError: a clip got no answer after all tries; raised only for a clip that is alone in its batch. In a larger batch such a clip has one empty caption
-                with the reason, which the gate rejects, so that what was paid for is kept.
+            BudgetSpentError: the budget allows no further request.
         """
         return asyncio.run(self._all(clips, attempt))
 
@@ -85,7 +84,7 @@ class ServerCaptioner:
         found: list[list[Caption]] = []
         for result in results:
             if isinstance(result, BaseException):
-                if not isinstance(result, ClipError) or len(clips) == 1:
+                if not isinstance(result, ClipError):
                     raise result
                 provenance = Provenance(backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id)
                 found.append([Caption(kind="dense", text="", source=self.name, provenance=provenance, finish_reason=f"error: {result.cause}"[:2000])])

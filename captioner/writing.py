@@ -25,7 +25,9 @@ def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int
 
 
 def _lacking(captions: Sequence[Caption]) -> set[str]:
-    """Kinds of which every caption so far was rejected."""
+    """Kinds of which every caption so far was rejected; none where the backend had no answer, which it tried for itself."""
+    if any(caption.finish_reason.startswith("error") for caption in captions):
+        return set()
     kept = {caption.kind for caption in captions if caption.verdict.status != "rejected"}
     return {caption.kind for caption in captions} - kept
 
