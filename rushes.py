@@ -8,17 +8,18 @@ HELP = """rushes: raw footage in, a trained text-to-video model out.
 
   rushes world make OUT              render a film world with exact truth
   rushes ingest FOOTAGE --out DATA   curate, caption, embed and encode footage on Ray
-  rushes plan | status | recaption   other verbs of the pipeline
+  rushes plan | status | recaption | retry | replay | launch   other verbs of the pipeline
   rushes info | verify | ls | show | query | export    look into a dataset
   rushes fit | sample | report       train a DiT and sample from it
   rushes vae ...                     train the VAE, encode and decode files
   rushes caption FILE ...            caption videos and images
+  rushes captioner ...               train, measure and compare captioners, upsample prompts
   rushes dashboard DATA              watch a dataset in the browser
 
 Each verb has --help. `rushes VERB` is `python -m PACKAGE VERB`.
 """
 
-PIPELINE = {"plan", "ingest", "recaption", "status"}
+PIPELINE = {"plan", "ingest", "recaption", "retry", "replay", "launch", "status"}
 MANIFESTS = {"info", "verify", "ls", "show", "query", "export"}
 TRAINER = {"fit", "sample", "report"}
 PACKAGES = {"world", "vae", "captioner", "pipeline", "trainer", "manifests", "dashboard"}

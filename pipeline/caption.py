@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from captioner import Caption, ClipFrames, Usage, judge, make_captioner, write_captions
+from captioner.gates import lowest_aligned
 from captioner.given import given_captions
 from captioner.protocol import with_verdict
 from manifests import queries
@@ -47,7 +48,7 @@ class CaptionStage:
     def __init__(self, config: CaptionConfig, preview: Column) -> None:
         self.config, self.preview = config, preview
         self.needs: tuple[Column, ...] = (preview,)
-        settings = {"version": make_captioner(config).version, "retries": config.retries}
+        settings = {"version": make_captioner(config).version, "retries": config.retries, "low_alignment_share": config.low_alignment_share}
         self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
 
     def setup(self) -> None:
@@ -89,17 +90,39 @@ class CaptionStage:
                     failures.append(self._failure(clip.facts, shard, "no_answer", error_text))
                     continue
                 rows += own
-                if not any(row["status"] == "accepted" and row["kind"] != "window" for row in own):
-                    reason = "out_of_domain" if own and all(row["status"] == "out_of_domain" for row in own) else "no_caption_accepted"
-                    drops.append(self._origin(clip.facts, shard) | {"reason": reason, "value": float(len(own)), "threshold": 1.0})
             progress(
                 f"{begin + len(batch)}/{len(clips)} clips, {len(rows)} captions, {cost.output_tokens} tokens, {cost.requests} requests, {cost.seconds:.1f} s"
             )
+        self._reject_low(rows)
+        drops += self._without_caption(clips, rows, failures, shard)
         account = Account(len(clips), len(clips) - len(drops) - len(failures), len(drops), len(failures))
         stats = {name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens", "num_requests")}
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             commit.commit({"captions": rows, "drops": drops, "failures": failures}, account, stats)
         return account
+
+    def _reject_low(self, rows: list[dict]) -> None:
+        """Reject the captions of the shard that fit their clips worst, where the backend says how well they fit."""
+        scores = {row["caption_id"]: json.loads(row["scores_json"]).get("alignment") for row in rows if row["status"] == "accepted"}
+        known = {name: score for name, score in scores.items() if score is not None}
+        low = lowest_aligned(known, self.config.low_alignment_share)
+        for row in rows:
+            if row["caption_id"] in low:
+                row["status"], row["reasons"] = "rejected", [f"alignment_percentile:{known[row['caption_id']]:.3f}"]
+
+    def _without_caption(self, clips: list[dict], rows: list[dict], failures: list[dict], shard: int) -> list[dict]:
+        """Drops of the clips that were captioned and have no caption the trainer could draw."""
+        own: dict[str, list[dict]] = defaultdict(list)
+        for row in rows:
+            own[row["clip_id"]].append(row)
+        failed = {row["item_id"] for row in failures}
+        drops = []
+        for clip in clips:
+            found = own[clip["clip_id"]]
+            if clip["clip_id"] not in failed and not any(row["status"] == "accepted" and row["kind"] != "window" for row in found):
+                reason = "out_of_domain" if found and all(row["status"] == "out_of_domain" for row in found) else "no_caption_accepted"
+                drops.append(self._origin(clip, shard) | {"reason": reason, "value": float(len(found)), "threshold": 1.0})
+        return drops
 
     def _origin(self, clip: dict, shard: int) -> dict:
         return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"]} | {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}

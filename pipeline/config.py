@@ -75,6 +75,9 @@ class DedupConfig:
 class CaptionConfig(CaptionerOptions):
     """Which captioner runs, and how: the captioner's own options, and how many clips it is given at a time."""
 
+    low_alignment_share: float = 0.0
+    """Of each shard's captions that a backend scores against their clips, this share with the lowest scores is rejected (reason alignment_percentile)."""
+
     batch: int = 16
     """Clips per call. Does not enter the fingerprint."""
 

@@ -127,6 +127,8 @@ class Sample:
     """File to write."""
     prompt: str = ""
     """What to show."""
+    upsample: bool = False
+    """Fill the prompt up to the kind of caption the model was trained on (`python -m captioner upsample`); every word of it stays."""
     width: int = 128
     """Pixels."""
     height: int = 96
@@ -146,6 +148,7 @@ class Sample:
     """Folder of the VAE; that of the training data if left out."""
 
     def run(self) -> int:
+        from captioner.commands import upsampler
         from media.images import encode_png
         from media.writer import write_video
         from trainer.export import load_model
@@ -158,7 +161,10 @@ class Sample:
             raise UsageError(str(self.out), f"cannot hold {self.frames} frames", "Use .png with --frames 1, else .mp4 or .webm.")
         trained = load_model(self.run_folder)
         canvas = Canvas(num_frames=self.frames, height_px=self.height, width_px=self.width, fps=self.fps)
-        latent = sample_latent(trained, canvas, self.prompt, seed=self.seed, steps=self.steps, guidance=self.guidance, solver=self.solver)
+        prompt = upsampler()(self.prompt, self.frames > 1) if self.upsample and self.prompt else self.prompt
+        if prompt != self.prompt:
+            cli.say(f"prompt: {prompt}")
+        latent = sample_latent(trained, canvas, prompt, seed=self.seed, steps=self.steps, guidance=self.guidance, solver=self.solver)
         frames = to_frames(load_vae(self.vae or trained.record["vae"] or DEFAULT_WEIGHTS), latent, canvas).numpy()
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if self.frames == 1:

@@ -74,7 +74,7 @@ def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
 
 def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_path, capsys):
     with ChatServer(answer=calm) as server:
-        stages, _ = caption(copy, CaptionConfig(captioner="openai", server=server.url, model="tiny", batch=8))
+        caption(copy, CaptionConfig(captioner="openai", server=server.url, model="tiny", batch=8))
     first, second = (load_catalog(copy, View.load(copy, name), 0.06) for name in ("default", "second"))
     assert first.digest != second.digest
     assert {source for rows in second.captions.values() for _, _, source in rows} >= {"openai", "ground_truth", "alt"}
