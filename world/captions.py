@@ -85,5 +85,14 @@ def alt(shots: list[Shot], seed: int) -> str:
         "Shop our summer sale",
         f"DSC00{rng.integers(100, 999)}",
     ]
-    half = [f"{main.shape} video", f"{main.color} {main.shape}", f"{main.shape} {shots[0].background} animation", f"a {main.color} thing moving"]
+    move = "" if shots[0].duration_s == 0 or main.motion == "still" else f" moving {main.motion}"
+    half = [
+        f"{main.shape} video",
+        f"{main.color} {main.shape}",
+        f"{main.size} {main.shape} {shots[0].background} animation",
+        f"a {main.color} {main.shape}{move}",
+        f"{main.shape}{move} stock footage",
+    ]
+    if shots[0].duration_s > 0 and shots[0].camera != "handheld":
+        half.append(f"{shots[0].camera.replace('_', ' ')} {shots[0].background} shot")
     return str(rng.choice(junk if rng.random() < 0.35 else half))

@@ -25,41 +25,27 @@ from manifests.errors import UsageError
 EXTRA = ("temporal", "difference.")
 
 
-class ConvBlock(nn.Module):
-    """x + conv(gelu(conv(gelu(norm(x))))), normed over channels at each position. x: [B, C, H, W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.first, self.second = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x.movedim(1, -1)).movedim(-1, 1)
-        return x + self.second(F.gelu(self.first(F.gelu(h))))
-
-
 class ConvStem(nn.Module):
-    """Pixels to patch embeddings of stride `patch_px` (even): shapes a few patches wide are told here, with far less data than attention needs.
+    """Pixels to patch embeddings of stride `patch_px` (even) by three convolutions at half the stride: shapes a few patches wide are told here.
 
-    Its strided layers are matrix products over patches, whose gradients are several times faster on a CPU than those of strided convolutions.
+    Told by labels alone, such a stem learns the film world's shapes from 30,000 pictures; a linear patch embedding and attention did not begin to. Its group norms
+    take the background's share out of every picture, so that what is small and different stands out. The strided first layer is a matrix product over patches,
+    whose gradient is several times faster on a CPU than that of a strided convolution.
     """
 
-    def __init__(self, channels: int, width: int, patch_px: int, is_deep: bool) -> None:
+    def __init__(self, channels: int, width: int, patch_px: int) -> None:
         super().__init__()
-        self.inner_px, inner = patch_px // 2, 3 * width // 8
-        self.inner, self.outer = nn.Linear(channels * self.inner_px**2, inner), nn.Linear(4 * inner, width)
-        self.fine = ConvBlock(inner)
-        self.coarse = ConvBlock(width) if is_deep else nn.Identity()
+        self.inner_px, inner = patch_px // 2, width // 2
+        self.inner = nn.Linear(channels * self.inner_px**2, 48)
+        self.convs = nn.ModuleList([nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in ((48, inner), (inner, inner), (inner, width))])
+        self.norms = nn.ModuleList([nn.GroupNorm(8, channels) for channels in (inner, inner, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, D, H / patch, W / patch]."""
-        h = self.fine(_over_patches(self.inner, x, self.inner_px))
-        return self.coarse(_over_patches(self.outer, F.gelu(h), 2))
-
-
-def _over_patches(layer: nn.Linear, x: Tensor, side: int) -> Tensor:
-    return layer(F.pixel_unshuffle(x, side).movedim(1, -1)).movedim(-1, 1)
+        h = self.inner(F.pixel_unshuffle(x, self.inner_px).movedim(1, -1)).movedim(-1, 1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = norm(conv(F.relu(h)))
+        return F.max_pool2d(h, 2)
 
 
 def _waves(rows: int, columns: int, width: int) -> Tensor:
@@ -85,8 +71,8 @@ class VideoCoCa(CoCa):
         self.config = config
         width, visual = config.vision_width, self.visual
         if config.stem == "conv":
-            visual.conv1 = ConvStem(3, width, config.patch_px, is_deep=True)
-            self.difference: nn.Module = ConvStem(6, width, config.patch_px, is_deep=False)
+            visual.conv1 = ConvStem(3, width, config.patch_px)
+            self.difference: nn.Module = ConvStem(6, width, config.patch_px)
         else:
             self.difference = nn.Conv2d(3, width, config.patch_px, config.patch_px, bias=False)
             nn.init.zeros_(self.difference.weight)
