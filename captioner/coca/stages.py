@@ -51,9 +51,9 @@ class Source:
 def tiny_stages() -> dict[str, StageConfig]:
     """Twenty minutes on two cores, all three."""
     return {
-        "base": StageConfig(kind="alt", steps=1500, lr=1.2e-3, still_share=0.8, contrast_weight=1.0),
-        "short": StageConfig(kind="short", steps=400, lr=8e-4, still_share=0.25, contrast_weight=0.2),
-        "dense": StageConfig(kind="dense", steps=1800, batch=16, lr=1e-3, still_share=0.35, contrast_weight=0.2),
+        "base": StageConfig(kind="alt", steps=400, lr=1.2e-3, still_share=0.9, contrast_weight=1.0),
+        "short": StageConfig(kind="short", steps=300, lr=8e-4, still_share=0.5, contrast_weight=0.2),
+        "dense": StageConfig(kind="dense", steps=2600, batch=16, lr=1e-3, still_share=0.55, contrast_weight=0.2),
     }
 
 

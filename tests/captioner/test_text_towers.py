@@ -7,7 +7,11 @@ import torch
 from transformers import Qwen2Config, Qwen2Model, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from captioner import make_text_encoder
+from captioner.coca.checkpoint import save_stage, write_folder
+from captioner.coca.model import VideoCoCa
+from captioner.coca.tokenizer import CaptionTokenizer
 from manifests.errors import UsageError
+from tests.captioner.test_coca import SMALL
 from tests.captioner.tiny_vlm import tokenizer
 
 TEXTS = ["a red ball", "A large blue box in a sandy desert, in warm light. The camera pans right.", "x"]
@@ -65,10 +69,15 @@ def test_any_text_tower_of_open_clip(tmp_path):
     check(make_text_encoder("open_clip", f"local-dir:{tmp_path}"))
 
 
-def test_the_captioners_own_tower_is_the_default_and_knows_like_words():
-    encoder = make_text_encoder("coca")
+def test_the_captioners_own_tower(tmp_path):
+    words = CaptionTokenizer.train(TEXTS * 10, SMALL.vocab_size)
+    torch.manual_seed(0)
+    save_stage(write_folder(tmp_path, SMALL, words), "dense", VideoCoCa(SMALL).state_dict(), {})
+    encoder = make_text_encoder("coca", str(tmp_path))
     check(encoder)
     assert encoder.version.startswith("coca-text/1:")
+    with pytest.raises(UsageError, match="holds no captioner"):
+        make_text_encoder("coca", str(tmp_path / "nothing"))
 
 
 def test_models_must_be_named():
