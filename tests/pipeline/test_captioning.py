@@ -4,9 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from captioner import server as module
 from captioner.__main__ import VERBS
+from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
+from captioner.coca.model import VideoCoCa
+from captioner.coca.tokenizer import CaptionTokenizer
 from manifests import cli, queries
 from manifests.layout import Dataset
 from manifests.views import View
@@ -16,6 +20,7 @@ from pipeline.config import CaptionConfig, TextConfig
 from pipeline.stage import run_stage
 from pipeline.text import TextStage
 from tests.captioner.chat_server import ANSWER, ChatServer
+from tests.captioner.test_coca import SMALL
 from trainer.catalog import load_catalog
 
 
@@ -98,3 +103,23 @@ def test_a_new_prompt_or_model_is_a_new_column_and_the_number_of_requests_at_onc
 
     assert column() == column(concurrency=2) == column(timeout_s=5.0) == column(server="http://127.0.0.1:10/v1")
     assert len({str(column()), str(column(model="b")), str(column(prompt="plain-1")), str(column(seed=1)), str(column(temperature=0.5))}) == 5
+
+
+def test_the_projects_own_captioner_gives_the_same_bytes_twice_and_says_where_they_came_from(copy, tmp_path):
+    words = CaptionTokenizer.train(["A small red ball that moves up."] * 40, SMALL.vocab_size)
+    folder = write_folder(tmp_path / "weights", SMALL, words)
+    torch.manual_seed(0)
+    for stage in ("short", "dense"):
+        save_stage(folder, stage, VideoCoCa(SMALL).state_dict(), {})
+    config = CaptionConfig(captioner="coca", model=str(tmp_path / "weights"), max_tokens=12, retries=0)
+    stages, account = caption(copy, config)
+    assert account.num_in == account.num_kept  # what footage came with is kept, whatever random weights say
+    rows = [row for row in queries.table(copy, "captions", stages[0].column).to_pylist() if row["source"] == "coca"]
+    assert {row["weights"] for row in rows} == {stage_digest(tmp_path / "weights", stage) for stage in ("short", "dense")}
+    assert all(json.loads(row["scores_json"])["mean_logprob"] < 0 for row in rows)
+    assert all("cut_off" in row["reasons"] for row in rows if row["finish_reason"] == "length")
+    parts = {path: path.read_bytes() for path in (tmp_path / "ds" / "tables" / "captions" / str(stages[0].column)).iterdir()}
+    for path in (tmp_path / "ds" / "tables" / "shards" / str(stages[0].column)).iterdir():
+        path.unlink()
+    caption(copy, config)
+    assert {path: path.read_bytes() for path in parts} == parts
