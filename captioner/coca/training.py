@@ -59,15 +59,13 @@ class StageConfig:
     save_every: int = 200
 
 
-def losses(model: nn.Module, clips: Tensor, ids: Tensor, config: StageConfig) -> tuple[Tensor, Tensor, int]:
+def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
     """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B, L]."""
     embedding, text_embedding, logits = model(clips, ids)
     targets = ids[:, 1:].clone()
     targets[ids[:, 1:] == PAD] = -100
     token_loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
-    core = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    assert isinstance(core, VideoCoCa)
-    scores = core.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
+    scores = model.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
     own = torch.arange(len(ids), device=ids.device)
     contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
     return token_loss, contrast, int((targets != -100).sum())
@@ -167,14 +165,13 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
     resumed = run.load()
     if resumed and rank == 0:
         say(f"captioner: {config.kind}: resumed after step {run.step}")
-    parallel = nn.parallel.DistributedDataParallel(model) if processes > 1 else model
     metrics = folder / "metrics.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     _cut(metrics, run.step)
     begin, told_s, first = time.monotonic(), 0.0, run.step
     with open(metrics, "a", buffering=1) as log:
         while run.step < config.steps:
-            row = _step(run, parallel, tokenizer, batches, rank, processes, device)
+            row = _step(run, tokenizer, batches, rank, processes, device)
             run.step += 1
             if rank == 0:
                 log.write(json.dumps({"step": run.step - 1, **row}) + "\n")
@@ -197,7 +194,19 @@ def _cut(metrics: Path, step: int) -> None:
         metrics.write_text("".join(f"{line}\n" for line in lines))
 
 
-def _step(run: Run, model: nn.Module, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device) -> dict[str, float]:
+def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
+    """Sum gradients and numbers over all processes, in place and in one call. A process that had no row of a small batch, or no use for a weight, adds nothing."""
+    weights = [value for value in model.parameters() if value.requires_grad]
+    flat = [(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in weights]
+    everything = torch.cat([*flat, torch.tensor(numbers, dtype=flat[0].dtype, device=flat[0].device)])
+    dist.all_reduce(everything)
+    pieces = everything.split([*(value.numel() for value in weights), len(numbers)])
+    for value, piece in zip(weights, pieces[:-1], strict=True):
+        value.grad = piece.view_as(value).clone()
+    return [float(number) for number in pieces[-1]]
+
+
+def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device) -> dict[str, float]:
     config = run.config
     clips, texts = batches.at(run.step)
     ids = batch(tokenizer, texts, run.model.config.context_length)
@@ -210,16 +219,14 @@ def _step(run: Run, model: nn.Module, tokenizer: Tokens, batches: Batches, rank:
     for part in (part for part in parts if part):
         pixels, tokens = normalised(clips[part]).to(device), ids[part].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
-            token_loss, contrast, _ = losses(model, pixels, tokens, config)
+            token_loss, contrast, _ = losses(run.model, pixels, tokens)
         share = len(part) / len(texts)
         loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
-        (loss * processes).backward()  # DistributedDataParallel takes the mean over processes
+        loss.backward()
         total += token_loss.item() / num_tokens
         contrast_sum += contrast.item() * share
     if processes > 1:
-        sums = torch.tensor([total, contrast_sum], device=device)
-        dist.all_reduce(sums)
-        total, contrast_sum = sums.tolist()
+        total, contrast_sum = _summed(run.model, [total, contrast_sum])
     norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
     if math.isfinite(norm):
         run.optimizer.step()
