@@ -47,8 +47,8 @@ class Info:
         dataset = Dataset(self.dataset)
         sources = Counter(queries.table(dataset, "sources")["status"].to_pylist())
         shards = queries.table(dataset, "shards").to_pylist()
-        reasons = Counter((row["stage"], row["reason"]) for row in queries.table(dataset, "drops").to_pylist())
-        errors = Counter((row["stage"], row["error"]) for row in queries.table(dataset, "failures").to_pylist())
+        reasons = Counter((name, reason) for name, rows in queries.by_column(dataset, "drops").items() for reason in rows["reason"].to_pylist())
+        errors = Counter((name, error) for name, rows in queries.by_column(dataset, "failures").items() for error in rows["error"].to_pylist())
         columns = []
         for name, account in accounts(dataset).items():
             own = [row for row in shards if f"{row['column']}@{row['fingerprint']}" == name]
@@ -61,17 +61,17 @@ class Info:
                 {
                     "sources": sources,
                     "columns": [dict(zip(header, row, strict=True)) for row in columns],
-                    "drops": [{"stage": stage, "reason": reason, "count": count} for (stage, reason), count in reasons.items()],
-                    "failures": [{"stage": stage, "error": error, "count": count} for (stage, error), count in errors.items()],
+                    "drops": [{"column": column, "reason": reason, "count": count} for (column, reason), count in reasons.items()],
+                    "failures": [{"column": column, "error": error, "count": count} for (column, error), count in errors.items()],
                 }
             )
             return cli.DONE
         cli.print_table("sources", ["status", "count"], [[key, value] for key, value in sorted(sources.items())])
         cli.print_table("columns", header, columns)
         if reasons:
-            cli.print_table("drops", ["stage", "reason", "count"], [[*key, value] for key, value in sorted(reasons.items())])
+            cli.print_table("drops", ["column", "reason", "count"], [[*key, value] for key, value in sorted(reasons.items())])
         if errors:
-            cli.print_table("failures", ["stage", "error", "count"], [[*key, value] for key, value in sorted(errors.items())])
+            cli.print_table("failures", ["column", "error", "count"], [[*key, value] for key, value in sorted(errors.items())])
         return cli.DONE
 
 
@@ -115,6 +115,8 @@ class Ls:
     """Print JSON."""
 
     def run(self) -> int:
+        if self.limit < 0:
+            raise UsageError("--limit", f"is {self.limit}", "It must be 0 or more.")
         rows = queries.table(Dataset(self.dataset), self.table)
         show(rows.slice(0, self.limit) if self.limit else rows, self.table, self.json)
         cli.say(f"{rows.num_rows} rows")

@@ -61,6 +61,14 @@ def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table
     return _read(dataset, name, paths)
 
 
+def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
+    """Rows of a table for each column version that wrote some, by the version's name; `plan` for those of the plan. Two versions of a column are not added up."""
+    found = {str(column): table(dataset, name, column) for column in dataset.columns()}
+    if name in _PLAN_TABLES:
+        found = {"plan": _read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()])} | found
+    return {column: rows for column, rows in found.items() if rows.num_rows}
+
+
 def connect(dataset: Dataset, columns: dict[str, Column] | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with every table registered and no other file within reach.
 

@@ -23,7 +23,7 @@ from manifests.views import View
 from pipeline.caption import CaptionStage
 from pipeline.cluster import connect, interrupt_on_signals
 from pipeline.config import IngestConfig
-from pipeline.engine import build_stages, execute, plan_generation
+from pipeline.engine import build_stages, execute, open_for, plan_generation
 from pipeline.estimate import Prices, print_estimate
 from pipeline.launch import Launch
 from pipeline.repair import Replay, Retry
@@ -50,9 +50,9 @@ class Plan(IngestConfig):
     prices: Prices = field(default_factory=Prices)
 
     def run(self) -> int:
-        dataset = Dataset.create(self.out)
+        dataset, found = open_for(self.footage, self.out)
         connect()
-        plan_generation(dataset, self.footage, dataclasses.replace(self.plan, limit=self.limit or self.plan.limit))
+        plan_generation(dataset, found, dataclasses.replace(self.plan, limit=self.limit or self.plan.limit))
         segments = queries.plan(dataset)
         cli.print_table(
             "plan",
@@ -96,9 +96,9 @@ class Ingest(IngestConfig):
         stages = build_stages(config)
         if self.dry_run:
             return self._dry_run(stages)
-        dataset = Dataset.create(self.out)
+        dataset, found = open_for(self.footage, self.out)
         where = connect()
-        plan_generation(dataset, self.footage, dataclasses.replace(self.plan, limit=self.limit or self.plan.limit))
+        plan_generation(dataset, found, dataclasses.replace(self.plan, limit=self.limit or self.plan.limit))
         return execute(dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view)
 
     def _dry_run(self, stages: list[Stage]) -> int:

@@ -5,6 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 
 from captioner.options import CaptionerOptions
+from manifests.errors import UsageError
+
+
+def _at_least(config: object, section: str, **least: float) -> None:
+    """Refuse a setting below its least value; None, where a setting may be None, is no number.
+
+    Raises:
+        UsageError: it names the option as one types it.
+    """
+    for name, value in least.items():
+        given = getattr(config, name)
+        if given is not None and not given >= value:
+            raise UsageError(f"--{section}.{name.replace('_', '-')}", f"is {given}", f"It must be {value:g} or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +32,9 @@ class PlanConfig:
     """Seed of the shuffle that deals segments to shards."""
     limit: int = 0
     """Take only the first N files; 0 for all."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "plan", segment_s=1.0, shard_s=0.1, limit=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +61,12 @@ class CurateConfig:
     """A segment that gives no frame for so long is a failure (cause time_limit). Does not enter the fingerprint."""
     item_limit_bytes: int = 8 << 30
     """A segment for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, "curate", cut_threshold=0.1, lead_in_s=0.0, min_clip_s=0.0, max_clip_s=0.1, preview_fps=0.01, preview_px=16, proxy_px=16, proxy_fps=0.01,
+            item_limit_s=0.01, item_limit_bytes=1,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +130,9 @@ class EncodeConfig:
     """A clip that takes longer is a failure (reason time_limit). Does not enter the fingerprint."""
     item_limit_bytes: int = 16 << 30
     """A clip for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "encode", max_pixels=64, max_fps=0.01, item_limit_s=0.01, item_limit_bytes=1)
 
 
 @dataclass(frozen=True, kw_only=True)

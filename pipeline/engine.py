@@ -24,7 +24,7 @@ from pipeline.encode import Encode
 from pipeline.near_duplicates import Spread
 from pipeline.plan import make_plan
 from pipeline.runner import probe_on_ray, run_stages, start_run
-from pipeline.sources import failed_row, list_sources, source_row
+from pipeline.sources import Found, failed_row, list_sources, source_row
 from pipeline.stage import Stage
 from pipeline.text import TextStage
 
@@ -60,9 +60,24 @@ def mark_duplicates(dataset: Dataset, stages: list[Stage], config: IngestConfig,
     return dedup(dataset, columns["preview"], columns.get("embed"), config.dedup, spread) if config.dedup.enabled else None
 
 
-def plan_generation(dataset: Dataset, footage: list[str], config: PlanConfig, retries_failed: bool = False) -> None:
-    """Append what is new of the footage to the plan; with `retries_failed`, also what could not be read before."""
-    rows = make_plan(dataset, list_sources(footage), config, probe_on_ray(source_row, failed_row), retries_failed)
+def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
+    """The dataset at `out`, made if missing, and the files that the footage names: these first, so that a wrong path leaves nothing behind.
+
+    Raises:
+        UsageError: the footage names nothing at all and there is no plan to go on with.
+    """
+    found = list_sources(footage)
+    before = Dataset.open_if_there(out)
+    if not found and (before is None or not before.generations()):
+        raise UsageError(
+            ", ".join(footage) or "no footage", "holds no file to ingest", "Name folders, files, patterns or lists of videos and images."
+        )
+    return before or Dataset.create(out), found
+
+
+def plan_generation(dataset: Dataset, found: list[Found], config: PlanConfig, retries_failed: bool = False) -> None:
+    """Append what is new of the files to the plan; with `retries_failed`, also what could not be read before."""
+    rows = make_plan(dataset, found, config, probe_on_ray(source_row, failed_row), retries_failed)
     counts = Counter(row["status"] for row in rows)
     cli.say(f"plan: {len(rows)} new files: {counts['kept']} kept, {counts['dropped']} dropped, {counts['failed']} failed")
 

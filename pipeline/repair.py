@@ -18,6 +18,7 @@ from manifests.views import View
 from pipeline.cluster import connect
 from pipeline.config import IngestConfig
 from pipeline.engine import build_stages, execute, plan_generation
+from pipeline.sources import list_sources
 from pipeline.stage import Stage, run_stage
 
 
@@ -102,7 +103,7 @@ class Retry:
             return cli.DONE
         where = connect()
         if sources:
-            plan_generation(dataset, sources, config.plan, retries_failed=True)
+            plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
         take_back(dataset, stages, forced)
         return execute(dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view)
 

@@ -42,6 +42,9 @@ class RunOptions:
     """Seed of order, noise and initial weights."""
 
     def config(self) -> FitConfig:
+        for name in ("tokens", "packs_per_step", "steps"):
+            if (given := getattr(self, name)) is not None and given < 1:
+                raise UsageError(f"--{name.replace('_', '-')}", f"is {given}", "It must be 1 or more.")
         return preset(self.preset, tokens=self.tokens, packs_per_step=self.packs_per_step, steps=self.steps, lr=self.lr, seed=self.seed)
 
 

@@ -157,8 +157,13 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
     )
     log = RunLog(out, step)
     before = _validate(out, model, ema, validation, config, step) if step == 0 else None
-    step = _loop(model, ema, optimizer, Loader(reader, plan), config, out, digest, step, log, device, stop)
-    log.close()
+    try:
+        step = _loop(model, ema, optimizer, Loader(reader, plan), config, out, digest, step, log, device, stop)
+    except Interrupted:
+        save_model(out / "model", ema, config, catalog, view, dataset)  # one may sample from a run that was stopped
+        raise
+    finally:
+        log.close()
     after = _validate(out, model, ema, validation, config, step)
     save_model(out / "model", ema, config, catalog, view, dataset)
     if before:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifests.errors import UsageError
+
 POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 16
@@ -96,11 +98,13 @@ def plan_epoch(
     work, shuffle the steps. The last step may have fewer packs than `packs_per_step`.
 
     Raises:
-        ValueError: one latent frame of a sample alone exceeds the budget.
+        UsageError: one latent frame of a sample alone exceeds the budget.
     """
     for sample in samples:
         if Sample(sample.clip_id, 0, patch[0], sample.latent_h, sample.latent_w).tokens(patch) > budget:
-            raise ValueError(f"one frame of clip {sample.clip_id} needs more than {budget} tokens; raise the budget or encode at fewer pixels")
+            raise UsageError(
+                "--tokens", f"{budget} are fewer than one frame of clip {sample.clip_id} needs", "Raise the budget, or encode at fewer pixels."
+            )
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     by_shard: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):

@@ -42,5 +42,12 @@ def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
 
 
 def weights_digest(folder: Path | str = DEFAULT_WEIGHTS) -> str:
-    """sha256 of the weights file: part of the latent column's fingerprint."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+    """sha256 of the weights file: part of the latent column's fingerprint.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.exists():
+        raise UsageError(str(folder), "holds no VAE (no model.safetensors)", "Train one with `python -m vae train`.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -67,4 +67,11 @@ def test_a_plan_that_can_never_run_is_refused_at_once(films, tmp_path):
 def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
     assert "preview@" in run("pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run").stdout
     assert "nosuch" in run("pipeline", "ingest", tmp_path / "nosuch", "--out", tmp_path / "ds", "--dry-run", check=2).stderr
+    for options, word in (
+        (["--curate.max-clip-s", "-1"], "--curate.max-clip-s"), (["--encode.max-pixels", 3], "--encode.max-pixels"), (["--encode.vae", "/nowhere"], "/nowhere"),
+    ):  # fmt: skip
+        assert word in run("pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2).stderr
+    (tmp_path / "empty").mkdir()
+    assert "holds no file" in run("pipeline", "plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
+    assert "nosuch" in run("pipeline", "plan", tmp_path / "nosuch", "--out", tmp_path / "ds", check=2).stderr
     assert not (tmp_path / "ds").exists()

@@ -90,3 +90,10 @@ def test_a_dataset_cannot_be_made_where_a_file_is(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         Dataset.create(str(tmp_path / "file"))
+
+
+def test_versions_of_a_column_are_not_added_up(dataset):
+    found = queries.by_column(dataset, "clips")
+    [preview] = [column for column in dataset.columns() if column.name == "preview"]
+    assert {name: rows.num_rows for name, rows in found.items()} == {str(preview): queries.table(dataset, "clips", preview).num_rows}
+    assert set(queries.by_column(dataset, "sources")) == {"plan"}

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.errors import UsageError
 from trainer.packs import PlanStream, Sample, plan_epoch, pool_largest_fit, rank_packs
 
 PATCH = (1, 2, 2)
@@ -59,5 +60,5 @@ def test_a_sample_over_the_budget_is_windowed_and_counted():
 
 
 def test_a_frame_over_the_budget_is_refused_by_name():
-    with pytest.raises(ValueError, match="huge"):
+    with pytest.raises(UsageError, match="huge"):
         plan_epoch([Sample("huge", 0, 1, 100, 100)], seed=0, epoch=0, budget=100, packs_per_step=1, patch=PATCH, width=192)
