@@ -1,0 +1,27 @@
+"""A training command as a Ray Train job: two workers take one global batch."""
+
+import json
+
+import pytest
+
+from tests.e2e.commands import run
+
+OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage", "base")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_ray_workers_train_as_one_process(tmp_path):
+    run("captioner", "train", tmp_path / "one", *OPTIONS)
+    run("pipeline", "launch", "--workers", 2, "--cpus", 0.5, "--", "captioner", "train", tmp_path / "two", *OPTIONS)
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "training" / "base" / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(two) == 2
+    assert one[0] == pytest.approx(two[0], rel=1e-4)
+    assert (tmp_path / "two" / "base.safetensors").exists()
+
+
+def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
+    assert "is not a training command" in run("pipeline", "launch", "manifests", "info", check=2).stderr
