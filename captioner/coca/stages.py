@@ -49,7 +49,7 @@ class Source:
 
 
 def tiny_stages() -> dict[str, StageConfig]:
-    """Twenty minutes on two cores, all three."""
+    """Meant for about twenty minutes on two free cores, all three; not yet timed on such."""
     return {
         "base": StageConfig(kind="alt", steps=400, lr=1.2e-3, still_share=0.9, contrast_weight=1.0),
         "short": StageConfig(kind="short", steps=300, lr=8e-4, still_share=0.5, contrast_weight=0.2),
