@@ -188,6 +188,11 @@ LATENTS = [
     ("fps", pa.float64()),
     ("scale", pa.float64()),  # encoded size over display size, one factor for both axes
     ("num_source_frames", pa.int32()),  # before max_fps picked among them
+    ("audit_psnr_db", pa.float64()),  # null where the clip was not in the audited sample
+    ("audit_ssim", pa.float64()),
+    ("audit_flicker", pa.float64()),  # |d/dt of the error| over |d/dt of the clip|
+    ("audit_drift_db", pa.float64()),  # lost over five round trips
+    ("audit_flag", pa.string()),  # low_psnr, flicker, drift, with commas; empty: nothing amiss
 ]
 SHARDS = [
     ("column", pa.string()),

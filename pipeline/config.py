@@ -126,6 +126,8 @@ class EncodeConfig:
     """Rate cap: existing frames are picked evenly. None for native rate."""
     vae: str = ""
     """Folder of the VAE's weights; empty for the small one that comes with the project. Its digest enters the fingerprint, its path does not."""
+    audit_share: float = 0.04
+    """Share of the clips that are decoded again and measured: PSNR, SSIM, flicker, drift over five round trips (columns `audit_*` of the latents table)."""
     item_limit_s: float = 1800.0
     """A clip that takes longer is a failure (reason time_limit). Does not enter the fingerprint."""
     item_limit_bytes: int = 16 << 30

@@ -1,14 +1,15 @@
 """The `latent` column: every kept clip at training size through the spacetime VAE, as posterior mean and log-variance.
 
-Clips are streamed: frames go into the encoder as they are decoded, so memory does not grow with a clip's length. Encoding is in fp32, storage in bf16.
+Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with its length; short ones of one shape go through the model
+together. Encoding is in fp32, storage in bf16. A sample of the clips is decoded again and measured (`vae.audit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import groupby, islice
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -17,79 +18,96 @@ from manifests.commit import Account, ShardCommit
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
-from media import Frame, MediaError, Probe, VideoReader
-from media.reader import EPSILON_S
+from media import MediaError
 from pipeline.blame import blame
+from pipeline.clip_frames import ClipRouter, Picked, ReadAhead
 from pipeline.config import EncodeConfig, fingerprinted
 from pipeline.sources import facts_of
 from pipeline.stage import Journal
-from vae import DEFAULT_WEIGHTS, load_vae, weights_digest
-from vae.clips import to_video
+from vae import DEFAULT_WEIGHTS, VAE, load_vae, weights_digest
+from vae.audit import MOST_PIXELS, audit, is_audited, latent_picture
+from vae.clips import as_float, to_video
+from vae.stats import ChannelStats
 
-CODE_VERSION = 1
-_PUSH_FRAMES = 32
-SPARSE_SHARE = 0.3  # below it, jumping to the clips costs less than reading past them
-
-
-class ChannelStats:
-    """Running mean and variance of each latent channel, mergeable across shards (Chan et al. 1979)."""
-
-    def __init__(self, channels: int) -> None:
-        self.count, self.mean, self.m2 = 0, np.zeros(channels), np.zeros(channels)
-
-    def add(self, latent: torch.Tensor) -> None:
-        """latent: [C, t, h, w]."""
-        flat = latent.flatten(1).double().numpy()
-        count, mean = flat.shape[1], flat.mean(1)
-        m2 = ((flat - mean[:, None]) ** 2).sum(1)
-        total, delta = self.count + count, mean - self.mean
-        self.mean = self.mean + delta * count / total
-        self.m2 = self.m2 + m2 + delta**2 * self.count * count / total
-        self.count = total
-
-    def to_dict(self) -> dict:
-        return {"count": self.count, "mean": self.mean.tolist(), "m2": self.m2.tolist()}
+CODE_VERSION = 2
+PUSH_FRAMES = 32
+"""Frames of a piece of a long clip; a clip with fewer is short."""
+BATCH_PIXELS = 1 << 20
+"""Frames x height x width of the short clips that are encoded together, at most about."""
 
 
-class ClipRouter:
-    """Frames of each of a source's clips, which are in order and apart.
+class ShardWriter:
+    """Encodes the clips of one shard in order and adds their members and rows; short clips of one shape wait for each other."""
 
-    Where the clips are a small part of a source, decord jumps to each. Else the source is read once, in order, and its parts handed out: that is
-    faster than jumping, and memory stays small.
-    """
+    def __init__(self, vae: VAE, device: torch.device, config: EncodeConfig, shard: int, commit: ShardCommit) -> None:
+        self.vae, self.device, self.config, self.shard, self.commit = vae, device, config, shard, commit
+        self.stats, self.rows = ChannelStats(vae.latent_channels), list[dict]()
+        self.failed: list[tuple[dict, Exception]] = []
+        self._waiting: list[tuple[Picked, torch.Tensor]] = []
 
-    def __init__(self, facts: Probe, max_pixels: int | None, clips: list[dict]) -> None:
-        self.clips = clips
-        span_s = clips[-1]["end_s"] - clips[0]["start_s"]
-        is_sparse = sum(clip["end_s"] - clip["start_s"] for clip in clips) < SPARSE_SHARE * span_s
-        self.reader = VideoReader(facts, max_pixels, decoder=None if is_sparse else "pyav")
-        self._jumps = self.reader.decoder != "pyav"
-        self._stream: Iterator[Frame] | None = None
-        self._ahead: Frame | None = None
-        self.problem: MediaError | None = None
+    def read(self, picked: Picked) -> None:
+        """Read one clip to its end and encode it, now or with the next ones.
 
-    def _advance(self) -> None:
-        """Fetch the next frame. An error ends the stream; it concerns the clips that lack frames for it, not the one that is complete."""
-        assert self._stream is not None
-        self._ahead = None
-        try:
-            self._ahead = next(self._stream, None)
-        except MediaError as error:
-            self.problem = error
-
-    def frames(self, clip: dict) -> Iterator[Frame]:
-        """Frames of one clip. Ask for the clips in order."""
-        if self._jumps:
-            yield from self.reader.frames() if clip["kind"] == "image" else self.reader.frames(clip["start_s"], clip["end_s"])
+        Raises:
+            MediaError: it cannot be read, or gave another number of frames than curation saw.
+        """
+        frames = iter(picked)
+        head = list(islice(frames, PUSH_FRAMES))
+        if len(head) == PUSH_FRAMES:
+            self._stream(picked, head, frames)
             return
-        if self._stream is None:
-            self._stream = self.reader.frames(self.clips[0]["start_s"], self.clips[-1]["end_s"])
-            self._advance()
-        while self._ahead is not None and self._ahead.time_s < clip["end_s"] - EPSILON_S:
-            frame = self._ahead
-            if frame.time_s >= clip["start_s"] - EPSILON_S:
-                yield frame
-            self._advance()
+        picked.check()
+        video = to_video(head)
+        if self._waiting and (self._waiting[0][1].shape != video.shape or (len(self._waiting) + 1) * video[0].numel() > BATCH_PIXELS):
+            self.finish()
+        self._waiting.append((picked, video))
+
+    def finish(self) -> None:
+        """Encode the short clips that wait."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            found = self.vae.encode_many(as_float(torch.stack([video for _, video in waiting]).to(self.device)))
+        except Exception as error:  # noqa: BLE001 - these clips fail, the others go on
+            self.failed += [(picked.clip, error) for picked, _ in waiting]
+            return
+        for (picked, video), (mean, logvar) in zip(waiting, found, strict=True):
+            self._add(picked, mean.cpu(), logvar.cpu(), video)
+
+    def _stream(self, picked: Picked, batch: list, frames: object) -> None:
+        stream, pieces, kept, kept_pixels = self.vae.stream(), [], list[torch.Tensor](), 0
+        while batch:
+            video = to_video(batch)
+            if kept_pixels < MOST_PIXELS:
+                kept.append(video)
+                kept_pixels += video[0].numel()
+            pieces += stream.push(as_float(video.to(self.device)))
+            batch = list(islice(frames, PUSH_FRAMES))  # type: ignore[call-overload]
+        picked.check()
+        pieces += stream.flush()
+        self.finish()  # members lie in the order of the clips
+        mean, logvar = (torch.cat([piece[index] for piece in pieces], dim=1).cpu() for index in (0, 1))
+        self._add(picked, mean, logvar, torch.cat(kept, dim=1))
+
+    def _add(self, picked: Picked, mean: torch.Tensor, logvar: torch.Tensor, video: torch.Tensor) -> None:
+        """video: [3, T, H, W] uint8, the clip or its beginning."""
+        clip = picked.clip
+        self.stats.add(mean)
+        self.commit.add(
+            f"{clip['clip_id']}.latent.safetensors",
+            save({"mean": mean.to(torch.bfloat16).contiguous(), "logvar": logvar.to(torch.bfloat16).contiguous()}),
+        )
+        self.commit.add(f"{clip['clip_id']}.latent.png", latent_picture(mean))
+        audited = {}
+        if is_audited(clip["clip_id"], self.config.audit_share):
+            most = max(1, MOST_PIXELS // video[0, 0].numel())
+            audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
+        self.rows.append({
+            "clip_id": clip["clip_id"], "shard": self.shard, "num_channels": mean.shape[0], "latent_t": mean.shape[1], "latent_h": mean.shape[2],
+            "latent_w": mean.shape[3], "num_frames": picked.num_kept, "height_px": picked.size[0], "width_px": picked.size[1], "fps": picked.fps,
+            "scale": picked.size[1] / clip["width_px"], "num_source_frames": picked.num_seen, **audited,
+        })  # fmt: skip
 
 
 class Encode:
@@ -115,10 +133,9 @@ class Encode:
     def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         _, sources = queries.plan_rows(dataset, shard, generation)
-        rows: list[dict] = []
         failures: list[dict] = []
-        stats = ChannelStats(self.vae.config.latent_channels)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
+            writer = ShardWriter(self.vae, self.device, self.config, shard, commit)
             for source_id, group in groupby(clips, key=lambda clip: clip["source_id"]):
                 own = list(group)
                 try:
@@ -134,53 +151,16 @@ class Encode:
                 for clip in alive:
                     with journal.item(clip["clip_id"], self.config.item_limit_s, self.config.item_limit_bytes):
                         try:
-                            rows.append(self._encode(clip, router.frames(clip), shard, commit, stats))
+                            with ReadAhead(router.frames(clip), 3 * clip["width_px"] * clip["height_px"]) as frames:
+                                writer.read(Picked(clip, frames, self.config.max_fps))
                         except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
                             failures.append(self._failure(clip, shard, *blame(router.problem or error)))
-                    progress(f"{len(rows) + len(failures)}/{len(clips)} clips")
-            account = Account(len(clips), len(rows), 0, len(failures))
-            commit.commit({"latents": rows, "drops": [], "failures": failures}, account, stats.to_dict())
+                    progress(f"{len(writer.rows) + len(failures)}/{len(clips)} clips")
+            writer.finish()
+            failures += [self._failure(clip, shard, *blame(error)) for clip, error in writer.failed]
+            account = Account(len(clips), len(writer.rows), 0, len(failures))
+            commit.commit({"latents": writer.rows, "drops": [], "failures": failures}, account, writer.stats.to_dict())
         return account
-
-    def _encode(self, clip: dict, frames: Iterator[Frame], shard: int, commit: ShardCommit, stats: ChannelStats) -> dict:
-        """Stream one clip through the VAE and add its latent to the tar."""
-        stream, pieces, batch = self.vae.stream(), [], []
-        size = (0, 0)
-        num_seen, num_kept, slot, last_s = 0, 0, -1, 0.0
-        for frame in frames:
-            num_seen += 1
-            if self.config.max_fps is not None:
-                current = int((frame.time_s - clip["start_s"]) * self.config.max_fps + 1e-3)
-                if current <= slot:
-                    continue
-                slot = current
-            size, last_s, num_kept = frame.rgb.shape[:2], frame.time_s, num_kept + 1
-            batch.append(frame.rgb)
-            if len(batch) == _PUSH_FRAMES:
-                pieces += stream.push(self._tensor(batch))
-                batch = []
-        if num_seen != clip["num_frames"]:
-            raise MediaError(
-                "frame_count_differs", f"{clip['uri']} gave {num_seen} frames of clip {clip['clip_id']}, curation saw {clip['num_frames']}"
-            )
-        if batch:
-            pieces += stream.push(self._tensor(batch))
-        pieces += stream.flush()
-        mean, logvar = (torch.cat([piece[index] for piece in pieces], dim=1).cpu() for index in (0, 1))
-        stats.add(mean)
-        commit.add(
-            f"{clip['clip_id']}.latent.safetensors",
-            save({"mean": mean.to(torch.bfloat16).contiguous(), "logvar": logvar.to(torch.bfloat16).contiguous()}),
-        )
-        span = last_s - clip["start_s"]
-        return {
-            "clip_id": clip["clip_id"], "shard": shard, "num_channels": mean.shape[0], "latent_t": mean.shape[1], "latent_h": mean.shape[2],
-            "latent_w": mean.shape[3], "num_frames": num_kept, "height_px": size[0], "width_px": size[1],
-            "fps": (num_kept - 1) / span if num_kept > 1 and span > 0 else 0.0, "scale": size[1] / clip["width_px"], "num_source_frames": num_seen,
-        }  # fmt: skip
-
-    def _tensor(self, batch: list[np.ndarray]) -> torch.Tensor:
-        return to_video(batch).to(self.device).float() / 127.5 - 1
 
     def _failure(self, clip: dict, shard: int, error: str, cause: str) -> dict:
         origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}

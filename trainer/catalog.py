@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
-
-import numpy as np
 
 from manifests import queries
 from manifests.errors import UsageError
@@ -14,6 +11,7 @@ from manifests.layout import Dataset
 from manifests.shards import Member
 from manifests.views import View
 from trainer.packs import Sample
+from vae.stats import corpus_stats
 
 
 @dataclass(frozen=True)
@@ -37,27 +35,10 @@ class Catalog:
     digest: str
 
 
-def merge_stats(parts: list[dict]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel from per-shard counts, means and sums of squares (Chan et al. 1979)."""
-    count, mean, m2 = 0, np.zeros(0), np.zeros(0)
-    for part in parts:
-        if not part["count"]:
-            continue
-        other, other_m2 = np.array(part["mean"]), np.array(part["m2"])
-        if count == 0:
-            count, mean, m2 = part["count"], other, other_m2
-            continue
-        total, delta = count + part["count"], other - mean
-        mean = mean + delta * part["count"] / total
-        m2 = m2 + other_m2 + delta**2 * count * part["count"] / total
-        count = total
-    return mean.tolist(), np.sqrt(m2 / max(count, 1)).tolist()
-
-
 def _member_index(dataset: Dataset, view: View, name: str) -> dict[str, tuple[str, Member]]:
     found = {}
     for path, members in queries.members(dataset, view.column(name)).values():
-        found.update({member.key: (path, member) for member in members})
+        found.update({member.key: (path, member) for member in members if member.name.endswith(".safetensors")})
     return found
 
 
@@ -89,8 +70,8 @@ def load_catalog(dataset: Dataset, view: View, held_out: float) -> Catalog:
     every = [Sample(name, rows[name]["shard"], rows[name]["latent_t"], rows[name]["latent_h"], rows[name]["latent_w"]) for name in usable]
     aside = [sample for sample in every if is_held_out(sample.clip_id, held_out)] or every[:1]
     train = [sample for sample in every if sample not in aside] or every
-    stats = [json.loads(row["stats_json"]) for row in queries.table(dataset, "shards", view.column("latent")).to_pylist() if row["stats_json"]]
-    mean, std = merge_stats(stats)
+    stats = corpus_stats(dataset, view.column("latent"))
+    mean, std = stats["mean"], stats["std"]
     channels = {row["num_channels"] for row in rows.values()}
     if len(channels) != 1:
         raise UsageError(dataset.uri, f"latents have {sorted(channels)} channels", "A view reads one latent column; make it again.")

@@ -1,111 +1,237 @@
-"""Training the VAE from scratch on the CPU in minutes: L1, L2, temporal-difference L1 and a small KL; no downloaded weights.
+"""Training the VAE from scratch on any clips, without downloaded weights; exact to resume.
 
-Windows alternate between short crops (many steps), full windows (long memory) and single frames (images).
+A step's batch is a function of (seed, step), so a checkpoint is weights, averages, optimizer and one integer, and the same command goes on. One process or several
+(`torchrun`): each takes its share of the same global batch.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from manifests.cli import say
-from vae.model import CausalVAE, patchify
+from manifests.errors import UsageError
+from vae.clips import Windows, as_float
+from vae.discriminator import PatchDiscriminator, fooling_loss, judge_loss
+from vae.grid import pad_to_grid
+from vae.losses import frames_of, haar, kl, ms_ssim
+from vae.model import CausalVAE
+
+TELL_EVERY_S = 30.0
 
 
-def psnr_db(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of two videos in [-1, 1]."""
-    mse = ((a.float() - b.float()) / 2).pow(2).mean().clamp_min(1e-10)
-    return float(-10 * torch.log10(mse))
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train."""
+
+    steps: int = 6000
+    budget: int = 9 * 32 * 32 * 8
+    """Pixels (frames x height x width) of a step, over all processes."""
+    lr: float = 1.5e-3
+    warmup_steps: int = 50
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    l1: float = 1.0
+    l2: float = 2.0
+    haar: float = 0.3
+    """On the coefficients of one level of the 3D Haar transform, which lie finer than pixels do."""
+    flicker: float = 0.5
+    """On the differences of frames in time."""
+    ms_ssim: float = 0.0
+    kl: float = 1e-5
+    adversarial: float = 0.0
+    """0: none. A late 3D PatchGAN otherwise."""
+    adversarial_from: float = 0.7
+    """Share of the steps after which it begins."""
+    seed: int = 0
+    is_bf16: bool = False
+    is_checkpointed: bool = False
+    save_every: int = 500
 
 
-def as_float(pool: Tensor) -> Tensor:
-    return pool.float() / 127.5 - 1
+def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(reconstruction of the real frames and pixels, mean, logvar) of a batch [B, 3, T, H, W] of any size, through a sample of the posterior."""
+    _, _, t, h, w = video.shape
+    mean, logvar = model.encode_groups(pad_to_grid(video, model.factors))
+    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    skip = model.factors[0] - 1
+    return model.decode_groups(mean + noise * (0.5 * logvar).exp())[:, :, skip : skip + t, :h, :w], mean, logvar
 
 
-def pad_front(x: Tensor) -> Tensor:
-    """[B, 3, T, H, W] with the first frame repeated to a group of its own, and the tail to whole groups."""
-    x = torch.cat([x[:, :, :1].expand(-1, -1, 3, -1, -1), x], dim=2)
-    tail = -x.shape[2] % 4
-    return torch.cat([x, x[:, :, -1:].expand(-1, -1, tail, -1, -1)], dim=2) if tail else x
+def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Tensor:
+    """Weighted sum of the reconstruction losses; both [B, 3, T, H, W], padding cut off."""
+    error = made - video
+    loss = config.l1 * error.abs().mean() + config.l2 * error.pow(2).mean()
+    if config.haar:
+        loss = loss + config.haar * haar(error).abs().mean()
+    if config.flicker and video.shape[2] > 1:
+        loss = loss + config.flicker * error.diff(dim=2).abs().mean()
+    if config.ms_ssim:
+        loss = loss + config.ms_ssim * (1 - ms_ssim(frames_of(made), frames_of(video)))
+    return loss
 
 
-def loss_of(model: CausalVAE, video: Tensor, generator: torch.Generator) -> Tensor:
-    """Training loss of a batch [B, 3, T, H, W] in [-1, 1]; H and W are multiples of 8."""
-    num_frames = video.shape[2]
-    mean, logvar = model.encode_groups(pad_front(video))
-    noise = torch.randn(mean.shape, generator=generator)
-    decoded = model.decode_groups(mean + noise * (0.5 * logvar).exp())[:, :, 3 : 3 + num_frames]
-    error = decoded - video
-    loss = error.abs().mean() + 2.0 * error.pow(2).mean()
-    if num_frames > 1:
-        loss = loss + 0.5 * error.diff(dim=2).abs().mean()
-    kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
-    return loss + 1e-5 * kl
+def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) -> Tensor:
+    """[count, 3 * f_t * f * f]: cells of pixels from the clips, for the highway."""
+    generator, found, need = torch.Generator().manual_seed(seed), [], count // max(1, min(256, len(clips))) + 1
+    for index in torch.randperm(len(clips), generator=generator)[:256].tolist():
+        factor_t, f_h, f_w = model.factors
+        clip = clips[index][:, 1:]
+        whole = [side // factor * factor for side, factor in zip(clip.shape[1:], (factor_t, f_h, f_w), strict=True)]
+        if min(whole) == 0:
+            continue
+        cells = model.cells(as_float(clip[:, : whole[0], : whole[1], : whole[2]])[None])[0].flatten(1).t()
+        found.append(cells[torch.randperm(len(cells), generator=generator)[:need]])
+    return torch.cat(found)[:count]
 
 
-@torch.no_grad()
-def evaluate(model: CausalVAE, windows: Tensor) -> dict[str, float]:
-    """Mean PSNR over held-out windows, as clips and as single frames, and the spread of the latents."""
-    clips, images, stds = [], [], []
-    for video in as_float(windows):
-        latent = model.encode(video)
-        clips.append(psnr_db(model.decode(latent), video))
-        images.append(psnr_db(model.decode(model.encode(video[:, :1])), video[:, :1]))
-        stds.append(latent.mean.std())
-    return {
-        "psnr_clip_db": round(sum(clips) / len(clips), 3),
-        "psnr_image_db": round(sum(images) / len(images), 3),
-        "latent_std": round(float(sum(stds) / len(stds)), 3),
-    }
+class Run:
+    """The state of a training: model, averages, optimizers, steps done."""
+
+    def __init__(self, model: CausalVAE, config: TrainConfig, folder: Path, digest: str) -> None:
+        self.model, self.config, self.folder, self.digest, self.step = model, config, folder, digest, 0
+        self.judge = PatchDiscriminator().to(next(model.parameters()).device) if config.adversarial else None
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+        self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9)) if self.judge else None
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def _modules(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        found: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"model": (self.model, self.optimizer)}
+        if self.judge is not None and self.judge_optimizer is not None:
+            found["judge"] = (self.judge, self.judge_optimizer)
+        return found
+
+    def save(self) -> None:
+        """Write everything under a temporary name, then rename."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"average.{name}": value for name, value in self.average.items()}
+        for part, (module, optimizer) in self._modules().items():
+            tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{part}-optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        temporary = self.folder / ".state.tmp"
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+            temporary,
+            {"step": str(self.step), "digest": self.digest},
+        )
+        temporary.replace(self.folder / "state.safetensors")
+
+    def load(self) -> bool:
+        """Go on where `save` left off, if it did.
+
+        Raises:
+            UsageError: the saved run had other data or settings.
+        """
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if metadata["digest"] != self.digest:
+            raise UsageError(str(self.folder), "was begun on other data or with other settings", "Remove the folder to begin anew.")
+        tensors = load_file(path)
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        for part, (module, optimizer) in self._modules().items():
+            module.load_state_dict({name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{part}.")})
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in tensors.items():
+                if name.startswith(f"{part}-optimizer."):
+                    _, index, key = name.split(".", 2)
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.step = int(metadata["step"])
+        return True
 
 
-def pca_blocks(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """[count, 768] blocks of 4x8x8 pixels from the pool, for the highway."""
-    picks = torch.randint(len(pool), (min(256, len(pool)),), generator=generator)
-    cells = patchify(as_float(pool[picks][:, :, 1:17]), 4, 8).permute(0, 2, 3, 4, 1).reshape(-1, 768)
-    return cells[torch.randperm(len(cells), generator=generator)[:count]]
+def processes() -> tuple[int, int]:
+    """(rank, number of processes); joins the group that torchrun speaks of in the environment."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def train(model: CausalVAE, pool: Tensor, held_out: Tensor, budget_s: float, seed: int, lr: float = 1.5e-3) -> dict:
-    """Train in place for `budget_s` seconds of wall clock. Returns the record of the run."""
-    generator = torch.Generator().manual_seed(seed)
-    model.init_highway(pca_blocks(pool, 16384, generator))
-    start_scores = evaluate(model, held_out[:32])
-    say(f"vae: highway alone {start_scores}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=1e-4)
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    begin, step, told_s = time.monotonic(), 0, 0.0
-    while (elapsed := time.monotonic() - begin) < budget_s:
-        share = elapsed / budget_s
-        rate = lr * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        long = share > 0.7 and step % 2 == 0
-        frames, side, batch = (17, 64, 4) if long else (9, 32, 8)
-        picks = torch.randint(len(pool), (batch,), generator=generator)
-        top, left, start = (int(torch.randint(0, room + 1, (1,), generator=generator)) for room in (64 - side, 64 - side, 17 - frames))
-        video = as_float(pool[picks][:, :, start : start + frames, top : top + side, left : left + side])
-        for axis in (-1, -2, 2):
-            if torch.rand(1, generator=generator) < 0.5:
-                video = video.flip(axis)
-        if step % 6 == 5:
-            video = video[:, :, :1]
-        loss = loss_of(model, video, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        decay = min(0.999, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        step += 1
-        if elapsed - told_s > 30:
-            told_s = elapsed
-            say(f"vae: step {step}, {elapsed:.0f} of {budget_s:.0f} s, loss {loss.item():.4f}")
-    model.load_state_dict(average)
-    return {"steps": step, "seconds": round(budget_s), "seed": seed, "highway_alone": start_scores, "held_out": evaluate(model, held_out)}
+def _average_gradients(module: nn.Module, count: int) -> None:
+    if count > 1:
+        for value in module.parameters():
+            if value.grad is not None:
+                dist.all_reduce(value.grad)
+                value.grad /= count
+
+
+def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
+    config, model, device = run.config, run.model, next(run.model.parameters()).device
+    rate = config.lr * min(1, (run.step + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / config.steps)))
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    video = windows.at(run.step, rank, count).to(device)
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 4096 + rank)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
+        made, mean, logvar = reconstruct(model, video, generator)
+    made = made.float()
+    loss = reconstruction_loss(made, video, config)
+    told = float(loss)
+    if run.judge is not None and run.judge_optimizer is not None and run.step >= config.adversarial_from * config.steps:
+        own = judge_loss(run.judge, video, made)
+        own.backward()
+        _average_gradients(run.judge, count)
+        run.judge_optimizer.step()
+        loss = loss + config.adversarial * fooling_loss(run.judge, made, loss, model.dec_out.conv.weight)
+        run.judge_optimizer.zero_grad(set_to_none=True)
+    (loss + config.kl * kl(mean.float(), logvar.float())).backward()
+    if run.judge_optimizer is not None:
+        run.judge_optimizer.zero_grad(set_to_none=True)
+    _average_gradients(model, count)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    if torch.isfinite(norm):
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            run.average[name].lerp_(value, 1 - decay)
+    return told
+
+
+def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path) -> dict:
+    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its averaged weights. Returns the record of the run."""
+    rank, count = processes()
+    device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
+    model.to(device).train().requires_grad_(True)
+    model.checkpoint_blocks(config.is_checkpointed)
+    settings = json.dumps([{**asdict(config), "save_every": 0}, model.config.to_dict(), windows.digest(), count], sort_keys=True)
+    run = Run(model, config, folder, hashlib.sha256(settings.encode()).hexdigest()[:16])
+    if run.load() and rank == 0:
+        say(f"vae: resumed after step {run.step}")
+    begin, told_s, first = time.monotonic(), 0.0, run.step
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "a", buffering=1) as log:
+        while run.step < config.steps:
+            loss = _step(run, windows, rank, count)
+            run.step += 1
+            if rank:
+                continue
+            log.write(json.dumps({"step": run.step - 1, "loss": loss}) + "\n")
+            elapsed = time.monotonic() - begin
+            if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
+                told_s = elapsed
+                say(f"vae: step {run.step}/{config.steps} loss {loss:.4f}, {elapsed / (run.step - first) * (config.steps - run.step):.0f} s left")
+            if run.step % config.save_every == 0 or run.step == config.steps:
+                run.save()
+    model.load_state_dict(run.average)
+    model.cpu().eval().requires_grad_(False)
+    return {"train": asdict(config), "seconds": round(time.monotonic() - begin), "processes": count}

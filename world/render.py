@@ -95,10 +95,10 @@ def _distance(shape: str, x: Array, y: Array, radius: float) -> Array:
     return (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
 
 
-def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: float, pixel: float) -> Array:
+def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: float, pixel: float, aspect: float) -> Array:
     dx, dy = MOTIONS[thing.motion]
     since = time_s - shot.duration_s / 2
-    radius = SIZES[thing.size]
+    radius = SIZES[thing.size] * aspect**0.5
     # objects ride with the camera's slow moves, so that their motion on screen is the one they are named for
     cx, cy, zoom = camera_pose(shot, time_s) if shot.camera != "handheld" else (0.0, 0.0, 1.0)
     px, py = x - (cx + (thing.x + dx * thing.speed * since) / zoom), y - (cy + (thing.y + dy * thing.speed * since) / zoom)
@@ -151,7 +151,7 @@ def render_frame(shot: Shot, time_s: float, width: int, height: int) -> Array:
     x, y = np.meshgrid(xs, ys)
     canvas = _background(shot, x, y, pixel).astype(np.float32)
     for thing in shot.things:
-        canvas = _draw(canvas, thing, shot, x, y, time_s, pixel)
+        canvas = _draw(canvas, thing, shot, x, y, time_s, pixel, width / height)
     canvas = canvas * np.array(LIGHTS[shot.light], np.float32)
     if shot.title:
         mask = _title_mask(shot.title, width, height)

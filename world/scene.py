@@ -1,6 +1,6 @@
 """Scenes: what can happen in a shot of the film world, drawn from a seed.
 
-Lengths are in frame heights, times in seconds, angles in radians. Directions of motion are as seen on screen; a camera that pans right makes
+Lengths are in frame heights, but for an object's radius, which is a share of the square root of the frame's area: a small object shows as well in a wide frame as in a tall one; times in seconds, angles in radians. Directions of motion are as seen on screen; a camera that pans right makes
 the background slide left. Things are in order of prominence, a rule that can be seen: large before small, then from left to right at mid-shot; the
 first is the main subject.
 """
@@ -16,7 +16,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (138, 70, 182), "pink": (238, 132, 176), "white": (238, 238, 232),
 }  # fmt: skip
 SHAPES = ("ball", "box", "triangle", "star", "ring")
-SIZES = {"small": 0.11, "large": 0.2}
+SIZES = {"small": 0.13, "large": 0.23}
+"""Radius over the square root of the frame's area: large enough that what it is can be told at the few pixels a captioner looks at."""
 TEXTURES = ("plain", "striped", "dotted")
 MOTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld")
@@ -73,8 +74,9 @@ def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) ->
     size = _pick(rng, SIZES)
     motion = _pick(rng, MOTIONS)
     for _ in range(20):
-        x, y = rng.uniform(-0.32, 0.32) * aspect, rng.uniform(-0.26, 0.26)
-        if all(abs(x - other.x) > 0.3 or abs(y - other.y) > 0.3 for other in taken):
+        x, y = rng.uniform(-0.32, 0.32) * aspect, rng.uniform(-0.28, 0.28)
+        apart = [(SIZES[size] + SIZES[other.size]) * aspect**0.5 for other in taken]
+        if all(abs(x - other.x) > least or abs(y - other.y) > least for other, least in zip(taken, apart, strict=True)):
             break
     return Thing(
         shape=_pick(rng, SHAPES), color=_pick(rng, [name for name in COLORS if name not in used]), size=size, texture=_pick(rng, TEXTURES), motion=motion,

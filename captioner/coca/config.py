@@ -20,7 +20,7 @@ class CocaConfig:
     vision_width: int = 128
     vision_layers: int = 2
     head_width: int = 32
-    pooler_queries: int = 121
+    pooler_queries: int = 49
     """Tokens the attentional pooler leaves of a clip; the first is the contrastive one. 1 + max_frames x places: from scratch, each begins at one place of one frame."""
     pooler_heads: int = 4
     text_width: int = 128
@@ -30,12 +30,13 @@ class CocaConfig:
     context_length: int = 120
     """Longest caption in tokens, start and end included."""
     vocab_size: int = 512
-    max_frames: int = 4
+    max_frames: int = 3
     """Frames of a clip that are looked at, spread evenly over its previews."""
     max_patches: int = 84
     """Patches of one frame, at most about: the frame's own aspect is kept, the whole of it is seen."""
     stem: Literal["patch", "conv"] = "conv"
-    """patch: one linear layer, as in open_clip's weights; conv: a few convolutions (Xiao et al. 2021, arXiv:2106.14881), which need far less data."""
+    """patch: one linear layer, as in open_clip's weights; conv: a few convolutions (Xiao et al. 2021, arXiv:2106.14881), which need far less data, with a glimpse of
+    the whole clip for the decoder and a head that guesses the caption's words. `patch_px` is then a power of two, and `text_width` is `embed_dim`."""
     is_legacy: bool = False
     """open_clip's released weights: CLIP's tokenizer with padding 0, and its class mask, which is off by one."""
 

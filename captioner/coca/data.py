@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -121,11 +122,19 @@ def as_still(example: Example) -> Example:
     return Example(example.frames[middle : middle + 1], film_texts(shot), shot)
 
 
-class Batches:
-    """Batches of equal shape, each a function of (seed, step).
+class Lesson(NamedTuple):
+    """How a step sees its clips."""
 
-    Up to step `still_steps` clips are seen as pictures: what things are is learnt there, at a quarter of the cost; how they move comes after.
-    """
+    is_words: bool = False
+    """Only the words of the caption are guessed, not their order."""
+    still_share: float = 0.0
+    """Share of such steps in which clips are seen as pictures."""
+    is_simple: bool = False
+    """Only from the half of the clips with the shorter captions: less to tell apart."""
+
+
+class Batches:
+    """Batches of equal shape, each drawn by (seed, step) alone."""
 
     def __init__(
         self,
@@ -133,31 +142,26 @@ class Batches:
         kind: str,
         batch: int,
         seed: int,
-        still_steps: int = 0,
+        lesson: Callable[[int], Lesson] = lambda step: Lesson(),
         changes: Callable[[Example, np.random.Generator], Example] = changed,
     ) -> None:
+        """`lesson`: of a step counted from 0."""
         self.examples = [example for example in examples if example.texts.get(kind)]
         if not self.examples:
             raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
-        self.kind, self.batch, self.seed, self.still_steps, self.changes = kind, batch, seed, still_steps, changes
-        groups = defaultdict(list)
-        for index, example in enumerate(self.examples):
-            groups[example.shape].append(index)
-        self._groups = [groups[shape] for shape in sorted(groups)]
-        self._epoch, self._order = -1, list[list[int]]()
-        self.per_epoch = sum(-(-len(group) // batch) for group in self._groups)
+        self.kind, self.batch, self.seed, self.lesson, self.changes = kind, batch, seed, lesson, changes
+        lengths = [max(len(text) for texts in example.texts.values() for text in texts) for example in self.examples]
+        middle = float(np.median(lengths))
+        self._groups: dict[tuple[bool, bool], list[list[int]]] = {}
+        for is_simple in (False, True):
+            chosen = [index for index, length in enumerate(lengths) if not is_simple or length <= middle]
+            for is_still in (False, True):
+                groups = defaultdict(list)
+                for index in chosen:
+                    example = self.examples[index]
+                    groups[(1, *example.shape[1:]) if is_still and example.shot is not None else example.shape].append(index)
+                self._groups[is_simple, is_still] = [groups[shape] for shape in sorted(groups)]
         self.digest = self._digest()
-
-    def _plan(self, epoch: int) -> list[list[int]]:
-        """The batches of one pass over the examples."""
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            batches = []
-            for group in self._groups:
-                order = [group[index] for index in rng.permutation(len(group))]
-                batches += [order[begin : begin + self.batch] for begin in range(0, len(order), self.batch)]
-            self._epoch, self._order = epoch, [batches[index] for index in rng.permutation(len(batches))]
-        return self._order
 
     def _digest(self) -> str:
         """Names the data: a run is resumed on the same data or not at all."""
@@ -169,12 +173,15 @@ class Batches:
 
     def at(self, step: int) -> tuple[np.ndarray, list[str]]:
         """Clips [B, T, h, w, 3] uint8 and their texts at a step counted from 0."""
-        epoch, place = divmod(step, self.per_epoch)
+        rng, lesson = np.random.default_rng([self.seed, step]), self.lesson(step)
+        is_still = bool(rng.random() < lesson.still_share)
+        groups = self._groups[lesson.is_simple, is_still]
+        sizes = np.array([len(group) for group in groups], dtype=float)
+        group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
         clips, texts = [], []
-        for index in self._plan(epoch)[place]:
-            rng = np.random.default_rng([self.seed, epoch, index])
+        for index in rng.choice(group, min(self.batch, len(group)), replace=False):
             example = self.examples[index]
-            example = self.changes(as_still(example) if step < self.still_steps else example, rng)
+            example = self.changes(as_still(example) if is_still else example, rng)
             options = example.texts[self.kind]
             clips.append(example.frames)
             texts.append(options[int(rng.integers(len(options)))])

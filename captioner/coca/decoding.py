@@ -104,8 +104,9 @@ def step(model: VideoCoCa, ids: Tensor, position: int, tokens: Tensor, cache: Ca
     x = (text.token_embedding(ids) + text.positional_embedding[position])[:, None]
     for block in text.transformer.resblocks:
         x = _self_block(block, x, cache)
+    memory, x = model.with_glimpse(tokens, x)
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
-        x = _cross_block(cross, _self_block(block, x, cache), tokens, cache)
+        x = _cross_block(cross, _self_block(block, x, cache), memory, cache)
     return (decoder.ln_final(x[:, 0]) @ decoder.text_projection).log_softmax(-1)
 
 
@@ -181,5 +182,5 @@ def write_uncached(model: VideoCoCa, clips: Tensor, start: int, end: int, max_to
     ids = torch.full((len(clips), 1), start, device=clips.device)
     for _ in range(max_tokens):
         _, states = model._encode_text(ids)
-        ids = torch.cat([ids, model.text_decoder(tokens, states)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        ids = torch.cat([ids, model.text_decoder(*model.with_glimpse(tokens, states))[:, -1].argmax(-1, keepdim=True)], dim=1)
     return ids[:, 1:].tolist()

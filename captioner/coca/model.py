@@ -26,26 +26,26 @@ EXTRA = ("temporal", "difference.")
 
 
 class ConvStem(nn.Module):
-    """Pixels to patch embeddings of stride `patch_px` (even) by three convolutions at half the stride: shapes a few patches wide are told here.
+    """Pixels to patch embeddings by convolutions at full size, each halved after: shapes a few patches wide are told here, with far less data than patches need.
 
-    Told by labels alone, such a stem learns the film world's shapes from 30,000 pictures; a linear patch embedding and attention did not begin to. Its group norms
-    take the background's share out of every picture, so that what is small and different stands out. The strided first layer is a matrix product over patches,
-    whose gradient is several times faster on a CPU than that of a strided convolution.
+    Its group norms take the background's share out of every picture, so that what is small and different stands out; the maxima keep it.
     """
 
     def __init__(self, channels: int, width: int, patch_px: int) -> None:
         super().__init__()
-        self.inner_px, inner = patch_px // 2, width // 2
-        self.inner = nn.Linear(channels * self.inner_px**2, 48)
-        self.convs = nn.ModuleList([nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in ((48, inner), (inner, inner), (inner, width))])
-        self.norms = nn.ModuleList([nn.GroupNorm(8, channels) for channels in (inner, inner, width)])
+        halvings = patch_px.bit_length() - 1
+        sizes = [min(width, 16 * 2**level) for level in range(halvings)] + [width]
+        self.convs = nn.ModuleList([nn.Conv2d(c_in, c_out, 3, padding=1, bias=False) for c_in, c_out in zip([channels, *sizes], sizes, strict=False)])
+        self.norms = nn.ModuleList([nn.GroupNorm(8, size) for size in sizes])
+        self.halvings = halvings
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, D, H / patch, W / patch]."""
-        h = self.inner(F.pixel_unshuffle(x, self.inner_px).movedim(1, -1)).movedim(-1, 1)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = norm(conv(F.relu(h)))
-        return F.max_pool2d(h, 2)
+        for level, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(conv(x)))
+            if level < self.halvings:
+                x = F.max_pool2d(x, 2)
+        return x
 
 
 def _waves(rows: int, columns: int, width: int) -> Tensor:
@@ -78,6 +78,9 @@ class VideoCoCa(CoCa):
             nn.init.zeros_(self.difference.weight)
         self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
         if config.stem == "conv":
+            self.glimpse = nn.Linear(4 * width, config.text_width)
+            self.words = nn.Linear(4 * width, config.vocab_size)
+            nn.init.constant_(self.words.bias, -2.0)  # most words are not said
             self._start_from_scratch()
         nn.init.normal_(self.text_decoder.text_projection, std=config.text_width**-0.5)  # open_clip leaves memory as it found it
         if not config.is_legacy:
@@ -117,34 +120,68 @@ class VideoCoCa(CoCa):
         read = F.interpolate(square, grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:1], read[0].flatten(1).t()])
 
+    def _change(self, x: Tensor) -> Tensor:
+        """What the difference embedding sees of frames [B, T, 3, H, W]: what changed since the frame before, and for the deep stem what was there before."""
+        change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
+        return (
+            torch.cat([change, x - change], dim=2) if self.config.stem == "conv" else change
+        )  # a difference alone does not say which of the two is the thing
+
     def frame_tokens(self, x: Tensor) -> Tensor:
         """[B, T, 3, H, W] to tokens [B, T, 1 + n, D] of the frame ViT, class token first."""
         visual = self.visual
         batch, frames = x.shape[:2]
-        change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
-        if self.config.stem == "conv":  # and what was there before: a difference alone does not say which of the two is the thing
-            change = torch.cat([change, x - change], dim=2)
         patches = visual.conv1(x.flatten(0, 1))
         grid = (patches.shape[2], patches.shape[3])
         h = patches.flatten(2).transpose(1, 2)
         h = torch.cat([visual.class_embedding.expand(h.shape[0], 1, -1), h], dim=1) + self.positions(grid)
         h = visual.ln_pre(h)
         if frames > 1:
-            seen = self.difference(change.flatten(0, 1)).flatten(2).transpose(1, 2)
+            seen = self.difference(self._change(x).flatten(0, 1)).flatten(2).transpose(1, 2)
             h = torch.cat([h[:, :1], h[:, 1:] + seen], dim=1)
         h = visual.transformer(h).unflatten(0, (batch, frames))
         return h + self.temporal[:frames, None]
 
     def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding [B, E] of length 1 and the tokens [B, Q - 1, E] that the decoder reads."""
-        pooled, tokens = self.visual._pool(self.frame_tokens(x).flatten(1, 2))
+        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], and one more where the model has a glimpse.
+
+        The glimpse is a linear map of the patches' maxima and means. It reaches every word of the caption directly: attention over many tokens begins as a mean in
+        which a small thing is lost, and learns from captions alone only once there is something to attend to.
+        """
+        h = self.frame_tokens(x)
+        pooled, tokens = self.visual._pool(h.flatten(1, 2))
+        if self.config.stem == "conv":
+            patches = h[:, :, 1:]
+            most, mean = patches.amax(2), patches.mean(2)
+            seen = torch.cat([most.amax(1), most.mean(1), mean.mean(1), most[:, -1] - most[:, 0]], dim=-1)
+            tokens = torch.cat([tokens, self.glimpse(seen)[:, None]], dim=1)
         return F.normalize(pooled @ self.visual.proj, dim=-1), tokens
+
+    def with_glimpse(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_clip` gave, parted: the tokens to attend to, and the text states [B, L, D] with the glimpse added to each."""
+        return (tokens[:, :-1], states + tokens[:, -1:]) if self.config.stem == "conv" else (tokens, states)
+
+    def word_logits(self, x: Tensor) -> Tensor:
+        """[B, V]: for each token, whether a caption of the clip [B, T, 3, H, W] would have it, by the stems alone.
+
+        To classify a picture by the words of its caption teaches a stem what a label would, from captions alone and without a text tower (Joulin et al. 2016,
+        arXiv:1511.02251; Huang et al. 2024, arXiv:2411.03313).
+        """
+        batch, frames = x.shape[:2]
+        here = self.visual.conv1(x.flatten(0, 1)).unflatten(0, (batch, frames))
+        found = [here.amax((3, 4)).mean(1), here.mean((1, 3, 4))]
+        if frames > 1:
+            moved = self.difference(self._change(x)[:, 1:].flatten(0, 1)).unflatten(0, (batch, frames - 1))
+            found += [moved.amax((3, 4)).mean(1), moved.mean((1, 3, 4))]
+        else:
+            found += [torch.zeros_like(found[0])] * 2
+        return self.words(torch.cat(found, dim=-1))
 
     def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
         """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L - 1."""
         embedding, tokens = self.encode_clip(clips)
         text_embedding, states = self._encode_text(text)
-        logits = self.text_decoder(tokens, states[:, :-1])
+        logits = self.text_decoder(*self.with_glimpse(tokens, states[:, :-1]))
         return embedding, text_embedding if with_contrast else None, logits
 
 

@@ -97,7 +97,7 @@ def train_stages(
         model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else load_stage(folder, "base")
         say(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
         chosen = settings[stage]
-        batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, round(chosen.still_share * chosen.steps))
+        batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, chosen.lesson)
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
         if rank == 0:
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})

@@ -1,6 +1,8 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
-loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2).
+loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2)
+From scratch another comes first, alone: the words of the caption as a set, guessed by the stems. A captioner that cannot see yet learns to see from it many times
+faster than from captions.
 
 What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizer and one integer; the same command goes on. One process or
 many (`torchrun`): each takes its rows of the same global batch.
@@ -23,10 +25,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from captioner.coca.data import Batches
+from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
-from captioner.coca.tokenizer import PAD, Tokens, batch
+from captioner.coca.tokenizer import END, PAD, Tokens, batch
 from manifests.cli import say
 from manifests.errors import UsageError
 
@@ -40,8 +42,14 @@ class StageConfig:
     kind: str
     """Captions it learns: alt, short or dense."""
     steps: int
+    look_steps: int = 0
+    """Steps at the start in which the stems learn, from pictures, to tell the words of a caption; the first half on the simpler ones. Needs a deep stem."""
+    watch_steps: int = 0
+    """Steps after these in which they learn it from clips."""
+    words_lr: float = 2e-3
+    """Learning rate of those steps."""
     still_share: float = 0.0
-    """Share of the steps, at the start, in which clips of the film world are seen as pictures."""
+    """Share of the other steps in which clips of the film world are seen as pictures: what things are is learnt there, at a third of the cost."""
     batch: int = 32
     """Clips of a step, over all processes."""
     accumulate: int = 1
@@ -58,6 +66,19 @@ class StageConfig:
     """Autocast to bfloat16 (weights stay fp32)."""
     save_every: int = 200
 
+    def lesson(self, step: int) -> Lesson:
+        """How a step sees its clips."""
+        if step < self.look_steps:
+            return Lesson(True, 1.0, step < self.look_steps // 2)
+        return Lesson(True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
+
+
+def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
+    """Cross entropy of each token of the vocabulary being in the caption or not, summed over tokens, mean over clips. clips: [B, T, 3, H, W]; ids: [B, L]."""
+    said = torch.zeros(len(ids), model.config.vocab_size, device=ids.device).scatter_(1, ids, 1.0)
+    every = F.binary_cross_entropy_with_logits(model.word_logits(clips).float(), said, reduction="none")
+    return every[:, END + 1 :].sum(1).mean()
+
 
 def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
     """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B, L]."""
@@ -72,9 +93,12 @@ def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor
 
 
 def rate_at(step: int, config: StageConfig) -> float:
-    """Linear warm-up, then a cosine to a fiftieth."""
-    share = step / max(1, config.steps)
-    return config.lr * min(1.0, (step + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    """Linear warm-up, then a cosine to a fiftieth, in each part of the stage anew: looking, watching, telling."""
+    bounds = [0, config.look_steps, config.look_steps + config.watch_steps, max(config.steps, config.look_steps + config.watch_steps + 1)]
+    part = max(index for index in range(3) if step >= bounds[index])
+    share = (step - bounds[part]) / (bounds[part + 1] - bounds[part])
+    peak = config.lr if part == 2 else config.words_lr
+    return peak * min(1.0, (step - bounds[part] + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 class Run:
@@ -180,7 +204,7 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
                     told_s = elapsed
                     left_s = elapsed / (run.step - first) * (config.steps - run.step)
                     say(
-                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f}, {left_s:.0f} s left"
+                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f} words {row['words']:.2f}, {left_s:.0f} s left"
                     )
                 if run.step % config.save_every == 0 or run.step == config.steps:
                     run.save()
@@ -215,18 +239,16 @@ def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: i
     parts = [mine[index :: config.accumulate] for index in range(config.accumulate)]
     for group in run.optimizer.param_groups:
         group["lr"] = rate_at(run.step, config)
-    total, contrast_sum = 0.0, 0.0
+    told = [0.0, 0.0, 0.0]
     for part in (part for part in parts if part):
         pixels, tokens = normalised(clips[part]).to(device), ids[part].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
-            token_loss, contrast, _ = losses(run.model, pixels, tokens)
         share = len(part) / len(texts)
-        loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
+            loss, parts_told = _loss(run, pixels, tokens, num_tokens, share)
         loss.backward()
-        total += token_loss.item() / num_tokens
-        contrast_sum += contrast.item() * share
+        told = [before + now for before, now in zip(told, parts_told, strict=True)]
     if processes > 1:
-        total, contrast_sum = _summed(run.model, [total, contrast_sum])
+        told = _summed(run.model, told)
     norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
     if math.isfinite(norm):
         run.optimizer.step()
@@ -235,4 +257,15 @@ def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: i
     with torch.no_grad():
         for name, value in run.model.state_dict().items():
             run.average[name].lerp_(value, 1 - decay)
-    return {"loss": total, "contrast": contrast_sum, "grad_norm": norm, "lr": rate_at(run.step, config)}
+    return {**dict(zip(("loss", "contrast", "words"), told, strict=True)), "grad_norm": norm, "lr": rate_at(run.step, config)}
+
+
+def _loss(run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: float) -> tuple[Tensor, list[float]]:
+    """The loss of one part of a step, and its parts: per token, contrastive, words."""
+    config, model = run.config, run.model
+    if config.lesson(run.step).is_words:
+        words = words_loss(model, pixels, tokens) * share
+        return words, [0.0, 0.0, words.item()]
+    token_loss, contrast, _ = losses(model, pixels, tokens)
+    loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
+    return loss, [token_loss.item() / num_tokens, contrast.item() * share, 0.0]

@@ -13,7 +13,7 @@ from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
 from captioner.coca.config import CocaConfig, from_open_clip
-from captioner.coca.data import Batches, changed, film_examples
+from captioner.coca.data import Batches, Lesson, changed, film_examples
 from captioner.coca.decoding import Decoding, write, write_uncached
 from captioner.coca.domain import Domain
 from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
@@ -25,7 +25,16 @@ from manifests.errors import UsageError
 from tests.e2e.commands import ROOT, environment
 
 SMALL = CocaConfig(
-    embed_dim=64, image_px=48, patch_px=8, vision_width=64, pooler_queries=17, text_width=64, context_length=64, vocab_size=300, max_patches=36
+    embed_dim=64,
+    image_px=48,
+    patch_px=8,
+    vision_width=64,
+    pooler_queries=17,
+    text_width=64,
+    context_length=64,
+    vocab_size=300,
+    max_patches=36,
+    max_frames=4,
 )
 LEGACY = CocaConfig(
     embed_dim=64,
@@ -162,18 +171,35 @@ def test_changed_examples_have_the_captions_of_what_they_show(examples):
         assert other.frames.shape == example.frames.shape
 
 
-def test_batches_repeat_by_step_cover_an_epoch_once_and_begin_with_pictures(examples):
-    first, second = (Batches(examples, "dense", 4, 7, changes=lambda example, rng: example) for _ in range(2))
-    seen = [text for step in range(first.per_epoch) for text in first.at(step)[1]]
-    assert sorted(seen) == sorted(example.texts["dense"][0] for example in examples)
-    again = [text for step in reversed(range(first.per_epoch)) for text in second.at(step)[1]]
-    assert sorted(again) == sorted(seen)
-    stills = Batches(examples, "dense", 4, 7, still_steps=5)
-    for step in range(5):
-        clips, texts = stills.at(step)
-        assert clips.shape[1] == 1
-        assert not any("moves" in text or "camera" in text for text in texts)
-    assert any("moves" in text for step in range(5, 25) for text in stills.at(step)[1])
+def test_batches_repeat_by_step_and_come_as_their_lesson_says(examples):
+    lessons = {0: Lesson(True, 1.0, True), 1: Lesson(True, 1.0), 2: Lesson()}
+    first, second = (Batches(examples, "dense", 4, 7, lambda step: lessons[step // 10]) for _ in range(2))
+    again = {step: second.at(step) for step in reversed(range(30))}
+    for step in range(30):
+        clips, texts = first.at(step)
+        assert np.array_equal(clips, again[step][0])
+        assert texts == again[step][1]
+        if step < 20:
+            assert clips.shape[1] == 1
+            assert not any("moves" in text or "camera" in text for text in texts)
+    middle = np.median([max(len(text) for texts in example.texts.values() for text in texts) for example in examples])
+    assert max(len(text) for step in range(10) for text in first.at(step)[1]) <= middle
+    assert any("moves" in text for step in range(20, 30) for text in first.at(step)[1])
+    every = Batches(examples, "dense", 4, 7, changes=lambda example, rng: example)
+    assert {text for step in range(200) for text in every.at(step)[1]} == {example.texts["dense"][0] for example in examples}
+
+
+def test_looking_and_watching_teach_the_words_of_captions(examples, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = StageConfig(kind="dense", steps=45, look_steps=20, watch_steps=20, batch=8, warmup_steps=3)
+    train_stage(VideoCoCa(SMALL), tokenizer, Batches(examples, "dense", 8, 0, config.lesson), config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["words"] > 0 for row in rows] == [True] * 40 + [False] * 5
+    assert np.mean([row["words"] for row in rows[15:20]]) < 0.5 * rows[0]["words"]
+    assert np.mean([row["words"] for row in rows[35:40]]) < np.mean([row["words"] for row in rows[20:23]])
+    assert all(row["loss"] > 0 for row in rows[40:])
+    assert rows[0]["lr"] < rows[2]["lr"] == pytest.approx(config.words_lr, rel=0.1)
+    assert rows[40]["lr"] < config.lr
 
 
 def losses_of(folder):

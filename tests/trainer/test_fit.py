@@ -12,7 +12,7 @@ from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
 from trainer.__main__ import VERBS
-from trainer.catalog import load_catalog, merge_stats
+from trainer.catalog import load_catalog
 from trainer.config import PRESETS, ModelConfig, load_config, preset, save_config
 from trainer.dit import DiT
 from trainer.export import load_model
@@ -21,6 +21,7 @@ from trainer.flow import NoisyPack
 from trainer.loader import Loader, PackReader
 from trainer.sample import Canvas, sample_latent, to_frames
 from vae import load_vae
+from vae.stats import merged
 
 TEST = dataclasses.replace(preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15)
 
@@ -92,9 +93,9 @@ def test_statistics_merge_as_if_measured_at_once():
         {"count": part.shape[1], "mean": part.mean(1).tolist(), "m2": ((part - part.mean(1, keepdims=True)) ** 2).sum(1).tolist()}
         for part in np.split(data, [100, 450], 1)
     ]
-    mean, std = merge_stats([*parts, {"count": 0, "mean": [], "m2": []}])
-    assert np.allclose(mean, data.mean(1))
-    assert np.allclose(std, data.std(1))
+    found = merged([*parts, {"count": 0, "mean": [], "m2": []}])
+    assert np.allclose(found.mean, data.mean(1))
+    assert np.allclose(found.std(), data.std(1))
 
 
 def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tmp_path, capsys):

@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae import CausalVAE, Extent, latent_size, load_vae, validity
-from vae.clips import world_window
-from vae.train import as_float, pad_front, psnr_db
+from vae import CausalVAE, Extent, latent_size, load_own, validity
+from vae.clips import as_float, world_clip
+from vae.grid import pad_to_grid
+from vae.losses import psnr_db
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_validity_is_the_share_of_real_pixels(size):
 @settings(max_examples=15)
 def test_streaming_equals_the_whole_for_every_chunking(model, cuts, length):
     video = torch.rand((3, length, 24, 17), generator=torch.Generator().manual_seed(1)) * 2 - 1
-    whole = model.encode_groups(pad_front(torch.nn.functional.pad(video, (0, 7, 0, 0), mode="replicate")[None]))[0][0]
+    whole = model.encode_groups(pad_to_grid(video[None], model.factors))[0][0]
     stream, pieces, bounds = model.stream(), [], sorted({0, length, *(cut for cut in cuts if cut < length)})
     for a, b in zip(bounds, bounds[1:], strict=False):
         pieces += stream.push(video[:, a:b])
@@ -68,14 +69,14 @@ def test_every_real_pixel_reaches_the_latent(model, where):
 
 
 def test_the_committed_weights_reconstruct_held_out_films_better_than_their_linear_part():
-    vae = load_vae()
-    linear = load_vae()
+    vae = load_own()
+    linear = load_own()
     for name, parameter in linear.named_parameters():
         if name.startswith(("enc_out", "dec_out")):
             parameter.zero_()
     ours, baseline = [], []
     for seed in range(900, 908):
-        video = as_float(world_window(seed, 17, 64))
+        video = as_float(world_clip(seed))
         ours.append(psnr_db(vae.decode(vae.encode(video)), video))
         baseline.append(psnr_db(linear.decode(linear.encode(video)), video))
     assert sum(ours) / 8 > 26

@@ -1,0 +1,278 @@
+"""The verbs of `python -m vae`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from manifests import cli
+from manifests.errors import RushesError, UsageError
+from manifests.layout import Dataset
+from manifests.views import View
+from media import MediaError, VideoReader, probe
+from media.images import encode_png
+from media.writer import write_video
+from vae import evaluate
+from vae.checkpoint import DEFAULT_WEIGHTS, load_vae, read_record, save_vae
+from vae.clips import Windows, as_float, dataset_clips, footage_clips, to_video, world_clips
+from vae.grid import Extent
+from vae.losses import psnr_db
+from vae.model import CausalVAE, VAEConfig
+from vae.stats import channel_stats, corpus_stats
+from vae.train import TrainConfig, processes, train
+
+PUSH_FRAMES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the VAE from scratch on the film world, on footage, on a dataset's clips, or on all of them. The same command resumes.
+
+    Example: python -m vae train weights/vae-mine --films 800 --footage ~/videos --train.steps 8000
+    Example: torchrun --nproc-per-node 8 -m vae train weights/vae-large --data /data/set --films 0 --model.widths 128 256 512 --train.is-bf16
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the weights; what is needed to resume lies in its `training` until the end."""
+    films: int = 800
+    """Clips of the film world to train on."""
+    footage: Path | None = None
+    """Folder of real videos and images to train on as well."""
+    per_file: int = 4
+    """Parts taken of each file."""
+    without: Path | None = None
+    """List of file names to leave out, one a line: kept for `eval`."""
+    data: str = ""
+    """Dataset whose kept clips to train on as well."""
+    view: str = "default"
+    most_clips: int = 2000
+    """Clips of the dataset to draw."""
+    threads: int | None = None
+    """CPU threads; as many as cores otherwise."""
+    model: VAEConfig = field(default_factory=VAEConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def _clips(self) -> list[torch.Tensor]:
+        clips = world_clips(self.films, self.train.seed) if self.films else []
+        if self.footage:
+            left_out = set(self.without.read_text().split("\n")) if self.without else set()
+            kept = [path for path in sorted(self.footage.rglob("*")) if path.is_file() and _name(path, self.footage) not in left_out]
+            clips += list(footage_clips(kept, self.per_file, self.train.seed))
+        if self.data:
+            clips += list(dataset_clips(self.data, self.view, self.most_clips, self.train.seed))
+        return clips
+
+    def run(self) -> int:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        torch.manual_seed(self.train.seed)
+        clips = self._clips()
+        rank, count = processes()
+        cli.say(f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} processes")
+        model = CausalVAE(self.model)
+        windows = Windows(clips, self.train.budget, self.train.seed)
+        record = train(model, windows, self.train, self.out / "training")
+        if rank:
+            return cli.DONE
+        held_out = {"film world": evaluate.film_clips(32)}
+        codes = {"this VAE": evaluate.through(model)}
+        scores = {name: evaluate.quality_table(codes, found, codes)["this VAE"] for name, found in held_out.items()}
+        record |= {
+            "held_out": scores, "latent_stats": channel_stats(model, clips[: 256 : 2]), "data": self._data(len(clips)), "command": self._command(),
+        }  # fmt: skip
+        save_vae(model, self.out, record)
+        (self.out / "training" / "state.safetensors").unlink()
+        cli.print_json({key: record[key] for key in ("held_out", "seconds", "command")})
+        return cli.DONE
+
+    def _data(self, count: int) -> str:
+        others = [f"footage of {self.footage.name}"] if self.footage else []
+        others += [f"dataset {Path(self.data).name}"] if self.data else []
+        return f"film world, {self.films} clips of seed {self.train.seed}" + "".join(f", and {other}" for other in others) + f"; {count} clips in all"
+
+    def _command(self) -> str:
+        """The command line without the folders of this machine."""
+        return "python -m vae train " + shlex.join(word if "/" not in word else Path(word).name for word in sys.argv[2:])
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Judge a VAE on held-out clips of the film world and on real files, beside linear codes of the same size and other VAEs.
+
+    Example: python -m vae eval --footage ~/videos --files benchmarks/vae_files.txt --sheet sheet.png
+    """
+
+    weights: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=lambda: [DEFAULT_WEIGHTS])
+    """Folders of VAEs, ours or of diffusers."""
+    films: int = 32
+    footage: Path | None = None
+    """Folder of real files."""
+    files: Path | None = None
+    """List of names below it to judge on; the others serve the linear code. All, and none, otherwise."""
+    sheet: Path | None = None
+    """PNG to write: original, reconstruction, error."""
+    json: bool = False
+    """Print the report as JSON."""
+    threads: int = 2
+
+    def run(self) -> int:
+        torch.set_num_threads(self.threads)
+        sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
+        if self.footage:
+            every = [path for path in sorted(self.footage.rglob("*")) if path.is_file()]
+            chosen = set(self.files.read_text().split("\n")) if self.files else {_name(path, self.footage) for path in every}
+            sets["real files"] = evaluate.real_clips(path for path in every if _name(path, self.footage) in chosen)
+            others = [path for path in every if _name(path, self.footage) not in chosen][:60]
+            fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
+        vaes = {folder.resolve().name: load_vae(folder) for folder in self.weights}
+        report = evaluate.evaluate(vaes, sets, fit_on)
+        if self.sheet:
+            evaluate.sheet(next(iter(vaes.values())), [clip for found in sets.values() for clip in found[:8]], self.sheet)
+            report["sheet"] = str(self.sheet)
+        if self.json:
+            cli.print_json(report)
+        else:
+            print(evaluate.table(report))
+        return cli.DONE
+
+
+def _fit_clips(count: int) -> list[evaluate.Named]:
+    return [evaluate.Named("", clip) for clip in world_clips(max(32, count), 0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encode one video or image of any shape and length to a latent file, and say how well it comes back.
+
+    Example: python -m vae encode clip.mp4 clip.safetensors --max-pixels 65536
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Video or image."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Latent file (safetensors)."""
+    weights: Path = DEFAULT_WEIGHTS
+    """Folder of the VAE."""
+    max_pixels: int | None = None
+    """Cap on width x height."""
+
+    def _pieces(self, facts: object) -> Iterator[torch.Tensor]:
+        batch: list[np.ndarray] = []
+        for frame in VideoReader(facts, self.max_pixels).frames():  # type: ignore[arg-type]
+            batch.append(frame.rgb)
+            if len(batch) == PUSH_FRAMES:
+                yield to_video(batch)
+                batch = []
+        if batch:
+            yield to_video(batch)
+
+    def run(self) -> int:
+        vae = load_vae(self.weights)
+        stream, found, size, count = vae.stream(), [], (0, 0), 0
+        try:
+            facts = probe(str(self.source))
+            for piece in self._pieces(facts):
+                size, count = (piece.shape[2], piece.shape[3]), count + piece.shape[1]
+                found += stream.push(as_float(piece))
+            found += stream.flush()
+            if not found:
+                raise RushesError(str(self.source), "has no frame", "Give another file.")
+            mean, logvar = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+            extent = Extent(count, *size)
+            metadata = {"extent": ",".join(map(str, extent)), "fps": str(facts.fps or 0), "vae": vae.fingerprint, "first_type": "frame"}
+            save_file({"mean": mean.contiguous(), "logvar": logvar.contiguous()}, self.out, metadata)
+            decoding = vae.decode_stream(extent)
+            made = [*decoding.push(mean[:, :5]), *([] if mean.shape[1] > 5 else decoding.flush())]
+            head = torch.cat(made, dim=1) if made else None
+            told = ""
+            if head is not None:
+                original = as_float(next(self._pieces(facts)))[:, : head.shape[1]]
+                told = f", round trip of the first {original.shape[1]} frames {psnr_db(head[:, : original.shape[1]], original):.2f} dB"
+        except MediaError as error:
+            raise RushesError(str(self.source), error.message) from error
+        cli.say(f"{tuple(extent)} frames x height x width to latent {tuple(mean.shape)}{told}")
+        print(self.out)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """Decode a latent file to a video, or to a PNG if it is one frame.
+
+    Example: python -m vae decode clip.safetensors clip.mp4
+    """
+
+    latent: Annotated[Path, tyro.conf.Positional]
+    """Latent file."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """.mp4, .webm or .png."""
+    weights: Path = DEFAULT_WEIGHTS
+    """Folder of the VAE."""
+
+    def run(self) -> int:
+        if not self.latent.exists():
+            raise UsageError(str(self.latent), "does not exist")
+        vae = load_vae(self.weights)
+        with safe_open(self.latent, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("vae") != vae.fingerprint:
+            raise RushesError(str(self.latent), "was encoded by another VAE", "Give its folder with --weights.")
+        extent = Extent(*(int(part) for part in metadata["extent"].split(",")))
+        if self.out.suffix == ".png" and extent.num_frames > 1:
+            raise UsageError(str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4 or .webm.")
+        frames = _frames(vae, load_file(self.latent)["mean"], extent)
+        if self.out.suffix == ".png":
+            self.out.write_bytes(encode_png(next(frames)))
+        else:
+            write_video(self.out, frames, float(metadata["fps"]) or 24.0, "vp9" if self.out.suffix == ".webm" else "h264")
+        print(self.out)
+        return cli.DONE
+
+
+def _frames(vae: object, mean: torch.Tensor, extent: Extent) -> Iterator[np.ndarray]:
+    """Frames [H, W, 3] uint8 as they are decoded."""
+    stream = vae.decode_stream(extent)  # type: ignore[attr-defined]
+    pieces = (piece for index in range(0, mean.shape[1], 4) for piece in stream.push(mean[:, index : index + 4]))
+    for piece in pieces:
+        yield from ((piece + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    for piece in stream.flush():
+        yield from ((piece + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """What is known of a VAE, or of the latents of a dataset: sizes, scores, mean and deviation of each channel.
+
+    Example: python -m vae stats --data /data/set
+    """
+
+    weights: Annotated[Path, tyro.conf.Positional] = DEFAULT_WEIGHTS
+    """Folder of the VAE."""
+    data: str = ""
+    """Dataset whose latent statistics to print instead."""
+    view: str = "default"
+
+    def run(self) -> int:
+        if self.data:
+            dataset = Dataset(self.data)
+            cli.print_json(corpus_stats(dataset, View.load(dataset, self.view).column("latent")))
+            return cli.DONE
+        vae = load_vae(self.weights)
+        known = {"factors": list(vae.factors), "channels": vae.latent_channels, "chunk_rule": vae.chunk_rule, "fingerprint": vae.fingerprint}
+        print(json.dumps(known | read_record(self.weights), indent=2))
+        return cli.DONE
