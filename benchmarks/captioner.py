@@ -26,7 +26,7 @@ def decoding() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = VideoCoCa(CocaConfig(context_length=256)).eval()
-    clips = torch.randn(CLIPS, 4, 3, 56, 96)
+    clips = torch.randn(CLIPS, model.config.max_frames, 3, 56, 96)
     seconds: dict[str, list[float]] = {"kept keys and values": [], "both towers anew": []}
     same = True
     for _ in range(ROUNDS):

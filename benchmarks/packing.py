@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from trainer.packs import Sample, pack_cost, plan_epoch, pool_largest_fit
+from trainer.packs import EpochPlan, PackSettings, Sample, SampleTable, pack_cost, plan_epoch, plan_steps, pool_largest_fit
 
 PATCH, WIDTH = (1, 2, 2), 2048
 
@@ -46,22 +46,23 @@ def first_fit(lengths: list[int], budget: int, num_open: int = 8) -> list[list[i
 
 def main() -> None:
     samples = catalogue(20_000)
+    table = SampleTable.of(samples)
     print(f"{len(samples)} samples, {len({(s.latent_t, s.latent_h, s.latent_w) for s in samples})} shapes")
     for budget in (32_768, 65_536):
         fitting = [sample for sample in samples if sample.tokens(PATCH) <= budget]
         lengths = [sample.tokens(PATCH) for sample in fitting]
         begin = time.process_time()
-        plan = plan_epoch(samples, seed=0, epoch=0, budget=budget, packs_per_step=64, patch=PATCH, width=WIDTH)
+        plan = plan_epoch(table, PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, width=WIDTH), 0)
         cpu_s = time.process_time() - begin
         padded = sum(lengths) / (max(lengths) * len(lengths))
         ours, first = pool_largest_fit(lengths, budget), first_fit(lengths, budget)
         fill = {name: sum(lengths) / (budget * len(bins)) for name, bins in (("pool largest-fit", ours), ("first-fit, 8 open", first))}
-        costs = [[pack_cost([item.tokens(PATCH) for item in pack], WIDTH) for pack in step] for step in plan.steps if len(step) == 64]
+        costs = [[pack_cost([item.tokens(PATCH) for item in pack], WIDTH) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64]
         balanced = float(np.mean([max(step) / np.mean(step) for step in costs]))
         flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
         random = float(np.mean(flat.max(1) / flat.mean(1)))
         print(
-            f"budget {budget}: planned in {cpu_s:.2f} CPU s ({cpu_s / len(samples) * 1e6:.1f} us a sample), {plan.num_windowed} samples over the budget windowed"
+            f"budget {budget}: planned in {cpu_s:.2f} CPU s ({cpu_s / len(samples) * 1e6:.1f} us a sample), {len(plan.windows)} samples over the budget windowed"
         )
         print(
             f"  fill: plan {plan.fill:.4f} | " + " | ".join(f"{name} {value:.4f}" for name, value in fill.items()) + f" | padded batches {padded:.4f}"
@@ -69,5 +70,18 @@ def main() -> None:
         print(f"  slowest of 64 ranks over the mean: plan {balanced:.3f} | packs dealt at random {random:.3f}")
 
 
+def million() -> None:
+    """CPU seconds to plan a million samples."""
+    small = SampleTable.of(catalogue(100_000))
+    table = SampleTable(
+        [f"{index}" for index in range(10 * len(small))], np.arange(10 * len(small)) // 200,
+        *(np.tile(column, 10) for column in (small.latent_t, small.latent_h, small.latent_w)),
+    )  # fmt: skip
+    begin = time.process_time()
+    steps = sum(1 for _ in plan_steps(EpochPlan(table, 65_536), PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, width=WIDTH), 0))
+    print(f"{len(table)} samples planned in {time.process_time() - begin:.2f} CPU s, {steps} steps, a step at a time")
+
+
 if __name__ == "__main__":
     main()
+    million()

@@ -86,7 +86,7 @@ class Train:
     """One stage, or all in order; the forks need the base."""
     preset: Literal["tiny", "coca_ViT-B-32", "coca_ViT-L-14"] = "tiny"
     """Size of the model."""
-    films: int = 6000
+    films: int = 12000
     """Clips of the film world to learn from; 0 for none."""
     data: str = ""
     """Dataset to learn from: its previews and captions."""
@@ -95,7 +95,7 @@ class Train:
     init: Path | None = None
     """Weights of open_clip's CoCa of the same size for the base to start from."""
     steps: int | None = None
-    """Steps of each stage; left out, the preset's."""
+    """Steps of each stage, its parts shortened alike; left out, the preset's."""
     batch: int | None = None
     """Clips a step."""
     accumulate: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,6 +64,13 @@ def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max
 def dataset(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A complete dataset of the films. Read only."""
     return ingest_here(films, tmp_path_factory.mktemp("dataset") / "ds")
+
+
+@pytest.fixture
+def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
+    """A copy of the dataset, to change."""
+    shutil.copytree(dataset.uri, tmp_path / "ds")
+    return Dataset(str(tmp_path / "ds"))
 
 
 @pytest.fixture(scope="session")

@@ -57,26 +57,18 @@ class Plan(RunOptions):
 
     def run(self) -> int:
         from trainer.catalog import load_catalog
-        from trainer.packs import pack_cost, plan_epoch
+        from trainer.packs import SampleTable, pack_cost, pack_settings, plan_epoch
 
         config, dataset = self.config(), Dataset(self.data)
         catalog = load_catalog(dataset, View.load(dataset, self.view), config.held_out)
         model = config.model
-        epoch = plan_epoch(
-            catalog.samples,
-            seed=config.seed,
-            epoch=0,
-            budget=config.tokens,
-            packs_per_step=config.packs_per_step,
-            patch=model.patch,
-            width=model.width,
-        )
-        packs = [pack for step in epoch.steps for pack in step]
+        epoch = plan_epoch(SampleTable.of(catalog.samples), pack_settings(config), 0)
+        packs = [pack for step in epoch.steps for pack in epoch.packs(step)]
         shapes = {(item.latent_t, item.latent_h, item.latent_w) for item in catalog.samples}
         costs = np.array([pack_cost([item.tokens(model.patch) for item in pack], model.width) for pack in packs])
         cli.print_table(
             "plan", ["samples", "shapes", "packs", "steps", "fill", "windowed", "cost max/mean"],
-            [[len(catalog.samples), len(shapes), len(packs), len(epoch.steps), f"{epoch.fill:.4f}", epoch.num_windowed, f"{costs.max() / costs.mean():.3f}"]],
+            [[len(catalog.samples), len(shapes), len(packs), len(epoch.steps), f"{epoch.fill:.4f}", len(epoch.windows), f"{costs.max() / costs.mean():.3f}"]],
         )  # fmt: skip
         fullest = max(packs, key=lambda pack: len({(item.latent_t, item.latent_h, item.latent_w) for item in pack}))
         held = sorted({(item.latent_t, item.latent_h, item.latent_w) for item in fullest})

@@ -34,7 +34,7 @@ from trainer.evaluate import evaluate, validation_packs
 from trainer.export import save_model
 from trainer.flow import NoisyPack, lr_at
 from trainer.loader import Loader, Pack, PackReader
-from trainer.packs import PlanStream
+from trainer.packs import PlanStream, SampleTable, pack_settings
 
 EVERY_S = 10.0
 
@@ -87,10 +87,7 @@ class RunLog:
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> PlanStream:
-    model = config.model
-    return PlanStream(
-        catalog.samples, seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width
-    )
+    return PlanStream(SampleTable.of(catalog.samples), pack_settings(config))
 
 
 def run_digest(catalog: Catalog, config: FitConfig) -> str:

@@ -2,26 +2,36 @@
 
 Token counts are known from the manifest, so packs are planned without reading data; every rank plans the same list and takes its share, so no
 collective is needed, the loader's state is one integer, and the world size may change between runs.
-Fill and balance beside other packers: benchmarks/packing.py.
+
+Samples are columns of numbers and a plan holds their indices, made window by window of shards as it is asked for: planning a million takes seconds and
+little memory. Fill, balance and speed beside other packers: benchmarks/packing.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from manifests.errors import UsageError
+from trainer.config import FitConfig
 
 POOL = 128
 SHARD_WINDOW = 16
-BALANCE_STEPS = 16
+BALANCE_STEPS = 32
+_SHIFT = 40
+_MASK = (1 << _SHIFT) - 1
+
+Chosen = list[list[int]]
+"""Packs of one step, each a list of indices of samples."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip as the trainer sees it: latents [start, start + length) of it."""
+    """A clip as the trainer sees it: latents [start, start + latent_t) of it."""
 
     clip_id: str
     shard: int
@@ -34,35 +44,67 @@ class Sample:
         return -(-self.latent_t // patch[0]) * -(-self.latent_h // patch[1]) * -(-self.latent_w // patch[2])
 
 
-def pool_largest_fit(lengths: list[int], budget: int, pool: int = POOL) -> list[list[int]]:
+@dataclass(frozen=True)
+class SampleTable:
+    """Samples as columns of one length: ids, shards and latent sizes."""
+
+    clip_ids: Sequence[str]
+    shard: np.ndarray
+    latent_t: np.ndarray
+    latent_h: np.ndarray
+    latent_w: np.ndarray
+
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> SampleTable:
+        columns = [
+            np.array([getattr(sample, name) for sample in samples], dtype=np.int64) for name in ("shard", "latent_t", "latent_h", "latent_w")
+        ]
+        return SampleTable([sample.clip_id for sample in samples], *columns)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def per_frame(self, patch: tuple[int, int, int]) -> np.ndarray:
+        """Tokens of one layer of patches in time, [n]."""
+        return -(-self.latent_h // patch[1]) * -(-self.latent_w // patch[2])
+
+
+def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterator[list[int]]:
     """Fill bins of `budget` from a look-ahead pool: the oldest first, then again and again the largest that still fits.
 
     Args:
         lengths: tokens of each item, each <= budget, in stream order.
 
     Returns:
-        Bins of indices. Every index occurs once; none waits for long, since each bin starts with the oldest.
+        Bins of positions in the stream. Every one occurs once; none waits for long, since each bin starts with the oldest.
     """
-    waiting: list[int] = []
-    stream = iter(range(len(lengths)))
-    bins: list[list[int]] = []
+    waiting: list[int] = []  # length and age in one number, sorted: of equal lengths the older stands later and is taken first
+    order: deque[int] = deque()  # the same numbers, oldest first
+    gone: set[int] = set()
+    stream = enumerate(lengths)
     while True:
         while len(waiting) < pool and (item := next(stream, None)) is not None:
-            waiting.append(item)
+            key = item[1] << _SHIFT | _MASK - item[0]
+            waiting.insert(bisect_left(waiting, key), key)
+            order.append(key)
         if not waiting:
-            return bins
-        chosen, room = [waiting.pop(0)], budget
-        room -= lengths[chosen[0]]
-        while True:
-            best, best_at = -1, -1
-            for position, item in enumerate(waiting):
-                if best < lengths[item] <= room:
-                    best, best_at = lengths[item], position
-            if best_at < 0:
-                break
-            chosen.append(waiting.pop(best_at))
-            room -= best
-        bins.append(chosen)
+            return
+        while order[0] in gone:
+            gone.discard(order.popleft())
+        key = order.popleft()
+        del waiting[bisect_left(waiting, key)]
+        chosen, room = [_MASK - (key & _MASK)], budget - (key >> _SHIFT)
+        while (at := bisect_right(waiting, room << _SHIFT | _MASK) - 1) >= 0:
+            key = waiting.pop(at)
+            gone.add(key)
+            chosen.append(_MASK - (key & _MASK))
+            room -= key >> _SHIFT
+        yield chosen
+
+
+def pool_largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> list[list[int]]:
+    """All bins of `largest_fit`."""
+    return list(largest_fit(lengths, budget, pool))
 
 
 def pack_cost(tokens: list[int], width: int) -> float:
@@ -70,89 +112,179 @@ def pack_cost(tokens: list[int], width: int) -> float:
     return float(sum(count * (1 + count / (6 * width)) for count in tokens))
 
 
-def windowed(sample: Sample, patch: tuple[int, int, int], budget: int, rng: np.random.Generator) -> Sample:
-    """The sample, or where it is longer than the budget a random window of its latents that fits."""
-    per_frame = sample.tokens(patch) // -(-sample.latent_t // patch[0])
-    if sample.tokens(patch) <= budget:
-        return sample
-    length = budget // per_frame * patch[0]
-    start = int(rng.integers(0, sample.latent_t - length + 1))
-    return Sample(sample.clip_id, sample.shard, length, sample.latent_h, sample.latent_w, start)
-
-
-@dataclass(frozen=True)
+@dataclass
 class EpochPlan:
-    """Steps of an epoch, each a list of packs; and how many samples were windowed to fit the budget."""
+    """Steps of an epoch as they are made.
 
-    steps: list[list[list[Sample]]]
-    num_windowed: int
-    fill: float
+    Attributes:
+        windows: (first latent, number of latents) of each sample that was longer than the budget, by index.
+        num_tokens, num_packs: planned so far.
+    """
+
+    table: SampleTable
+    budget: int
+    windows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_packs: int = 0
+    steps: list[Chosen] = field(default_factory=list)
+
+    @property
+    def fill(self) -> float:
+        """Share of the budget that is tokens."""
+        return self.num_tokens / max(1, self.budget * self.num_packs)
+
+    def sample(self, index: int) -> Sample:
+        """The sample behind an index, windowed as planned."""
+        table = self.table
+        start, length = self.windows.get(index, (0, int(table.latent_t[index])))
+        return Sample(table.clip_ids[index], int(table.shard[index]), length, int(table.latent_h[index]), int(table.latent_w[index]), start)
+
+    def packs(self, step: Chosen) -> list[list[Sample]]:
+        """The packs of a step as samples."""
+        return [[self.sample(index) for index in pack] for pack in step]
 
 
-def plan_epoch(
-    samples: list[Sample], *, seed: int, epoch: int, budget: int, packs_per_step: int, patch: tuple[int, int, int], width: int
-) -> EpochPlan:
-    """Plan one epoch: every sample exactly once.
+@dataclass(frozen=True, kw_only=True)
+class PackSettings:
+    """What a plan depends on, besides the samples and the epoch.
 
-    Shuffle within windows of shards (reads stay local), fill packs, sort packs by cost within a few steps so that ranks of one step have equal
-    work, shuffle the steps. The last step may have fewer packs than `packs_per_step`.
+    Attributes:
+        budget: tokens of a pack.
+        packs_per_step: packs of a step over all ranks.
+        width: of the model, for the cost of a pack.
+    """
+
+    seed: int
+    budget: int
+    packs_per_step: int
+    patch: tuple[int, int, int]
+    width: int
+
+
+def pack_settings(config: FitConfig) -> PackSettings:
+    """What a run's plan depends on."""
+    model = config.model
+    return PackSettings(seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width)
+
+
+def _windows(table: SampleTable, shards: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices of all samples, a few shards at a time in an order of shards drawn anew, shuffled within."""
+    by_shard = np.argsort(shards, kind="stable")
+    names, starts = np.unique(shards[by_shard], return_index=True)
+    ends = np.append(starts[1:], len(by_shard))
+    order = rng.permutation(len(names))
+    for begin in range(0, len(order), SHARD_WINDOW):
+        window = np.concatenate([by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]])
+        rng.shuffle(window)
+        yield window
+
+
+def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
+    """The steps of an epoch, every sample exactly once.
+
+    Shuffle within windows of shards (reads stay local), cut what is over the budget to a random window of its latents, fill packs, sort packs by cost within a few steps
+    so that ranks of one step have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
 
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
     """
-    for sample in samples:
-        if Sample(sample.clip_id, 0, patch[0], sample.latent_h, sample.latent_w).tokens(patch) > budget:
-            raise UsageError(
-                "--tokens", f"{budget} are fewer than one frame of clip {sample.clip_id} needs", "Raise the budget, or encode at fewer pixels."
-            )
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    by_shard: dict[int, list[int]] = {}
-    for index, sample in enumerate(samples):
-        by_shard.setdefault(sample.shard, []).append(index)
-    shards = [list(by_shard)[position] for position in rng.permutation(len(by_shard))]
-    order: list[int] = []
-    for begin in range(0, len(shards), SHARD_WINDOW):
-        window = np.array([index for shard in shards[begin : begin + SHARD_WINDOW] for index in by_shard[shard]])
-        rng.shuffle(window)
-        order += window.tolist()
-    stream = [windowed(samples[index], patch, budget, rng) for index in order]
-    lengths = [sample.tokens(patch) for sample in stream]
-    bins = pool_largest_fit(lengths, budget)
-    costs = np.array([pack_cost([lengths[index] for index in chosen], width) for chosen in bins])
-    steps: list[list[list[Sample]]] = []
-    span = packs_per_step * BALANCE_STEPS
-    for begin in range(0, len(bins), span):
-        window = begin + np.argsort(costs[begin : begin + span], kind="stable")
-        groups = [window[at : at + packs_per_step] for at in range(0, len(window), packs_per_step)]
-        tail = [groups.pop()] if len(groups) > 1 and len(groups[-1]) < packs_per_step else []
+    table, patch, budget = plan.table, settings.patch, settings.budget
+    per_frame = table.per_frame(patch)
+    if (over := np.flatnonzero(per_frame > budget)).size:
+        raise UsageError(
+            "--tokens", f"{budget} are fewer than one frame of clip {table.clip_ids[over[0]]} needs", "Raise the budget, or encode at fewer pixels."
+        )
+    rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
+    ahead: dict[int, int] = {}  # index of the sample at each position of the stream that is not in a step yet
+    lengths_at: dict[int, int] = {}
+
+    def lengths() -> Iterator[int]:
+        position = 0
+        for window in _windows(table, table.shard, rng):
+            latents = table.latent_t[window]
+            tokens = -(-latents // patch[0]) * per_frame[window]
+            for at in np.flatnonzero(tokens > budget):
+                index = int(window[at])
+                length = int(budget // per_frame[index] * patch[0])
+                plan.windows[index] = (int(rng.integers(0, table.latent_t[index] - length + 1)), length)
+                tokens[at] = length // patch[0] * per_frame[index]
+            counts = tokens.tolist()
+            places = range(position, position + len(counts))
+            ahead.update(zip(places, window.tolist(), strict=True))
+            lengths_at.update(zip(places, counts, strict=True))
+            position += len(counts)
+            yield from counts
+
+    def emitted(bins: list[list[int]]) -> Iterator[Chosen]:
+        """Steps of a span of packs, balanced."""
+        sizes = np.fromiter((len(chosen) for chosen in bins), np.int64, len(bins))
+        flat = [item for chosen in bins for item in chosen]
+        count = np.fromiter(map(lengths_at.pop, flat), float, len(flat))
+        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        costs = np.add.reduceat(count * (1 + count / (6 * settings.width)), begins)
+        plan.num_tokens += int(count.sum())
+        plan.num_packs += len(bins)
+        indices = list(map(ahead.pop, flat))
+        packs = [indices[begin : begin + size] for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)]
+        ranked = np.argsort(costs, kind="stable")
+        groups = [ranked[at : at + settings.packs_per_step] for at in range(0, len(ranked), settings.packs_per_step)]
+        tail = [groups.pop()] if len(groups) > 1 and len(groups[-1]) < settings.packs_per_step else []
         groups = [groups[position] for position in rng.permutation(len(groups))] + tail
-        steps += [[[stream[index] for index in bins[pack]] for pack in group] for group in groups]
-    num_windowed = sum(sample.latent_t < samples[index].latent_t for sample, index in zip(stream, order, strict=True))
-    return EpochPlan(steps, num_windowed, sum(lengths) / (budget * len(bins)))
+        for group in groups:
+            yield [packs[at] for at in group]
+
+    span, waiting = settings.packs_per_step * BALANCE_STEPS, list[list[int]]()
+    for chosen in largest_fit(lengths(), budget):
+        waiting.append(chosen)
+        if len(waiting) == span:
+            yield from emitted(waiting)
+            waiting = []
+    if waiting:
+        yield from emitted(waiting)
 
 
-def rank_packs(step: list[list[Sample]], rank: int, world_size: int, packs_per_step: int) -> list[list[Sample]]:
-    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many."""
+def plan_epoch(table: SampleTable, settings: PackSettings, epoch: int) -> EpochPlan:
+    """A whole epoch at once."""
+    plan = EpochPlan(table, settings.budget)
+    plan.steps = list(plan_steps(plan, settings, epoch))
+    return plan
+
+
+def rank_packs(step: list, rank: int, world_size: int, packs_per_step: int) -> list:
+    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many. Dealt to and fro, since they are sorted by cost."""
     padded = [*step, *([] for _ in range(packs_per_step - len(step)))]
-    return padded[rank::world_size]
+    rounds = [padded[at : at + world_size] for at in range(0, packs_per_step, world_size)]
+    return [row[rank if number % 2 == 0 else world_size - 1 - rank] for number, row in enumerate(rounds)]
 
 
 class PlanStream:
-    """Steps of all epochs in a row, addressed by one integer."""
+    """Steps of all epochs in a row, addressed by one integer; only a span of steps is held."""
 
-    def __init__(self, samples: list[Sample], *, seed: int, budget: int, packs_per_step: int, patch: tuple[int, int, int], width: int) -> None:
-        self._samples, self._settings = samples, {"seed": seed, "budget": budget, "packs_per_step": packs_per_step, "patch": patch, "width": width}
-        self._epoch, self._first, self._plan = -1, 0, EpochPlan([], 0, 0.0)
+    def __init__(self, table: SampleTable, settings: PackSettings) -> None:
+        self._table, self._settings = table, settings
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._step, self._epoch = -1, -1
+        self._plan, self._steps = EpochPlan(self._table, self._settings.budget), iter(list[Chosen]())
+        self._now: list[list[Sample]] = []
 
     def at(self, step: int) -> tuple[int, list[list[Sample]]]:
         """(epoch, packs) of a global step, counted from 0."""
-        if step < self._first:
-            self._epoch, self._first, self._plan = -1, 0, EpochPlan([], 0, 0.0)
-        while step >= self._first + len(self._plan.steps):
-            self._first += len(self._plan.steps)
-            self._epoch += 1
-            self._plan = plan_epoch(self._samples, epoch=self._epoch, **self._settings)  # type: ignore[arg-type]
-        return self._epoch, self._plan.steps[step - self._first]
+        if step < self._step:
+            self._rewind()
+        chosen: Chosen | None = None
+        while self._step < step:
+            chosen = next(self._steps, None)
+            if chosen is None:
+                self._epoch += 1
+                self._plan = EpochPlan(self._table, self._settings.budget)
+                self._steps = plan_steps(self._plan, self._settings, self._epoch)
+                continue
+            self._step += 1
+        if chosen is not None:
+            self._now = self._plan.packs(chosen)
+        return self._epoch, self._now
 
     def steps_from(self, step: int) -> Iterator[tuple[int, int, list[list[Sample]]]]:
         """(step, epoch, packs) without end, from `step` on."""

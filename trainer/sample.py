@@ -18,7 +18,7 @@ from trainer.export import TrainedModel
 from trainer.flow import shift_of, shifted
 from trainer.patches import coordinates, padded, patchify, unpatchify
 from vae import Extent, Latent, latent_size
-from vae.model import CausalVAE
+from vae.protocol import VAE
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x [N, P], sigma [N]) to velocity [N, P]."""
@@ -116,9 +116,9 @@ def sample_latent(
     return latent
 
 
-def to_frames(vae: CausalVAE, latent: Tensor, canvas: Canvas) -> Tensor:
+def to_frames(vae: VAE, latent: Tensor, canvas: Canvas) -> Tensor:
     """Decode to frames [T, H, W, 3] uint8 of exactly the canvas."""
-    video = vae.decode(Latent(latent, torch.zeros_like(latent), canvas.extent))
+    video = vae.decode(Latent(latent, torch.zeros_like(latent), canvas.extent, vae.factors))
     return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
 
 

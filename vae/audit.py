@@ -41,8 +41,8 @@ def audit(vae: VAE, video: Tensor) -> Audit:
     """Measure a video [3, T, H, W] in [-1, 1]."""
     found = measure(through(vae), video)
     amiss = {"low_psnr": found.psnr_db < MIN_PSNR_DB, "flicker": found.flicker > MAX_FLICKER, "drift": found.drift_db > MAX_DRIFT_DB}
-    rounded = (round(value, 4) for value in (found.psnr_db, found.ssim, found.flicker, found.drift_db))
-    return Audit(*rounded, ",".join(name for name, is_so in amiss.items() if is_so))
+    psnr, similarity, unsteady, drift = (round(value, 4) for value in (found.psnr_db, found.ssim, found.flicker, found.drift_db))
+    return Audit(psnr, similarity, unsteady, drift, ",".join(name for name, is_so in amiss.items() if is_so))
 
 
 def latent_picture(mean: Tensor) -> bytes:

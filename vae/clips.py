@@ -6,7 +6,7 @@ Nothing is resized to fit. Training windows are cut from these clips (`Windows`)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -75,9 +75,9 @@ def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRA
     return to_video(frames) if frames else None
 
 
-def footage_clips(folder: Path, per_file: int, seed: int) -> Iterator[Tensor]:
-    """Parts of the real videos and images below `folder`, at most 256 x 256 pixels; files that cannot be read are named and passed over."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+def footage_clips(paths: Iterable[Path], per_file: int, seed: int) -> Iterator[Tensor]:
+    """Parts of real videos and images, at most 256 x 256 pixels; files that cannot be read are named and passed over."""
+    for path in paths:
         rng = np.random.default_rng([seed, int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16)])
         try:
             length_s = probe(str(path)).duration_s

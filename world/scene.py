@@ -102,7 +102,7 @@ def sample_shot(seed: int, aspect: float, duration_s: float) -> Shot:
     background = _pick(rng, BACKGROUNDS)
     camera = _pick(rng, CAMERAS) if duration_s > 0 else "static"
     things: list[Thing] = []
-    for _ in range(int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))):
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
         things.append(sample_thing(rng, aspect, things))
     things.sort(key=prominence)
     speed = float(rng.uniform(0.14, 0.24))

@@ -25,7 +25,7 @@ class CocaConfig:
     pooler_heads: int = 4
     text_width: int = 128
     text_heads: int = 4
-    text_layers: int = 2
+    text_layers: int = 1
     decoder_layers: int = 2
     context_length: int = 120
     """Longest caption in tokens, start and end included."""

@@ -1,7 +1,6 @@
 """The caption stage with real backends: every clip accounted for through a server's faults, provenance in each row, two versions side by side."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
 from manifests import cli, queries
-from manifests.layout import Dataset
 from manifests.views import View
 from pipeline.caption import CaptionStage
 from pipeline.caption_summary import caption_summary
@@ -27,12 +25,6 @@ from trainer.catalog import load_catalog
 def calm(request):
     """An answer that no measurement contradicts."""
     return json.dumps(ANSWER | {"dense": "A red ball lies over a meadow in clear light.", "camera": ""})
-
-
-@pytest.fixture
-def copy(dataset, tmp_path):
-    shutil.copytree(dataset.uri, tmp_path / "ds")
-    return Dataset(str(tmp_path / "ds"))
 
 
 def caption(dataset, config, run_id="again"):
