@@ -16,7 +16,7 @@ from manifests import cli
 from manifests.errors import RushesError, UsageError
 from pipeline.cluster import connect
 
-PACKAGES = ("captioner",)
+PACKAGES = ("captioner", "trainer", "vae")
 
 
 def work(job: dict[str, Any]) -> None:

@@ -93,7 +93,8 @@ class Fit(RunOptions):
     def run(self) -> int:
         import torch
 
-        from trainer.fit import Interrupted, fit
+        from trainer.fit import fit
+        from trainer.stopping import Interrupted
 
         torch.set_num_threads(self.threads)
         if self.out is None and "://" in self.data:

@@ -70,6 +70,26 @@ class FitConfig:
     """Checkpoints kept."""
     max_corrupt: float = 0.01
     """Share of samples that may be unreadable before the run fails."""
+    spike_factor: float = 0.0
+    """A step whose loss is this many times the median of the last 64 is skipped; 0 takes all whose gradient is finite."""
+    is_bf16: bool = False
+    """Compute in bfloat16; weights, averages and the optimizer stay in fp32."""
+    is_checkpointed: bool = False
+    """Recompute each block's activations in the backward pass."""
+    is_compiled: bool = False
+    """Compile each block."""
+    is_tensorboard: bool = False
+    """Write TensorBoard's files too, if it is installed."""
+    validate_every: int = 0
+    """Steps between validations; 0: before and after only."""
+    peak_tflops: float = 0.0
+    """Of one device at the precision used, for MFU; 0: not told."""
+
+
+RUN_ONLY = frozenset({
+    "steps", "save_every", "keep", "cooldown", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops",
+})  # fmt: skip
+"""Settings that a resumed run may change."""
 
 
 def tiny() -> FitConfig:

@@ -8,19 +8,12 @@ from collections import defaultdict
 import torch
 
 from trainer.dit import DiT
+from trainer.efficiency import shape_classes
 from trainer.flow import NoisyPack
 from trainer.loader import Pack, PackReader
 from trainer.packs import Sample
 
 SIGMAS = (0.3, 0.6, 0.9)
-
-
-def shape_class(sample: Sample) -> str:
-    """image, square, wide or tall."""
-    if sample.latent_t == 1:
-        return "image"
-    ratio = sample.latent_w / sample.latent_h
-    return "wide" if ratio > 1.15 else "tall" if ratio < 0.87 else "square"
 
 
 def validation_packs(reader: PackReader, samples: list[Sample], budget: int) -> list[Pack]:
@@ -68,7 +61,7 @@ def evaluate(model: DiT, packs: list[Pack], flow_config: object) -> dict[str, di
             }
             for index, sample in enumerate(pack.samples):
                 span = slice(int(pack.cu[index]), int(pack.cu[index + 1]))
-                for name in (shape_class(sample), "all"):
+                for name in (*shape_classes(sample), "all"):
                     totals[name]["weight"] += float(noisy.weight[span].sum())
                     for key, value in errors.items():
                         totals[name][key] += float(value[span].sum())

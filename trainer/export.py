@@ -29,10 +29,10 @@ def ingest_settings(dataset: Dataset) -> dict:
     return {"text_encoder": "hashed-words", "text_model": "", "vae": ""}
 
 
-def save_model(folder: Path, ema: dict[str, Tensor], config: FitConfig, catalog: Catalog, view: View, dataset: Dataset) -> None:
+def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, catalog: Catalog, view: View, dataset: Dataset) -> None:
     """Write the model for sampling, with its latent statistics, shift rule, text encoder and VAE."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in ema.items()}, folder / "model.safetensors")
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
     record = {
         "format": FORMAT,
         "model": asdict(config.model),

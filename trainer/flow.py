@@ -66,6 +66,8 @@ class NoisyPack:
             known.append(given)
             noise.append(torch.randn(count, pack.clean.shape[1], generator=generator))
         self.pack = pack
+        if not pack.shapes:  # a pack without samples: nothing to say, nothing to weigh
+            sigmas, known, noise = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)], [torch.zeros_like(pack.clean)]
         self.sigma, self.known, noise_all = torch.cat(sigmas), torch.cat(known), torch.cat(noise)
         sigma_each = self.sigma[:, None]
         self.x = (1 - sigma_each) * pack.clean + sigma_each * noise_all
@@ -73,9 +75,15 @@ class NoisyPack:
         channels = pack.clean.shape[1] // pack.valid.shape[1]
         self.weight = (pack.valid * ~self.known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major
 
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the model is called with."""
+        pack = self.pack
+        return self.x, self.sigma, self.known, pack.coords, pack.cu, pack.text, pack.text_cu
+
     def error(self, velocity: Tensor) -> Tensor:
         """Weighted squared error of each token [N]; padding and given tokens weigh nothing."""
-        return ((velocity.float() - self.target).pow(2) * self.weight).sum(dim=1)
+        target, weight = self.target.to(velocity.device), self.weight.to(velocity.device)
+        return ((velocity.float() - target).pow(2) * weight).sum(dim=1)
 
 
 def lr_at(step: int, steps: int, peak: float, warmup: int, cooldown: float) -> float:

@@ -1,0 +1,47 @@
+"""A guard against steps that would harm: gradients that are not finite, losses far above those before them. They are skipped and counted, the same on every process."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from manifests.errors import RushesError
+
+MEMORY, LEAST, MOST_IN_A_ROW = 64, 16, 20
+
+
+class Guard:
+    """Decides whether a step is taken.
+
+    Args:
+        factor: a loss this many times the median of the last ones is a spike; 0 lets all finite ones pass.
+        recent: losses remembered from before a resume.
+    """
+
+    def __init__(self, factor: float, recent: list[float] | None = None) -> None:
+        self.factor, self.recent = factor, list(recent or [])
+        self.num_skipped = self.in_a_row = 0
+
+    def refuses(self, loss: float, norm: float) -> str:
+        """Why the step must be skipped; empty if it may be taken.
+
+        Raises:
+            RushesError: too many in a row.
+        """
+        why = ""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            why = "its loss or gradient is not finite"
+        elif self.factor and len(self.recent) >= LEAST and loss > self.factor * statistics.median(self.recent):
+            why = f"its loss {loss:.4f} is over {self.factor:g} times the median {statistics.median(self.recent):.4f} of the last {len(self.recent)}"
+        if not why:
+            self.in_a_row = 0
+            self.recent = [*self.recent, loss][-MEMORY:]
+            return ""
+        self.num_skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= MOST_IN_A_ROW:
+            raise RushesError(
+                "training", f"{self.in_a_row} steps in a row were skipped: {why}",
+                "Lower --lr, and go on from an earlier checkpoint (remove the newest).",
+            )  # fmt: skip
+        return why
