@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from vae import DEFAULT_WEIGHTS, load_vae
-from vae.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
 from vae.clips import world_clips
+from vae.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
 from vae.published import published
 
 LIST = Path(__file__).parent / "vae_files.txt"
@@ -51,9 +51,7 @@ def wan(base_dim: int) -> torch.nn.Module:
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
-    return AutoencoderKLWan(
-        base_dim=base_dim, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True]
-    ).eval()
+    return AutoencoderKLWan(base_dim=base_dim, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True]).eval()
 
 
 def weights(model: torch.nn.Module) -> int:
@@ -83,7 +81,9 @@ def memory() -> float:
             used[way], means[way] = int(done.stdout) / 1024, torch.load(out, weights_only=True)
     apart = float((means["diffusers"] - means["streamed"]).abs().max())
     ratio = used["streamed"] / used["diffusers"]
-    print(f"257 frames with Wan: diffusers {used['diffusers']:.0f} MiB, streamed {used['streamed']:.0f} MiB, ratio {ratio:.3f}; largest difference {apart:.1e}")
+    print(
+        f"257 frames with Wan: diffusers {used['diffusers']:.0f} MiB, streamed {used['streamed']:.0f} MiB, ratio {ratio:.3f}; largest difference {apart:.1e}"
+    )
     return ratio
 
 

@@ -188,6 +188,8 @@ LATENTS = [
     ("fps", pa.float64()),
     ("scale", pa.float64()),  # encoded size over display size, one factor for both axes
     ("num_source_frames", pa.int32()),  # before max_fps picked among them
+    ("factor_t", pa.int32()),  # frames, and rows and columns of pixels, in one latent cell
+    ("factor_px", pa.int32()),
     ("audit_psnr_db", pa.float64()),  # null where the clip was not in the audited sample
     ("audit_ssim", pa.float64()),
     ("audit_flicker", pa.float64()),  # |d/dt of the error| over |d/dt of the clip|

@@ -106,7 +106,8 @@ class ShardWriter:
         self.rows.append({
             "clip_id": clip["clip_id"], "shard": self.shard, "num_channels": mean.shape[0], "latent_t": mean.shape[1], "latent_h": mean.shape[2],
             "latent_w": mean.shape[3], "num_frames": picked.num_kept, "height_px": picked.size[0], "width_px": picked.size[1], "fps": picked.fps,
-            "scale": picked.size[1] / clip["width_px"], "num_source_frames": picked.num_seen, **audited,
+            "scale": picked.size[1] / clip["width_px"], "num_source_frames": picked.num_seen, "factor_t": self.vae.factors[0],
+            "factor_px": self.vae.factors[1], **audited,
         })  # fmt: skip
 
 

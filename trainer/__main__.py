@@ -14,68 +14,8 @@ import tyro
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.views import View
-from trainer.config import FitConfig, preset
-
-Preset = Literal["tiny", "small", "base", "xl"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of a run; those left out come from the preset."""
-
-    preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
-    """Named size."""
-    data: str
-    """Dataset folder or address."""
-    view: str = "default"
-    """View to read."""
-    tokens: int | None = None
-    """Token budget of a pack."""
-    packs_per_step: int | None = None
-    """Packs of one optimizer step."""
-    steps: int | None = None
-    """Steps to train."""
-    lr: float | None = None
-    """Peak learning rate."""
-    seed: int | None = None
-    """Seed of order, noise and initial weights."""
-
-    def config(self) -> FitConfig:
-        for name in ("tokens", "packs_per_step", "steps"):
-            if (given := getattr(self, name)) is not None and given < 1:
-                raise UsageError(f"--{name.replace('_', '-')}", f"is {given}", "It must be 1 or more.")
-        return preset(self.preset, tokens=self.tokens, packs_per_step=self.packs_per_step, steps=self.steps, lr=self.lr, seed=self.seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(RunOptions):
-    """Fill, shapes and balance of the first epoch's packs, from the manifest alone.
-
-    Example: python -m trainer plan tiny --data DATASET
-    """
-
-    def run(self) -> int:
-        from trainer.catalog import load_catalog
-        from trainer.packs import SampleTable, pack_cost, pack_settings, plan_epoch
-
-        config, dataset = self.config(), Dataset(self.data)
-        catalog = load_catalog(dataset, View.load(dataset, self.view), config.held_out)
-        model = config.model
-        epoch = plan_epoch(SampleTable.of(catalog.samples), pack_settings(config), 0)
-        packs = [pack for step in epoch.steps for pack in epoch.packs(step)]
-        shapes = {(item.latent_t, item.latent_h, item.latent_w) for item in catalog.samples}
-        costs = np.array([pack_cost([item.tokens(model.patch) for item in pack], model.width) for pack in packs])
-        cli.print_table(
-            "plan", ["samples", "shapes", "packs", "steps", "fill", "windowed", "cost max/mean"],
-            [[len(catalog.samples), len(shapes), len(packs), len(epoch.steps), f"{epoch.fill:.4f}", len(epoch.windows), f"{costs.max() / costs.mean():.3f}"]],
-        )  # fmt: skip
-        fullest = max(packs, key=lambda pack: len({(item.latent_t, item.latent_h, item.latent_w) for item in pack}))
-        held = sorted({(item.latent_t, item.latent_h, item.latent_w) for item in fullest})
-        print(
-            f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {', '.join('x'.join(map(str, shape)) for shape in held)}"
-        )
-        return cli.DONE
+from trainer.options import RunOptions
+from trainer.planning import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +27,22 @@ class Fit(RunOptions):
 
     out: Path | None = None
     """Run folder; DATASET/training/PRESET if left out."""
+    save_every: int | None = None
+    """Steps between checkpoints."""
+    validate_every: int | None = None
+    """Steps between validations."""
+    spike_factor: float | None = None
+    """Skip a step whose loss is this many times the median of the last 64."""
+    bf16: bool | None = None
+    """Compute in bfloat16."""
+    checkpointing: bool | None = None
+    """Recompute activations in the backward pass."""
+    compile: bool | None = None
+    """Compile each block."""
+    tensorboard: bool | None = None
+    """Write TensorBoard's files too, where it is installed."""
+    peak_tflops: float | None = None
+    """Peak of one device, for MFU."""
     threads: int = 2
     """CPU threads."""
 
@@ -101,7 +57,11 @@ class Fit(RunOptions):
             raise UsageError("--out", "is needed where the dataset is not a local folder", "Give a local run folder.")
         out = self.out or Path(self.data) / "training" / self.preset
         try:
-            fit(Dataset(self.data), self.view, self.config(), out)
+            more = {
+                "save_every": self.save_every, "validate_every": self.validate_every, "spike_factor": self.spike_factor, "is_bf16": self.bf16,
+                "is_checkpointed": self.checkpointing, "is_compiled": self.compile, "is_tensorboard": self.tensorboard, "peak_tflops": self.peak_tflops,
+            }  # fmt: skip
+            fit(Dataset(self.data), self.view, self.config(**more), out)
         except Interrupted as stopped:
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)

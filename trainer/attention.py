@@ -2,13 +2,17 @@
 
 Shape legend: N packed query tokens, M packed key tokens, H heads, K head width, S documents; `cu` are [S + 1] offsets.
 
-Documents of equal lengths go through one batched call of `scaled_dot_product_attention`; the rest one by one. On a CPU that is several times
-faster than one dense block mask (benchmarks/attention.py).
+On a GPU in half precision it is torch's variable-length kernel (`varlen_attn`), otherwise FlexAttention with a document mask. On a CPU, for which the one has no kernel
+and the other no backward pass, documents of equal lengths go through one batched call of `scaled_dot_product_attention`, the rest one by one: several times faster there than
+one dense block mask (benchmarks/attention.py). All give what the dense mask gives.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +21,56 @@ from torch import Tensor
 
 def attend(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
     """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key."""
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    if not q.is_cuda:
+        return attend_grouped(q, k, v, cu_q, cu_k)
+    if v.dtype in (torch.bfloat16, torch.float16) and _varlen() is not None:
+        return attend_varlen(q, k, v, cu_q, cu_k)
+    return attend_flex(q, k, v, cu_q, cu_k)
+
+
+@functools.cache
+def _varlen() -> Callable[..., Any] | None:
+    """torch's variable-length attention, where this torch has it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+    """`attend` by the variable-length kernel: CUDA, half precision."""
+    varlen = _varlen()
+    assert varlen is not None
+    return varlen(q, k, v, cu_q.int(), cu_k.int(), int(cu_q.diff().max()), int(cu_k.diff().max()))
+
+
+@functools.cache
+def _flex(is_compiled: bool) -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    made: Callable[..., Any] = torch.compile(flex_attention, dynamic=True) if is_compiled else flex_attention
+    return made
+
+
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+    """`attend` by FlexAttention with a document mask; compiled on a GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    owner_q = torch.repeat_interleave(torch.arange(len(cu_q) - 1, device=q.device), cu_q.diff())
+    owner_k = torch.repeat_interleave(torch.arange(len(cu_k) - 1, device=q.device), cu_k.diff())
+
+    def is_own(batch: Tensor, head: Tensor, at_q: Tensor, at_k: Tensor) -> Tensor:
+        return owner_q[at_q] == owner_k[at_k]
+
+    mask = create_block_mask(is_own, None, None, len(q), len(k), device=str(q.device))
+    queries, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return _flex(q.is_cuda)(queries, keys, values, block_mask=mask)[0].transpose(0, 1)
+
+
+def attend_grouped(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+    """`attend` by one call for all documents of equal lengths."""
     starts_q, starts_k = cu_q.tolist(), cu_k.tolist()
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index in range(len(starts_q) - 1):

@@ -31,6 +31,7 @@ class Catalog:
     mean: list[float]
     std: list[float]
     latent_channels: int
+    factors: tuple[int, int, int]
     text_width: int
     digest: str
 
@@ -76,4 +77,9 @@ def load_catalog(dataset: Dataset, view: View, held_out: float) -> Catalog:
     if len(channels) != 1:
         raise UsageError(dataset.uri, f"latents have {sorted(channels)} channels", "A view reads one latent column; make it again.")
     digest = hashlib.sha256(("|".join(usable) + view.digest).encode()).hexdigest()[:16]
-    return Catalog(train, aside, rows, latents, texts, captions, mean, std, channels.pop(), text_rows[0]["width"], digest)
+    factors = {(row["factor_t"], row["factor_px"], row["factor_px"]) for row in rows.values()}
+    if len(factors) != 1 or None in next(iter(factors)):
+        raise UsageError(
+            dataset.uri, f"latents have factors {sorted(map(str, factors))}", "They are of several VAEs or of an older version; encode again."
+        )
+    return Catalog(train, aside, rows, latents, texts, captions, mean, std, channels.pop(), factors.pop(), text_rows[0]["width"], digest)

@@ -12,12 +12,19 @@ import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from manifests.errors import UsageError
 from trainer.parallel import Ranks
@@ -44,21 +51,21 @@ class Trained:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first state."""
-        optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
+        optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
         found = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
         found |= {f"ema.{name}": value for name, value in get_model_state_dict(self.ema).items()}
-        return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}  # type: ignore[dict-item]
+        return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave and a checkpoint filled."""
 
-        def part(name: str) -> dict[str, Tensor]:
+        def part(name: str) -> dict[str, Any]:
             return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
         set_model_state_dict(self.model, part("model"))
         set_model_state_dict(self.ema, part("ema"))
-        state = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
-        state.update(part("optimizer"))  # type: ignore[arg-type]
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
+        state.update(part("optimizer"))
         set_optimizer_state_dict(self.model, self.optimizer, state, options=_FLAT)
 
 

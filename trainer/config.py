@@ -37,8 +37,12 @@ class FlowConfig:
     """Power of the number of latent frames in the shift."""
     shift_max: float = 4.0
     text_dropout: float = 0.1
-    condition: dict[str, float] = field(default_factory=lambda: {"none": 0.7, "first": 0.1, "prefix": 0.1, "suffix": 0.1})
-    """Probability of which tokens are given clean: none, the first latent frame, up to a quarter at the front or at the end."""
+    condition: dict[str, float] = field(
+        default_factory=lambda: {"none": 0.62, "first": 0.1, "prefix": 0.1, "suffix": 0.08, "ends": 0.05, "random": 0.05}
+    )
+    """Weights of which latent frames are given: none, the first, up to a quarter at the front, at the end, at both ends, or anywhere."""
+    condition_sigma: float = 0.0
+    """Given frames get a noise level up to this in half of the cases: a little keeps motion going across the joint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +111,33 @@ def base() -> FitConfig:
     return FitConfig(preset="base", model=ModelConfig(width=768, depth=12, num_heads=12), tokens=32768, lr=2e-4, steps=200_000, warmup_steps=2000)
 
 
+def large() -> FitConfig:
+    """DiT-L: 24 blocks of width 1024."""
+    return FitConfig(preset="large", model=ModelConfig(width=1024, depth=24, num_heads=16), tokens=65536, lr=1.5e-4, steps=300_000, warmup_steps=3000)
+
+
 def xl() -> FitConfig:
     """DiT-XL: 28 blocks of width 1152."""
     return FitConfig(preset="xl", model=ModelConfig(width=1152, depth=28, num_heads=16), tokens=65536, lr=1e-4, steps=400_000, warmup_steps=5000)
 
 
-PRESETS: dict[str, Callable[[], FitConfig]] = {"tiny": tiny, "small": small, "base": base, "xl": xl}
+def three_b() -> FitConfig:
+    """3 B parameters: 28 blocks of width 2560."""
+    model = ModelConfig(width=2560, depth=28, num_heads=20)
+    return FitConfig(
+        preset="3b", model=model, tokens=65536, lr=8e-5, steps=500_000, warmup_steps=5000, is_bf16=True, is_checkpointed=True, is_compiled=True
+    )
+
+
+def fourteen_b() -> FitConfig:
+    """14 B parameters: 33 blocks of width 5120."""
+    model = ModelConfig(width=5120, depth=33, num_heads=40)
+    return FitConfig(
+        preset="14b", model=model, tokens=131_072, lr=5e-5, steps=500_000, warmup_steps=10_000, is_bf16=True, is_checkpointed=True, is_compiled=True
+    )
+
+
+PRESETS: dict[str, Callable[[], FitConfig]] = {"tiny": tiny, "small": small, "base": base, "large": large, "xl": xl, "3b": three_b, "14b": fourteen_b}
 
 
 def preset(name: str, **overrides: Any) -> FitConfig:

@@ -17,6 +17,7 @@ from manifests.views import View
 from trainer.catalog import Catalog
 from trainer.config import FitConfig, FlowConfig, ModelConfig
 from trainer.dit import DiT
+from trainer.patches import FACTORS
 
 FORMAT = "rushes-dit/1"
 
@@ -37,6 +38,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, cata
         "format": FORMAT,
         "model": asdict(config.model),
         "flow": asdict(config.flow),
+        "factors": list(catalog.factors),
         "latent_mean": catalog.mean,
         "latent_std": catalog.std,
         "columns": {name: str(column) for name, column in view.columns.items()},
@@ -50,6 +52,7 @@ class TrainedModel:
 
     def __init__(self, dit: DiT, flow: FlowConfig, mean: Tensor, std: Tensor, record: dict) -> None:
         self.dit, self.flow, self.mean, self.std, self.record = dit, flow, mean, std, record
+        self.factors: tuple[int, int, int] = tuple(record.get("factors", FACTORS))  # type: ignore[assignment]
 
 
 def load_model(run: Path) -> TrainedModel:

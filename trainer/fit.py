@@ -88,7 +88,10 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
         run.log.close()
     after = run.validate(step)
     if before and after:
-        tell(ranks, f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}")
+        tell(
+            ranks,
+            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}",
+        )
     return step
 
 

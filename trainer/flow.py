@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from manifests.errors import UsageError
 from trainer.config import FlowConfig
 from trainer.loader import Pack
 
@@ -40,14 +41,26 @@ def draw_sigma(grid: tuple[int, int, int], config: FlowConfig, generator: torch.
 
 
 def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator) -> Tensor:
-    """Which tokens of a sample are given clean, [n] bool, by a pattern drawn for it. A one-frame sample gets none."""
+    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it. A one-frame sample gets none."""
     names = list(config.condition)
     weights = torch.tensor([config.condition[name] for name in names])
     name = names[int(torch.multinomial(weights, 1, generator=generator))]
     if grid[0] < 2 or name == "none":
         return torch.zeros(len(frame), dtype=torch.bool)
-    count = 1 if name == "first" else int(torch.randint(1, max(2, grid[0] // 4 + 1), (1,), generator=generator))
-    return frame >= grid[0] - count if name == "suffix" else frame < count
+    most = max(2, grid[0] // 4 + 1)
+    count, other = (int(torch.randint(1, most, (1,), generator=generator)) for _ in range(2))
+    if name == "first":
+        return frame < 1
+    if name == "prefix":
+        return frame < count
+    if name == "suffix":
+        return frame >= grid[0] - count
+    if name == "ends":
+        given = (frame < count) | (frame >= grid[0] - other)
+        return given if not bool(given.all()) else frame < 1
+    if name == "random":
+        return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])
+    raise UsageError(f"flow.condition {name}", "is no pattern", "Patterns: none, first, prefix, suffix, ends, random.")
 
 
 class NoisyPack:
@@ -62,7 +75,10 @@ class NoisyPack:
             count = span.stop - span.start
             level = draw_sigma(grid, config, generator) if sigma is None else sigma
             given = draw_known(grid, pack.frame[span], config, generator) if sigma is None else torch.zeros(count, dtype=torch.bool)
-            sigmas.append(torch.where(given, 0.0, level))
+            slight = 0.0
+            if sigma is None and config.condition_sigma and bool(given.any()) and float(torch.rand(1, generator=generator)) < 0.5:
+                slight = config.condition_sigma * float(torch.rand(1, generator=generator))
+            sigmas.append(torch.where(given, slight, level))
             known.append(given)
             noise.append(torch.randn(count, pack.clean.shape[1], generator=generator))
         self.pack = pack

@@ -93,7 +93,7 @@ class PackReader:
 
     def read(self, samples: list[Sample], epoch: int) -> Pack:
         """Read one pack; unreadable samples are left out and named in `corrupt`."""
-        patch = self.config.model.patch
+        patch, factors = self.config.model.patch, self.catalog.factors
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         good, corrupt, shapes, seeds, kinds = [], [], [], [], []
         for sample in samples:
@@ -107,8 +107,8 @@ class PackReader:
             row = self.catalog.clips[sample.clip_id]
             extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
             tokens, shape = patchify(latent, patch)
-            coords, frame = coordinates(shape, patch, row["fps"], sample.start)
-            parts.append((tokens, token_validity(extent, sample.start, sample.latent_t, patch), coords, frame, text))
+            coords, frame = coordinates(shape, patch, row["fps"], sample.start, factors[0])
+            parts.append((tokens, token_validity(extent, sample.start, sample.latent_t, patch, factors), coords, frame, text))
             good.append(sample)
             shapes.append(shape)
             seeds.append(seed)

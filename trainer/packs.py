@@ -56,9 +56,7 @@ class SampleTable:
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> SampleTable:
-        columns = [
-            np.array([getattr(sample, name) for sample in samples], dtype=np.int64) for name in ("shard", "latent_t", "latent_h", "latent_w")
-        ]
+        columns = [np.array([getattr(sample, name) for sample in samples], dtype=np.int64) for name in ("shard", "latent_t", "latent_h", "latent_w")]
         return SampleTable([sample.clip_id for sample in samples], *columns)
 
     def __len__(self) -> int:

@@ -70,9 +70,8 @@ def prepare(model: DiT, config: FitConfig, ranks: Ranks) -> DiT:
             f"Give {-(-config.packs_per_step // ranks.size) * ranks.size}.",
         )  # fmt: skip
     model.to(ranks.device)
-    for index, block in enumerate(model.blocks):
-        if config.is_checkpointed:
-            block = checkpoint_wrapper(block, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    for index, plain in enumerate(model.blocks):
+        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if config.is_checkpointed else plain
         if config.is_compiled:
             block.compile(dynamic=True)
         model.blocks[index] = block

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae.grid import Extent, validity
+from vae.grid import Extent, Factors, validity
 
 Size = tuple[int, int, int]
-FRAMES_PER_LATENT = 4
+FACTORS: Factors = (4, 8, 8)
 
 
 def padded(latent: Tensor, patch: Size) -> Tensor:
@@ -39,29 +39,30 @@ def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
     return x[:, : size[0], : size[1], : size[2]]
 
 
-def latent_time_s(index: Tensor, fps: float) -> Tensor:
-    """Centre time of latents by index: the first stands for frame 0, each later one for the four frames 4i-3 .. 4i."""
-    frame = torch.where(index > 0, FRAMES_PER_LATENT * index - (FRAMES_PER_LATENT - 1) / 2, 0.0)
+def latent_time_s(index: Tensor, fps: float, factor_t: int = FACTORS[0]) -> Tensor:
+    """Centre time of latents by index: the first stands for frame 0, each later one for the `factor_t` frames that end with frame `factor_t` * index."""
+    frame = torch.where(index > 0, factor_t * index - (factor_t - 1) / 2, 0.0)
     return frame / fps if fps > 0 else torch.zeros_like(frame)
 
 
-def coordinates(grid: Size, patch: Size, fps: float, start: int = 0) -> tuple[Tensor, Tensor]:
+def coordinates(grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0]) -> tuple[Tensor, Tensor]:
     """Coordinates [n, 3] (seconds, row, column) and the frame index [n] of each token of a grid.
 
     Args:
         fps: frames per second of the encoded clip; 0 for an image.
         start: index of the first latent in its clip, for a window.
+        factor_t: frames in a latent.
     """
     t, h, w = grid
     frames = torch.arange(t)
-    seconds = latent_time_s(start + frames * patch[0] + (patch[0] - 1) / 2, fps)
+    seconds = latent_time_s(start + frames * patch[0] + (patch[0] - 1) / 2, fps, factor_t)
     rows, columns = torch.arange(h) - (h - 1) / 2, torch.arange(w) - (w - 1) / 2
     mesh = torch.meshgrid(seconds, rows, columns, indexing="ij")
     return torch.stack([axis.flatten() for axis in mesh], dim=-1).float(), frames.repeat_interleave(h * w)
 
 
-def token_validity(extent: Extent, start: int, length: int, patch: Size) -> Tensor:
+def token_validity(extent: Extent, start: int, length: int, patch: Size, factors: Factors = FACTORS) -> Tensor:
     """[n, cells]: share of real pixels of each latent cell in each token; cells that only pad a patch are 0."""
-    share = validity(extent)[None, start : start + length]
+    share = validity(extent, factors)[None, start : start + length]
     pad = [(-side) % size for side, size in zip(share.shape[1:], patch, strict=True)]
     return patchify(F.pad(share, (0, pad[2], 0, pad[1], 0, pad[0])), patch)[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioner import make_text_encoder
-from trainer.config import FlowConfig
+from manifests.errors import UsageError
 from trainer.export import TrainedModel
 from trainer.flow import shift_of, shifted
 from trainer.patches import coordinates, padded, patchify, unpatchify
@@ -82,11 +82,11 @@ def sample_latent(
         known: given latents: values [C, t, h, w] in the VAE's units, and which latent frames of them are given [t] bool.
     """
     dit, patch = trained.dit, trained.dit.config.patch
-    size = latent_size(canvas.extent)
+    size = latent_size(canvas.extent, trained.factors)
     mean, std = trained.mean.view(-1, 1, 1, 1), trained.std.view(-1, 1, 1, 1)
     noise = torch.randn((len(trained.mean), *size), generator=torch.Generator().manual_seed(seed))
     x, grid = patchify(noise, patch)
-    coords, frame = coordinates(grid, patch, canvas.fps if canvas.num_frames > 1 else 0.0)
+    coords, frame = coordinates(grid, patch, canvas.fps if canvas.num_frames > 1 else 0.0, factor_t=trained.factors[0])
     given = torch.zeros(len(x), dtype=torch.bool)
     if known is not None:
         values, frames = known
@@ -117,13 +117,12 @@ def sample_latent(
 
 
 def to_frames(vae: VAE, latent: Tensor, canvas: Canvas) -> Tensor:
-    """Decode to frames [T, H, W, 3] uint8 of exactly the canvas."""
+    """Decode to frames [T, H, W, 3] uint8 of exactly the canvas.
+
+    Raises:
+        UsageError: the latent is not of this VAE's shape.
+    """
+    if tuple(latent.shape) != (vae.latent_channels, *latent_size(canvas.extent, vae.factors)):
+        raise UsageError("--vae", f"cannot decode latents of shape {tuple(latent.shape)}", "Name the VAE that the training latents were made by.")
     video = vae.decode(Latent(latent, torch.zeros_like(latent), canvas.extent, vae.factors))
     return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
-
-
-def shift_for(canvas: Canvas, patch: tuple[int, int, int], config: FlowConfig) -> float:
-    """The shift that sampling this canvas uses."""
-    size = latent_size(canvas.extent)
-    grid = (-(-size[0] // patch[0]), -(-size[1] // patch[1]), -(-size[2] // patch[2]))
-    return shift_of(grid, config)

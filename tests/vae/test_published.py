@@ -7,6 +7,7 @@ from manifests.errors import UsageError
 from tests.vae.tiny_published import TINY, save_tiny
 from vae import Extent, latent_size, load_vae, validity
 
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return {name: save_tiny(name, tmp_path_factory.mktemp(name)) for name in TINY}

@@ -114,5 +114,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_length():
-    used = [int(subprocess.run([sys.executable, "-c", MEMORY, str(count)], capture_output=True, text=True, check=True).stdout) for count in (200, 2000)]
+    used = [
+        int(subprocess.run([sys.executable, "-c", MEMORY, str(count)], capture_output=True, text=True, check=True).stdout) for count in (200, 2000)
+    ]
     assert used[1] <= 1.2 * used[0], used

@@ -139,7 +139,22 @@ def test_a_grid_shows_on_a_constant_colour(clips):
 
 def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
     out = tmp_path / "vae"
-    arguments = ["train", str(out), "--films", "12", "--train.steps", "6", "--train.budget", "36864", "--model.widths", "8", "8", "8", "--threads", "1"]
+    arguments = [
+        "train",
+        str(out),
+        "--films",
+        "12",
+        "--train.steps",
+        "6",
+        "--train.budget",
+        "36864",
+        "--model.widths",
+        "8",
+        "8",
+        "8",
+        "--threads",
+        "1",
+    ]
     assert cli.main("vae", "", VERBS, arguments) == cli.DONE
     record = read_record(out)
     assert record["train"]["steps"] == 6

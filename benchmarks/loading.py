@@ -1,0 +1,120 @@
+"""Reading latents: the trainer's loader beside `webdataset` with PyTorch's DataLoader, and beside bare reads, on the same tars.
+
+    python benchmarks/loading.py [GIGABYTES]
+
+Each way ends with every latent copied into one buffer in bfloat16, which a packer must do anyway. CPU seconds of all processes a gigabyte, warm, medians of three rounds
+taken in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from manifests.shards import Member, TarWriter
+
+SHARD_SAMPLES, ROUNDS, WORKERS = 200, 3, 2
+
+
+def write(folder: Path, gigabytes: float) -> list[tuple[str, list[Member]]]:
+    """Tars of safetensors latents of 0.05 to 2 MB, as the pipeline writes them."""
+    rng, written, shards = np.random.default_rng(0), 0, []
+    while written < gigabytes * 1e9:
+        path = folder / f"{len(shards):06d}.tar"
+        with TarWriter(path) as tar:
+            for index in range(SHARD_SAMPLES):
+                cells = int(np.exp(rng.uniform(np.log(0.05e6), np.log(2e6))) / 64)
+                t = int(rng.integers(1, 20))
+                side = max(4, int((cells / t) ** 0.5))
+                latent = torch.randn(16, t, side, side).to(torch.bfloat16)
+                tar.add(f"{len(shards):03d}{index:05d}.latent.safetensors", save({"mean": latent, "logvar": latent}))
+        shards.append((str(path), tar.members))
+        written += path.stat().st_size
+    return shards
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def ours(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
+    """Reads by the index, crc32 checked, in threads, as `trainer.loader` does."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pyarrow.fs import LocalFileSystem
+
+    from manifests.shards import read_member
+
+    filesystem, total = LocalFileSystem(), 0
+
+    def one(item: tuple[str, Member]) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = load(read_member(filesystem, *item))
+        return tensors["mean"], tensors["logvar"]
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for path, members in shards:
+            for pair in pool.map(one, [(path, member) for member in members]):
+                for tensor in pair:
+                    buffer[: tensor.numel()].copy_(tensor.flatten())
+                    total += tensor.numel() * 2
+    return total
+
+
+def theirs(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
+    """webdataset streaming the same tars through a DataLoader's workers."""
+    import webdataset
+
+    data = webdataset.WebDataset([path for path, _ in shards], shardshuffle=False, empty_check=False).map(
+        lambda sample: load(sample["latent.safetensors"])
+    )
+    total = 0
+    for tensors in torch.utils.data.DataLoader(data, batch_size=None, num_workers=WORKERS):
+        for tensor in (tensors["mean"], tensors["logvar"]):
+            buffer[: tensor.numel()].copy_(tensor.flatten())
+            total += tensor.numel() * 2
+    return total
+
+
+def bare(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
+    """`pread`, crc32 and a copy: what any reader must do."""
+    total, into = 0, buffer.view(torch.uint8).numpy()
+    for path, members in shards:
+        file = os.open(path, os.O_RDONLY)
+        for member in members:
+            data = os.pread(file, member.size_bytes, member.offset)
+            zlib.crc32(data)
+            into[: len(data)] = np.frombuffer(data, np.uint8)
+            total += len(data)
+        os.close(file)
+    return total
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    buffer = torch.zeros(8 << 20, dtype=torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write(Path(folder), float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
+        ways = {"rushes loader": ours, "webdataset + DataLoader": theirs, "pread + crc32 + copy": bare}
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                begin = cpu_s()
+                total = way(shards, buffer)
+                found[name].append((cpu_s() - begin) / total * 1e9)
+        base = statistics.median(found["rushes loader"])
+        for name, values in found.items():
+            print(f"{name:28}{statistics.median(values):8.2f} CPU s a GB, {statistics.median(values) / base:6.2f} x rushes")
+
+
+if __name__ == "__main__":
+    main()

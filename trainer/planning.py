@@ -1,0 +1,98 @@
+"""`python -m trainer plan`: what a run would do with a dataset, from the manifest alone, before anyone buys GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests import cli
+from manifests.layout import Dataset
+from manifests.views import View
+from trainer.config import FitConfig
+from trainer.options import RunOptions
+from trainer.packs import EpochPlan, SampleTable, pack_cost, pack_settings, plan_epoch, rank_packs
+
+WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float:
+    """Cost of the slowest process over the mean, mean over full steps."""
+    per_step, patch, width = config.packs_per_step, config.model.patch, config.model.width
+    ratios = []
+    for step in plan.steps:
+        packs = plan.packs(step)
+        dealt = [rank_packs(packs, rank, world_size, per_step) for rank in range(world_size)]
+        costs = [sum(pack_cost([item.tokens(patch) for item in pack], width) for pack in own) for own in dealt]
+        if len(step) == per_step:
+            ratios.append(max(costs) / float(np.mean(costs)))
+    return float(np.mean(ratios)) if ratios else float("nan")
+
+
+def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str, Any]:
+    """Counts, fill, what is kept, balance and operations of one epoch."""
+    from trainer.efficiency import forward_flops
+
+    patch = config.model.patch
+    tokens = -(-table.latent_t // patch[0]) * table.per_frame(patch)
+    kept = {index: length for index, (_, length) in plan.windows.items()}
+    latents = int(table.latent_t.sum())
+    lost = sum(int(table.latent_t[index]) - length for index, length in kept.items())
+    flops = 3 * sum(
+        forward_flops(config.model, lengths := [item.tokens(patch) for item in pack], [64] * len(lengths))
+        for step in plan.steps for pack in plan.packs(step)
+    )  # fmt: skip
+    return {
+        "samples": len(table),
+        "images": int((table.latent_t == 1).sum()),
+        "shapes": len(set(zip(table.latent_t.tolist(), table.latent_h.tolist(), table.latent_w.tolist(), strict=True))),
+        "tokens": int(tokens.sum()),
+        "packs": plan.num_packs,
+        "steps_per_epoch": len(plan.steps),
+        "fill": round(plan.fill, 4),
+        "windowed": len(plan.windows),
+        "latent_frames_kept_this_epoch": round(1 - lost / max(1, latents), 4),
+        "pixels_kept": 1.0,
+        "imbalance": {size: round(imbalance(plan, config, size), 3) for size in WORLD_SIZES if config.packs_per_step % size == 0},
+        "pflops_per_epoch": round(flops / 1e15, 4),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(RunOptions):
+    """Fill, kept frames, balance, steps and time of an epoch, from the manifest alone.
+
+    Example: python -m trainer plan xl --data DATASET --packs-per-step 64 --gpus 64 --tflops 400
+    """
+
+    gpus: int = 0
+    """Devices to estimate time for; 0: no estimate."""
+    tflops: float = 400.0
+    """What one device does in earnest (peak times the utilisation you expect), for the estimate."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        from trainer.catalog import load_catalog
+
+        config, dataset = self.config(), Dataset(self.data)
+        catalog = load_catalog(dataset, View.load(dataset, self.view), config.held_out)
+        table = SampleTable.of(catalog.samples)
+        plan = plan_epoch(table, pack_settings(config), 0)
+        told = describe(table, plan, config)
+        if self.gpus:
+            told["hours_per_epoch"] = round(told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600, 4)
+        if self.json:
+            cli.print_json(told)
+            return cli.DONE
+        cli.print_table("plan of an epoch", ["", ""], [[name.replace("_", " "), value] for name, value in told.items()])
+        fullest = max((pack for step in plan.steps for pack in plan.packs(step)), key=lambda pack: len({_shape(item) for item in pack}))
+        held = sorted({_shape(item) for item in fullest})
+        shapes = ", ".join("x".join(map(str, shape)) for shape in held)
+        print(f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {shapes}")
+        return cli.DONE
+
+
+def _shape(item: Any) -> tuple[int, int, int]:
+    return item.latent_t, item.latent_h, item.latent_w
