@@ -14,7 +14,7 @@ step "1/6  Footage: a film world with exact truth, 60 films and 20 stills"
 [ -f $OUT/footage/still-0019.json ] || run python -m world make $OUT/footage --films 60 --stills 20 --seed 1 --scale 0.75
 
 step "2/6  Ingest on Ray: plan, curate, caption, embed text, encode latents"
-run python -m pipeline ingest $OUT/footage --out $OUT/dataset --plan.shard-s 60 | tee $OUT/funnel.txt
+run python -m pipeline ingest $OUT/footage --out $OUT/dataset --plan.shard-s 60 --caption.captioner coca | tee $OUT/funnel.txt
 
 step "3/6  Verify: hash every byte, add up every account"
 run python -m manifests verify --deep $OUT/dataset

@@ -48,6 +48,8 @@ class Eval:
     """Which ones."""
     out: Path | None = None
     """Folder for report.json and the contact sheet of the worst clips (worst.png)."""
+    record: bool = False
+    """Write the scores into the config.json of the captioner's own weights."""
     json: bool = False
     """Print JSON."""
     threads: int = 2
@@ -56,6 +58,7 @@ class Eval:
     def run(self) -> int:
         import torch
 
+        from captioner.coca.checkpoint import DEFAULT_WEIGHTS
         from captioner.evaluation import run_evaluation
         from captioner.sheet import contact_sheet
 
@@ -64,12 +67,26 @@ class Eval:
             cli.print_json(result)
         else:
             print_report(result)
+        if self.record:
+            record_scores(Path(self.with_.model or DEFAULT_WEIGHTS), result)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "report.json").write_text(json.dumps(result, indent=2) + "\n")
             contact_sheet(worst, self.out / "worst.png")
             cli.say(f"report: {self.out / 'report.json'}, worst clips: {self.out / 'worst.png'}")
         return cli.DONE
+
+
+def record_scores(path: Path, result: dict[str, Any]) -> None:
+    """Keep an evaluation's means and recalls beside the weights it was of."""
+    from captioner.coca.checkpoint import update_record
+
+    for report in result["reports"]:
+        name, _, stage = report["captioner"].partition(" ")
+        if name == "coca":
+            recalls = {key: row["recall"] for key, row in report["attributes"].items()}
+            means = {key: report[key] for key in ("mean_recall", "mean_precision", "main_subject")}
+            update_record(path, stage, {"scores": {"clips": result["num_clips"], **means, "recall": recalls}})
 
 
 def print_report(result: dict[str, Any]) -> None:

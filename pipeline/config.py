@@ -108,7 +108,7 @@ class CaptionConfig(CaptionerOptions):
 class TextConfig:
     """Which text encoder runs."""
 
-    encoder: str = "hashed-words"
+    encoder: str = "coca"
     """Encoder: hashed-words (no weights, has learnt nothing), coca (the captioner's own text tower), open_clip, or transformers (T5, UMT5, Gemma, Qwen ...)."""
     model: str = ""
     """coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER`; transformers: folder or hub id."""

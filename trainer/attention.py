@@ -50,8 +50,8 @@ def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -
 def _flex(is_compiled: bool) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    made: Callable[..., Any] = torch.compile(flex_attention, dynamic=True) if is_compiled else flex_attention
-    return made
+    made: Any = torch.compile(flex_attention, dynamic=True) if is_compiled else flex_attention
+    return made  # type: ignore[no-any-return]
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Trained:
     def tensors(self) -> dict[str, Tensor]:
         """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first state."""
         optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
-        found = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
+        found: dict[str, Any] = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
         found |= {f"ema.{name}": value for name, value in get_model_state_dict(self.ema).items()}
         return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 

@@ -27,7 +27,7 @@ def ingest_settings(dataset: Dataset) -> dict:
     for run_id in reversed(events.run_ids(dataset)):
         config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
         return {"text_encoder": config["text"]["encoder"], "text_model": config["text"]["model"], "vae": config["encode"]["vae"]}
-    return {"text_encoder": "hashed-words", "text_model": "", "vae": ""}
+    return {"text_encoder": "coca", "text_model": "", "vae": ""}
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, catalog: Catalog, view: View, dataset: Dataset) -> None:

@@ -61,13 +61,15 @@ def _world_array(seed: int) -> np.ndarray:
 
 
 def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_PIXELS) -> Tensor | None:
-    """The first `max_frames` sound frames of a part of a file, [3, T, H, W] uint8; None where there are none.
+    """The first `max_frames` sound frames of one size of a part of a file, [3, T, H, W] uint8; None where there are none.
 
     Raises:
         MediaError: the file cannot be read.
     """
     facts, frames = probe(path), []
     for frame in VideoReader(facts, max_pixels, decoder="pyav").frames(start_s, end_s):
+        if frames and frame.rgb.shape != frames[0].shape:  # a file may change its size midway
+            break
         if not frame.is_damaged:
             frames.append(frame.rgb)
         if len(frames) >= max_frames:

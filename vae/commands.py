@@ -24,7 +24,7 @@ from media import MediaError, VideoReader, probe
 from media.images import encode_png
 from media.writer import write_video
 from vae import evaluate
-from vae.checkpoint import DEFAULT_WEIGHTS, load_vae, read_record, save_vae
+from vae.checkpoint import DEFAULT_WEIGHTS, load_own, load_vae, read_record, save_vae
 from vae.clips import Windows, as_float, dataset_clips, footage_clips, to_video, world_clips
 from vae.grid import Extent
 from vae.losses import psnr_db
@@ -58,6 +58,8 @@ class Train:
     view: str = "default"
     most_clips: int = 2000
     """Clips of the dataset to draw."""
+    init: Path | None = None
+    """Weights of the same sizes to begin with; their record is kept in the new one. Otherwise the highway begins as principal components."""
     threads: int | None = None
     """CPU threads; as many as cores otherwise."""
     model: VAEConfig = field(default_factory=VAEConfig)
@@ -80,9 +82,9 @@ class Train:
         clips = self._clips()
         rank, count = processes()
         cli.say(f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} processes")
-        model = CausalVAE(self.model)
+        model = load_own(self.init) if self.init else CausalVAE(self.model)
         windows = Windows(clips, self.train.budget, self.train.seed)
-        record = train(model, windows, self.train, self.out / "training")
+        record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
         if rank:
             return cli.DONE
         held_out = {"film world": evaluate.film_clips(32)}
@@ -91,6 +93,10 @@ class Train:
         record |= {
             "held_out": scores, "latent_stats": channel_stats(model, clips[: 256 : 2]), "data": self._data(len(clips)), "command": self._command(),
         }  # fmt: skip
+        if self.init:
+            record["began_as"] = {
+                key: value for key, value in read_record(self.init).items() if key in {"command", "data", "seconds", "steps", "began_as"}
+            }
         save_vae(model, self.out, record)
         (self.out / "training" / "state.safetensors").unlink()
         cli.print_json({key: record[key] for key in ("held_out", "seconds", "command")})

@@ -183,7 +183,7 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
         made, mean, logvar = reconstruct(model, video, generator)
     made = made.float()
     loss = reconstruction_loss(made, video, config)
-    told = float(loss)
+    told = float(loss.detach())
     if run.judge is not None and run.judge_optimizer is not None and run.step >= config.adversarial_from * config.steps:
         own = judge_loss(run.judge, video, made)
         own.backward()
@@ -206,14 +206,24 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     return told
 
 
-def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path) -> dict:
-    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its averaged weights. Returns the record of the run."""
+def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path, is_fresh: bool = True) -> dict:
+    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its averaged weights.
+
+    Args:
+        is_fresh: begin with principal components; else with the model as it is.
+
+    Returns:
+        The record of the run.
+    """
     rank, count = processes()
     device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
-    model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
+    if is_fresh:
+        model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
     model.to(device).train().requires_grad_(True)
     model.checkpoint_blocks(config.is_checkpointed)
-    settings = json.dumps([{**asdict(config), "save_every": 0}, model.config.to_dict(), windows.digest(), count], sort_keys=True)
+    settings = json.dumps(
+        [{**asdict(config), "save_every": 0}, model.config.to_dict(), windows.digest(), count, "" if is_fresh else model.fingerprint], sort_keys=True
+    )
     run = Run(model, config, folder, hashlib.sha256(settings.encode()).hexdigest()[:16])
     if run.load() and rank == 0:
         say(f"vae: resumed after step {run.step}")
