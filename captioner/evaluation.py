@@ -30,7 +30,7 @@ class StageCaptioner(CocaCaptioner):
 
         self.digests = {stage: stage_digest(self.path, stage)}
 
-    def _captions(self, stage: str, clip: ClipFrames, heard: Any, decoding: Any, seconds: float) -> list[Caption]:
+    def _captions(self, stage: str, clip: ClipFrames, heard: Any, decoding: Any, seconds: float, reasons: list[str]) -> list[Caption]:
         return [Caption(kind="dense", text=heard.text, source=self.name)]
 
 

@@ -6,14 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from manifests.step_log import cut_rows
 from trainer.parallel import Ranks
-
-
-def _cut(path: Path, from_step: int) -> None:
-    """Drop rows from `from_step` on, and a half-written last one: they will be written again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < from_step]
-        path.write_text("".join(f"{line}\n" for line in lines))
 
 
 class RunLog:
@@ -22,7 +16,7 @@ class RunLog:
     def __init__(self, folder: Path, from_step: int, ranks: Ranks, with_tensorboard: bool = False) -> None:
         if ranks.is_first:
             for path in [folder / "metrics.jsonl", *folder.glob("consumed*.jsonl")]:
-                _cut(path, from_step)
+                cut_rows(path, from_step)
         ranks.wait()
         name = "consumed.jsonl" if ranks.is_first else f"consumed-{ranks.rank}.jsonl"
         self._consumed = open(folder / name, "a", buffering=1)  # noqa: SIM115 - closed by close()

@@ -38,26 +38,26 @@ def as_float(video: Tensor) -> Tensor:
     return video.float() / 127.5 - 1
 
 
-def world_clip(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 144)) -> Tensor:
-    """A random shot of the film world, [3, T, H, W] uint8, each side within `side_px`."""
+def _world_array(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 144)) -> np.ndarray:
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(side_px[0], side_px[1] + 1, 2))
     fps, shot = float(rng.choice([8, 12, 16, 24, 30])), sample_shot(int(rng.integers(1 << 31)), width / height, 2.0)
     start = rng.uniform(0, 1.0)
-    return to_video([render_frame(shot, start + i / fps, width, height) for i in range(num_frames)])
+    return np.stack([render_frame(shot, start + i / fps, width, height) for i in range(num_frames)])
+
+
+def world_clip(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 144)) -> Tensor:
+    """A random shot of the film world, [3, T, H, W] uint8, each side within `side_px`."""
+    return to_video(list(_world_array(seed, num_frames, side_px)))
 
 
 def world_clips(count: int, seed: int, workers: int = 2) -> list[Tensor]:
-    """Clips of the film world, drawn by `workers` processes."""
+    """Clips of the film world, drawn by `workers` processes; these do not touch torch, whose threads do not survive a fork."""
     seeds = [seed * 1_000_003 + index for index in range(count)]
     if workers < 2 or count < 32:
         return [world_clip(item) for item in seeds]
     with ProcessPoolExecutor(workers) as pool:
-        return [torch.from_numpy(found) for found in pool.map(_world_array, seeds, chunksize=16)]
-
-
-def _world_array(seed: int) -> np.ndarray:
-    return world_clip(seed).numpy()
+        return [to_video(list(found)) for found in pool.map(_world_array, seeds, chunksize=16)]
 
 
 def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_PIXELS) -> Tensor | None:
@@ -66,7 +66,7 @@ def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRA
     Raises:
         MediaError: the file cannot be read.
     """
-    facts, frames = probe(path), []
+    facts, frames = probe(path), list[np.ndarray]()
     for frame in VideoReader(facts, max_pixels, decoder="pyav").frames(start_s, end_s):
         if frames and frame.rgb.shape != frames[0].shape:  # a file may change its size midway
             break

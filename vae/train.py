@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.step_log import cut_rows
 from vae.clips import Windows, as_float
 from vae.discriminator import PatchDiscriminator, fooling_loss, judge_loss
 from vae.grid import pad_to_grid
@@ -102,6 +103,7 @@ class Run:
 
     def __init__(self, model: CausalVAE, config: TrainConfig, folder: Path, digest: str) -> None:
         self.model, self.config, self.folder, self.digest, self.step = model, config, folder, digest, 0
+        self.seconds, self._begun_s = 0.0, time.monotonic()
         self.judge = PatchDiscriminator().to(next(model.parameters()).device) if config.adversarial else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
         self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9)) if self.judge else None
@@ -125,9 +127,13 @@ class Run:
         save_file(
             {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
             temporary,
-            {"step": str(self.step), "digest": self.digest},
+            {"step": str(self.step), "digest": self.digest, "seconds": str(self.spent_s())},
         )
         temporary.replace(self.folder / "state.safetensors")
+
+    def spent_s(self) -> float:
+        """Seconds of training, those before a resume too."""
+        return self.seconds + time.monotonic() - self._begun_s
 
     def load(self) -> bool:
         """Go on where `save` left off, if it did.
@@ -153,7 +159,7 @@ class Run:
                     _, index, key = name.split(".", 2)
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.step = int(metadata["step"])
+        self.step, self.seconds = int(metadata["step"]), float(metadata.get("seconds", 0.0))
         return True
 
 
@@ -229,6 +235,8 @@ def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path,
         say(f"vae: resumed after step {run.step}")
     begin, told_s, first = time.monotonic(), 0.0, run.step
     folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        cut_rows(folder / "metrics.jsonl", run.step)
     with open(folder / "metrics.jsonl", "a", buffering=1) as log:
         while run.step < config.steps:
             loss = _step(run, windows, rank, count)
@@ -244,4 +252,4 @@ def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path,
                 run.save()
     model.load_state_dict(run.average)
     model.cpu().eval().requires_grad_(False)
-    return {"train": asdict(config), "seconds": round(time.monotonic() - begin), "processes": count}
+    return {"train": asdict(config), "seconds": round(run.spent_s()), "processes": count}

@@ -98,18 +98,21 @@ class CocaCaptioner:
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         inputs = [clip_input(clip.frames, self.folder.config) for clip in clips]
         found: list[list[Caption]] = [[] for _ in clips]
-        decoding = self.decoding(attempt)
+        decoding, reasons = self.decoding(attempt), [list[str]() for _ in clips]
+        said: dict[str, tuple[list[Heard], float]] = {}
         for stage, model in self.models.items():
             begin = time.monotonic()
             heard = listen_all(model, self.folder, inputs, decoding)
-            seconds = (time.monotonic() - begin) / max(1, len(clips))
+            said[stage] = heard, (time.monotonic() - begin) / max(1, len(clips))
+            for index, item in enumerate(heard):  # what is strange to one fork is not believed of the other
+                reasons[index] += self.domains[stage].reasons(item.written.mean_logprob, item.alignment, item.embedding)
+        for stage, (heard, seconds) in said.items():
             for index, (clip, item) in enumerate(zip(clips, heard, strict=True)):
-                found[index] += self._captions(stage, clip, item, decoding, seconds)
+                found[index] += self._captions(stage, clip, item, decoding, seconds, reasons[index])
         return found
 
-    def _captions(self, stage: str, clip: ClipFrames, heard: Heard, decoding: Decoding, seconds: float) -> list[Caption]:
+    def _captions(self, stage: str, clip: ClipFrames, heard: Heard, decoding: Decoding, seconds: float, reasons: list[str]) -> list[Caption]:
         picked = looked_at(len(clip.frames), self.folder.config.max_frames)
-        reasons = self.domains[stage].reasons(heard.written.mean_logprob, heard.alignment, heard.embedding)
         common: dict[str, Any] = {
             "source": self.name,
             "finish_reason": "stop" if heard.written.is_finished else "length",

@@ -31,6 +31,7 @@ from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import END, PAD, Tokens, batch
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.step_log import cut_rows
 
 TELL_EVERY_S = 20.0
 
@@ -191,7 +192,8 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
         say(f"captioner: {config.kind}: resumed after step {run.step}")
     metrics = folder / "metrics.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    _cut(metrics, run.step)
+    if rank == 0:
+        cut_rows(metrics, run.step)
     begin, told_s, first = time.monotonic(), 0.0, run.step
     with open(metrics, "a", buffering=1) as log:
         while run.step < config.steps:
@@ -209,13 +211,6 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
                 if run.step % config.save_every == 0 or run.step == config.steps:
                     run.save()
     return run.average, {**asdict(config), "seconds": round(time.monotonic() - begin), "processes": processes}
-
-
-def _cut(metrics: Path, step: int) -> None:
-    """Drop rows past the checkpoint: they will be written again."""
-    if metrics.exists():
-        lines = [line for line in metrics.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] < step]
-        metrics.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:

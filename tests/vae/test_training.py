@@ -72,7 +72,7 @@ def test_training_beats_its_linear_start_and_the_start_is_whitened(clips, tmp_pa
 
 
 def test_windows_repeat_by_step_keep_to_their_budget_and_split_over_processes(clips):
-    windows, again = Windows(clips, 9 * 32 * 32 * 8, 5), Windows(clips, 9 * 32 * 32 * 8, 5)
+    windows, again = Windows(clips, 2 * 17 * 64 * 64, 5), Windows(clips, 2 * 17 * 64 * 64, 5)
     shapes = set()
     for step in range(40):
         whole = windows.at(step)
