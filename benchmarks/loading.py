@@ -36,7 +36,7 @@ def write(folder: Path, gigabytes: float) -> list[tuple[str, list[Member]]]:
                 t = int(rng.integers(1, 20))
                 side = max(4, int((cells / t) ** 0.5))
                 latent = torch.randn(16, t, side, side).to(torch.bfloat16)
-                tar.add(f"{len(shards):03d}{index:05d}.latent.safetensors", save({"mean": latent, "logvar": latent}))
+                tar.add(f"{len(shards):03d}{index:05d}.latent.safetensors", save({"mean": latent, "logvar": latent.clone()}))
         shards.append((str(path), tar.members))
         written += path.stat().st_size
     return shards

@@ -1,6 +1,6 @@
 """The captioner: its scores on 500 held-out clips beside chance and the weightless baseline, and decoding with and without a cache.
 
-Run: PYTHONPATH=. python benchmarks/captioner.py [CLIPS]
+Run: python benchmarks/captioning.py [CLIPS]
 """
 
 from __future__ import annotations

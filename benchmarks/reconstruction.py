@@ -1,6 +1,6 @@
 """The spacetime VAE beside codes of the same size, a Wan-class network of as many weights, and diffusers' own encoding.
 
-    python benchmarks/vae.py [--footage FOLDER] [--sheet sheet.png]
+    python benchmarks/reconstruction.py [--footage FOLDER] [--sheet sheet.png]
 
 Prints three tables, each measured in this one run: how well held-out clips come back; megapixels encoded a second of CPU time; memory of encoding 257 frames with Wan.
 """
@@ -33,7 +33,7 @@ def frames(begin, end):
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.no_grad():
-    vae.model.encode(frames(0, 5)[None])  # what every encoding needs
+    vae.model.encode(frames(0, 17)[None])  # what every encoding needs, its caches full
     base = peak()
     if way == "diffusers":
         mean = vae.model.encode(frames(0, 257)[None]).latent_dist.mean[0]
@@ -71,7 +71,7 @@ def speed() -> None:
 
 
 def memory() -> float:
-    """Peak memory of encoding 257 frames of 192 x 192, above that of five frames; streamed and by diffusers' own `encode`. Returns the ratio."""
+    """Peak memory of encoding 257 frames of 192 x 192, above that of 17 frames; streamed and by diffusers' own `encode`. Returns the ratio."""
     with tempfile.TemporaryDirectory() as folder:
         wan(8).save_pretrained(folder)
         used, means = {}, {}
