@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import groupby, islice
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -68,12 +69,19 @@ class ShardWriter:
         if not waiting:
             return
         try:
-            found = self.vae.encode_many(as_float(torch.stack([video for _, video in waiting]).to(self.device)))
-        except Exception as error:  # noqa: BLE001 - these clips fail, the others go on
-            self.failed += [(picked.clip, error) for picked, _ in waiting]
-            return
-        for (picked, video), (mean, logvar) in zip(waiting, found, strict=True):
-            self._add(picked, mean.cpu(), logvar.cpu(), video)
+            found = self._encode_many([video for _, video in waiting])
+        except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
+            found = [None] * len(waiting)
+        for (picked, video), pair in zip(waiting, found, strict=True):
+            try:
+                mean, logvar = pair or self._encode_many([video])[0]
+                self._add(picked, mean.cpu(), logvar.cpu(), video)
+            except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
+                self.failed.append((picked.clip, error))
+
+    def _encode_many(self, videos: list[torch.Tensor]) -> list[Any]:
+        """(mean, logvar) of each."""
+        return list(self.vae.encode_many(as_float(torch.stack(videos).to(self.device))))
 
     def _stream(self, picked: Picked, batch: list, frames: object) -> None:
         stream, pieces, kept, kept_pixels = self.vae.stream(), [], list[torch.Tensor](), 0
@@ -93,16 +101,16 @@ class ShardWriter:
     def _add(self, picked: Picked, mean: torch.Tensor, logvar: torch.Tensor, video: torch.Tensor) -> None:
         """video: [3, T, H, W] uint8, the clip or its beginning."""
         clip = picked.clip
-        self.stats.add(mean)
+        picture, audited = latent_picture(mean), {}
+        if is_audited(clip["clip_id"], self.config.audit_share):
+            most = max(1, MOST_PIXELS // video[0, 0].numel())
+            audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
+        self.stats.add(mean)  # from here on nothing fails for the clip's own sake: what is in the tar has its row
         self.commit.add(
             f"{clip['clip_id']}.latent.safetensors",
             save({"mean": mean.to(torch.bfloat16).contiguous(), "logvar": logvar.to(torch.bfloat16).contiguous()}),
         )
-        self.commit.add(f"{clip['clip_id']}.latent.png", latent_picture(mean))
-        audited = {}
-        if is_audited(clip["clip_id"], self.config.audit_share):
-            most = max(1, MOST_PIXELS // video[0, 0].numel())
-            audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
+        self.commit.add(f"{clip['clip_id']}.latent.png", picture)
         self.rows.append({
             "clip_id": clip["clip_id"], "shard": self.shard, "num_channels": mean.shape[0], "latent_t": mean.shape[1], "latent_h": mean.shape[2],
             "latent_w": mean.shape[3], "num_frames": picked.num_kept, "height_px": picked.size[0], "width_px": picked.size[1], "fps": picked.fps,

@@ -236,6 +236,8 @@ class Decode:
         vae = load_vae(self.weights)
         with safe_open(self.latent, "pt") as file:
             metadata = file.metadata() or {}
+        if "extent" not in metadata:
+            raise UsageError(str(self.latent), "is no latent file of `vae encode`: it does not say its extent")
         if metadata.get("vae") != vae.fingerprint:
             raise RushesError(str(self.latent), "was encoded by another VAE", "Give its folder with --weights.")
         extent = Extent(*(int(part) for part in metadata["extent"].split(",")))

@@ -91,13 +91,13 @@ def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, mo
         assert torch.allclose(tensors["mean"].float(), streamed[key]["mean"].float(), atol=0.04, rtol=0.01)
 
 
-def test_a_batch_that_fails_fails_its_clips_and_no_other(copy, monkeypatch):
+def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypatch):
     monkeypatch.setattr(module, "CODE_VERSION", -2)
     calls = []
 
     def broken(vae, videos):
         calls.append(len(videos))
-        if len(calls) == 2:
+        if len(calls) in {2, 3}:  # a batch, then its first clip alone
             raise RuntimeError("out of memory, as told")
         return type(vae).encode_many(vae, videos)
 
@@ -108,7 +108,7 @@ def test_a_batch_that_fails_fails_its_clips_and_no_other(copy, monkeypatch):
         account, _ = run_stage(stage, copy, "again", shard, 0, lambda text: None)
         assert account.num_in == account.num_kept + account.num_failed
     failures = queries.table(copy, "failures", stage.column).to_pylist()
-    assert len(failures) == calls[1]
+    assert len(failures) == 1
     assert "as told" in failures[0]["cause"]
     made = queries.table(copy, "latents", stage.column).num_rows
     assert made + len(failures) == queries.table(copy, "clips").num_rows

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manifests.errors import UsageError
 from tests.e2e.commands import environment
 
 SCRIPT = """
@@ -130,5 +131,5 @@ def test_packs_that_do_not_divide_are_refused(dataset):
     from trainer.dit import DiT
     from trainer.parallel import Ranks, prepare
 
-    with pytest.raises(Exception, match="do not divide among 2"):
+    with pytest.raises(UsageError, match="do not divide among 2"):
         prepare(DiT(preset("tiny").model), preset("tiny", packs_per_step=3), Ranks(0, 2, torch.device("cpu")))
