@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from trainer.packs import EpochPlan, PackSettings, Sample, SampleTable, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.packs import EpochPlan, PackSettings, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.samples import Sample, SampleTable
 
 PATCH, WIDTH = (1, 2, 2), 2048
 

@@ -16,8 +16,9 @@ import torch
 from trainer.config import PRESETS
 from trainer.dit import DiT, count_parameters
 from trainer.efficiency import forward_flops
-from trainer.packs import PackSettings, Sample, SampleTable, plan_epoch
+from trainer.packs import PackSettings, plan_epoch
 from trainer.patches import coordinates
+from trainer.samples import Sample, SampleTable
 
 ROUNDS, WORDS = 5, 40
 PATCH = (1, 2, 2)

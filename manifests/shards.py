@@ -101,10 +101,20 @@ def read_member(filesystem: fs.FileSystem, tar_path: str, member: Member) -> byt
         IntegrityError: the tar is shorter than the index says, or the bytes have changed.
     """
     data = storage.read_range(filesystem, tar_path, member.offset, member.size_bytes)
-    if len(data) != member.size_bytes:
+    check_payload(tar_path, member, data)
+    return data
+
+
+def check_payload(tar_path: str, member: Member, data: bytes | memoryview) -> None:
+    """Compare bytes read with what the index says of them.
+
+    Raises:
+        IntegrityError: there are fewer, or they have changed.
+    """
+    size = memoryview(data).nbytes
+    if size != member.size_bytes:
         raise IntegrityError(
-            f"{tar_path}:{member.name}", f"is cut: {len(data)} of {member.size_bytes} bytes", "Delete the shard's commit record and ingest again."
+            f"{tar_path}:{member.name}", f"is cut: {size} of {member.size_bytes} bytes", "Delete the shard's commit record and ingest again."
         )
     if zlib.crc32(data) != member.crc32:
         raise IntegrityError(f"{tar_path}:{member.name}", "bytes have changed (crc32)", "Delete the shard's commit record and ingest again.")
-    return data

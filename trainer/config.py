@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manifests.errors import UsageError
 
@@ -46,6 +46,23 @@ class FlowConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """A part of a run that reads a part of the data (trainer/curriculum.py)."""
+
+    steps: int = 0
+    """Length of the stage; the last one goes on to the end of the run."""
+    max_tokens: int = 0
+    """Most tokens of a sample: longer ones are shown through a random window. 0: the budget of a pack."""
+    max_s: float = 0.0
+    """Most seconds of a clip to show at once, through a random window. 0: all."""
+    min_fps: float = 0.0
+    max_fps: float = 0.0
+    """Videos of other frame rates are left out of the stage, and counted. 0: no limit."""
+    image_share: float | None = None
+    """Share of images among the tokens; None: as they lie in the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """A whole run."""
 
@@ -66,6 +83,14 @@ class FitConfig:
     ema_decay: float = 0.995
     captions: dict[str, float] = field(default_factory=lambda: {"dense": 0.95, "alt,short": 0.05})
     """Weights of caption kinds, or kind@captioner (the DALL-E 3 blend by default; captioner/mixing.py)."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Views to read and how often an epoch shows each clip of them; empty: the one view that is named, once."""
+    image_share: float | None = None
+    """Share of images among the tokens, where there are no stages; None: as they lie in the data."""
+    stages: tuple[StageConfig, ...] = ()
+    """Stages one after the other; none: all data all the time."""
+    oversize: Literal["refuse", "window"] = "refuse"
+    """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it, counted in the plan."""
     held_out: float = 0.06
     """Share of clips kept for validation, picked by their id."""
     seed: int = 0
@@ -162,4 +187,21 @@ def load_config(path: Path) -> FitConfig:
     model = values.pop("model")
     model["patch"] = tuple(model["patch"])
     flow = values.pop("flow")
-    return _strict(FitConfig, values | {"model": _strict(ModelConfig, model, str(path)), "flow": _strict(FlowConfig, flow, str(path))}, str(path))
+    stages = tuple(_strict(StageConfig, stage, str(path)) for stage in values.pop("stages", ()))
+    parts = {"model": _strict(ModelConfig, model, str(path)), "flow": _strict(FlowConfig, flow, str(path)), "stages": stages}
+    return _strict(FitConfig, values | parts, str(path))
+
+
+def load_stages(path: Path) -> tuple[StageConfig, ...]:
+    """Stages from a JSON file: a list of objects with the fields of `StageConfig`.
+
+    Raises:
+        UsageError: the file cannot be read, or has settings that do not exist.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(str(path), f"cannot be read ({error})", 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].') from error
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise UsageError(str(path), "is not a list of stages", 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].')
+    return tuple(_strict(StageConfig, item, str(path)) for item in found)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.config import ModelConfig
 from trainer.flow import NoisyPack
-from trainer.packs import Sample
+from trainer.samples import Sample
 
 CLASSES = ("image", "square", "wide", "tall", "short", "long")
 """A sample is of one class by shape, and a video of one more by length."""

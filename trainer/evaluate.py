@@ -11,7 +11,7 @@ from trainer.dit import DiT
 from trainer.efficiency import shape_classes
 from trainer.flow import NoisyPack
 from trainer.loader import Pack, PackReader
-from trainer.packs import Sample
+from trainer.samples import Sample
 
 SIGMAS = (0.3, 0.6, 0.9)
 
@@ -23,7 +23,9 @@ def validation_packs(reader: PackReader, samples: list[Sample], budget: int) -> 
     room = budget
     for sample in samples:
         per_frame = sample.tokens(patch) // sample.latent_t
-        fitting = Sample(sample.clip_id, sample.shard, min(sample.latent_t, max(1, budget // per_frame)), sample.latent_h, sample.latent_w)
+        fitting = Sample(
+            sample.clip_id, sample.shard, min(sample.latent_t, max(1, budget // per_frame)), sample.latent_h, sample.latent_w, view=sample.view
+        )
         if fitting.tokens(patch) > room and packs[-1]:
             packs.append([])
             room = budget

@@ -16,22 +16,22 @@ import torch
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
-from manifests.views import View
-from trainer.catalog import Catalog, load_catalog
+from trainer.catalog import Catalog, load_catalog, views_of
 from trainer.checkpoints import Trained, TrainState, list_checkpoints, load_checkpoint
 from trainer.config import RUN_ONLY, FitConfig, load_config, save_config
+from trainer.curriculum import Curriculum, stages_of
 from trainer.dit import DiT, count_parameters
 from trainer.evaluate import validation_packs
 from trainer.export import save_model
 from trainer.loader import Loader, PackReader
 from trainer.loop import Run, tell
-from trainer.packs import PlanStream, SampleTable, pack_settings
 from trainer.parallel import Ranks, full_state, join, prepare
 from trainer.stopping import Stop, stop_on_signals
 
 
-def plan_stream(catalog: Catalog, config: FitConfig) -> PlanStream:
-    return PlanStream(SampleTable.of(catalog.samples), pack_settings(config))
+def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
+    """The steps of a run: a pure function of the manifest and the settings."""
+    return Curriculum(stages_of(catalog.table, config, catalog.factors[0]))
 
 
 def run_digest(catalog: Catalog, config: FitConfig) -> str:
@@ -53,8 +53,8 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
         Interrupted: `stop` was wished for; the run has saved itself.
     """
-    ranks, view = join(), View.load(dataset, view_name)
-    catalog = load_catalog(dataset, view, config.held_out)
+    ranks, views = join(), views_of(dataset, view_name, config)
+    catalog = load_catalog(dataset, views, config)
     config = replace(config, model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width))
     digest = run_digest(catalog, config)
     _claim(out, catalog, config, digest, ranks)
@@ -73,7 +73,7 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
     validation = validation_packs(reader, catalog.held_out, config.tokens) if ranks.is_first else []
     tell(
         ranks,
-        f"{num_parameters / 1e6:.2f} M parameters, {len(catalog.samples)} samples, {len(catalog.held_out)} held out, {config.tokens} tokens a pack, "
+        f"{num_parameters / 1e6:.2f} M parameters, {len(catalog.table)} samples, {len(catalog.held_out)} held out, {config.tokens} tokens a pack, "
         f"{ranks.size} processes",
     )
     run = Run(config, out, ranks, trained, state, validation)
@@ -84,7 +84,7 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
     finally:
         weights = full_state(ema) if run.is_sound else {}
         if ranks.is_first and weights:
-            save_model(out / "model", weights, config, catalog, view, dataset)  # one may sample from a run that was stopped
+            save_model(out / "model", weights, config, catalog, views[0], dataset)  # one may sample from a run that was stopped
         run.log.close()
     after = run.validate(step)
     if before and after:

@@ -16,19 +16,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from captioner.mixing import Mixing, draw
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
-from manifests.shards import read_member
+from manifests.reading import MemberReader, RangeCache
 from trainer.catalog import Catalog
 from trainer.config import FitConfig
-from trainer.packs import PlanStream, Sample, rank_packs
-from trainer.patches import coordinates, patchify, token_validity
+from trainer.curriculum import Curriculum
+from trainer.packs import PlanStream, rank_packs
+from trainer.patches import coordinates, patchify_into, token_validity
+from trainer.samples import Sample
+from trainer.tensors import tensors_in
 from vae.grid import Extent
 
 
@@ -39,7 +40,7 @@ class Pack:
     N tokens, S samples, P patch size (channels x cells), L text tokens.
     clean: [N, P] normalised latents; valid: [N, P / C] share of real pixels per cell; coords: [N, 3] seconds, y, x in tokens; cu: [S + 1] token
     offsets; text: [L, Dt]; text_cu: [S + 1]; frame: [N] latent frame of each token; shapes: (t, h, w) in tokens per sample; seeds: noise seed per sample;
-    kinds: kind of the caption drawn for each sample, none where it was dropped.
+    kinds: kind of the caption drawn for each sample, none where it was dropped; cut: samples of which only a window is shown.
     """
 
     clean: Tensor
@@ -54,85 +55,109 @@ class Pack:
     seeds: list[int]
     corrupt: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    cut: list[Sample] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
         return len(self.clean)
 
 
-def sample_seed(seed: int, epoch: int, clip_id: str) -> int:
-    """A seed for everything random about one sample in one epoch."""
-    return int.from_bytes(hashlib.sha256(f"{seed}|{epoch}|{clip_id}".encode()).digest()[:6], "big")
+def sample_seed(seed: int, epoch: int, sample: Sample) -> int:
+    """A seed for everything random about one showing of a sample in one epoch."""
+    key = f"{seed}|{epoch}|{sample.clip_id}" + (f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else "")
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
 
 
 class PackReader:
-    """Reads the samples of a pack and lays them end to end."""
+    """Reads the samples of a pack and lays them end to end.
 
-    def __init__(self, dataset: Dataset, catalog: Catalog, config: FitConfig) -> None:
-        self.dataset, self.catalog, self.config = dataset, catalog, config
-        self.mean, self.std = torch.tensor(catalog.mean).float(), torch.tensor(catalog.std).float().clamp_min(1e-4)
+    Args:
+        cache: where ranges of an object store are kept; None: they are fetched each time.
+        is_pinned: make the pack in memory from which a GPU copies without waiting.
+    """
+
+    def __init__(self, dataset: Dataset, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None, is_pinned: bool = False) -> None:
+        self.dataset, self.catalog, self.config, self.is_pinned = dataset, catalog, config, is_pinned
+        self.members = MemberReader(dataset.filesystem, cache)
+        self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
+        self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
         self.mixing = Mixing(weights=config.captions)
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A draw from the posterior, normalised per channel: [C, t, h, w]."""
         path, member = self.catalog.latents[sample.clip_id]
-        tensors = load(read_member(self.dataset.filesystem, path, member))
-        part = slice(sample.start, sample.start + sample.latent_t)
-        mean, logvar = tensors["mean"][:, part].float(), tensors["logvar"][:, part].float()
-        value = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
-        return (value - self.mean.view(-1, 1, 1, 1)) / self.std.view(-1, 1, 1, 1)
+        tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
+        part = (
+            slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
+            slice(sample.left, sample.left + sample.latent_w),
+        )  # fmt: skip
+        mean, logvar = tensors["mean"][part].float(), tensors["logvar"][part].float()
+        value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul(0.5).exp_()).add_(mean)
+        return value.sub_(self.mean).div_(self.std)
 
-    def _text(self, clip_id: str, rng: np.random.Generator) -> tuple[Tensor, str]:
+    def _text(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, str]:
         """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
-        captions = self.catalog.captions[clip_id]
+        view = self.catalog.views[sample.view]
+        captions = view.captions[sample.clip_id]
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < self.config.flow.text_dropout:
             return torch.zeros(1, self.catalog.text_width), "none"
-        path, member = self.catalog.texts[clip_id]
-        return load(read_member(self.dataset.filesystem, path, member))[captions[index][0]].float(), captions[index][1]
+        path, member = view.texts[sample.clip_id]
+        found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[captions[index][0]]
+        return torch.empty(found.shape).copy_(found), captions[index][1]  # its bytes are soon overwritten
 
     def read(self, samples: list[Sample], epoch: int) -> Pack:
         """Read one pack; unreadable samples are left out and named in `corrupt`."""
         patch, factors = self.config.model.patch, self.catalog.factors
-        parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-        good, corrupt, shapes, seeds, kinds = [], [], [], [], []
+        cells, total = int(np.prod(patch)), sum(sample.tokens(patch) for sample in samples)
+        clean = torch.empty(total, cells * self.catalog.latent_channels, pin_memory=self.is_pinned)
+        valid, coords, frame = torch.empty(total, cells), torch.empty(total, 3), torch.empty(total, dtype=torch.long)
+        ends, texts, cut = [0], list[Tensor](), list[Sample]()
+        good, corrupt, shapes, seeds, kinds = list[Sample](), list[str](), list[tuple[int, int, int]](), list[int](), list[str]()
         for sample in samples:
-            seed = sample_seed(self.config.seed, epoch, sample.clip_id)
+            seed = sample_seed(self.config.seed, epoch, sample)
             generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
             try:
-                latent, (text, kind) = self._latent(sample, generator), self._text(sample.clip_id, rng)
-            except (RushesError, OSError, SafetensorError, KeyError) as error:
+                latent, (text, kind) = self._latent(sample, generator), self._text(sample, rng)
+            except (RushesError, OSError, KeyError) as error:
                 corrupt.append(f"clip {sample.clip_id} in shard {sample.shard}: {error}")
                 continue
             row = self.catalog.clips[sample.clip_id]
-            extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
-            tokens, shape = patchify(latent, patch)
-            coords, frame = coordinates(shape, patch, row["fps"], sample.start, factors[0])
-            parts.append((tokens, token_validity(extent, sample.start, sample.latent_t, patch, factors), coords, frame, text))
+            span = slice(ends[-1], ends[-1] + sample.tokens(patch))
+            shape = patchify_into(latent, patch, clean[span])
+            whole = Extent(row["num_frames"], row["height_px"], row["width_px"])
+            valid[span] = token_validity(whole, sample, patch, factors)
+            coords[span], frame[span] = coordinates(shape, patch, row["fps"], sample.start, factors[0])
+            if (shape[1], shape[2]) != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
+                coords[span] += _from_the_middle(sample, row, patch)
+            if (sample.latent_t, sample.latent_h, sample.latent_w) != (row["latent_t"], row["latent_h"], row["latent_w"]):
+                cut.append(sample)
+            ends.append(span.stop)
+            texts.append(text)
             good.append(sample)
             shapes.append(shape)
             seeds.append(seed)
             kinds.append(kind)
-        if not parts:
-            return self._empty(corrupt)
-        clean, valid, coords, frame, text = (torch.cat(column) for column in zip(*parts, strict=True))
-        lengths = torch.tensor([0, *(len(part[0]) for part in parts)])
-        text_lengths = torch.tensor([0, *(len(part[4]) for part in parts)])
-        return Pack(clean, valid, coords, lengths.cumsum(0), text, text_lengths.cumsum(0), frame, shapes, good, seeds, corrupt, kinds)
-
-    def _empty(self, corrupt: list[str]) -> Pack:
-        cells = int(np.prod(self.config.model.patch))
-        zero = torch.zeros(1, dtype=torch.long)
+        used, text_ends = ends[-1], torch.tensor([0, *(len(text) for text in texts)]).cumsum(0)
+        words = torch.cat(texts) if texts else torch.zeros(0, self.catalog.text_width)
         return Pack(
-            torch.zeros(0, cells * self.catalog.latent_channels), torch.zeros(0, cells), torch.zeros(0, 3), zero, torch.zeros(0, self.catalog.text_width),
-            zero, torch.zeros(0, dtype=torch.long), [], [], [], corrupt,
-        )  # fmt: skip
+            clean[:used], valid[:used], coords[:used], torch.tensor(ends), words, text_ends, frame[:used], shapes, good, seeds, corrupt, kinds, cut
+        )
+
+
+def _from_the_middle(sample: Sample, row: dict, patch: tuple[int, int, int]) -> Tensor:
+    """[3]: how far the middle of a window lies from the middle of its picture, in seconds (none), rows and columns of tokens."""
+    down = (sample.top + sample.latent_h / 2 - row["latent_h"] / 2) / patch[1]
+    across = (sample.left + sample.latent_w / 2 - row["latent_w"] / 2) / patch[2]
+    return torch.tensor([0.0, down, across])
 
 
 class Loader:
     """Packs of one rank, step by step, read ahead by threads. Its state is the step."""
 
-    def __init__(self, reader: PackReader, plan: PlanStream, rank: int = 0, world_size: int = 1, threads: int = 2, ahead: int = 4) -> None:
+    def __init__(
+        self, reader: PackReader, plan: PlanStream | Curriculum, rank: int = 0, world_size: int = 1, threads: int = 2, ahead: int = 4
+    ) -> None:
         if reader.config.packs_per_step % world_size:
             raise ValueError(f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}")
         self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = reader, plan, rank, world_size, threads, ahead

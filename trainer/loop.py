@@ -180,8 +180,17 @@ class Run:
         cost = sum(pack_cost(own, config.model.width) for own in lengths)
         costs = ranks.sum([cost if rank == ranks.rank else 0.0 for rank in range(ranks.size)])
         stalled, all_flops = ranks.sum([stalled_s, flops])
+        windows = {
+            item.clip_id: [item.start, item.latent_t, item.top, item.latent_h, item.left, item.latent_w] for pack in packs for item in pack.cut
+        }
         self.log.consumed(
-            {"step": number, "epoch": epoch, "rank": ranks.rank, "samples": [[item.clip_id, item.shard] for pack in packs for item in pack.samples]}
+            {
+                "step": number,
+                "epoch": epoch,
+                "rank": ranks.rank,
+                "samples": [[item.clip_id, item.shard] for pack in packs for item in pack.samples],
+                "windows": windows,
+            }
         )
         self.log.metrics({
             "step": number, "epoch": epoch, "loss": result.loss, "grad_norm": result.norm, "tokens": int(result.num_tokens), "valid": result.valid,

@@ -11,60 +11,24 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from manifests.errors import UsageError
 from trainer.config import FitConfig
+from trainer.samples import Sample, SampleTable, Window
 
 POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 32
+BARREN_EPOCHS = 1000
 _SHIFT = 40
 _MASK = (1 << _SHIFT) - 1
 
 Chosen = list[list[int]]
 """Packs of one step, each a list of indices of samples."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clip as the trainer sees it: latents [start, start + latent_t) of it."""
-
-    clip_id: str
-    shard: int
-    latent_t: int
-    latent_h: int
-    latent_w: int
-    start: int = 0
-
-    def tokens(self, patch: tuple[int, int, int]) -> int:
-        return -(-self.latent_t // patch[0]) * -(-self.latent_h // patch[1]) * -(-self.latent_w // patch[2])
-
-
-@dataclass(frozen=True)
-class SampleTable:
-    """Samples as columns of one length: ids, shards and latent sizes."""
-
-    clip_ids: Sequence[str]
-    shard: np.ndarray
-    latent_t: np.ndarray
-    latent_h: np.ndarray
-    latent_w: np.ndarray
-
-    @staticmethod
-    def of(samples: Sequence[Sample]) -> SampleTable:
-        columns = [np.array([getattr(sample, name) for sample in samples], dtype=np.int64) for name in ("shard", "latent_t", "latent_h", "latent_w")]
-        return SampleTable([sample.clip_id for sample in samples], *columns)
-
-    def __len__(self) -> int:
-        return len(self.clip_ids)
-
-    def per_frame(self, patch: tuple[int, int, int]) -> np.ndarray:
-        """Tokens of one layer of patches in time, [n]."""
-        return -(-self.latent_h // patch[1]) * -(-self.latent_w // patch[2])
 
 
 def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterator[list[int]]:
@@ -115,13 +79,13 @@ class EpochPlan:
     """Steps of an epoch as they are made.
 
     Attributes:
-        windows: (first latent, number of latents) of each sample that was longer than the budget, by index.
+        windows: what is shown of each sample that was too long or too large, by index.
         num_tokens, num_packs: planned so far.
     """
 
     table: SampleTable
     budget: int
-    windows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    windows: dict[int, Window] = field(default_factory=dict)
     num_tokens: int = 0
     num_packs: int = 0
     steps: list[Chosen] = field(default_factory=list)
@@ -132,10 +96,13 @@ class EpochPlan:
         return self.num_tokens / max(1, self.budget * self.num_packs)
 
     def sample(self, index: int) -> Sample:
-        """The sample behind an index, windowed as planned."""
+        """The sample behind an index, windowed as planned. Indices from n on are further showings of the same samples."""
         table = self.table
-        start, length = self.windows.get(index, (0, int(table.latent_t[index])))
-        return Sample(table.clip_ids[index], int(table.shard[index]), length, int(table.latent_h[index]), int(table.latent_w[index]), start)
+        repeat, at = divmod(index, len(table))
+        whole = Window(0, int(table.latent_t[at]), 0, int(table.latent_h[at]), 0, int(table.latent_w[at]))
+        start, length, top, height, left, width = self.windows.get(index, whole)
+        view = 0 if table.view is None else int(table.view[at])
+        return Sample(table.clip_ids[at], int(table.shard[at]), length, height, width, start, top, left, repeat, view)
 
     def packs(self, step: Chosen) -> list[list[Sample]]:
         """The packs of a step as samples."""
@@ -150,6 +117,8 @@ class PackSettings:
         budget: tokens of a pack.
         packs_per_step: packs of a step over all ranks.
         width: of the model, for the cost of a pack.
+        max_tokens: of one sample; 0: the budget.
+        is_cropping: whether a frame that has more tokens than that alone is shown through a window of its cells; else it is refused.
     """
 
     seed: int
@@ -157,55 +126,85 @@ class PackSettings:
     packs_per_step: int
     patch: tuple[int, int, int]
     width: int
+    max_tokens: int = 0
+    is_cropping: bool = False
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a sample."""
+        return min(self.budget, self.max_tokens or self.budget)
 
 
 def pack_settings(config: FitConfig) -> PackSettings:
     """What a run's plan depends on."""
     model = config.model
-    return PackSettings(seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width)
+    return PackSettings(
+        seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width,
+        is_cropping=config.oversize == "window",
+    )  # fmt: skip
 
 
-def _windows(table: SampleTable, shards: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of all samples, a few shards at a time in an order of shards drawn anew, shuffled within."""
-    by_shard = np.argsort(shards, kind="stable")
-    names, starts = np.unique(shards[by_shard], return_index=True)
+def _shard_windows(table: SampleTable, epoch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices of all showings of an epoch, a few shards at a time in an order of shards drawn anew, shuffled within."""
+    draws = table.draws(epoch)
+    by_shard = np.argsort(table.shard, kind="stable")
+    names, starts = np.unique(table.shard[by_shard], return_index=True)
     ends = np.append(starts[1:], len(by_shard))
     order = rng.permutation(len(names))
     for begin in range(0, len(order), SHARD_WINDOW):
         window = np.concatenate([by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]])
+        if draws is not None:
+            count = draws[window]
+            window = np.concatenate([window[count > repeat] + repeat * len(table) for repeat in range(int(count.max(initial=0)))] or [window[:0]])
         rng.shuffle(window)
         yield window
 
 
-def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
-    """The steps of an epoch, every sample exactly once.
+def _cut(table: SampleTable, at: int, settings: PackSettings, rng: np.random.Generator) -> Window:
+    """A random window of a sample that holds no more tokens and no more latents than it may: fewer latents, or a part of one frame where a frame alone is too much."""
+    patch, limit = settings.patch, settings.limit
+    t, h, w = int(table.latent_t[at]), int(table.latent_h[at]), int(table.latent_w[at])
+    rows, columns = -(-h // patch[1]), -(-w // patch[2])
+    if rows * columns > limit:
+        scale = (limit / (rows * columns)) ** 0.5
+        rows, columns = max(1, int(rows * scale)), max(1, min(columns, int(limit / max(1, int(rows * scale)))))
+    height, width = min(h, rows * patch[1]), min(w, columns * patch[2])
+    most = t if table.limit_t is None else min(t, max(1, int(table.limit_t[at])))
+    length = min(most, max(patch[0], limit // (rows * columns) * patch[0]))
+    start, top, left = (int(rng.integers(0, size - part + 1)) for size, part in ((t, length), (h, height), (w, width)))
+    return Window(start, length, top, height, left, width)
 
-    Shuffle within windows of shards (reads stay local), cut what is over the budget to a random window of its latents, fill packs, sort packs by cost within a few steps
-    so that ranks of one step have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
+
+def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
+    """The steps of an epoch, every sample exactly as often as its weight says: once, if it has none.
+
+    Shuffle within windows of shards (reads stay local), cut what is over the limit to a random window, fill packs, sort packs by cost within a few steps so that ranks of
+    one step have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
 
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
     """
-    table, patch, budget = plan.table, settings.patch, settings.budget
+    table, patch, budget, limit = plan.table, settings.patch, settings.budget, settings.limit
     per_frame = table.per_frame(patch)
-    if (over := np.flatnonzero(per_frame > budget)).size:
+    if not settings.is_cropping and (over := np.flatnonzero(per_frame > limit)).size:
         raise UsageError(
-            "--tokens", f"{budget} are fewer than one frame of clip {table.clip_ids[over[0]]} needs", "Raise the budget, or encode at fewer pixels."
-        )
+            "--tokens", f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip {table.clip_ids[over[0]]} needs ({over.size} clips are so)",
+            "Raise the budget, encode at fewer pixels, or give --oversize window to show a part of such frames.",
+        )  # fmt: skip
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
     ahead: dict[int, int] = {}  # index of the sample at each position of the stream that is not in a step yet
     lengths_at: dict[int, int] = {}
 
     def lengths() -> Iterator[int]:
         position = 0
-        for window in _windows(table, table.shard, rng):
-            latents = table.latent_t[window]
-            tokens = -(-latents // patch[0]) * per_frame[window]
-            for at in np.flatnonzero(tokens > budget):
-                index = int(window[at])
-                length = int(budget // per_frame[index] * patch[0])
-                plan.windows[index] = (int(rng.integers(0, table.latent_t[index] - length + 1)), length)
-                tokens[at] = length // patch[0] * per_frame[index]
+        for window in _shard_windows(table, epoch, rng):
+            base = window % len(table)
+            latents = table.latent_t[base]
+            tokens = -(-latents // patch[0]) * per_frame[base]
+            is_over = tokens > limit if table.limit_t is None else (tokens > limit) | (latents > table.limit_t[base])
+            for at in np.flatnonzero(is_over):
+                cut = plan.windows[int(window[at])] = _cut(table, int(base[at]), settings, rng)
+                tokens[at] = -(-cut.length // patch[0]) * -(-cut.height // patch[1]) * -(-cut.width // patch[2])
             counts = tokens.tolist()
             places = range(position, position + len(counts))
             ahead.update(zip(places, window.tolist(), strict=True))
@@ -256,14 +255,18 @@ def rank_packs(step: list, rank: int, world_size: int, packs_per_step: int) -> l
 
 
 class PlanStream:
-    """Steps of all epochs in a row, addressed by one integer; only a span of steps is held."""
+    """Steps of all epochs in a row, addressed by one integer; only a span of steps is held.
 
-    def __init__(self, table: SampleTable, settings: PackSettings) -> None:
-        self._table, self._settings = table, settings
+    Args:
+        first_epoch: number of the first epoch.
+    """
+
+    def __init__(self, table: SampleTable, settings: PackSettings, first_epoch: int = 0) -> None:
+        self._table, self._settings, self._first_epoch = table, settings, first_epoch
         self._rewind()
 
     def _rewind(self) -> None:
-        self._step, self._epoch = -1, -1
+        self._step, self._epoch, self._barren = -1, self._first_epoch - 1, 0
         self._plan, self._steps = EpochPlan(self._table, self._settings.budget), iter(list[Chosen]())
         self._now: list[list[Sample]] = []
 
@@ -276,9 +279,13 @@ class PlanStream:
             chosen = next(self._steps, None)
             if chosen is None:
                 self._epoch += 1
+                self._barren += 1
+                if self._barren > BARREN_EPOCHS:
+                    raise UsageError("the plan", f"draws no sample in {BARREN_EPOCHS} epochs", "Raise the weights of the views that are mixed.")
                 self._plan = EpochPlan(self._table, self._settings.budget)
                 self._steps = plan_steps(self._plan, self._settings, self._epoch)
                 continue
+            self._barren = 0
             self._step += 1
         if chosen is not None:
             self._now = self._plan.packs(chosen)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.samples import Sample, Size
 from vae.grid import Extent, Factors, validity
 
-Size = tuple[int, int, int]
 FACTORS: Factors = (4, 8, 8)
 
 
@@ -24,11 +24,23 @@ def padded(latent: Tensor, patch: Size) -> Tensor:
 
 def patchify(latent: Tensor, patch: Size) -> tuple[Tensor, Size]:
     """[C, t, h, w] to tokens [n, cells * C] (cell-major) and the token grid (t, h, w)."""
+    cells = _cells(latent, patch)
+    return cells.reshape(cells.shape[:3].numel(), -1), (cells.shape[0], cells.shape[1], cells.shape[2])
+
+
+def patchify_into(latent: Tensor, patch: Size, tokens: Tensor) -> Size:
+    """`patchify` into `tokens` [n, cells * C], by one copy."""
+    cells = _cells(latent, patch)
+    tokens.view(cells.shape).copy_(cells)
+    return cells.shape[0], cells.shape[1], cells.shape[2]
+
+
+def _cells(latent: Tensor, patch: Size) -> Tensor:
+    """A view [t, h, w, pt, ph, pw, C] of a latent in whole patches."""
     latent = padded(latent, patch)
     c, t, h, w = latent.shape
-    grid = (t // patch[0], h // patch[1], w // patch[2])
-    x = latent.view(c, grid[0], patch[0], grid[1], patch[1], grid[2], patch[2])
-    return x.permute(1, 3, 5, 2, 4, 6, 0).reshape(grid[0] * grid[1] * grid[2], -1), grid
+    x = latent.reshape(c, t // patch[0], patch[0], h // patch[1], patch[1], w // patch[2], patch[2])
+    return x.permute(1, 3, 5, 2, 4, 6, 0)
 
 
 def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
@@ -61,8 +73,9 @@ def coordinates(grid: Size, patch: Size, fps: float, start: int = 0, factor_t: i
     return torch.stack([axis.flatten() for axis in mesh], dim=-1).float(), frames.repeat_interleave(h * w)
 
 
-def token_validity(extent: Extent, start: int, length: int, patch: Size, factors: Factors = FACTORS) -> Tensor:
-    """[n, cells]: share of real pixels of each latent cell in each token; cells that only pad a patch are 0."""
-    share = validity(extent, factors)[None, start : start + length]
+def token_validity(extent: Extent, sample: Sample, patch: Size, factors: Factors = FACTORS) -> Tensor:
+    """[n, cells]: share of real pixels of each latent cell in each token of a sample (a window of a clip of `extent`); cells that only pad a patch are 0."""
+    share = validity(extent, factors)[None, sample.start : sample.start + sample.latent_t]
+    share = share[:, :, sample.top : sample.top + sample.latent_h, sample.left : sample.left + sample.latent_w]
     pad = [(-side) % size for side, size in zip(share.shape[1:], patch, strict=True)]
     return patchify(F.pad(share, (0, pad[2], 0, pad[1], 0, pad[0])), patch)[0]

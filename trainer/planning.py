@@ -9,10 +9,11 @@ import numpy as np
 
 from manifests import cli
 from manifests.layout import Dataset
-from manifests.views import View
 from trainer.config import FitConfig
+from trainer.curriculum import EPOCHS_OF_A_STAGE, Stage
 from trainer.options import RunOptions
-from trainer.packs import EpochPlan, SampleTable, pack_cost, pack_settings, plan_epoch, rank_packs
+from trainer.packs import EpochPlan, pack_cost, plan_epoch, rank_packs
+from trainer.samples import SampleTable
 
 WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -36,9 +37,19 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
 
     patch = config.model.patch
     tokens = -(-table.latent_t // patch[0]) * table.per_frame(patch)
-    kept = {index: length for index, (_, length) in plan.windows.items()}
-    latents = int(table.latent_t.sum())
-    lost = sum(int(table.latent_t[index]) - length for index, length in kept.items())
+    shown = [index for step in plan.steps for pack in step for index in pack]
+    base = np.array(shown, dtype=np.int64) % len(table)
+    cells, latents = table.latent_t * table.latent_h * table.latent_w, int(table.latent_t[base].sum())
+    lost_t = sum(int(table.latent_t[index % len(table)]) - window.length for index, window in plan.windows.items())
+    is_cropped = [
+        index
+        for index, cut in plan.windows.items()
+        if (cut.height, cut.width) != (table.latent_h[index % len(table)], table.latent_w[index % len(table)])
+    ]
+    lost_cells = sum(
+        cut.length * (int(cells[index % len(table)]) // int(table.latent_t[index % len(table)]) - cut.height * cut.width)
+        for index, cut in plan.windows.items()
+    )
     flops = 3 * sum(
         forward_flops(config.model, lengths := [item.tokens(patch) for item in pack], [64] * len(lengths))
         for step in plan.steps for pack in plan.packs(step)
@@ -51,9 +62,11 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
         "packs": plan.num_packs,
         "steps_per_epoch": len(plan.steps),
         "fill": round(plan.fill, 4),
+        "showings": len(shown),
         "windowed": len(plan.windows),
-        "latent_frames_kept_this_epoch": round(1 - lost / max(1, latents), 4),
-        "pixels_kept": 1.0,
+        "cropped": len(is_cropped),
+        "latent_frames_kept_this_epoch": round(1 - lost_t / max(1, latents), 4),
+        "pixels_kept": round(1 - lost_cells / max(1, int(cells[base].sum())), 4),
         "imbalance": {size: round(imbalance(plan, config, size), 3) for size in WORLD_SIZES if config.packs_per_step % size == 0},
         "pflops_per_epoch": round(flops / 1e15, 4),
     }
@@ -74,24 +87,31 @@ class Plan(RunOptions):
     """Print JSON."""
 
     def run(self) -> int:
-        from trainer.catalog import load_catalog
+        from trainer.catalog import load_catalog, views_of
+        from trainer.curriculum import stages_of
 
         config, dataset = self.config(), Dataset(self.data)
-        catalog = load_catalog(dataset, View.load(dataset, self.view), config.held_out)
-        table = SampleTable.of(catalog.samples)
-        plan = plan_epoch(table, pack_settings(config), 0)
-        told = describe(table, plan, config)
+        catalog = load_catalog(dataset, views_of(dataset, self.view, config), config)
+        stages = stages_of(catalog.table, config, catalog.factors[0])
+        for number, stage in enumerate(stages):
+            self._tell(number, len(stages), stage, config)
+        return cli.DONE
+
+    def _tell(self, number: int, count: int, stage: Stage, config: FitConfig) -> None:
+        """What one stage of the run does."""
+        plan = plan_epoch(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE)
+        told = {**describe(stage.table, plan, config), "samples_left_out": stage.left_out, "first_step": stage.first}
         if self.gpus:
             told["hours_per_epoch"] = round(told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600, 4)
         if self.json:
             cli.print_json(told)
-            return cli.DONE
-        cli.print_table("plan of an epoch", ["", ""], [[name.replace("_", " "), value] for name, value in told.items()])
+            return
+        title = "plan of an epoch" + (f", stage {number + 1} of {count}" if count > 1 else "")
+        cli.print_table(title, ["", ""], [[name.replace("_", " "), value] for name, value in told.items()])
         fullest = max((pack for step in plan.steps for pack in plan.packs(step)), key=lambda pack: len({_shape(item) for item in pack}))
         held = sorted({_shape(item) for item in fullest})
         shapes = ", ".join("x".join(map(str, shape)) for shape in held)
         print(f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {shapes}")
-        return cli.DONE
 
 
 def _shape(item: Any) -> tuple[int, int, int]:

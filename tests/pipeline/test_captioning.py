@@ -19,6 +19,7 @@ from pipeline.text import TextStage
 from tests.captioner.chat_server import ANSWER, ChatServer
 from tests.captioner.test_coca import SMALL
 from trainer.catalog import load_catalog
+from trainer.config import preset
 
 
 def calm(request):
@@ -71,11 +72,11 @@ def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
 def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_path, capsys):
     with ChatServer(answer=calm) as server:
         caption(copy, CaptionConfig(captioner="openai", server=server.url, model="tiny", batch=8))
-    first, second = (load_catalog(copy, View.load(copy, name), 0.06) for name in ("default", "second"))
+    first, second = (load_catalog(copy, [View.load(copy, name)], preset("tiny")) for name in ("default", "second"))
     assert first.digest != second.digest
-    assert {source for rows in second.captions.values() for _, _, source in rows} >= {"openai", "ground_truth", "alt"}
-    assert "measured" not in {source for rows in second.captions.values() for _, _, source in rows}
-    variants = [name for rows in second.captions.values() for name, kind, source in rows if kind == "structured" and "~" in name]
+    assert {source for rows in second.views[0].captions.values() for _, _, source in rows} >= {"openai", "ground_truth", "alt"}
+    assert "measured" not in {source for rows in second.views[0].captions.values() for _, _, source in rows}
+    variants = [name for rows in second.views[0].captions.values() for name, kind, source in rows if kind == "structured" and "~" in name]
     assert variants
     code = cli.main("captioner", "", VERBS, ["compare", copy.uri, "default", "second", "--json", "--sheet", str(tmp_path / "c.png")])
     assert code == cli.DONE

@@ -26,6 +26,7 @@ from pipeline.encode import Encode
 from pipeline.stage import run_stage
 from tests.vae.tiny_published import save_tiny
 from trainer.catalog import load_catalog
+from trainer.config import preset
 from vae import load_vae
 from vae.audit import latent_picture
 
@@ -64,7 +65,7 @@ def test_another_vae_touches_only_the_latent_column(copy, tmp_path, name):
     assert new
     assert all(str(stage.column) in path or path.startswith("runs/") for path in new)
     assert verify(copy, deep=True).is_sound
-    first, second = (load_catalog(copy, View.load(copy, view), 0.06) for view in ("default", "second"))
+    first, second = (load_catalog(copy, [View.load(copy, view)], preset("tiny")) for view in ("default", "second"))
     assert first.digest != second.digest
     assert (first.latent_channels, second.latent_channels) == (16, load_vae(tmp_path / name).latent_channels)
     rows = queries.table(copy, "latents", stage.column).to_pylist()
@@ -77,7 +78,7 @@ def test_latents_of_two_vaes_never_mix(copy, tmp_path):
     view = View.load(copy)
     mixed = View(columns={name: column for name, column in view.columns.items() if name != "latent"}, where=view.where)
     with pytest.raises(UsageError, match="latent"):
-        load_catalog(copy, mixed, 0.06)
+        load_catalog(copy, [mixed], preset("tiny"))
 
 
 def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, monkeypatch):

@@ -20,6 +20,7 @@ from trainer.export import load_model
 from trainer.fit import fit, plan_stream
 from trainer.flow import NoisyPack
 from trainer.loader import Loader, PackReader
+from trainer.packs import EpochPlan
 from trainer.sample import Canvas, sample_latent, to_frames
 from vae import load_vae
 from vae.stats import merged
@@ -60,16 +61,16 @@ def test_a_run_resumed_from_a_checkpoint_is_bit_equal_to_one_that_never_stopped(
 
 
 def test_an_epoch_reads_every_training_sample_once(dataset, whole_run):
-    catalog = load_catalog(dataset, View.load(dataset), TEST.held_out)
+    catalog = load_catalog(dataset, [View.load(dataset)], TEST)
     rows = [json.loads(line) for line in (whole_run / "consumed.jsonl").read_text().splitlines()]
     first = sorted(clip for row in rows if row["epoch"] == 0 for clip, _ in row["samples"])
     assert rows[-1]["epoch"] > 0
-    assert first == sorted(sample.clip_id for sample in catalog.samples)
+    assert first == sorted(catalog.table.clip_ids)
     assert not {sample.clip_id for sample in catalog.held_out} & set(first)
 
 
 def test_a_pack_holds_many_shapes_and_padding_is_out_of_the_loss(dataset):
-    catalog = load_catalog(dataset, View.load(dataset), TEST.held_out)
+    catalog = load_catalog(dataset, [View.load(dataset)], TEST)
     config = dataclasses.replace(TEST, tokens=2048)
     pack = PackReader(dataset, catalog, config).read(plan_stream(catalog, config).at(0)[1][0], 0)
     assert len(set(pack.shapes)) >= 4
@@ -83,9 +84,10 @@ def test_a_pack_holds_many_shapes_and_padding_is_out_of_the_loss(dataset):
 
 
 def test_normalised_latents_have_unit_variance(dataset):
-    catalog = load_catalog(dataset, View.load(dataset), 0.0)
+    catalog = load_catalog(dataset, [View.load(dataset)], dataclasses.replace(TEST, held_out=0.0))
     reader = PackReader(dataset, catalog, TEST)
-    values = torch.cat([reader._latent(sample, torch.Generator()).flatten(1) for sample in catalog.samples], dim=1)
+    whole = EpochPlan(catalog.table, TEST.tokens)
+    values = torch.cat([reader._latent(whole.sample(index), torch.Generator()).flatten(1) for index in range(len(catalog.table))], dim=1)
     assert values.mean(1).abs().max() < 0.25  # the statistics are of all clips, the samples leave one aside
     assert (values.std(1) - 1).abs().max() < 0.1
 
@@ -105,8 +107,8 @@ def test_statistics_merge_as_if_measured_at_once():
 def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tmp_path, capsys):
     shutil.copytree(dataset.uri, tmp_path / "ds")
     copy = Dataset(str(tmp_path / "ds"))
-    catalog = load_catalog(copy, View.load(copy), TEST.held_out)
-    victim = catalog.samples[0].clip_id
+    catalog = load_catalog(copy, [View.load(copy)], TEST)
+    victim = catalog.table.clip_ids[0]
     path, member = catalog.latents[victim]
     data = bytearray(Path(path).read_bytes())
     data[member.offset + member.size_bytes // 2] ^= 1

@@ -9,6 +9,7 @@ from trainer.config import FlowConfig, ModelConfig
 from trainer.dit import DiT
 from trainer.flow import draw_known, shift_of, shifted
 from trainer.patches import coordinates, patchify, token_validity, unpatchify
+from trainer.samples import Sample
 from vae import Extent, latent_size
 
 CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
@@ -59,7 +60,7 @@ def test_coordinates_are_seconds_and_centred_rows_and_columns():
 
 def test_padding_weighs_nothing_and_partial_cells_their_share():
     extent = Extent(3, 12, 20)  # latent 2 x 2 x 3, tokens 2 x 1 x 2: the last column of cells pads
-    weight = token_validity(extent, 0, latent_size(extent)[0], (1, 2, 2))
+    weight = token_validity(extent, Sample("a", 0, *latent_size(extent)), (1, 2, 2))
     assert weight.shape == (4, 4)
     assert weight[0].tolist() == [1.0, 1.0, 0.5, 0.5]
     assert weight[1].tolist() == [0.5, 0.0, 0.25, 0.0]

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from trainer.packs import PackSettings, PlanStream, Sample, SampleTable, pack_cost, plan_epoch, pool_largest_fit, rank_packs
+from trainer.packs import PackSettings, PlanStream, pack_cost, plan_epoch, pool_largest_fit, rank_packs
+from trainer.samples import Sample, SampleTable
 
 PATCH = (1, 2, 2)
 

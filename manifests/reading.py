@@ -1,0 +1,131 @@
+"""Reading members in a hurry: tars stay open, bytes land in memory that is used again, and what came from an object store is kept on the local disk.
+
+`shards.read_member` is the plain way, for a member now and then; this one is for a trainer that reads millions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from manifests import storage
+from manifests.errors import IntegrityError
+from manifests.shards import Member, check_payload
+
+OPEN_TARS = 32
+_CACHED = re.compile(r"^[0-9a-f]{40}\.member$")
+
+
+class RangeCache:
+    """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size. Files it did not write itself are never touched.
+
+    Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted((path.stat().st_mtime, path.name, path.stat().st_size) for path in folder.iterdir() if _CACHED.match(path.name))
+        self._sizes: OrderedDict[str, int] = OrderedDict((name, size) for _, name, size in found)  # oldest use first
+        self._total, self._lock = sum(self._sizes.values()), threading.Lock()
+
+    @staticmethod
+    def name(path: str, member: Member) -> str:
+        key = f"{path}|{member.offset}|{member.size_bytes}|{member.crc32}"
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.member"
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            data = (self.folder / name).read_bytes()
+            os.utime(self.folder / name)
+        except FileNotFoundError:
+            return None
+        with self._lock:
+            self._total += len(data) - self._sizes.pop(name, 0)
+            self._sizes[name] = len(data)
+        return data
+
+    def put(self, name: str, data: bytes) -> None:
+        temporary = Path(storage.temporary_name(str(self.folder / name)))
+        temporary.write_bytes(data)
+        temporary.replace(self.folder / name)
+        with self._lock:
+            self._total += len(data) - self._sizes.pop(name, 0)
+            self._sizes[name] = len(data)
+            while self._total > self.limit_bytes and len(self._sizes) > 1:
+                oldest, size = self._sizes.popitem(last=False)
+                self._total -= size
+                (self.folder / oldest).unlink(missing_ok=True)
+
+    def drop(self, name: str) -> None:
+        """Forget a range whose bytes are not what they should be."""
+        with self._lock:
+            self._total -= self._sizes.pop(name, 0)
+        (self.folder / name).unlink(missing_ok=True)
+
+
+class MemberReader:
+    """Members of many tars, by any number of threads.
+
+    Args:
+        cache: for an object store; local tars are read where they lie.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, cache: RangeCache | None = None) -> None:
+        self.filesystem, self.cache, self._is_local = filesystem, cache, storage.is_local(filesystem)
+        self._own = threading.local()  # each thread has its own open files and its own memory
+
+    def view(self, path: str, member: Member) -> np.ndarray:
+        """The payload, [size] uint8, checked; valid until this thread's next call.
+
+        Raises:
+            IntegrityError: the tar is shorter than the index says, or the bytes have changed.
+            OSError: the tar cannot be read.
+        """
+        room = self._room(member.size_bytes)
+        if self._is_local:
+            size = os.preadv(self._tar(path).fileno(), [memoryview(room)], member.offset)  # type: ignore[arg-type]
+            check_payload(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
+            return room
+        data = self._fetched(path, member)
+        room[:] = np.frombuffer(data, np.uint8)
+        return room
+
+    def _fetched(self, path: str, member: Member) -> bytes:
+        name = RangeCache.name(path, member)
+        if self.cache and (data := self.cache.get(name)) is not None:
+            try:
+                check_payload(path, member, data)
+                return data
+            except IntegrityError:
+                self.cache.drop(name)  # the disk of this machine is at fault, not the store
+        data = storage.read_range(self.filesystem, path, member.offset, member.size_bytes)
+        check_payload(path, member, data)
+        if self.cache:
+            self.cache.put(name, data)
+        return data
+
+    def _room(self, size: int) -> np.ndarray:
+        room: np.ndarray | None = getattr(self._own, "room", None)
+        if room is None or len(room) < size:
+            room = self._own.room = np.empty(max(size, 1 << 20) * 3 // 2, np.uint8)
+        return room[:size]
+
+    def _tar(self, path: str) -> Any:
+        tars: OrderedDict[str, Any] | None = getattr(self._own, "tars", None)
+        if tars is None:
+            tars = self._own.tars = OrderedDict()
+        if path not in tars:
+            tars[path] = open(path, "rb", buffering=0)  # noqa: SIM115 - closed when it is pushed out, or with the thread
+        tars.move_to_end(path)
+        if len(tars) > OPEN_TARS:
+            tars.popitem(last=False)[1].close()
+        return tars[path]
