@@ -13,59 +13,8 @@ import tyro
 
 from manifests import cli
 from manifests.errors import UsageError
-from manifests.layout import Dataset
-from trainer.options import RunOptions
 from trainer.planning import Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit(RunOptions):
-    """Train. Run the same command again to resume; Ctrl-C and SIGTERM save first.
-
-    Example: python -m trainer fit tiny --data DATASET --steps 500 --out runs/tiny
-    """
-
-    out: Path | None = None
-    """Run folder; DATASET/training/PRESET if left out."""
-    save_every: int | None = None
-    """Steps between checkpoints."""
-    validate_every: int | None = None
-    """Steps between validations."""
-    spike_factor: float | None = None
-    """Skip a step whose loss is this many times the median of the last 64."""
-    bf16: bool | None = None
-    """Compute in bfloat16."""
-    checkpointing: bool | None = None
-    """Recompute activations in the backward pass."""
-    compile: bool | None = None
-    """Compile each block."""
-    tensorboard: bool | None = None
-    """Write TensorBoard's files too, where it is installed."""
-    peak_tflops: float | None = None
-    """Peak of one device, for MFU."""
-    threads: int = 2
-    """CPU threads."""
-
-    def run(self) -> int:
-        import torch
-
-        from trainer.fit import fit
-        from trainer.stopping import Interrupted
-
-        torch.set_num_threads(self.threads)
-        if self.out is None and "://" in self.data:
-            raise UsageError("--out", "is needed where the dataset is not a local folder", "Give a local run folder.")
-        out = self.out or Path(self.data) / "training" / self.preset
-        try:
-            more = {
-                "save_every": self.save_every, "validate_every": self.validate_every, "spike_factor": self.spike_factor, "is_bf16": self.bf16,
-                "is_checkpointed": self.checkpointing, "is_compiled": self.compile, "is_tensorboard": self.tensorboard, "peak_tflops": self.peak_tflops,
-            }  # fmt: skip
-            fit(Dataset(self.data), self.view, self.config(**more), out)
-        except Interrupted as stopped:
-            return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
-        print(out)
-        return cli.DONE
+from trainer.training import Fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,22 +71,20 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> 
 
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
     """`attend` by one call for all documents of equal lengths."""
-    starts_q, starts_k = cu_q.tolist(), cu_k.tolist()
+    lengths_q, lengths_k = cu_q.diff().tolist(), cu_k.diff().tolist()
+    parts_q, parts_k, parts_v = q.split(lengths_q), k.split(lengths_k), v.split(lengths_k)  # split, whose gradient is one concatenation
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index in range(len(starts_q) - 1):
-        groups[starts_q[index + 1] - starts_q[index], starts_k[index + 1] - starts_k[index]].append(index)
-    pieces: list[Tensor | None] = [None] * (len(starts_q) - 1)
-    for (length_q, length_k), members in groups.items():
+    for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
+        groups[lengths].append(index)
+    pieces = list(parts_q)  # right for documents without queries, replaced for all others
+    for (length_q, _), members in groups.items():
         if length_q == 0:
             continue
-        queries, keys, values = (
-            torch.stack([x[starts[i] : starts[i] + length] for i in members]).transpose(1, 2)
-            for x, starts, length in ((q, starts_q, length_q), (k, starts_k, length_k), (v, starts_k, length_k))
-        )
+        queries, keys, values = (torch.stack([parts[i] for i in members]).transpose(1, 2) for parts in (parts_q, parts_k, parts_v))
         out = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
-        for position, index in enumerate(members):
-            pieces[index] = out[position]
-    return torch.cat([piece for piece in pieces if piece is not None]) if any(piece is not None for piece in pieces) else q
+        for index, piece in zip(members, out.unbind(0), strict=True):
+            pieces[index] = piece
+    return torch.cat(pieces)
 
 
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any number of processes reads them.
 
 A checkpoint is a folder `step-<n>` that appears by a rename when all of it is written. It holds no pickle: torch's own format keeps its index in one, its safetensors
-format does not.
+format does not. Written in the background, it is first copied to memory, and appears some steps later.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -34,26 +36,30 @@ _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands: `step` steps are done; `digest` names the data and the plan; `recent` losses, for the guard against spikes."""
+    """Where a run stands: `step` steps are done; `digest` names the data and the plan; the rest is what the guard against spikes remembers."""
 
     step: int
     digest: str
     recent: list[float] = field(default_factory=list)
+    in_a_row: int = 0
+    num_skipped: int = 0
+    num_rolled_back: int = 0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds: the weights, their average, the optimizer."""
+    """What a checkpoint holds: the weights, their averages by decay, the optimizers."""
 
     model: nn.Module
-    ema: nn.Module
-    optimizer: torch.optim.Optimizer
+    emas: dict[float, nn.Module]
+    optimizers: list[torch.optim.Optimizer]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first state."""
-        optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
+        optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
         found: dict[str, Any] = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
-        found |= {f"ema.{name}": value for name, value in get_model_state_dict(self.ema).items()}
+        for decay, ema in self.emas.items():
+            found |= {f"ema{decay:g}.{name}": value for name, value in get_model_state_dict(ema).items()}
         return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
     def take(self, tensors: dict[str, Tensor]) -> None:
@@ -63,37 +69,74 @@ class Trained:
             return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
         set_model_state_dict(self.model, part("model"))
-        set_model_state_dict(self.ema, part("ema"))
-        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
+        for decay, ema in self.emas.items():
+            set_model_state_dict(ema, part(f"ema{decay:g}"))
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
         state.update(part("optimizer"))
-        set_optimizer_state_dict(self.model, self.optimizer, state, options=_FLAT)
+        set_optimizer_state_dict(self.model, self.optimizers, state, options=_FLAT)
 
 
-def save_checkpoint(folder: Path, trained: Trained, state: TrainState, keep: int, ranks: Ranks) -> Path:
-    """Write a checkpoint under `folder` and remove all but the newest `keep`. Every process must call."""
-    final = folder / f"step-{state.step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    if ranks.is_first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.wait()
-    tensors = {name: value.detach() for name, value in trained.tensors().items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that one process is one process
-        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True), no_dist=ranks.size == 1)
-    ranks.wait()
-    if ranks.is_first:
-        (temporary / "state.json").write_text(json.dumps({"step": state.step, "digest": state.digest, "recent": state.recent}))
-        for path in temporary.iterdir():
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    ranks.wait()
-    return final
+class Saver:
+    """Writes the checkpoints of a run and keeps the newest `keep`. Every process must make the same calls.
+
+    Args:
+        is_async: return once the values are copied, and write while training goes on; `poll` makes what is written appear.
+    """
+
+    def __init__(self, folder: Path, keep: int, ranks: Ranks, is_async: bool = False) -> None:
+        self.folder, self.keep, self.ranks, self.is_async = folder, keep, ranks, is_async
+        self._pending: tuple[Future[Any], TrainState] | None = None
+        # its own group: the writing thread must not come between what the training processes say to each other
+        self._group: Any = dist.new_group(backend="gloo") if is_async and ranks.size > 1 else None
+
+    def save(self, trained: Trained, state: TrainState) -> None:
+        self.finish()
+        temporary = self._temporary(state)
+        if self.ranks.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.ranks.wait()
+        tensors = {name: value.detach() for name, value in trained.tensors().items()}
+        writer, alone = HuggingFaceStorageWriter(str(temporary), save_distributed=True), self.ranks.size == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that one process is one process
+            if self.is_async:
+                pending: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group, no_dist=alone)
+                self._pending = pending, state
+                return
+            dcp.save(tensors, storage_writer=writer, no_dist=alone)
+        self._appear(state)
+
+    def poll(self) -> None:
+        """Let a checkpoint appear if every process has written its part."""
+        if self._pending and self.ranks.sum([float(self._pending[0].done())])[0] == self.ranks.size:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        if self._pending:
+            pending, state = self._pending
+            self._pending = None
+            pending.result()
+            self._appear(state)
+
+    def _temporary(self, state: TrainState) -> Path:
+        return self.folder / f".step-{state.step:08d}.tmp"
+
+    def _appear(self, state: TrainState) -> None:
+        self.ranks.wait()
+        if self.ranks.is_first:
+            temporary, final = self._temporary(state), self.folder / f"step-{state.step:08d}"
+            (temporary / "state.json").write_text(json.dumps(asdict(state)))
+            for path in temporary.iterdir():
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            for old in list_checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(old)
+        self.ranks.wait()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -119,4 +162,4 @@ def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> 
         warnings.simplefilter("ignore")
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=ranks.size == 1)
     trained.take(tensors)
-    return TrainState(stored["step"], stored["digest"], stored["recent"])
+    return TrainState(**stored)

@@ -23,12 +23,16 @@ class ModelConfig:
     latent_channels: int = 16
     text_width: int = 128
     rope_theta: float = 1000.0
+    text: Literal["cross", "joint"] = "cross"
+    """How a sample reads its text: by cross-attention in each block, or as part of its own sequence (single stream)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """The objective. Sigma is the noise level: x = (1 - sigma) * clean + sigma * noise."""
+    """The objective. Sigma is the noise level, from 0 (clean) to 1 (noise)."""
 
+    path: Literal["linear", "cosine"] = "linear"
+    """linear: rectified flow, x = (1 - sigma) clean + sigma noise. cosine: v-prediction, x = cos(a) clean + sin(a) noise with a = sigma pi / 2, for comparison."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shift_spatial: float = 0.5
@@ -37,6 +41,8 @@ class FlowConfig:
     """Power of the number of latent frames in the shift."""
     shift_max: float = 4.0
     text_dropout: float = 0.1
+    condition_dropout: float = 0.0
+    """Share of samples with given frames whose given frames are taken away, so that guidance may lean on them at sampling; their text is dropped in its own share of cases."""
     condition: dict[str, float] = field(
         default_factory=lambda: {"none": 0.62, "first": 0.1, "prefix": 0.1, "suffix": 0.08, "ends": 0.05, "random": 0.05}
     )
@@ -80,7 +86,13 @@ class FitConfig:
     """Share of the steps at the end over which the rate falls to a twentieth."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for the matrices of the blocks; the rest by AdamW (trainer/optimizers.py)."""
+    schedule: Literal["flat-cosine", "cosine", "constant"] = "flat-cosine"
+    """Of the learning rate, after the warm-up."""
     ema_decay: float = 0.995
+    ema_more: tuple[float, ...] = ()
+    """Decays of further averages, each exported beside the first."""
     captions: dict[str, float] = field(default_factory=lambda: {"dense": 0.95, "alt,short": 0.05})
     """Weights of caption kinds, or kind@captioner (the DALL-E 3 blend by default; captioner/mixing.py)."""
     mix: dict[str, float] = field(default_factory=dict)
@@ -101,22 +113,35 @@ class FitConfig:
     """Share of samples that may be unreadable before the run fails."""
     spike_factor: float = 0.0
     """A step whose loss is this many times the median of the last 64 is skipped; 0 takes all whose gradient is finite."""
+    roll_back_after: int = 5
+    """Skipped steps in a row after which weights and optimizer go back to the last checkpoint, while the data goes on; 0: never."""
+    shard_size: int = 0
+    """Processes that share one copy of the weights; there are as many copies as such groups (HSDP). 0: all share one."""
+    sequence_parallel: int = 1
+    """Processes that share each pack (Ulysses), for clips too long for one."""
+    is_async_saving: bool = False
+    """Go on training while a checkpoint is written."""
     is_bf16: bool = False
     """Compute in bfloat16; weights, averages and the optimizer stay in fp32."""
     is_checkpointed: bool = False
     """Recompute each block's activations in the backward pass."""
     is_compiled: bool = False
     """Compile each block."""
-    is_tensorboard: bool = False
-    """Write TensorBoard's files too, if it is installed."""
+    is_tensorboard: bool = True
+    """Write TensorBoard's files too."""
     validate_every: int = 0
     """Steps between validations; 0: before and after only."""
+    sample_every: int = 0
+    """Steps between sheets of samples in the run folder; 0: at the end only."""
+    wandb: str = ""
+    """Project of Weights & Biases to report to as well; empty: none."""
     peak_tflops: float = 0.0
     """Of one device at the precision used, for MFU; 0: not told."""
 
 
 RUN_ONLY = frozenset({
-    "steps", "save_every", "keep", "cooldown", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops",
+    "steps", "save_every", "keep", "cooldown", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops", "shard_size",
+    "sequence_parallel", "is_async_saving", "sample_every", "wandb",
 })  # fmt: skip
 """Settings that a resumed run may change."""
 
@@ -188,6 +213,7 @@ def load_config(path: Path) -> FitConfig:
     model["patch"] = tuple(model["patch"])
     flow = values.pop("flow")
     stages = tuple(_strict(StageConfig, stage, str(path)) for stage in values.pop("stages", ()))
+    values["ema_more"] = tuple(values.get("ema_more", ()))
     parts = {"model": _strict(ModelConfig, model, str(path)), "flow": _strict(FlowConfig, flow, str(path)), "stages": stages}
     return _strict(FitConfig, values | parts, str(path))
 

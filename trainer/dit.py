@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.attention import attend
 from trainer.config import ModelConfig
+from trainer.sequence import SequenceGroup
 
 SECONDS_TO_TOKENS = 4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
 
@@ -55,41 +56,65 @@ class SigmaEmbedding(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Self-attention within the sample, cross-attention to its text, SwiGLU; each modulated by the token's noise level."""
+    """Self-attention within the sample, cross-attention to its text (unless text is part of the sequence), SwiGLU; each modulated by the token's noise level."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d, self.num_heads = config.width, config.num_heads
+        d, self.num_heads, self.is_joint = config.width, config.num_heads, config.text == "joint"
         hidden = 8 * d // 3 // 16 * 16
         k = d // config.num_heads
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.q_norm, self.k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
-        self.cross_q, self.cross_kv, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
-        self.cross_q_norm, self.cross_k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
+        if not self.is_joint:
+            self.cross_q, self.cross_kv, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+            self.cross_q_norm, self.cross_k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
+            self.norm2 = nn.RMSNorm(d, elementwise_affine=False)
         self.up, self.down = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
-        self.norm1, self.norm2, self.norm3 = (nn.RMSNorm(d, elementwise_affine=False) for _ in range(3))
+        self.norm1, self.norm3 = (nn.RMSNorm(d, elementwise_affine=False) for _ in range(2))
         self.offset = nn.Parameter(torch.zeros(6, d))
+        self.sequence: SequenceGroup | None = None
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
     def forward(self, x: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
-        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D]."""
+        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D], not read where it is part of x. `cu` counts all tokens of the pack, also those elsewhere."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.offset).unbind(dim=1)
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
-        x = x + gate1 * self.out(attend(q, k, v, cu, cu).flatten(1))
-        q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
-        k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
-        x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, cu, text_cu).flatten(1))
+        if self.sequence is None:
+            seen = attend(q, k, v, cu, cu)
+        else:
+            q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))
+            seen = self.sequence.to_tokens(attend(q, k, v, cu, cu))
+        x = x + gate1 * self.out(seen.flatten(1))
+        if not self.is_joint:
+            own = cu if self.sequence is None else self.sequence.offsets(cu)
+            q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
+            k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
+            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, own, text_cu).flatten(1))
         h = self.norm3(x) * (1 + scale2) + shift2
         up, gate = self.up(h).chunk(2, dim=-1)
         return x + gate2 * self.down(F.silu(gate) * up)
 
 
+def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
+    """What a weight of the DiT begins with, by its name in the plain model: Xavier, but the layers whose output is added begin with zero, so a new model predicts zero."""
+    parts = name.split(".")
+    is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "cross_out" in parts
+    if is_closed or parts[-1] in {"bias", "offset"}:
+        return torch.zeros(shape)
+    if name == "null_text":
+        return torch.randn(shape, generator=generator) * 0.02
+    if len(shape) == 1:
+        return torch.ones(shape)
+    bound = (6 / (shape[0] + shape[1])) ** 0.5
+    return torch.rand(shape, generator=generator) * 2 * bound - bound
+
+
 class DiT(nn.Module):
-    """Predicts the velocity noise - clean of every token of a pack."""
+    """Predicts the velocity of every token of a pack."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,22 +125,19 @@ class DiT(nn.Module):
         self.sigma = SigmaEmbedding(d)
         self.modulation = nn.Linear(d, 6 * d)
         self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), nn.RMSNorm(d))
-        self.null_text = nn.Parameter(torch.randn(config.text_width) * 0.02)
+        self.null_text = nn.Parameter(torch.empty(config.text_width))
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final_norm, self.final_modulation = nn.RMSNorm(d, elementwise_affine=False), nn.Linear(d, 2 * d)
         self.head = nn.Linear(d, values)
-        self._init()
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if not value.is_meta:
+                    value.copy_(initial_value(name, value.shape))
 
-    def _init(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        closed = [self.modulation, self.final_modulation, self.head]
-        closed += [block.cross_out for block in self.blocks if isinstance(block, DiTBlock)]
-        for layer in closed:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+    def share_sequence(self, group: SequenceGroup | None) -> None:
+        """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process holds all."""
+        for block in self.blocks:
+            block.sequence = group  # type: ignore[assignment]
 
     def forward(self, x: Tensor, sigma: Tensor, known: Tensor, coords: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
         """Velocity [N, P].
@@ -127,6 +149,8 @@ class DiT(nn.Module):
             coords: [N, 3] seconds, row, column.
             cu, text_cu: [S + 1] offsets of samples in x and text.
             text: [L, Dt]; an all-zero row stands for no text.
+
+        With `share_sequence` x, sigma, known and coords are this process' part, cu and the text are whole.
         """
         is_null = (text == 0).all(dim=-1, keepdim=True)
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
@@ -136,10 +160,29 @@ class DiT(nn.Module):
         level = F.silu(self.sigma(levels))
         modulation = self.modulation(level).unflatten(-1, (6, -1))[which]
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
-        for block in self.blocks:
-            h = block(h, modulation, angles, cu, words, text_cu)
+        if self.config.text == "joint":
+            h = self._joint(h, modulation, angles, cu, words, text_cu)
+        else:
+            for block in self.blocks:
+                h = block(h, modulation, angles, cu, words, text_cu)
         shift, scale = self.final_modulation(level)[which].chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
+
+    def _joint(self, h: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
+        """All blocks over one stream in which each sample's words follow its tokens: words have the noise level of the sample's last token and no position."""
+        counts, word_counts = cu.diff(), text_cu.diff()
+        owner = torch.arange(len(counts), device=h.device)
+        place = torch.arange(len(h), device=h.device) + torch.repeat_interleave(text_cu[:-1], counts)
+        word_place = torch.arange(len(words), device=h.device) + torch.repeat_interleave(cu[1:], word_counts)
+        last = torch.repeat_interleave(cu[1:] - 1, word_counts)
+        order = torch.cat([place, word_place]).argsort()
+        stream = torch.cat([h, words.to(h.dtype)])[order]
+        levels = torch.cat([modulation, modulation[last]])[order]
+        turns = torch.cat([angles, angles.new_zeros(len(words), angles.shape[1])])[order]
+        both = torch.cat([owner.new_zeros(1), (counts + word_counts).cumsum(0)])
+        for block in self.blocks:
+            stream = block(stream, levels, turns, both, words, text_cu)
+        return stream[place]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -31,9 +31,15 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Seq
     d, tokens, words = config.width, sum(lengths), sum(text_lengths)
     hidden = 8 * d // 3 // 16 * 16
     values = config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
-    per_token = config.depth * (4 * d * d + 2 * d * d + 3 * d * hidden) + 2 * values * d
-    per_word = config.depth * 2 * d * d + config.text_width * d + d * d
-    attention = config.depth * 2 * d * (sum(n * n for n in lengths) + sum(n * m for n, m in zip(lengths, text_lengths, strict=True)))
+    pairs = list(zip(lengths, text_lengths, strict=True))
+    block = 4 * d * d + 3 * d * hidden
+    if config.text == "joint":
+        per_token, per_word = config.depth * block, config.depth * block
+        attention = config.depth * 2 * d * sum((n + m) ** 2 for n, m in pairs)
+    else:
+        per_token, per_word = config.depth * (block + 2 * d * d), config.depth * 2 * d * d
+        attention = config.depth * 2 * d * sum(n * n + n * m for n, m in pairs)
+    per_token, per_word = per_token + 2 * values * d, per_word + config.text_width * d + d * d
     return 2.0 * (tokens * per_token + words * per_word + attention)
 
 
@@ -51,10 +57,12 @@ class LossTable:
         self.numbers = [0.0] * (2 * len(CLASSES) * (len(BANDS) - 1))
 
     def add(self, noisy: NoisyPack, error: Tensor) -> None:
-        """error: [N], the weighted error of each token."""
+        """error: [n], the weighted error of each token of this process."""
         weight = noisy.weight.sum(1)
         for index, sample in enumerate(noisy.pack.samples):
-            span = slice(int(noisy.pack.cu[index]), int(noisy.pack.cu[index + 1]))
+            span = slice(int(noisy.offsets[index]), int(noisy.offsets[index + 1]))
+            if span.start == span.stop:
+                continue
             level = float(noisy.sigma[span].max())
             band = next(number for number in range(len(BANDS) - 1) if level < BANDS[number + 1])
             for name in shape_classes(sample):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 
 import torch
 
+from trainer.config import FlowConfig
 from trainer.dit import DiT
-from trainer.efficiency import shape_classes
+from trainer.efficiency import CLASSES, shape_classes
 from trainer.flow import NoisyPack
 from trainer.loader import Pack, PackReader
+from trainer.parallel import Ranks, reshard
 from trainer.samples import Sample
 
 SIGMAS = (0.3, 0.6, 0.9)
@@ -42,30 +43,47 @@ def with_shuffled_text(pack: Pack) -> Pack:
     return Pack(**{**vars(pack), "text": torch.cat(rolled), "text_cu": lengths.cumsum(0)})
 
 
+KEYS = ("weight", "loss", "shuffled", "baseline")
+NAMES = (*CLASSES, "all")
+
+
 @torch.no_grad()
-def evaluate(model: DiT, packs: list[Pack], flow_config: object) -> dict[str, dict[str, float]]:
-    """Mean squared velocity error per valid value, by shape class and over all.
+def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False) -> dict[str, dict[str, float]]:
+    """Mean squared velocity error per valid value, by shape class and over all. Every process must call; packs are dealt among them.
 
     Returns:
-        For each class: `loss`, `shuffled` (with another sample's caption) and `baseline` (predicting the mean velocity, zero).
+        For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline` (predicting the mean velocity, zero).
     """
     was_training = model.training
     model.eval()
-    totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for pack in packs:
+    totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
+    own = packs[ranks.data_rank :: ranks.data_size]
+    empty = (
+        [packs[0].part(0)] * (-(-len(packs) // ranks.data_size) - len(own)) if packs else []
+    )  # all processes take part in every layer, also without a pack
+    for pack in own + empty:
         for sigma in SIGMAS:
-            noisy = NoisyPack(pack, flow_config, salt=round(sigma * 100), sigma=sigma)  # type: ignore[arg-type]
-            shuffled = with_shuffled_text(pack)
-            errors = {
-                "loss": noisy.error(model(noisy.x, noisy.sigma, noisy.known, pack.coords, pack.cu, pack.text, pack.text_cu)),
-                "shuffled": noisy.error(model(noisy.x, noisy.sigma, noisy.known, pack.coords, pack.cu, shuffled.text, shuffled.text_cu)),
-                "baseline": noisy.error(torch.zeros_like(noisy.x)),
-            }
+            noisy = NoisyPack(pack, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
+            other = (
+                NoisyPack(with_shuffled_text(pack), flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence) if pack.shapes else noisy
+            )
+            said = {"loss": _velocity(model, noisy, ranks, is_bf16), "shuffled": _velocity(model, other, ranks, is_bf16)}
+            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {"baseline": noisy.error(torch.zeros_like(noisy.x))}
             for index, sample in enumerate(pack.samples):
-                span = slice(int(pack.cu[index]), int(pack.cu[index + 1]))
+                span = slice(int(noisy.offsets[index]), int(noisy.offsets[index + 1]))
                 for name in (*shape_classes(sample), "all"):
                     totals[name]["weight"] += float(noisy.weight[span].sum())
                     for key, value in errors.items():
                         totals[name][key] += float(value[span].sum())
+    reshard(model)
     model.train(was_training)
-    return {name: {key: round(value[key] / value["weight"], 5) for key in ("loss", "shuffled", "baseline")} for name, value in sorted(totals.items())}
+    numbers = iter(ranks.sum([totals[name][key] for name in NAMES for key in KEYS]))
+    summed = {name: {key: next(numbers) for key in KEYS} for name in NAMES}
+    return {
+        name: {key: round(value[key] / value["weight"], 5) for key in KEYS[1:]} for name, value in sorted(summed.items()) if value["weight"]
+    }  # fmt: skip
+
+
+def _velocity(model: DiT, noisy: NoisyPack, ranks: Ranks, is_bf16: bool) -> torch.Tensor:
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=is_bf16):
+        return model(*(value.to(ranks.device) for value in noisy.inputs()))  # type: ignore[no-any-return]

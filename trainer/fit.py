@@ -11,22 +11,26 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
+from manifests.reading import RangeCache
+from manifests.views import View
 from trainer.catalog import Catalog, load_catalog, views_of
 from trainer.checkpoints import Trained, TrainState, list_checkpoints, load_checkpoint
 from trainer.config import RUN_ONLY, FitConfig, load_config, save_config
 from trainer.curriculum import Curriculum, stages_of
-from trainer.dit import DiT, count_parameters
+from trainer.dit import count_parameters
 from trainer.evaluate import validation_packs
 from trainer.export import save_model
 from trainer.loader import Loader, PackReader
 from trainer.loop import Run, tell
-from trainer.parallel import Ranks, full_state, join, prepare
-from trainer.stopping import Stop, stop_on_signals
+from trainer.optimizers import make_optimizers
+from trainer.parallel import Ranks, build, full_state, join
+from trainer.sheets import Sheets
+from trainer.stopping import RunLock, Stop, stop_on_signals
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
@@ -40,54 +44,56 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
     return hashlib.sha256((catalog.digest + canonical_json(settings)).encode()).hexdigest()[:16]
 
 
-def fit(dataset: Dataset, view_name: str, config: FitConfig, out: Path) -> int:
+def fit(dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None) -> int:
     """`fit_until` with SIGINT and SIGTERM turned into a wish to stop, from the first line to the last."""
     with stop_on_signals() as stop:
-        return fit_until(dataset, view_name, config, out, stop)
+        return fit_until(dataset, view_name, config, out, stop, cache)
 
 
-def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, stop: Stop) -> int:
+def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, stop: Stop, cache: RangeCache | None = None) -> int:
     """Train up to `config.steps` and export the model. Returns the number of steps done.
+
+    Args:
+        cache: where ranges of a dataset on an object store are kept.
 
     Raises:
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
         Interrupted: `stop` was wished for; the run has saved itself.
     """
-    ranks, views = join(), views_of(dataset, view_name, config)
+    ranks, views = join(config.sequence_parallel), views_of(dataset, view_name, config)
     catalog = load_catalog(dataset, views, config)
     config = replace(config, model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width))
     digest = run_digest(catalog, config)
-    _claim(out, catalog, config, digest, ranks)
-    torch.manual_seed(config.seed)
-    model = DiT(config.model)  # the same on every process, then sharded
-    num_parameters = count_parameters(model)
-    ema = DiT(config.model)
-    ema.load_state_dict(model.state_dict())
-    model, ema = prepare(model, config, ranks), prepare(ema.requires_grad_(False), replace(config, is_checkpointed=False, is_compiled=False), ranks)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    trained, state = Trained(model, ema, optimizer), TrainState(0, digest)
+    lock = _claim(out, catalog, config, digest, ranks)
+    model = build(config, ranks)
+    emas: dict[float, nn.Module] = {decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)}
+    trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
     if checkpoints := list_checkpoints(out / "checkpoints"):
         state = load_checkpoint(checkpoints[-1], trained, digest, ranks)
         tell(ranks, f"resumed after step {state.step} from {checkpoints[-1]}")
-    reader = PackReader(dataset, catalog, config)
-    validation = validation_packs(reader, catalog.held_out, config.tokens) if ranks.is_first else []
+    reader = PackReader(dataset, catalog, config, cache, is_pinned=ranks.device.type == "cuda")
+    sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
     tell(
         ranks,
-        f"{num_parameters / 1e6:.2f} M parameters, {len(catalog.table)} samples, {len(catalog.held_out)} held out, {config.tokens} tokens a pack, "
+        f"{count_parameters(model) / 1e6:.2f} M parameters, {len(catalog.table)} samples, {len(catalog.held_out)} held out, {config.tokens} tokens a pack, "
         f"{ranks.size} processes",
     )
-    run = Run(config, out, ranks, trained, state, validation)
-    before = run.validate(state.step) if state.step == 0 else None
-    loader = Loader(reader, plan_stream(catalog, config), ranks.rank, ranks.size)
+    run = Run(config, out, ranks, trained, state, validation_packs(reader, catalog.held_out, config.tokens), sheets)
     try:
-        step = run.loop(loader, stop)
+        before = run.validate(state.step) if state.step == 0 else None
+        loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
+        try:
+            step = run.loop(loader, stop)
+        finally:
+            if run.is_sound:
+                _export(out, trained, config, catalog, views[0], dataset, ranks)  # one may sample from a run that was stopped
+        after = run.validate(step)
+        run.show(step)
     finally:
-        weights = full_state(ema) if run.is_sound else {}
-        if ranks.is_first and weights:
-            save_model(out / "model", weights, config, catalog, views[0], dataset)  # one may sample from a run that was stopped
         run.log.close()
-    after = run.validate(step)
-    if before and after:
+        if lock:
+            lock.release()
+    if before:
         tell(
             ranks,
             f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}",
@@ -95,13 +101,26 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
     return step
 
 
-def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> None:
-    """Write the resolved settings into the run folder, if it is this run's."""
-    saved = out / "config.json"
+def _export(out: Path, trained: Trained, config: FitConfig, catalog: Catalog, view: View, dataset: Dataset, ranks: Ranks) -> None:
+    """Write each average as a model to sample from: the first as `model`, others as `model-ema<decay>`."""
+    for decay, ema in trained.emas.items():
+        weights = full_state(ema)
+        if ranks.is_first:
+            name = "model" if decay == config.ema_decay else f"model-ema{decay:g}"
+            save_model(out / name, weights, config, catalog, view, dataset)
+
+
+def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> RunLock | None:
+    """Write the resolved settings into the run folder, if it is this run's and no other process is at it. Returns what the first process must hold on to."""
+    saved, lock = out / "config.json", None
+    if ranks.is_first:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(out)
+    ranks.wait()
     if saved.exists() and run_digest(catalog, load_config(saved)) != digest:
         raise UsageError(str(out), "holds a run with other settings or other data", "Give another --out, or the same settings to resume.")
     ranks.wait()
     if ranks.is_first:
-        out.mkdir(parents=True, exist_ok=True)
         save_config(config, saved)
     ranks.wait()
+    return lock

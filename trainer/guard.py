@@ -6,21 +6,22 @@ import math
 import statistics
 
 from manifests.errors import RushesError
+from trainer.checkpoints import TrainState
 
 MEMORY, LEAST, MOST_IN_A_ROW = 64, 16, 20
 
 
 class Guard:
-    """Decides whether a step is taken.
+    """Decides whether a step is taken, and when so many were refused that the run should go back.
 
     Args:
         factor: a loss this many times the median of the last ones is a spike; 0 lets all finite ones pass.
-        recent: losses remembered from before a resume.
+        state: what was remembered before a resume.
     """
 
-    def __init__(self, factor: float, recent: list[float] | None = None) -> None:
-        self.factor, self.recent = factor, list(recent or [])
-        self.num_skipped = self.in_a_row = 0
+    def __init__(self, factor: float, state: TrainState) -> None:
+        self.factor, self.recent = factor, list(state.recent)
+        self.num_skipped, self.in_a_row, self.num_rolled_back = state.num_skipped, state.in_a_row, state.num_rolled_back
 
     def refuses(self, loss: float, norm: float) -> str:
         """Why the step must be skipped; empty if it may be taken.
@@ -45,3 +46,7 @@ class Guard:
                 "Lower --lr, and go on from an earlier checkpoint (remove the newest).",
             )  # fmt: skip
         return why
+
+    def state(self, step: int, digest: str) -> TrainState:
+        """What a checkpoint remembers."""
+        return TrainState(step, digest, self.recent, self.in_a_row, self.num_skipped, self.num_rolled_back)

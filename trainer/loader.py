@@ -61,6 +61,14 @@ class Pack:
     def num_tokens(self) -> int:
         return len(self.clean)
 
+    def part(self, count: int) -> Pack:
+        """The first `count` samples."""
+        end, words = int(self.cu[count]), int(self.text_cu[count])
+        return Pack(
+            self.clean[:end], self.valid[:end], self.coords[:end], self.cu[: count + 1], self.text[:words], self.text_cu[: count + 1], self.frame[:end],
+            self.shapes[:count], self.samples[:count], self.seeds[:count], [], self.kinds[:count], [],
+        )  # fmt: skip
+
 
 def sample_seed(seed: int, epoch: int, sample: Sample) -> int:
     """A seed for everything random about one showing of a sample in one epoch."""
@@ -83,28 +91,41 @@ class PackReader:
         self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
         self.mixing = Mixing(weights=config.captions)
 
-    def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
-        """A draw from the posterior, normalised per channel: [C, t, h, w]."""
+    def stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of what is shown of a sample, [C, t, h, w], in the VAE's units."""
         path, member = self.catalog.latents[sample.clip_id]
         tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
         part = (
             slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
             slice(sample.left, sample.left + sample.latent_w),
         )  # fmt: skip
-        mean, logvar = tensors["mean"][part].float(), tensors["logvar"][part].float()
-        value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul(0.5).exp_()).add_(mean)
+        return tuple(torch.empty(tensors[name][part].shape).copy_(tensors[name][part]) for name in ("mean", "logvar"))  # type: ignore[return-value]
+
+    def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A draw from the posterior, normalised per channel: [C, t, h, w]."""
+        mean, logvar = self.stored(sample)
+        value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul_(0.5).exp_()).add_(mean)
         return value.sub_(self.mean).div_(self.std)
+
+    def text_of(self, sample: Sample, kind: str) -> tuple[str, Tensor]:
+        """Id and embedding [L, Dt] of a sample's first caption of a kind, or of its first caption."""
+        view = self.catalog.views[sample.view]
+        captions = view.captions[sample.clip_id]
+        caption_id = next((name for name, own, _ in captions if own == kind), captions[0][0])
+        return caption_id, self._embedding(sample, caption_id)
+
+    def _embedding(self, sample: Sample, caption_id: str) -> Tensor:
+        path, member = self.catalog.views[sample.view].texts[sample.clip_id]
+        found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[caption_id]
+        return torch.empty(found.shape).copy_(found)  # a copy: its bytes are soon overwritten
 
     def _text(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, str]:
         """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
-        view = self.catalog.views[sample.view]
-        captions = view.captions[sample.clip_id]
+        captions = self.catalog.views[sample.view].captions[sample.clip_id]
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < self.config.flow.text_dropout:
             return torch.zeros(1, self.catalog.text_width), "none"
-        path, member = view.texts[sample.clip_id]
-        found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[captions[index][0]]
-        return torch.empty(found.shape).copy_(found), captions[index][1]  # its bytes are soon overwritten
+        return self._embedding(sample, captions[index][0]), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int) -> Pack:
         """Read one pack; unreadable samples are left out and named in `corrupt`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,17 +11,19 @@ import torch
 
 from captioner.mixing import realised
 from manifests.cli import say
-from trainer.checkpoints import Trained, TrainState, save_checkpoint
+from trainer.checkpoints import Saver, Trained, TrainState, list_checkpoints, load_checkpoint
 from trainer.config import FitConfig
 from trainer.dit import DiT
 from trainer.efficiency import LossTable, forward_flops, peak_memory_bytes
 from trainer.evaluate import evaluate
-from trainer.flow import NoisyPack, lr_at
+from trainer.flow import NoisyPack
 from trainer.guard import Guard
 from trainer.loader import Loader, Pack
+from trainer.optimizers import lr_at
 from trainer.packs import pack_cost
-from trainer.parallel import Ranks, full_state, sync_gradients, whole
+from trainer.parallel import Ranks, sync_gradients, whole
 from trainer.run_log import RunLog
+from trainer.sheets import Sheets
 from trainer.stopping import Interrupted, Stop
 
 EVERY_S = 10.0
@@ -50,37 +51,24 @@ def train_step(model: DiT, packs: list[Pack], config: FitConfig, step: int, rank
     Returns:
         None, and no gradient, where any process wishes to stop.
     """
-    noisy = [NoisyPack(pack, config.flow, salt=step) for pack in packs]
-    total, wishes, tokens = ranks.sum(
-        [sum(float(item.weight.sum()) for item in noisy), float(bool(stop.signal_name)), float(sum(pack.num_tokens for pack in packs))]
-    )
+    noisy = [NoisyPack(pack, config.flow, salt=step, group=ranks.sequence) for pack in packs]
+    shares = ranks.sequence.size if ranks.sequence else 1
+    total, wishes, tokens = ranks.sum([
+        sum(float(item.weight.sum()) for item in noisy), float(bool(stop.signal_name)), sum(pack.num_tokens for pack in packs) / shares,
+    ])  # fmt: skip
     if wishes:
         return None
     table, error_sum = LossTable(), 0.0
     for index, item in enumerate(noisy):
         sync_gradients(model, index == len(noisy) - 1, ranks)
-        if not item.pack.num_tokens and ranks.size == 1:
-            continue
-        inputs = item.inputs() if item.pack.num_tokens else _nothing(model)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.is_bf16):
-            velocity = model(*(value.to(ranks.device) for value in inputs))
-        if not item.pack.num_tokens:  # the others wait for this process' part of every layer
-            (velocity.sum() * 0.0).backward()
-            continue
+            velocity = model(*(value.to(ranks.device, non_blocking=True) for value in item.inputs()))
         error = item.error(velocity)
         (error.sum() * (ranks.size / max(total, 1.0))).backward()
         error_sum += float(error.detach().sum())
         table.add(item, error.detach().cpu())
     sums = ranks.sum([error_sum, *table.numbers])
     return StepResult(sums[0] / max(total, 1.0), table.means(sums[1:]), total, tokens)
-
-
-def _nothing(model: DiT) -> tuple[torch.Tensor, ...]:
-    """One token that counts for nothing: what a process computes when it has no sample."""
-    config = model.config
-    values = config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
-    one = torch.tensor([0, 1])
-    return torch.zeros(1, values), torch.ones(1), torch.zeros(1), torch.zeros(1, 3), one, torch.zeros(1, config.text_width), one
 
 
 @torch.no_grad()
@@ -94,29 +82,33 @@ def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float, step:
 class Run:
     """A run under way: what the steps share."""
 
-    def __init__(self, config: FitConfig, out: Path, ranks: Ranks, trained: Trained, state: TrainState, validation: list[Pack]) -> None:
-        self.config, self.out, self.ranks, self.trained, self.state, self.validation = config, out, ranks, trained, state, validation
-        self.guard = Guard(config.spike_factor, state.recent)
-        self.log = RunLog(out, state.step, ranks, config.is_tensorboard)
+    def __init__(
+        self, config: FitConfig, out: Path, ranks: Ranks, trained: Trained, state: TrainState, validation: list[Pack], sheets: Sheets
+    ) -> None:
+        self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
+        self.validation, self.sheets = validation, sheets
+        self.guard = Guard(config.spike_factor, state)
+        self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
+        self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()
         self.is_sound = False  # whether all processes are at the same point, so that they may speak together
 
-    def save(self, done: int) -> None:
-        state = TrainState(done, self.state.digest, self.guard.recent)
-        save_checkpoint(self.out / "checkpoints", self.trained, state, self.config.keep, self.ranks)
+    @property
+    def ema(self) -> DiT:
+        """The averaged weights that are validated, shown and exported first."""
+        return self.trained.emas[self.config.ema_decay]  # type: ignore[return-value]
 
-    def validate(self, step: int) -> dict[str, dict[str, float]] | None:
-        """Evaluate the averaged weights on the first process and append to `validation.jsonl`."""
-        weights = full_state(self.trained.ema)
-        scores = None
-        if self.ranks.is_first:
-            averaged = DiT(self.config.model)
-            averaged.load_state_dict(weights)
-            scores = evaluate(averaged, self.validation, self.config.flow)
-            with open(self.out / "validation.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "scores": scores}) + "\n")
-        self.ranks.wait()
+    def validate(self, step: int) -> dict[str, dict[str, float]]:
+        """Evaluate the averaged weights, all processes together."""
+        scores = evaluate(self.ema, self.validation, self.config.flow, self.ranks, self.config.is_bf16)
+        self.log.validation(step, scores)
         return scores
+
+    def show(self, step: int) -> None:
+        """Make a sheet of samples."""
+        if path := self.sheets.make(self.ema, step):
+            self.log.sheet(step, path)
+            tell(self.ranks, f"samples beside held-out clips: {path}")
 
     def loop(self, loader: Loader, stop: Stop) -> int:
         """Steps until the last or a wish to stop. Returns the number of steps done."""
@@ -138,10 +130,7 @@ class Run:
             if time.monotonic() - told_s > EVERY_S or step == config.steps:
                 told_s = time.monotonic()
                 tell(self.ranks, f"step {step}/{config.steps} epoch {epoch} loss {result.loss:.4f} {tokens_done / (told_s - begin):.0f} tokens/s")
-            if step % config.save_every == 0 or step == config.steps:
-                self.save(step)
-            if config.validate_every and step % config.validate_every == 0 and step < config.steps:
-                self.validate(step)
+            self._after(step)
             if step == config.steps:
                 break
             ready_s = time.monotonic()
@@ -150,54 +139,85 @@ class Run:
         self.is_sound = True
         if step < config.steps:
             self.save(step)
+        self.saver.finish()
+        if step < config.steps:
             tell(self.ranks, f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to go on")
             raise Interrupted(stop.signal_name)
         return step
 
+    def save(self, done: int) -> None:
+        self.saver.save(self.trained, self.guard.state(done, self.state.digest))
+
+    def _after(self, step: int) -> None:
+        """What is due after `step` steps."""
+        config = self.config
+        self.saver.poll()
+        if step % config.save_every == 0 or step == config.steps:
+            self.save(step)
+        if config.validate_every and step % config.validate_every == 0 and step < config.steps:
+            self.validate(step)
+        if config.sample_every and step % config.sample_every == 0 and step < config.steps:
+            self.show(step)
+
     def _step(self, number: int, packs: list[Pack], stop: Stop) -> StepResult | None:
         """One optimizer step, unless the guard refuses it."""
         config, trained = self.config, self.trained
-        for group in trained.optimizer.param_groups:
-            group["lr"] = lr_at(number, config.steps, config.lr, config.warmup_steps, config.cooldown)
+        for optimizer in trained.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(number, config)
         result = train_step(trained.model, packs, config, number, self.ranks, stop)  # type: ignore[arg-type]
         if result is None:
             return None
         result.norm = float(whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm)))
-        if why := self.guard.refuses(result.loss, result.norm):
+        why = self.guard.refuses(result.loss, result.norm)
+        for optimizer in trained.optimizers:
+            if not why:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if why:
             tell(self.ranks, f"step {number} skipped, {why}")
-        else:
-            trained.optimizer.step()
-        trained.optimizer.zero_grad(set_to_none=True)
-        update_ema(trained.ema, trained.model, config.ema_decay, number)
+            self._roll_back()
+            return result
+        for decay, ema in trained.emas.items():
+            update_ema(ema, trained.model, decay, number)
         return result
+
+    def _roll_back(self) -> None:
+        """After several skipped steps in a row the weights themselves are not to be trusted: take those of the last checkpoint, and go on with the data from here."""
+        config, guard = self.config, self.guard
+        if not config.roll_back_after or guard.in_a_row % config.roll_back_after:
+            return
+        self.saver.finish()
+        checkpoints = list_checkpoints(self.out / "checkpoints")
+        if not checkpoints:
+            return
+        load_checkpoint(checkpoints[-1], self.trained, self.state.digest, self.ranks)
+        guard.num_rolled_back += 1
+        tell(self.ranks, f"weights and optimizer are those of {checkpoints[-1].name} again; the data goes on")
 
     def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, stalled_s: float, seconds: float) -> None:
         config, ranks = self.config, self.ranks
         kinds = Counter(kind for pack in packs for kind in pack.kinds)
         self.drawn += kinds
+        shares = ranks.sequence.size if ranks.sequence else 1
         lengths = [pack.cu.diff().tolist() for pack in packs]
-        flops = 3 * sum(forward_flops(config.model, own, pack.text_cu.diff().tolist()) for own, pack in zip(lengths, packs, strict=True))
-        cost = sum(pack_cost(own, config.model.width) for own in lengths)
+        flops = 3 * sum(forward_flops(config.model, own, pack.text_cu.diff().tolist()) for own, pack in zip(lengths, packs, strict=True)) / shares
+        cost = sum(pack_cost(own, config.model.width) for own in lengths) / shares
         costs = ranks.sum([cost if rank == ranks.rank else 0.0 for rank in range(ranks.size)])
         stalled, all_flops = ranks.sum([stalled_s, flops])
-        windows = {
-            item.clip_id: [item.start, item.latent_t, item.top, item.latent_h, item.left, item.latent_w] for pack in packs for item in pack.cut
-        }
-        self.log.consumed(
-            {
-                "step": number,
-                "epoch": epoch,
-                "rank": ranks.rank,
-                "samples": [[item.clip_id, item.shard] for pack in packs for item in pack.samples],
-                "windows": windows,
+        if not ranks.sequence or ranks.sequence.rank == 0:
+            windows = {
+                item.clip_id: [item.start, item.latent_t, item.top, item.latent_h, item.left, item.latent_w] for pack in packs for item in pack.cut
             }
-        )
+            samples = [[item.clip_id, item.shard] for pack in packs for item in pack.samples]
+            self.log.consumed({"step": number, "epoch": epoch, "rank": ranks.rank, "samples": samples, "windows": windows})
         self.log.metrics({
             "step": number, "epoch": epoch, "loss": result.loss, "grad_norm": result.norm, "tokens": int(result.num_tokens), "valid": result.valid,
             "fill": round(result.num_tokens / (config.tokens * config.packs_per_step), 4), "imbalance": round(max(costs) * ranks.size / max(sum(costs), 1e-9), 4),
             "tokens_per_s": round(result.num_tokens / max(seconds, 1e-9), 1), "stall_share": round(stalled / ranks.size / max(seconds, 1e-9), 4),
             "tflops": round(all_flops / max(seconds, 1e-9) / 1e12, 5), "mfu": _mfu(all_flops, seconds, config.peak_tflops * ranks.size),
-            "memory_bytes": peak_memory_bytes(ranks.device), "skipped": self.guard.num_skipped, "captions": dict(kinds), "loss_by": result.classes,
+            "memory_bytes": peak_memory_bytes(ranks.device), "skipped": self.guard.num_skipped, "rolled_back": self.guard.num_rolled_back,
+            "captions": dict(kinds), "loss_by": result.classes,
         })  # fmt: skip
 
     def _tell_first(self, packs: list[Pack]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +45,10 @@ class RunOptions:
     """Share of images among the tokens; as they lie in the data if left out."""
     stages: Path | None = None
     """JSON file with stages one after the other: [{"steps": 1000, "max_s": 2, "image_share": 0.5}, {}]."""
+    text: Literal["cross", "joint"] | None = None
+    """How samples read their text: by cross-attention, or as part of their own sequence."""
+    path: Literal["linear", "cosine"] | None = None
+    """Rectified flow, or v-prediction on a cosine path."""
     oversize: Literal["refuse", "window"] | None = None
     """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it."""
 
@@ -59,4 +63,7 @@ class RunOptions:
             raise UsageError("--mix", f"has a negative weight: {self.mix}")
         names = ("tokens", "packs_per_step", "steps", "lr", "seed", "ema_decay", "held_out", "mix", "image_share", "oversize")
         given = {name: getattr(self, name) for name in names}
-        return preset(self.preset, **given, stages=load_stages(self.stages) if self.stages else None, **more)
+        found = preset(self.preset, **given, stages=load_stages(self.stages) if self.stages else None, **more)
+        return replace(
+            found, model=replace(found.model, text=self.text or found.model.text), flow=replace(found.flow, path=self.path or found.flow.path)
+        )

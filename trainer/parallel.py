@@ -1,36 +1,52 @@
 """Processes of one run: joined by torchrun or Ray Train, the model sharded over them (FSDP2), numbers added up.
 
 One process is the same code with nothing to shard. FSDP averages gradients over processes, so a process scales its share of the loss by their number (`Ranks.size`).
+Weights are made where they will lie: the model is built without memory, sharded, and each shard filled with its part of a value that follows from the seed and the
+weight's name, the same for any number of processes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from manifests.errors import UsageError
 from trainer.config import FitConfig
-from trainer.dit import DiT
+from trainer.dit import DiT, initial_value
+from trainer.sequence import SequenceGroup
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run."""
+    """This process among those of the run; those of one `sequence` group share each pack."""
 
     rank: int
     size: int
     device: torch.device
+    sequence: SequenceGroup | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Which packs of a step are this process'."""
+        return self.rank // (self.sequence.size if self.sequence else 1)
+
+    @property
+    def data_size(self) -> int:
+        """Among how many a step's packs are dealt."""
+        return self.size // (self.sequence.size if self.sequence else 1)
 
     def sum(self, numbers: list[float]) -> list[float]:
         """Each number summed over all processes, in double precision."""
@@ -46,42 +62,98 @@ class Ranks:
             dist.barrier()
 
 
-def join() -> Ranks:
-    """Join the processes that the environment speaks of, or stand alone."""
+def join(sequence_parallel: int = 1) -> Ranks:
+    """Join the processes that the environment speaks of, or stand alone.
+
+    Raises:
+        UsageError: the processes do not divide into groups of `sequence_parallel`.
+    """
     is_gpu = torch.cuda.is_available()
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if is_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
     if is_gpu:
         torch.cuda.set_device(device)
-    return Ranks(dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else Ranks(0, 1, device)
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if size % sequence_parallel:
+        raise UsageError("--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}")
+    if sequence_parallel == 1:
+        return Ranks(rank, size, device)
+    groups = [
+        dist.new_group(range(first, first + sequence_parallel)) for first in range(0, size, sequence_parallel)
+    ]  # every process makes all of them
+    own: Any = groups[rank // sequence_parallel]
+    return Ranks(rank, size, device, SequenceGroup(rank % sequence_parallel, sequence_parallel, own))
 
 
-def prepare(model: DiT, config: FitConfig, ranks: Ranks) -> DiT:
-    """The model on this process' device: activations recomputed per block, blocks compiled, sharded, as the settings say; in that order.
+def check(config: FitConfig, ranks: Ranks) -> None:
+    """Whether the settings fit the processes.
 
     Raises:
-        UsageError: the steps' packs do not divide among the processes.
+        UsageError: the packs of a step, the shards or the heads do not divide among them.
     """
-    if config.packs_per_step % ranks.size:
+    if config.packs_per_step % ranks.data_size:
         raise UsageError(
-            "--packs-per-step", f"{config.packs_per_step} do not divide among {ranks.size} processes",
-            f"Give {-(-config.packs_per_step // ranks.size) * ranks.size}.",
+            "--packs-per-step", f"{config.packs_per_step} do not divide among {ranks.data_size} processes",
+            f"Give {-(-config.packs_per_step // ranks.data_size) * ranks.data_size}.",
         )  # fmt: skip
-    model.to(ranks.device)
+    if config.shard_size and ranks.size % config.shard_size:
+        raise UsageError("--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}")
+    if ranks.sequence and (config.model.num_heads % ranks.sequence.size or config.model.text == "joint"):
+        raise UsageError(
+            "--sequence-parallel", f"{config.model.num_heads} heads with text by {config.model.text} cannot be dealt to {ranks.sequence.size} processes",
+            "Give a divisor of the number of heads, and text by cross-attention.",
+        )  # fmt: skip
+
+
+def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
+    """A new model on this process' device, in this order: activations recomputed per block, blocks compiled, sharded, filled.
+
+    Args:
+        is_trained: False for an average of the weights, which needs neither gradients nor speed.
+    """
+    check(config, ranks)
+    with torch.device("meta"):
+        model = DiT(config.model)
+    model.requires_grad_(is_trained)
     for index, plain in enumerate(model.blocks):
-        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if config.is_checkpointed else plain
-        if config.is_compiled:
+        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if config.is_checkpointed and is_trained else plain
+        if config.is_compiled and is_trained:
             block.compile(dynamic=True)
         model.blocks[index] = block
     if ranks.size > 1:
-        mesh = dist.init_device_mesh(ranks.device.type, (ranks.size,))
+        shape = (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)  # two: copies of shards (HSDP)
+        mesh = dist.init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if config.is_bf16 else MixedPrecisionPolicy()
         for block in model.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.to_empty(device=ranks.device)
+    fill(model, config.seed)
+    model.share_sequence(ranks.sequence)
     return model
+
+
+@torch.no_grad()
+def fill(model: DiT, seed: int) -> None:
+    """Give every weight its first value, one at a time; of a sharded one, this process' part."""
+    for name, value in model.named_parameters():
+        plain = clean_name(name)
+        number = int.from_bytes(hashlib.sha256(f"{seed}|{plain}".encode()).digest()[:6], "big")
+        full = initial_value(plain, value.shape, torch.Generator().manual_seed(number))
+        if isinstance(value, DTensor):
+            own = value.to_local()
+            own.copy_(distribute_tensor(full.to(own.device), value.device_mesh, value.placements, src_data_rank=None).to_local())
+        else:
+            value.copy_(full)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what a forward pass without a backward pass has gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def sync_gradients(model: nn.Module, is_last: bool, ranks: Ranks) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captioner import make_text_encoder
 from manifests.errors import UsageError
 from trainer.export import TrainedModel
-from trainer.flow import shift_of, shifted
+from trainer.flow import pace, shift_of, shifted
 from trainer.patches import coordinates, padded, patchify, unpatchify
 from vae import Extent, Latent, latent_size
 from vae.protocol import VAE
@@ -43,7 +44,7 @@ def sigma_grid(steps: int, shift: float) -> Tensor:
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
-def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solver: str = "heun") -> Tensor:
+def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solver: str = "heun", pace: float = 1.0) -> Tensor:
     """Follow the flow from noise to data.
 
     Args:
@@ -52,6 +53,7 @@ def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solv
         known: [N] bool, held fixed at sigma 0.
         sigmas: descending levels of the other tokens, ending at 0.
         solver: euler or heun (second order; its last step is an Euler step).
+        pace: how far x moves for one unit of sigma along what the model says (`flow.pace`).
 
     Returns:
         [N, P]; known tokens are bit-equal to their start.
@@ -60,7 +62,7 @@ def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solv
     for now, later in itertools.pairwise(sigmas):
         level = torch.where(known, 0.0, now)
         slope = velocity(x, level)
-        step = later - now
+        step = (later - now) * pace
         ahead = torch.where(free, x + step * slope, x)
         if solver == "heun" and later > 0:
             slope = 0.5 * (slope + velocity(ahead, torch.where(known, 0.0, later)))
@@ -71,17 +73,18 @@ def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solv
 
 @torch.no_grad()
 def sample_latent(
-    trained: TrainedModel, canvas: Canvas, prompt: str, *, seed: int = 0, steps: int = 24, guidance: float = 3.0, solver: str = "heun",
+    trained: TrainedModel, canvas: Canvas, prompt: str | Tensor, *, seed: int = 0, steps: int = 24, guidance: float = 3.0, solver: str = "heun",
     known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """A latent [C, t, h, w] in the VAE's own units.
+    """A latent [C, t, h, w] in the VAE's own units, on the CPU.
 
     Args:
-        prompt: what to show; empty for anything.
+        prompt: what to show, or its embedding [L, Dt]; empty for anything.
         guidance: weight of classifier-free guidance (Ho and Salimans 2022); 1 turns it off.
         known: given latents: values [C, t, h, w] in the VAE's units, and which latent frames of them are given [t] bool.
     """
     dit, patch = trained.dit, trained.dit.config.patch
+    device = next(dit.parameters()).device
     size = latent_size(canvas.extent, trained.factors)
     mean, std = trained.mean.view(-1, 1, 1, 1), trained.std.view(-1, 1, 1, 1)
     noise = torch.randn((len(trained.mean), *size), generator=torch.Generator().manual_seed(seed))
@@ -90,30 +93,40 @@ def sample_latent(
     given = torch.zeros(len(x), dtype=torch.bool)
     if known is not None:
         values, frames = known
-        given = frames.repeat_interleave(patch[0])[: grid[0]][frame] if patch[0] > 1 else frames[frame]
+        layers = F.pad(frames, (0, -len(frames) % patch[0]), value=True).view(-1, patch[0]).all(1)  # a token is given if all its latents are
+        given = layers[frame]
         x = torch.where(given[:, None], patchify(padded((values - mean) / std, patch), patch)[0], x)
-    encoder = make_text_encoder(trained.record["text_encoder"], trained.record["text_model"])
-    encoder.setup()
-    null = torch.zeros(1, dit.config.text_width)
-    texts = [encoder.encode([prompt])[0], null] if prompt else [null]
-    use_both = prompt != "" and guidance != 1.0
-    texts = texts if use_both else texts[:1]
+    null, wanted = torch.zeros(1, dit.config.text_width), _embedding(trained, prompt)
+    texts = [null] if wanted is None else [wanted] if guidance == 1.0 else [wanted, null]
     copies = len(texts)
     text_cu = torch.tensor([0, *(len(text) for text in texts)]).cumsum(0)
-    cu = torch.arange(copies + 1) * len(x)
+    fixed = [value.to(device) for value in (coords.repeat(copies, 1), torch.arange(copies + 1) * len(x), torch.cat(texts).float(), text_cu)]
+    x, given = x.to(device), given.to(device)
 
     def velocity(value: Tensor, sigma: Tensor) -> Tensor:
-        out = dit(value.repeat(copies, 1), sigma.repeat(copies), given.repeat(copies), coords.repeat(copies, 1), cu, torch.cat(texts), text_cu)
-        if not use_both:
+        out = dit(value.repeat(copies, 1), sigma.repeat(copies), given.repeat(copies), *fixed)
+        if copies == 1:
             return out
         cond, uncond = out.chunk(2)
         return uncond + guidance * (cond - uncond)
 
-    done = integrate(velocity, x, given, sigma_grid(steps, shift_of(grid, trained.flow)), solver)
+    sigmas = sigma_grid(steps, shift_of(grid, trained.flow)).to(device)
+    done = integrate(velocity, x, given, sigmas, solver, pace(trained.flow.path)).cpu()
     latent = unpatchify(done, grid, patch, size) * std + mean
     if known is not None:
         latent = torch.where(known[1][None, :, None, None], known[0], latent)
     return latent
+
+
+def _embedding(trained: TrainedModel, prompt: str | Tensor) -> Tensor | None:
+    """The text as the model was trained to read it; None for no text."""
+    if isinstance(prompt, Tensor):
+        return prompt
+    if not prompt:
+        return None
+    encoder = make_text_encoder(trained.record["text_encoder"], trained.record["text_model"])
+    encoder.setup()
+    return encoder.encode([prompt])[0]
 
 
 def to_frames(vae: VAE, latent: Tensor, canvas: Canvas) -> Tensor:

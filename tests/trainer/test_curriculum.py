@@ -21,7 +21,9 @@ from trainer.packs import PackSettings, plan_epoch
 from trainer.samples import Sample, SampleTable
 
 PATCH = (1, 2, 2)
-TEST = dataclasses.replace(preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15)
+TEST = dataclasses.replace(
+    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15, is_tensorboard=False
+)
 
 
 def table_of(count=60, seed=0):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
+from trainer import loop
 from trainer.__main__ import VERBS
 from trainer.catalog import load_catalog
 from trainer.config import PRESETS, ModelConfig, load_config, preset, save_config
@@ -22,10 +24,13 @@ from trainer.flow import NoisyPack
 from trainer.loader import Loader, PackReader
 from trainer.packs import EpochPlan
 from trainer.sample import Canvas, sample_latent, to_frames
+from trainer.stopping import RunLock
 from vae import load_vae
 from vae.stats import merged
 
-TEST = dataclasses.replace(preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15)
+TEST = dataclasses.replace(
+    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15, is_tensorboard=False
+)
 
 
 def losses(run: Path):
@@ -129,6 +134,65 @@ def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tm
         for _ in range(60):
             next(steps)
     assert victim in capsys.readouterr().err
+
+
+def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(dataset, tmp_path, monkeypatch, capsys):
+    """From step 9 on the loss is far above those before: the guard refuses all, and goes back to the checkpoint of step 8, with the data of the steps at hand."""
+    real = loop.train_step
+
+    def spiking(model, packs, config, step, ranks, stop):
+        result = real(model, packs, config, step, ranks, stop)
+        if 9 <= step < 13 and result is not None:
+            result.loss *= 100
+        return result
+
+    monkeypatch.setattr(loop, "train_step", spiking)
+    monkeypatch.setattr("trainer.guard.LEAST", 4)
+    config = dataclasses.replace(TEST, cooldown=0.0, spike_factor=10.0, roll_back_after=3)
+    fit(dataset, "default", dataclasses.replace(config, steps=16), tmp_path / "whole")
+    assert "weights and optimizer are those of step-00000008 again" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["skipped"] for row in rows][8:14] == [0, 1, 2, 3, 4, 4]
+    assert rows[-1]["rolled_back"] == 1
+    fit(dataset, "default", dataclasses.replace(config, steps=11), tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000011")
+    fit(dataset, "default", dataclasses.replace(config, steps=16), tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_a_run_leaves_a_sheet_of_samples_and_tensorboards_files(dataset, tmp_path):
+    config = dataclasses.replace(TEST, steps=4, sample_every=2, validate_every=2, is_tensorboard=True)
+    fit(dataset, "default", config, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["step-00000002.png", "step-00000004.png"]
+    assert np.asarray(Image.open(tmp_path / "samples" / names[0])).std() > 10
+    assert list((tmp_path / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    fit(dataset, "default", config, tmp_path)  # done already: nothing is trained, nothing written twice
+    assert len((tmp_path / "validation.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("settings", [{"text": "joint"}, {"path": "cosine"}])
+def test_single_stream_text_and_v_prediction_train_and_sample(dataset, tmp_path, settings):
+    config = dataclasses.replace(TEST, steps=2)
+    if "text" in settings:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
+    else:
+        config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, **settings))
+    fit(dataset, "default", config, tmp_path)
+    trained = load_model(tmp_path)
+    assert settings.items() <= (vars(trained.flow) | vars(trained.dit.config)).items()
+    latent = sample_latent(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=4)
+    assert latent.isfinite().all()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    first = RunLock(tmp_path)
+    with pytest.raises(UsageError, match="in use"):
+        RunLock(tmp_path, patience_s=0.3)
+    first.release()
+    RunLock(tmp_path, patience_s=0.3).release()
 
 
 def test_resuming_with_other_settings_is_refused(dataset, whole_run):

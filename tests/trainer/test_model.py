@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import pytest
@@ -7,8 +8,9 @@ from manifests.errors import UsageError
 from trainer.attention import attend, attend_dense, attend_flex, attend_varlen
 from trainer.config import FlowConfig, ModelConfig
 from trainer.dit import DiT
-from trainer.flow import draw_known, shift_of, shifted
+from trainer.flow import draw_known, noised, pace, shift_of, shifted
 from trainer.patches import coordinates, patchify, token_validity, unpatchify
+from trainer.sample import integrate
 from trainer.samples import Sample
 from vae import Extent, latent_size
 
@@ -67,9 +69,9 @@ def test_padding_weighs_nothing_and_partial_cells_their_share():
     assert weight[2].tolist() == [0.5, 0.5, 0.25, 0.25]
 
 
-def open_model():
+def open_model(**more):
     torch.manual_seed(0)
-    model = DiT(CONFIG).eval()
+    model = DiT(dataclasses.replace(CONFIG, **more)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -78,8 +80,9 @@ def open_model():
 
 
 @torch.no_grad()
-def test_a_sample_in_a_pack_gives_what_it_gives_alone():
-    model, parts = open_model(), []
+@pytest.mark.parametrize("text", ["cross", "joint"])
+def test_a_sample_in_a_pack_gives_what_it_gives_alone(text):
+    model, parts = open_model(text=text), []
     for index, (grid, fps, words, sigma) in enumerate(
         [((3, 2, 4), 16.0, 5, 0.7), ((1, 5, 3), 0.0, 1, 0.2), ((4, 2, 2), 30.0, 9, 0.95), ((3, 2, 4), 8.0, 5, 0.7)]
     ):
@@ -97,8 +100,9 @@ def test_a_sample_in_a_pack_gives_what_it_gives_alone():
 
 
 @torch.no_grad()
-def test_text_sigma_position_and_given_flag_all_reach_the_output():
-    model = open_model()
+@pytest.mark.parametrize("text", ["cross", "joint"])
+def test_text_sigma_position_and_given_flag_all_reach_the_output(text):
+    model, own = open_model(text=text), text
     coords, _ = coordinates((2, 2, 2), CONFIG.patch, 16.0)
     x, sigma, known, text = torch.randn(8, 16), torch.full((8,), 0.5), torch.zeros(8), torch.randn(3, 8)
     cu, text_cu = offsets([8]), offsets([3])
@@ -108,6 +112,8 @@ def test_text_sigma_position_and_given_flag_all_reach_the_output():
     assert not torch.allclose(out, model(x, sigma, known, coords * 2, cu, text, text_cu), atol=1e-5)
     assert not torch.allclose(out, model(x, sigma, known + 1, coords, cu, text, text_cu), atol=1e-5)
     moved = coords + torch.tensor([0.0, 40.0, -7.0])
+    if own == "joint":  # words stand at the origin
+        return
     assert torch.allclose(out, model(x, sigma, known, moved, cu, text, text_cu), atol=1e-4)  # positions are relative
 
 
@@ -115,6 +121,21 @@ def test_a_new_model_predicts_zero():
     model = DiT(CONFIG)
     coords, _ = coordinates((1, 2, 2), CONFIG.patch, 0.0)
     assert not model(torch.randn(4, 16), torch.rand(4), torch.zeros(4), coords, offsets([4]), torch.randn(2, 8), offsets([2])).any()
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_following_the_true_direction_leads_from_noise_to_data(path):
+    clean, noise = torch.randn(2, 5, 16)
+    levels = torch.linspace(1, 0, 65)
+
+    def direction(x, sigma):
+        return noised(clean, noise, sigma[:, None], path)[1]
+
+    start, known = noised(clean, noise, torch.ones(5, 1), path)[0], torch.zeros(5, dtype=torch.bool)
+    assert torch.allclose(start, noise, atol=1e-6)
+    assert torch.allclose(integrate(direction, start, known, levels, "heun", pace(path)), clean, atol=1e-3)
+    middle, _ = noised(clean, noise, torch.full((5, 1), 0.5), "cosine")
+    assert torch.allclose(middle, (clean + noise) / 2**0.5, atol=1e-6)  # as much of the one as of the other, at unit variance
 
 
 def test_the_shift_grows_with_shape_and_is_bounded():
@@ -142,5 +163,6 @@ def test_known_patterns_are_drawn_as_often_as_configured():
     assert 0.015 < inside < 0.06
     assert not any(bool(pattern.all()) for pattern in patterns)
     assert not draw_known((1, 2, 2), frame[:4], config, generator).any()
+    assert not draw_known(grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator).any()
     with pytest.raises(UsageError, match="is no pattern"):
         draw_known(grid, frame, FlowConfig(condition={"backwards": 1.0}), generator)

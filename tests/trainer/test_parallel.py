@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 
 from manifests.errors import UsageError
 from tests.e2e.commands import environment
+from trainer.config import preset
+from trainer.parallel import Ranks, check
 
 SCRIPT = """
-import dataclasses, sys
+import dataclasses, json, sys
 from pathlib import Path
 import torch
 from manifests.layout import Dataset
@@ -27,8 +29,10 @@ from trainer.fit import fit
 torch.set_num_threads(1)
 config = dataclasses.replace(
     preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, packs_per_step=4, steps=int(sys.argv[3]), cooldown=0.0,
-    save_every=4, held_out=0.15, keep=20, is_checkpointed=len(sys.argv) > 4 and sys.argv[4] == "checkpointed",
+    save_every=4, held_out=0.15, keep=20,
 )
+if len(sys.argv) > 4:
+    config = dataclasses.replace(config, **json.loads(sys.argv[4]))
 fit(Dataset(sys.argv[1]), "default", config, Path(sys.argv[2]))
 """
 
@@ -68,6 +72,10 @@ def consumed(out: Path):
     return {step: sorted(clips) for step, clips in sorted(found.items())}
 
 
+def validation(out: Path):
+    return [json.loads(line)["scores"]["all"]["loss"] for line in (out / "validation.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def alone(dataset, tmp_path_factory):
     """Twenty steps of one process."""
@@ -78,7 +86,7 @@ def alone(dataset, tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_two_processes_train_as_one_does(dataset, alone, tmp_path):
-    run(dataset, tmp_path, 20, 2, "checkpointed")
+    run(dataset, tmp_path, 20, 2, '{"is_checkpointed": true}')
     assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
     assert consumed(tmp_path) == consumed(alone)
     ours, theirs = load_file(tmp_path / "model" / "model.safetensors"), load_file(alone / "model" / "model.safetensors")
@@ -88,6 +96,42 @@ def test_two_processes_train_as_one_does(dataset, alone, tmp_path):
     assert len(shards) == 2  # each process wrote its own
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["fill"] <= 1 and row["imbalance"] >= 1 and row["tflops"] > 0 for row in rows)
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_that_share_each_pack_train_as_one_does(dataset, alone, tmp_path):
+    run(dataset, tmp_path, 20, 2, '{"sequence_parallel": 2}')
+    assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
+    assert consumed(tmp_path) == consumed(alone)
+    rows, whole = ([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (tmp_path, alone))
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in whole]
+    assert all(
+        abs(a["tflops"] * a["tokens"] / a["tokens_per_s"] - b["tflops"] * b["tokens"] / b["tokens_per_s"]) < 0.02
+        for a, b in zip(rows, whole, strict=True)
+    )
+    assert validation(tmp_path) == pytest.approx(validation(alone), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_copies_of_shards_and_shared_packs_train_as_one_does(dataset, alone, tmp_path):
+    """Four processes: two copies of the weights, each over two processes that share their packs."""
+    run(dataset, tmp_path, 20, 4, '{"sequence_parallel": 2, "shard_size": 2, "is_async_saving": true}')
+    assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
+    assert consumed(tmp_path) == consumed(alone)
+
+
+@pytest.mark.timeout(600)
+def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processes_and_across_a_resume(dataset, tmp_path):
+    more = '{"optimizer": "muon", "ema_more": [0.3], "is_async_saving": true}'
+    run(dataset, tmp_path / "one", 10, 1, more)
+    run(dataset, tmp_path / "two", 6, 2, more)
+    run(dataset, tmp_path / "two", 10, 2, more)
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)
+    assert consumed(tmp_path / "one") == consumed(tmp_path / "two")
+    assert [path.name for path in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [f"step-{step:08d}" for step in (4, 6, 8, 10)]
+    slow, fast = (load_file(tmp_path / "two" / name / "model.safetensors") for name in ("model", "model-ema0.3"))
+    assert any(not torch.equal(slow[name], fast[name]) for name in slow)
 
 
 @pytest.mark.slow
@@ -126,10 +170,6 @@ def test_killed_and_terminated_it_goes_on_and_nothing_is_trained_twice_or_skippe
     assert consumed(tmp_path) == consumed(alone)
 
 
-def test_packs_that_do_not_divide_are_refused(dataset):
-    from trainer.config import preset
-    from trainer.dit import DiT
-    from trainer.parallel import Ranks, prepare
-
+def test_packs_that_do_not_divide_are_refused():
     with pytest.raises(UsageError, match="do not divide among 2"):
-        prepare(DiT(preset("tiny").model), preset("tiny", packs_per_step=3), Ranks(0, 2, torch.device("cpu")))
+        check(preset("tiny", packs_per_step=3), Ranks(0, 2, torch.device("cpu")))

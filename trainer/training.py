@@ -1,0 +1,118 @@
+"""`python -m trainer fit`: the options of a training run, and how it is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from manifests import cli
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from trainer.options import RunOptions
+
+_OF_THE_LAUNCH = ("--launch", "--workers", "--gpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(RunOptions):
+    """Train. Run the same command again to resume; Ctrl-C and SIGTERM save first. On several devices: under torchrun, or with --launch ray.
+
+    Examples:
+      python -m trainer fit tiny --data DATASET --steps 500 --out runs/tiny
+      torchrun --nproc-per-node 8 -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 8 --optimizer muon --async-saving True
+      python -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 16 --launch ray --workers 16 --gpus 1
+    """
+
+    out: Path | None = None
+    """Run folder; DATASET/training/PRESET if left out."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """muon: for the matrices of the blocks, AdamW for the rest."""
+    schedule: Literal["flat-cosine", "cosine", "constant"] | None = None
+    """Of the learning rate after the warm-up."""
+    ema_more: tuple[float, ...] | None = None
+    """Decays of further averages, each exported as a model."""
+    save_every: int | None = None
+    """Steps between checkpoints."""
+    async_saving: bool | None = None
+    """Go on training while a checkpoint is written."""
+    validate_every: int | None = None
+    """Steps between validations."""
+    sample_every: int | None = None
+    """Steps between sheets of samples in the run folder."""
+    spike_factor: float | None = None
+    """Skip a step whose loss is this many times the median of the last 64."""
+    roll_back_after: int | None = None
+    """Skipped steps in a row after which the weights go back to the last checkpoint; 0: never."""
+    bf16: bool | None = None
+    """Compute in bfloat16."""
+    checkpointing: bool | None = None
+    """Recompute activations in the backward pass."""
+    compile: bool | None = None
+    """Compile each block."""
+    shard_size: int | None = None
+    """Processes that share one copy of the weights (HSDP); all if left out."""
+    sequence_parallel: int | None = None
+    """Processes that share each pack (Ulysses), for clips too long for one."""
+    tensorboard: bool | None = None
+    """Write TensorBoard's files."""
+    wandb: str | None = None
+    """Project of Weights & Biases to report to as well."""
+    peak_tflops: float | None = None
+    """Peak of one device, for MFU."""
+    cache: Path | None = None
+    """Folder on the local disk that keeps what was read of a dataset on an object store."""
+    cache_gb: float = 100.0
+    """Most that it holds."""
+    threads: int = 2
+    """CPU threads."""
+    launch: Literal["here", "ray"] = "here"
+    """ray: run on workers of a Ray cluster, started anew when one dies (`python -m pipeline launch`)."""
+    workers: int = 2
+    """Workers on Ray."""
+    gpus: float = 0.0
+    """GPUs of each."""
+
+    def run(self) -> int:
+        if self.launch == "ray":
+            return self._on_ray()
+        import torch
+
+        from manifests.reading import RangeCache
+        from trainer.fit import fit
+        from trainer.stopping import Interrupted
+
+        torch.set_num_threads(self.threads)
+        if self.out is None and "://" in self.data:
+            raise UsageError("--out", "is needed where the dataset is not a local folder", "Give a local run folder.")
+        out = self.out or Path(self.data) / "training" / self.preset
+        names = ("optimizer", "schedule", "ema_more", "save_every", "validate_every", "sample_every", "spike_factor", "roll_back_after", "shard_size",
+                 "sequence_parallel", "wandb", "peak_tflops")  # fmt: skip
+        more = {name: getattr(self, name) for name in names} | {
+            "is_bf16": self.bf16, "is_checkpointed": self.checkpointing, "is_compiled": self.compile, "is_tensorboard": self.tensorboard,
+            "is_async_saving": self.async_saving,
+        }  # fmt: skip
+        for name in ("save_every", "sequence_parallel"):
+            if more[name] is not None and more[name] < 1:
+                raise UsageError(f"--{name.replace('_', '-')}", f"is {more[name]}", "It must be 1 or more.")
+        cache = RangeCache(self.cache, round(self.cache_gb * 1e9)) if self.cache else None
+        try:
+            fit(Dataset(self.data), self.view, self.config(**more), out, cache)
+        except Interrupted as stopped:
+            return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
+        print(out)
+        return cli.DONE
+
+    def _on_ray(self) -> int:
+        """The same command, without what belongs to the launch, as a job of the pipeline's launcher."""
+        words, kept = iter(sys.argv[1:]), list[str]()
+        for word in words:
+            if word.split("=")[0] in _OF_THE_LAUNCH:
+                if "=" not in word:
+                    next(words, None)
+                continue
+            kept.append(word)
+        command = [sys.executable, "-m", "pipeline", "launch", "--workers", str(self.workers), "--gpus", str(self.gpus), "--", "trainer", *kept]
+        return subprocess.run(command, check=False).returncode
