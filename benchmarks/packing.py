@@ -6,10 +6,14 @@ python benchmarks/packing.py
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
+from trainer.config import FitConfig
 from trainer.packs import EpochPlan, PackSettings, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.planning import describe
 from trainer.samples import Sample, SampleTable
 
 PATCH, WIDTH = (1, 2, 2), 2048
@@ -45,6 +49,48 @@ def first_fit(lengths: list[int], budget: int, num_open: int = 8) -> list[list[i
     return bins + [chosen for _, chosen in open_bins]
 
 
+def padded_batches(samples: list[Sample], budget: int) -> tuple[float, float]:
+    """(fill, share of latent frames kept): batches in stream order, each padded to its longest."""
+    slots = tokens = 0
+    batch: list[int] = []
+    for count in [sample.tokens(PATCH) for sample in samples]:
+        if batch and max([*batch, count]) * (len(batch) + 1) > budget:
+            slots, tokens, batch = slots + max(batch) * len(batch), tokens + sum(batch), []
+        batch.append(count)
+    return (tokens + sum(batch)) / (slots + max(batch) * len(batch)), 1.0
+
+
+def same_shape_batches(samples: list[Sample], budget: int) -> tuple[float, float]:
+    """Batches of one exact shape, of as many samples as fit; what is left of a shape at the end of the epoch makes a batch of its own."""
+    shapes = Counter((sample.latent_t, sample.latent_h, sample.latent_w, sample.tokens(PATCH)) for sample in samples)
+    slots = tokens = 0
+    for (_, _, _, each), count in shapes.items():
+        room = max(1, budget // each)
+        slots, tokens = slots + -(-count // room) * budget, tokens + count * each
+    return tokens / slots, 1.0
+
+
+def buckets(samples: list[Sample], budget: int) -> tuple[float, float]:
+    """Open-Sora's buckets: an aspect of its list, the largest resolution and number of frames that the clip reaches, resized and cropped to it; full batches only."""
+    aspects, sides, frames = (9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9), (256, 360, 512, 720), (1, 13, 26, 52, 102)
+    found: Counter[tuple[int, int, int]] = Counter()
+    latents = kept = 0
+    for sample in samples:
+        height, width, count = sample.latent_h * 8, sample.latent_w * 8, 1 + (sample.latent_t - 1) * 4
+        aspect = min(aspects, key=lambda value: abs(np.log(value / (width / height))))
+        side = max((value for value in sides if value * value <= height * width), default=sides[0])
+        length = max(value for value in frames if value <= count)
+        found[length, round(side / aspect**0.5), round(side * aspect**0.5)] += 1
+        latents += count
+        kept += length
+    slots = tokens = 0
+    for (length, height, width), count in found.items():
+        each = Sample("", 0, 1 + -(-(length - 1) // 4), height // 8, width // 8).tokens(PATCH)
+        room = max(1, budget // each)
+        slots, tokens = slots + count // room * budget, tokens + count // room * room * each
+    return tokens / slots, kept / latents
+
+
 def main() -> None:
     samples = catalogue(20_000)
     table = SampleTable.of(samples)
@@ -55,7 +101,10 @@ def main() -> None:
         begin = time.process_time()
         plan = plan_epoch(table, PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, width=WIDTH), 0)
         cpu_s = time.process_time() - begin
-        padded = sum(lengths) / (max(lengths) * len(lengths))
+        others = {
+            name: way(fitting, budget)
+            for name, way in (("padded batches", padded_batches), ("same-shape batches", same_shape_batches), ("Open-Sora-style buckets", buckets))
+        }
         ours, first = pool_largest_fit(lengths, budget), first_fit(lengths, budget)
         fill = {name: sum(lengths) / (budget * len(bins)) for name, bins in (("pool largest-fit", ours), ("first-fit, 8 open", first))}
         costs = [[pack_cost([item.tokens(PATCH) for item in pack], WIDTH) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64]
@@ -63,10 +112,16 @@ def main() -> None:
         flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
         random = float(np.mean(flat.max(1) / flat.mean(1)))
         print(
-            f"budget {budget}: planned in {cpu_s:.2f} CPU s ({cpu_s / len(samples) * 1e6:.1f} us a sample), {len(plan.windows)} samples over the budget windowed"
+            f"budget {budget}: planned in {cpu_s:.2f} CPU s ({cpu_s / len(samples) * 1e6:.1f} us a sample), {len(plan.windows)} windows of samples over the budget"
         )
         print(
-            f"  fill: plan {plan.fill:.4f} | " + " | ".join(f"{name} {value:.4f}" for name, value in fill.items()) + f" | padded batches {padded:.4f}"
+            f"  fill: plan {plan.fill:.4f} | "
+            + " | ".join(f"{name} {value:.4f}" for name, value in [*fill.items(), *((name, own) for name, (own, _) in others.items())])
+        )
+        told = describe(table, plan, replace(FitConfig(), tokens=budget, packs_per_step=64))
+        print(
+            f"  frames kept: plan {told['latent_frames_kept_this_epoch']:.4f}, pixels {told['pixels_kept']:.4f} | "
+            + " | ".join(f"{name} {kept:.4f}" for name, (_, kept) in others.items())
         )
         print(f"  slowest of 64 ranks over the mean: plan {balanced:.3f} | packs dealt at random {random:.3f}")
 

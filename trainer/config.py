@@ -58,9 +58,9 @@ class StageConfig:
     steps: int = 0
     """Length of the stage; the last one goes on to the end of the run."""
     max_tokens: int = 0
-    """Most tokens of a sample: longer ones are shown through a random window. 0: the budget of a pack."""
+    """Most tokens of a sample: longer ones are shown through windows. 0: the budget of a pack."""
     max_s: float = 0.0
-    """Most seconds of a clip to show at once, through a random window. 0: all."""
+    """Most seconds of a clip to show at once, through windows. 0: all."""
     min_fps: float = 0.0
     max_fps: float = 0.0
     """Videos of other frame rates are left out of the stage, and counted. 0: no limit."""
@@ -101,6 +101,8 @@ class FitConfig:
     """Share of images among the tokens, where there are no stages; None: as they lie in the data."""
     stages: tuple[StageConfig, ...] = ()
     """Stages one after the other; none: all data all the time."""
+    long_clips: Literal["cover", "window"] = "cover"
+    """A clip longer than a pack, or than its stage allows: an epoch shows all of it in consecutive windows, or one random window."""
     oversize: Literal["refuse", "window"] = "refuse"
     """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it, counted in the plan."""
     held_out: float = 0.06

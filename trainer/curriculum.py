@@ -29,7 +29,7 @@ class Stage:
     left_out: int
 
 
-def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: int) -> SampleTable:
+def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: int, is_covering: bool = True) -> SampleTable:
     """The samples of a stage, with their weights and the most latents of each to show at once.
 
     Raises:
@@ -49,14 +49,14 @@ def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: i
         limit = 1 + np.floor(stage.max_s * rates / factor_t).astype(np.int64)
         kept = replace(kept, limit_t=np.maximum(limit, 1))
     if stage.image_share is not None and 0 < stage.image_share < 1:
-        kept = replace(kept, weight=_shared(kept, is_image, stage.image_share, patch))
+        kept = replace(kept, weight=_shared(kept, is_image, stage.image_share, patch, is_covering))
     return kept
 
 
-def _shared(table: SampleTable, is_image: np.ndarray, share: float, patch: Size) -> np.ndarray:
+def _shared(table: SampleTable, is_image: np.ndarray, share: float, patch: Size, is_covering: bool) -> np.ndarray:
     """Weights with which images make up `share` of the tokens; videos keep theirs."""
     weight = np.ones(len(table)) if table.weight is None else table.weight
-    latents = table.latent_t if table.limit_t is None else np.minimum(table.latent_t, table.limit_t)
+    latents = table.latent_t if table.limit_t is None or is_covering else np.minimum(table.latent_t, table.limit_t)
     tokens = -(-latents // patch[0]) * table.per_frame(patch) * weight
     images, videos = float(tokens[is_image].sum()), float(tokens[~is_image].sum())
     if not images or not videos:
@@ -75,7 +75,7 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
     for index, stage in enumerate(wanted):
         if stage.steps < 1 and index + 1 < len(wanted):
             raise UsageError(f"stage {index + 1}", "has no number of steps", "Only the last may go on to the end.")
-        own = stage_table(table, stage, config.model.patch, factor_t)
+        own = stage_table(table, stage, config.model.patch, factor_t, config.long_clips == "cover")
         found.append(Stage(first, own, replace(pack_settings(config), max_tokens=stage.max_tokens), len(table) - len(own)))
         first += stage.steps
     return found

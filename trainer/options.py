@@ -49,6 +49,8 @@ class RunOptions:
     """How samples read their text: by cross-attention, or as part of their own sequence."""
     path: Literal["linear", "cosine"] | None = None
     """Rectified flow, or v-prediction on a cosine path."""
+    long_clips: Literal["cover", "window"] | None = None
+    """A clip too long for a pack: all of it in consecutive windows in every epoch, or one random window."""
     oversize: Literal["refuse", "window"] | None = None
     """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it."""
 
@@ -61,7 +63,7 @@ class RunOptions:
             raise UsageError("--image-share", f"is {self.image_share}", "It is a share between 0 and 1.")
         if self.mix and min(self.mix.values()) < 0:
             raise UsageError("--mix", f"has a negative weight: {self.mix}")
-        names = ("tokens", "packs_per_step", "steps", "lr", "seed", "ema_decay", "held_out", "mix", "image_share", "oversize")
+        names = ("tokens", "packs_per_step", "steps", "lr", "seed", "ema_decay", "held_out", "mix", "image_share", "long_clips", "oversize")
         given = {name: getattr(self, name) for name in names}
         found = preset(self.preset, **given, stages=load_stages(self.stages) if self.stages else None, **more)
         return replace(

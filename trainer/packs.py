@@ -19,6 +19,7 @@ import numpy as np
 from manifests.errors import UsageError
 from trainer.config import FitConfig
 from trainer.samples import Sample, SampleTable, Window
+from trainer.windows import Cutter
 
 POOL = 128
 SHARD_WINDOW = 16
@@ -118,6 +119,7 @@ class PackSettings:
         packs_per_step: packs of a step over all ranks.
         width: of the model, for the cost of a pack.
         max_tokens: of one sample; 0: the budget.
+        is_covering: whether an epoch shows all of a sample that is longer, in consecutive windows; else one random window.
         is_cropping: whether a frame that has more tokens than that alone is shown through a window of its cells; else it is refused.
     """
 
@@ -127,6 +129,7 @@ class PackSettings:
     patch: tuple[int, int, int]
     width: int
     max_tokens: int = 0
+    is_covering: bool = True
     is_cropping: bool = False
 
     @property
@@ -140,46 +143,33 @@ def pack_settings(config: FitConfig) -> PackSettings:
     model = config.model
     return PackSettings(
         seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width,
-        is_cropping=config.oversize == "window",
+        is_covering=config.long_clips == "cover", is_cropping=config.oversize == "window",
     )  # fmt: skip
 
 
-def _shard_windows(table: SampleTable, epoch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _shard_windows(table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Indices of all showings of an epoch, a few shards at a time in an order of shards drawn anew, shuffled within."""
     draws = table.draws(epoch)
+    showings = pieces if draws is None else draws * pieces
+    is_plain = bool((showings == 1).all())
     by_shard = np.argsort(table.shard, kind="stable")
     names, starts = np.unique(table.shard[by_shard], return_index=True)
     ends = np.append(starts[1:], len(by_shard))
     order = rng.permutation(len(names))
     for begin in range(0, len(order), SHARD_WINDOW):
         window = np.concatenate([by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]])
-        if draws is not None:
-            count = draws[window]
+        if not is_plain:
+            count = showings[window]
             window = np.concatenate([window[count > repeat] + repeat * len(table) for repeat in range(int(count.max(initial=0)))] or [window[:0]])
         rng.shuffle(window)
         yield window
 
 
-def _cut(table: SampleTable, at: int, settings: PackSettings, rng: np.random.Generator) -> Window:
-    """A random window of a sample that holds no more tokens and no more latents than it may: fewer latents, or a part of one frame where a frame alone is too much."""
-    patch, limit = settings.patch, settings.limit
-    t, h, w = int(table.latent_t[at]), int(table.latent_h[at]), int(table.latent_w[at])
-    rows, columns = -(-h // patch[1]), -(-w // patch[2])
-    if rows * columns > limit:
-        scale = (limit / (rows * columns)) ** 0.5
-        rows, columns = max(1, int(rows * scale)), max(1, min(columns, int(limit / max(1, int(rows * scale)))))
-    height, width = min(h, rows * patch[1]), min(w, columns * patch[2])
-    most = t if table.limit_t is None else min(t, max(1, int(table.limit_t[at])))
-    length = min(most, max(patch[0], limit // (rows * columns) * patch[0]))
-    start, top, left = (int(rng.integers(0, size - part + 1)) for size, part in ((t, length), (h, height), (w, width)))
-    return Window(start, length, top, height, left, width)
-
-
 def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
     """The steps of an epoch, every sample exactly as often as its weight says: once, if it has none.
 
-    Shuffle within windows of shards (reads stay local), cut what is over the limit to a random window, fill packs, sort packs by cost within a few steps so that ranks of
-    one step have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
+    Shuffle within windows of shards (reads stay local), show what is over the limit in parts, fill packs, sort packs by cost within a few steps so that ranks of one step
+    have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
 
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
@@ -192,18 +182,17 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
             "Raise the budget, encode at fewer pixels, or give --oversize window to show a part of such frames.",
         )  # fmt: skip
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
+    cutter = Cutter(table, patch, limit, settings.is_covering)
     ahead: dict[int, int] = {}  # index of the sample at each position of the stream that is not in a step yet
     lengths_at: dict[int, int] = {}
 
     def lengths() -> Iterator[int]:
         position = 0
-        for window in _shard_windows(table, epoch, rng):
+        for window in _shard_windows(table, cutter.pieces, epoch, rng):
             base = window % len(table)
-            latents = table.latent_t[base]
-            tokens = -(-latents // patch[0]) * per_frame[base]
-            is_over = tokens > limit if table.limit_t is None else (tokens > limit) | (latents > table.limit_t[base])
-            for at in np.flatnonzero(is_over):
-                cut = plan.windows[int(window[at])] = _cut(table, int(base[at]), settings, rng)
+            tokens = -(-table.latent_t[base] // patch[0]) * per_frame[base]
+            for at in np.flatnonzero(cutter.is_over[base]):
+                cut = plan.windows[int(window[at])] = cutter.cut(int(window[at]), rng)
                 tokens[at] = -(-cut.length // patch[0]) * -(-cut.height // patch[1]) * -(-cut.width // patch[2])
             counts = tokens.tolist()
             places = range(position, position + len(counts))

@@ -37,19 +37,19 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
 
     patch = config.model.patch
     tokens = -(-table.latent_t // patch[0]) * table.per_frame(patch)
-    shown = [index for step in plan.steps for pack in step for index in pack]
-    base = np.array(shown, dtype=np.int64) % len(table)
-    cells, latents = table.latent_t * table.latent_h * table.latent_w, int(table.latent_t[base].sum())
-    lost_t = sum(int(table.latent_t[index % len(table)]) - window.length for index, window in plan.windows.items())
-    is_cropped = [
-        index
-        for index, cut in plan.windows.items()
-        if (cut.height, cut.width) != (table.latent_h[index % len(table)], table.latent_w[index % len(table)])
-    ]
-    lost_cells = sum(
-        cut.length * (int(cells[index % len(table)]) // int(table.latent_t[index % len(table)]) - cut.height * cut.width)
-        for index, cut in plan.windows.items()
-    )
+    shown = np.array([index for step in plan.steps for pack in step for index in pack], dtype=np.int64)
+    frames = np.zeros(len(table), dtype=np.int64)  # latent frames of each sample that the epoch shows, and cells
+    cells = np.zeros(len(table), dtype=np.int64)
+    np.add.at(frames, shown % len(table), table.latent_t[shown % len(table)])
+    np.add.at(cells, shown % len(table), (table.latent_t * table.latent_h * table.latent_w)[shown % len(table)])
+    num_cropped = 0
+    for index, cut in plan.windows.items():
+        at = index % len(table)
+        frames[at] += cut.length - table.latent_t[at]
+        cells[at] += cut.length * cut.height * cut.width - table.latent_t[at] * table.latent_h[at] * table.latent_w[at]
+        num_cropped += (cut.height, cut.width) != (int(table.latent_h[at]), int(table.latent_w[at]))
+    is_shown = frames > 0
+    whole_frames, whole_cells = int(table.latent_t[is_shown].sum()), int((table.latent_t * table.latent_h * table.latent_w)[is_shown].sum())
     flops = 3 * sum(
         forward_flops(config.model, lengths := [item.tokens(patch) for item in pack], [64] * len(lengths))
         for step in plan.steps for pack in plan.packs(step)
@@ -64,9 +64,9 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
         "fill": round(plan.fill, 4),
         "showings": len(shown),
         "windowed": len(plan.windows),
-        "cropped": len(is_cropped),
-        "latent_frames_kept_this_epoch": round(1 - lost_t / max(1, latents), 4),
-        "pixels_kept": round(1 - lost_cells / max(1, int(cells[base].sum())), 4),
+        "cropped": num_cropped,
+        "latent_frames_kept_this_epoch": round(int(np.minimum(frames, table.latent_t)[is_shown].sum()) / max(1, whole_frames), 4),
+        "pixels_kept": round(int(np.minimum(cells, table.latent_t * table.latent_h * table.latent_w)[is_shown].sum()) / max(1, whole_cells), 4),
         "imbalance": {size: round(imbalance(plan, config, size), 3) for size in WORLD_SIZES if config.packs_per_step % size == 0},
         "pflops_per_epoch": round(flops / 1e15, 4),
     }

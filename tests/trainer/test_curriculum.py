@@ -52,7 +52,7 @@ def test_over_many_epochs_a_sample_is_shown_as_often_as_its_weight_says(weight, 
 
 def test_showings_of_one_epoch_have_their_own_windows_and_noise():
     table = dataclasses.replace(SampleTable.of([Sample("a", 0, 60, 8, 8), Sample("b", 0, 2, 8, 8)]), weight=np.array([3.0, 1.0]))
-    plan = plan_epoch(table, settings_of(budget=160), 4)
+    plan = plan_epoch(table, settings_of(budget=160, is_covering=False), 4)
     parts = shown(plan)
     assert Counter(part.clip_id for part in parts) == {"a": 3, "b": 1}
     assert sorted(part.repeat for part in parts if part.clip_id == "a") == [0, 1, 2]
@@ -100,7 +100,7 @@ def test_a_frame_over_the_budget_is_shown_in_part_where_that_is_asked_for():
     table = SampleTable.of([Sample("wide", 0, 3, 20, 80), Sample("tall", 0, 1, 90, 6), Sample("fits", 0, 2, 8, 8)])
     with pytest.raises(UsageError, match="--oversize window"):
         plan_epoch(table, settings_of(budget=100), 0)
-    plan = plan_epoch(table, settings_of(budget=100, is_cropping=True), 0)
+    plan = plan_epoch(table, settings_of(budget=100, is_cropping=True, is_covering=False), 0)
     found = {sample.clip_id: sample for sample in shown(plan)}
     assert all(sample.tokens(PATCH) <= 100 for sample in found.values())
     assert found["wide"].tokens(PATCH) > 80  # as much of it as fits

@@ -1,3 +1,6 @@
+import dataclasses
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,7 +58,14 @@ def test_global_batches_are_the_same_for_every_world_size_and_hold_each_sample_o
     every = samples(sizes)
     plan, again = (plan_epoch(every, settings_of(seed=seed), epoch) for _ in range(2))
     assert (plan.steps, plan.windows) == (again.steps, again.windows)
-    assert sorted(item.clip_id for step in plan.steps for pack in plan.packs(step) for item in pack) == sorted(every.clip_ids)
+    latents = Counter(
+        (item.clip_id, at)
+        for step in plan.steps
+        for pack in plan.packs(step)
+        for item in pack
+        for at in range(item.start, item.start + item.latent_t)
+    )
+    assert latents == Counter((name, at) for name, count in zip(every.clip_ids, every.latent_t, strict=True) for at in range(count))
     for step in plan.steps:
         reference = sorted(index for pack in step for index in pack)
         for world_size in (1, 2, 4, 8):
@@ -79,7 +89,12 @@ def test_a_step_is_the_same_whether_reached_or_resumed_at(sizes, step):
 
 
 def test_a_sample_over_the_budget_is_windowed_and_counted():
-    plan = plan_epoch(SampleTable.of([Sample("long", 0, 50, 8, 8)]), settings_of(100, 1), 1)  # 16 tokens a frame
+    long = SampleTable.of([Sample("long", 0, 50, 8, 8)])  # 16 tokens a frame
+    covered = plan_epoch(long, settings_of(100, 1), 1)
+    parts = sorted((item.start, item.latent_t) for step in covered.steps for pack in covered.packs(step) for item in pack)
+    assert len(parts) == len(covered.windows) == 9
+    assert all(start + length == later for (start, length), (later, _) in zip(parts, parts[1:], strict=False))
+    plan = plan_epoch(long, dataclasses.replace(settings_of(100, 1), is_covering=False), 1)
     [[[window]]] = [plan.packs(step) for step in plan.steps]
     assert len(plan.windows) == 1
     assert (window.latent_t, window.tokens(PATCH)) == (6, 96)
