@@ -99,7 +99,7 @@ def main() -> None:
         fitting = [sample for sample in samples if sample.tokens(PATCH) <= budget]
         lengths = [sample.tokens(PATCH) for sample in fitting]
         begin = time.process_time()
-        plan = plan_epoch(table, PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, width=WIDTH), 0)
+        plan = plan_epoch(table, PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)), 0)
         cpu_s = time.process_time() - begin
         others = {
             name: way(fitting, budget)
@@ -107,7 +107,9 @@ def main() -> None:
         }
         ours, first = pool_largest_fit(lengths, budget), first_fit(lengths, budget)
         fill = {name: sum(lengths) / (budget * len(bins)) for name, bins in (("pool largest-fit", ours), ("first-fit, 8 open", first))}
-        costs = [[pack_cost([item.tokens(PATCH) for item in pack], WIDTH) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64]
+        costs = [
+            [pack_cost([item.tokens(PATCH) for item in pack], 1 / (6 * WIDTH)) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64
+        ]
         balanced = float(np.mean([max(step) / np.mean(step) for step in costs]))
         flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
         random = float(np.mean(flat.max(1) / flat.mean(1)))
@@ -134,7 +136,12 @@ def million() -> None:
         *(np.tile(column, 10) for column in (small.latent_t, small.latent_h, small.latent_w)),
     )  # fmt: skip
     begin = time.process_time()
-    steps = sum(1 for _ in plan_steps(EpochPlan(table, 65_536), PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, width=WIDTH), 0))
+    steps = sum(
+        1
+        for _ in plan_steps(
+            EpochPlan(table, 65_536), PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)), 0
+        )
+    )
     print(f"{len(table)} samples planned in {time.process_time() - begin:.2f} CPU s, {steps} steps, a step at a time")
 
 

@@ -63,7 +63,9 @@ def main() -> None:
     model = DiT(PRESETS[name]().model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
     samples = [Sample(f"{index}", index // 50, *SHAPES[index % len(SHAPES)]) for index in range(len(SHAPES) * max(2, budget // 400))]
-    plan = plan_epoch(SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=1, patch=PATCH, width=model.config.width), 0)
+    plan = plan_epoch(
+        SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)), 0
+    )
     packs = [[(item.latent_t, item.latent_h, item.latent_w) for item in pack] for step in plan.steps for pack in plan.packs(step)][:4]
     shapes = [shape for pack in packs for shape in pack]
     longest = max(sample.tokens(PATCH) for sample in samples)

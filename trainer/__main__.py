@@ -1,4 +1,4 @@
-"""`python -m trainer plan | fit | sample | report`: train a DiT on a dataset's latents and sample from it."""
+"""`python -m trainer plan | measure | fit | sample | report`: train a DiT on a dataset's latents and sample from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tyro
 
 from manifests import cli
 from manifests.errors import UsageError
-from trainer.planning import Plan
+from trainer.planning import Measure, Plan
 from trainer.training import Fit
 
 
@@ -116,7 +116,7 @@ class Report:
         return cli.DONE
 
 
-VERBS = {"plan": Plan, "fit": Fit, "sample": Sample, "report": Report}
+VERBS = {"plan": Plan, "measure": Measure, "fit": Fit, "sample": Sample, "report": Report}
 
 if __name__ == "__main__":
     sys.exit(cli.main("python -m trainer", "Train a diffusion transformer on a dataset's latents, and sample.", VERBS))

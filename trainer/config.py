@@ -77,6 +77,8 @@ class FitConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     tokens: int = 2048
     """Token budget of a pack."""
+    attention_cost: float = 0.0
+    """Time of a squared token where a token takes 1, by which packs are balanced (`trainer measure`); 0: by operations."""
     packs_per_step: int = 1
     """Packs of one optimizer step over all ranks: the global batch."""
     steps: int = 500

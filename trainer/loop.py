@@ -20,7 +20,7 @@ from trainer.flow import NoisyPack
 from trainer.guard import Guard
 from trainer.loader import Loader, Pack
 from trainer.optimizers import lr_at
-from trainer.packs import pack_cost
+from trainer.packs import attention_cost_of, pack_cost
 from trainer.parallel import Ranks, sync_gradients, whole
 from trainer.run_log import RunLog
 from trainer.sheets import Sheets
@@ -202,7 +202,7 @@ class Run:
         shares = ranks.sequence.size if ranks.sequence else 1
         lengths = [pack.cu.diff().tolist() for pack in packs]
         flops = 3 * sum(forward_flops(config.model, own, pack.text_cu.diff().tolist()) for own, pack in zip(lengths, packs, strict=True)) / shares
-        cost = sum(pack_cost(own, config.model.width) for own in lengths) / shares
+        cost = sum(pack_cost(own, attention_cost_of(config)) for own in lengths) / shares
         costs = ranks.sum([cost if rank == ranks.rank else 0.0 for rank in range(ranks.size)])
         stalled, all_flops = ranks.sum([stalled_s, flops])
         if not ranks.sequence or ranks.sequence.rank == 0:

@@ -34,7 +34,8 @@ class RunOptions:
     """Peak learning rate."""
     seed: int | None = None
     """Seed of order, noise and initial weights."""
-
+    attention_cost: float | None = None
+    """What `trainer measure` found; by operations if left out."""
     ema_decay: float | None = None
     """Of the averaged weights."""
     held_out: float | None = None
@@ -63,7 +64,20 @@ class RunOptions:
             raise UsageError("--image-share", f"is {self.image_share}", "It is a share between 0 and 1.")
         if self.mix and min(self.mix.values()) < 0:
             raise UsageError("--mix", f"has a negative weight: {self.mix}")
-        names = ("tokens", "packs_per_step", "steps", "lr", "seed", "ema_decay", "held_out", "mix", "image_share", "long_clips", "oversize")
+        names = (
+            "tokens",
+            "packs_per_step",
+            "steps",
+            "lr",
+            "seed",
+            "ema_decay",
+            "held_out",
+            "mix",
+            "image_share",
+            "long_clips",
+            "oversize",
+            "attention_cost",
+        )
         given = {name: getattr(self, name) for name in names}
         found = preset(self.preset, **given, stages=load_stages(self.stages) if self.stages else None, **more)
         return replace(

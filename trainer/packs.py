@@ -70,9 +70,9 @@ def pool_largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> l
     return list(largest_fit(lengths, budget, pool))
 
 
-def pack_cost(tokens: list[int], width: int) -> float:
+def pack_cost(tokens: list[int], attention_cost: float) -> float:
     """Relative time of a pack: linear layers grow with tokens, attention with their square per sample."""
-    return float(sum(count * (1 + count / (6 * width)) for count in tokens))
+    return float(sum(count * (1 + count * attention_cost) for count in tokens))
 
 
 @dataclass
@@ -117,7 +117,7 @@ class PackSettings:
     Attributes:
         budget: tokens of a pack.
         packs_per_step: packs of a step over all ranks.
-        width: of the model, for the cost of a pack.
+        attention_cost: of a squared token, where a token costs 1: what packs are balanced by.
         max_tokens: of one sample; 0: the budget.
         is_covering: whether an epoch shows all of a sample that is longer, in consecutive windows; else one random window.
         is_cropping: whether a frame that has more tokens than that alone is shown through a window of its cells; else it is refused.
@@ -127,7 +127,7 @@ class PackSettings:
     budget: int
     packs_per_step: int
     patch: tuple[int, int, int]
-    width: int
+    attention_cost: float
     max_tokens: int = 0
     is_covering: bool = True
     is_cropping: bool = False
@@ -138,11 +138,16 @@ class PackSettings:
         return min(self.budget, self.max_tokens or self.budget)
 
 
+def attention_cost_of(config: FitConfig) -> float:
+    """As measured on the device, or by operations: attention takes n^2 of them where the linear layers take 6 n times the width."""
+    return config.attention_cost or 1 / (6 * config.model.width)
+
+
 def pack_settings(config: FitConfig) -> PackSettings:
     """What a run's plan depends on."""
     model = config.model
     return PackSettings(
-        seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, width=model.width,
+        seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, attention_cost=attention_cost_of(config),
         is_covering=config.long_clips == "cover", is_cropping=config.oversize == "window",
     )  # fmt: skip
 
@@ -207,7 +212,7 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
         flat = [item for chosen in bins for item in chosen]
         count = np.fromiter(map(lengths_at.pop, flat), float, len(flat))
         begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        costs = np.add.reduceat(count * (1 + count / (6 * settings.width)), begins)
+        costs = np.add.reduceat(count * (1 + count * settings.attention_cost), begins)
         plan.num_tokens += int(count.sum())
         plan.num_packs += len(bins)
         indices = list(map(ahead.pop, flat))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from manifests import cli
 from manifests.layout import Dataset
 from trainer.config import FitConfig
 from trainer.curriculum import EPOCHS_OF_A_STAGE, Stage
-from trainer.options import RunOptions
-from trainer.packs import EpochPlan, pack_cost, plan_epoch, rank_packs
+from trainer.options import Preset, RunOptions
+from trainer.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs
 from trainer.samples import SampleTable
 
 WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -20,12 +21,12 @@ WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float:
     """Cost of the slowest process over the mean, mean over full steps."""
-    per_step, patch, width = config.packs_per_step, config.model.patch, config.model.width
+    per_step, patch, attention_cost = config.packs_per_step, config.model.patch, attention_cost_of(config)
     ratios = []
     for step in plan.steps:
         packs = plan.packs(step)
         dealt = [rank_packs(packs, rank, world_size, per_step) for rank in range(world_size)]
-        costs = [sum(pack_cost([item.tokens(patch) for item in pack], width) for pack in own) for own in dealt]
+        costs = [sum(pack_cost([item.tokens(patch) for item in pack], attention_cost) for pack in own) for own in dealt]
         if len(step) == per_step:
             ratios.append(max(costs) / float(np.mean(costs)))
     return float(np.mean(ratios)) if ratios else float("nan")
@@ -112,6 +113,36 @@ class Plan(RunOptions):
         held = sorted({_shape(item) for item in fullest})
         shapes = ", ".join("x".join(map(str, shape)) for shape in held)
         print(f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {shapes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Time attention and the rest on this device; give the ratio to `plan` and `fit` as --attention-cost.
+
+    Example: python -m trainer measure xl --tokens 65536
+    """
+
+    preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
+    """Named size."""
+    tokens: int = 4096
+    """Tokens of a pack."""
+    threads: int = 2
+    """CPU threads."""
+
+    def run(self) -> int:
+        import torch
+
+        from trainer.config import preset
+        from trainer.costs import measure
+
+        torch.set_num_threads(self.threads)
+        device, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), preset(self.preset)
+        each, square = measure(config, device, self.tokens)
+        cli.print_json({
+            "device": device.type, "seconds_per_token": each, "seconds_per_squared_token": square, "attention_cost": square / each,
+            "attention_cost_by_operations": 1 / (6 * config.model.width),
+        })  # fmt: skip
+        return cli.DONE
 
 
 def _shape(item: Any) -> tuple[int, int, int]:

@@ -37,7 +37,10 @@ class Cutter:
         layers, most, pieces = int(self._layers[at]), int(self._most[at]), int(self.pieces[at])
         if self.is_covering:
             number = repeat % pieces
-            first, last = number * most, min(layers, (number + 1) * most)  # full windows and a rest: halves of a pack would leave gaps that nothing fills
+            first, last = (
+                number * most,
+                min(layers, (number + 1) * most),
+            )  # full windows and a rest: halves of a pack would leave gaps that nothing fills
         else:
             first = int(rng.integers(0, max(1, layers - most + 1)))
             last = min(layers, first + most)

@@ -34,7 +34,7 @@ def table_of(count=60, seed=0):
 
 
 def settings_of(**more):
-    return PackSettings(**{"seed": 1, "budget": 400, "packs_per_step": 2, "patch": PATCH, "width": 192, **more})
+    return PackSettings(**{"seed": 1, "budget": 400, "packs_per_step": 2, "patch": PATCH, "attention_cost": 1 / 1152, **more})
 
 
 def shown(plan):

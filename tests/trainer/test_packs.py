@@ -3,11 +3,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from trainer.packs import PackSettings, PlanStream, pack_cost, plan_epoch, pool_largest_fit, rank_packs
+from trainer.config import ModelConfig, preset
+from trainer.costs import measure
+from trainer.packs import PackSettings, PlanStream, pack_cost, pack_settings, plan_epoch, pool_largest_fit, rank_packs
 from trainer.samples import Sample, SampleTable
 
 PATCH = (1, 2, 2)
@@ -18,7 +21,7 @@ def samples(sizes):
 
 
 def settings_of(budget=600, packs_per_step=8, seed=3):
-    return PackSettings(seed=seed, budget=budget, packs_per_step=packs_per_step, patch=PATCH, width=192)
+    return PackSettings(seed=seed, budget=budget, packs_per_step=packs_per_step, patch=PATCH, attention_cost=1 / 1152)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=80)
@@ -112,8 +115,18 @@ def test_ranks_of_one_step_have_equal_work():
     plan = plan_epoch(every, settings_of(4096, 32), 0)
     for world_size in (8, 32):
         costs = np.array([
-            [sum(pack_cost([item.tokens(PATCH) for item in pack], 192) for pack in rank_packs(plan.packs(step), rank, world_size, 32)) for rank in range(world_size)]
+            [sum(pack_cost([item.tokens(PATCH) for item in pack], 1 / 1152) for pack in rank_packs(plan.packs(step), rank, world_size, 32)) for rank in range(world_size)]
             for step in plan.steps if len(step) == 32
         ])  # fmt: skip
         assert np.mean(costs.max(1) / costs.mean(1)) < 1.06
     assert plan.fill > 0.98
+
+
+def test_the_cost_of_attention_is_measured_on_the_device():
+    config = preset("tiny", model=ModelConfig(width=64, depth=1, num_heads=2))
+    each, square = measure(config, torch.device("cpu"), 1024)
+    assert each > 0
+    assert square >= 0
+    table = samples([(1, 8, 8), (9, 16, 16)] * 20)
+    plans = [plan_epoch(table, pack_settings(preset("tiny", tokens=600, packs_per_step=4, attention_cost=cost)), 0) for cost in (0.0, 1 / (6 * 192))]
+    assert plans[0].steps == plans[1].steps  # by operations, if nothing was measured
