@@ -18,14 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Longest = tuple[int, int]
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
-    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key."""
+
+def longest(cu_q: Tensor, cu_k: Tensor) -> Longest:
+    """Most queries and most keys of a document. On a GPU this waits for it: ask once a pass, not once a layer."""
+    return int(cu_q.diff().max()), int(cu_k.diff().max())
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, most: Longest | None = None) -> Tensor:
+    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key. `most` is `longest` of the two offsets."""
     q, k = q.to(v.dtype), k.to(v.dtype)
     if not q.is_cuda:
         return attend_grouped(q, k, v, cu_q, cu_k)
     if v.dtype in (torch.bfloat16, torch.float16) and _varlen() is not None:
-        return attend_varlen(q, k, v, cu_q, cu_k)
+        return attend_varlen(q, k, v, cu_q, cu_k, most)
     return attend_flex(q, k, v, cu_q, cu_k)
 
 
@@ -39,11 +46,12 @@ def _varlen() -> Callable[..., Any] | None:
     return varlen_attn
 
 
-def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, most: Longest | None = None) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
     varlen = _varlen()
     assert varlen is not None
-    return varlen(q, k, v, cu_q.int(), cu_k.int(), int(cu_q.diff().max()), int(cu_k.diff().max()))
+    max_q, max_k = most or longest(cu_q, cu_k)
+    return varlen(q.contiguous(), k.contiguous(), v.contiguous(), cu_q.int(), cu_k.int(), max_q, max_k)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.attention import attend
+from trainer.attention import Longest, attend, longest
 from trainer.config import ModelConfig
 from trainer.sequence import SequenceGroup
 
@@ -41,18 +41,32 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
+class RMSNorm32(nn.RMSNorm):
+    """RMS norm computed in fp32 whatever its input and its weight are kept in; the output is as the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
+def linear32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer in fp32, also where all else is computed in less: noise levels and what they modulate need it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+
+
 class SigmaEmbedding(nn.Module):
     """Noise level [n] in [0, 1] to [n, D], in fp32."""
 
     def __init__(self, width: int, num_frequencies: int = 128) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.up, self.out = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
 
     def forward(self, sigma: Tensor) -> Tensor:
         rates = torch.exp(-math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies)
         angles = 1000.0 * sigma.float()[:, None] * rates
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        return linear32(self.out, F.silu(linear32(self.up, torch.cat([angles.cos(), angles.sin()], dim=-1))))
 
 
 class DiTBlock(nn.Module):
@@ -64,36 +78,37 @@ class DiTBlock(nn.Module):
         hidden = 8 * d // 3 // 16 * 16
         k = d // config.num_heads
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
-        self.q_norm, self.k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
+        self.q_norm, self.k_norm = RMSNorm32(k), RMSNorm32(k)
         if not self.is_joint:
             self.cross_q, self.cross_kv, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
-            self.cross_q_norm, self.cross_k_norm = nn.RMSNorm(k), nn.RMSNorm(k)
-            self.norm2 = nn.RMSNorm(d, elementwise_affine=False)
+            self.cross_q_norm, self.cross_k_norm = RMSNorm32(k), RMSNorm32(k)
+            self.norm2 = RMSNorm32(d, elementwise_affine=False)
         self.up, self.down = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
-        self.norm1, self.norm3 = (nn.RMSNorm(d, elementwise_affine=False) for _ in range(2))
+        self.norm1, self.norm3 = (RMSNorm32(d, elementwise_affine=False) for _ in range(2))
         self.offset = nn.Parameter(torch.zeros(6, d))
         self.sequence: SequenceGroup | None = None
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
-        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D], not read where it is part of x. `cu` counts all tokens of the pack, also those elsewhere."""
+    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor, most: Longest) -> Tensor:
+        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D], not read where it is part of x. `cu` counts all tokens of the pack, also those elsewhere;
+        `most`: tokens of the longest sample, and words of the longest text."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.offset).unbind(dim=1)
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
         if self.sequence is None:
-            seen = attend(q, k, v, cu, cu)
+            seen = attend(q, k, v, cu, cu, (most[0], most[0]))
         else:
             q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))
-            seen = self.sequence.to_tokens(attend(q, k, v, cu, cu))
+            seen = self.sequence.to_tokens(attend(q, k, v, cu, cu, (most[0], most[0])))
         x = x + gate1 * self.out(seen.flatten(1))
         if not self.is_joint:
             own = cu if self.sequence is None else self.sequence.offsets(cu)
             q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
             k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
-            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, own, text_cu).flatten(1))
+            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, own, text_cu, most).flatten(1))
         h = self.norm3(x) * (1 + scale2) + shift2
         up, gate = self.up(h).chunk(2, dim=-1)
         return x + gate2 * self.down(F.silu(gate) * up)
@@ -124,10 +139,10 @@ class DiT(nn.Module):
         self.embed = nn.Linear(values + 2, d)  # + whether the token is given, + whether it is of the first latent frame
         self.sigma = SigmaEmbedding(d)
         self.modulation = nn.Linear(d, 6 * d)
-        self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), nn.RMSNorm(d))
+        self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), RMSNorm32(d))
         self.null_text = nn.Parameter(torch.empty(config.text_width))
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
-        self.final_norm, self.final_modulation = nn.RMSNorm(d, elementwise_affine=False), nn.Linear(d, 2 * d)
+        self.final_norm, self.final_modulation = RMSNorm32(d, elementwise_affine=False), nn.Linear(d, 2 * d)
         self.head = nn.Linear(d, values)
         with torch.no_grad():
             for name, value in self.named_parameters():
@@ -158,14 +173,15 @@ class DiT(nn.Module):
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
         levels, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, then look up
         level = F.silu(self.sigma(levels))
-        modulation = self.modulation(level).unflatten(-1, (6, -1))[which]
+        modulation = linear32(self.modulation, level).unflatten(-1, (6, -1))[which]
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
         if self.config.text == "joint":
             h = self._joint(h, modulation, angles, cu, words, text_cu)
         else:
+            most = longest(cu, text_cu)
             for block in self.blocks:
-                h = block(h, modulation, angles, cu, words, text_cu)
-        shift, scale = self.final_modulation(level)[which].chunk(2, dim=-1)
+                h = block(h, modulation, angles, cu, words, text_cu, most)
+        shift, scale = linear32(self.final_modulation, level)[which].chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
     def _joint(self, h: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
@@ -180,8 +196,9 @@ class DiT(nn.Module):
         levels = torch.cat([modulation, modulation[last]])[order]
         turns = torch.cat([angles, angles.new_zeros(len(words), angles.shape[1])])[order]
         both = torch.cat([owner.new_zeros(1), (counts + word_counts).cumsum(0)])
+        most = longest(both, text_cu)
         for block in self.blocks:
-            stream = block(stream, levels, turns, both, words, text_cu)
+            stream = block(stream, levels, turns, both, words, text_cu, most)
         return stream[place]
 
 

@@ -22,11 +22,10 @@ from trainer.loader import Loader, Pack
 from trainer.optimizers import lr_at
 from trainer.packs import attention_cost_of, pack_cost
 from trainer.parallel import Ranks, sync_gradients, whole
+from trainer.progress import StepProgress
 from trainer.run_log import RunLog
 from trainer.sheets import Sheets
 from trainer.stopping import Interrupted, Stop
-
-EVERY_S = 10.0
 
 
 def tell(ranks: Ranks, text: str) -> None:
@@ -112,28 +111,27 @@ class Run:
 
     def loop(self, loader: Loader, stop: Stop) -> int:
         """Steps until the last or a wish to stop. Returns the number of steps done."""
-        config, step, told_s, begin, tokens_done = self.config, self.state.step, 0.0, time.monotonic(), 0.0
+        config, step = self.config, self.state.step
         self.trained.model.train()
         if step >= config.steps:
             self.is_sound = True
             return step
         ready_s = time.monotonic()
-        for number, epoch, packs in loader.steps_from(step):
-            stalled_s = time.monotonic() - ready_s
-            result = self._step(number, packs, stop)
-            if result is None:
-                break
-            step, tokens_done = number + 1, tokens_done + result.num_tokens
-            self._write(number, epoch, packs, result, stalled_s, time.monotonic() - ready_s)
-            if number == 0:
-                self._tell_first(packs)
-            if time.monotonic() - told_s > EVERY_S or step == config.steps:
-                told_s = time.monotonic()
-                tell(self.ranks, f"step {step}/{config.steps} epoch {epoch} loss {result.loss:.4f} {tokens_done / (told_s - begin):.0f} tokens/s")
-            self._after(step)
-            if step == config.steps:
-                break
-            ready_s = time.monotonic()
+        with StepProgress(self.ranks, step, config.steps) as progress:
+            for number, epoch, packs in loader.steps_from(step):
+                stalled_s = time.monotonic() - ready_s
+                result = self._step(number, packs, stop)
+                if result is None:
+                    break
+                step = number + 1
+                self._write(number, epoch, packs, result, stalled_s, time.monotonic() - ready_s)
+                if number == 0:
+                    self._tell_first(packs)
+                progress.step(step, epoch, result.loss, result.num_tokens)
+                self._after(step)
+                if step == config.steps:
+                    break
+                ready_s = time.monotonic()
         if self.drawn:
             tell(self.ranks, f"captions drawn: {realised(self.drawn)}")
         self.is_sound = True

@@ -125,10 +125,12 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
     if ranks.size > 1:
         shape = (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)  # two: copies of shards (HSDP)
         mesh = dist.init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if config.is_bf16 else MixedPrecisionPolicy()
+        half = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )  # angles and modulation stay fp32
         for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=half if config.is_bf16 else MixedPrecisionPolicy())
+        fully_shard(model, mesh=mesh)
     model.to_empty(device=ranks.device)
     fill(model, config.seed)
     model.share_sequence(ranks.sequence)

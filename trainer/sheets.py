@@ -69,7 +69,8 @@ class Sheets:
         caption_id, text = self.reader.text_of(sample, "dense")
         record = {"factors": self.catalog.factors}
         trained = TrainedModel(ema, self.config.flow, torch.tensor(self.catalog.mean), torch.tensor(self.catalog.std).clamp_min(1e-4), record)
-        return sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"), canvas, caption_id
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.is_bf16):
+            return sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"), canvas, caption_id
 
     def _stored(self, sample: Sample) -> torch.Tensor:
         """The latent's mean in the VAE's own units, [C, t, h, w]."""

@@ -135,6 +135,13 @@ def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_half_precision_on_two_processes_follows_full_precision(dataset, alone, tmp_path):
+    run(dataset, tmp_path, 12, 2, '{"is_bf16": true}')
+    assert np.allclose(losses(tmp_path), losses(alone)[:12], atol=0.03)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_goes_on_with_another_number_of_processes(dataset, alone, tmp_path):
     for steps, processes in ((5, 2), (9, 4), (14, 1), (20, 2)):
