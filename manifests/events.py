@@ -68,3 +68,11 @@ def run_ids(dataset: Dataset) -> list[str]:
     """Runs of the dataset, oldest first."""
     files = storage.list_files(dataset.filesystem, dataset.path("runs"), "run.json")
     return sorted(info.path.split("/")[-2] for info in files)
+
+
+def ingest_settings(dataset: Dataset) -> dict[str, str]:
+    """Text encoder and VAE that the newest ingest used: names for a sampler to load."""
+    for run_id in reversed(run_ids(dataset)):
+        config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
+        return {"text_encoder": config["text"]["encoder"], "text_model": config["text"]["model"], "vae": config["encode"]["vae"]}
+    return {"text_encoder": "coca", "text_model": "", "vae": ""}

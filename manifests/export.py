@@ -1,7 +1,7 @@
 """Export: join the columns of a view into one plain WebDataset tar per shard, for tools that know nothing of rushes.
 
 Each sample gets `poster.jpg`, `proxy.webm`, `latent.safetensors`, `text.safetensors` (where the view has them), `txt` (the best caption)
-and `json` (the clip's row and all accepted captions).
+and `json` (the clip's row, that of its latent, what made it, and all accepted captions). The trainer can stream such tars (`trainer fit --tars`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from manifests import queries, storage
+from manifests.events import ingest_settings
 from manifests.layout import Dataset
 from manifests.shards import Member, TarWriter, read_member
 from manifests.views import View
@@ -49,6 +50,10 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> list[Path]:
                     grouped[member.key].append(member)
                 shards[shard] = (path, grouped)
             indexes.append(shards)
+    latents = (
+        {row["clip_id"]: row for row in queries.table(dataset, "latents", view.columns["latent"]).to_pylist()} if "latent" in view.columns else {}
+    )
+    made_by = ingest_settings(dataset)
     written = []
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
@@ -61,7 +66,8 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> list[Path]:
                         tar.add(member.name, read_member(dataset.filesystem, path, member))
                 rows = captions[clip["clip_id"]]
                 tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
-                tar.add(f"{clip['clip_id']}.json", json.dumps({"clip": clip, "captions": rows}, sort_keys=True).encode())
+                record = {"clip": clip, "captions": rows, "latent": latents.get(clip["clip_id"], {}), "made_by": made_by}
+                tar.add(f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode())
         temporary.replace(target)
         written.append(target)
     return written

@@ -10,10 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from manifests import events, storage
 from manifests.errors import UsageError
-from manifests.layout import Dataset
-from manifests.views import View
 from trainer.catalog import Catalog
 from trainer.config import FitConfig, FlowConfig, ModelConfig
 from trainer.dit import DiT
@@ -22,16 +19,8 @@ from trainer.patches import FACTORS
 FORMAT = "rushes-dit/1"
 
 
-def ingest_settings(dataset: Dataset) -> dict:
-    """Text encoder and VAE that the newest ingest used: names for the sampler to load."""
-    for run_id in reversed(events.run_ids(dataset)):
-        config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
-        return {"text_encoder": config["text"]["encoder"], "text_model": config["text"]["model"], "vae": config["encode"]["vae"]}
-    return {"text_encoder": "coca", "text_model": "", "vae": ""}
-
-
-def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, catalog: Catalog, view: View, dataset: Dataset) -> None:
-    """Write the model for sampling, with its latent statistics, shift rule, text encoder and VAE."""
+def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, catalog: Catalog, made_by: dict) -> None:
+    """Write the model for sampling, with its latent statistics and shift rule; `made_by` names the columns, the text encoder and the VAE."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
     record = {
@@ -41,8 +30,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, cata
         "factors": list(catalog.factors),
         "latent_mean": catalog.mean,
         "latent_std": catalog.std,
-        "columns": {name: str(column) for name, column in view.columns.items()},
-        **ingest_settings(dataset),
+        **made_by,
     }
     (folder / "model.json").write_text(json.dumps(record, indent=2) + "\n")
 

@@ -8,16 +8,18 @@ Ctrl-C and SIGTERM finish the step in hand, save, and end.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from manifests.errors import UsageError
+from manifests.events import ingest_settings
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
 from manifests.reading import RangeCache
-from manifests.views import View
 from trainer.catalog import Catalog, load_catalog, views_of
 from trainer.checkpoints import Trained, TrainState, list_checkpoints, load_checkpoint
 from trainer.config import RUN_ONLY, FitConfig, load_config, save_config
@@ -25,12 +27,13 @@ from trainer.curriculum import Curriculum, stages_of
 from trainer.dit import count_parameters
 from trainer.evaluate import validation_packs
 from trainer.export import save_model
-from trainer.loader import Loader, PackReader
+from trainer.loader import Loader, Pack, PackReader
 from trainer.loop import Run, tell
 from trainer.optimizers import make_optimizers
-from trainer.parallel import Ranks, build, full_state, join
+from trainer.parallel import Ranks, build, check, full_state, join
 from trainer.sheets import Sheets
 from trainer.stopping import RunLock, Stop, stop_on_signals
+from trainer.streaming import StreamLoader, StreamReader, survey
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
@@ -44,49 +47,91 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
     return hashlib.sha256((catalog.digest + canonical_json(settings)).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a run reads: what there is, how to read it, for validation and step by step, and what made it, for the exported model."""
+
+    config: FitConfig
+    catalog: Catalog
+    validation: list[Pack]
+    loader: Loader | StreamLoader
+    made_by: dict[str, Any]
+    sheets: Sheets | None = None
+
+
+def dataset_source(dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None, ranks: Ranks) -> Source:
+    """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
+    views = views_of(dataset, view_name, config)
+    catalog = load_catalog(dataset, views, config)
+    config = _sized(config, catalog)
+    reader = PackReader(dataset, catalog, config, cache, is_pinned=ranks.device.type == "cuda")
+    made_by = {"columns": {name: str(column) for name, column in views[0].columns.items()}, **ingest_settings(dataset)}
+    loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
+    sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
+    return Source(config, catalog, validation_packs(reader, catalog.held_out, config.tokens), loader, made_by, sheets)
+
+
+def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
+    """Plain tars without an index, streamed (trainer/streaming.py)."""
+    catalog, aside, made_by = survey(urls, config)
+    config = _sized(config, catalog)
+    reader = StreamReader(catalog, config)
+    held = [reader.hold(clip) for clip in aside]
+    validation = validation_packs(reader, held, config.tokens)
+    reader.let_go(held)
+    return Source(config, catalog, validation, StreamLoader(urls, reader, ranks.data_rank, ranks.data_size), made_by)
+
+
+def _sized(config: FitConfig, catalog: Catalog) -> FitConfig:
+    return replace(config, model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width))
+
+
 def fit(dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None) -> int:
-    """`fit_until` with SIGINT and SIGTERM turned into a wish to stop, from the first line to the last."""
-    with stop_on_signals() as stop:
-        return fit_until(dataset, view_name, config, out, stop, cache)
-
-
-def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, stop: Stop, cache: RangeCache | None = None) -> int:
-    """Train up to `config.steps` and export the model. Returns the number of steps done.
+    """`fit_until` on a dataset, with SIGINT and SIGTERM turned into a wish to stop, from the first line to the last.
 
     Args:
         cache: where ranges of a dataset on an object store are kept.
+    """
+    with stop_on_signals() as stop:
+        return fit_until(config, out, stop, lambda ranks: dataset_source(dataset, view_name, config, out, cache, ranks))
+
+
+def fit_tars(urls: list[str], config: FitConfig, out: Path) -> int:
+    """The same on plain tars."""
+    with stop_on_signals() as stop:
+        return fit_until(config, out, stop, lambda ranks: tars_source(urls, config, ranks))
+
+
+def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[Ranks], Source]) -> int:
+    """Train up to `config.steps` and export the model. Returns the number of steps done.
 
     Raises:
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
         Interrupted: `stop` was wished for; the run has saved itself.
     """
-    ranks, views = join(config.sequence_parallel), views_of(dataset, view_name, config)
-    catalog = load_catalog(dataset, views, config)
-    config = replace(config, model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width))
-    digest = run_digest(catalog, config)
-    lock = _claim(out, catalog, config, digest, ranks)
+    ranks = join(config.sequence_parallel)
+    check(config, ranks)
+    source = open_source(ranks)
+    config, digest = source.config, run_digest(source.catalog, source.config)
+    lock = _claim(out, source.catalog, config, digest, ranks)
     model = build(config, ranks)
     emas: dict[float, nn.Module] = {decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)}
     trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
     if checkpoints := list_checkpoints(out / "checkpoints"):
         state = load_checkpoint(checkpoints[-1], trained, digest, ranks)
         tell(ranks, f"resumed after step {state.step} from {checkpoints[-1]}")
-    reader = PackReader(dataset, catalog, config, cache, is_pinned=ranks.device.type == "cuda")
-    sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
-    tell(
-        ranks,
-        f"{count_parameters(model) / 1e6:.2f} M parameters, {len(catalog.table)} samples, {len(catalog.held_out)} held out, {config.tokens} tokens a pack, "
-        f"{ranks.size} processes",
+    samples = (
+        f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out" if len(source.catalog.table) else "tars without an index"
     )
-    run = Run(config, out, ranks, trained, state, validation_packs(reader, catalog.held_out, config.tokens), sheets)
+    tell(ranks, f"{count_parameters(model) / 1e6:.2f} M parameters, {samples}, {config.tokens} tokens a pack, {ranks.size} processes")
+    run = Run(config, out, ranks, trained, state, source.validation, source.sheets)
     try:
         before = run.validate(state.step) if state.step == 0 else None
-        loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
         try:
-            step = run.loop(loader, stop)
+            step = run.loop(source.loader, stop)
         finally:
             if run.is_sound:
-                _export(out, trained, config, catalog, views[0], dataset, ranks)  # one may sample from a run that was stopped
+                _export(out, trained, source, ranks)  # one may sample from a run that was stopped
         after = run.validate(step)
         run.show(step)
     finally:
@@ -101,13 +146,13 @@ def fit_until(dataset: Dataset, view_name: str, config: FitConfig, out: Path, st
     return step
 
 
-def _export(out: Path, trained: Trained, config: FitConfig, catalog: Catalog, view: View, dataset: Dataset, ranks: Ranks) -> None:
+def _export(out: Path, trained: Trained, source: Source, ranks: Ranks) -> None:
     """Write each average as a model to sample from: the first as `model`, others as `model-ema<decay>`."""
     for decay, ema in trained.emas.items():
         weights = full_state(ema)
         if ranks.is_first:
-            name = "model" if decay == config.ema_decay else f"model-ema{decay:g}"
-            save_model(out / name, weights, config, catalog, view, dataset)
+            name = "model" if decay == source.config.ema_decay else f"model-ema{decay:g}"
+            save_model(out / name, weights, source.config, source.catalog, source.made_by)
 
 
 def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> RunLock | None:

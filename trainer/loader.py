@@ -80,26 +80,35 @@ class PackReader:
     """Reads the samples of a pack and lays them end to end.
 
     Args:
+        dataset: None for a reader that has its bytes from elsewhere (trainer/streaming.py).
         cache: where ranges of an object store are kept; None: they are fetched each time.
         is_pinned: make the pack in memory from which a GPU copies without waiting.
     """
 
-    def __init__(self, dataset: Dataset, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None, is_pinned: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None, is_pinned: bool = False
+    ) -> None:
         self.dataset, self.catalog, self.config, self.is_pinned = dataset, catalog, config, is_pinned
-        self.members = MemberReader(dataset.filesystem, cache)
+        self.members = MemberReader(dataset.filesystem, cache) if dataset else None
         self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
         self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
         self.mixing = Mixing(weights=config.captions)
 
+    def whole_latent(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of a sample's clip as stored, [C, T, H, W]; they are soon overwritten."""
+        path, member = self.catalog.latents[sample.clip_id]
+        assert self.members is not None
+        tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
+        return tensors["mean"], tensors["logvar"]
+
     def stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and log variance of what is shown of a sample, [C, t, h, w], in the VAE's units."""
-        path, member = self.catalog.latents[sample.clip_id]
-        tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
         part = (
             slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
             slice(sample.left, sample.left + sample.latent_w),
         )  # fmt: skip
-        return tuple(torch.empty(tensors[name][part].shape).copy_(tensors[name][part]) for name in ("mean", "logvar"))  # type: ignore[return-value]
+        mean, logvar = (torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample))
+        return mean, logvar
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A draw from the posterior, normalised per channel: [C, t, h, w]."""
@@ -107,25 +116,30 @@ class PackReader:
         value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul_(0.5).exp_()).add_(mean)
         return value.sub_(self.mean).div_(self.std)
 
-    def text_of(self, sample: Sample, kind: str) -> tuple[str, Tensor]:
-        """Id and embedding [L, Dt] of a sample's first caption of a kind, or of its first caption."""
-        view = self.catalog.views[sample.view]
-        captions = view.captions[sample.clip_id]
-        caption_id = next((name for name, own, _ in captions if own == kind), captions[0][0])
-        return caption_id, self._embedding(sample, caption_id)
+    def captions_of(self, sample: Sample) -> list[tuple[str, str, str]]:
+        """(id, kind, source) of each caption of a sample's clip."""
+        return self.catalog.views[sample.view].captions[sample.clip_id]
 
-    def _embedding(self, sample: Sample, caption_id: str) -> Tensor:
+    def embedding(self, sample: Sample, caption_id: str) -> Tensor:
+        """A caption's embedding, [L, Dt]."""
         path, member = self.catalog.views[sample.view].texts[sample.clip_id]
+        assert self.members is not None
         found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[caption_id]
         return torch.empty(found.shape).copy_(found)  # a copy: its bytes are soon overwritten
 
+    def text_of(self, sample: Sample, kind: str) -> tuple[str, Tensor]:
+        """Id and embedding [L, Dt] of a sample's first caption of a kind, or of its first caption."""
+        captions = self.captions_of(sample)
+        caption_id = next((name for name, own, _ in captions if own == kind), captions[0][0])
+        return caption_id, self.embedding(sample, caption_id)
+
     def _text(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, str]:
         """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
-        captions = self.catalog.views[sample.view].captions[sample.clip_id]
+        captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < self.config.flow.text_dropout:
             return torch.zeros(1, self.catalog.text_width), "none"
-        return self._embedding(sample, captions[index][0]), captions[index][1]
+        return self.embedding(sample, captions[index][0]), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int) -> Pack:
         """Read one pack; unreadable samples are left out and named in `corrupt`."""
@@ -192,7 +206,7 @@ class Loader:
         limit = self.reader.config.max_corrupt
         if self.num_corrupt > max(3, limit * self.num_read):
             raise RushesError(
-                self.reader.dataset.uri,
+                self.reader.dataset.uri if self.reader.dataset else "",
                 f"{self.num_corrupt} of {self.num_read} samples are unreadable, over the limit of {limit:.0%}",
                 "Run `python -m manifests verify --deep`.",
             )

@@ -26,6 +26,7 @@ from trainer.progress import StepProgress
 from trainer.run_log import RunLog
 from trainer.sheets import Sheets
 from trainer.stopping import Interrupted, Stop
+from trainer.streaming import StreamLoader
 
 
 def tell(ranks: Ranks, text: str) -> None:
@@ -82,7 +83,7 @@ class Run:
     """A run under way: what the steps share."""
 
     def __init__(
-        self, config: FitConfig, out: Path, ranks: Ranks, trained: Trained, state: TrainState, validation: list[Pack], sheets: Sheets
+        self, config: FitConfig, out: Path, ranks: Ranks, trained: Trained, state: TrainState, validation: list[Pack], sheets: Sheets | None
     ) -> None:
         self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
         self.validation, self.sheets = validation, sheets
@@ -105,11 +106,11 @@ class Run:
 
     def show(self, step: int) -> None:
         """Make a sheet of samples."""
-        if path := self.sheets.make(self.ema, step):
+        if self.sheets and (path := self.sheets.make(self.ema, step)):
             self.log.sheet(step, path)
             tell(self.ranks, f"samples beside held-out clips: {path}")
 
-    def loop(self, loader: Loader, stop: Stop) -> int:
+    def loop(self, loader: Loader | StreamLoader, stop: Stop) -> int:
         """Steps until the last or a wish to stop. Returns the number of steps done."""
         config, step = self.config, self.state.step
         self.trained.model.train()

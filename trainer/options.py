@@ -20,7 +20,7 @@ class RunOptions:
 
     preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
     """Named size."""
-    data: str
+    data: str = ""
     """Dataset folder or address."""
     view: str = "default"
     """View to read."""

@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from manifests import cli
+from manifests.errors import UsageError
 from manifests.layout import Dataset
 from trainer.config import FitConfig
 from trainer.curriculum import EPOCHS_OF_A_STAGE, Stage
@@ -91,6 +92,8 @@ class Plan(RunOptions):
         from trainer.catalog import load_catalog, views_of
         from trainer.curriculum import stages_of
 
+        if not self.data:
+            raise UsageError("--data", "is needed", "Give the dataset to plan for.")
         config, dataset = self.config(), Dataset(self.data)
         catalog = load_catalog(dataset, views_of(dataset, self.view, config), config)
         stages = stages_of(catalog.table, config, catalog.factors[0])

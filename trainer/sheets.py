@@ -9,13 +9,14 @@ import torch
 from captioner.sheet import contact_sheet
 from manifests import queries
 from manifests.errors import RushesError
+from manifests.events import ingest_settings
 from manifests.layout import Dataset
 from manifests.views import View
 from trainer.catalog import Catalog
 from trainer.config import FitConfig
 from trainer.dit import DiT
 from trainer.efficiency import shape_classes
-from trainer.export import TrainedModel, ingest_settings
+from trainer.export import TrainedModel
 from trainer.loader import PackReader
 from trainer.parallel import Ranks, reshard
 from trainer.sample import Canvas, sample_latent, to_frames

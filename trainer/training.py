@@ -66,6 +66,8 @@ class Fit(RunOptions):
     """Folder on the local disk that keeps what was read of a dataset on an object store."""
     cache_gb: float = 100.0
     """Most that it holds."""
+    tars: tuple[str, ...] = ()
+    """Plain WebDataset tars to stream instead of a dataset (`python -m manifests export` makes them); several, or one pattern such as 'tars/{000000..000009}.tar'."""
     threads: int = 2
     """CPU threads."""
     launch: Literal["here", "ray"] = "here"
@@ -79,14 +81,17 @@ class Fit(RunOptions):
         if self.launch == "ray":
             return self._on_ray()
         import torch
+        from braceexpand import braceexpand
 
         from manifests.reading import RangeCache
-        from trainer.fit import fit
+        from trainer.fit import fit, fit_tars
         from trainer.stopping import Interrupted
 
         torch.set_num_threads(self.threads)
-        if self.out is None and "://" in self.data:
-            raise UsageError("--out", "is needed where the dataset is not a local folder", "Give a local run folder.")
+        if self.out is None and ("://" in self.data or not self.data):
+            raise UsageError("--out", "is needed where no local dataset is read", "Give a local run folder.")
+        if bool(self.tars) == bool(self.data):
+            raise UsageError("--data, --tars", "give one of the two", "--data for a dataset, --tars for plain tars.")
         out = self.out or Path(self.data) / "training" / self.preset
         names = ("optimizer", "schedule", "ema_more", "save_every", "validate_every", "sample_every", "spike_factor", "roll_back_after", "shard_size",
                  "sequence_parallel", "wandb", "peak_tflops")  # fmt: skip
@@ -99,7 +104,10 @@ class Fit(RunOptions):
                 raise UsageError(f"--{name.replace('_', '-')}", f"is {more[name]}", "It must be 1 or more.")
         cache = RangeCache(self.cache, round(self.cache_gb * 1e9)) if self.cache else None
         try:
-            fit(Dataset(self.data), self.view, self.config(**more), out, cache)
+            if self.tars:
+                fit_tars([url for pattern in self.tars for url in braceexpand(pattern)], self.config(**more), out)
+            else:
+                fit(Dataset(self.data), self.view, self.config(**more), out, cache)
         except Interrupted as stopped:
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)
