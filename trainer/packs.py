@@ -45,13 +45,15 @@ def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterat
     order: deque[int] = deque()  # the same numbers, oldest first
     gone: set[int] = set()
     stream = enumerate(lengths)
-    while True:
+
+    def fill_up() -> None:
         while len(waiting) < pool and (item := next(stream, None)) is not None:
             key = item[1] << _SHIFT | _MASK - item[0]
             waiting.insert(bisect_left(waiting, key), key)
             order.append(key)
-        if not waiting:
-            return
+
+    fill_up()
+    while waiting:
         while order[0] in gone:
             gone.discard(order.popleft())
         key = order.popleft()
@@ -62,7 +64,10 @@ def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterat
             gone.add(key)
             chosen.append(_MASK - (key & _MASK))
             room -= key >> _SHIFT
+            if not waiting:  # many small ones: more than the pool holds go into one bin
+                fill_up()
         yield chosen
+        fill_up()
 
 
 def pool_largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> list[list[int]]:

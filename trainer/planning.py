@@ -20,8 +20,8 @@ from trainer.samples import SampleTable
 WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float:
-    """Cost of the slowest process over the mean, mean over full steps."""
+def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float | None:
+    """Cost of the slowest process over the mean, mean over full steps; None where no step is full."""
     per_step, patch, attention_cost = config.packs_per_step, config.model.patch, attention_cost_of(config)
     ratios = []
     for step in plan.steps:
@@ -30,11 +30,14 @@ def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float:
         costs = [sum(pack_cost([item.tokens(patch) for item in pack], attention_cost) for pack in own) for own in dealt]
         if len(step) == per_step:
             ratios.append(max(costs) / float(np.mean(costs)))
-    return float(np.mean(ratios)) if ratios else float("nan")
+    return round(float(np.mean(ratios)), 3) if ratios else None
 
 
 def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str, Any]:
-    """Counts, fill, what is kept, balance and operations of one epoch."""
+    """Counts, fill, what is kept, balance and operations (forward and backward) of one epoch."""
+    import torch
+
+    from trainer.dit import DiT, count_parameters
     from trainer.efficiency import forward_flops
 
     patch = config.model.patch
@@ -56,7 +59,10 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
         forward_flops(config.model, lengths := [item.tokens(patch) for item in pack], [64] * len(lengths))
         for step in plan.steps for pack in plan.packs(step)
     )  # fmt: skip
+    with torch.device("meta"):
+        parameters = count_parameters(DiT(config.model))
     return {
+        "parameters": parameters,
         "samples": len(table),
         "images": int((table.latent_t == 1).sum()),
         "shapes": len(set(zip(table.latent_t.tolist(), table.latent_h.tolist(), table.latent_w.tolist(), strict=True))),
@@ -69,7 +75,8 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
         "cropped": num_cropped,
         "latent_frames_kept_this_epoch": round(int(np.minimum(frames, table.latent_t)[is_shown].sum()) / max(1, whole_frames), 4),
         "pixels_kept": round(int(np.minimum(cells, table.latent_t * table.latent_h * table.latent_w)[is_shown].sum()) / max(1, whole_cells), 4),
-        "imbalance": {size: round(imbalance(plan, config, size), 3) for size in WORLD_SIZES if config.packs_per_step % size == 0},
+        "imbalance": {size: imbalance(plan, config, size) for size in WORLD_SIZES if config.packs_per_step % size == 0},
+        "gflops_per_token": round(flops / 1e9 / max(1, plan.num_tokens), 4),
         "pflops_per_epoch": round(flops / 1e15, 4),
     }
 

@@ -54,8 +54,12 @@ def test_coordinates_are_seconds_and_centred_rows_and_columns():
     assert coords[0].tolist() == [0.0, -0.5, -1.0]
     assert coords[-1].tolist() == [pytest.approx((8 - 1.5) / 16), 0.5, 1.0]
     assert frame.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    slow, _ = coordinates((3, 2, 3), (1, 2, 2), fps=8.0)
-    assert torch.allclose(slow[:, 0], 2 * coords[:, 0])
+    for fps in (8.0, 30.0, 30000 / 1001):
+        other, _ = coordinates((3, 2, 3), (1, 2, 2), fps=fps)
+        assert torch.allclose(other[:, 0] * fps, coords[:, 0] * 16)
+        assert torch.equal(other[:, 1:], coords[:, 1:])
+    image, _ = coordinates((1, 3, 2), (1, 2, 2), fps=0.0)
+    assert image.tolist() == [[0.0, row, column] for row in (-1.0, 0.0, 1.0) for column in (-0.5, 0.5)]
     window, _ = coordinates((1, 2, 3), (1, 2, 2), fps=16.0, start=2)
     assert torch.equal(window, coords[12:])
 

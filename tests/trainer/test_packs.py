@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -47,12 +48,20 @@ def slow_largest_fit(lengths, budget, pool=128):
             best = max(fitting, key=lambda item: (lengths[item], -item))
             waiting.remove(best)
             chosen.append(best)
+            while not waiting and len(waiting) < pool and (item := next(stream, None)) is not None:
+                waiting.append(item)
+                waiting += list(itertools.islice(stream, pool - 1))
         bins.append(chosen)
 
 
 @given(lengths=st.lists(st.integers(1, 40), max_size=120), pool=st.integers(1, 20))
 def test_packing_is_the_rule_it_says(lengths, pool):
     assert pool_largest_fit(lengths, 100, pool) == slow_largest_fit(lengths, 100, pool)
+
+
+def test_bins_hold_more_small_items_than_the_pool():
+    [first, *_] = pool_largest_fit([1] * 1000, 900, pool=16)
+    assert len(first) == 900
 
 
 @given(sizes=sizes, seed=st.integers(0, 5), epoch=st.integers(0, 5))
