@@ -8,7 +8,6 @@ weight's name, the same for any number of processes.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from learning import processes
 from manifests.errors import UsageError
 from trainer.config import FitConfig
 from trainer.dit import DiT, initial_value
@@ -68,14 +68,7 @@ def join(sequence_parallel: int = 1) -> Ranks:
     Raises:
         UsageError: the processes do not divide into groups of `sequence_parallel`.
     """
-    is_gpu = torch.cuda.is_available()
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
-    if is_gpu:
-        torch.cuda.set_device(device)
-    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, size, device = processes.join()
     if size % sequence_parallel:
         raise UsageError("--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}")
     if sequence_parallel == 1:

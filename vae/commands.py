@@ -16,6 +16,7 @@ import tyro
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from learning.processes import join
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
@@ -30,7 +31,7 @@ from vae.grid import Extent
 from vae.losses import psnr_db
 from vae.model import CausalVAE, VAEConfig
 from vae.stats import channel_stats, corpus_stats
-from vae.train import TrainConfig, processes, train
+from vae.train import TrainConfig, train
 
 PUSH_FRAMES = 16
 
@@ -80,7 +81,7 @@ class Train:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.train.seed)
         clips = self._clips()
-        rank, count = processes()
+        rank, count, _ = join()
         cli.say(f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} processes")
         model = load_own(self.init) if self.init else CausalVAE(self.model)
         windows = Windows(clips, self.train.budget, self.train.seed)

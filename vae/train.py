@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from learning.processes import join
+from learning.state import load_state, save_state
 from manifests.cli import say
-from manifests.errors import UsageError
 from manifests.step_log import cut_rows
 from vae.clips import Windows, as_float
 from vae.discriminator import PatchDiscriminator, fooling_loss, judge_loss
@@ -116,58 +114,18 @@ class Run:
         return found
 
     def save(self) -> None:
-        """Write everything under a temporary name, then rename."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"average.{name}": value for name, value in self.average.items()}
-        for part, (module, optimizer) in self._modules().items():
-            tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{part}-optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        temporary = self.folder / ".state.tmp"
-        save_file(
-            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-            temporary,
-            {"step": str(self.step), "digest": self.digest, "seconds": str(self.spent_s())},
-        )
-        temporary.replace(self.folder / "state.safetensors")
+        save_state(self.folder, self._modules(), self.average, self.digest, step=self.step, seconds=self.spent_s())
 
     def spent_s(self) -> float:
         """Seconds of training, those before a resume too."""
         return self.seconds + time.monotonic() - self._begun_s
 
     def load(self) -> bool:
-        """Go on where `save` left off, if it did.
-
-        Raises:
-            UsageError: the saved run had other data or settings.
-        """
-        path = self.folder / "state.safetensors"
-        if not path.exists():
-            return False
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        if metadata["digest"] != self.digest:
-            raise UsageError(str(self.folder), "was begun on other data or with other settings", "Remove the folder to begin anew.")
-        tensors = load_file(path)
-        for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
-        for part, (module, optimizer) in self._modules().items():
-            module.load_state_dict({name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{part}.")})
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in tensors.items():
-                if name.startswith(f"{part}-optimizer."):
-                    _, index, key = name.split(".", 2)
-                    state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.step, self.seconds = int(metadata["step"]), float(metadata.get("seconds", 0.0))
-        return True
-
-
-def processes() -> tuple[int, int]:
-    """(rank, number of processes); joins the group that torchrun speaks of in the environment."""
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        """Go on where `save` left off, if it did."""
+        numbers = load_state(self.folder, self._modules(), self.average, self.digest)
+        if numbers:
+            self.step, self.seconds = int(numbers["step"]), numbers["seconds"]
+        return numbers is not None
 
 
 def _average_gradients(module: nn.Module, count: int) -> None:
@@ -221,8 +179,7 @@ def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path,
     Returns:
         The record of the run.
     """
-    rank, count = processes()
-    device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    rank, count, device = join()
     if is_fresh:
         model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
     model.to(device).train().requires_grad_(True)

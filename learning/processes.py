@@ -1,0 +1,35 @@
+"""This process among those of a training: started by torchrun or Ray Train, or alone."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+
+class Place(NamedTuple):
+    """Rank, number of processes, and the device of this one."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def join() -> Place:
+    """Join the processes that the environment speaks of, or stand alone."""
+    is_gpu = torch.cuda.is_available()
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
+    if is_gpu:
+        torch.cuda.set_device(device)
+    return Place(dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else Place(0, 1, device)
+
+
+def wait_for_all() -> None:
+    """Wait for the other processes, where there are any."""
+    if dist.is_initialized():
+        dist.barrier()
