@@ -151,8 +151,9 @@ class DiT(nn.Module):
 
     def share_sequence(self, group: SequenceGroup | None) -> None:
         """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process holds all."""
-        for block in self.blocks:
-            block.sequence = group  # type: ignore[assignment]
+        for module in self.modules():  # blocks may be wrapped
+            if isinstance(module, DiTBlock):
+                module.sequence = group
 
     def forward(self, x: Tensor, sigma: Tensor, known: Tensor, coords: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
         """Velocity [N, P].

@@ -100,7 +100,7 @@ def test_two_processes_train_as_one_does(dataset, alone, tmp_path):
 
 @pytest.mark.timeout(600)
 def test_two_processes_that_share_each_pack_train_as_one_does(dataset, alone, tmp_path):
-    run(dataset, tmp_path, 20, 2, '{"sequence_parallel": 2}')
+    run(dataset, tmp_path, 20, 2, '{"sequence_parallel": 2, "is_checkpointed": true}')
     assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
     assert consumed(tmp_path) == consumed(alone)
     rows, whole = ([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (tmp_path, alone))
