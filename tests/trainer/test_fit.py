@@ -187,6 +187,13 @@ def test_single_stream_text_and_v_prediction_train_and_sample(dataset, tmp_path,
     assert latent.isfinite().all()
 
 
+@pytest.mark.slow
+def test_compiled_and_recomputed_blocks_train_as_plain_ones(dataset, whole_run, tmp_path):
+    config = dataclasses.replace(TEST, steps=4, cooldown=0.0, is_compiled=True, is_checkpointed=True)
+    fit(dataset, "default", config, tmp_path)
+    assert np.allclose(losses(tmp_path), losses(whole_run)[:4], atol=1e-5)
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path):
     first = RunLock(tmp_path)
     with pytest.raises(UsageError, match="in use"):
