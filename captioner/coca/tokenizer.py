@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from captioner.coca.phrases import with_phrases
+
 PAD, START, END = 0, 1, 2
 
 
@@ -31,7 +33,7 @@ class Tokens(Protocol):
 
 
 class CaptionTokenizer:
-    """Byte-level BPE trained on captions: any text can be said, and common words are one token. Ids 0, 1, 2 are padding, start and end."""
+    """Byte-level BPE trained on captions: any text can be said, and common words and phrases are one token. Ids 0, 1, 2 are padding, start and end."""
 
     start, end = START, END
 
@@ -41,16 +43,21 @@ class CaptionTokenizer:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> CaptionTokenizer:
-        """The merges that occur most in `texts`."""
+        """The merges within words that occur most in `texts`, and in the last fifth of the vocabulary phrases (`with_phrases`)."""
+        texts = list(texts)
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=["<pad>", "<start>", "<end>"], initial_alphabet=alphabet, show_progress=False, min_frequency=2
+            vocab_size=vocab_size - vocab_size // 5,
+            special_tokens=["<pad>", "<start>", "<end>"],
+            initial_alphabet=alphabet,
+            show_progress=False,
+            min_frequency=2,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return CaptionTokenizer(tokenizer)
+        return CaptionTokenizer(with_phrases(tokenizer, texts, vocab_size))
 
     @staticmethod
     def load(path: Path) -> CaptionTokenizer:
