@@ -20,8 +20,8 @@ class CocaConfig:
     vision_width: int = 128
     vision_layers: int = 2
     head_width: int = 32
-    pooler_queries: int = 49
-    """Tokens the attentional pooler leaves of a clip; the first is the contrastive one. 1 + max_frames x places: from scratch, each begins at one place of one frame."""
+    pooler_queries: int = 1
+    """Tokens the attentional pooler leaves of a clip; the first is the contrastive one, and all there is from scratch, where the decoder attends to the places."""
     pooler_heads: int = 4
     text_width: int = 128
     text_heads: int = 4
@@ -29,14 +29,14 @@ class CocaConfig:
     decoder_layers: int = 2
     context_length: int = 120
     """Longest caption in tokens, start and end included."""
-    vocab_size: int = 512
+    vocab_size: int = 640
     max_frames: int = 3
     """Frames of a clip that are looked at, spread evenly over its previews."""
     max_patches: int = 84
     """Patches of one frame, at most about: the frame's own aspect is kept, the whole of it is seen."""
     stem: Literal["patch", "conv"] = "conv"
-    """patch: one linear layer, as in open_clip's weights; conv: a few convolutions (Xiao et al. 2021, arXiv:2106.14881), which need far less data, with a glimpse of
-    the whole clip for the decoder and a head that guesses the caption's words. `patch_px` is then a power of two, and `text_width` is `embed_dim`."""
+    """patch: one linear layer, as in open_clip's weights; conv: a few convolutions (Xiao et al. 2021, arXiv:2106.14881), which need far less data, of a clip's middle frame
+    and of how it changes, with words read off them beside the decoder. `patch_px` is then a power of two, and `text_width` is `vision_width`."""
     is_legacy: bool = False
     """open_clip's released weights: CLIP's tokenizer with padding 0, and its class mask, which is off by one."""
 

@@ -17,6 +17,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from captioner.coca.model import VideoCoCa
+from captioner.coca.tokenizer import PAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,13 @@ def step(model: VideoCoCa, ids: Tensor, position: int, tokens: Tensor, cache: Ca
     memory, x = model.with_glimpse(tokens, x)
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
         x = _cross_block(cross, _self_block(block, x, cache), memory, cache)
-    return (decoder.ln_final(x[:, 0]) @ decoder.text_projection).log_softmax(-1)
+    return _sayable(model.logits(x, tokens)[:, 0]).log_softmax(-1)
+
+
+def _sayable(logits: Tensor) -> Tensor:
+    """Padding is no text: the text tower would not see it."""
+    logits[:, PAD] = -torch.inf
+    return logits
 
 
 @torch.no_grad()
@@ -182,5 +189,5 @@ def write_uncached(model: VideoCoCa, clips: Tensor, start: int, end: int, max_to
     ids = torch.full((len(clips), 1), start, device=clips.device)
     for _ in range(max_tokens):
         _, states = model._encode_text(ids)
-        ids = torch.cat([ids, model.text_decoder(*model.with_glimpse(tokens, states))[:, -1].argmax(-1, keepdim=True)], dim=1)
+        ids = torch.cat([ids, _sayable(model.decode(tokens, states)[:, -1]).argmax(-1, keepdim=True)], dim=1)
     return ids[:, 1:].tolist()

@@ -6,6 +6,10 @@ Sources: CoCa (Yu et al. 2022, arXiv:2205.01917); frames flattened into its pool
 guess motion at chance; a patch embedding of the frame difference added to each frame's patches tells it. With that embedding and the temporal positions at zero,
 one frame gives exactly what open_clip's image CoCa gives, so its released weights load (`load_open_clip`).
 
+From scratch (`stem="conv"`) little of that can be learnt from a few thousand clips. There the clip is its middle frame and what changes before and after it, both seen
+through convolutions; the decoder attends to the places themselves, as in Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and each word is also read off
+what the stems see, by a linear map (`read_off`).
+
 What open_clip 3.3 leaves undone is done here: its text projection is never initialised, and the shift of the labels is ours (it moved between releases).
 """
 
@@ -23,12 +27,15 @@ from captioner.coca.config import CocaConfig
 from manifests.errors import UsageError
 
 EXTRA = ("temporal", "difference.")
+CHANGE_GAIN = 3.0
+"""Differences of frames are about as much smaller than frames: the deep stem sees both as loud."""
 
 
 class ConvStem(nn.Module):
     """Pixels to patch embeddings by convolutions at full size, each halved after: shapes a few patches wide are told here, with far less data than patches need.
 
-    Its group norms take the background's share out of every picture, so that what is small and different stands out; the maxima keep it.
+    Its group norms take the background's share out of every picture, so that what is small and different stands out; the maxima keep it. Its filters are standardised,
+    which makes up for what group norms lack of batch norms (Qiao et al. 2019, arXiv:1903.10520).
     """
 
     def __init__(self, channels: int, width: int, patch_px: int) -> None:
@@ -41,11 +48,17 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, D, H / patch, W / patch]."""
+        x = x.contiguous(memory_format=torch.channels_last)
         for level, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = F.relu(norm(conv(x)))
-            if level < self.halvings:
-                x = F.max_pool2d(x, 2)
+            x = F.conv2d(x, _standardised(conv.weight), padding=1)
+            x = F.relu(norm(F.max_pool2d(x, 2) if level < self.halvings else x))  # halved first: what follows is four times cheaper
         return x
+
+
+def _standardised(weight: Tensor) -> Tensor:
+    """Filters [D, C, h, w] of mean zero and length one."""
+    centred = weight - weight.mean((1, 2, 3), keepdim=True)
+    return centred / (centred.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-5)
 
 
 def _waves(rows: int, columns: int, width: int) -> Tensor:
@@ -70,46 +83,34 @@ class VideoCoCa(CoCa):
         super().__init__(**config.open_clip_arguments(), pad_id=0)
         self.config = config
         width, visual = config.vision_width, self.visual
+        self.difference: nn.Module
+        self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
         if config.stem == "conv":
             visual.conv1 = ConvStem(3, width, config.patch_px)
-            self.difference: nn.Module = ConvStem(6, width, config.patch_px)
+            self.difference = ConvStem(9, width, config.patch_px)
+            self.glimpse = nn.Linear(2 * width, config.text_width)
+            self.words = nn.Linear(4 * width, config.vocab_size)
+            self._start_from_scratch()
         else:
             self.difference = nn.Conv2d(3, width, config.patch_px, config.patch_px, bias=False)
             nn.init.zeros_(self.difference.weight)
-        self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
-        if config.stem == "conv":
-            self.glimpse = nn.Linear(4 * width, config.text_width)
-            self.words = nn.Linear(4 * width, config.vocab_size)
-            nn.init.constant_(self.words.bias, -2.0)  # most words are not said
-            self._start_from_scratch()
         nn.init.normal_(self.text_decoder.text_projection, std=config.text_width**-0.5)  # open_clip leaves memory as it found it
         if not config.is_legacy:
             self.text.correct_cls_mask = True
 
     @torch.no_grad()
     def _start_from_scratch(self) -> None:
-        """Where and when are as loud as what from the first step, and each query of the pooler begins by looking at one place of one frame.
+        """Where is as loud as what from the first step, and the decoder attends to what is like the word just written.
 
-        With open_clip's small random tables and flat attention the pooler begins with means over the whole clip, in which a small thing is lost, and a small model
-        stays there. The first query, the contrastive one, is left as it is.
+        With open_clip's small random tables and flat attention a small thing is lost in means over the whole clip, and a small model stays there.
         """
-        config, visual = self.config, self.visual
-        side, width = config.image_px // config.patch_px, config.vision_width
-        visual.positional_embedding[1:] = 0.7 * _waves(side, side, width)
-        nn.init.normal_(self.temporal, std=0.5)
-        pooler = visual.attn_pool
-        if config.embed_dim != width:
-            return
-        places = (config.pooler_queries - 1) // config.max_frames
-        rows = max(1, int(places**0.5))
-        table = F.interpolate(
-            visual.positional_embedding[1:].t().reshape(1, width, side, side), (rows, places // rows), mode="bilinear", align_corners=False
-        )
-        looks = (table[0].flatten(1).t()[None] + self.temporal[:, None]).flatten(0, 1)
-        pooler.query[1 : 1 + len(looks)] = looks
-        nn.init.orthogonal_(pooler.attn.in_proj_weight[:width])
-        pooler.attn.in_proj_weight[width : 2 * width] = pooler.attn.in_proj_weight[:width]
-        pooler.ln_q.weight.fill_(4.0)
+        config, visual, decoder = self.config, self.visual, self.text_decoder
+        side, width = config.image_px // config.patch_px, config.text_width
+        visual.positional_embedding[1:] = 0.7 * _waves(side, side, config.vision_width)
+        for block in decoder.cross_attn:
+            nn.init.orthogonal_(block.attn.in_proj_weight[:width])
+            block.attn.in_proj_weight[width : 2 * width] = block.attn.in_proj_weight[:width]
+        nn.init.zeros_(self.words.weight)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the square one."""
@@ -120,69 +121,90 @@ class VideoCoCa(CoCa):
         read = F.interpolate(square, grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:1], read[0].flatten(1).t()])
 
-    def _change(self, x: Tensor) -> Tensor:
-        """What the difference embedding sees of frames [B, T, 3, H, W]: what changed since the frame before, and for the deep stem what was there before."""
-        change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
-        return (
-            torch.cat([change, x - change], dim=2) if self.config.stem == "conv" else change
-        )  # a difference alone does not say which of the two is the thing
-
     def frame_tokens(self, x: Tensor) -> Tensor:
         """[B, T, 3, H, W] to tokens [B, T, 1 + n, D] of the frame ViT, class token first."""
+        frames = x.shape[1]
+        change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
+        seen = self.difference(change.flatten(0, 1)) if frames > 1 else None
+        return self._vit(self.visual.conv1(x.flatten(0, 1)), seen).unflatten(0, (len(x), frames)) + self.temporal[:frames, None]
+
+    def _vit(self, patches: Tensor, seen: Tensor | None) -> Tensor:
+        """Patches [B, D, g_h, g_w], and what is seen of change there, to tokens [B, 1 + n, D]."""
         visual = self.visual
-        batch, frames = x.shape[:2]
-        patches = visual.conv1(x.flatten(0, 1))
-        grid = (patches.shape[2], patches.shape[3])
         h = patches.flatten(2).transpose(1, 2)
-        h = torch.cat([visual.class_embedding.expand(h.shape[0], 1, -1), h], dim=1) + self.positions(grid)
+        h = torch.cat([visual.class_embedding.expand(len(h), 1, -1), h], dim=1) + self.positions((patches.shape[2], patches.shape[3]))
         h = visual.ln_pre(h)
-        if frames > 1:
-            seen = self.difference(self._change(x).flatten(0, 1)).flatten(2).transpose(1, 2)
-            h = torch.cat([h[:, :1], h[:, 1:] + seen], dim=1)
-        h = visual.transformer(h).unflatten(0, (batch, frames))
-        return h + self.temporal[:frames, None]
+        if seen is not None:
+            h = torch.cat([h[:, :1], h[:, 1:] + seen.flatten(2).transpose(1, 2)], dim=1)
+        return visual.transformer(h)
+
+    def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is in the middle frame of x [B, T, 3, H, W], and how it differs from the first and from the last: [B, D, g_h, g_w] each."""
+        middle = x[:, x.shape[1] // 2]
+        what = self.visual.conv1(middle)
+        if x.shape[1] == 1:
+            return what, torch.zeros_like(what)
+        before, after = middle - x[:, 0], x[:, -1] - middle
+        return what, self.difference(torch.cat([CHANGE_GAIN * before, CHANGE_GAIN * after, middle], dim=1))
 
     def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], and one more where the model has a glimpse.
-
-        The glimpse is a linear map of the patches' maxima and means. It reaches every word of the caption directly: attention over many tokens begins as a mean in
-        which a small thing is lost, and learns from captions alone only once there is something to attend to.
-        """
-        h = self.frame_tokens(x)
-        pooled, tokens = self.visual._pool(h.flatten(1, 2))
-        if self.config.stem == "conv":
-            patches = h[:, :, 1:]
-            most, mean = patches.amax(2), patches.mean(2)
-            seen = torch.cat([most.amax(1), most.mean(1), mean.mean(1), most[:, -1] - most[:, 0]], dim=-1)
-            tokens = torch.cat([tokens, self.glimpse(seen)[:, None]], dim=1)
+        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], or from scratch [B, n, 3 D], each place with what the stems see there."""
+        if self.config.stem == "patch":
+            pooled, tokens = self.visual._pool(self.frame_tokens(x).flatten(1, 2))
+        else:
+            what, how = self.stems(x)
+            h = self._vit(what, how)
+            pooled = self.visual._pool(h)[0]
+            tokens = torch.cat([h[:, 1:], places(what, how)], dim=-1)
         return F.normalize(pooled @ self.visual.proj, dim=-1), tokens
 
     def with_glimpse(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_clip` gave, parted: the tokens to attend to, and the text states [B, L, D] with the glimpse added to each."""
-        return (tokens[:, :-1], states + tokens[:, -1:]) if self.config.stem == "conv" else (tokens, states)
+        """What `encode_clip` gave as the decoder takes it: tokens to attend to, and the text states [B, L, D], from scratch with a glimpse of the clip added to each."""
+        if self.config.stem == "patch":
+            return tokens, states
+        memory = tokens[..., : self.config.vision_width]
+        return memory, states + self.glimpse(torch.cat([memory.amax(1), memory.mean(1)], dim=-1))[:, None]
 
-    def word_logits(self, x: Tensor) -> Tensor:
-        """[B, V]: for each token, whether a caption of the clip [B, T, 3, H, W] would have it, by the stems alone.
+    def logits(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """[B, L, V] of decoded states [B, L, D], before the last norm."""
+        decoder = self.text_decoder
+        states = decoder.ln_final(states)
+        out = states @ decoder.text_projection
+        return out if self.config.stem == "patch" else out + self.read_off(tokens)
 
-        To classify a picture by the words of its caption teaches a stem what a label would, from captions alone and without a text tower (Joulin et al. 2016,
-        arXiv:1511.02251; Huang et al. 2024, arXiv:2411.03313).
+    def read_off(self, tokens: Tensor) -> Tensor:
+        """[B, 1, V]: words by a linear map of the maxima and means of what the stems see."""
+        seen = tokens[..., -2 * self.config.vision_width :]
+        return self.words(torch.cat([seen.amax(1), seen.mean(1)], dim=-1))[:, None]
+
+    def decode(self, tokens: Tensor, states: Tensor) -> Tensor:
+        """Logits [B, L, V] of what follows each text state [B, L, D]."""
+        if self.config.stem == "patch":
+            return self.text_decoder(tokens, states)
+        decoder, length = self.text_decoder, states.shape[1]
+        memory, states = self.with_glimpse(tokens, states)
+        for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
+            states = cross(block(states, attn_mask=decoder.attn_mask[:length, :length]), k_x=memory, v_x=memory)
+        return self.logits(states, tokens)
+
+    def glance(self, x: Tensor, text: Tensor) -> Tensor:
+        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the words before and from what the stems see anywhere, each by itself: a log-bilinear model.
+
+        Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost (Kiros et al. 2014, Multimodal Neural Language Models).
         """
-        batch, frames = x.shape[:2]
-        here = self.visual.conv1(x.flatten(0, 1)).unflatten(0, (batch, frames))
-        found = [here.amax((3, 4)).mean(1), here.mean((1, 3, 4))]
-        if frames > 1:
-            moved = self.difference(self._change(x)[:, 1:].flatten(0, 1)).unflatten(0, (batch, frames - 1))
-            found += [moved.amax((3, 4)).mean(1), moved.mean((1, 3, 4))]
-        else:
-            found += [torch.zeros_like(found[0])] * 2
-        return self.words(torch.cat(found, dim=-1))
+        _, states = self._encode_text(text)
+        return self.text_decoder.ln_final(states[:, :-1]) @ self.text_decoder.text_projection + self.read_off(places(*self.stems(x)))
 
     def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
         """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L - 1."""
         embedding, tokens = self.encode_clip(clips)
         text_embedding, states = self._encode_text(text)
-        logits = self.text_decoder(*self.with_glimpse(tokens, states[:, :-1]))
-        return embedding, text_embedding if with_contrast else None, logits
+        return embedding, text_embedding if with_contrast else None, self.decode(tokens, states[:, :-1])
+
+
+def places(what: Tensor, how: Tensor) -> Tensor:
+    """[B, n, 2 D]: what the two stems see at each place."""
+    return torch.cat([what, how], dim=1).flatten(2).transpose(1, 2)
 
 
 def load_open_clip(name: str, weights: Path) -> VideoCoCa:

@@ -49,11 +49,13 @@ class Source:
 
 
 def tiny_stages() -> dict[str, StageConfig]:
-    """For two CPU cores. The base learns to see from alt text; each fork learns to tell, the dense one far more."""
+    """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions speak of, then to tell, the dense one far more."""
+    base = StageConfig(kind="alt", look_steps=800, watch_steps=500, steps=1600, batch=16, lr=1e-3, still_share=0.3)
+    fork = replace(base, still_share=0.1, contrast_weight=0.1)
     return {
-        "base": StageConfig(kind="alt", look_steps=900, steps=1300, batch=16, lr=1e-3, still_share=0.9, contrast_weight=1.0),
-        "short": StageConfig(kind="short", watch_steps=500, steps=1400, batch=16, lr=1e-3, still_share=0.3, contrast_weight=0.1),
-        "dense": StageConfig(kind="dense", look_steps=1000, watch_steps=1400, steps=5000, batch=16, lr=1e-3, still_share=0.4, contrast_weight=0.1),
+        "base": base,
+        "short": replace(fork, kind="short", look_steps=700, watch_steps=500, steps=2300),
+        "dense": replace(fork, kind="dense", look_steps=800, watch_steps=600, steps=5400),
     }
 
 

@@ -1,8 +1,8 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
 loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2)
-From scratch another comes first, alone: the words of the caption as a set, guessed by the stems. A captioner that cannot see yet learns to see from it many times
-faster than from captions.
+From scratch another comes first, alone: the next token from the words before and what the stems see, without the layers between (`VideoCoCa.glance`). A captioner that
+cannot see yet learns to see from it many times faster than from the whole model.
 
 What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizer and one integer; the same command goes on. One process or
 many (`torchrun`): each takes its rows of the same global batch.
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
-from captioner.coca.tokenizer import END, PAD, Tokens, batch
+from captioner.coca.tokenizer import PAD, Tokens, batch
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.step_log import cut_rows
@@ -44,10 +44,10 @@ class StageConfig:
     """Captions it learns: alt, short or dense."""
     steps: int
     look_steps: int = 0
-    """Steps at the start in which the stems learn, from pictures, to tell the words of a caption; the first half on the simpler ones. Needs a deep stem."""
+    """Steps at the start in which the stems learn, from pictures with short captions, to tell the words at a glance. Needs a deep stem."""
     watch_steps: int = 0
-    """Steps after these in which they learn it from clips."""
-    words_lr: float = 2e-3
+    """Steps after these in which they learn it from clips with short captions."""
+    words_lr: float = 3e-3
     """Learning rate of those steps."""
     still_share: float = 0.0
     """Share of the other steps in which clips of the film world are seen as pictures: what things are is learnt there, at a third of the cost."""
@@ -70,15 +70,13 @@ class StageConfig:
     def lesson(self, step: int) -> Lesson:
         """How a step sees its clips."""
         if step < self.look_steps:
-            return Lesson(True, 1.0, step < self.look_steps // 2)
-        return Lesson(True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
+            return Lesson(True, 1.0, True)
+        return Lesson(True, 0.0, True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
-    """Cross entropy of each token of the vocabulary being in the caption or not, summed over tokens, mean over clips. clips: [B, T, 3, H, W]; ids: [B, L]."""
-    said = torch.zeros(len(ids), model.config.vocab_size, device=ids.device).scatter_(1, ids, 1.0)
-    every = F.binary_cross_entropy_with_logits(model.word_logits(clips).float(), said, reduction="none")
-    return every[:, END + 1 :].sum(1).mean()
+    """Sum over tokens of the cross entropy of each, at a glance. clips: [B, T, 3, H, W]; ids: [B, L]."""
+    return F.cross_entropy(model.glance(clips, ids).float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD, reduction="sum")
 
 
 def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -259,8 +257,8 @@ def _loss(run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: floa
     """The loss of one part of a step, and its parts: per token, contrastive, words."""
     config, model = run.config, run.model
     if config.lesson(run.step).is_words:
-        words = words_loss(model, pixels, tokens) * share
-        return words, [0.0, 0.0, words.item()]
+        words = words_loss(model, pixels, tokens) / num_tokens
+        return config.caption_weight * words, [0.0, 0.0, words.item()]
     token_loss, contrast, _ = losses(model, pixels, tokens)
     loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
     return loss, [token_loss.item() / num_tokens, contrast.item() * share, 0.0]

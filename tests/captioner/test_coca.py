@@ -23,13 +23,15 @@ from captioner.coca.training import StageConfig, train_stage
 from captioner.slots import compare, new_tallies, read, truth
 from manifests.errors import UsageError
 from tests.e2e.commands import ROOT, environment
+from world import captions as words
+from world.scene import sample_shot
 
 SMALL = CocaConfig(
     embed_dim=64,
     image_px=48,
     patch_px=8,
     vision_width=64,
-    pooler_queries=17,
+    pooler_queries=1,
     text_width=64,
     context_length=64,
     vocab_size=300,
@@ -144,6 +146,18 @@ def test_padding_is_no_text_and_any_text_comes_back(tokenizer):
     ids = batch(tokenizer, ["a red ball", "a"], 64)
     assert PAD not in tokenizer.encode("!!! a red ball !!!")
     assert (ids[1] == PAD).sum() == ids.shape[1] - 2 - len(tokenizer.encode("a"))
+
+
+def test_words_that_hardly_occur_apart_are_one_token_and_slots_that_go_with_any_are_not():
+    learnt = CaptionTokenizer.train([words.dense(sample_shot(seed, 1.5, 2.0)) for seed in range(600)], 640)
+
+    def parts(text):
+        return [learnt.decode([token]) for token in learnt.encode(text)]
+
+    found = parts("A large red striped ball that moves from left to right by the open sea")
+    assert found[-5:] == ["red", "striped", "ball", "that moves from left to right", "by the open sea"]
+    for text in ("The camera pans to the leftmost", "that moves from leftovers", "that moves  from left to right", "A red ball."):
+        assert learnt.decode(learnt.encode(text)).split() == text.split()
 
 
 @given(st.integers(8, 4000), st.integers(8, 4000))
