@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from learning.step_log import cut_rows
 from manifests.errors import UsageError
-from manifests.step_log import cut_rows
 from trainer.parallel import Ranks
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from learning.processes import join
 from learning.state import load_state, save_state
+from learning.step_log import cut_rows
 from manifests.cli import say
-from manifests.step_log import cut_rows
 from vae.clips import Windows, as_float
 from vae.discriminator import PatchDiscriminator, fooling_loss, judge_loss
 from vae.grid import pad_to_grid

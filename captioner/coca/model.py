@@ -50,7 +50,7 @@ class ConvStem(nn.Module):
         """[B, C, H, W] to [B, D, H / patch, W / patch]."""
         x = x.contiguous(memory_format=torch.channels_last)
         for level, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = F.conv2d(x, _standardised(conv.weight), padding=1)
+            x = F.conv2d(x, _standardised(conv.weight), padding=1)  # type: ignore[arg-type]
             x = F.relu(norm(F.max_pool2d(x, 2) if level < self.halvings else x))  # halved first: what follows is four times cheaper
         return x
 

@@ -20,8 +20,9 @@ from captioner.coca.decoding import Decoding
 from captioner.coca.domain import Domain
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
-from captioner.coca.training import StageConfig, together, train_stage, world
+from captioner.coca.training import StageConfig, train_stage
 from captioner.upsample import PhraseUpsampler
+from learning.processes import join, wait_for_all
 from manifests.cli import say
 
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
@@ -86,10 +87,10 @@ def train_stages(
     config = PRESETS[preset]()
     say(f"captioner: drawing {source.describe()}")
     examples = source.examples(config)
-    rank, _ = world()
+    rank = join().rank
     if rank == 0:
         write_folder(out, config, make_tokenizer(config, examples))
-    together()
+    wait_for_all()
     folder = read_folder(out)
     for stage in stages:
         if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
@@ -105,7 +106,7 @@ def train_stages(
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
             update_record(out, stage, {"domain": measure_domain(folder, stage, source).to_record()})
             (out / "training" / stage / "state.safetensors").unlink()
-        together()
+        wait_for_all()
     if rank == 0:
         phrases = PhraseUpsampler.fit(text for example in examples for text in example.texts.get("dense", []))
         phrases.save(out / "phrases.json")

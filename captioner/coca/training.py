@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +21,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
+from learning.processes import join
+from learning.state import load_state, save_state
+from learning.step_log import cut_rows
 from manifests.cli import say
-from manifests.errors import UsageError
-from manifests.step_log import cut_rows
 
 TELL_EVERY_S = 20.0
 
@@ -113,45 +112,14 @@ class Run:
         self.step = 0
 
     def save(self) -> None:
-        """Write everything under a temporary name, then rename."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        temporary = self.folder / ".state.tmp"
-        metadata = {"step": str(self.step), "digest": self.digest}
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
-        temporary.replace(self.folder / "state.safetensors")
+        save_state(self.folder, {"model": (self.model, self.optimizer)}, self.average, self.digest, step=self.step)
 
     def load(self) -> bool:
-        """Go on where `save` left off, if it did.
-
-        Raises:
-            UsageError: the saved run had other data or settings.
-        """
-        path = self.folder / "state.safetensors"
-        if not path.exists():
-            return False
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        if metadata["digest"] != self.digest:
-            raise UsageError(str(self.folder), "was begun on other data or with other settings", "Remove the folder to begin anew.")
-        tensors = load_file(path)
-        self.model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-        for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
-        saved = self.optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
-        self.step = int(metadata["step"])
-        return True
+        """Go on where `save` left off, if it did."""
+        numbers = load_state(self.folder, {"model": (self.model, self.optimizer)}, self.average, self.digest)
+        if numbers:
+            self.step = int(numbers["step"])
+        return numbers is not None
 
 
 def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor]) -> str:
@@ -162,27 +130,13 @@ def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor]) 
     return seen.hexdigest()[:16]
 
 
-def world() -> tuple[int, int]:
-    """(rank, number of processes); joins the process group that torchrun or Ray Train speaks of in the environment."""
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def together() -> None:
-    """Wait for all processes, where there are several."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train in place up to `config.steps`, from where a run in `folder` stopped.
 
     Returns:
         The averaged weights, and the record of the run.
     """
-    rank, processes = world()
-    device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    rank, processes, device = join()
     model.to(device).train().requires_grad_(True)
     run = Run(model, config, folder, run_digest(batches, config, model.state_dict()))
     resumed = run.load()
