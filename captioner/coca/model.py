@@ -50,7 +50,8 @@ class ConvStem(nn.Module):
         """[B, C, H, W] to [B, D, H / patch, W / patch]."""
         x = x.contiguous(memory_format=torch.channels_last)
         for level, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = F.conv2d(x, _standardised(conv.weight), padding=1)  # type: ignore[arg-type]
+            assert isinstance(conv, nn.Conv2d)
+            x = F.conv2d(x, _standardised(conv.weight), padding=1)
             x = F.relu(norm(F.max_pool2d(x, 2) if level < self.halvings else x))  # halved first: what follows is four times cheaper
         return x
 
@@ -190,7 +191,8 @@ class VideoCoCa(CoCa):
     def glance(self, x: Tensor, text: Tensor) -> Tensor:
         """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the words before and from what the stems see anywhere, each by itself: a log-bilinear model.
 
-        Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost (Kiros et al. 2014, Multimodal Neural Language Models).
+        Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost
+        (Kiros et al. 2014, Multimodal Neural Language Models).
         """
         _, states = self._encode_text(text)
         return self.text_decoder.ln_final(states[:, :-1]) @ self.text_decoder.text_projection + self.read_off(places(*self.stems(x)))
