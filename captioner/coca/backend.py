@@ -1,7 +1,7 @@
 """The `coca` backend: short captions by the short fork, dense ones by the dense fork, each at its own frames; and silence before what is unlike its training data.
 
-It abstains (`out_of_domain`) by its own two signs: how surely it chose its words (mean log-probability) and how well they fit the clip in the shared space of the
-contrastive side, where a clip far from all training clips is seen as well. Thresholds are measured on held-out clips and stored with the weights.
+It abstains (`out_of_domain`) by three signs: how surely it chose its words (mean log-probability), how well they fit the clip in the shared space of the contrastive side,
+and whether any training clip looks like this one at a glance. Thresholds are measured on held-out clips and stored with the weights.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from captioner.answers import fields_text
-from captioner.coca.checkpoint import DEFAULT_WEIGHTS, STAGES, CaptionerFolder, load_stage, read_folder, stage_digest
+from captioner.coca.checkpoint import DEFAULT_WEIGHTS, STAGES, CaptionerFolder, load_stage, looks_digest, read_folder, stage_digest
 from captioner.coca.decoding import Decoding, Written, write
 from captioner.coca.domain import Domain
 from captioner.coca.inputs import clip_input, looked_at, normalised
+from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import batch
 from captioner.options import CaptionerOptions
@@ -79,12 +80,13 @@ class CocaCaptioner:
         wanted: list[str] = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
         self.digests = {stage: stage_digest(self.path, stage) for stage in wanted}
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed}"
-        self.version = f"coca/2:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{sampling}:{','.join(options.kinds)}"
+        self.version = f"coca/3:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
 
     def setup(self) -> None:
         torch.set_num_threads(1)
         self.folder = read_folder(self.path)
         self.models = {stage: load_stage(self.folder, stage) for stage in self.digests}
+        self.looks = Looks.load(self.path)
         self.domains = {stage: Domain.from_record(self.folder.stages[stage].get("domain")) for stage in self.digests}
 
     def decoding(self, attempt: int) -> Decoding:
@@ -98,14 +100,15 @@ class CocaCaptioner:
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         inputs = [clip_input(clip.frames, self.folder.config) for clip in clips]
         found: list[list[Caption]] = [[] for _ in clips]
-        decoding, reasons = self.decoding(attempt), [list[str]() for _ in clips]
+        decoding = self.decoding(attempt)
+        reasons = [self.looks.reasons(frames) if self.looks else [] for frames in inputs]
         said: dict[str, tuple[list[Heard], float]] = {}
         for stage, model in self.models.items():
             begin = time.monotonic()
             heard = listen_all(model, self.folder, inputs, decoding)
             said[stage] = heard, (time.monotonic() - begin) / max(1, len(clips))
             for index, item in enumerate(heard):  # what is strange to one fork is not believed of the other
-                reasons[index] += self.domains[stage].reasons(item.written.mean_logprob, item.alignment, item.embedding)
+                reasons[index] += self.domains[stage].reasons(item.written.mean_logprob, item.alignment)
         for stage, (heard, seconds) in said.items():
             for index, (clip, item) in enumerate(zip(clips, heard, strict=True)):
                 found[index] += self._captions(stage, clip, item, decoding, seconds, reasons[index])

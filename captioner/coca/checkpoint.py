@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from captioner.coca import looks
 from captioner.coca.config import CocaConfig
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
@@ -102,3 +103,9 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
 def stage_digest(path: Path | str, stage: str) -> str:
     """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's provenance."""
     return hashlib.sha256((Path(path) / f"{stage}.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def looks_digest(path: Path | str) -> str:
+    """sha256 of the looks by which a captioner abstains, 16 digits; empty where it has none."""
+    found = Path(path) / looks.NAME
+    return hashlib.sha256(found.read_bytes()).hexdigest()[:16] if found.exists() else ""

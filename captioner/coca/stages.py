@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from captioner.coca.backend import listen_all
@@ -18,6 +17,8 @@ from captioner.coca.config import PRESETS, CocaConfig
 from captioner.coca.data import Batches, Example, dataset_examples, film_examples
 from captioner.coca.decoding import Decoding
 from captioner.coca.domain import Domain
+from captioner.coca.looks import NAME as LOOKS
+from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from captioner.coca.training import StageConfig, train_stage
@@ -26,7 +27,7 @@ from learning.processes import join, wait_for_all
 from manifests.cli import say
 
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
-HELD_OUT_EXAMPLES = 256
+HELD_OUT_EXAMPLES = 400
 _HELD_OUT_SEED = 77
 
 
@@ -44,6 +45,12 @@ class Source:
     def examples(self, config: CocaConfig) -> list[Example]:
         found = film_examples(self.films, self.seed, config) if self.films else []
         return found + (dataset_examples(self.data, self.view, config) if self.data else [])
+
+    def held_out(self, config: CocaConfig) -> list[Example]:
+        """Other clips of the film world or, where there are none, some of the dataset's own."""
+        if not self.films:
+            return self.examples(config)[:HELD_OUT_EXAMPLES]
+        return film_examples(max(32, min(HELD_OUT_EXAMPLES, self.films)), self.seed + _HELD_OUT_SEED, config)
 
     def describe(self) -> str:
         return f"film world, {self.films} clips of seed {self.seed}" + (f", and {Path(self.data).name}" if self.data else "")
@@ -92,6 +99,9 @@ def train_stages(
         write_folder(out, config, make_tokenizer(config, examples))
     wait_for_all()
     folder = read_folder(out)
+    held = source.held_out(config) if rank == 0 else []
+    if rank == 0 and not (out / LOOKS).exists():
+        Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(out)
     for stage in stages:
         if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
             say(f"captioner: stage {stage} is done")
@@ -104,7 +114,7 @@ def train_stages(
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
         if rank == 0:
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
-            update_record(out, stage, {"domain": measure_domain(folder, stage, source).to_record()})
+            update_record(out, stage, {"domain": measure_domain(folder, stage, held).to_record()})
             (out / "training" / stage / "state.safetensors").unlink()
         wait_for_all()
     if rank == 0:
@@ -113,15 +123,10 @@ def train_stages(
     return folder
 
 
-def measure_domain(folder: CaptionerFolder, stage: str, source: Source) -> Domain:
-    """Thresholds for abstaining, from held-out clips of the film world or, where there are none, from the dataset's own."""
-    config = folder.config
-    count = max(32, min(HELD_OUT_EXAMPLES, source.films))
-    held = film_examples(count, source.seed + _HELD_OUT_SEED, config) if source.films else source.examples(config)[:HELD_OUT_EXAMPLES]
+def measure_domain(folder: CaptionerFolder, stage: str, held: list[Example]) -> Domain:
+    """Thresholds for abstaining, from clips the stage was not trained on."""
     heard = listen_all(load_stage(folder, stage), folder, [example.frames for example in held], Decoding())
-    return Domain.measure(
-        [item.written.mean_logprob for item in heard], [item.alignment for item in heard], np.stack([item.embedding for item in heard])
-    )
+    return Domain.measure([item.written.mean_logprob for item in heard], [item.alignment for item in heard])
 
 
 def settings_of(preset: str, overrides: dict[str, Any]) -> dict[str, StageConfig]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
-from captioner.coca.config import CocaConfig, from_open_clip
+from captioner.coca.config import CocaConfig, from_open_clip, tiny
 from captioner.coca.data import Batches, Lesson, changed, film_examples
 from captioner.coca.decoding import Decoding, write, write_uncached
 from captioner.coca.domain import Domain
 from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
+from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, load_open_clip
 from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, batch
 from captioner.coca.training import StageConfig, train_stage
@@ -276,7 +277,8 @@ def test_the_command_trains_three_stages_and_knows_what_is_done(tmp_path):
     record = json.loads((tmp_path / "w" / "config.json").read_text())
     assert set(record["stages"]) == {"base", "short", "dense"}
     assert record["stages"]["dense"]["command"].startswith("python -m captioner train w")
-    assert record["stages"]["dense"]["domain"]["max_distance"] > 0
+    assert record["stages"]["dense"]["domain"]["min_alignment"] > -1
+    assert Looks.load(tmp_path / "w") is not None
     assert command(["captioner"], tmp_path / "w").count("is done") == 3
 
 
@@ -289,17 +291,28 @@ def test_two_processes_train_as_one(tmp_path):
     assert one == pytest.approx(two, rel=0.05)
 
 
-def test_clips_unlike_the_training_clips_are_sent_away_and_those_like_them_are_not():
+def test_clips_unlike_the_training_clips_are_sent_away_and_those_like_them_are_not(tmp_path):
+    films = film_examples(260, 5, tiny(), workers=1)
+    Looks.measure([example.frames for example in films[:200]], [example.frames for example in films[200:]]).save(tmp_path)
+    looks = Looks.load(tmp_path)
+    assert not any(looks.reasons(example.frames) for example in films[:200])  # its own training clips are at distance 0
+    assert sum(bool(looks.reasons(example.frames)) for example in films[200:]) <= 1
     rng = np.random.default_rng(0)
-    known = rng.normal(size=(400, 64)) @ np.diag(np.linspace(1, 0.05, 64))
-    known /= np.linalg.norm(known, axis=1, keepdims=True)
-    domain = Domain.from_record(json.loads(json.dumps(Domain.measure([-0.1] * 400, [0.8] * 400, known).to_record())))
-    kept = [domain.reasons(-0.1, 0.8, row) for row in known]
-    assert sum(map(bool, kept)) <= 0.03 * len(kept)
-    strange = rng.normal(size=64)
-    assert [reason.split(":")[0] for reason in domain.reasons(-0.1, 0.8, strange / np.linalg.norm(strange))] == ["distance"]
-    assert [reason.split(":")[0] for reason in domain.reasons(-3.0, 0.1, known[0])] == ["logprob", "alignment"]
-    assert Domain.from_record(None).reasons(-9.0, -1.0, strange) == []
+    for strange in (
+        rng.integers(0, 255, (1, 72, 72, 3)),
+        np.zeros((1, 72, 72, 3)),
+        np.tile(np.linspace(0, 255, 72), (1, 72, 3, 1)).transpose(0, 1, 3, 2),
+    ):
+        [reason] = looks.reasons(strange.astype(np.uint8))
+        assert reason.startswith("look:")
+    assert Looks.load(tmp_path / "nowhere") is None
+
+
+def test_a_caption_that_is_unsure_or_does_not_fit_is_not_believed():
+    domain = Domain.from_record(json.loads(json.dumps(Domain.measure([-0.1] * 400, [0.8] * 400).to_record())))
+    assert domain.reasons(-0.1, 0.8) == []
+    assert [reason.split(":")[0] for reason in domain.reasons(-3.0, 0.1)] == ["logprob", "alignment"]
+    assert Domain.from_record(None).reasons(-9.0, -1.0) == []
 
 
 def test_frames_reach_the_model_whole_and_normalised():
