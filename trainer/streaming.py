@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,12 +62,20 @@ def read_clip(sample: dict[str, Any]) -> StreamedClip:
 
 
 def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
-    """All clips of the tars once; in an order drawn by the seed, shuffled a little besides, or as they lie."""
+    """All clips of the tars once; in an order drawn by the seed, shuffled a little besides, or as they lie.
+
+    Raises:
+        UsageError: a tar cannot be read, or holds something else.
+    """
     ordered = urls if seed is None else [urls[index] for index in np.random.default_rng(seed).permutation(len(urls))]
     data = webdataset.WebDataset(ordered, shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None)
     if seed is not None:
         data = data.shuffle(POOL, seed=seed)
-    return (read_clip(sample) for sample in data)
+    try:
+        for sample in data:
+            yield read_clip(sample)
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError("--tars", f"cannot be read ({error})", "Give existing tars, as `python -m manifests export` writes them.") from error
 
 
 class StreamReader(PackReader):

@@ -85,6 +85,8 @@ def test_tars_of_another_kind_are_refused_by_name(tars, tmp_path):
         tar.addfile(info, io.BytesIO(b"jpeg"))
     with pytest.raises(UsageError, match=r"photos\.tar.*has no member"):
         survey([str(tmp_path / "photos.tar")], TEST)
+    with pytest.raises(UsageError, match=r"gone\.tar"):
+        survey([str(tmp_path / "gone.tar")], TEST)
     shutil.copy(tars[0], tmp_path / "fine.tar")
     with pytest.raises(UsageError, match="hold no clip to train on"):
         next(StreamLoader([str(tmp_path / "fine.tar")], StreamReader(survey(tars, TEST)[0], dataclasses.replace(TEST, held_out=1.0))).steps_from(0))
