@@ -1,7 +1,7 @@
 """The `coca` backend: short captions by the short fork, dense ones by the dense fork, each at its own frames; and silence before what is unlike its training data.
 
 It abstains (`out_of_domain`) by three signs: how surely it chose its words (mean log-probability), how well they fit the clip in the shared space of the contrastive side,
-and whether any training clip looks like this one at a glance. Thresholds are measured on held-out clips and stored with the weights.
+and whether any training clip looks like this one. Thresholds are measured on held-out clips and stored with the weights.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Lesson(NamedTuple):
     """How a step sees its clips."""
 
     is_words: bool = False
-    """The words are guessed at a glance (`VideoCoCa.glance`), for the stems to learn."""
+    """The words are guessed by the stems (`VideoCoCa.short_logits`), for the stems to learn."""
     still_share: float = 0.0
     """Share of such steps in which clips are seen as pictures."""
     is_simple: bool = False

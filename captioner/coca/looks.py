@@ -1,4 +1,4 @@
-"""What a clip looks like at a glance, and how near it comes to the nearest clip that a captioner was trained on.
+"""What a clip looks like in the coarsest terms, and how near it comes to the nearest clip that a captioner was trained on.
 
 A captioner that knows one small world is as sure of itself before any other: its own embedding puts a street where a meadow would be. A coarse picture of colours and of
 how busy each part is does not, and the nearest neighbour among training clips follows any number of kinds of them (Sun et al. 2022, arXiv:2204.06507, on deep features).

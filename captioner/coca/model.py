@@ -188,7 +188,7 @@ class VideoCoCa(CoCa):
             states = cross(block(states, attn_mask=decoder.attn_mask[:length, :length]), k_x=memory, v_x=memory)
         return self.logits(states, tokens)
 
-    def glance(self, x: Tensor, text: Tensor) -> Tensor:
+    def short_logits(self, x: Tensor, text: Tensor) -> Tensor:
         """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the words before and from what the stems see anywhere, each by itself: a log-bilinear model.
 
         Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost

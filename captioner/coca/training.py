@@ -1,7 +1,7 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
 loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2)
-From scratch another comes first, alone: the next token from the words before and what the stems see, without the layers between (`VideoCoCa.glance`). A captioner that
+From scratch another comes first, alone: the next token from the words before and what the stems see, without the layers between (`VideoCoCa.short_logits`). A captioner that
 cannot see yet learns to see from it many times faster than from the whole model.
 
 What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizer and one integer; the same command goes on. One process or
@@ -43,7 +43,7 @@ class StageConfig:
     """Captions it learns: alt, short or dense."""
     steps: int
     look_steps: int = 0
-    """Steps at the start in which the stems learn, from pictures with short captions, to tell the words at a glance. Needs a deep stem."""
+    """Steps at the start in which the stems learn, from pictures with short captions, to tell the words without the layers between. Needs a deep stem."""
     watch_steps: int = 0
     """Steps after these in which they learn it from clips with short captions."""
     words_lr: float = 3e-3
@@ -74,8 +74,8 @@ class StageConfig:
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
-    """Sum over tokens of the cross entropy of each, at a glance. clips: [B, T, 3, H, W]; ids: [B, L]."""
-    return F.cross_entropy(model.glance(clips, ids).float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD, reduction="sum")
+    """Sum over tokens of the cross entropy of each, by `VideoCoCa.short_logits`. clips: [B, T, 3, H, W]; ids: [B, L]."""
+    return F.cross_entropy(model.short_logits(clips, ids).float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD, reduction="sum")
 
 
 def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
