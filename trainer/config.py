@@ -135,6 +135,8 @@ class FitConfig:
     """Write TensorBoard's files too."""
     validate_every: int = 0
     """Steps between validations; 0: before and after only."""
+    validate_on: int = 512
+    """Most held-out clips to validate on."""
     sample_every: int = 0
     """Steps between sheets of samples in the run folder; 0: at the end only."""
     wandb: str = ""
@@ -145,7 +147,7 @@ class FitConfig:
 
 RUN_ONLY = frozenset({
     "steps", "save_every", "keep", "cooldown", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops", "shard_size",
-    "sequence_parallel", "is_async_saving", "sample_every", "wandb",
+    "sequence_parallel", "is_async_saving", "validate_on", "sample_every", "wandb",
 })  # fmt: skip
 """Settings that a resumed run may change."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import torch
@@ -17,9 +18,13 @@ from trainer.samples import Sample
 SIGMAS = (0.3, 0.6, 0.9)
 
 
-def validation_packs(reader: PackReader, samples: list[Sample], budget: int) -> list[Pack]:
-    """Held-out samples in packs, read once; those over the budget are cut to their first latents that fit."""
-    patch = reader.config.model.patch
+def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) -> list[Pack]:
+    """This process' share of the held-out samples in packs, read once; those over the budget are cut to their first latents that fit.
+
+    No more samples are taken than `config.validate_on`, the same ones in every run. All processes get equally many packs, some of them empty.
+    """
+    patch, budget = reader.config.model.patch, reader.config.tokens
+    samples = sorted(samples, key=lambda sample: hashlib.sha256(sample.clip_id.encode()).digest())[: reader.config.validate_on]
     packs: list[list[Sample]] = [[]]
     room = budget
     for sample in samples:
@@ -32,7 +37,8 @@ def validation_packs(reader: PackReader, samples: list[Sample], budget: int) -> 
             room = budget
         packs[-1].append(fitting)
         room -= fitting.tokens(patch)
-    return [reader.read(pack, epoch=-1) for pack in packs]
+    own = packs[ranks.data_rank :: ranks.data_size]
+    return [reader.read(pack, epoch=-1) for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))]
 
 
 def with_shuffled_text(pack: Pack) -> Pack:
@@ -49,7 +55,7 @@ NAMES = (*CLASSES, "all")
 
 @torch.no_grad()
 def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False) -> dict[str, dict[str, float]]:
-    """Mean squared velocity error per valid value, by shape class and over all. Every process must call; packs are dealt among them.
+    """Mean squared velocity error per valid value, by shape class and over all. Every process must call, with its share of the packs.
 
     Returns:
         For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline` (predicting the mean velocity, zero).
@@ -57,11 +63,7 @@ def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Rank
     was_training = model.training
     model.eval()
     totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
-    own = packs[ranks.data_rank :: ranks.data_size]
-    empty = (
-        [packs[0].part(0)] * (-(-len(packs) // ranks.data_size) - len(own)) if packs else []
-    )  # all processes take part in every layer, also without a pack
-    for pack in own + empty:
+    for pack in packs:
         for sigma in SIGMAS:
             noisy = NoisyPack(pack, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
             other = (

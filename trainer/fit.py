@@ -68,7 +68,7 @@ def dataset_source(dataset: Dataset, view_name: str, config: FitConfig, out: Pat
     made_by = {"columns": {name: str(column) for name, column in views[0].columns.items()}, **ingest_settings(dataset)}
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
-    return Source(config, catalog, validation_packs(reader, catalog.held_out, config.tokens), loader, made_by, sheets)
+    return Source(config, catalog, validation_packs(reader, catalog.held_out, ranks), loader, made_by, sheets)
 
 
 def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
@@ -77,7 +77,7 @@ def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
     config = _sized(config, catalog)
     reader = StreamReader(catalog, config)
     held = [reader.hold(clip) for clip in aside]
-    validation = validation_packs(reader, held, config.tokens)
+    validation = validation_packs(reader, held, ranks)
     reader.let_go(held)
     return Source(config, catalog, validation, StreamLoader(urls, reader, ranks.data_rank, ranks.data_size), made_by)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 
 from captioner.sheet import contact_sheet
@@ -51,12 +53,11 @@ class Sheets:
             return None
         try:
             vae = load_vae(ingest_settings(self.dataset)["vae"] or DEFAULT_WEIGHTS)
-            words = self._words()
             drawn = []
             for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
                 truth = to_frames(vae, self._stored(sample), canvas).numpy()
                 made = to_frames(vae, latent, canvas).numpy()
-                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}"))
+                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{self._words.get(caption_id, '')}"))
         except (RushesError, OSError) as error:
             print(f"fit: no sheet of samples: {error}", flush=True)
             return None
@@ -77,7 +78,9 @@ class Sheets:
         """The latent's mean in the VAE's own units, [C, t, h, w]."""
         return self.reader.stored(sample)[0]
 
+    @cached_property
     def _words(self) -> dict[str, str]:
-        wanted = {self.reader.text_of(sample, "dense")[0] for sample in self.chosen}
-        table = queries.table(self.dataset, "captions", self.view.column("caption")).to_pylist()
-        return {row["caption_id"]: row["text"] for row in table if row["caption_id"] in wanted}
+        """The chosen clips' captions by id."""
+        wanted = [self.reader.text_of(sample, "dense")[0] for sample in self.chosen]
+        table = queries.table(self.dataset, "captions", self.view.column("caption"))
+        return {row["caption_id"]: row["text"] for row in table.filter(pc.field("caption_id").isin(wanted)).to_pylist()}
