@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from learning.stopping import Stop, stop_on_signals
 from manifests.errors import UsageError
 from manifests.events import ingest_settings
 from manifests.fingerprint import canonical_json
@@ -32,7 +33,7 @@ from trainer.loop import Run, tell
 from trainer.optimizers import make_optimizers
 from trainer.parallel import Ranks, build, check, full_state, join
 from trainer.sheets import Sheets
-from trainer.stopping import RunLock, Stop, stop_on_signals
+from trainer.run_lock import RunLock
 from trainer.streaming import StreamLoader, StreamReader, survey
 
 

@@ -25,7 +25,7 @@ from trainer.parallel import Ranks, sync_gradients, whole
 from trainer.progress import StepProgress
 from trainer.run_log import RunLog
 from trainer.sheets import Sheets
-from trainer.stopping import Interrupted, Stop
+from learning.stopping import Interrupted, Stop
 from trainer.streaming import StreamLoader
 
 

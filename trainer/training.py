@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
+from learning.stopping import Interrupted
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from trainer.launching import run_processes
 from trainer.options import RunOptions
 
-_OF_THE_LAUNCH = ("--launch", "--workers", "--gpus")
+_OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class Fit(RunOptions):
 
     Examples:
       python -m trainer fit tiny --data DATASET --steps 500 --out runs/tiny
-      torchrun --nproc-per-node 8 -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 8 --optimizer muon --async-saving True
+      python -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 8 --launch processes --workers 8 --optimizer muon --async-saving True
+      torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 32
       python -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 16 --launch ray --workers 16 --gpus 1
     """
 
@@ -70,22 +73,26 @@ class Fit(RunOptions):
     """Plain WebDataset tars to stream instead of a dataset (`python -m manifests export` makes them); several, or one pattern such as 'tars/{000000..000009}.tar'."""
     threads: int = 2
     """CPU threads."""
-    launch: Literal["here", "ray"] = "here"
-    """ray: run on workers of a Ray cluster, started anew when one dies (`python -m pipeline launch`)."""
+    launch: Literal["here", "processes", "ray"] = "here"
+    """processes: several on this machine, which a SIGTERM ends with 0 once they have saved; ray: workers of a Ray cluster, started anew when one dies (`python -m
+    pipeline launch`). Under torchrun: here."""
     workers: int = 2
-    """Workers on Ray."""
+    """Processes, or workers on Ray."""
+    least_workers: int = 0
+    """Workers with which a Ray cluster that lost nodes goes on; 0: all are waited for."""
     gpus: float = 0.0
-    """GPUs of each."""
+    """GPUs of each worker on Ray."""
 
     def run(self) -> int:
+        if self.launch == "processes":
+            return run_processes([sys.executable, "-m", "trainer", *_without_launch(sys.argv[1:])], self.workers)
         if self.launch == "ray":
-            return self._on_ray()
+            self._on_ray()
         import torch
         from braceexpand import braceexpand
 
         from manifests.reading import RangeCache
         from trainer.fit import fit, fit_tars
-        from trainer.stopping import Interrupted
 
         torch.set_num_threads(self.threads)
         if self.out is None and ("://" in self.data or not self.data):
@@ -113,14 +120,18 @@ class Fit(RunOptions):
         print(out)
         return cli.DONE
 
-    def _on_ray(self) -> int:
-        """The same command, without what belongs to the launch, as a job of the pipeline's launcher."""
-        words, kept = iter(sys.argv[1:]), list[str]()
-        for word in words:
-            if word.split("=")[0] in _OF_THE_LAUNCH:
-                if "=" not in word:
-                    next(words, None)
-                continue
+    def _on_ray(self) -> NoReturn:
+        """Become the pipeline's launcher of the same command, so that what is sent to this process reaches the run."""
+        launch = ["--workers", str(self.workers), "--least-workers", str(self.least_workers), "--gpus", str(self.gpus)]
+        os.execv(sys.executable, [sys.executable, "-m", "pipeline", "launch", *launch, "--", "trainer", *_without_launch(sys.argv[1:])])
+
+
+def _without_launch(words: list[str]) -> list[str]:
+    """Arguments without what belongs to the launch."""
+    rest, kept = iter(words), list[str]()
+    for word in rest:
+        if word.split("=")[0] not in _OF_THE_LAUNCH:
             kept.append(word)
-        command = [sys.executable, "-m", "pipeline", "launch", "--workers", str(self.workers), "--gpus", str(self.gpus), "--", "trainer", *kept]
-        return subprocess.run(command, check=False).returncode
+        elif "=" not in word:
+            next(rest, None)
+    return kept

@@ -24,7 +24,7 @@ from trainer.flow import NoisyPack
 from trainer.loader import Loader, PackReader
 from trainer.packs import EpochPlan
 from trainer.sample import Canvas, sample_latent, to_frames
-from trainer.stopping import RunLock
+from trainer.run_lock import RunLock
 from vae import load_vae
 from vae.stats import merged
 

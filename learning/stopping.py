@@ -1,0 +1,64 @@
+"""Ending a training well: SIGINT, SIGTERM and a launcher's word become a wish, looked at between steps, so that every process stops after the same step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HURRY_S = 2.0
+"""A second Ctrl-C is taken for impatience only after this long: what starts the processes may pass on the first one as well."""
+
+_asked: list[str] = []
+
+
+class Interrupted(Exception):  # noqa: N818 - a wish, not an error
+    """The run was asked to stop and has saved itself."""
+
+
+def ask_to_stop(name: str) -> None:
+    """What a signal called `name` would do, where none can arrive: in a worker whose launcher was signalled."""
+    _asked.append(name)
+
+
+class Stop:
+    """Whether the run is to stop, and for what signal."""
+
+    def __init__(self) -> None:
+        self.caught, self.caught_s = "", 0.0
+
+    @property
+    def signal_name(self) -> str:
+        return self.caught or (_asked[0] if _asked else "")
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into a wish to stop. A second Ctrl-C some seconds later interrupts at once; SIGTERM never does, for torchrun and batch systems send several."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield stop
+        finally:
+            _asked.clear()
+        return
+
+    def wish(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if not stop.caught:
+            stop.caught, stop.caught_s = signal.Signals(number).name, now
+        elif number == signal.SIGINT and now - stop.caught_s > HURRY_S:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        _asked.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["Interrupted", "Stop", "ask_to_stop", "stop_on_signals"]

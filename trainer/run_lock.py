@@ -1,0 +1,34 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+
+from manifests.errors import UsageError
+
+PATIENCE_S = 60.0
+
+
+class RunLock:
+    """Held by the run in a folder and let go by its death, however it dies; what is left of a killed one is waited for.
+
+    Raises:
+        UsageError: another run is still there.
+    """
+
+    def __init__(self, out: Path, patience_s: float = PATIENCE_S) -> None:
+        self._file = open(out / ".lock", "w")  # noqa: SIM115 - held until released
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UsageError(str(out), "is in use by another run", "Wait for it, stop it, or give another --out.") from error
+                time.sleep(0.2)
+
+    def release(self) -> None:
+        self._file.close()
