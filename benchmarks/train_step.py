@@ -1,18 +1,24 @@
-"""A training step: packed sequences beside padded batches on the same samples of many shapes, forward and backward.
+"""A training step (forward, backward, AdamW): packed sequences beside padded batches on the same samples of many shapes.
 
-    python benchmarks/train_step.py [PRESET] [TOKENS]
+    python benchmarks/train_step.py [PRESET] [TOKENS] [--compile] [--peak TFLOPS]
 
-On a CPU with the tiny model by default; on a GPU name `base` or `xl` and a budget of 16384 or 65536: it then runs in bfloat16 and prints model FLOPs too.
+On a CPU with the tiny model by default. On a GPU name `base` or `xl` and a budget of 16384 or 65536: it then runs in bfloat16, packs by torch's variable-length kernel and by
+FlexAttention, pads by `scaled_dot_product_attention`, and prints MFU where the device's peak is given (989 for an H100 or H200). Padding is attended to as if it
+were tokens: no mask slows the padded batches down.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 
+from trainer import attention, dit
 from trainer.config import PRESETS
 from trainer.dit import DiT, count_parameters
 from trainer.efficiency import forward_flops
@@ -41,27 +47,56 @@ def inputs(shapes: list[tuple[int, int, int]], model: DiT, padded_to: int = 0) -
 
 
 def seconds(model: DiT, batches: list[tuple[torch.Tensor, ...]]) -> float:
-    """Median time of forward and backward over all batches: CPU seconds, on a GPU seconds."""
+    """Median time of a step on each of all batches: CPU seconds, on a GPU seconds."""
     device, found = next(model.parameters()).device, []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
     for _ in range(ROUNDS):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         begin = time.process_time() if device.type == "cpu" else time.perf_counter()
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 out = model(*batch)
             out.float().pow(2).mean().backward()
-            model.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
         found.append((time.process_time() if device.type == "cpu" else time.perf_counter()) - begin)
     return statistics.median(found[1:])
 
 
-def main() -> None:
-    name, budget = (sys.argv[1] if len(sys.argv) > 1 else "tiny"), int(sys.argv[2] if len(sys.argv) > 2 else 2048)
+@contextmanager
+def attending(way: str) -> Iterator[None]:
+    """Let the model attend in one way: varlen, flex, or grouped (one batched call for documents of equal lengths)."""
+    chosen = {"varlen": attention.attend_varlen, "flex": attention.attend_flex, "grouped": attention.attend_grouped}[way]
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: attention.Documents) -> torch.Tensor:
+        return chosen(q.to(v.dtype), k.to(v.dtype), v, of)
+
+    with mock.patch.object(dit, "attend", attend), mock.patch.object(attention, "_is_varlen", lambda dtype: way != "flex"):
+        yield
+
+
+def built(name: str, device: torch.device, is_compiled: bool) -> DiT:
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = DiT(PRESETS[name]().model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
+    if is_compiled:
+        for block in model.blocks:
+            block.compile(dynamic=True)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("preset", nargs="?", default="tiny")
+    parser.add_argument("tokens", nargs="?", type=int, default=2048)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--peak", type=float, default=0.0)
+    options = parser.parse_args()
+    device, budget = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.tokens
+    model = built(options.preset, device, False)
     samples = [Sample(f"{index}", index // 50, *SHAPES[index % len(SHAPES)]) for index in range(len(SHAPES) * max(2, budget // 400))]
     plan = plan_epoch(
         SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)), 0
@@ -72,16 +107,31 @@ def main() -> None:
     rows = max(1, budget // longest)
     batches = [shapes[at : at + rows] for at in range(0, len(shapes), rows)]
     valid = sum(t * -(-h // 2) * -(-w // 2) for t, h, w in shapes)
-    packed = seconds(model, [inputs(pack, model) for pack in packs])
-    padded = seconds(model, [inputs(batch, model, longest) for batch in batches])
-    print(
-        f"{name}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(SHAPES)} shapes, {valid} valid tokens, {device.type}"
-    )
-    for way, took, slots in (("packed", packed, budget * len(packs)), ("padded batches", padded, longest * len(shapes))):
-        print(f"{way:16}{took:8.2f} s  {valid / took:10.0f} valid tokens a second, {valid / slots:.2f} of the slots are tokens")
-    print(f"ratio of valid tokens a second, packed over padded: {padded / packed:.2f}")
     flops = 3 * sum(forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack)) for pack in packs)
-    print(f"packed: {flops / packed / 1e12:.3f} TFLOP/s of model operations")
+    print(
+        f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(SHAPES)} shapes, {valid} valid tokens, {device.type}"
+        + (", compiled" if options.compile else "")
+    )
+    took = {}
+    for way in ("varlen", "flex") if device.type == "cuda" else ("grouped",):
+        with attending(way):
+            took[f"packed, {way}"] = (
+                seconds(built(options.preset, device, options.compile), [inputs(pack, model) for pack in packs]),
+                budget * len(packs),
+            )
+    with attending("grouped"):
+        took["padded"] = (
+            seconds(built(options.preset, device, options.compile), [inputs(batch, model, longest) for batch in batches]),
+            longest * len(shapes),
+        )
+    for name, (own_s, slots) in took.items():
+        mfu = f", MFU {flops / own_s / options.peak / 1e12:.3f}" if options.peak else ""
+        print(
+            f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of the slots are tokens, "
+            f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}"
+        )
+    best = min(own_s for name, (own_s, _) in took.items() if name != "padded")
+    print(f"ratio of valid tokens a second, packed over padded: {took['padded'][0] / best:.2f}")
 
 
 if __name__ == "__main__":

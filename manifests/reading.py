@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,35 @@ import numpy as np
 from pyarrow import fs
 
 from manifests import storage
+from manifests.cli import say
 from manifests.errors import IntegrityError
 from manifests.shards import Member, check_payload
 
 OPEN_TARS = 32
+STALE_S = 24 * 3600
+TRIES, PAUSE_S = 3, 1.0
+"""An object store that fails is asked again."""
 _CACHED = re.compile(r"^[0-9a-f]{40}\.member$")
+_UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")
 
 
 class RangeCache:
-    """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size. Files it did not write itself are never touched.
+    """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size. Files of other names than its own are never touched.
 
-    Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew.
+    Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew. Each keeps to its limit for what it wrote or used. A disk that is
+    full costs the cache, not the data.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if _UNFINISHED.match(path.name) and time.time() - path.stat().st_mtime > STALE_S:  # of a killed process
+                path.unlink(missing_ok=True)
         found = sorted((path.stat().st_mtime, path.name, path.stat().st_size) for path in folder.iterdir() if _CACHED.match(path.name))
         self._sizes: OrderedDict[str, int] = OrderedDict((name, size) for _, name, size in found)  # oldest use first
         self._total, self._lock = sum(self._sizes.values()), threading.Lock()
+        self._is_full = False
 
     @staticmethod
     def name(path: str, member: Member) -> str:
@@ -55,8 +66,15 @@ class RangeCache:
 
     def put(self, name: str, data: bytes) -> None:
         temporary = Path(storage.temporary_name(str(self.folder / name)))
-        temporary.write_bytes(data)
-        temporary.replace(self.folder / name)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if not self._is_full:
+                say(f"cache {self.folder} cannot be written ({error}); what it lacks is read from the store each time")
+            self._is_full = True
+            return
         with self._lock:
             self._total += len(data) - self._sizes.pop(name, 0)
             self._sizes[name] = len(data)
@@ -107,11 +125,24 @@ class MemberReader:
                 return data
             except IntegrityError:
                 self.cache.drop(name)  # the disk of this machine is at fault, not the store
-        data = storage.read_range(self.filesystem, path, member.offset, member.size_bytes)
+        data = self._asked(path, member)
         check_payload(path, member, data)
         if self.cache:
             self.cache.put(name, data)
         return data
+
+    def _asked(self, path: str, member: Member) -> bytes:
+        """From the store, more than once where it fails."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                return storage.read_range(self.filesystem, path, member.offset, member.size_bytes)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                if attempt == TRIES:
+                    raise
+                time.sleep(PAUSE_S * attempt)
+        raise AssertionError
 
     def _room(self, size: int) -> np.ndarray:
         room: np.ndarray | None = getattr(self._own, "room", None)

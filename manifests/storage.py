@@ -84,6 +84,11 @@ def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
     local_file.unlink()
 
 
+def write_local(path: Path, data: bytes) -> None:
+    """Write a small file on this machine's disk, whole or not at all."""
+    write_bytes(fs.LocalFileSystem(), str(path.absolute()), data)
+
+
 def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     """Write a small file, whole or not at all; parent folders are made."""
     if is_local(filesystem):

@@ -95,7 +95,7 @@ class Launch:
             raise UsageError(f"command {' '.join(self.command)}", "is not a training command", f"Packages: {', '.join(PACKAGES)}.")
         connect()
         each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-        count = (self.least_workers, self.workers) if self.least_workers else self.workers
+        count: Any = (self.least_workers, self.workers) if self.least_workers else self.workers
         wish = ray.remote(num_cpus=0)(Wish).remote()
         job = {"package": self.command[0], "arguments": list(self.command[1:]), "wish": wish}
         trainer = TorchTrainer(
@@ -111,7 +111,7 @@ class Launch:
         def run() -> None:
             try:
                 trainer.fit()
-            except Exception as error:  # raised again below, in the thread that is waited for
+            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that is waited for
                 failed.append(error)
 
         thread = threading.Thread(target=run, daemon=True)

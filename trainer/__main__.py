@@ -1,4 +1,4 @@
-"""`python -m trainer plan | measure | fit | sample | report`: train a DiT on a dataset's latents and sample from it."""
+"""`python -m trainer plan | measure | fit | export | sample | report`: train a DiT on a dataset's latents and sample from it."""
 
 from __future__ import annotations
 
@@ -106,17 +106,50 @@ class Report:
             return cli.DONE
         first, last = rows[0], rows[-1]
         table = [
-            [name, first["scores"][name]["loss"], scores["loss"], scores["shuffled"], scores["baseline"]] for name, scores in last["scores"].items()
+            [
+                name,
+                first["scores"][name]["loss"],
+                scores["loss"],
+                scores["shuffled"],
+                f"{scores['shuffled'] / scores['loss'] - 1:+.2%}",
+                scores["baseline"],
+            ]
+            for name, scores in last["scores"].items()
         ]
         cli.print_table(
             "validation",
-            ["shape class", f"loss at step {first['step']}", f"loss at step {last['step']}", "with shuffled captions", "mean velocity"],
+            ["shape class", f"loss at step {first['step']}", f"loss at step {last['step']}", "with other captions", "so much worse", "mean velocity"],
             table,
         )
         return cli.DONE
 
 
-VERBS = {"plan": Plan, "measure": Measure, "fit": Fit, "sample": Sample, "report": Report}
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Make a model to sample from of a checkpoint: of a run that was stopped or killed, or of an earlier step.
+
+    Example: python -m trainer export RUN --step 20000 --out RUN/model-20000
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `fit`."""
+    step: int | None = None
+    """Of which step; the newest if left out."""
+    ema: float | None = None
+    """Decay of the average to take; the run's first if left out."""
+    out: Path | None = None
+    """Folder to write; RUN/model if left out."""
+
+    def run(self) -> int:
+        from trainer.export import export_checkpoint
+
+        out = self.out or self.run_folder / "model"
+        cli.say(f"export: from {export_checkpoint(self.run_folder, self.step, self.ema, out)}")
+        print(out)
+        return cli.DONE
+
+
+VERBS = {"plan": Plan, "measure": Measure, "fit": Fit, "export": Export, "sample": Sample, "report": Report}
 
 if __name__ == "__main__":
     sys.exit(cli.main("python -m trainer", "Train a diffusion transformer on a dataset's latents, and sample.", VERBS))

@@ -12,28 +12,45 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Longest = tuple[int, int]
+
+class Documents(NamedTuple):
+    """Which queries may see which keys, made once a pass for all layers.
+
+    Attributes:
+        cu_q, cu_k: offsets of each document's queries and keys.
+        max_q, max_k: most of them in a document.
+        mask: for FlexAttention, where it is what attends.
+    """
+
+    cu_q: Tensor
+    cu_k: Tensor
+    max_q: int
+    max_k: int
+    mask: Any = None
 
 
-def longest(cu_q: Tensor, cu_k: Tensor) -> Longest:
-    """Most queries and most keys of a document. On a GPU this waits for it: ask once a pass, not once a layer."""
-    return int(cu_q.diff().max()), int(cu_k.diff().max())
+def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
+    """Documents by their offsets, for values of a kind. On a GPU this waits for it, and makes FlexAttention's mask if there will be need of one: once a pass, not once a layer."""
+    mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
+    return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, most: Longest | None = None) -> Tensor:
-    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key. `most` is `longest` of the two offsets."""
+def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
+    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key."""
     q, k = q.to(v.dtype), k.to(v.dtype)
     if not q.is_cuda:
-        return attend_grouped(q, k, v, cu_q, cu_k)
-    if v.dtype in (torch.bfloat16, torch.float16) and _varlen() is not None:
-        return attend_varlen(q, k, v, cu_q, cu_k, most)
-    return attend_flex(q, k, v, cu_q, cu_k)
+        return attend_grouped(q, k, v, of)
+    return attend_varlen(q, k, v, of) if of.mask is None else attend_flex(q, k, v, of)
+
+
+def _is_varlen(dtype: torch.dtype) -> bool:
+    return dtype in (torch.bfloat16, torch.float16) and _varlen() is not None
 
 
 @functools.cache
@@ -46,12 +63,11 @@ def _varlen() -> Callable[..., Any] | None:
     return varlen_attn
 
 
-def attend_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, most: Longest | None = None) -> Tensor:
+def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
     varlen = _varlen()
     assert varlen is not None
-    max_q, max_k = most or longest(cu_q, cu_k)
-    return varlen(q.contiguous(), k.contiguous(), v.contiguous(), cu_q.int(), cu_k.int(), max_q, max_k)
+    return varlen(q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k)  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -62,24 +78,28 @@ def _flex(is_compiled: bool) -> Callable[..., Any]:
     return made  # type: ignore[no-any-return]
 
 
-def attend_flex(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
-    """`attend` by FlexAttention with a document mask; compiled on a GPU."""
+def document_mask(cu_q: Tensor, cu_k: Tensor) -> Any:
+    """FlexAttention's block mask; made by compiled code on a GPU, which needs no N x M memory."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    owner_q = torch.repeat_interleave(torch.arange(len(cu_q) - 1, device=q.device), cu_q.diff())
-    owner_k = torch.repeat_interleave(torch.arange(len(cu_k) - 1, device=q.device), cu_k.diff())
+    owner_q, owner_k = (torch.repeat_interleave(torch.arange(len(cu) - 1, device=cu.device), cu.diff()) for cu in (cu_q, cu_k))
 
     def is_own(batch: Tensor, head: Tensor, at_q: Tensor, at_k: Tensor) -> Tensor:
         return owner_q[at_q] == owner_k[at_k]
 
-    mask = create_block_mask(is_own, None, None, len(q), len(k), device=str(q.device))
+    return create_block_mask(is_own, None, None, len(owner_q), len(owner_k), device=str(cu_q.device), _compile=cu_q.is_cuda)
+
+
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
+    """`attend` by FlexAttention with a document mask; compiled on a GPU."""
+    mask = document_mask(of.cu_q, of.cu_k) if of.mask is None else of.mask
     queries, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return _flex(q.is_cuda)(queries, keys, values, block_mask=mask)[0].transpose(0, 1)
+    return _flex(q.is_cuda)(queries, keys, values, block_mask=mask)[0].transpose(0, 1)  # type: ignore[no-any-return]
 
 
-def attend_grouped(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by one call for all documents of equal lengths."""
-    lengths_q, lengths_k = cu_q.diff().tolist(), cu_k.diff().tolist()
+    lengths_q, lengths_k = of.cu_q.diff().tolist(), of.cu_k.diff().tolist()
     parts_q, parts_k, parts_v = q.split(lengths_q), k.split(lengths_k), v.split(lengths_k)  # split, whose gradient is one concatenation
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
@@ -95,10 +115,9 @@ def attend_grouped(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) 
     return torch.cat(pieces)
 
 
-def attend_dense(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
+def attend_dense(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """The oracle: one dense mask. For tests."""
-    owner_q = torch.repeat_interleave(torch.arange(len(cu_q) - 1), cu_q.diff())
-    owner_k = torch.repeat_interleave(torch.arange(len(cu_k) - 1), cu_k.diff())
+    owner_q, owner_k = (torch.repeat_interleave(torch.arange(len(cu) - 1, device=q.device), cu.diff()) for cu in (of.cu_q, of.cu_k))
     mask = owner_q[:, None] == owner_k[None]
     out = F.scaled_dot_product_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask)
     return out.transpose(0, 1)

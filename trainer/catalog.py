@@ -97,7 +97,10 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
     every = [(_sample(rows[name], number), weight) for number, weight in enumerate(weights) for name in usable[number]]
     aside = [sample for sample, _ in every if sample.view == 0 and is_held_out(sample.clip_id, config.held_out)] or [every[0][0]]
     names = {sample.clip_id for sample in aside}
-    train = [(sample, weight) for sample, weight in every if sample.clip_id not in names] or every
+    train = [(sample, weight) for sample, weight in every if sample.clip_id not in names]
+    if not train and len({sample.clip_id for sample, _ in every}) > 1:
+        raise UsageError("--held-out", f"{config.held_out:g} leaves none of {len(every)} clips to train on", "Lower it.")
+    train = train or every  # a dataset of one clip is for trying things out
     factors, channels = _one_vae(dataset, rows)
     stats = corpus_stats(dataset, views[0].column("latent"))
     digest = hashlib.sha256("|".join([*(name for own in usable for name in own), *(view.digest for view in views)]).encode()).hexdigest()[:16]

@@ -1,17 +1,15 @@
 """Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any number of processes reads them.
 
-A checkpoint is a folder `step-<n>` that appears by a rename when all of it is written. It holds no pickle: torch's own format keeps its index in one, its safetensors
-format does not. Written in the background, it is first copied to memory, and appears some steps later.
+A checkpoint is a folder that appears when all of it is written (trainer/checkpoint_files.py). It holds no pickle: torch's own format keeps its index in one, its
+safetensors format does not. Written in the background, it is first copied to memory, and appears some steps later.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import warnings
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +27,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from manifests.errors import UsageError
+from trainer.checkpoint_files import TrainState, appear, read_state, temporary_folder
 from trainer.parallel import Ranks
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands: `step` steps are done; `digest` names the data and the plan; the rest is what the guard against spikes remembers."""
-
-    step: int
-    digest: str
-    recent: list[float] = field(default_factory=list)
-    in_a_row: int = 0
-    num_skipped: int = 0
-    num_rolled_back: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ class Saver:
 
     def save(self, trained: Trained, state: TrainState) -> None:
         self.finish()
-        temporary = self._temporary(state)
+        temporary = temporary_folder(self.folder, state.step)
         if self.ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -105,7 +92,7 @@ class Saver:
                 self._pending = pending, state
                 return
             dcp.save(tensors, storage_writer=writer, no_dist=alone)
-        self._appear(state)
+        appear(self.folder, state, self.keep, self.ranks)
 
     def poll(self) -> None:
         """Let a checkpoint appear if every process has written its part."""
@@ -118,30 +105,7 @@ class Saver:
             pending, state = self._pending
             self._pending = None
             pending.result()
-            self._appear(state)
-
-    def _temporary(self, state: TrainState) -> Path:
-        return self.folder / f".step-{state.step:08d}.tmp"
-
-    def _appear(self, state: TrainState) -> None:
-        self.ranks.wait()
-        if self.ranks.is_first:
-            temporary, final = self._temporary(state), self.folder / f"step-{state.step:08d}"
-            (temporary / "state.json").write_text(json.dumps(asdict(state)))
-            for path in temporary.iterdir():
-                with open(path, "rb+") as file:
-                    os.fsync(file.fileno())
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-            for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old)
-        self.ranks.wait()
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
+            appear(self.folder, state, self.keep, self.ranks)
 
 
 def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> TrainState:
@@ -150,11 +114,11 @@ def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> 
     Raises:
         UsageError: the checkpoint was made from other data or another plan.
     """
-    stored = json.loads((path / "state.json").read_text())
-    if stored["digest"] != digest:
+    stored = read_state(path)
+    if stored.digest != digest:
         raise UsageError(
             str(path),
-            f"was trained on data and plan {stored['digest']}, this run reads {digest}",
+            f"was trained on data and plan {stored.digest}, this run reads {digest}",
             "Give another --out, or the same data and settings.",
         )
     tensors = trained.tensors()
@@ -162,4 +126,13 @@ def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> 
         warnings.simplefilter("ignore")
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=ranks.size == 1)
     trained.take(tensors)
-    return TrainState(**stored)
+    return stored
+
+
+def load_part(path: Path, part: str, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One part of a checkpoint (`model`, or `ema<decay>`) into tensors of these shapes, on this process alone."""
+    wanted = {f"{part}.{name}": torch.empty_like(value) for name, value in shapes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    return {name.removeprefix(f"{part}."): value for name, value in wanted.items()}

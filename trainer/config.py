@@ -1,14 +1,30 @@
-"""Settings of a training run, and presets. A preset is a function; the resolved config is saved with the run and reloads strictly."""
+"""Settings of a training run, and presets. A preset is a function; the resolved config is saved with the run and reloads strictly (trainer/config_files.py)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from manifests.errors import UsageError
+
+_FOR_EVER = float("inf")
+Range = tuple[float, float, bool]
+"""Least, most, and whether the least itself is allowed."""
+
+
+def check_ranges(kind: str, settings: Any, ranges: dict[str, Range]) -> None:
+    """Refuse numbers that make no sense.
+
+    Raises:
+        UsageError: a setting is out of its range, or not a number.
+    """
+    for name, (least, most, is_least_allowed) in ranges.items():
+        value = getattr(settings, name)
+        for number in value if isinstance(value, (tuple, list)) else value.values() if isinstance(value, dict) else (value,):
+            if number is not None and not (least <= number <= most and (is_least_allowed or number > least)):
+                bounds = f"{'at least' if is_least_allowed else 'more than'} {least:g}" + (f" and at most {most:g}" if most < _FOR_EVER else "")
+                raise UsageError(kind + (name.replace("_", "-") if kind == "--" else f" {name}"), f"is {number}", f"It must be {bounds}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +41,22 @@ class ModelConfig:
     rope_theta: float = 1000.0
     text: Literal["cross", "joint"] = "cross"
     """How a sample reads its text: by cross-attention in each block, or as part of its own sequence (single stream)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "model",
+            self,
+            dict.fromkeys(("width", "depth", "num_heads", "patch", "latent_channels", "text_width", "rope_theta"), (1, _FOR_EVER, True)),
+        )
+        if self.width % (2 * self.num_heads) or len(self.patch) != 3:
+            raise UsageError(
+                "model",
+                f"has width {self.width}, {self.num_heads} heads and patch {self.patch}",
+                "Heads have an even width; a patch has three sides.",
+            )
+
+
+CONDITIONS = ("none", "first", "prefix", "suffix", "ends", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +82,15 @@ class FlowConfig:
     condition_sigma: float = 0.0
     """Given frames get a noise level up to this in half of the cases: a little keeps motion going across the joint."""
 
+    def __post_init__(self) -> None:
+        share = (0.0, 1.0, True)
+        check_ranges("flow", self, {"text_dropout": share, "condition_dropout": share, "condition_sigma": share, "condition": (0, _FOR_EVER, True),
+                                    "logit_std": (0, _FOR_EVER, False), "shift_max": (1, _FOR_EVER, True)})  # fmt: skip
+        if unknown := set(self.condition) - set(CONDITIONS):
+            raise UsageError("flow condition", f"has unknown patterns {sorted(unknown)}", f"Patterns: {', '.join(CONDITIONS)}.")
+        if not sum(self.condition.values()) > 0:
+            raise UsageError("flow condition", "gives no pattern a weight", 'At least {"none": 1}.')
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
@@ -66,6 +107,10 @@ class StageConfig:
     """Videos of other frame rates are left out of the stage, and counted. 0: no limit."""
     image_share: float | None = None
     """Share of images among the tokens; None: as they lie in the data."""
+
+    def __post_init__(self) -> None:
+        least = (0, _FOR_EVER, True)
+        check_ranges("stage", self, {**dict.fromkeys(("steps", "max_tokens", "max_s", "min_fps", "max_fps"), least), "image_share": (0, 1, True)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +189,27 @@ class FitConfig:
     peak_tflops: float = 0.0
     """Of one device at the precision used, for MFU; 0: not told."""
 
+    def __post_init__(self) -> None:
+        check_ranges("--", self, _RANGES)
+
+
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, _FOR_EVER, True)),
+    **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
+    **dict.fromkeys(("cooldown", "image_share", "max_corrupt"), (0, 1, True)),
+    **dict.fromkeys(("weight_decay", "warmup_steps", "attention_cost", "shard_size", "validate_every", "validate_on", "sample_every", "spike_factor", "roll_back_after",
+                     "peak_tflops", "mix", "captions"), (0, _FOR_EVER, True)),
+    **dict.fromkeys(("ema_decay", "ema_more"), (0, 1, True)),
+    "held_out": (0, 1, True),
+}  # fmt: skip
+
 
 RUN_ONLY = frozenset({
-    "steps", "save_every", "keep", "cooldown", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops", "shard_size",
-    "sequence_parallel", "is_async_saving", "validate_on", "sample_every", "wandb",
+    "steps", "save_every", "keep", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops", "shard_size",
+    "sequence_parallel", "is_async_saving", "validate_on", "sample_every", "wandb", "lr", "warmup_steps", "schedule", "cooldown", "weight_decay", "clip_norm",
+    "spike_factor", "roll_back_after", "is_bf16",
 })  # fmt: skip
-"""Settings that a resumed run may change."""
+"""Settings that a resumed run may change: they decide neither what a step reads nor what is averaged. Each change is noted in the run's `changes.jsonl`."""
 
 
 def tiny() -> FitConfig:
@@ -199,41 +259,3 @@ PRESETS: dict[str, Callable[[], FitConfig]] = {"tiny": tiny, "small": small, "ba
 def preset(name: str, **overrides: Any) -> FitConfig:
     """A preset with fields replaced; None leaves the preset's value."""
     return replace(PRESETS[name](), **{key: value for key, value in overrides.items() if value is not None})
-
-
-def _strict(kind: type, values: dict, where: str) -> Any:
-    known = {item.name for item in fields(kind)}
-    if unknown := set(values) - known:
-        raise UsageError(where, f"has unknown settings {sorted(unknown)}", "It was written by another version.")
-    return kind(**values)
-
-
-def save_config(config: FitConfig, path: Path) -> None:
-    path.write_text(json.dumps(asdict(config), indent=2) + "\n")
-
-
-def load_config(path: Path) -> FitConfig:
-    """Read a resolved config back; an unknown setting is an error."""
-    values = json.loads(path.read_text())
-    model = values.pop("model")
-    model["patch"] = tuple(model["patch"])
-    flow = values.pop("flow")
-    stages = tuple(_strict(StageConfig, stage, str(path)) for stage in values.pop("stages", ()))
-    values["ema_more"] = tuple(values.get("ema_more", ()))
-    parts = {"model": _strict(ModelConfig, model, str(path)), "flow": _strict(FlowConfig, flow, str(path)), "stages": stages}
-    return _strict(FitConfig, values | parts, str(path))
-
-
-def load_stages(path: Path) -> tuple[StageConfig, ...]:
-    """Stages from a JSON file: a list of objects with the fields of `StageConfig`.
-
-    Raises:
-        UsageError: the file cannot be read, or has settings that do not exist.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(str(path), f"cannot be read ({error})", 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].') from error
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise UsageError(str(path), "is not a list of stages", 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].')
-    return tuple(_strict(StageConfig, item, str(path)) for item in found)

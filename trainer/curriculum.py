@@ -88,10 +88,22 @@ class Curriculum:
         self.stages = list(stages)
         self._streams = [PlanStream(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE) for number, stage in enumerate(stages)]
 
+    def _number(self, step: int) -> int:
+        return max(index for index, stage in enumerate(self.stages) if stage.first <= step)
+
     def at(self, step: int) -> tuple[int, list[list[Sample]]]:
         """(epoch, packs) of a global step, counted from 0."""
-        number = max(index for index, stage in enumerate(self.stages) if stage.first <= step)
+        number = self._number(step)
         return self._streams[number].at(step - self.stages[number].first)
+
+    def mark(self, step: int) -> list[int]:
+        """Where the epoch of a step began: number of the stage, the epoch, its first step within the stage. For a checkpoint."""
+        number = self._number(step)
+        return [number, *self._streams[number].mark(step - self.stages[number].first)]
+
+    def seek(self, number: int, epoch: int, first_step: int) -> None:
+        """Take up a mark, so that a resumed run plans only the epoch it is in."""
+        self._streams[number].seek(epoch, first_step)
 
     def steps_from(self, step: int) -> Iterator[tuple[int, int, list[list[Sample]]]]:
         """(step, epoch, packs) without end, from `step` on."""

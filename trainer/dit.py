@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.attention import Longest, attend, longest
+from trainer.attention import Documents, attend, documents
 from trainer.config import ModelConfig
 from trainer.sequence import SequenceGroup
 
@@ -91,24 +91,23 @@ class DiTBlock(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor, most: Longest) -> Tensor:
-        """x: [N, D]; modulation: [N, 6, D]; angles: [N, K/2]; text: [L, D], not read where it is part of x. `cu` counts all tokens of the pack, also those elsewhere;
-        `most`: tokens of the longest sample, and words of the longest text."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.offset).unbind(dim=1)
+    def forward(self, x: Tensor, levels: Tensor, which: Tensor, angles: Tensor, samples: Documents, text: Tensor, words: Documents) -> Tensor:
+        """x: [N, D]; levels: [M, 6, D], the modulation of each noise level; which: [N], the level of each token; angles: [N, K/2]; text: [L, D], not read where it is part of x. `samples`: all tokens of the pack, also those elsewhere;
+        `words`: the tokens here beside their texts."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (part[which] for part in (levels + self.offset).unbind(dim=1))
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))
         q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
         if self.sequence is None:
-            seen = attend(q, k, v, cu, cu, (most[0], most[0]))
+            seen = attend(q, k, v, samples)
         else:
             q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))
-            seen = self.sequence.to_tokens(attend(q, k, v, cu, cu, (most[0], most[0])))
+            seen = self.sequence.to_tokens(attend(q, k, v, samples))
         x = x + gate1 * self.out(seen.flatten(1))
         if not self.is_joint:
-            own = cu if self.sequence is None else self.sequence.offsets(cu)
             q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
             k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
-            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, own, text_cu, most).flatten(1))
+            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, words).flatten(1))
         h = self.norm3(x) * (1 + scale2) + shift2
         up, gate = self.up(h).chunk(2, dim=-1)
         return x + gate2 * self.down(F.silu(gate) * up)
@@ -144,6 +143,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final_norm, self.final_modulation = RMSNorm32(d, elementwise_affine=False), nn.Linear(d, 2 * d)
         self.head = nn.Linear(d, values)
+        self.sequence: SequenceGroup | None = None
         with torch.no_grad():
             for name, value in self.named_parameters():
                 if not value.is_meta:
@@ -151,6 +151,7 @@ class DiT(nn.Module):
 
     def share_sequence(self, group: SequenceGroup | None) -> None:
         """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process holds all."""
+        self.sequence = group
         for module in self.modules():  # blocks may be wrapped
             if isinstance(module, DiTBlock):
                 module.sequence = group
@@ -172,20 +173,21 @@ class DiT(nn.Module):
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
         first = (coords[:, 0] == 0).to(x.dtype)
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
-        levels, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, then look up
-        level = F.silu(self.sigma(levels))
-        modulation = linear32(self.modulation, level).unflatten(-1, (6, -1))[which]
+        distinct, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, and look up in each block
+        level = F.silu(self.sigma(distinct))
+        levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
         if self.config.text == "joint":
-            h = self._joint(h, modulation, angles, cu, words, text_cu)
+            h = self._joint(h, levels, which, angles, cu, words, text_cu)
         else:
-            most = longest(cu, text_cu)
+            kind = attention_dtype(h)
+            samples, texts = documents(cu, cu, kind), documents(cu if self.sequence is None else self.sequence.offsets(cu), text_cu, kind)
             for block in self.blocks:
-                h = block(h, modulation, angles, cu, words, text_cu, most)
+                h = block(h, levels, which, angles, samples, words, texts)
         shift, scale = linear32(self.final_modulation, level)[which].chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
-    def _joint(self, h: Tensor, modulation: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
+    def _joint(self, h: Tensor, levels: Tensor, which: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
         """All blocks over one stream in which each sample's words follow its tokens: words have the noise level of the sample's last token and no position."""
         counts, word_counts = cu.diff(), text_cu.diff()
         owner = torch.arange(len(counts), device=h.device)
@@ -194,13 +196,18 @@ class DiT(nn.Module):
         last = torch.repeat_interleave(cu[1:] - 1, word_counts)
         order = torch.cat([place, word_place]).argsort()
         stream = torch.cat([h, words.to(h.dtype)])[order]
-        levels = torch.cat([modulation, modulation[last]])[order]
+        levels_at = torch.cat([which, which[last]])[order]
         turns = torch.cat([angles, angles.new_zeros(len(words), angles.shape[1])])[order]
         both = torch.cat([owner.new_zeros(1), (counts + word_counts).cumsum(0)])
-        most = longest(both, text_cu)
+        samples = documents(both, both, attention_dtype(h))
         for block in self.blocks:
-            stream = block(stream, levels, turns, both, words, text_cu, most)
+            stream = block(stream, levels, levels_at, turns, samples, words, samples)
         return stream[place]
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """What linear layers give here: under autocast half precision, whatever x is."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ import itertools
 
 import torch
 
+from manifests.cli import say
 from trainer.config import FlowConfig
 from trainer.dit import DiT
 from trainer.efficiency import CLASSES, shape_classes
@@ -38,15 +39,22 @@ def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) ->
         packs[-1].append(fitting)
         room -= fitting.tokens(patch)
     own = packs[ranks.data_rank :: ranks.data_size]
-    return [reader.read(pack, epoch=-1) for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))]
+    read = [reader.read(pack, epoch=-1, is_for_validation=True) for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))]
+    shares = ranks.sequence.size if ranks.sequence else 1
+    if (bad := ranks.sum([sum(len(pack.corrupt) for pack in read) / shares])[0]) and ranks.is_first:
+        say(f"fit: {bad:.0f} of {len(samples)} held-out clips cannot be read; validation goes on without them")
+    return read
 
 
-def with_shuffled_text(pack: Pack) -> Pack:
-    """Each sample gets the text of the one before it."""
-    spans = [pack.text[int(a) : int(b)] for a, b in itertools.pairwise(pack.text_cu)]
-    rolled = spans[-1:] + spans[:-1]
-    lengths = torch.tensor([0, *(len(span) for span in rolled)])
-    return Pack(**{**vars(pack), "text": torch.cat(rolled), "text_cu": lengths.cumsum(0)})
+def with_other_texts(packs: list[Pack]) -> list[Pack]:
+    """Each sample gets the text of the one before it, over all packs in a row."""
+    spans = [pack.text[int(a) : int(b)] for pack in packs for a, b in itertools.pairwise(pack.text_cu)]
+    rolled, found = iter(spans[-1:] + spans[:-1]), []
+    for pack in packs:
+        own = list(itertools.islice(rolled, len(pack.samples)))
+        lengths = torch.tensor([0, *(len(span) for span in own)])
+        found.append(Pack(**{**vars(pack), "text": torch.cat(own), "text_cu": lengths.cumsum(0)}) if own else pack)
+    return found
 
 
 KEYS = ("weight", "loss", "shuffled", "baseline")
@@ -63,12 +71,9 @@ def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Rank
     was_training = model.training
     model.eval()
     totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
-    for pack in packs:
+    for pack, swapped in zip(packs, with_other_texts(packs), strict=True):
         for sigma in SIGMAS:
-            noisy = NoisyPack(pack, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
-            other = (
-                NoisyPack(with_shuffled_text(pack), flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence) if pack.shapes else noisy
-            )
+            noisy, other = (NoisyPack(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence) for item in (pack, swapped))
             said = {"loss": _velocity(model, noisy, ranks, is_bf16), "shuffled": _velocity(model, other, ranks, is_bf16)}
             errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {"baseline": noisy.error(torch.zeros_like(noisy.x))}
             for index, sample in enumerate(pack.samples):

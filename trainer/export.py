@@ -10,19 +10,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from manifests import storage
 from manifests.errors import UsageError
 from trainer.catalog import Catalog
+from trainer.checkpoint_files import list_checkpoints
+from trainer.checkpoints import load_part
 from trainer.config import FitConfig, FlowConfig, ModelConfig
+from trainer.config_files import load_config
 from trainer.dit import DiT
 from trainer.patches import FACTORS
 
 FORMAT = "rushes-dit/1"
+RECORD = "model.json"
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, catalog: Catalog, made_by: dict) -> None:
-    """Write the model for sampling, with its latent statistics and shift rule; `made_by` names the columns, the text encoder and the VAE."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
+    """Write into the run folder all that sampling needs besides weights: latent statistics, shift rule, and in `made_by` the columns, the text encoder and the VAE."""
     record = {
         "format": FORMAT,
         "model": asdict(config.model),
@@ -32,7 +35,41 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: FitConfig, cata
         "latent_std": catalog.std,
         **made_by,
     }
-    (folder / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+    storage.write_local(run / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
+    """Write a model for sampling, with the run's record. It appears whole: the record, by which it is known, comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".model.safetensors.tmp"
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+    temporary.replace(folder / "model.safetensors")
+    storage.write_local(folder / RECORD, (run / RECORD).read_bytes())
+
+
+def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Path) -> Path:
+    """Make a model of a run's checkpoint, on one process whatever the number that wrote it. Returns the checkpoint.
+
+    Args:
+        step: the newest checkpoint if None.
+        decay: of which average; the run's first if None.
+
+    Raises:
+        UsageError: there is no such checkpoint or average.
+    """
+    config = load_config(run / "config.json")
+    found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
+    if not found or (step is not None and step not in found):
+        raise UsageError(str(run), f"has no checkpoint{'' if step is None else f' of step {step}'}", f"It has those of steps {sorted(found)}.")
+    path = found[max(found) if step is None else step]
+    decay = config.ema_decay if decay is None else decay
+    if decay not in (config.ema_decay, *config.ema_more):
+        raise UsageError(
+            "--ema", f"{decay:g} is no average of this run", f"It keeps {', '.join(f'{own:g}' for own in (config.ema_decay, *config.ema_more))}."
+        )
+    weights = load_part(path, f"ema{decay:g}", DiT(config.model).state_dict())
+    save_model(out, weights, run)
+    return path
 
 
 class TrainedModel:
@@ -49,10 +86,12 @@ def load_model(run: Path) -> TrainedModel:
     Raises:
         UsageError: there is none.
     """
-    folder = run / "model" if (run / "model" / "model.json").exists() else run
-    if not (folder / "model.json").exists():
-        raise UsageError(str(run), "holds no exported model", "Train one with `python -m trainer fit`.")
-    record = json.loads((folder / "model.json").read_text())
+    folder = run / "model" if (run / "model" / "model.safetensors").exists() else run
+    if not (folder / "model.safetensors").exists() or not (folder / RECORD).exists():
+        raise UsageError(
+            str(run), "holds no exported model", "Train one with `python -m trainer fit`; `python -m trainer export` makes one of a checkpoint."
+        )
+    record = json.loads((folder / RECORD).read_text())
     if record.get("format") != FORMAT:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
     dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))

@@ -22,18 +22,21 @@ from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
 from manifests.reading import RangeCache
 from trainer.catalog import Catalog, load_catalog, views_of
-from trainer.checkpoints import Trained, TrainState, list_checkpoints, load_checkpoint
-from trainer.config import RUN_ONLY, FitConfig, load_config, save_config
+from trainer.checkpoint_files import TrainState, list_checkpoints, newest_sound, read_state, sweep
+from trainer.checkpoints import Trained, load_checkpoint
+from trainer.config import RUN_ONLY, FitConfig
+from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.curriculum import Curriculum, stages_of
 from trainer.dit import count_parameters
 from trainer.evaluate import validation_packs
-from trainer.export import save_model
+from trainer.export import save_model, save_record
 from trainer.loader import Loader, Pack, PackReader
 from trainer.loop import Run, tell
 from trainer.optimizers import make_optimizers
+from trainer.packs import PLAN_VERSION
 from trainer.parallel import Ranks, build, check, full_state, join
-from trainer.sheets import Sheets
 from trainer.run_lock import RunLock
+from trainer.sheets import Sheets
 from trainer.streaming import StreamLoader, StreamReader, survey
 
 
@@ -45,7 +48,7 @@ def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
 def run_digest(catalog: Catalog, config: FitConfig) -> str:
     """What a checkpoint must agree on to be resumed: the data and all that decides the order and the noise; not the number of steps or of processes."""
     settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
-    return hashlib.sha256((catalog.digest + canonical_json(settings)).encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def dataset_source(dataset: Dataset, view_name: str, config: FitConfig, out: Pat
     views = views_of(dataset, view_name, config)
     catalog = load_catalog(dataset, views, config)
     config = _sized(config, catalog)
-    reader = PackReader(dataset, catalog, config, cache, is_pinned=ranks.device.type == "cuda")
+    reader = PackReader(dataset, catalog, config, cache)
     made_by = {"columns": {name: str(column) for name, column in views[0].columns.items()}, **ingest_settings(dataset)}
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
@@ -114,13 +117,18 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     check(config, ranks)
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
-    lock = _claim(out, source.catalog, config, digest, ranks)
+    lock, changes = _claim(out, source.catalog, config, digest, ranks)
     model = build(config, ranks)
     emas: dict[float, nn.Module] = {decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)}
     trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
-    if checkpoints := list_checkpoints(out / "checkpoints"):
-        state = load_checkpoint(checkpoints[-1], trained, digest, ranks)
-        tell(ranks, f"resumed after step {state.step} from {checkpoints[-1]}")
+    if newest := newest_sound(out / "checkpoints", ranks):
+        state = load_checkpoint(newest, trained, digest, ranks)
+        tell(ranks, f"resumed after step {state.step} from {newest}")
+        if state.plan_mark and isinstance(source.loader, Loader) and isinstance(source.loader.plan, Curriculum):
+            source.loader.plan.seek(*state.plan_mark)
+    if ranks.is_first:
+        note_changes(out, state.step, changes)
+        save_record(out, source.config, source.catalog, source.made_by)
     samples = (
         f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out" if len(source.catalog.table) else "tars without an index"
     )
@@ -131,8 +139,9 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
         try:
             step = run.loop(source.loader, stop)
         finally:
-            if run.is_sound:
-                _export(out, trained, source, ranks)  # one may sample from a run that was stopped
+            # one may sample from a run that was stopped by hand; where a machine is taken away there is no time, and `trainer export` makes the model from the checkpoint
+            if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
+                _export(out, trained, config, ranks)
         after = run.validate(step)
         run.show(step)
     finally:
@@ -142,31 +151,51 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     if before:
         tell(
             ranks,
-            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}",
+            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}; "
+            f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
         )
     return step
 
 
-def _export(out: Path, trained: Trained, source: Source, ranks: Ranks) -> None:
+def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> None:
     """Write each average as a model to sample from: the first as `model`, others as `model-ema<decay>`."""
     for decay, ema in trained.emas.items():
-        weights = full_state(ema)
+        weights = full_state(ema, ranks)
         if ranks.is_first:
-            name = "model" if decay == source.config.ema_decay else f"model-ema{decay:g}"
-            save_model(out / name, weights, source.config, source.catalog, source.made_by)
+            save_model(out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}"), weights, out)
 
 
-def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> RunLock | None:
-    """Write the resolved settings into the run folder, if it is this run's and no other process is at it. Returns what the first process must hold on to."""
-    saved, lock = out / "config.json", None
+def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> tuple[RunLock | None, Changes]:
+    """Write the resolved settings into the run folder, if it is this run's and no other process is at it.
+
+    Returns:
+        What the first process must hold on to, and the settings that were others before.
+
+    Raises:
+        UsageError: the folder holds another run; or another process is at it.
+    """
+    saved, lock, changes = out / "config.json", None, Changes()
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
         lock = RunLock(out)
+        sweep(out / "checkpoints")
     ranks.wait()
-    if saved.exists() and run_digest(catalog, load_config(saved)) != digest:
-        raise UsageError(str(out), "holds a run with other settings or other data", "Give another --out, or the same settings to resume.")
+    if saved.exists():
+        before = load_config(saved)
+        changes = changes_between(before, config)
+        if run_digest(catalog, before) != digest:
+            own = [f"{name} {old} is now {new}" for name, (old, new) in changes.items() if name.split(".")[0] not in RUN_ONLY]
+            raise UsageError(
+                str(out), f"holds a run with other settings: {'; '.join(own)}" if own else "holds a run on other data (clips, captions or views differ)",
+                "Give another --out, or the same settings to resume.",
+            )  # fmt: skip
+        checkpoints = list_checkpoints(out / "checkpoints")
+        if checkpoints and read_state(checkpoints[-1]).digest != digest:
+            raise UsageError(
+                str(out), "holds a run on other data (clips, captions or views differ)", "Give another --out, or the same data to resume."
+            )
     ranks.wait()
     if ranks.is_first:
         save_config(config, saved)
     ranks.wait()
-    return lock
+    return lock, changes

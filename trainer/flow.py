@@ -12,7 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from manifests.errors import UsageError
 from trainer.config import FlowConfig
 from trainer.loader import Pack
 from trainer.sequence import SequenceGroup
@@ -74,9 +73,7 @@ def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, ge
     if name == "ends":
         given = (frame < count) | (frame >= grid[0] - other)
         return given if not bool(given.all()) else frame < 1
-    if name == "random":
-        return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])
-    raise UsageError(f"flow.condition {name}", "is no pattern", "Patterns: none, first, prefix, suffix, ends, random.")
+    return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])  # random
 
 
 class NoisyPack:
@@ -127,11 +124,17 @@ class NoisyPack:
             setattr(self, name, getattr(self, name)[span])
         self.offsets = group.offsets(self.cu)
 
+    def pinned(self) -> NoisyPack:
+        """The same in memory from which a GPU copies without waiting."""
+        for name in ("x", "sigma", "known", "coords", "cu", "text", "text_cu", "target", "weight"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
     def inputs(self) -> tuple[Tensor, ...]:
         """What the model is called with."""
         return self.x, self.sigma, self.known, self.coords, self.cu, self.text, self.text_cu
 
     def error(self, velocity: Tensor) -> Tensor:
         """Weighted squared error of each token [n]; padding and given tokens weigh nothing."""
-        target, weight = self.target.to(velocity.device), self.weight.to(velocity.device)
+        target, weight = (value.to(velocity.device, non_blocking=True) for value in (self.target, self.weight))
         return ((velocity.float() - target).pow(2) * weight).sum(dim=1)

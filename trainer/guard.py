@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 from manifests.errors import RushesError
-from trainer.checkpoints import TrainState
+from trainer.checkpoint_files import TrainState
 
 MEMORY, LEAST, MOST_IN_A_ROW = 64, 16, 20
 
@@ -21,6 +22,7 @@ class Guard:
 
     def __init__(self, factor: float, state: TrainState) -> None:
         self.factor, self.recent = factor, list(state.recent)
+        self._begun = state
         self.num_skipped, self.in_a_row, self.num_rolled_back = state.num_skipped, state.in_a_row, state.num_rolled_back
 
     def refuses(self, loss: float, norm: float) -> str:
@@ -43,10 +45,10 @@ class Guard:
         if self.in_a_row >= MOST_IN_A_ROW:
             raise RushesError(
                 "training", f"{self.in_a_row} steps in a row were skipped: {why}",
-                "Lower --lr, and go on from an earlier checkpoint (remove the newest).",
+                "Give a lower --lr or a higher --spike-factor and run again: it goes on from the last checkpoint.",
             )  # fmt: skip
         return why
 
-    def state(self, step: int, digest: str) -> TrainState:
-        """What a checkpoint remembers."""
-        return TrainState(step, digest, self.recent, self.in_a_row, self.num_skipped, self.num_rolled_back)
+    def state(self) -> TrainState:
+        """The state it began with, and what it remembers now."""
+        return replace(self._begun, recent=self.recent, in_a_row=self.in_a_row, num_skipped=self.num_skipped, num_rolled_back=self.num_rolled_back)

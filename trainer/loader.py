@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Pack:
     N tokens, S samples, P patch size (channels x cells), L text tokens.
     clean: [N, P] normalised latents; valid: [N, P / C] share of real pixels per cell; coords: [N, 3] seconds, y, x in tokens; cu: [S + 1] token
     offsets; text: [L, Dt]; text_cu: [S + 1]; frame: [N] latent frame of each token; shapes: (t, h, w) in tokens per sample; seeds: noise seed per sample;
-    kinds: kind of the caption drawn for each sample, none where it was dropped; cut: samples of which only a window is shown.
+    corrupt: clips that could not be read; kinds: kind of the caption drawn for each sample, none where it was dropped; cut: samples of which only a window is shown.
     """
 
     clean: Tensor
@@ -82,13 +83,10 @@ class PackReader:
     Args:
         dataset: None for a reader that has its bytes from elsewhere (trainer/streaming.py).
         cache: where ranges of an object store are kept; None: they are fetched each time.
-        is_pinned: make the pack in memory from which a GPU copies without waiting.
     """
 
-    def __init__(
-        self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None, is_pinned: bool = False
-    ) -> None:
-        self.dataset, self.catalog, self.config, self.is_pinned = dataset, catalog, config, is_pinned
+    def __init__(self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None) -> None:
+        self.dataset, self.catalog, self.config = dataset, catalog, config
         self.members = MemberReader(dataset.filesystem, cache) if dataset else None
         self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
         self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
@@ -133,19 +131,20 @@ class PackReader:
         caption_id = next((name for name, own, _ in captions if own == kind), captions[0][0])
         return caption_id, self.embedding(sample, caption_id)
 
-    def _text(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, str]:
+    def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[Tensor, str]:
         """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
         captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
-        if index is None or rng.random() < self.config.flow.text_dropout:
+        if index is None or rng.random() < dropout:
             return torch.zeros(1, self.catalog.text_width), "none"
         return self.embedding(sample, captions[index][0]), captions[index][1]
 
-    def read(self, samples: list[Sample], epoch: int) -> Pack:
-        """Read one pack; unreadable samples are left out and named in `corrupt`."""
+    def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
+        """Read one pack; unreadable samples are left out, named in `corrupt` and on the terminal. For validation no text is dropped."""
+        dropout = 0.0 if is_for_validation else self.config.flow.text_dropout
         patch, factors = self.config.model.patch, self.catalog.factors
         cells, total = int(np.prod(patch)), sum(sample.tokens(patch) for sample in samples)
-        clean = torch.empty(total, cells * self.catalog.latent_channels, pin_memory=self.is_pinned)
+        clean = torch.empty(total, cells * self.catalog.latent_channels)
         valid, coords, frame = torch.empty(total, cells), torch.empty(total, 3), torch.empty(total, dtype=torch.long)
         ends, texts, cut = [0], list[Tensor](), list[Sample]()
         good, corrupt, shapes, seeds, kinds = list[Sample](), list[str](), list[tuple[int, int, int]](), list[int](), list[str]()
@@ -153,9 +152,10 @@ class PackReader:
             seed = sample_seed(self.config.seed, epoch, sample)
             generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
             try:
-                latent, (text, kind) = self._latent(sample, generator), self._text(sample, rng)
+                latent, (text, kind) = self._latent(sample, generator), self._text(sample, rng, dropout)
             except (RushesError, OSError, KeyError) as error:
-                corrupt.append(f"clip {sample.clip_id} in shard {sample.shard}: {error}")
+                corrupt.append(sample.clip_id)
+                say(f"left out of its pack: clip {sample.clip_id} in shard {sample.shard}: {error}")
                 continue
             row = self.catalog.clips[sample.clip_id]
             span = slice(ends[-1], ends[-1] + sample.tokens(patch))
@@ -196,31 +196,28 @@ class Loader:
         if reader.config.packs_per_step % world_size:
             raise ValueError(f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}")
         self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = reader, plan, rank, world_size, threads, ahead
-        self.num_corrupt = self.num_read = 0
 
-    def _check(self, pack: Pack) -> Pack:
-        for text in pack.corrupt:
-            say(f"left out of its pack: {text}")
-        self.num_corrupt += len(pack.corrupt)
-        self.num_read += len(pack.corrupt) + len(pack.samples)
-        limit = self.reader.config.max_corrupt
-        if self.num_corrupt > max(3, limit * self.num_read):
-            raise RushesError(
-                self.reader.dataset.uri if self.reader.dataset else "",
-                f"{self.num_corrupt} of {self.num_read} samples are unreadable, over the limit of {limit:.0%}",
-                "Run `python -m manifests verify --deep`.",
-            )
-        return pack
+    def mark(self, step: int) -> list[int]:
+        """Where the plan's epoch of a step began, for a checkpoint."""
+        return list(self.plan.mark(step))
 
-    def steps_from(self, step: int) -> Iterator[tuple[int, int, list[Pack]]]:
-        """(step, epoch, packs of this rank) from `step` on, without end."""
+    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
+        """(step, epoch, packs of this rank) from `step` on, without end.
+
+        Args:
+            prepare: what the threads make of each pack they have read, given its step (`flow.NoisyPack`).
+        """
+
+        def made(samples: list[Sample], epoch: int, number: int) -> Any:
+            return prepare(self.reader.read(samples, epoch), number)
+
         per_step = self.reader.config.packs_per_step
         with ThreadPoolExecutor(self.threads, thread_name_prefix="pack") as pool:
-            queue: deque[tuple[int, int, list[Future[Pack]]]] = deque()
+            queue: deque[tuple[int, int, list[Future[Any]]]] = deque()
             planned = self.plan.steps_from(step)
             while True:
                 for number, epoch, packs in itertools.islice(planned, max(0, self.ahead - len(queue))):
                     mine = rank_packs(packs, self.rank, self.world_size, per_step)
-                    queue.append((number, epoch, [pool.submit(self.reader.read, pack, epoch) for pack in mine]))
+                    queue.append((number, epoch, [pool.submit(made, pack, epoch, number) for pack in mine]))
                 number, epoch, futures = queue.popleft()
-                yield number, epoch, [self._check(future.result()) for future in futures]
+                yield number, epoch, [future.result() for future in futures]

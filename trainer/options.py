@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from manifests.errors import UsageError
-from trainer.config import FitConfig, load_stages, preset
+from trainer.config import FitConfig, preset
+from trainer.config_files import load_stages, with_settings
 
 Preset = Literal["tiny", "small", "base", "large", "xl", "3b", "14b"]
 
@@ -55,15 +55,13 @@ class RunOptions:
     oversize: Literal["refuse", "window"] | None = None
     """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it."""
 
+    settings: Path | None = None
+    """JSON file with any settings, as in the `config.json` of a run folder; options go before it."""
+    set: tuple[str, ...] = ()
+    """Any setting by its name there: --set flow.text_dropout=0.2 'captions={"dense": 1}' model.patch=[2,2,2]."""
+
     def config(self, **more: Any) -> FitConfig:
-        """The preset with these options, and more fields by name."""
-        for name in ("tokens", "packs_per_step", "steps"):
-            if (given := getattr(self, name)) is not None and given < 1:
-                raise UsageError(f"--{name.replace('_', '-')}", f"is {given}", "It must be 1 or more.")
-        if self.image_share is not None and not 0 <= self.image_share <= 1:
-            raise UsageError("--image-share", f"is {self.image_share}", "It is a share between 0 and 1.")
-        if self.mix and min(self.mix.values()) < 0:
-            raise UsageError("--mix", f"has a negative weight: {self.mix}")
+        """The preset with these options, and more fields by name; then what `--set` says."""
         names = (
             "tokens",
             "packs_per_step",
@@ -79,7 +77,10 @@ class RunOptions:
             "attention_cost",
         )
         given = {name: getattr(self, name) for name in names}
-        found = preset(self.preset, **given, stages=load_stages(self.stages) if self.stages else None, **more)
-        return replace(
+        base = with_settings(preset(self.preset), self.settings, ())
+        more |= {"stages": load_stages(self.stages) if self.stages else None, **given}
+        found = replace(base, **{key: value for key, value in more.items() if value is not None})
+        found = replace(
             found, model=replace(found.model, text=self.text or found.model.text), flow=replace(found.flow, path=self.path or found.flow.path)
         )
+        return with_settings(found, None, self.set)

@@ -162,9 +162,14 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def full_state(model: nn.Module) -> dict[str, Tensor]:
-    """All weights in full, on the CPU, by the names of the plain model; every process must ask."""
-    return {clean_name(name): whole(value).detach().cpu() for name, value in model.state_dict().items()}
+def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first alone is given them."""
+    found = {}
+    for name, value in model.state_dict().items():
+        full = whole(value).detach()
+        if ranks.is_first:
+            found[clean_name(name)] = full.cpu()
+    return found
 
 
 def clean_name(name: str) -> str:

@@ -145,6 +145,8 @@ class Measure:
         from trainer.config import preset
         from trainer.costs import measure
 
+        if self.tokens < 256 or self.threads < 1:
+            raise UsageError("--tokens, --threads", "must be 256 and 1 or more", "Packs of documents of several lengths are timed.")
         torch.set_num_threads(self.threads)
         device, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), preset(self.preset)
         each, square = measure(config, device, self.tokens)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from learning.step_log import cut_rows
+from learning.step_log import cut_rows, finite
 from manifests.errors import UsageError
 from trainer.parallel import Ranks
 
@@ -38,7 +38,9 @@ class RunLog:
     def metrics(self, row: dict[str, Any]) -> None:
         """The numbers of a step; on the first process alone."""
         if self._metrics is not None:
-            self._metrics.write(json.dumps(row) + "\n")
+            plain = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
+            plain["loss_by"] = {name: finite(value) for name, value in row.get("loss_by", {}).items()}
+            self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
         scalars = {name: value for name, value in row.items() if isinstance(value, (int, float))}
         scalars |= {f"loss_by/{name}": value for name, value in row.get("loss_by", {}).items()}
         self._report(scalars, row["step"])

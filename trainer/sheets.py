@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -10,6 +9,7 @@ import torch
 
 from captioner.sheet import contact_sheet
 from manifests import queries
+from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.events import ingest_settings
 from manifests.layout import Dataset
@@ -54,10 +54,11 @@ class Sheets:
         try:
             vae = load_vae(ingest_settings(self.dataset)["vae"] or DEFAULT_WEIGHTS)
             drawn = []
+            words = self._words([caption_id for _, _, caption_id in rows])
             for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
                 truth = to_frames(vae, self._stored(sample), canvas).numpy()
                 made = to_frames(vae, latent, canvas).numpy()
-                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{self._words.get(caption_id, '')}"))
+                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}"))
         except (RushesError, OSError) as error:
             print(f"fit: no sheet of samples: {error}", flush=True)
             return None
@@ -68,7 +69,11 @@ class Sheets:
     def _sampled(self, ema: DiT, sample: Sample) -> tuple[torch.Tensor, Canvas, str]:
         row = self.catalog.clips[sample.clip_id]
         canvas = Canvas(num_frames=row["num_frames"], height_px=row["height_px"], width_px=row["width_px"], fps=row["fps"])
-        caption_id, text = self.reader.text_of(sample, "dense")
+        try:
+            caption_id, text = self.reader.text_of(sample, "dense")
+        except (RushesError, OSError, KeyError) as error:  # a damaged clip costs its words on the sheet, not the run
+            say(f"fit: the caption of held-out clip {sample.clip_id} cannot be read ({error}); it is sampled without")
+            caption_id, text = "", torch.zeros(1, self.catalog.text_width)
         record = {"factors": self.catalog.factors}
         trained = TrainedModel(ema, self.config.flow, torch.tensor(self.catalog.mean), torch.tensor(self.catalog.std).clamp_min(1e-4), record)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.is_bf16):
@@ -78,9 +83,7 @@ class Sheets:
         """The latent's mean in the VAE's own units, [C, t, h, w]."""
         return self.reader.stored(sample)[0]
 
-    @cached_property
-    def _words(self) -> dict[str, str]:
-        """The chosen clips' captions by id."""
-        wanted = [self.reader.text_of(sample, "dense")[0] for sample in self.chosen]
+    def _words(self, caption_ids: list[str]) -> dict[str, str]:
+        """Captions by id."""
         table = queries.table(self.dataset, "captions", self.view.column("caption"))
-        return {row["caption_id"]: row["text"] for row in table.filter(pc.field("caption_id").isin(wanted)).to_pylist()}
+        return {row["caption_id"]: row["text"] for row in table.filter(pc.field("caption_id").isin(caption_ids)).to_pylist()}

@@ -11,7 +11,7 @@ import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,15 +149,19 @@ class StreamLoader:
             own = [waiting.pop(position) for position in chosen]
             yield own[0][0], [sample for _, sample in own]
 
-    def steps_from(self, step: int) -> Iterator[tuple[int, int, list[Pack]]]:
-        """(step, epoch, packs of this process) without end, in an order of its own for each first step."""
+    def mark(self, step: int) -> list[int]:
+        """There is no plan to go back to."""
+        return []
+
+    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
+        """(step, epoch, packs of this process, prepared) without end, in an order of its own for each first step."""
         packs, each = self._packs(step), self.reader.config.packs_per_step // self.world_size
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]
             read = [self.reader.read(samples, epoch) for epoch, samples in chosen]
             for _, samples in chosen:
                 self.reader.let_go(samples)
-            yield number, chosen[0][0], read
+            yield number, chosen[0][0], [prepare(pack, number) for pack in read]
 
 
 def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedClip], dict[str, Any]]:

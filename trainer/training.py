@@ -68,7 +68,7 @@ class Fit(RunOptions):
     cache: Path | None = None
     """Folder on the local disk that keeps what was read of a dataset on an object store."""
     cache_gb: float = 100.0
-    """Most that it holds."""
+    """Most that it holds, over the processes of a machine."""
     tars: tuple[str, ...] = ()
     """Plain WebDataset tars to stream instead of a dataset (`python -m manifests export` makes them); several, or one pattern such as 'tars/{000000..000009}.tar'."""
     threads: int = 2
@@ -84,10 +84,14 @@ class Fit(RunOptions):
     """GPUs of each worker on Ray."""
 
     def run(self) -> int:
+        if self.threads < 1 or self.workers < 1 or self.cache_gb <= 0 or not 0 <= self.least_workers <= self.workers:
+            raise UsageError("--threads, --workers, --cache-gb", "must be more than 0, and --least-workers no more than --workers")
         if self.launch == "processes":
             return run_processes([sys.executable, "-m", "trainer", *_without_launch(sys.argv[1:])], self.workers)
         if self.launch == "ray":
             self._on_ray()
+        from glob import glob
+
         import torch
         from braceexpand import braceexpand
 
@@ -106,15 +110,14 @@ class Fit(RunOptions):
             "is_bf16": self.bf16, "is_checkpointed": self.checkpointing, "is_compiled": self.compile, "is_tensorboard": self.tensorboard,
             "is_async_saving": self.async_saving,
         }  # fmt: skip
-        for name in ("save_every", "sequence_parallel"):
-            if more[name] is not None and more[name] < 1:
-                raise UsageError(f"--{name.replace('_', '-')}", f"is {more[name]}", "It must be 1 or more.")
-        cache = RangeCache(self.cache, round(self.cache_gb * 1e9)) if self.cache else None
+        config = self.config(**more)
+        # each process of a machine keeps to its part of the whole
+        cache = RangeCache(self.cache, round(self.cache_gb * 1e9 / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) if self.cache else None
         try:
             if self.tars:
-                fit_tars([url for pattern in self.tars for url in braceexpand(pattern)], self.config(**more), out)
+                fit_tars([url for pattern in self.tars for one in braceexpand(pattern) for url in sorted(glob(one)) or [one]], config, out)
             else:
-                fit(Dataset(self.data), self.view, self.config(**more), out, cache)
+                fit(Dataset(self.data), self.view, config, out, cache)
         except Interrupted as stopped:
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)

@@ -87,7 +87,7 @@ def test_sigterm_to_the_driver_on_ray_saves_and_ends_with_0(dataset, tmp_path):
     _, said = process.communicate(timeout=180)
     assert process.returncode == 0, said[-3000:]
     kept = sorted((tmp_path / "out" / "checkpoints").glob("step-*"))
-    assert json.loads((kept[-1] / "state.json").read_text())["step"] == len(rows(tmp_path / "out" / "metrics.jsonl"))
+    assert json.loads((kept[-1] / "state.json").read_text())["state"]["step"] == len(rows(tmp_path / "out" / "metrics.jsonl"))
 
 
 @pytest.mark.slow
@@ -100,4 +100,4 @@ def test_several_processes_save_on_sigterm_however_often_it_is_sent(dataset, tmp
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said[-3000:]
     kept = sorted((tmp_path / "out" / "checkpoints").glob("step-*"))
-    assert json.loads((kept[-1] / "state.json").read_text())["step"] == len(rows(tmp_path / "out" / "metrics.jsonl"))
+    assert json.loads((kept[-1] / "state.json").read_text())["state"]["step"] == len(rows(tmp_path / "out" / "metrics.jsonl"))

@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from manifests import storage
 from manifests.errors import IntegrityError
 from manifests.reading import OPEN_TARS, MemberReader, RangeCache
 from manifests.shards import TarWriter, read_member
@@ -94,3 +96,40 @@ def test_the_cache_keeps_to_its_size_and_to_its_own_files(remote, tmp_path):
         reader.view("a.tar", member)
     names = {path.name for path in (tmp_path / "cache").iterdir()}
     assert names == {"notes.txt", *(RangeCache.name("a.tar", members[index]) for index in (0, 3, 4))}
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_data(tmp_path, remote, monkeypatch, capsys):
+    filesystem, members = remote
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    reader = MemberReader(filesystem, RangeCache(tmp_path / "cache", 1 << 20))
+    for member in members[:2]:
+        assert reader.view("a.tar", member).tobytes() == read_member(filesystem, "a.tar", member)
+    assert capsys.readouterr().err.count("No space left") == 1
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_store_that_fails_is_asked_again_and_what_a_killed_process_left_is_swept(tmp_path, remote, monkeypatch):
+    filesystem, members = remote
+    real, answers = storage.read_range, iter([OSError("reset"), OSError("reset"), None])
+
+    def flaky(*arguments):
+        if error := next(answers):
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr("manifests.storage.read_range", flaky)
+    monkeypatch.setattr("manifests.reading.PAUSE_S", 0.0)
+    (tmp_path / "cache").mkdir()
+    name = RangeCache.name("a.tar", members[0])
+    left, own = tmp_path / "cache" / f".{name}.0123abcd.tmp", tmp_path / "cache" / "notes.tmp"
+    for path in (left, own):
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    cache = RangeCache(tmp_path / "cache", 1 << 20)
+    assert own.exists()
+    assert not left.exists()
+    assert MemberReader(filesystem, cache).view("a.tar", members[0]).tobytes() == b"\0" * 1000

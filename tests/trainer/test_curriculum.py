@@ -13,7 +13,8 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
 from trainer.catalog import load_catalog
-from trainer.config import FitConfig, ModelConfig, StageConfig, load_config, load_stages, preset, save_config
+from trainer.config import FitConfig, ModelConfig, StageConfig, preset
+from trainer.config_files import load_config, load_stages, save_config
 from trainer.curriculum import EPOCHS_OF_A_STAGE, Curriculum, stage_table, stages_of
 from trainer.fit import fit, plan_stream
 from trainer.loader import PackReader

@@ -16,15 +16,17 @@ from manifests.views import View
 from trainer import loop
 from trainer.__main__ import VERBS
 from trainer.catalog import load_catalog
-from trainer.config import PRESETS, ModelConfig, load_config, preset, save_config
+from trainer.checkpoint_files import sweep
+from trainer.config import PRESETS, ModelConfig, preset
+from trainer.config_files import load_config, save_config
 from trainer.dit import DiT
 from trainer.export import load_model
 from trainer.fit import fit, plan_stream
 from trainer.flow import NoisyPack
-from trainer.loader import Loader, PackReader
+from trainer.loader import PackReader
 from trainer.packs import EpochPlan
-from trainer.sample import Canvas, sample_latent, to_frames
 from trainer.run_lock import RunLock
+from trainer.sample import Canvas, sample_latent, to_frames
 from vae import load_vae
 from vae.stats import merged
 
@@ -118,44 +120,83 @@ def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tm
     data = bytearray(Path(path).read_bytes())
     data[member.offset + member.size_bytes // 2] ^= 1
     Path(path).write_bytes(data)
-    stream = plan_stream(catalog, TEST)
-    reader = PackReader(copy, catalog, TEST)
-    steps = Loader(reader, stream).steps_from(0)
-    seen = [
-        sample.clip_id
-        for _, epoch, packs in (next(steps) for _ in range(len(stream.at(0)[1]) and 6))
-        for pack in packs
-        for sample in pack.samples
-        if epoch == 0
-    ]
-    assert victim not in seen
-    Path(path).write_bytes(b"")
-    with pytest.raises(RushesError, match="unreadable"):
-        for _ in range(60):
-            next(steps)
+    fit(copy, "default", dataclasses.replace(TEST, steps=12), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "consumed.jsonl").read_text().splitlines()]
+    assert victim not in {clip for row in rows for clip, _ in row["samples"]}
+    named = [name for row in rows for name in row.get("corrupt", [])]
+    assert set(named) == {victim}
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["corrupt"] == len(named)
     assert victim in capsys.readouterr().err
+    Path(path).write_bytes(b"")
+    with pytest.raises(RushesError, match="unreadable"):  # what was counted before the resume counts on
+        fit(copy, "default", dataclasses.replace(TEST, steps=60), tmp_path / "run")
+
+
+def test_a_damaged_caption_of_a_held_out_clip_costs_its_words_and_not_the_run(dataset, tmp_path, capsys):
+    shutil.copytree(dataset.uri, tmp_path / "ds")
+    copy = Dataset(str(tmp_path / "ds"))
+    catalog = load_catalog(copy, [View.load(copy)], TEST)
+    for sample in catalog.held_out:
+        path, member = catalog.views[0].texts[sample.clip_id]
+        data = bytearray(Path(path).read_bytes())
+        data[member.offset + member.size_bytes - 3] ^= 1
+        Path(path).write_bytes(data)
+    fit(copy, "default", dataclasses.replace(TEST, steps=2, sample_every=1), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"{len(catalog.held_out)} of {len(catalog.held_out)} held-out clips cannot be read" in said
+    assert "it is sampled without" in said
+    assert (tmp_path / "run" / "samples" / "step-00000002.png").exists()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(dataset, whole_run, tmp_path, capsys, harm):
+    fit(dataset, "default", dataclasses.replace(TEST, cooldown=0.0, steps=9), tmp_path)
+    kept = sorted((tmp_path / "checkpoints").glob("step-*"))
+    victim = max(kept[-1].glob("*.safetensors"))
+    data = bytearray(victim.read_bytes())
+    if harm == "lose":
+        victim.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data if harm == "flip" else data[:-10])
+    fit(dataset, "default", dataclasses.replace(TEST, cooldown=0.0, steps=12), tmp_path)
+    said = capsys.readouterr().err
+    assert victim.name in said
+    assert f"resumed after step {int(kept[-2].name[5:])}" in said
+    assert losses(tmp_path) == losses(whole_run)
+    assert (tmp_path / "checkpoints" / f".{kept[-1].name}.damaged").exists()
+
+
+def test_what_a_killed_save_left_is_cleared_and_a_checkpoint_that_gave_way_comes_back(tmp_path):
+    for name in (".step-00000004.tmp", ".step-00000001.gone", ".step-00000003.old", ".step-00000002.old", "step-00000002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(dataset, tmp_path, monkeypatch, capsys):
-    """From step 9 on the loss is far above those before: the guard refuses all, and goes back to the checkpoint of step 8, with the data of the steps at hand."""
+    """From step 9 on the loss is far above those before: the guard refuses all, saves nothing meanwhile (step 10 is due) and goes back to the checkpoint of step 5."""
     real = loop.train_step
 
-    def spiking(model, packs, config, step, ranks, stop):
-        result = real(model, packs, config, step, ranks, stop)
+    steps = iter([*range(16), *range(11), *range(11, 16)])
+
+    def spiking(model, packs, config, ranks, stop):
+        result, step = real(model, packs, config, ranks, stop), next(steps)
         if 9 <= step < 13 and result is not None:
             result.loss *= 100
         return result
 
     monkeypatch.setattr(loop, "train_step", spiking)
     monkeypatch.setattr("trainer.guard.LEAST", 4)
-    config = dataclasses.replace(TEST, cooldown=0.0, spike_factor=10.0, roll_back_after=3)
+    config = dataclasses.replace(TEST, cooldown=0.0, spike_factor=10.0, roll_back_after=3, save_every=5)
     fit(dataset, "default", dataclasses.replace(config, steps=16), tmp_path / "whole")
-    assert "weights and optimizer are those of step-00000008 again" in capsys.readouterr().err
+    assert "weights and optimizer are those of step-00000005 again" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [row["skipped"] for row in rows][8:14] == [0, 1, 2, 3, 4, 4]
     assert rows[-1]["rolled_back"] == 1
     fit(dataset, "default", dataclasses.replace(config, steps=11), tmp_path / "parts")
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000011")
     fit(dataset, "default", dataclasses.replace(config, steps=16), tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 

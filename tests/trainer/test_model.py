@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from manifests.errors import UsageError
-from trainer.attention import attend, attend_dense, attend_flex, attend_varlen
+from trainer.attention import attend, attend_dense, attend_flex, attend_varlen, documents
 from trainer.config import FlowConfig, ModelConfig
 from trainer.dit import DiT
 from trainer.flow import draw_known, noised, pace, shift_of, shifted
@@ -24,21 +24,23 @@ def offsets(lengths):
 @pytest.mark.parametrize(("queries", "keys"), [([5, 3, 5, 1], [5, 3, 5, 1]), ([4, 4, 7], [2, 9, 2]), ([6], [1])])
 def test_grouped_attention_equals_the_dense_oracle(queries, keys):
     q, k, v = (torch.randn(sum(lengths), 2, 8) for lengths in (queries, keys, keys))
-    cu_q, cu_k = offsets(queries), offsets(keys)
-    expected = attend_dense(q, k, v, cu_q, cu_k)
-    assert torch.allclose(attend(q, k, v, cu_q, cu_k), expected, atol=1e-6)
+    of = documents(offsets(queries), offsets(keys), q.dtype)
+    expected = attend_dense(q, k, v, of)
+    assert torch.allclose(attend(q, k, v, of), expected, atol=1e-6)
     with torch.no_grad(), warnings.catch_warnings():  # FlexAttention has no backward pass on a CPU, and says that it is slow there
         warnings.simplefilter("ignore")
-        assert torch.allclose(attend_flex(q, k, v, cu_q, cu_k), expected, atol=1e-5)
+        assert torch.allclose(attend_flex(q, k, v, of), expected, atol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("path", [attend_varlen, attend_flex])
 def test_the_gpus_attention_equals_the_dense_oracle(path):
     lengths = [70, 3, 129, 1, 64]
     q, k, v = (torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     cu = offsets(lengths).cuda()
-    assert torch.allclose(path(q, k, v, cu, cu).float(), attend_dense(q.float(), k.float(), v.float(), cu, cu), atol=3e-2)
+    of = documents(cu, cu, q.dtype)
+    assert torch.allclose(path(q, k, v, of).float(), attend_dense(q.float(), k.float(), v.float(), of), atol=3e-2)
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (4, 4, 2), (2, 1, 9)])
@@ -85,7 +87,9 @@ def open_model(**more):
 
 @torch.no_grad()
 @pytest.mark.parametrize("text", ["cross", "joint"])
-def test_a_sample_in_a_pack_gives_what_it_gives_alone(text):
+@pytest.mark.parametrize("path", [attend, attend_flex, attend_dense])
+def test_a_sample_in_a_pack_gives_what_it_gives_alone(text, path, monkeypatch):
+    monkeypatch.setattr("trainer.dit.attend", path)
     model, parts = open_model(text=text), []
     for index, (grid, fps, words, sigma) in enumerate(
         [((3, 2, 4), 16.0, 5, 0.7), ((1, 5, 3), 0.0, 1, 0.2), ((4, 2, 2), 30.0, 9, 0.95), ((3, 2, 4), 8.0, 5, 0.7)]
@@ -168,5 +172,5 @@ def test_known_patterns_are_drawn_as_often_as_configured():
     assert not any(bool(pattern.all()) for pattern in patterns)
     assert not draw_known((1, 2, 2), frame[:4], config, generator).any()
     assert not draw_known(grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator).any()
-    with pytest.raises(UsageError, match="is no pattern"):
+    with pytest.raises(UsageError, match="unknown patterns"):
         draw_known(grid, frame, FlowConfig(condition={"backwards": 1.0}), generator)

@@ -139,3 +139,19 @@ def test_the_cost_of_attention_is_measured_on_the_device():
     table = samples([(1, 8, 8), (9, 16, 16)] * 20)
     plans = [plan_epoch(table, pack_settings(preset("tiny", tokens=600, packs_per_step=4, attention_cost=cost)), 0) for cost in (0.0, 1 / (6 * 192))]
     assert plans[0].steps == plans[1].steps  # by operations, if nothing was measured
+
+
+def test_a_resumed_run_plans_only_the_epoch_it_is_in_and_windows_are_let_go():
+    def stream():
+        return PlanStream(samples([(3, 8, 8), (40, 8, 8), (1, 16, 16)] * 20), settings_of(packs_per_step=2))
+
+    whole = stream()
+    walked = [whole.at(step) for step in range(200)]
+    assert walked[-1][0] > 2
+    epoch, first = whole.mark(150)
+    assert (epoch, first) == (walked[150][0], next(step for step, (own, _) in enumerate(walked) if own == walked[150][0]))
+    assert len(whole._plan.windows) < sum(len(pack) for _, packs in walked[first:] for pack in packs)
+    again = stream()
+    again.seek(epoch, first)
+    assert [again.at(step) for step in range(150, 200)] == walked[150:]
+    assert again.at(3) == walked[3]  # back to before the mark: from the begin

@@ -1,0 +1,147 @@
+"""Settings in files and on the command line: saved with the run, read back strictly, compared, and set one by one by their dotted names."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from manifests import storage
+from manifests.errors import UsageError
+from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
+
+Changes = dict[str, tuple[Any, Any]]
+"""Old and new value of settings, by dotted name."""
+_STAGES_HINT = 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].'
+
+
+def _strict(kind: type, values: Any, where: str) -> Any:
+    """A dataclass from what a JSON file says, each setting of the kind that its default is."""
+    if not isinstance(values, Mapping):
+        raise UsageError(where, f"has {values!r} where settings of {kind.__name__} belong")
+    known = {item.name: str(item.type) for item in fields(kind)}
+    if unknown := set(values) - set(known):
+        raise UsageError(where, f"has unknown settings {sorted(unknown)}", f"Those of {kind.__name__}: {', '.join(known)}.")
+    for name, value in values.items():
+        if not _fits(value, known[name]):
+            raise UsageError(where, f"has {name} {value!r}", f"It must be {known[name]}.")
+    return kind(**values)
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),)}
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a JSON value is of a setting's plain type; what is not plain is left to the settings' own checks."""
+    kinds = [kind for name in annotation.split(" | ") for kind in _PLAIN.get(name, (object,))]
+    return object in kinds or type(value) in kinds
+
+
+def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
+    """Settings from plain values, as JSON has them.
+
+    Raises:
+        UsageError: a setting does not exist, or has a value that it cannot have.
+    """
+    values = dict(values)
+    for name in ("model", "flow"):
+        if not isinstance(values.get(name, {}), Mapping):
+            raise UsageError(where, f"has {name} {values[name]!r}", "It must be an object of settings.")
+    model = dict(values.pop("model", {}))
+    if "patch" in model:
+        model["patch"] = tuple(model["patch"])
+    if "ema_more" in values:
+        values["ema_more"] = tuple(values["ema_more"])
+    parts = {
+        "model": _strict(ModelConfig, model, where), "flow": _strict(FlowConfig, values.pop("flow", {}), where),
+        "stages": tuple(_strict(StageConfig, stage, where) for stage in values.pop("stages", ())),
+    }  # fmt: skip
+    return _strict(FitConfig, values | parts, where)  # type: ignore[no-any-return]
+
+
+def save_config(config: FitConfig, path: Path) -> None:
+    """Write the resolved settings, whole or not at all."""
+    storage.write_local(path, (json.dumps(asdict(config), indent=2) + "\n").encode())
+
+
+def load_config(path: Path) -> FitConfig:
+    """Read resolved settings back.
+
+    Raises:
+        UsageError: the file is no JSON, or has a setting that does not exist.
+    """
+    return config_of(_read(path, "Restore it, or give another --out."), str(path))
+
+
+def _read(path: Path, hint: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(str(path), f"cannot be read ({error})", hint) from error
+
+
+def load_stages(path: Path) -> tuple[StageConfig, ...]:
+    """Stages from a JSON file: a list of objects with the fields of `StageConfig`.
+
+    Raises:
+        UsageError: the file cannot be read, or has settings that do not exist.
+    """
+    found = _read(path, _STAGES_HINT)
+    if not isinstance(found, list) or not found:
+        raise UsageError(str(path), "is not a list of stages", _STAGES_HINT)
+    return tuple(_strict(StageConfig, item, str(path)) for item in found)
+
+
+def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[str]) -> FitConfig:
+    """The settings with those of a JSON file (an object like `config.json`, as little of it as you like) and then single ones put in their place.
+
+    Args:
+        assignments: such as `flow.text_dropout=0.2`, `model.patch=[2,2,2]` or `captions={"dense":1}`; values are JSON, or else plain text.
+
+    Raises:
+        UsageError: the file cannot be read; a setting does not exist.
+    """
+    values = json.loads(json.dumps(asdict(config)))
+    if file is not None:
+        read = _read(file, 'Write an object such as {"clip_norm": 0.5, "flow": {"text_dropout": 0.2}}.')
+        if not isinstance(read, dict):
+            raise UsageError(str(file), "is not an object of settings")
+        for name, value in read.items():
+            values[name] = values[name] | value if name in {"model", "flow"} and isinstance(value, dict) else value
+    for text in assignments:
+        name, is_given, plain = text.partition("=")
+        *parents, last = name.split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent, {}) if isinstance(place, dict) else {}
+        if not is_given or not isinstance(place, dict) or (last not in place and parents != ["flow", "condition"]):
+            raise UsageError(f"--set {text}", "names no setting", "Such as flow.text_dropout=0.2; `config.json` of a run has all names.")
+        try:
+            place[last] = json.loads(plain)
+        except ValueError:
+            place[last] = plain
+    return config_of(values, str(file or "--set"))
+
+
+def changes_between(before: FitConfig, now: FitConfig) -> Changes:
+    """The settings in which two configurations differ."""
+    old, new = _flat(asdict(before)), _flat(asdict(now))
+    return {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and name in {"model", "flow"} else {f"{prefix}{name}": value}
+    return found
+
+
+def note_changes(out: Path, step: int, changes: Changes) -> None:
+    """Add to the run's `changes.jsonl` what is set otherwise from a step on."""
+    if changes:
+        row = {"step": step, "time_s": round(time.time()), "changes": {name: list(pair) for name, pair in changes.items()}}
+        with open(out / "changes.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
