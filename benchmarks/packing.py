@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,60 +91,76 @@ def buckets(samples: list[Sample], budget: int) -> tuple[float, float]:
     return tokens / slots, kept / latents
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Of one budget: fill and share of frames kept by way of packing, slowest of 64 ranks over the mean by way of dealing, and what the plan took."""
+
+    fill: dict[str, float]
+    kept: dict[str, float]
+    pixels_kept: float
+    slowest: dict[str, float]
+    num_windows: int
+    cpu_s: float
+
+
+def figures(samples: list[Sample], budget: int) -> Figures:
+    """Pack the catalogue in all ways."""
+    table, settings = SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH))
+    fitting = [sample for sample in samples if sample.tokens(PATCH) <= budget]
+    lengths = [sample.tokens(PATCH) for sample in fitting]
+    begin = time.process_time()
+    plan = plan_epoch(table, settings, 0)
+    cpu_s = time.process_time() - begin
+    told = describe(table, plan, replace(FitConfig(), tokens=budget, packs_per_step=64))
+    fill, kept = {"plan": plan.fill}, {"plan": told["latent_frames_kept_this_epoch"]}
+    for name, bins in (("pool largest-fit", pool_largest_fit(lengths, budget)), ("first-fit, 8 open", first_fit(lengths, budget))):
+        fill[name] = sum(lengths) / (budget * len(bins))
+    for name, way in (("padded batches", padded_batches), ("same-shape batches", same_shape_batches), ("Open-Sora-style buckets", buckets)):
+        fill[name], kept[name] = way(fitting, budget)
+    costs = [
+        [pack_cost([item.tokens(PATCH) for item in pack], 1 / (6 * WIDTH)) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64
+    ]
+    flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
+    slowest = {
+        "plan": float(np.mean([max(step) / np.mean(step) for step in costs])),
+        "packs dealt at random": float(np.mean(flat.max(1) / flat.mean(1))),
+    }
+    return Figures(fill, kept, told["pixels_kept"], slowest, len(plan.windows), cpu_s)
+
+
+def told(values: dict[str, float], digits: int = 4) -> str:
+    return " | ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+
+
 def main() -> None:
     samples = catalogue(20_000)
-    table = SampleTable.of(samples)
     print(f"{len(samples)} samples, {len({(s.latent_t, s.latent_h, s.latent_w) for s in samples})} shapes")
     for budget in (32_768, 65_536):
-        fitting = [sample for sample in samples if sample.tokens(PATCH) <= budget]
-        lengths = [sample.tokens(PATCH) for sample in fitting]
-        begin = time.process_time()
-        plan = plan_epoch(table, PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)), 0)
-        cpu_s = time.process_time() - begin
-        others = {
-            name: way(fitting, budget)
-            for name, way in (("padded batches", padded_batches), ("same-shape batches", same_shape_batches), ("Open-Sora-style buckets", buckets))
-        }
-        ours, first = pool_largest_fit(lengths, budget), first_fit(lengths, budget)
-        fill = {name: sum(lengths) / (budget * len(bins)) for name, bins in (("pool largest-fit", ours), ("first-fit, 8 open", first))}
-        costs = [
-            [pack_cost([item.tokens(PATCH) for item in pack], 1 / (6 * WIDTH)) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64
-        ]
-        balanced = float(np.mean([max(step) / np.mean(step) for step in costs]))
-        flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
-        random = float(np.mean(flat.max(1) / flat.mean(1)))
+        found = figures(samples, budget)
         print(
-            f"budget {budget}: planned in {cpu_s:.2f} CPU s ({cpu_s / len(samples) * 1e6:.1f} us a sample), {len(plan.windows)} windows of samples over the budget"
+            f"budget {budget}: planned in {found.cpu_s:.2f} CPU s ({found.cpu_s / len(samples) * 1e6:.1f} us a sample), {found.num_windows} windows of samples over the budget"
         )
-        print(
-            f"  fill: plan {plan.fill:.4f} | "
-            + " | ".join(f"{name} {value:.4f}" for name, value in [*fill.items(), *((name, own) for name, (own, _) in others.items())])
-        )
-        told = describe(table, plan, replace(FitConfig(), tokens=budget, packs_per_step=64))
-        print(
-            f"  frames kept: plan {told['latent_frames_kept_this_epoch']:.4f}, pixels {told['pixels_kept']:.4f} | "
-            + " | ".join(f"{name} {kept:.4f}" for name, (_, kept) in others.items())
-        )
-        print(f"  slowest of 64 ranks over the mean: plan {balanced:.3f} | packs dealt at random {random:.3f}")
+        print(f"  fill: {told(found.fill)}")
+        print(f"  frames kept: {told(found.kept)}; pixels: plan {found.pixels_kept:.4f}")
+        print(f"  slowest of 64 ranks over the mean: {told(found.slowest, 3)}")
+    cpu_s, steps = million()
+    print(f"1000000 samples planned in {cpu_s:.2f} CPU s, {steps} steps, a step at a time")
 
 
-def million() -> None:
-    """CPU seconds to plan a million samples."""
+def million() -> tuple[float, int]:
+    """CPU seconds to plan a million samples, a step at a time, and the steps."""
     small = SampleTable.of(catalogue(100_000))
     table = SampleTable(
         [f"{index}" for index in range(10 * len(small))], np.arange(10 * len(small)) // 200,
         *(np.tile(column, 10) for column in (small.latent_t, small.latent_h, small.latent_w)),
     )  # fmt: skip
-    begin = time.process_time()
-    steps = sum(
-        1
-        for _ in plan_steps(
-            EpochPlan(table, 65_536), PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)), 0
-        )
-    )
-    print(f"{len(table)} samples planned in {time.process_time() - begin:.2f} CPU s, {steps} steps, a step at a time")
+    settings = PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH))
+    begin, plan, steps = time.process_time(), EpochPlan(table, 65_536), 0
+    for step in plan_steps(plan, settings, 0):
+        plan.forget(step)
+        steps += 1
+    return time.process_time() - begin, steps
 
 
 if __name__ == "__main__":
     main()
-    million()

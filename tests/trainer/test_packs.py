@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import packing
 from manifests.errors import UsageError
 from trainer.config import ModelConfig, preset
 from trainer.costs import measure
@@ -155,3 +156,24 @@ def test_a_resumed_run_plans_only_the_epoch_it_is_in_and_windows_are_let_go():
     again.seek(epoch, first)
     assert [again.at(step) for step in range(150, 200)] == walked[150:]
     assert again.at(3) == walked[3]  # back to before the mark: from the begin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "least"), [(32_768, 0.985), (65_536, 0.995)])
+def test_packs_of_the_published_catalogue_are_full_and_equal(budget, least):
+    found = packing.figures(packing.catalogue(20_000), budget)
+    assert found.fill["plan"] >= least
+    assert all(
+        found.fill["plan"] > value
+        for name, value in found.fill.items()
+        if name in {"padded batches", "same-shape batches", "Open-Sora-style buckets"}
+    )
+    assert found.slowest["plan"] <= 1.05
+    assert (found.kept["plan"], found.pixels_kept) == (1.0, 1.0)
+
+
+@pytest.mark.slow
+def test_a_million_samples_are_planned_in_seconds():
+    cpu_s, steps = packing.million()
+    assert steps > 1000
+    assert cpu_s <= 5 * 3  # the aim is 5 CPU seconds (benchmarks/packing.py); machines that do other work are slower
