@@ -13,6 +13,7 @@ from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captio
 from captioner.commands import Compare, Eval, Judge
 from captioner.facts import file_facts
 from captioner.sheet import contact_sheet
+from learning.launching import run_processes, without
 from manifests import cli
 from manifests.errors import UsageError
 from media import MediaError
@@ -75,7 +76,7 @@ class Train:
     """Train the project's own captioner: a base, and from it a short and a dense fork. Run the same command again to resume.
 
     Examples:
-      python -m captioner train weights/captioner-tiny
+      python -m captioner train weights/captioner-tiny --processes 2 --threads 1
       python -m captioner train OUT --stage dense --films 0 --data DATASET
       torchrun --nproc-per-node 8 -m captioner train OUT --preset coca_ViT-L-14 --init open_clip_weights.safetensors --films 0 --data DATASET
     """
@@ -103,13 +104,18 @@ class Train:
     lr: float | None = None
     """Peak learning rate."""
     seed: int | None = None
+    processes: int = 1
+    """Processes on this machine that share each step: two of one thread are faster than one of two."""
     threads: int = 2
-    """CPU threads."""
+    """CPU threads of each process."""
 
     def run(self) -> int:
+        if self.processes > 1:
+            return run_processes([sys.executable, "-m", "captioner", *without(sys.argv[1:], ("--processes",))], self.processes)
         import torch
 
         from captioner.coca.stages import STAGES, Source, settings_of, train_stages
+        from learning.processes import join
 
         if not self.films and not self.data:
             raise UsageError("--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET.")
@@ -125,7 +131,8 @@ class Train:
             if value is not None
         )
         train_stages(self.out, self.preset, list(STAGES) if self.stage == "all" else [self.stage], settings, source, self.init, command)
-        print(self.out)
+        if join().rank == 0:
+            print(self.out)
         return cli.DONE
 
 

@@ -1,1 +1,1 @@
-"""Learning: what trainings of one file of state share: joining processes, and saving and taking up a state exactly."""
+"""Learning: what trainings share: starting and joining processes, ending well, saving and taking up a state exactly, logs by step, an optimizer."""

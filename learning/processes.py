@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+PATIENCE = timedelta(minutes=40)
+"""How long processes wait for one that decodes samples or writes a large file."""
 
 
 class Place(NamedTuple):
@@ -21,7 +25,7 @@ def join() -> Place:
     """Join the processes that the environment speaks of, or stand alone."""
     is_gpu = torch.cuda.is_available()
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=PATIENCE)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
     if is_gpu:
@@ -33,3 +37,12 @@ def wait_for_all() -> None:
     """Wait for the other processes, where there are any."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def exchanged(own: Any) -> list[Any]:
+    """What each process has, for all of them, in their order."""
+    if not dist.is_initialized():
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found

@@ -49,10 +49,14 @@ class Sample:
     solver: Literal["euler", "heun"] = "heun"
     """ODE solver."""
     seed: int = 0
+    device: str = ""
+    """Device of the model, such as cuda or cpu; a GPU where there is one if left out. The VAE decodes on the CPU."""
     vae: Path | None = None
     """Folder of the VAE; that of the training data if left out."""
 
     def run(self) -> int:
+        import torch
+
         from captioner.commands import upsampler
         from media.images import encode_png
         from media.writer import write_video
@@ -64,7 +68,7 @@ class Sample:
             raise UsageError("--width, --height, --frames, --steps", "must be 1 or more")
         if self.out.suffix not in {".mp4", ".webm", ".png"} or (self.out.suffix == ".png") != (self.frames == 1):
             raise UsageError(str(self.out), f"cannot hold {self.frames} frames", "Use .png with --frames 1, else .mp4 or .webm.")
-        trained = load_model(self.run_folder)
+        trained = load_model(self.run_folder, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         canvas = Canvas(num_frames=self.frames, height_px=self.height, width_px=self.width, fps=self.fps)
         prompt = upsampler()(self.prompt, self.frames > 1) if self.upsample and self.prompt else self.prompt
         if prompt != self.prompt:

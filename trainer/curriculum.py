@@ -13,7 +13,8 @@ import numpy as np
 
 from manifests.errors import UsageError
 from trainer.config import FitConfig, StageConfig
-from trainer.packs import PackSettings, PlanStream, pack_settings
+from trainer.packs import PackSettings, pack_settings
+from trainer.plan_stream import PlanStream
 from trainer.samples import Sample, SampleTable, Size
 
 EPOCHS_OF_A_STAGE = 1_000_000

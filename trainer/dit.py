@@ -188,15 +188,16 @@ class DiT(nn.Module):
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
     def _joint(self, h: Tensor, levels: Tensor, which: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
-        """All blocks over one stream in which each sample's words follow its tokens: words have the noise level of the sample's last token and no position."""
+        """All blocks over one stream in which each sample's words follow its tokens: words have the highest noise level of the sample, which is not that of given tokens, and no
+        position."""
         counts, word_counts = cu.diff(), text_cu.diff()
         owner = torch.arange(len(counts), device=h.device)
         place = torch.arange(len(h), device=h.device) + torch.repeat_interleave(text_cu[:-1], counts)
         word_place = torch.arange(len(words), device=h.device) + torch.repeat_interleave(cu[1:], word_counts)
-        last = torch.repeat_interleave(cu[1:] - 1, word_counts)
+        highest = which.new_zeros(len(counts)).scatter_reduce(0, torch.repeat_interleave(owner, counts), which, "amax")  # levels are in rising order
         order = torch.cat([place, word_place]).argsort()
         stream = torch.cat([h, words.to(h.dtype)])[order]
-        levels_at = torch.cat([which, which[last]])[order]
+        levels_at = torch.cat([which, torch.repeat_interleave(highest, word_counts)])[order]
         turns = torch.cat([angles, angles.new_zeros(len(words), angles.shape[1])])[order]
         both = torch.cat([owner.new_zeros(1), (counts + word_counts).cumsum(0)])
         samples = documents(both, both, attention_dtype(h))

@@ -80,7 +80,7 @@ class TrainedModel:
         self.factors: tuple[int, int, int] = tuple(record.get("factors", FACTORS))  # type: ignore[assignment]
 
 
-def load_model(run: Path) -> TrainedModel:
+def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     """The exported model of a run folder, or of a model folder itself.
 
     Raises:
@@ -96,6 +96,6 @@ def load_model(run: Path) -> TrainedModel:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
     dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))
     dit.load_state_dict(load_file(folder / "model.safetensors"))
-    dit.eval().requires_grad_(False)
+    dit.to(device).eval().requires_grad_(False)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
     return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record)

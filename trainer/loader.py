@@ -27,8 +27,9 @@ from manifests.reading import MemberReader, RangeCache
 from trainer.catalog import Catalog
 from trainer.config import FitConfig
 from trainer.curriculum import Curriculum
-from trainer.packs import PlanStream, rank_packs
+from trainer.packs import rank_packs
 from trainer.patches import coordinates, patchify_into, token_validity
+from trainer.plan_stream import PlanStream
 from trainer.samples import Sample
 from trainer.tensors import tensors_in
 from vae.grid import Extent

@@ -24,7 +24,7 @@ from trainer.guard import Guard
 from trainer.loader import Loader, Pack
 from trainer.optimizers import lr_at
 from trainer.packs import attention_cost_of, pack_cost
-from trainer.parallel import Ranks, sync_gradients, whole
+from trainer.parallel import Ranks, own_part, sync_gradients, whole
 from trainer.progress import StepProgress
 from trainer.run_log import RunLog
 from trainer.sheets import Sheets
@@ -83,8 +83,8 @@ def train_step(model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ran
 def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float, step: int) -> None:
     """The average of the weights, each process for its own shards."""
     decay = min(decay, (1 + step) / (10 + step))
-    for average, value in zip(ema.parameters(), model.parameters(), strict=True):
-        average.lerp_(value.detach(), 1 - decay)
+    averages, values = ([own_part(value) for value in part.parameters()] for part in (ema, model))
+    torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 class Run:

@@ -162,6 +162,11 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def own_part(value: Tensor) -> Tensor:
+    """This process' part of a weight, in place."""
+    return (value.to_local() if isinstance(value, DTensor) else value).detach()
+
+
 def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
     """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first alone is given them."""
     found = {}

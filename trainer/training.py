@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from learning.launching import run_processes, without
 from learning.stopping import Interrupted
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from trainer.launching import run_processes
 from trainer.options import RunOptions
 
 _OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
@@ -87,7 +87,7 @@ class Fit(RunOptions):
         if self.threads < 1 or self.workers < 1 or self.cache_gb <= 0 or not 0 <= self.least_workers <= self.workers:
             raise UsageError("--threads, --workers, --cache-gb", "must be more than 0, and --least-workers no more than --workers")
         if self.launch == "processes":
-            return run_processes([sys.executable, "-m", "trainer", *_without_launch(sys.argv[1:])], self.workers)
+            return run_processes([sys.executable, "-m", "trainer", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers)
         if self.launch == "ray":
             self._on_ray()
         from glob import glob
@@ -126,15 +126,4 @@ class Fit(RunOptions):
     def _on_ray(self) -> NoReturn:
         """Become the pipeline's launcher of the same command, so that what is sent to this process reaches the run."""
         launch = ["--workers", str(self.workers), "--least-workers", str(self.least_workers), "--gpus", str(self.gpus)]
-        os.execv(sys.executable, [sys.executable, "-m", "pipeline", "launch", *launch, "--", "trainer", *_without_launch(sys.argv[1:])])
-
-
-def _without_launch(words: list[str]) -> list[str]:
-    """Arguments without what belongs to the launch."""
-    rest, kept = iter(words), list[str]()
-    for word in rest:
-        if word.split("=")[0] not in _OF_THE_LAUNCH:
-            kept.append(word)
-        elif "=" not in word:
-            next(rest, None)
-    return kept
+        os.execv(sys.executable, [sys.executable, "-m", "pipeline", "launch", *launch, "--", "trainer", *without(sys.argv[1:], _OF_THE_LAUNCH)])

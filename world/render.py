@@ -101,7 +101,13 @@ def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: f
     radius = SIZES[thing.size] * aspect**0.5
     # objects ride with the camera's slow moves, so that their motion on screen is the one they are named for
     cx, cy, zoom = camera_pose(shot, time_s) if shot.camera != "handheld" else (0.0, 0.0, 1.0)
-    px, py = x - (cx + (thing.x + dx * thing.speed * since) / zoom), y - (cy + (thing.y + dy * thing.speed * since) / zoom)
+    at_x, at_y = cx + (thing.x + dx * thing.speed * since) / zoom, cy + (thing.y + dy * thing.speed * since) / zoom
+    reach = 1.25 * radius + 0.15  # corner and shadow: beyond it nothing of the picture changes
+    rows, columns = _within(y[:, 0], at_y, reach), _within(x[0], at_x, reach)
+    whole, canvas, x, y = canvas, canvas[rows, columns], x[rows, columns], y[rows, columns]
+    if not canvas.size:
+        return whole
+    px, py = x - at_x, y - at_y
     angle = thing.angle + thing.turn * since
     qx, qy = px * np.cos(angle) + py * np.sin(angle), -px * np.sin(angle) + py * np.cos(angle)
     shadow = _distance(thing.shape, qx - 0.03, qy - 0.05, radius)
@@ -125,7 +131,15 @@ def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: f
         rim = np.clip(-distance / (0.16 * radius), 0, 1)
         shade, gloss = (0.86 - 0.5 * py / radius * 0.3) * (0.78 + 0.26 * rim), np.zeros_like(x)
     lit = color * (paint * shade)[..., None] + gloss[..., None]
-    return canvas * (1 - cover) + lit * cover
+    drawn = canvas * (1 - cover) + lit * cover
+    whole = whole.astype(drawn.dtype, copy=False)
+    whole[rows, columns] = drawn
+    return whole
+
+
+def _within(values: Array, middle: float, reach: float) -> slice:
+    """Of rising values, those within reach."""
+    return slice(int(np.searchsorted(values, middle - reach)), int(np.searchsorted(values, middle + reach, "right")))
 
 
 @functools.lru_cache(maxsize=64)

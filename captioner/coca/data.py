@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from captioner.coca.config import CocaConfig
-from captioner.coca.inputs import clip_input
-from captioner.film_clips import preview_frames, sample_clip
+from captioner.coca.inputs import clip_input, looked_at
+from captioner.film_clips import PREVIEW_FPS, frames_at, sample_clip, times_of
 from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
@@ -51,10 +52,15 @@ class Example:
         return self.frames.shape
 
 
-def _film_example(seed: int, config: CocaConfig) -> Example:
+def _film_example(seed: int, config: CocaConfig, several: float | None) -> Example:
     clip = sample_clip(seed)
+    if several is not None:
+        is_several = np.random.default_rng([seed, 2]).random() < several
+        tries = (sample_clip(int(number)) for number in np.random.default_rng([seed, 3]).integers(1 << 40, size=1000))
+        clip = next(own for own in itertools.chain([clip], tries) if (len(own.shot.things) > 1) == is_several)
     rng = np.random.default_rng([seed, 1])
-    frames = list(preview_frames(clip)[1])
+    times = times_of(clip, PREVIEW_FPS)
+    frames = list(frames_at(clip, [times[index] for index in looked_at(len(times), config.max_frames)]))
     if rng.random() < JPEG_SHARE:
         quality = int(rng.integers(55, 95))
         frames = [decode_image(encode_jpeg(frame, quality)) for frame in frames]
@@ -66,13 +72,21 @@ def film_texts(shot: Shot) -> dict[str, list[str]]:
     return {"alt": [words.alt([shot], shot.seed)], "short": [words.short(shot)], "dense": [words.dense(shot)]}
 
 
-def film_examples(count: int, seed: int, config: CocaConfig, workers: int = 2) -> list[Example]:
-    """Clips of the film world, drawn by `workers` processes."""
-    seeds = [seed * 1_000_003 + index for index in range(count)]
+def film_examples(
+    count: int, seed: int, config: CocaConfig, workers: int = 2, several: float | None = None, part: tuple[int, int] = (0, 1)
+) -> list[Example]:
+    """Clips of the film world, drawn by `workers` processes.
+
+    Args:
+        several: share of clips that show more than one thing; None: as the film world has them.
+        part: (first, step) of those to draw.
+    """
+    draw = functools.partial(_film_example, config=config, several=several)
+    seeds = [seed * 1_000_003 + index for index in range(count)][part[0] :: part[1]]
     if workers < 2:
-        return [_film_example(item, config) for item in seeds]
+        return list(map(draw, seeds))
     with ProcessPoolExecutor(workers) as pool:
-        return list(pool.map(functools.partial(_film_example, config=config), seeds, chunksize=32))
+        return list(pool.map(draw, seeds, chunksize=32))
 
 
 def dataset_examples(address: str, view_name: str, config: CocaConfig) -> list[Example]:

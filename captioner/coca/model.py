@@ -6,8 +6,8 @@ Sources: CoCa (Yu et al. 2022, arXiv:2205.01917); frames flattened into its pool
 guess motion at chance; a patch embedding of the frame difference added to each frame's patches tells it. With that embedding and the temporal positions at zero,
 one frame gives exactly what open_clip's image CoCa gives, so its released weights load (`load_open_clip`).
 
-From scratch (`stem="conv"`) little of that can be learnt from a few thousand clips. There the clip is its middle frame and what changes before and after it, both seen
-through convolutions; the decoder attends to the places themselves, as in Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and each word is also read off
+From scratch (`stem="conv"`) little of that can be learnt from a few thousand clips. There the clip is its middle frame, seen through convolutions, and how that moved,
+by matching it with the first and the last (stems.py); the decoder attends to the places themselves, as in Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and each word is also read off
 what the stems see, by a linear map (`read_off`).
 
 What open_clip 3.3 leaves undone is done here: its text projection is never initialised, and the shift of the labels is ours (it moved between releases).
@@ -24,54 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captioner.coca.config import CocaConfig
+from captioner.coca.stems import ConvStem, MatchStem, waves
 from manifests.errors import UsageError
 
 EXTRA = ("temporal", "difference.")
-CHANGE_GAIN = 3.0
-"""Differences of frames are about as much smaller than frames: the deep stem sees both as loud."""
-
-
-class ConvStem(nn.Module):
-    """Pixels to patch embeddings by convolutions at full size, each halved after: shapes a few patches wide are told here, with far less data than patches need.
-
-    Its group norms take the background's share out of every picture, so that what is small and different stands out; the maxima keep it. Its filters are standardised,
-    which makes up for what group norms lack of batch norms (Qiao et al. 2019, arXiv:1903.10520).
-    """
-
-    def __init__(self, channels: int, width: int, patch_px: int) -> None:
-        super().__init__()
-        halvings = patch_px.bit_length() - 1
-        sizes = [min(width, 16 * 2**level) for level in range(halvings)] + [width]
-        self.convs = nn.ModuleList([nn.Conv2d(c_in, c_out, 3, padding=1, bias=False) for c_in, c_out in zip([channels, *sizes], sizes, strict=False)])
-        self.norms = nn.ModuleList([nn.GroupNorm(8, size) for size in sizes])
-        self.halvings = halvings
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, D, H / patch, W / patch]."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        for level, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            assert isinstance(conv, nn.Conv2d)
-            x = F.conv2d(x, _standardised(conv.weight), padding=1)
-            x = F.relu(norm(F.max_pool2d(x, 2) if level < self.halvings else x))  # halved first: what follows is four times cheaper
-        return x
-
-
-def _standardised(weight: Tensor) -> Tensor:
-    """Filters [D, C, h, w] of mean zero and length one."""
-    centred = weight - weight.mean((1, 2, 3), keepdim=True)
-    return centred / (centred.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-5)
-
-
-def _waves(rows: int, columns: int, width: int) -> Tensor:
-    """[rows * columns, D]: sines and cosines of row and column at rising rates, half of the width each (Dosovitskiy et al. 2021 compare such tables)."""
-
-    def wave(count: int) -> Tensor:
-        rates = 2.0 ** torch.linspace(0, 3, width // 4) * torch.pi / count
-        angles = torch.arange(count)[:, None] * rates
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    down, across = wave(rows)[:, None].expand(rows, columns, -1), wave(columns)[None].expand(rows, columns, -1)
-    return torch.cat([down, across], dim=-1).flatten(0, 1)
 
 
 class VideoCoCa(CoCa):
@@ -88,7 +44,7 @@ class VideoCoCa(CoCa):
         self.temporal = nn.Parameter(torch.zeros(config.max_frames, width))
         if config.stem == "conv":
             visual.conv1 = ConvStem(3, width, config.patch_px)
-            self.difference = ConvStem(9, width, config.patch_px)
+            self.difference = MatchStem(width, config.patch_px)
             self.glimpse = nn.Linear(2 * width, config.text_width)
             self.words = nn.Linear(4 * width, config.vocab_size)
             self._start_from_scratch()
@@ -107,7 +63,7 @@ class VideoCoCa(CoCa):
         """
         config, visual, decoder = self.config, self.visual, self.text_decoder
         side, width = config.image_px // config.patch_px, config.text_width
-        visual.positional_embedding[1:] = 0.7 * _waves(side, side, config.vision_width)
+        visual.positional_embedding[1:] = 0.7 * waves(side, side, config.vision_width)
         for block in decoder.cross_attn:
             nn.init.orthogonal_(block.attn.in_proj_weight[:width])
             block.attn.in_proj_weight[width : 2 * width] = block.attn.in_proj_weight[:width]
@@ -140,13 +96,12 @@ class VideoCoCa(CoCa):
         return visual.transformer(h)
 
     def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is in the middle frame of x [B, T, 3, H, W], and how it differs from the first and from the last: [B, D, g_h, g_w] each."""
+        """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the last: [B, D, g_h, g_w] each."""
         middle = x[:, x.shape[1] // 2]
         what = self.visual.conv1(middle)
         if x.shape[1] == 1:
             return what, torch.zeros_like(what)
-        before, after = middle - x[:, 0], x[:, -1] - middle
-        return what, self.difference(torch.cat([CHANGE_GAIN * before, CHANGE_GAIN * after, middle], dim=1))
+        return what, self.difference(x[:, 0], middle, x[:, -1])
 
     def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], or from scratch [B, n, 3 D], each place with what the stems see there."""
@@ -189,12 +144,12 @@ class VideoCoCa(CoCa):
         return self.logits(states, tokens)
 
     def short_logits(self, x: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the words before and from what the stems see anywhere, each by itself: a log-bilinear model.
+        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the token before, its place, and what the stems see anywhere, each by itself: a log-bilinear model.
 
         Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost
         (Kiros et al. 2014, Multimodal Neural Language Models).
         """
-        _, states = self._encode_text(text)
+        states = self.text.token_embedding(text) + self.text.positional_embedding[: text.shape[1]]
         return self.text_decoder.ln_final(states[:, :-1]) @ self.text_decoder.text_projection + self.read_off(places(*self.stems(x)))
 
     def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]

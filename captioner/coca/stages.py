@@ -5,6 +5,7 @@ The forks are forks of the base, not a chain. The base learns to see and is relu
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from captioner.coca.training import StageConfig, train_stage
 from captioner.upsample import PhraseUpsampler
-from learning.processes import join, wait_for_all
+from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
 
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
@@ -37,14 +38,23 @@ class Source:
 
     films: int = 12000
     """Clips of the film world to draw."""
+    several: float = 0.6
+    """Share of them that show more than one thing: what belongs to which is the last thing learnt, and only from these."""
     data: str = ""
     """Dataset to learn from as well."""
     view: str = "default"
     seed: int = 1
 
     def examples(self, config: CocaConfig) -> list[Example]:
-        found = film_examples(self.films, self.seed, config) if self.films else []
-        return found + (dataset_examples(self.data, self.view, config) if self.data else [])
+        return self._films(config) + (dataset_examples(self.data, self.view, config) if self.data else [])
+
+    def _films(self, config: CocaConfig) -> list[Example]:
+        """Drawn by all processes of a training, a part each, and exchanged."""
+        rank, size, _ = join()
+        if not self.films:
+            return []
+        own = film_examples(self.films, self.seed, config, 2 if size == 1 else 1, self.several, (rank, size))
+        return [example for row in itertools.zip_longest(*exchanged(own)) for example in row if example is not None]
 
     def held_out(self, config: CocaConfig) -> list[Example]:
         """Other clips of the film world or, where there are none, some of the dataset's own."""
@@ -53,17 +63,19 @@ class Source:
         return film_examples(max(32, min(HELD_OUT_EXAMPLES, self.films)), self.seed + _HELD_OUT_SEED, config)
 
     def describe(self) -> str:
-        return f"film world, {self.films} clips of seed {self.seed}" + (f", and {Path(self.data).name}" if self.data else "")
+        return f"film world, {self.films} clips of seed {self.seed}, {self.several:g} of them of several things" + (
+            f", and {Path(self.data).name}" if self.data else ""
+        )
 
 
 def tiny_stages() -> dict[str, StageConfig]:
     """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions speak of, then to tell, the dense one far more."""
-    base = StageConfig(kind="alt", look_steps=800, watch_steps=500, steps=1600, batch=16, lr=1e-3, still_share=0.3)
+    base = StageConfig(kind="alt", look_steps=1000, watch_steps=300, steps=1800, batch=16, lr=1e-3, muon_gain=2.5, still_share=0.3)
     fork = replace(base, still_share=0.1, contrast_weight=0.1)
     return {
         "base": base,
-        "short": replace(fork, kind="short", look_steps=700, watch_steps=500, steps=2300),
-        "dense": replace(fork, kind="dense", look_steps=800, watch_steps=600, steps=5400),
+        "short": replace(fork, kind="short", look_steps=2500, watch_steps=300, steps=6400),
+        "dense": replace(fork, kind="dense", look_steps=2000, watch_steps=400, steps=6700),
     }
 
 
@@ -92,9 +104,10 @@ def train_stages(
         init: weights of an open_clip CoCa for the base to start from.
     """
     config = PRESETS[preset]()
-    say(f"captioner: drawing {source.describe()}")
-    examples = source.examples(config)
     rank = join().rank
+    tell = say if rank == 0 else (lambda text: None)
+    tell(f"captioner: drawing {source.describe()}")
+    examples = source.examples(config)
     if rank == 0:
         write_folder(out, config, make_tokenizer(config, examples))
     wait_for_all()
@@ -104,11 +117,11 @@ def train_stages(
         Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(out)
     for stage in stages:
         if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
-            say(f"captioner: stage {stage} is done")
+            tell(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)
         model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else load_stage(folder, "base")
-        say(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
+        tell(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
         chosen = settings[stage]
         batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, chosen.lesson)
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)

@@ -4,7 +4,7 @@ loss = caption_weight * cross entropy of the next token + contrast_weight * symm
 From scratch another comes first, alone: the next token from the words before and what the stems see, without the layers between (`VideoCoCa.short_logits`). A captioner that
 cannot see yet learns to see from it many times faster than from the whole model.
 
-What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizer and one integer; the same command goes on. One process or
+What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizers and one integer; the same command goes on. One process or
 many (`torchrun`): each takes its rows of the same global batch.
 """
 
@@ -27,6 +27,7 @@ from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
+from learning.muon import Muon
 from learning.processes import join
 from learning.state import load_state, save_state
 from learning.step_log import cut_rows
@@ -55,6 +56,8 @@ class StageConfig:
     accumulate: int = 1
     """Parts in which a step's clips are run, to save memory; the contrastive loss sees one part at a time."""
     lr: float = 1.5e-3
+    muon_gain: float = 0.0
+    """Matrices of the transformer blocks learn by Muon at this many times the rate; 0: by AdamW like all else."""
     warmup_steps: int = 40
     weight_decay: float = 0.02
     caption_weight: float = 2.0
@@ -100,23 +103,33 @@ def rate_at(step: int, config: StageConfig) -> float:
 
 
 class Run:
-    """The state of a stage in training: model, averages, optimizer, and how many steps are done."""
+    """The state of a stage in training: model, averages, optimizers, and how many steps are done."""
 
     def __init__(self, model: VideoCoCa, config: StageConfig, folder: Path, digest: str) -> None:
         self.model, self.config, self.folder, self.digest = model, config, folder, digest
-        matrices = [value for value in model.parameters() if value.ndim >= 2]
+        hidden = {
+            id(value)
+            for name, value in model.named_parameters()
+            if config.muon_gain and value.ndim == 2 and ("resblocks" in name or "cross_attn" in name)
+        }
+        matrices = [value for value in model.parameters() if value.ndim >= 2 and id(value) not in hidden]
         others = [value for value in model.parameters() if value.ndim < 2]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
+            "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98)))
+        }
+        if hidden:
+            own = [value for value in model.parameters() if id(value) in hidden]
+            self.parts["hidden"] = nn.Module(), Muon(own, config.lr, config.weight_decay)  # its weights are saved with the model's
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step = 0
 
     def save(self) -> None:
-        save_state(self.folder, {"model": (self.model, self.optimizer)}, self.average, self.digest, step=self.step)
+        save_state(self.folder, self.parts, self.average, self.digest, step=self.step)
 
     def load(self) -> bool:
         """Go on where `save` left off, if it did."""
-        numbers = load_state(self.folder, {"model": (self.model, self.optimizer)}, self.average, self.digest)
+        numbers = load_state(self.folder, self.parts, self.average, self.digest)
         if numbers:
             self.step = int(numbers["step"])
         return numbers is not None
@@ -166,15 +179,16 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
 
 
 def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
-    """Sum gradients and numbers over all processes, in place and in one call. A process that had no row of a small batch, or no use for a weight, adds nothing."""
+    """Sum gradients and numbers over all processes, in place. A process that had no row of a small batch adds nothing; weights that no process had use for stay without a gradient."""
     weights = [value for value in model.parameters() if value.requires_grad]
-    flat = [(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in weights]
-    everything = torch.cat([*flat, torch.tensor(numbers, dtype=flat[0].dtype, device=flat[0].device)])
-    dist.all_reduce(everything)
-    pieces = everything.split([*(value.numel() for value in weights), len(numbers)])
-    for value, piece in zip(weights, pieces[:-1], strict=True):
+    told = torch.tensor([*numbers, *(float(value.grad is not None) for value in weights)], device=weights[0].device, dtype=torch.float64)
+    dist.all_reduce(told)
+    used = [value for value, count in zip(weights, told[len(numbers) :].tolist(), strict=True) if count]
+    flat = torch.cat([(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in used])
+    dist.all_reduce(flat)
+    for value, piece in zip(used, flat.split([value.numel() for value in used]), strict=True):
         value.grad = piece.view_as(value).clone()
-    return [float(number) for number in pieces[-1]]
+    return [float(number) for number in told[: len(numbers)]]
 
 
 def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device) -> dict[str, float]:
@@ -184,8 +198,10 @@ def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: i
     num_tokens = int((ids[:, 1:] != PAD).sum())
     mine = list(range(rank, len(texts), processes))
     parts = [mine[index :: config.accumulate] for index in range(config.accumulate)]
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(run.step, config)
+    rate = rate_at(run.step, config)
+    for name, (_, optimizer) in run.parts.items():
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (config.muon_gain if name == "hidden" else 1.0)
     told = [0.0, 0.0, 0.0]
     for part in (part for part in parts if part):
         pixels, tokens = normalised(clips[part]).to(device), ids[part].to(device)
@@ -197,14 +213,15 @@ def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: i
     if processes > 1:
         told = _summed(run.model, told)
     norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
-    if math.isfinite(norm):
-        run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    for _, optimizer in run.parts.values():
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
     with torch.no_grad():
-        for name, value in run.model.state_dict().items():
-            run.average[name].lerp_(value, 1 - decay)
-    return {**dict(zip(("loss", "contrast", "words"), told, strict=True)), "grad_norm": norm, "lr": rate_at(run.step, config)}
+        now = run.model.state_dict()
+        torch._foreach_lerp_([run.average[name] for name in now], list(now.values()), 1 - decay)
+    return {**dict(zip(("loss", "contrast", "words"), told, strict=True)), "grad_norm": norm, "lr": rate}
 
 
 def _loss(run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: float) -> tuple[Tensor, list[float]]:

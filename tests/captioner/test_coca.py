@@ -19,6 +19,7 @@ from captioner.coca.domain import Domain
 from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
 from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, load_open_clip
+from captioner.coca.stems import RADIUS, matches
 from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, batch
 from captioner.coca.training import StageConfig, train_stage
 from captioner.slots import compare, new_tallies, read, truth
@@ -99,6 +100,31 @@ def test_released_sizes_load_and_equal_the_image_model(tmp_path):
         expected, (clip, _, logits) = image(pictures, text), video(pictures[:, None], text)
     assert torch.equal(expected["image_features"], clip)
     assert torch.equal(expected["logits"], logits)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 0), (0, 3), (1, -2)])
+def test_matching_tells_how_each_place_moved(dx, dy):
+    """Ten pictures of noise, moved by some cells: at every place away from the border the likeliest displacement is that one."""
+    here = torch.randn(10, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    there = torch.roll(here, (dy, dx), dims=(2, 3))
+    likely = matches(here, there)
+    assert torch.allclose(likely.sum(1), torch.full((10, 14, 14), 2.0 * RADIUS + 1), atol=1e-3)
+    inside = likely[:, :, 4:-4, 4:-4].argmax(1)
+    assert (inside == (dy + RADIUS) * (2 * RADIUS + 1) + dx + RADIUS).float().mean() == 1.0
+
+
+def test_where_nothing_can_be_told_apart_all_displacements_are_alike():
+    likely = matches(torch.full((1, 3, 9, 9), 0.3), torch.full((1, 3, 9, 9), 0.3))
+    assert torch.allclose(likely, torch.full_like(likely, 1 / (2 * RADIUS + 1)))
+
+
+def test_as_many_clips_of_several_things_are_drawn_as_asked():
+    for several in (0.0, 0.7, 1.0):
+        found = film_examples(60, 11, SMALL, workers=1, several=several)
+        assert abs(sum(len(example.shot.things) > 1 for example in found) / 60 - several) < 0.15
+    assert [example.texts for example in film_examples(8, 11, SMALL, workers=1)] == [
+        example.texts for example in film_examples(8, 11, SMALL, workers=2)
+    ]
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
@@ -222,7 +248,7 @@ def losses_of(folder):
 
 
 def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokenizer, tmp_path):
-    config = StageConfig(kind="dense", steps=12, batch=8, save_every=4, accumulate=2)
+    config = StageConfig(kind="dense", steps=12, batch=8, save_every=4, accumulate=2, muon_gain=1.5)
 
     def run(folder, model, **changes):
         torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """A training command as a Ray Train job: two workers take one global batch."""
 
 import json
+import os
 
 import pytest
 
@@ -25,3 +26,25 @@ def test_two_ray_workers_train_as_one_process(tmp_path):
 
 def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
     assert "is not a training command" in run("pipeline", "launch", "manifests", "info", check=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_fewer_workers_than_wanted_begin_where_that_is_allowed(tmp_path):
+    """Eight workers of one CPU each do not fit this machine; one to eight do."""
+    run(
+        "pipeline",
+        "launch",
+        "--workers",
+        max(8, 2 * (os.cpu_count() or 1)),
+        "--least-workers",
+        1,
+        "--",
+        "captioner",
+        "train",
+        tmp_path / "out",
+        *OPTIONS,
+    )
+    assert len((tmp_path / "out" / "training" / "base" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "out" / "base.safetensors").exists()

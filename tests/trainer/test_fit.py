@@ -20,7 +20,7 @@ from trainer.checkpoint_files import sweep
 from trainer.config import PRESETS, ModelConfig, preset
 from trainer.config_files import load_config, save_config
 from trainer.dit import DiT
-from trainer.export import load_model
+from trainer.export import export_checkpoint, load_model
 from trainer.fit import fit, plan_stream
 from trainer.flow import NoisyPack
 from trainer.loader import PackReader
@@ -285,3 +285,30 @@ def test_given_latents_come_back_bit_equal(whole_run):
 )
 def test_sampling_refuses_what_cannot_be(whole_run, arguments):
     assert cli.main("t", "", VERBS, ["sample", str(whole_run), *arguments]) == cli.USAGE
+
+
+def test_a_model_is_made_of_any_checkpoint_also_of_a_run_that_was_killed(dataset, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    with pytest.raises(UsageError, match="trainer export"):
+        load_model(tmp_path / "run")
+    export_checkpoint(tmp_path / "run", None, None, tmp_path / "run" / "model")
+    made, expected = (load_file(run / "model" / "model.safetensors") for run in (tmp_path / "run", whole_run))
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in made.items())
+    assert load_model(tmp_path / "run").record == load_model(whole_run).record
+    export_checkpoint(tmp_path / "run", 8, None, tmp_path / "early")
+    assert load_model(tmp_path / "early").record["vae"] == load_model(whole_run).record["vae"]
+    for step, decay, said in ((3, None, "no checkpoint of step 3"), (None, 0.5, "no average")):
+        with pytest.raises(UsageError, match=said):
+            export_checkpoint(tmp_path / "run", step, decay, tmp_path / "none")
+
+
+def test_settings_that_decide_nothing_may_change_at_a_resume_and_are_noted(dataset, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    fit(dataset, "default", dataclasses.replace(TEST, steps=13, cooldown=0.0, lr=1e-4), tmp_path / "run")
+    [row] = [json.loads(line) for line in (tmp_path / "run" / "changes.jsonl").read_text().splitlines()]
+    assert row["step"] == 12
+    assert row["changes"] == {"lr": [1.5e-3, 1e-4], "steps": [12, 13]}
+    with pytest.raises(UsageError, match=r"flow\.text_dropout 0\.1 is now 0\.5"):
+        fit(dataset, "default", dataclasses.replace(TEST, flow=dataclasses.replace(TEST.flow, text_dropout=0.5)), tmp_path / "run")

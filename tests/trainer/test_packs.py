@@ -12,7 +12,8 @@ from benchmarks import packing
 from manifests.errors import UsageError
 from trainer.config import ModelConfig, preset
 from trainer.costs import measure
-from trainer.packs import PackSettings, PlanStream, pack_cost, pack_settings, plan_epoch, pool_largest_fit, rank_packs
+from trainer.packs import PackSettings, pack_cost, pack_settings, plan_epoch, pool_largest_fit, rank_packs
+from trainer.plan_stream import PlanStream
 from trainer.samples import Sample, SampleTable
 
 PATCH = (1, 2, 2)

@@ -130,6 +130,12 @@ def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processe
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)
     assert consumed(tmp_path / "one") == consumed(tmp_path / "two")
     assert [path.name for path in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [f"step-{step:08d}" for step in (4, 6, 8, 10)]
+    parts = [load_file(path) for path in sorted((tmp_path / "two" / "checkpoints" / "step-00000010").rglob("*.safetensors"))]
+    held = [sum(value.numel() for name, value in part.items() if name.startswith("ema0.3.")) for part in parts]
+    whole = sum(value.numel() for value in load_file(tmp_path / "two" / "model-ema0.3" / "model.safetensors").values())
+    assert len(held) == 2  # each process holds and writes its part of the average
+    assert sum(held) == whole
+    assert all(0.3 * whole < part < 0.7 * whole for part in held)
     slow, fast = (load_file(tmp_path / "two" / name / "model.safetensors") for name in ("model", "model-ema0.3"))
     assert any(not torch.equal(slow[name], fast[name]) for name in slow)
 

@@ -1,4 +1,4 @@
-"""A run on several processes of this machine: what `torchrun` does there, but a SIGTERM that ends in a saved run ends with 0, and the processes get all the time they need for it.
+"""A training on several processes of this machine: what `torchrun` does there, but a SIGTERM that ends in a saved run ends with 0, and the processes get all the time they need for it.
 
 torchrun's agent always ends a signal in a traceback and in 1, and kills what has not ended after 30 seconds: a pre-empted job would look like a failed one.
 """
@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 POLL_S, PATIENCE_S = 0.1, 20.0
 
@@ -61,3 +61,14 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def without(words: Sequence[str], options: Collection[str]) -> list[str]:
+    """Arguments of a command line without some options and their values."""
+    rest, kept = iter(words), list[str]()
+    for word in rest:
+        if word.split("=")[0] not in options:
+            kept.append(word)
+        elif "=" not in word:
+            next(rest, None)
+    return kept

@@ -1,0 +1,53 @@
+"""Muon in the precision of the weights. torch's own rounds to bfloat16 on the way, which a CPU computes many times slower than fp32.
+
+Sources: Jordan et al. 2024 (the quintic iteration and its coefficients); Liu et al. 2025, arXiv:2502.16982 (updates of the size that AdamW's have).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+STEPS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About the nearest matrix with orthonormal rows (or columns, of a tall one) of each of [..., n, m]: singular values come out between .7 and 1.2."""
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    is_tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if is_tall else x
+    a, b, c = COEFFICIENTS
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three matrices."""
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # of one shape: orthogonalised together
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                average = state.setdefault("momentum", torch.zeros_like(weight))
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                update = weight.grad.lerp(average, group["momentum"])  # Nesterov's
+                size = weight.shape[1] if weight.shape[0] == 3 * weight.shape[1] else weight.shape[0]
+                for part, own in zip(weight.split(size), update.split(size), strict=True):
+                    alike[part.shape].append((part, own))
+            for shape, pairs in alike.items():
+                scale = 0.2 * max(shape) ** 0.5
+                for (part, _), update in zip(pairs, orthogonal(torch.stack([own for _, own in pairs])), strict=True):
+                    part.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)

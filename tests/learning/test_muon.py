@@ -1,0 +1,37 @@
+"""Muon in fp32: updates are nearly orthogonal, those of torch's own to its rounding, and attention's projections are taken apart."""
+
+import pytest
+import torch
+
+from learning.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (8, 40), (40, 8)])
+def test_singular_values_come_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(5, *shape)))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_steps_are_those_of_torchs_muon_up_to_its_rounding():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(value) for value in torch.randn(24, 32).repeat(2, 1, 1).clone().unbind())
+    optimizers = Muon([ours], 1e-2, 0.1), torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    begin = ours.detach().clone()
+    for _ in range(4):
+        gradient = torch.randn(24, 32)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.03 * (ours - begin).norm()
+
+
+def test_the_three_projections_of_an_attention_are_three_matrices():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(48, 16))
+    weight.grad = torch.randn(48, 16)
+    Muon([weight], 1.0).step()
+    for part in weight.detach().split(16):
+        values = torch.linalg.svdvals(part / (0.2 * 16**0.5))  # of a random square matrix the least may be too small to come up in five steps
+        assert 0.6 < values[:-2].min() < values.max() < 1.3
