@@ -74,7 +74,7 @@ def tiny_stages() -> dict[str, StageConfig]:
     fork = replace(base, still_share=0.1, contrast_weight=0.1)
     return {
         "base": base,
-        "short": replace(fork, kind="short", look_steps=2500, watch_steps=300, steps=6400),
+        "short": replace(fork, kind="short", look_steps=1200, watch_steps=300, steps=3200),
         "dense": replace(fork, kind="dense", look_steps=2000, watch_steps=400, steps=6700),
     }
 
