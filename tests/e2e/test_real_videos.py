@@ -46,7 +46,8 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
             process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0, "".join(lines)
     assert any("saved after step" in line for line in lines), "".join(lines)
-    assert (tmp_path / "run" / "model" / "model.json").exists()  # one may sample from a run that was stopped
+    run("trainer", "export", tmp_path / "run")  # one may sample from a run that was stopped
+    assert (tmp_path / "run" / "model" / "model.json").exists()
     shapes = next(line for line in lines if "distinct shapes" in line)
     assert int(shapes.split(" distinct")[0].rsplit(" ", 1)[1]) >= 5
     resumed = run(*fit)
