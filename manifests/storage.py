@@ -59,8 +59,9 @@ def temporary_name(path: str) -> str:
     return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: str | Path) -> None:
+    """Have a local file, or a folder's names, written to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -76,7 +77,7 @@ def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
         with open(local_file, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(local_file, path)
-        _sync_folder(os.path.dirname(path))
+        flush(os.path.dirname(path))
         return
     with open(local_file, "rb") as source, filesystem.open_output_stream(path, compression=None) as target:
         while block := source.read(CHUNK_BYTES):

@@ -7,14 +7,14 @@ Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from manifests.cli import say
-from manifests.errors import IntegrityError
+from manifests.errors import IntegrityError, UsageError
+from manifests.storage import flush
 from trainer.parallel import Ranks
 
 STATE = "state.json"
@@ -43,8 +43,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_state(path: Path) -> TrainState:
-    """The state of a checkpoint."""
-    return TrainState(**json.loads((path / STATE).read_text())["state"])
+    """The state of a checkpoint.
+
+    Raises:
+        UsageError: another version wrote it.
+    """
+    stored = json.loads((path / STATE).read_text())
+    if "state" not in stored or "files" not in stored:
+        raise UsageError(str(path / STATE), "was written by another version", "Go on with that version, or give another --out to begin anew.")
+    return TrainState(**stored["state"])
 
 
 def temporary_folder(folder: Path, step: int) -> Path:
@@ -73,14 +80,6 @@ def _checked(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
     """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go. Every process must call: each takes its share of the checksums."""
     ranks.wait()
@@ -89,18 +88,18 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
     sizes, crcs = [0.0] * len(paths), [0.0] * len(paths)
     for index in range(ranks.rank, len(paths), ranks.size):
         sizes[index], crcs[index] = _checked(paths[index])
-        _flush(paths[index])
+        flush(paths[index])
     summed = ranks.sum([*sizes, *crcs])  # whole numbers below 2^53: exact
     if ranks.is_first:
         files = {str(path.relative_to(temporary)): [int(summed[index]), int(summed[index + len(paths)])] for index, path in enumerate(paths)}
         (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
-        _flush(temporary / STATE)
-        _flush(temporary)
+        flush(temporary / STATE)
+        flush(temporary)
         old = folder / f".{final.name}.old"
         if final.exists():
             final.rename(old)
         temporary.rename(final)
-        _flush(folder)
+        flush(folder)
         shutil.rmtree(old, ignore_errors=True)
         found = list_checkpoints(folder)
         calm = [path for path in found if not read_state(path).in_a_row][-1:]  # what a roll back would take is kept as well

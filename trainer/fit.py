@@ -192,7 +192,9 @@ def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: R
         checkpoints = list_checkpoints(out / "checkpoints")
         if checkpoints and read_state(checkpoints[-1]).digest != digest:
             raise UsageError(
-                str(out), "holds a run on other data (clips, captions or views differ)", "Give another --out, or the same data to resume."
+                str(out),
+                "holds a run on other data (clips, captions or views differ), or planned by another version",
+                "Give another --out, or the same data to resume.",
             )
     ranks.wait()
     if ranks.is_first:

@@ -312,3 +312,11 @@ def test_settings_that_decide_nothing_may_change_at_a_resume_and_are_noted(datas
     assert row["changes"] == {"lr": [1.5e-3, 1e-4], "steps": [12, 13]}
     with pytest.raises(UsageError, match=r"flow\.text_dropout 0\.1 is now 0\.5"):
         fit(dataset, "default", dataclasses.replace(TEST, flow=dataclasses.replace(TEST.flow, text_dropout=0.5)), tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(dataset, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    (newest / "state.json").write_text('{"step": 12, "digest": "0"}')
+    with pytest.raises(UsageError, match="another version"):
+        fit(dataset, "default", dataclasses.replace(TEST, steps=13, cooldown=0.0), tmp_path / "run")
