@@ -13,7 +13,7 @@ from captioner.mixing import realised
 from learning.stopping import Interrupted, Stop
 from manifests.cli import say
 from manifests.errors import RushesError
-from trainer.checkpoint_files import TrainState, list_checkpoints, read_state
+from trainer.checkpoint_files import TrainState, damage, list_checkpoints, read_state
 from trainer.checkpoints import Saver, Trained, load_checkpoint
 from trainer.config import FitConfig
 from trainer.dit import DiT
@@ -219,11 +219,13 @@ class Run:
             return
         self.saver.finish()
         calm = [path for path in list_checkpoints(self.out / "checkpoints") if not read_state(path).in_a_row]
-        if not calm:
+        sound = next((path for path in reversed(calm) if not damage(path, self.ranks)), None)
+        if sound is None:
+            tell(self.ranks, "there is no sound checkpoint from before the refused steps to go back to; the weights stay as they are")
             return
-        load_checkpoint(calm[-1], self.trained, self.state.digest, self.ranks)
+        load_checkpoint(sound, self.trained, self.state.digest, self.ranks)
         guard.num_rolled_back += 1
-        tell(self.ranks, f"weights and optimizer are those of {calm[-1].name} again; the data goes on")
+        tell(self.ranks, f"weights and optimizer are those of {sound.name} again; the data goes on")
 
     def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, stalled_s: float, seconds: float) -> None:
         config, ranks = self.config, self.ranks
