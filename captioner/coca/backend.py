@@ -80,7 +80,7 @@ class CocaCaptioner:
         wanted: list[str] = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
         self.digests = {stage: stage_digest(self.path, stage) for stage in wanted}
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed}"
-        self.version = f"coca/3:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
+        self.version = f"coca/4:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
 
     def setup(self) -> None:
         torch.set_num_threads(1)
@@ -115,7 +115,7 @@ class CocaCaptioner:
         return found
 
     def _captions(self, stage: str, clip: ClipFrames, heard: Heard, decoding: Decoding, seconds: float, reasons: list[str]) -> list[Caption]:
-        picked = looked_at(len(clip.frames), self.folder.config.max_frames)
+        picked = looked_at(len(clip.frames), self.folder.config)
         common: dict[str, Any] = {
             "source": self.name,
             "finish_reason": "stop" if heard.written.is_finished else "length",

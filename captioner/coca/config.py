@@ -31,7 +31,9 @@ class CocaConfig:
     """Longest caption in tokens, start and end included."""
     vocab_size: int = 640
     max_frames: int = 3
-    """Frames of a clip that are looked at, spread evenly over its previews."""
+    """Frames of a clip that are looked at."""
+    most_in_a_row: int = 12
+    """Previews of a clip up to which these are neighbours around its middle, so that a move is always seen over one step in time; of a longer clip they are spread evenly."""
     max_patches: int = 84
     """Patches of one frame, at most about: the frame's own aspect is kept, the whole of it is seen."""
     stem: Literal["patch", "conv"] = "conv"
@@ -86,7 +88,7 @@ def from_open_clip(name: str) -> CocaConfig:
         embed_dim=found["embed_dim"], image_px=vision["image_size"], patch_px=vision["patch_size"], vision_width=vision["width"],
         vision_layers=vision["layers"], head_width=vision.get("head_width", 64), pooler_queries=vision.get("attn_pooler_queries", 256),
         pooler_heads=vision.get("attn_pooler_heads", 8), text_width=text["width"], text_heads=text["heads"], text_layers=text["layers"],
-        decoder_layers=decoder["layers"], context_length=text["context_length"], vocab_size=text["vocab_size"], max_frames=8, max_patches=side * side,
+        decoder_layers=decoder["layers"], context_length=text["context_length"], vocab_size=text["vocab_size"], max_frames=8, most_in_a_row=16, max_patches=side * side,
         stem="patch", is_legacy=True,
     )  # fmt: skip
 

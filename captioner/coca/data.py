@@ -60,7 +60,7 @@ def _film_example(seed: int, config: CocaConfig, several: float | None) -> Examp
         clip = next(own for own in itertools.chain([clip], tries) if (len(own.shot.things) > 1) == is_several)
     rng = np.random.default_rng([seed, 1])
     times = times_of(clip, PREVIEW_FPS)
-    frames = list(frames_at(clip, [times[index] for index in looked_at(len(times), config.max_frames)]))
+    frames = list(frames_at(clip, [times[index] for index in looked_at(len(times), config)]))
     if rng.random() < JPEG_SHARE:
         quality = int(rng.integers(55, 95))
         frames = [decode_image(encode_jpeg(frame, quality)) for frame in frames]

@@ -29,9 +29,10 @@ def spread(count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else [round(index * (count - 1) / (most - 1)) for index in range(most)] if most > 1 else [count // 2]
 
 
-def looked_at(count: int, most: int) -> list[int]:
-    """Which previews the captioner looks at: those in a row around the middle where they are most of the clip, so that steps in time stay alike; else spread over it."""
-    if most < count <= 2 * most:
+def looked_at(count: int, config: CocaConfig) -> list[int]:
+    """Which of `count` previews the captioner looks at: neighbours around the middle, or of a long clip some spread over it (`CocaConfig.most_in_a_row`)."""
+    most = config.max_frames
+    if most < count <= config.most_in_a_row:
         begin = (count - most) // 2
         return list(range(begin, begin + most))
     return spread(count, most)
@@ -40,7 +41,7 @@ def looked_at(count: int, most: int) -> list[int]:
 def clip_input(frames: Sequence[np.ndarray], config: CocaConfig) -> np.ndarray:
     """[T, h, w, 3] uint8 of pictures [H, W, 3] uint8 of one size, whole, by area averaging."""
     size = input_size(frames[0].shape[1], frames[0].shape[0], config)
-    picked = [frames[index] for index in looked_at(len(frames), config.max_frames)]
+    picked = [frames[index] for index in looked_at(len(frames), config)]
     return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in picked])
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,10 +199,17 @@ def test_the_whole_frame_is_seen_at_about_one_number_of_patches(width, height):
 
 @given(st.integers(1, 200), st.integers(1, 16))
 def test_frames_looked_at_are_in_order_and_of_the_clip(count, most):
-    picked = looked_at(count, most)
+    picked = looked_at(count, replace(SMALL, max_frames=most))
     assert len(picked) == min(count, most)
     assert picked == sorted(set(picked))
     assert 0 <= picked[0] <= picked[-1] < count
+
+
+def test_a_move_is_seen_over_one_step_in_time_unless_the_clip_is_long():
+    config = replace(SMALL, max_frames=3, most_in_a_row=12)
+    assert looked_at(7, config) == [2, 3, 4]
+    assert looked_at(12, config) == [4, 5, 6]
+    assert looked_at(13, config) == [0, 6, 12]
 
 
 def test_changed_examples_have_the_captions_of_what_they_show(examples):
