@@ -1,6 +1,6 @@
 """A training step (forward, backward, AdamW): packed sequences beside padded batches on the same samples of many shapes.
 
-    python benchmarks/train_step.py [PRESET] [TOKENS] [--compile] [--peak TFLOPS]
+    python benchmarks/train_step.py [PRESET] [TOKENS] [--compile] [--checkpoint] [--ways varlen,flex,padded] [--peak TFLOPS]
 
 On a CPU with the tiny model by default. On a GPU name `base` or `xl` and a budget of 16384 or 65536: it then runs in bfloat16, packs by torch's variable-length kernel and by
 FlexAttention, pads by `scaled_dot_product_attention`, and prints MFU where the device's peak is given (989 for an H100 or H200). Padding is attended to as if it
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
 from trainer import attention, dit
 from trainer.config import PRESETS
@@ -30,6 +31,8 @@ ROUNDS, WORDS = 5, 40
 PATCH = (1, 2, 2)
 SHAPES = [(1, 12, 20), (1, 20, 12), (5, 12, 20), (5, 16, 16), (9, 12, 16), (3, 20, 12), (7, 8, 20), (1, 16, 16), (2, 10, 18), (13, 8, 14)]
 """Latent sizes: images and clips of a film world at 64 to 160 pixels a side."""
+LARGE_SHAPES = [(1, 64, 64), (1, 60, 104), (1, 104, 60), (6, 40, 72), (21, 40, 40), (13, 80, 44), (9, 104, 60), (11, 60, 104), (21, 60, 104)]
+"""The same of footage at up to 480 x 832 pixels and 81 frames: 1,024 to 32,760 tokens."""
 
 
 def inputs(shapes: list[tuple[int, int, int]], model: DiT, padded_to: int = 0) -> tuple[torch.Tensor, ...]:
@@ -78,13 +81,15 @@ def attending(way: str) -> Iterator[None]:
         yield
 
 
-def built(name: str, device: torch.device, is_compiled: bool) -> DiT:
+def built(options: argparse.Namespace, device: torch.device) -> DiT:
     torch.manual_seed(0)
-    model = DiT(PRESETS[name]().model).to(device)
+    model = DiT(PRESETS[options.preset]().model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
-    if is_compiled:
-        for block in model.blocks:
+    for index, plain in enumerate(model.blocks):  # as in trainer/parallel.py
+        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if options.checkpoint else plain
+        if options.compile:
             block.compile(dynamic=True)
+        model.blocks[index] = block
     return model
 
 
@@ -93,11 +98,15 @@ def main() -> None:
     parser.add_argument("preset", nargs="?", default="tiny")
     parser.add_argument("tokens", nargs="?", type=int, default=2048)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--checkpoint", action="store_true", help="activations are computed again for the backward pass; their operations do not count as the model's")
+    parser.add_argument("--ways", default="varlen,flex,padded" if torch.cuda.is_available() else "grouped,padded")
     parser.add_argument("--peak", type=float, default=0.0)
     options = parser.parse_args()
+    ways = options.ways.split(",")
     device, budget = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.tokens
-    model = built(options.preset, device, False)
-    samples = [Sample(f"{index}", index // 50, *SHAPES[index % len(SHAPES)]) for index in range(len(SHAPES) * max(2, budget // 400))]
+    sizes = [size for size in LARGE_SHAPES if Sample("", 0, *size).tokens(PATCH) <= budget] if budget >= 8192 else SHAPES
+    model = built(options, device)
+    samples = [Sample(f"{index}", index // 50, *sizes[index % len(sizes)]) for index in range(len(sizes) * max(2, 16 * budget // 8192))]
     plan = plan_epoch(
         SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)), 0
     )
@@ -109,29 +118,29 @@ def main() -> None:
     valid = sum(t * -(-h // 2) * -(-w // 2) for t, h, w in shapes)
     flops = 3 * sum(forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack)) for pack in packs)
     print(
-        f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(SHAPES)} shapes, {valid} valid tokens, {device.type}"
-        + (", compiled" if options.compile else "")
+        f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(sizes)} shapes, {valid} valid tokens, {device.type}"
+        + (", compiled" if options.compile else "") + (", checkpointed" if options.checkpoint else "")
     )
+    del model
     took = {}
-    for way in ("varlen", "flex") if device.type == "cuda" else ("grouped",):
-        with attending(way):
-            took[f"packed, {way}"] = (
-                seconds(built(options.preset, device, options.compile), [inputs(pack, model) for pack in packs]),
-                budget * len(packs),
-            )
-    with attending("grouped"):
-        took["padded"] = (
-            seconds(built(options.preset, device, options.compile), [inputs(batch, model, longest) for batch in batches]),
-            longest * len(shapes),
-        )
+    for way in ways:
+        is_padded = way == "padded"
+        with attending("grouped" if is_padded else way):
+            model = built(options, device)
+            own = [inputs(batch, model, longest) for batch in batches] if is_padded else [inputs(pack, model) for pack in packs]
+            took[way if is_padded else f"packed, {way}"] = seconds(model, own), longest * len(shapes) if is_padded else budget * len(packs)
+            del model, own
     for name, (own_s, slots) in took.items():
         mfu = f", MFU {flops / own_s / options.peak / 1e12:.3f}" if options.peak else ""
         print(
             f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of the slots are tokens, "
             f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}"
         )
+    if device.type == "cuda":
+        print(f"most memory held: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     best = min(own_s for name, (own_s, _) in took.items() if name != "padded")
-    print(f"ratio of valid tokens a second, packed over padded: {took['padded'][0] / best:.2f}")
+    if "padded" in took:
+        print(f"ratio of valid tokens a second, packed over padded: {took['padded'][0] / best:.2f}")
 
 
 if __name__ == "__main__":
