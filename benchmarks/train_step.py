@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
 from trainer import attention, dit
@@ -69,10 +70,16 @@ def seconds(model: DiT, batches: list[tuple[torch.Tensor, ...]]) -> float:
     return statistics.median(found[1:])
 
 
+def attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: attention.Documents) -> torch.Tensor:
+    rows = len(of.cu_q) - 1
+    queries, keys, values = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(0, 1)
+
+
 @contextmanager
 def attending(way: str) -> Iterator[None]:
-    """Let the model attend in one way: varlen, flex, or grouped (one batched call for documents of equal lengths)."""
-    chosen = {"varlen": attention.attend_varlen, "flex": attention.attend_flex, "grouped": attention.attend_grouped}[way]
+    """Let the model attend in one way: varlen, flex, grouped (one batched call for documents of equal lengths), padded (all documents are of equal lengths)."""
+    chosen = {"varlen": attention.attend_varlen, "flex": attention.attend_flex, "grouped": attention.attend_grouped, "padded": attend_padded}[way]
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: attention.Documents) -> torch.Tensor:
         return chosen(q.to(v.dtype), k.to(v.dtype), v, of)
@@ -125,16 +132,18 @@ def main() -> None:
     took = {}
     for way in ways:
         is_padded = way == "padded"
-        with attending("grouped" if is_padded else way):
+        with attending(way):
             model = built(options, device)
             own = [inputs(batch, model, longest) for batch in batches] if is_padded else [inputs(pack, model) for pack in packs]
             took[way if is_padded else f"packed, {way}"] = seconds(model, own), longest * len(shapes) if is_padded else budget * len(packs)
             del model, own
-    for name, (own_s, slots) in took.items():
+        name = way if is_padded else f"packed, {way}"
+        own_s, slots = took[name]
         mfu = f", MFU {flops / own_s / options.peak / 1e12:.3f}" if options.peak else ""
         print(
             f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of the slots are tokens, "
-            f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}"
+            f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}",
+            flush=True,
         )
     if device.type == "cuda":
         print(f"most memory held: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")

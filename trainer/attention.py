@@ -18,6 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_varlen: Callable[..., Any] | None
+try:  # looked up once and not in a call, which compiled code would trace
+    from torch.nn.attention.varlen import varlen_attn as _varlen
+except ImportError:  # a torch without it
+    _varlen = None
+
 
 class Documents(NamedTuple):
     """Which queries may see which keys, made once a pass for all layers.
@@ -50,24 +56,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 
 
 def _is_varlen(dtype: torch.dtype) -> bool:
-    return dtype in (torch.bfloat16, torch.float16) and _varlen() is not None
-
-
-@functools.cache
-def _varlen() -> Callable[..., Any] | None:
-    """torch's variable-length attention, where this torch has it."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
+    return dtype in (torch.bfloat16, torch.float16) and _varlen is not None
 
 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
-    varlen = _varlen()
-    assert varlen is not None
-    return varlen(q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k)  # type: ignore[no-any-return]
+    assert _varlen is not None
+    return _varlen(q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k)  # type: ignore[no-any-return]
 
 
 @functools.cache
