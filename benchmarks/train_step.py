@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("preset", nargs="?", default="tiny")
     parser.add_argument("tokens", nargs="?", type=int, default=2048)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--checkpoint", action="store_true", help="activations are computed again for the backward pass; their operations do not count as the model's")
+    parser.add_argument(
+        "--checkpoint", action="store_true", help="activations are computed again for the backward pass; their operations do not count as the model's"
+    )
     parser.add_argument("--ways", default="varlen,flex,padded" if torch.cuda.is_available() else "grouped,padded")
     parser.add_argument("--peak", type=float, default=0.0)
     options = parser.parse_args()
@@ -126,7 +128,8 @@ def main() -> None:
     flops = 3 * sum(forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack)) for pack in packs)
     print(
         f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(sizes)} shapes, {valid} valid tokens, {device.type}"
-        + (", compiled" if options.compile else "") + (", checkpointed" if options.checkpoint else "")
+        + (", compiled" if options.compile else "")
+        + (", checkpointed" if options.checkpoint else "")
     )
     del model
     took = {}

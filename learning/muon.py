@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 STEPS = 5
@@ -28,10 +30,17 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three matrices."""
+    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three matrices.
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+    `processes` hold the same weights and gradients: each orthogonalises its share of the matrices and gives it to the others.
+    """
+
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95, processes: tuple[int, int] = (0, 1)
+    ) -> None:
+        """`processes`: rank and number; several must have joined (`learning.processes`)."""
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.rank, self.size = processes
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -47,7 +56,23 @@ class Muon(torch.optim.Optimizer):
                 size = weight.shape[1] if weight.shape[0] == 3 * weight.shape[1] else weight.shape[0]
                 for part, own in zip(weight.split(size), update.split(size), strict=True):
                     alike[part.shape].append((part, own))
-            for shape, pairs in alike.items():
+            updates = self._orthogonal([torch.stack([own for _, own in pairs]) for pairs in alike.values()])
+            for (shape, pairs), turned in zip(alike.items(), updates, strict=True):
                 scale = 0.2 * max(shape) ** 0.5
-                for (part, _), update in zip(pairs, orthogonal(torch.stack([own for _, own in pairs])), strict=True):
+                for (part, _), update in zip(pairs, turned, strict=True):
                     part.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+
+    def _orthogonal(self, stacks: list[Tensor]) -> list[Tensor]:
+        """`orthogonal` of stacks [k, n, m], all processes together: equal shares, the last ones filled up, in one exchange."""
+        if self.size == 1 or not stacks:
+            return [orthogonal(stack) for stack in stacks]
+        shares = [-(-len(stack) // self.size) for stack in stacks]
+        own = []
+        for stack, share in zip(stacks, shares, strict=True):
+            mine = stack[self.rank * share : (self.rank + 1) * share]
+            own.append(F.pad(orthogonal(mine) if len(mine) else mine, (0, 0, 0, 0, 0, share - len(mine))))
+        flat = torch.cat([part.flatten() for part in own])
+        everyone = [torch.empty_like(flat) for _ in range(self.size)]
+        dist.all_gather(everyone, flat)
+        rows = [row.split([part.numel() for part in own]) for row in everyone]
+        return [torch.cat([row[index].view_as(own[index]) for row in rows])[: len(stack)] for index, stack in enumerate(stacks)]

@@ -18,6 +18,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("ball", "box", "triangle", "star", "ring")
 SIZES = {"small": 0.13, "large": 0.23}
 """Radius over the square root of the frame's area: large enough that what it is can be told at the few pixels a captioner looks at."""
+CLEAR = 0.1
+"""Whatever follows from where things stand, which comes first and which side of the other it is on, must be so by this many frame heights: by less it could not be seen."""
 TEXTURES = ("plain", "striped", "dotted")
 MOTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld")
@@ -68,21 +70,29 @@ def _pick(rng: np.random.Generator, options: tuple | list | dict) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) -> Thing:
-    """An object that starts inside the frame, apart from those already there and in a colour of its own."""
+def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) -> Thing | None:
+    """An object inside the frame at mid-shot, apart from those already there, clearly before or behind each in order and to one side, and in a colour of its own; None where
+    there is no room for one."""
     used = {thing.color for thing in taken}
-    size = _pick(rng, SIZES)
     motion = _pick(rng, MOTIONS)
-    for _ in range(20):
+    for _ in range(200):
+        size = _pick(rng, SIZES)  # with the place: where there is little room only small things fit
         x, y = rng.uniform(-0.32, 0.32) * aspect, rng.uniform(-0.28, 0.28)
-        apart = [(SIZES[size] + SIZES[other.size]) * aspect**0.5 for other in taken]
-        if all(abs(x - other.x) > least or abs(y - other.y) > least for other, least in zip(taken, apart, strict=True)):
+        if all(_is_clear(size, x, y, other, aspect) for other in taken):
             break
+    else:
+        return None
     return Thing(
         shape=_pick(rng, SHAPES), color=_pick(rng, [name for name in COLORS if name not in used]), size=size, texture=_pick(rng, TEXTURES), motion=motion,
         x=float(x), y=float(y), speed=float(rng.uniform(0.16, 0.3)) if motion != "still" else 0.0,
         turn=float(rng.uniform(-0.8, 0.8)), angle=float(rng.uniform(-0.5, 0.5)),
     )  # fmt: skip
+
+
+def _is_clear(size: str, x: float, y: float, other: Thing, aspect: float) -> bool:
+    across, down, apart = abs(x - other.x), abs(y - other.y), (SIZES[size] + SIZES[other.size]) * aspect**0.5
+    is_ordered = size != other.size or across > CLEAR
+    return max(across, down) > apart and is_ordered and abs(across - down) > CLEAR
 
 
 def prominence(thing: Thing) -> tuple[bool, float]:
@@ -103,7 +113,8 @@ def sample_shot(seed: int, aspect: float, duration_s: float) -> Shot:
     camera = _pick(rng, CAMERAS) if duration_s > 0 else "static"
     things: list[Thing] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
-        things.append(sample_thing(rng, aspect, things))
+        if thing := sample_thing(rng, aspect, things):
+            things.append(thing)
     things.sort(key=prominence)
     speed = float(rng.uniform(0.14, 0.24))
     title = _pick(rng, TITLES) if rng.random() < 0.12 else ""

@@ -143,8 +143,6 @@ class Lesson(NamedTuple):
     """The words are guessed by the stems (`VideoCoCa.short_logits`), for the stems to learn."""
     still_share: float = 0.0
     """Share of such steps in which clips are seen as pictures."""
-    is_simple: bool = False
-    """Only from the half of the clips with the shorter captions: less to tell apart."""
 
 
 class Batches:
@@ -164,17 +162,12 @@ class Batches:
         if not self.examples:
             raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
         self.kind, self.batch, self.seed, self.lesson, self.changes = kind, batch, seed, lesson, changes
-        lengths = [max(len(text) for texts in example.texts.values() for text in texts) for example in self.examples]
-        middle = float(np.median(lengths))
-        self._groups: dict[tuple[bool, bool], list[list[int]]] = {}
-        for is_simple in (False, True):
-            chosen = [index for index, length in enumerate(lengths) if not is_simple or length <= middle]
-            for is_still in (False, True):
-                groups = defaultdict(list)
-                for index in chosen:
-                    example = self.examples[index]
-                    groups[(1, *example.shape[1:]) if is_still and example.shot is not None else example.shape].append(index)
-                self._groups[is_simple, is_still] = [groups[shape] for shape in sorted(groups)]
+        self._groups: dict[bool, list[list[int]]] = {}
+        for is_still in (False, True):
+            groups = defaultdict(list)
+            for index, example in enumerate(self.examples):
+                groups[(1, *example.shape[1:]) if is_still and example.shot is not None else example.shape].append(index)
+            self._groups[is_still] = [groups[shape] for shape in sorted(groups)]
         self.digest = self._digest()
 
     def _digest(self) -> str:
@@ -189,7 +182,7 @@ class Batches:
         """Clips [B, T, h, w, 3] uint8 and their texts at a step counted from 0."""
         rng, lesson = np.random.default_rng([self.seed, step]), self.lesson(step)
         is_still = bool(rng.random() < lesson.still_share)
-        groups = self._groups[lesson.is_simple, is_still]
+        groups = self._groups[is_still]
         sizes = np.array([len(group) for group in groups], dtype=float)
         group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
         clips, texts = [], []

@@ -33,7 +33,7 @@ def looked_at(count: int, config: CocaConfig) -> list[int]:
     """Which of `count` previews the captioner looks at: neighbours around the middle, or of a long clip some spread over it (`CocaConfig.most_in_a_row`)."""
     most = config.max_frames
     if most < count <= config.most_in_a_row:
-        begin = (count - most) // 2
+        begin = count // 2 - most // 2  # a preview is the first frame of its time: the middle of a clip of four is where the third begins
         return list(range(begin, begin + most))
     return spread(count, most)
 

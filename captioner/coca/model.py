@@ -87,13 +87,17 @@ class VideoCoCa(CoCa):
 
     def _vit(self, patches: Tensor, seen: Tensor | None) -> Tensor:
         """Patches [B, D, g_h, g_w], and what is seen of change there, to tokens [B, 1 + n, D]."""
+        return self.visual.transformer(self._placed(patches, seen))
+
+    def _placed(self, patches: Tensor, seen: Tensor | None) -> Tensor:
+        """What the transformer is given: class token and patches with their places, and with what is seen of change there."""
         visual = self.visual
         h = patches.flatten(2).transpose(1, 2)
         h = torch.cat([visual.class_embedding.expand(len(h), 1, -1), h], dim=1) + self.positions((patches.shape[2], patches.shape[3]))
         h = visual.ln_pre(h)
         if seen is not None:
             h = torch.cat([h[:, :1], h[:, 1:] + seen.flatten(2).transpose(1, 2)], dim=1)
-        return visual.transformer(h)
+        return h
 
     def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the last: [B, D, g_h, g_w] each."""
@@ -144,13 +148,18 @@ class VideoCoCa(CoCa):
         return self.logits(states, tokens)
 
     def short_logits(self, x: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the token before, its place, and what the stems see anywhere, each by itself: a log-bilinear model.
+        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the token before, its place, and the places of the clip that it attends to, as the stems see them.
 
-        Its loss is that of a classifier of each slot that a caption fills, so it teaches the stems what labels would, at a fraction of the whole model's cost
-        (Kiros et al. 2014, Multimodal Neural Language Models).
+        The model without the layers between: no text but one token, no transformer over the clip. "red" finds the red place, and what stands there is the next word, so this teaches
+        the stems what labels would, of each of several things, at a third of the whole model's cost. A log-bilinear model (Kiros et al. 2014, Multimodal Neural Language
+        Models) with the attention of Show, Attend and Tell.
         """
-        states = self.text.token_embedding(text) + self.text.positional_embedding[: text.shape[1]]
-        return self.text_decoder.ln_final(states[:, :-1]) @ self.text_decoder.text_projection + self.read_off(places(*self.stems(x)))
+        what, how = self.stems(x)
+        memory = self._placed(what, how)[:, 1:]
+        states = (self.text.token_embedding(text) + self.text.positional_embedding[: text.shape[1]])[:, :-1]
+        for cross in self.text_decoder.cross_attn:
+            states = cross(states, k_x=memory, v_x=memory)
+        return self.logits(states, places(what, how))
 
     def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
         """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L - 1."""

@@ -70,12 +70,12 @@ class Source:
 
 def tiny_stages() -> dict[str, StageConfig]:
     """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions speak of, then to tell, the dense one far more."""
-    base = StageConfig(kind="alt", look_steps=1000, watch_steps=300, steps=1800, batch=16, lr=1e-3, muon_gain=2.5, still_share=0.3)
-    fork = replace(base, still_share=0.1, contrast_weight=0.1)
+    base = StageConfig(kind="alt", look_steps=400, watch_steps=100, steps=700, batch=16, lr=1e-3, muon_gain=2.5, still_share=0.3)
+    forked = replace(base, still_share=0.1, contrast_weight=0.1, kept=0.5)
     return {
         "base": base,
-        "short": replace(fork, kind="short", look_steps=1200, watch_steps=300, steps=3200),
-        "dense": replace(fork, kind="dense", look_steps=2000, watch_steps=400, steps=6700),
+        "short": replace(forked, kind="short", look_steps=2200, watch_steps=800, steps=3500),
+        "dense": replace(forked, kind="dense", look_steps=1000, watch_steps=1400, steps=3700),
     }
 
 
@@ -84,8 +84,8 @@ def large_stages() -> dict[str, StageConfig]:
     base = StageConfig(
         kind="alt", steps=100_000, batch=1024, lr=2e-4, warmup_steps=2000, weight_decay=0.2, is_bf16=True, save_every=2000, ema_decay=0.9998
     )
-    fork = replace(base, steps=20_000, batch=512, lr=2e-5, contrast_weight=0.1)
-    return {"base": base, "short": replace(fork, kind="short"), "dense": replace(fork, kind="dense")}
+    forked = replace(base, steps=20_000, batch=512, lr=2e-5, contrast_weight=0.1)
+    return {"base": base, "short": replace(forked, kind="short"), "dense": replace(forked, kind="dense")}
 
 
 def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
@@ -120,7 +120,7 @@ def train_stages(
             tell(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)
-        model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else load_stage(folder, "base")
+        model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else fork(folder, settings[stage])
         tell(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
         chosen = settings[stage]
         batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, chosen.lesson)
@@ -134,6 +134,21 @@ def train_stages(
         phrases = PhraseUpsampler.fit(text for example in examples for text in example.texts.get("dense", []))
         phrases.save(out / "phrases.json")
     return folder
+
+
+@torch.no_grad()
+def fork(folder: CaptionerFolder, settings: StageConfig) -> VideoCoCa:
+    """The base as a fork begins: each weight a mean of the base's and a new one (`StageConfig.kept`).
+
+    What has learnt one thing from scratch learns the next more slowly than what has learnt nothing; after shrinking and perturbing it does not (Ash and Adams 2020,
+    arXiv:1910.08475). Seeded apart from the base's own beginning, which would not perturb.
+    """
+    model = load_stage(folder, "base")
+    if settings.kept < 1:
+        torch.manual_seed(settings.seed + 1)
+        for weight, new in zip(model.parameters(), VideoCoCa(folder.config).parameters(), strict=True):
+            weight.lerp_(new, 1 - settings.kept)
+    return model
 
 
 def measure_domain(folder: CaptionerFolder, stage: str, held: list[Example]) -> Domain:

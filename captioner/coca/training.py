@@ -1,7 +1,7 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
 loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2)
-From scratch another comes first, alone: the next token from the words before and what the stems see, without the layers between (`VideoCoCa.short_logits`). A captioner that
+From scratch another comes first, alone: the next token from the one before and what the stems see at the places it attends to (`VideoCoCa.short_logits`). A captioner that
 cannot see yet learns to see from it many times faster than from the whole model.
 
 What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizers and one integer; the same command goes on. One process or
@@ -44,11 +44,13 @@ class StageConfig:
     """Captions it learns: alt, short or dense."""
     steps: int
     look_steps: int = 0
-    """Steps at the start in which the stems learn, from pictures with short captions, to tell the words without the layers between. Needs a deep stem."""
+    """Steps at the start in which the stems learn to tell the words of pictures without the layers between. Needs a deep stem."""
     watch_steps: int = 0
-    """Steps after these in which they learn it from clips with short captions."""
-    words_lr: float = 3e-3
+    """Steps after these in which they learn to tell those of clips."""
+    words_lr: float = 1.5e-3
     """Learning rate of those steps."""
+    kept: float = 1.0
+    """Share of the base's weights that a fork begins with; the rest is new."""
     still_share: float = 0.0
     """Share of the other steps in which clips of the film world are seen as pictures: what things are is learnt there, at a third of the cost."""
     batch: int = 32
@@ -72,8 +74,8 @@ class StageConfig:
     def lesson(self, step: int) -> Lesson:
         """How a step sees its clips."""
         if step < self.look_steps:
-            return Lesson(True, 1.0, True)
-        return Lesson(True, 0.0, True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
+            return Lesson(True, 1.0)
+        return Lesson(True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
@@ -120,7 +122,11 @@ class Run:
         }
         if hidden:
             own = [value for value in model.parameters() if id(value) in hidden]
-            self.parts["hidden"] = nn.Module(), Muon(own, config.lr, config.weight_decay)  # its weights are saved with the model's
+            rank, processes, _ = join()
+            self.parts["hidden"] = (
+                nn.Module(),
+                Muon(own, config.lr, config.weight_decay, processes=(rank, processes)),
+            )  # its weights are saved with the model's
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step = 0
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from learning.muon import Muon, orthogonal
 
@@ -35,3 +37,25 @@ def test_the_three_projections_of_an_attention_are_three_matrices():
     for part in weight.detach().split(16):
         values = torch.linalg.svdvals(part / (0.2 * 16**0.5))  # of a random square matrix the least may be too small to come up in five steps
         assert 0.6 < values[:-2].min() < values.max() < 1.3
+
+
+def _steps(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store{size}", rank=rank, world_size=size)
+    torch.manual_seed(0)
+    weights = [torch.randn(shape) for shape in ((8, 16), (8, 16), (8, 16), (24, 8), (5, 5))]
+    optimizer = Muon(weights, 1e-2, 0.1, processes=(rank, size))
+    for step in range(3):
+        for index, weight in enumerate(weights):
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(10 * step + index)) if step + index else None
+        optimizer.step()
+    torch.save(weights, f"{folder}/{size}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_that_share_the_matrices_take_the_steps_of_one(tmp_path):
+    for size in (1, 3):
+        mp.spawn(_steps, (size, str(tmp_path)), nprocs=size)
+    alone = torch.load(tmp_path / "1-0.pt", weights_only=True)
+    for rank in range(3):
+        shared = torch.load(tmp_path / f"3-{rank}.pt", weights_only=True)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, shared, strict=True))
