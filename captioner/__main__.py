@@ -76,7 +76,7 @@ class Train:
     """Train the project's own captioner: a base, and from it a short and a dense fork. Run the same command again to resume.
 
     Examples:
-      python -m captioner train weights/captioner-tiny --processes 2 --threads 1
+      python -m captioner train weights/captioner-tiny
       python -m captioner train OUT --stage dense --films 0 --data DATASET
       torchrun --nproc-per-node 8 -m captioner train OUT --preset coca_ViT-L-14 --init open_clip_weights.safetensors --films 0 --data DATASET
     """
@@ -87,7 +87,7 @@ class Train:
     """One stage, or all in order; the forks need the base."""
     preset: Literal["tiny", "coca_ViT-B-32", "coca_ViT-L-14"] = "tiny"
     """Size of the model."""
-    films: int = 12000
+    films: int = 16000
     """Clips of the film world to learn from; 0 for none."""
     data: str = ""
     """Dataset to learn from: its previews and captions."""
@@ -105,7 +105,7 @@ class Train:
     """Peak learning rate."""
     seed: int | None = None
     processes: int = 1
-    """Processes on this machine that share each step: two of one thread are faster than one of two."""
+    """Processes on this machine that share each step; on a CPU one process of several threads is faster."""
     threads: int = 2
     """CPU threads of each process."""
 

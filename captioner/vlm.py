@@ -1,7 +1,7 @@
 """The `transformers` backend: any model that AutoModelForImageTextToText and AutoProcessor load, from a folder or a hub id; code from the hub is never run.
 
-A clip goes in as a video where the processor takes one, with its true frame numbers and rate (left to themselves, processors resample frames and assume 24 fps), else as
-pictures with their times in the text. Batches are padded on the left, the prompt is cut off the answer, and how each answer ended is kept.
+A clip goes in as a video where the processor takes one and tells the model its times, with its true frame numbers and rate (left to themselves, processors resample frames and
+assume 24 fps), else as pictures with their times in the text. Batches are padded on the left, the prompt is cut off the answer, and how each answer ended is kept.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ class VlmCaptioner:
         self.processor.tokenizer.padding_side = "left"
         if self.processor.tokenizer.pad_token_id is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
-        self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in (self.processor.chat_template or "").replace(
-            '"', "'"
-        )
+        template = (self.processor.chat_template or "").replace('"', "'")
+        self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in template and self._tells_times()
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         """Clips as videos and stills as pictures, each sort in a batch of its own."""
@@ -127,6 +126,16 @@ class VlmCaptioner:
 
     def _is_video(self, clip: ClipFrames) -> bool:
         return self.takes_video and not clip.is_image and len(clip.frames) > 1
+
+    def _tells_times(self) -> bool:
+        """Whether what a video's metadata say of time reaches the model: InternVL's processor numbers the frames and leaves their times out."""
+        rates = []
+        for fps in (2.0, 0.5):
+            facts = {"kind": "video", "num_frames": 4, "fps": fps, "start_s": 0.0, "end_s": 4 / fps}
+            frames = [np.zeros((64, 64, 3), np.uint8)] * 4
+            given = self.inputs([ClipFrames(clip_id="probe", frames=frames, times_s=[index / fps for index in range(4)], facts=facts)], as_video=True)
+            rates.append({name: np.asarray(value).tolist() for name, value in given.items() if not name.startswith("pixel")})
+        return rates[0] != rates[1]
 
     def _messages(self, text: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": [{"type": "text", "text": self.prompt.system}]}] if self.prompt.system else []
@@ -157,7 +166,11 @@ class VlmCaptioner:
             return self.processor(
                 videos=pictures, videos_kwargs={"video_metadata": metadata, "do_sample_frames": False, **self._frame_cap()}, **common
             )
-        return self.processor(images=pictures, **common)
+        return self.processor(images=pictures, **({} if clips[0].is_image else self._whole_frames()), **common)
+
+    def _whole_frames(self) -> dict[str, Any]:
+        """A still may be seen in tiles besides, which some processors take for the default; the frames of a video are each seen once."""
+        return {"images_kwargs": {"crop_to_patches": False}} if hasattr(self.processor.image_processor, "crop_to_patches") else {}
 
     def _frame_cap(self) -> dict[str, Any]:
         """Frames are reduced before; the processor's own cap, whose default changes between releases, is off."""

@@ -30,13 +30,15 @@ from manifests.cli import say
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
 HELD_OUT_EXAMPLES = 400
 _HELD_OUT_SEED = 77
+_TOLD = 4000
+"""Examples, evenly picked, whose captions are enough to learn a tokenizer from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where examples come from: so many clips of the film world, and perhaps a dataset's previews and captions."""
 
-    films: int = 12000
+    films: int = 16000
     """Clips of the film world to draw."""
     several: float = 0.6
     """Share of them that show more than one thing: what belongs to which is the last thing learnt, and only from these."""
@@ -74,8 +76,8 @@ def tiny_stages() -> dict[str, StageConfig]:
     forked = replace(base, still_share=0.1, contrast_weight=0.1, kept=0.5)
     return {
         "base": base,
-        "short": replace(forked, kind="short", look_steps=2200, watch_steps=800, steps=3500),
-        "dense": replace(forked, kind="dense", look_steps=1000, watch_steps=1400, steps=3700),
+        "short": replace(forked, kind="short", look_steps=3600, watch_steps=1100, steps=5700),
+        "dense": replace(forked, kind="dense", look_steps=1000, watch_steps=1200, steps=3100),
     }
 
 
@@ -92,7 +94,8 @@ def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
     """CLIP's for its released weights, else one trained on the captions at hand."""
     if config.is_legacy:
         return ClipTokenizer()
-    return CaptionTokenizer.train((text for example in examples for texts in example.texts.values() for text in texts), config.vocab_size)
+    told = examples[:: max(1, len(examples) // _TOLD)]
+    return CaptionTokenizer.train((text for example in told for texts in example.texts.values() for text in texts), config.vocab_size)
 
 
 def train_stages(

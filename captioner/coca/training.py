@@ -118,7 +118,7 @@ class Run:
         others = [value for value in model.parameters() if value.ndim < 2]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
-            "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98)))
+            "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True))
         }
         if hidden:
             own = [value for value in model.parameters() if id(value) in hidden]

@@ -12,18 +12,14 @@ from captioner.vlm import VlmCaptioner, reduced, video_metadata
 from manifests.errors import RushesError, UsageError
 from tests.captioner import tiny_vlm
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    found = {}
-    for family in FAMILIES:
-        folder = root / family
-        found[family] = tiny_vlm.smolvlm(folder) if family == "smolvlm" else tiny_vlm.qwen(family, folder)
-    return found
+    return {family: tiny_vlm.make(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +61,12 @@ def test_the_times_the_model_sees_are_the_clips(folders, family):
     captioner = VlmCaptioner(options(folders[family]))
     captioner.setup()
     one = clip("a", 4)
+    assert captioner.takes_video == (family != "internvl")  # whose processor would number the frames and drop their times
+    as_pictures = captioner.inputs([one], as_video=False)
+    assert "Frame at 1.50 s:" in captioner.processor.tokenizer.decode(as_pictures["input_ids"][0])
+    if not captioner.takes_video:
+        assert len(as_pictures["pixel_values"]) == len(one.frames)  # each frame once and whole, without tiles
+        return
     inputs = captioner.inputs([one], as_video=True)
     said = captioner.processor.tokenizer.decode(inputs["input_ids"][0])
     seconds = [time_s - 3.0 for time_s in one.times_s]
@@ -76,8 +78,6 @@ def test_the_times_the_model_sees_are_the_clips(folders, family):
         assert re.findall(r"(\d\d):(\d\d)", said)[1:5] == [("00", "00"), ("00", "00"), ("00", "01"), ("00", "01")]
     else:  # seconds between patches of two frames, at two frames a second
         assert float(inputs["second_per_grid_ts"][0]) == pytest.approx(1.0, abs=0.02)
-    as_pictures = captioner.inputs([one], as_video=False)
-    assert "Frame at 1.50 s:" in captioner.processor.tokenizer.decode(as_pictures["input_ids"][0])
 
 
 def test_a_retry_samples_and_the_same_seed_repeats(folders):

@@ -15,6 +15,12 @@ SMOL_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}: {% for c in m['content'] %}{% if c['type']=='image' %}<image>{% elif c['type']=='video' %}<video>"
     "{% elif c['type']=='text' %}{{ c['text'] }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+INTERN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERN_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type']=='image' %}<IMG_CONTEXT>\n{% elif c['type']=='video' %}<video>\n{% elif c['type']=='text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 CORPUS = [
     "Describe this video in detail: each subject with its look and place.",
     "A small red ball moves from left to right.",
@@ -28,6 +34,11 @@ def tokenizer(special, **names):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     found.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=found, pad_token="<|endoftext|>", **names)
+
+
+def make(family, folder):
+    """One of qwen2_5_vl, qwen3_vl, smolvlm and internvl, saved in `folder`."""
+    return {"smolvlm": smolvlm, "internvl": internvl}[family](folder) if family in {"smolvlm", "internvl"} else qwen(family, folder)
 
 
 def qwen(kind, folder):
@@ -84,6 +95,30 @@ def smolvlm(folder):
         video_processor=hf.SmolVLMVideoProcessor(**size, num_frames=8, fps=1), image_seq_len=4, chat_template=SMOL_TEMPLATE,
     )  # fmt: skip
     return _save(hf.SmolVLMForConditionalGeneration(settings), made, folder, end)
+
+
+def internvl(folder):
+    import transformers as hf
+
+    words = tokenizer(
+        INTERN_SPECIAL, eos_token="<|im_end|>",
+        extra_special_tokens={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"},
+    )  # fmt: skip
+    end = words.convert_tokens_to_ids("<|im_end|>")
+    settings = hf.InternVLConfig(
+        vision_config={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56, "patch_size": 14},
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_position_embeddings": 8192, "pad_token_id": 0, "eos_token_id": end, "bos_token_id": None,
+        },
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=4, downsample_ratio=0.5,
+    )  # fmt: skip
+    size = {"height": 56, "width": 56}
+    made = hf.InternVLProcessor(
+        image_processor=hf.GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=4), tokenizer=words,
+        video_processor=hf.InternVLVideoProcessor(size=size), image_seq_length=4, chat_template=INTERN_TEMPLATE,
+    )  # fmt: skip
+    return _save(hf.InternVLForConditionalGeneration(settings), made, folder, end)
 
 
 def _save(model, processor, folder, end):
