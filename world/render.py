@@ -7,6 +7,7 @@ are smooth at every resolution.
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -38,9 +39,9 @@ def _noise(x: Array, y: Array, seed: int, scale: float) -> Array:
     rng = np.random.default_rng(seed)
     total = np.zeros_like(x)
     for octave in range(4):
-        angle, phase = rng.uniform(0, 2 * np.pi, 2)
+        angle, phase = (float(value) for value in rng.uniform(0, 2 * np.pi, 2))
         frequency = scale * 1.7**octave
-        total += np.sin(frequency * (x * np.cos(angle) + y * np.sin(angle)) + phase) / (1 + octave)
+        total += np.sin(x * (frequency * math.cos(angle)) + y * (frequency * math.sin(angle)) + phase) / (1 + octave)
     return total / 2.0
 
 
@@ -89,10 +90,9 @@ def _distance(shape: str, x: Array, y: Array, radius: float) -> Array:
     wedge = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     reach = np.hypot(x, y)
     px, py = reach * np.sin(wedge), reach * np.cos(wedge)
-    tip, inner = np.array([0.0, radius]), np.array([0.47 * np.sin(np.pi / 5), 0.47 * np.cos(np.pi / 5)]) * radius
-    edge = inner - tip
-    normal = np.array([-edge[1], edge[0]]) / np.hypot(*edge)
-    return (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
+    across, along = 0.47 * math.sin(math.pi / 5), 0.47 * math.cos(math.pi / 5) - 1.0  # from a tip to the inner corner beside it, in radii
+    length = math.hypot(across, along)
+    return px * (-along / length) + (py - radius) * (across / length)
 
 
 def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: float, pixel: float, aspect: float) -> Array:
@@ -109,7 +109,7 @@ def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: f
         return whole
     px, py = x - at_x, y - at_y
     angle = thing.angle + thing.turn * since
-    qx, qy = px * np.cos(angle) + py * np.sin(angle), -px * np.sin(angle) + py * np.cos(angle)
+    qx, qy = px * math.cos(angle) + py * math.sin(angle), -px * math.sin(angle) + py * math.cos(angle)
     shadow = _distance(thing.shape, qx - 0.03, qy - 0.05, radius)
     canvas = canvas * (1 - 0.35 * np.clip(0.5 - shadow / 0.06, 0, 1)[..., None])
     distance = _distance(thing.shape, qx, qy, radius)
@@ -132,7 +132,6 @@ def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: f
         shade, gloss = (0.86 - 0.5 * py / radius * 0.3) * (0.78 + 0.26 * rim), np.zeros_like(x)
     lit = color * (paint * shade)[..., None] + gloss[..., None]
     drawn = canvas * (1 - cover) + lit * cover
-    whole = whole.astype(drawn.dtype, copy=False)
     whole[rows, columns] = drawn
     return whole
 

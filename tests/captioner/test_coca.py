@@ -1,8 +1,10 @@
 """The video CoCa: equal to open_clip's image model, decoding with and without a cache, training exact to resume."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -314,9 +316,14 @@ def test_learning_lowers_the_loss_and_accumulation_changes_nothing_of_the_captio
     assert np.mean(found[0][-5:]) < 0.4 * np.mean(found[0][:3])
 
 
-def command(launcher, folder, *options):
-    arguments = ["train", str(folder), "--films", "24", "--steps", "3", "--batch", "4", "--threads", "1", *options]
-    done = subprocess.run([sys.executable, "-m", *launcher, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+def train_arguments(folder, steps, *options):
+    return ["train", str(folder), "--films", "24", "--steps", str(steps), "--batch", "4", "--threads", "1", *options]
+
+
+def command(launcher, folder, *options, steps=3):
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *train_arguments(folder, steps, *options)], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -330,6 +337,27 @@ def test_the_command_trains_three_stages_and_knows_what_is_done(tmp_path):
     assert record["stages"]["dense"]["domain"]["min_alignment"] > -1
     assert Looks.load(tmp_path / "w") is not None
     assert command(["captioner"], tmp_path / "w").count("is done") == 3
+
+
+@pytest.mark.slow
+def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(tmp_path):
+    """SIGKILL after a save of the base, and again in the dense fork."""
+    whole, killed = tmp_path / "whole" / "w", tmp_path / "killed" / "w"
+    command(["captioner"], whole, steps=220)
+    for stage, after in (("base", 204), ("dense", 204)):
+        with open(tmp_path / f"{stage}.txt", "w") as told:
+            arguments = [sys.executable, "-m", "captioner", *train_arguments(killed, 220)]
+            process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=told, stderr=told)
+        log = killed / "training" / stage / "metrics.jsonl"
+        while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert "alt: resumed after step 200" in (tmp_path / "dense.txt").read_text()
+    assert "dense: resumed after step 200" in command(["captioner"], killed, steps=220)
+    for stage in ("base", "short", "dense"):
+        assert losses_of(killed / "training" / stage) == losses_of(whole / "training" / stage)
+        assert (killed / f"{stage}.safetensors").read_bytes() == (whole / f"{stage}.safetensors").read_bytes()
 
 
 @pytest.mark.slow
