@@ -80,7 +80,7 @@ class CocaCaptioner:
         wanted: list[str] = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
         self.digests = {stage: stage_digest(self.path, stage) for stage in wanted}
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed}"
-        self.version = f"coca/4:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
+        self.version = f"coca/5:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
 
     def setup(self) -> None:
         torch.set_num_threads(1)

@@ -99,6 +99,19 @@ class VideoCoCa(CoCa):
             h = torch.cat([h[:, :1], h[:, 1:] + seen.flatten(2).transpose(1, 2)], dim=1)
         return h
 
+    def _encode_text(self, text: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
+        """open_clip's (embeddings [B, E], states [B, L, D] of text [B, L]), but from scratch the class token stands at the last place of the context and not at L: how long the
+        other texts of a batch are says nothing about this one."""
+        if self.config.is_legacy:
+            return super()._encode_text(text, normalize)
+        tower = self.text
+        x, mask = tower._embeds(text)
+        places = tower.positional_embedding
+        x = torch.cat([x[:, :-1], x[:, -1:] + (places[-1] - places[text.shape[1]])], dim=1)
+        x = tower.transformer(x, attn_mask=mask)
+        pooled = tower.ln_final(x[:, -1]) @ tower.text_projection
+        return F.normalize(pooled, dim=-1) if normalize else pooled, x[:, :-1]
+
     def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the last: [B, D, g_h, g_w] each."""
         middle = x[:, x.shape[1] // 2]

@@ -24,6 +24,8 @@ class Tokens(Protocol):
     start: int
     end: int
     vocab_size: int
+    fills_context: bool
+    """Texts are padded to the whole context, for the model's class token comes after the padding."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without start and end."""
@@ -35,7 +37,7 @@ class Tokens(Protocol):
 class CaptionTokenizer:
     """Byte-level BPE trained on captions: any text can be said, and common words and phrases are one token. Ids 0, 1, 2 are padding, start and end."""
 
-    start, end = START, END
+    start, end, fills_context = START, END, False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -76,6 +78,8 @@ class CaptionTokenizer:
 class ClipTokenizer:
     """CLIP's own, for released weights."""
 
+    fills_context = True
+
     def __init__(self) -> None:
         from open_clip.tokenizer import SimpleTokenizer
 
@@ -96,9 +100,10 @@ def until(ids: Sequence[int], end: int) -> list[int]:
 
 
 def batch(tokenizer: Tokens, texts: Sequence[str], context_length: int) -> Tensor:
-    """[B, L] ids with start, end and padding; L is the longest of the batch. A text that is too long loses its tail, and its end with it."""
+    """[B, L] ids with start, end and padding; L is the longest of the batch, or the context for a tokenizer that fills it. A text that is too long loses its tail, and its end with it."""
     rows = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end][:context_length] for text in texts]
-    out = torch.full((len(rows), max(len(row) for row in rows)), PAD, dtype=torch.long)
+    length = context_length if tokenizer.fills_context else max(len(row) for row in rows)
+    out = torch.full((len(rows), length), PAD, dtype=torch.long)
     for index, row in enumerate(rows):
         out[index, : len(row)] = torch.tensor(row)
     return out

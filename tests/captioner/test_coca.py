@@ -26,7 +26,7 @@ from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, load_open_clip
 from captioner.coca.stages import fork
 from captioner.coca.stems import RADIUS, matches
-from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, batch
+from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, ClipTokenizer, batch
 from captioner.coca.training import StageConfig, train_stage
 from captioner.slots import compare, new_tallies, read, truth
 from manifests.errors import UsageError
@@ -106,6 +106,21 @@ def test_released_sizes_load_and_equal_the_image_model(tmp_path):
         expected, (clip, _, logits) = image(pictures, text), video(pictures[:, None], text)
     assert torch.equal(expected["image_features"], clip)
     assert torch.equal(expected["logits"], logits)
+
+
+def test_how_well_a_text_fits_does_not_hang_on_the_length_of_others_in_its_batch(tokenizer):
+    torch.manual_seed(0)
+    model = VideoCoCa(SMALL).eval()
+    torch.nn.init.normal_(model.text.positional_embedding, std=0.5)
+    short = "a red ball"
+    with torch.no_grad():
+        alone = model._encode_text(batch(tokenizer, [short], 64))
+        beside = model._encode_text(batch(tokenizer, [short, f"{short} that moves left on a green meadow under a pale sky, in daylight"], 64))
+    length = alone[1].shape[1]
+    assert beside[1].shape[1] > length + 5
+    assert torch.allclose(alone[0][0], beside[0][0], atol=1e-5)
+    assert torch.allclose(alone[1][0], beside[1][0, :length], atol=1e-4)
+    assert batch(ClipTokenizer(), [short], 76).shape == (1, 76)  # released weights have learnt it behind the whole context
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 0), (0, 3), (1, -2)])
@@ -322,7 +337,12 @@ def train_arguments(folder, steps, *options):
 
 def command(launcher, folder, *options, steps=3):
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *train_arguments(folder, steps, *options)], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-m", *launcher, *train_arguments(folder, steps, *options)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
