@@ -12,6 +12,7 @@ import tyro
 from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captions
 from captioner.commands import Compare, Eval, Judge
 from captioner.facts import file_facts
+from captioner.server import BudgetSpentError
 from captioner.sheet import contact_sheet
 from learning.launching import run_processes, without
 from manifests import cli
@@ -42,7 +43,12 @@ class CaptionFiles:
         if not self.source.exists():
             raise UsageError(str(self.source), "does not exist")
         files = sorted(path for path in self.source.rglob("*") if path.is_file()) if self.source.is_dir() else [self.source]
+        files = [path for path in files if not (self.source.is_dir() and path.suffix == ".json")]  # what is said of a file beside it
         files = files[: self.limit] if self.limit else files
+        if not files:
+            raise UsageError(str(self.source), "holds no file")
+        if self.sheet and self.sheet.suffix.lower() not in {".png", ".jpg", ".webp"}:
+            raise UsageError(f"--sheet {self.sheet}", "does not name a picture", "Give a name that ends in .png.")
         backend = make_captioner(self.with_)
         backend.setup()
         found: list[dict[str, Any]] = []
@@ -55,7 +61,15 @@ class CaptionFiles:
                 cli.say(f"{path}: {error}")
                 num_failed += 1
                 continue
-            [captions] = write_captions(backend, [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)], self.with_.retries)
+            try:
+                [captions] = write_captions(backend, [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)], self.with_.retries)
+            except BudgetSpentError as error:
+                cli.say(f"{path} and those after it: {error}")
+                num_failed += 1
+                break
+            if unanswered := next((caption.finish_reason for caption in captions if caption.finish_reason.startswith("error")), ""):
+                cli.say(f"{path}: {unanswered}")
+                num_failed += 1
             for caption in captions:
                 found.append({"file": str(path), **asdict(caption)})
                 if not self.json:
@@ -119,6 +133,14 @@ class Train:
 
         if not self.films and not self.data:
             raise UsageError("--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET.")
+        if any(value is not None and value < 1 for value in (self.steps, self.batch, self.accumulate)):
+            raise UsageError("--steps, --batch and --accumulate", "are at least 1")
+        if self.init and not self.init.exists():
+            raise UsageError(f"--init {self.init}", "does not exist")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(str(self.out), f"cannot be made: {error.strerror}") from error
         torch.set_num_threads(self.threads)
         settings = settings_of(
             self.preset, {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate, "lr": self.lr, "seed": self.seed}
@@ -159,6 +181,8 @@ class Upsample:
     def run(self) -> int:
         from captioner.commands import upsampler
 
+        if not self.prompt.strip():
+            raise UsageError("the prompt", "is empty")
         print(upsampler(self.server, self.model)(self.prompt, not self.image, self.choice))
         return cli.DONE
 

@@ -15,7 +15,7 @@ from captioner.protocol import Caption, ClipFrames, Provenance, Usage
 def captions_of(
     text: str, clip: ClipFrames, source: str, provenance: Provenance, usage: Usage, finish_reason: str, kinds: Sequence[str], prompt: Prompt
 ) -> list[Caption]:
-    """Captions of the kinds wanted. An answer that is not the object asked for is taken as a dense caption as it is, and says so in its reasons to come.
+    """Captions of the kinds wanted. An answer in plain words is taken as a dense caption; what is left of an object that cannot be read is one too, for the gate to reject (`schema:`).
 
     The cost of the answer is on the first caption alone, so that sums over captions are true.
     """

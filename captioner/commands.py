@@ -62,6 +62,8 @@ class Eval:
         from captioner.evaluation import run_evaluation
         from captioner.sheet import contact_sheet
 
+        if self.clips < 1:
+            raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
         result, worst = run_evaluation(self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads))
         if self.json:
             cli.print_json(result)
@@ -219,6 +221,9 @@ class Judge:
 
         if self.form not in {"events", "questions"}:
             raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")
+        for path in (self.truth, self.captions):
+            if not path.exists():
+                raise UsageError(str(path), "does not exist")
         judge = judge_events if self.form == "events" else judge_questions
         result = judge(load_truth(self.truth, self.form), load_captions(self.captions), asker(self.server, self.model), self.runs)
         cli.print_json({"judge": self.model, **result})

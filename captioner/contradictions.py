@@ -21,10 +21,13 @@ _CAMERA = {
 _OPPOSITE = {"pan_left": "pan_right", "tilt_up": "tilt_down", "zoom_in": "zoom_out"}
 _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
 _STATIC = re.compile(r"camera (?:is|remains|stays|holds) (?:completely )?(?:static|still|fixed|stationary)|static (?:camera|shot)", re.IGNORECASE)
-_MOVING = re.compile(r"\b(?:runs?|running|races?|rushes|moves? (?:quickly|fast|rapidly)|fast motion)\b", re.IGNORECASE)
+_MOVING = re.compile(
+    r"\b(?:runs?(?! (?:along|through|across|beside|down|up|from|between))|running|races?|rushes|moves? (?:quickly|fast|rapidly)|fast motion)\b",
+    re.IGNORECASE,
+)
 _NOTHING = re.compile(r"\b(?:nothing moves|completely still|motionless throughout|no motion)\b", re.IGNORECASE)
 _MAIN_COLOR = re.compile(r"\b(?:mostly|mainly|dominated by|predominantly) ([a-z]+)", re.IGNORECASE)
-_NUM_CUTS = re.compile(r"\b(one|two|three|four|\d+) (?:cuts|shots|scenes)\b", re.IGNORECASE)
+_NUM_CUTS = re.compile(r"\b(one|two|three|four|\d+) (?:cuts|scenes|shots(?! of\b))\b", re.IGNORECASE)
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 _SINGLE = re.compile(r"\b(?:single (?:continuous )?(?:shot|take)|one continuous shot)\b", re.IGNORECASE)
 
@@ -33,7 +36,7 @@ def camera_said(text: str) -> str:
     """The one camera move a caption names; `static`; or empty where it names none or several."""
     if "camera" not in text.lower():
         return ""
-    moves = [tag for tag, pattern in _CAMERA.items() if re.search(pattern, text, re.IGNORECASE)]
+    moves = [tag for tag, pattern in _CAMERA.items() if re.search(rf"(?<!not )(?<!n't )(?<!never )(?<!without )\b{pattern}", text, re.IGNORECASE)]
     return moves[0] if len(moves) == 1 else "static" if not moves and _STATIC.search(text) else ""
 
 
@@ -52,7 +55,7 @@ def contradictions(caption: Caption, facts: Mapping[str, Any]) -> list[str]:
     if motion is not None and motion >= MUCH_MOTION and _NOTHING.search(caption.text):
         found.append(f"contradicts:stillness said, measured motion {motion:.2f}")
     names = [name.split()[-1] for name in facts.get("palette") or []]
-    if names and (hit := _MAIN_COLOR.search(caption.text)) and _is_color(hit.group(1)) and hit.group(1).lower() not in names:
+    if names and (hit := _MAIN_COLOR.search(caption.text)) and _is_color(hit.group(1)) and hit.group(1).lower().replace("gray", "grey") not in names:
         found.append(f"contradicts:mostly {hit.group(1).lower()}, measured {', '.join(names)}")
     cuts = facts.get("cuts_s")
     if cuts is not None:

@@ -68,6 +68,8 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
     labels = list(ShotDetector[float](CUT_THRESHOLD, facts.fps).labelled(glances()))
     if not previews:
         raise MediaError("no_frames", f"{path} gave no frame")
+    if changed := next((time_s for time_s, picture in zip(times_s, small, strict=True) if picture.shape != small[0].shape), None):
+        raise MediaError("size_changes", f"{path} changes its picture size at {changed:.2f} s; `python -m pipeline ingest` parts it there")
     width, height = facts.geometry.display_size_px
     row = facts_of_frames(small, times_s, picks, max(length_s, min(facts.duration_s, _MAX_SECONDS)))
     row |= {"kind": facts.kind, "width_px": width, "height_px": height, "num_frames": len(labels), "fps": facts.fps}

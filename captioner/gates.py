@@ -34,6 +34,8 @@ _OPENING = re.compile(
     r"(?: clip)? (?:depicts|shows|presents|features|captures|displays|begins with|opens with|starts with|is of)\s+)",
     re.IGNORECASE,
 )
+_BROKEN_ANSWER = re.compile(r"\s*(?:```\w*\s*)?[{\[]\s*[\"'{]")
+"""An object or a list of them that could not be read as the one asked for: no caption, whatever is in it."""
 
 
 def stripped(caption: Caption) -> Caption:
@@ -101,6 +103,8 @@ def _faults(caption: Caption) -> list[str]:
     reasons = []
     if caption.finish_reason == "length":
         reasons.append("cut_off")
+    if _BROKEN_ANSWER.match(caption.text):
+        reasons.append("schema:an answer that cannot be read")
     if _REFUSAL.search(caption.text):
         reasons.append("refusal")
     if _META.search(caption.text):

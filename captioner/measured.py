@@ -26,7 +26,7 @@ def orientation(facts: dict) -> str:
 
 def brightness(facts: dict) -> str:
     mean = facts["luma_mean"]
-    return "very dark" if mean < 0.12 else "dark" if mean < 0.3 else "bright" if mean > 0.65 else "evenly lit"
+    return "very dark" if mean < 0.12 else "dark" if mean < 0.3 else "bright" if mean > 0.65 else "moderately bright"
 
 
 def movement(facts: dict) -> str:
@@ -45,7 +45,7 @@ def movement(facts: dict) -> str:
 class MeasuredCaptioner:
     """Turns a clip's measurements into a short, a dense and a structured caption."""
 
-    name, version = "measured", "measured/2"
+    name, version = "measured", "measured/3"
     num_cpus, num_gpus = 0.2, 0.0
 
     def setup(self) -> None:
@@ -70,8 +70,8 @@ class MeasuredCaptioner:
             if not cuts and facts["camera"] in _CAMERA and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE:
                 fields["camera"] = {"tag": facts["camera"], "confidence": facts["camera_confidence"], "source": "measured"}
                 sentences.append(_CAMERA[facts["camera"]])
-            cuts = len(facts.get("cuts_s") or [])
             sentences += [f"The shot changes {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
+            sentences.append(f"It lasts {facts['end_s'] - facts['start_s']:.1f} seconds")
         dense = ". ".join(sentences) + "."
         short = f"{article} {light} {kind}{' in ' + colors[0] if colors else ''}"
         common: dict[str, Any] = {"source": self.name, "provenance": Provenance(backend=self.name, model=self.version)}

@@ -48,6 +48,7 @@ def _openai(options: CaptionerOptions) -> Captioner:
 CAPTIONERS: dict[str, Callable[[CaptionerOptions], Captioner]] = {
     "measured": _measured, "given": _given, "coca": _coca, "transformers": _transformers, "openai": _openai,
 }  # fmt: skip
+KINDS = {"short", "dense", "structured"}
 TEXT_ENCODERS = ("hashed-words", "coca", "open_clip", "transformers")
 
 
@@ -58,6 +59,8 @@ def make_captioner(options: CaptionerOptions | str) -> Captioner:
         UsageError: there is none of that name, or what it needs is missing.
     """
     options = replace(CaptionerOptions(), captioner=options) if isinstance(options, str) else options
+    if unknown := set(options.kinds) - KINDS:
+        raise UsageError(f"--kinds {' '.join(sorted(unknown))}", "is not what a captioner writes", f"Kinds: {', '.join(sorted(KINDS))}.")
     if options.captioner not in CAPTIONERS:
         raise UsageError(f"captioner {options.captioner}", "is not a backend", f"Backends: {', '.join(CAPTIONERS)}.")
     return CAPTIONERS[options.captioner](options)

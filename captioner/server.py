@@ -60,14 +60,17 @@ class ServerCaptioner:
         """Captions of each clip. A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the others keep theirs.
 
         Raises:
-            BudgetSpentError: the budget allows no further request.
+            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, those it did not reach have such an empty caption.
         """
         return asyncio.run(self._all(clips, attempt))
 
     def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
-        """One caption of the whole from those of its parts, by the same model."""
+        """One caption of the whole from those of its parts, by the same model; nothing if it has no answer."""
         text = self.prompt.merge.format(parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts)))
-        return asyncio.run(self._merge(clip, text))
+        try:
+            return asyncio.run(self._merge(clip, text))
+        except ClipError:
+            return []
 
     async def _merge(self, clip: ClipFrames, text: str) -> list[Caption]:
         async with self._client() as client:
@@ -81,13 +84,17 @@ class ServerCaptioner:
                 picked = spread(len(clip.frames), self.options.max_frames)
                 jobs.append(self._one(client, gate, clip, self._parts(clip, picked), picked, attempt))
             results = await asyncio.gather(*jobs, return_exceptions=True)
+        spent = [result for result in results if isinstance(result, BudgetSpentError)]
+        if spent and len(spent) == len(results):
+            raise spent[0]
         found: list[list[Caption]] = []
         for result in results:
             if isinstance(result, BaseException):
-                if not isinstance(result, ClipError):
+                if not isinstance(result, (ClipError, BudgetSpentError)):
                     raise result
+                said = f"{result.subject}: {result.cause}" if isinstance(result, BudgetSpentError) else result.cause
                 provenance = Provenance(backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id)
-                found.append([Caption(kind="dense", text="", source=self.name, provenance=provenance, finish_reason=f"error: {result.cause}"[:2000])])
+                found.append([Caption(kind="dense", text="", source=self.name, provenance=provenance, finish_reason=f"error: {said}"[:2000])])
             else:
                 found.append(result)
         return found
@@ -160,11 +167,12 @@ class ServerCaptioner:
         for number in range(MAX_TRIES):
             self._spend()
             usage += Usage(requests=1)
+            request = self._request(parts, attempt)
             try:
-                reply = await client.chat.completions.create(**self._request(parts, attempt))
+                reply = await client.chat.completions.create(**request)
             except openai.APIStatusError as error:
                 said = f"HTTP {error.status_code}: {error.response.text[:1000]}"
-                if error.status_code in {400, 422} and self._takes_schema and any(word in error.response.text for word in _NO_SCHEMA):
+                if error.status_code in {400, 422} and "response_format" in request and any(word in error.response.text for word in _NO_SCHEMA):
                     self._takes_schema = False  # the server has no schemas: ask in words alone, the answer is checked all the same
                     continue
                 if error.status_code < 500 and error.status_code not in {408, 409, 429}:
@@ -177,6 +185,9 @@ class ServerCaptioner:
             ) as error:  # no answer in time, none at all, or half a JSON
                 said, wait_s = f"{type(error).__name__}: {error}", FIRST_WAIT_S * 2**number
             else:
+                if not hasattr(reply, "choices"):
+                    said = f"what answers does not speak the chat protocol: {str(reply)[:200]!r}"
+                    break
                 cost = Usage(
                     prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0, output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0
                 )

@@ -5,19 +5,27 @@ Every text comes out at its own length: no padding to a common one.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captioner.coca.checkpoint import DEFAULT_WEIGHTS, load_stage, read_folder, stage_digest
-from captioner.coca.tokenizer import PAD, batch
+from captioner.coca.tokenizer import PAD, Tokens
 from captioner.text_encoder import TextEncoder
 from captioner.vlm import folder_digest
 from manifests.errors import UsageError
 
 BATCH = 64
+
+
+def pieces(tokenizer: Tokens, text: str, length: int) -> list[list[int]]:
+    """A text's ids, start and end among them, in pieces of at most `length`: what is longer than the tower's context is read on from its beginning, and nothing is cut off."""
+    ids = [tokenizer.start, *tokenizer.encode(text), tokenizer.end]
+    return [ids[begin : begin + length] for begin in range(0, len(ids), length)]
 
 
 class CocaTextEncoder:
@@ -30,7 +38,7 @@ class CocaTextEncoder:
         self.path = Path(model or DEFAULT_WEIGHTS)
         self.folder = read_folder(self.path)
         self.width = self.folder.config.text_width
-        self.version = f"coca-text/1:{stage_digest(self.path, 'dense')}"
+        self.version = f"coca-text/2:{stage_digest(self.path, 'dense')}"
 
     def setup(self) -> None:
         self.tower = load_stage(self.folder, "dense").text
@@ -39,10 +47,11 @@ class CocaTextEncoder:
     def encode(self, texts: list[str]) -> list[Tensor]:
         found: list[Tensor] = []
         for begin in range(0, len(texts), BATCH):
-            ids = batch(self.folder.tokenizer, texts[begin : begin + BATCH], self.folder.config.context_length)
-            _, states = self.tower(ids)
-            states = self.tower.ln_final(states)
-            found += [row[: int(length)].clone() for row, length in zip(states, (ids != PAD).sum(1), strict=True)]
+            rows = [pieces(self.folder.tokenizer, text, self.folder.config.context_length) for text in texts[begin : begin + BATCH]]
+            ids = pad_sequence([torch.tensor(piece) for row in rows for piece in row], batch_first=True, padding_value=PAD)
+            states = self.tower.ln_final(self.tower(ids)[1])
+            own = iter(state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True))
+            found += [torch.cat(list(itertools.islice(own, len(row)))) for row in rows]
         return found
 
 

@@ -77,10 +77,10 @@ class PhraseUpsampler:
             choice: 0 for the most usual phrases, other numbers for others; the same number gives the same words.
         """
         text = " ".join(prompt.split()).strip()
-        if not text or len(text.split()) >= MAX_WORDS:
+        if not any(char.isalnum() for char in text) or len(text.split()) >= MAX_WORDS:
             return text
-        body = text.rstrip(" .,;")
         light = "" if _LIGHT_WORDS.search(text) else f", in {self.light[choice % len(self.light)]}"
+        body = text.rstrip(" .,;!?" if light else " .,;")
         result = f"{body[:1].upper()}{body[1:]}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
         extra = [self.camera[choice % len(self.camera)]] if is_video and not _CAMERA_WORDS.search(text) else []
         if len(f"{result} {' '.join(extra)}".split()) < MIN_WORDS and not _STYLE_WORDS.search(text):

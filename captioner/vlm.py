@@ -95,7 +95,9 @@ class VlmCaptioner:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         device = self.options.device if self.options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype)
+        dtype = self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype, None)
+        if dtype is None:
+            raise UsageError(f"--dtype {self.options.dtype}", "is no type of torch", "Try auto, bfloat16 or float32.")
         try:
             self.processor = AutoProcessor.from_pretrained(self.model_id, trust_remote_code=False)
             model: Any = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
@@ -109,11 +111,11 @@ class VlmCaptioner:
         self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in template and self._tells_times()
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """Clips as videos and stills as pictures, each sort in a batch of its own."""
+        """Clips as videos, clips as pictures, and stills, each sort in a batch of its own."""
         found: list[list[Caption]] = [[] for _ in clips]
-        for wanted in (True, False):
-            rows = [index for index, clip in enumerate(clips) if self._is_video(clip) == wanted]
-            for index, captions in zip(rows, self._batch([clips[index] for index in rows], wanted, attempt), strict=True):
+        for as_video, is_image in ((True, False), (False, False), (False, True)):
+            rows = [index for index, clip in enumerate(clips) if (self._is_video(clip), clip.is_image) == (as_video, is_image)]
+            for index, captions in zip(rows, self._batch([clips[index] for index in rows], as_video, attempt), strict=True):
                 found[index] = captions
         return found
 

@@ -39,6 +39,7 @@ def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
 def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:
     """What was accepted before stays; of the new ones those are added whose kind had none. The cost of the others is added to what stays."""
     done = {caption.kind for caption in before if caption.verdict.status != "rejected"}
-    new = [caption for caption in after if caption.kind not in done and caption.text not in {old.text for old in before}]
+    said = {old.text for old in before}
+    new = [caption for caption in after if caption.kind not in done and (caption.verdict.status != "rejected" or caption.text not in said)]
     lost = sum((caption.usage for caption in after if caption not in new), Usage())
     return [replace(before[0], usage=before[0].usage + lost), *before[1:], *new] if before else new

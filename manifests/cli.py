@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from manifests.errors import RushesError
@@ -48,7 +49,7 @@ def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
         return
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*["" if cell is None else str(cell) for cell in row])
+        table.add_row(*["" if cell is None else escape(str(cell)) for cell in row])
     Console().print(table)
 
 
@@ -59,7 +60,7 @@ def main(program: str, description: str, verbs: Mapping[str, type], arguments: l
         verb: Verb = tyro.extras.subcommand_cli_from_dict(dict(verbs), prog=program, description=description, args=arguments or ["--help"])
         return verb.run()
     except RushesError as error:
-        stderr.print(f"[red]error[/red] {error}", markup=True)
+        stderr.print(f"[red]error[/red] {escape(str(error))}", markup=True)
         return error.exit_code
     except KeyboardInterrupt:
         say("interrupted; run the same command again to go on")

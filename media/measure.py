@@ -23,6 +23,9 @@ _PALETTE = {
     "beige": (220, 200, 165),
 }  # fmt: skip
 _ANCHORS = np.array(list(_PALETTE.values()), np.float32)
+_IS_COLOURFUL = np.ptp(_ANCHORS, axis=1) > 0
+_GREY_CHROMA = 14
+"""Largest less smallest of red, green and blue, of 255, below which a pixel is black, grey or white, however near a brown or a beige may be."""
 _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
@@ -48,7 +51,9 @@ def look(rgb: np.ndarray) -> Look:
     height, width = luma.shape
     mean, std = (float(value[0, 0]) / 255 for value in cv2.meanStdDev(luma))
     small = cv2.resize(rgb, (24, 24), interpolation=cv2.INTER_AREA)
-    nearest = ((small.reshape(-1, 1, 3).astype(np.float32) - _ANCHORS) ** 2).sum(-1).argmin(1)
+    pixels = small.reshape(-1, 3).astype(np.float32)
+    away = ((pixels[:, None] - _ANCHORS) ** 2).sum(-1)
+    nearest = np.where((np.ptp(pixels, axis=1) < _GREY_CHROMA)[:, None] & _IS_COLOURFUL, np.inf, away).argmin(1)
     second = cv2.filter2D(luma, cv2.CV_16S, _NOISE_MASK)
     flat = (luma[:-1, :-1] == luma[1:, :-1]) & (luma[:-1, :-1] == luma[:-1, 1:])
     return Look(

@@ -148,7 +148,8 @@ class Recaption(IngestConfig):
         if missing:
             raise UsageError(self.dataset, f"{len(missing)} shards have no previews yet", "Finish `python -m pipeline ingest` first.")
         code = execute(dataset, stages, config, self.autoscaling, where)
-        View(columns={**base.columns, "caption": caption.column, "text": stages[1].column}, where=base.where).save(dataset, self.view)
+        if code in {cli.DONE, cli.FAILED_ITEMS}:
+            View(columns={**base.columns, "caption": caption.column, "text": stages[1].column}, where=base.where).save(dataset, self.view)
         return code
 
 

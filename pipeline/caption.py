@@ -11,6 +11,7 @@ from captioner import Caption, ClipFrames, Usage, judge, make_captioner, write_c
 from captioner.gates import lowest_aligned
 from captioner.given import given_captions
 from captioner.protocol import with_verdict
+from captioner.server import BudgetSpentError
 from manifests import queries
 from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
@@ -78,6 +79,11 @@ class CaptionStage:
             with journal.item(item, _ITEM_LIMIT_S):
                 try:
                     written = write_captions(self.captioner, batch, self.config.retries)
+                except BudgetSpentError as error:
+                    if not cost.requests:
+                        raise
+                    failures += [self._failure(clip.facts, shard, "no_answer", str(error)) for clip in batch]  # what the shard has paid for is kept
+                    continue
                 except Exception as error:  # noqa: BLE001 - whatever one batch does, the others go on
                     reason, cause = blame(error)
                     failures += [self._failure(clip.facts, shard, reason, cause) for clip in batch]

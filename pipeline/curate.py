@@ -20,7 +20,7 @@ from pipeline.cutting import Gap, pieces
 from pipeline.stage import Journal
 from pipeline.takes import Clip
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 HASH_FPS = 4.0  # at 2 fewer trimmed copies are found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,7 +43,10 @@ def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
     path = Path(path)
     if not (path / "config.json").exists():
         raise UsageError(str(path), "holds no captioner (no config.json)", "Train one with `python -m captioner train`.")
-    record = json.loads((path / "config.json").read_text())
+    try:
+        record = json.loads((path / "config.json").read_text())
+    except ValueError as error:
+        raise UsageError(str(path / "config.json"), f"is damaged: {error}", "Take it from where the weights came from, or train anew.") from error
     if record.get("format") != FORMAT:
         raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
     config = CocaConfig.from_dict(record["config"])
@@ -96,13 +100,21 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
     if not weights.exists():
         raise UsageError(str(folder.path), f"has no stage {stage}", f"Train it with `python -m captioner train {folder.path} --stage {stage}`.")
     model = VideoCoCa(folder.config)
-    model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    try:
+        model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise UsageError(
+            str(weights), f"is damaged or of another model: {error}", "Take it from where the weights came from, or train anew."
+        ) from error
     return model.eval().requires_grad_(False)
 
 
 def stage_digest(path: Path | str, stage: str) -> str:
     """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's provenance."""
-    return hashlib.sha256((Path(path) / f"{stage}.safetensors").read_bytes()).hexdigest()[:16]
+    weights = Path(path) / f"{stage}.safetensors"
+    if not weights.exists():
+        raise UsageError(str(path), f"has no stage {stage}", f"Train it with `python -m captioner train {path} --stage {stage}`.")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 
 def looks_digest(path: Path | str) -> str:

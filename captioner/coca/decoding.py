@@ -124,14 +124,14 @@ def write(model: VideoCoCa, clips: Tensor, start: int, end: int, decoding: Decod
     limit = min(decoding.max_tokens or model.config.context_length, model.config.context_length - 1)
     if decoding.method == "beam":
         return [_beam(model, tokens[index : index + 1], start, end, limit, decoding) for index in range(len(clips))]
-    generator = torch.Generator().manual_seed(decoding.seed)
     cache, batch = Cache(), len(clips)
+    generators = [torch.Generator().manual_seed(decoding.seed) for _ in range(batch)]
     ids = torch.full((batch,), start, device=clips.device)
     found: list[tuple[list[int], list[float]]] = [([], []) for _ in range(batch)]
     alive = torch.ones(batch, dtype=torch.bool, device=clips.device)
     for position in range(limit):
         logprobs = step(model, ids, position, tokens, cache)
-        ids = logprobs.argmax(-1) if decoding.method == "greedy" else _nucleus(logprobs, decoding, generator)
+        ids = logprobs.argmax(-1) if decoding.method == "greedy" else _nucleus(logprobs, decoding, generators)
         chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
         for row, (token, logprob) in enumerate(zip(ids.tolist(), chosen, strict=True)):
             if alive[row]:
@@ -143,12 +143,14 @@ def write(model: VideoCoCa, clips: Tensor, start: int, end: int, decoding: Decod
     return [Written([token for token in row if token != end], scores, bool(row and row[-1] == end)) for row, scores in found]
 
 
-def _nucleus(logprobs: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+def _nucleus(logprobs: Tensor, decoding: Decoding, generators: list[torch.Generator]) -> Tensor:
+    """A token of each row, drawn by its own generator."""
     scaled = (logprobs / decoding.temperature).softmax(-1).cpu()
     order = scaled.argsort(-1, descending=True)
     share = scaled.gather(1, order)
     share[(share.cumsum(-1) - share) > decoding.top_p] = 0
-    return order.gather(1, torch.multinomial(share, 1, generator=generator))[:, 0].to(logprobs.device)
+    drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in zip(share, generators, strict=True)])
+    return order.gather(1, drawn)[:, 0].to(logprobs.device)
 
 
 def _beam(model: VideoCoCa, tokens: Tensor, start: int, end: int, limit: int, decoding: Decoding) -> Written:

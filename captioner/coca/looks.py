@@ -42,8 +42,8 @@ class Looks:
 
     @staticmethod
     def measure(trained_on: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> Looks:
-        """From frames [T, h, w, 3] of clips seen in training, and of others like them."""
-        rows = np.stack([look(frames) for frames in trained_on[:REFERENCES]])
+        """From frames [T, h, w, 3] of clips seen in training, some of them evenly picked, and of others like them."""
+        rows = np.stack([look(frames) for frames in trained_on[:: max(1, len(trained_on) // REFERENCES)][:REFERENCES]])
         mean, deviation = rows.mean(0), rows.std(0) + 1e-6
         draft = Looks(((rows - mean) / deviation).astype(np.float16), mean, deviation, 0.0)
         far = float(np.quantile([draft.distance(frames) for frames in held_out], 1 - LOW_SHARE))

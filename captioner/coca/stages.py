@@ -30,6 +30,7 @@ from manifests.cli import say
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
 HELD_OUT_EXAMPLES = 400
 _HELD_OUT_SEED = 77
+_HELD_OUT_EVERY = 20
 _TOLD = 4000
 """Examples, evenly picked, whose captions are enough to learn a tokenizer from."""
 
@@ -47,8 +48,12 @@ class Source:
     view: str = "default"
     seed: int = 1
 
-    def examples(self, config: CocaConfig) -> list[Example]:
-        return self._films(config) + (dataset_examples(self.data, self.view, config) if self.data else [])
+    def examples(self, config: CocaConfig) -> tuple[list[Example], list[Example]]:
+        """(to learn from, held out). Held out are other clips of the film world, and one in twenty of a dataset's."""
+        own = dataset_examples(self.data, self.view, config) if self.data else []
+        kept = own[::_HELD_OUT_EVERY][:HELD_OUT_EXAMPLES] if len(own) >= _HELD_OUT_EVERY else []
+        out = {id(example) for example in kept}
+        return self._films(config) + [example for example in own if id(example) not in out], self._held_out_films(config) + kept
 
     def _films(self, config: CocaConfig) -> list[Example]:
         """Drawn by all processes of a training, a part each, and exchanged."""
@@ -58,10 +63,9 @@ class Source:
         own = film_examples(self.films, self.seed, config, 2 if size == 1 else 1, self.several, (rank, size))
         return [example for row in itertools.zip_longest(*exchanged(own)) for example in row if example is not None]
 
-    def held_out(self, config: CocaConfig) -> list[Example]:
-        """Other clips of the film world or, where there are none, some of the dataset's own."""
-        if not self.films:
-            return self.examples(config)[:HELD_OUT_EXAMPLES]
+    def _held_out_films(self, config: CocaConfig) -> list[Example]:
+        if not self.films or join().rank:  # thresholds are measured by the first process alone
+            return []
         return film_examples(max(32, min(HELD_OUT_EXAMPLES, self.films)), self.seed + _HELD_OUT_SEED, config)
 
     def describe(self) -> str:
@@ -110,13 +114,12 @@ def train_stages(
     rank = join().rank
     tell = say if rank == 0 else (lambda text: None)
     tell(f"captioner: drawing {source.describe()}")
-    examples = source.examples(config)
+    examples, held = source.examples(config)
     if rank == 0:
         write_folder(out, config, make_tokenizer(config, examples))
     wait_for_all()
     folder = read_folder(out)
-    held = source.held_out(config) if rank == 0 else []
-    if rank == 0 and not (out / LOOKS).exists():
+    if rank == 0 and held and not (out / LOOKS).exists():
         Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(out)
     for stage in stages:
         if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
@@ -130,7 +133,8 @@ def train_stages(
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
         if rank == 0:
             save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
-            update_record(out, stage, {"domain": measure_domain(folder, stage, held).to_record()})
+            if held:
+                update_record(out, stage, {"domain": measure_domain(folder, stage, held).to_record()})
             (out / "training" / stage / "state.safetensors").unlink()
         wait_for_all()
     if rank == 0:

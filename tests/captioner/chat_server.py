@@ -69,6 +69,8 @@ class ChatServer:
         if fault == "timeout":
             time.sleep(1.5)
             return self._send(handler, 200, "{}")
+        if fault == "html":
+            return self._send(handler, 200, "<html>a login page</html>", {"content-type": "text/html"})
         if fault == "half":
             return self._send(handler, 200, '{"id": "x", "choices": [{"mess')
         if not self.has_schema and "response_format" in body:

@@ -279,13 +279,21 @@ def test_a_fork_begins_between_its_base_and_something_new(tokenizer, tmp_path):
         assert torch.allclose(kept, own, atol=5e-3), name  # the base is kept in half precision
         assert torch.equal(mixed, repeated), name
     own, mixed = base.text.token_embedding.weight, half.text.token_embedding.weight
-    assert 0.4 < float((mixed - own).norm() / own.norm()) < 1.0
+    assert 0.4 < ((mixed - own).norm() / own.norm()).item() < 1.0
     assert F.cosine_similarity(mixed.flatten(), own.flatten(), dim=0) > 0.6
     assert torch.equal(half.text.attn_mask, base.text.attn_mask)
 
 
 def losses_of(folder):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_sampled_caption_is_the_one_it_would_be_alone():
+    torch.manual_seed(0)
+    model, clips = VideoCoCa(SMALL).eval(), torch.randn(5, 2, 3, 48, 48)
+    decoding = Decoding(method="nucleus", temperature=1.0, top_p=0.95, max_tokens=12, seed=5)
+    together = [item.ids for item in write(model, clips, START, END, decoding)]
+    assert together == [write(model, clips[index : index + 1], START, END, decoding)[0].ids for index in range(5)]
 
 
 def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokenizer, tmp_path):

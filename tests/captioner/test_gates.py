@@ -66,6 +66,10 @@ def test_what_was_measured_vetoes_what_is_said(text, facts, word):
         ("A field, mostly calm, under the sky.", {}),
         ("The two scenes show a street.", {"cuts_s": [1.0]}),
         ("A room with a table and nobody in it.", {"motion": 3.0}),
+        ("Two shots of espresso on a wooden table.", {}),
+        ("A dog on grass. The camera does not pan right.", {}),
+        ("A road runs along the coast at dusk.", {"frozen_share": 1.0}),
+        ("A wall, mostly gray, in the sun.", {"palette": ["grey"]}),
     ],
 )
 def test_what_is_unsure_or_left_open_contradicts_nothing(text, facts):

@@ -1,5 +1,7 @@
 """The openai backend against a real HTTP server that can be told to fail: every clip is accounted for, none is lost or doubled."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from captioner.server import BudgetSpentError, ServerCaptioner
 from captioner.upsample import PhraseUpsampler, lost_words, model_upsampler
 from manifests.errors import UsageError
 from media.images import decode_image
-from tests.captioner.chat_server import ChatServer, pictures
+from tests.captioner.chat_server import ANSWER, ChatServer, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,46 @@ def test_a_server_without_schemas_is_asked_in_words():
         assert ["response_format" in request for request in server.requests] == [True, False]
 
 
+def test_all_requests_in_flight_are_asked_again_where_the_server_has_no_schemas():
+    with ChatServer(has_schema=False) as server:
+        found = ServerCaptioner(options(server, concurrency=8)).caption([clip(index) for index in range(8)])
+        assert [captions[0].text for captions in found] == ["a red ball"] * 8
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"short": "a red ball", "dense": "A red ball lies on a meadow, in daylight."}',
+        "{'short': 'a red ball', 'dense': 1}",
+        '```json\n{ "short": 1,',
+    ],
+)
+def test_what_is_left_of_an_object_is_no_caption_and_asked_for_again(broken):
+    answers = iter([broken])
+    with ChatServer(lambda request: next(answers, json.dumps(ANSWER))) as server:
+        [captions] = write_captions(ServerCaptioner(options(server)), [clip(1)], retries=1)
+        assert [reason.split(":")[0] for reason in captions[0].verdict.reasons][-1] == "schema"
+        assert {caption.kind for caption in captions if caption.verdict.status == "accepted"} == {"short", "dense", "structured"}
+
+
+def test_an_answer_of_another_protocol_costs_one_request_and_says_so():
+    with ChatServer() as server:
+        server.faults = ["html"]
+        [[caption]] = ServerCaptioner(options(server)).caption([clip(1)])
+        assert "chat protocol" in caption.finish_reason
+        assert len(server.requests) == 1
+
+
+def test_a_merge_without_an_answer_leaves_the_parts_joined_in_order():
+    with ChatServer() as server:
+        server.faults = ["", "", "400"]
+        frames = [np.zeros((8, 8, 3), np.uint8)] * 20
+        long = ClipFrames(clip_id="long", frames=frames, times_s=[index / 2 for index in range(20)], facts=clip(0).facts | {"end_s": 10.0})
+        [captions] = make_captioner(options(server, window_s=4.0)).caption([long])
+        assert len(server.requests) == 3
+        assert "A red ball moves" in next(caption.text for caption in captions if caption.kind == "dense")
+
+
 def test_an_error_keeps_what_the_server_said_and_the_others_their_captions():
     with ChatServer() as server:
         server.faults = ["401"]
@@ -83,12 +125,14 @@ def test_an_error_keeps_what_the_server_said_and_the_others_their_captions():
 def test_a_budget_stops_before_it_is_overspent():
     with ChatServer() as server:
         captioner = ServerCaptioner(options(server, budget_requests=2, concurrency=1))
-        with pytest.raises(BudgetSpentError):
-            captioner.caption([clip(index) for index in range(4)])
+        found = captioner.caption([clip(index) for index in range(4)])  # what is paid for is kept, the others say why they have nothing
+        assert [captions[0].finish_reason.split(":")[0] for captions in found] == ["stop", "stop", "error", "error"]
+        assert "--budget-requests" in found[2][0].finish_reason
         assert len(server.requests) == 2
-        captioner = ServerCaptioner(options(server, budget_tokens=100, concurrency=1))
         with pytest.raises(BudgetSpentError):
-            captioner.caption([clip(0), clip(1)])
+            captioner.caption([clip(4)])
+        captioner = ServerCaptioner(options(server, budget_tokens=100, concurrency=1))
+        assert "--budget-tokens" in captioner.caption([clip(0), clip(1)])[1][0].finish_reason
 
 
 def test_a_long_clip_is_told_what_came_before_and_merged_by_the_model():

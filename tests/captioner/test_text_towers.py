@@ -75,7 +75,9 @@ def test_the_captioners_own_tower(tmp_path):
     save_stage(write_folder(tmp_path, SMALL, words), "dense", VideoCoCa(SMALL).state_dict(), {})
     encoder = make_text_encoder("coca", str(tmp_path))
     check(encoder)
-    assert encoder.version.startswith("coca-text/1:")
+    long = " and ".join(TEXTS[1:2] * 12)
+    assert len(encoder.encode([long])[0]) == len(words.encode(long)) + 2 > SMALL.context_length  # nothing is cut off
+    assert encoder.version.startswith("coca-text/2:")
     with pytest.raises(UsageError, match="holds no captioner"):
         make_text_encoder("coca", str(tmp_path / "nothing"))
 

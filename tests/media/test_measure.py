@@ -74,6 +74,11 @@ def test_black_and_white_are_shares_of_the_clip(level, name):
     assert measured([natural()] * 8)[name] == 0.0
 
 
+@pytest.mark.parametrize(("level", "name"), [(8, "black"), (100, "grey"), (190, "white"), (250, "white")])
+def test_a_picture_without_colour_is_black_grey_or_white(level, name):
+    assert palette([look(np.full((40, 60, 3), level, np.uint8))]) == [name]
+
+
 def test_palette_names_what_covers_most():
     red = np.full((60, 90, 3), (205, 45, 40), np.uint8)
     red[:20] = (240, 240, 240)
