@@ -240,7 +240,10 @@ def _count(result: Counterfactual, original: Shot, shot: Shot, first: Slots, sec
     for thing, other in pairs:
         one = next((item for item in first.things if (item.shape, item.color) == (thing.shape, thing.color)), None)
         two = next((item for item in second.things if (item.shape, item.color) == (other.shape, other.color)), None)
-        if one is None or two is None:
+        if one is None:
+            continue
+        _slot(result, "colour", other.color, two.color if two else "", thing.color, one.color)
+        if two is None:
             continue
         if thing.motion not in {other.motion, "still"} and other.motion != "still":
             result.flippable += 1

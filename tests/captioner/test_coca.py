@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
+from captioner.coca import stages
 from captioner.coca.checkpoint import save_stage, write_folder
 from captioner.coca.config import CocaConfig, from_open_clip, tiny
 from captioner.coca.data import Batches, Lesson, changed, film_examples
@@ -395,6 +396,18 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = (losses_of(tmp_path / name / "training" / "base") for name in ("one", "two"))
     assert one[0] == pytest.approx(two[0], rel=1e-4)  # the same global batch; afterwards the contrastive loss sees half of it at a time
     assert one == pytest.approx(two, rel=0.05)
+
+
+def test_of_a_dataset_one_clip_in_twenty_is_held_out_and_its_like_are_known(monkeypatch):
+    """Thresholds are measured on clips that were not learnt from, and of films and footage together both are known."""
+    own = film_examples(60, 6, SMALL, workers=1)
+    monkeypatch.setattr(stages, "dataset_examples", lambda *arguments: own)
+    learnt, held = stages.Source(films=0, data="somewhere").examples(SMALL)
+    assert (len(learnt), len(held)) == (57, 3)
+    assert not {id(example) for example in learnt} & {id(example) for example in held}
+    films = film_examples(40, 7, SMALL, workers=1)
+    looks = Looks.measure([example.frames for example in [*films, *learnt]], [example.frames for example in held])
+    assert max(looks.distance(example.frames) for example in learnt) < 1e-1
 
 
 def test_clips_unlike_the_training_clips_are_sent_away_and_those_like_them_are_not(tmp_path):

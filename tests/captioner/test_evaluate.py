@@ -98,7 +98,7 @@ def test_a_captioner_that_does_not_look_flips_no_direction(clips):
             pass
 
         def caption(self, clips, attempt=0):
-            names = [clip.clip_id.split("-mirrored")[0] for clip in clips]
+            names = [clip.clip_id.removesuffix("-mirrored").removesuffix("-recoloured") for clip in clips]
             return [[Caption(kind="dense", text=known[name], source="blind")] for name in names]
 
     known = {test.clip.clip_id: captions.dense(test.shots[0]) for test in clips}
@@ -106,3 +106,6 @@ def test_a_captioner_that_does_not_look_flips_no_direction(clips):
     assert found.flippable > 5
     assert found.flipped == 0
     assert found.kept == found.must_stay
+    found = counterfactuals(Blind(), clips[:40], "recoloured")
+    assert found.must_change > 20
+    assert found.changed == 0
