@@ -60,7 +60,7 @@ class ServerCaptioner:
         """Captions of each clip. A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the others keep theirs.
 
         Raises:
-            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, those it did not reach have such an empty caption.
+            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or tries, what it did not reach has such an empty caption.
         """
         return asyncio.run(self._all(clips, attempt))
 
@@ -69,7 +69,7 @@ class ServerCaptioner:
         text = self.prompt.merge.format(parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts)))
         try:
             return asyncio.run(self._merge(clip, text))
-        except ClipError:
+        except (ClipError, BudgetSpentError):
             return []
 
     async def _merge(self, clip: ClipFrames, text: str) -> list[Caption]:
@@ -85,7 +85,7 @@ class ServerCaptioner:
                 jobs.append(self._one(client, gate, clip, self._parts(clip, picked), picked, attempt))
             results = await asyncio.gather(*jobs, return_exceptions=True)
         spent = [result for result in results if isinstance(result, BudgetSpentError)]
-        if spent and len(spent) == len(results):
+        if spent and len(spent) == len(results) and not attempt and not any(clip.context for clip in clips):  # nothing of these clips is paid for
             raise spent[0]
         found: list[list[Caption]] = []
         for result in results:

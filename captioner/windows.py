@@ -95,7 +95,8 @@ def _summary(said: list[list[Caption]]) -> str:
 
 
 def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Caption]:
-    """Captions of the whole without a language model: sentences in order, none twice, changes of shot named. Nothing is added, nothing but repeats left out.
+    """Captions of the whole without a language model: sentences in order, none twice, changes of shot named. Nothing is added, and of dense ones nothing but repeats left
+    out; short and structured ones are those of the first window. A window without an answer, or one cut off, makes the whole so.
 
     Args:
         said: captions of each window. is_cut: whether a cut lies before it.
@@ -108,9 +109,11 @@ def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Cap
     for kind, rows in by_kind.items():
         first = rows[0][0]
         bad = next((caption for caption, _ in rows if caption.verdict.status == "out_of_domain"), first)
-        cut_off = next((caption.finish_reason for caption, _ in rows if caption.finish_reason == "length"), first.finish_reason)
+        ends = sorted(
+            (caption.finish_reason for caption, _ in rows), key=lambda end: (not end.startswith("error"), end != "length")
+        )  # the worst one first
         text = first.text if kind in {"short", "structured"} else _joined(rows)
-        found.append(replace(first, text=text, verdict=bad.verdict, finish_reason=cut_off, usage=Usage()))
+        found.append(replace(first, text=text, verdict=bad.verdict, finish_reason=ends[0], usage=Usage()))
     return found
 
 

@@ -10,6 +10,7 @@ from captioner import server as module
 from captioner.judged import asker, judge_events, judge_questions, load_captions, load_truth
 from captioner.server import BudgetSpentError, ServerCaptioner
 from captioner.upsample import PhraseUpsampler, lost_words, model_upsampler
+from captioner.windows import Windowed
 from manifests.errors import UsageError
 from media.images import decode_image
 from tests.captioner.chat_server import ANSWER, ChatServer, pictures
@@ -111,6 +112,17 @@ def test_a_merge_without_an_answer_leaves_the_parts_joined_in_order():
         assert "A red ball moves" in next(caption.text for caption in captions if caption.kind == "dense")
 
 
+def test_a_window_without_an_answer_is_told_of_the_whole():
+    with ChatServer() as server:
+        server.faults = ["", "401"]
+        frames = [np.zeros((8, 8, 3), np.uint8)] * 20
+        long = ClipFrames(clip_id="long", frames=frames, times_s=[index / 2 for index in range(20)], facts=clip(0).facts | {"end_s": 10.0})
+        inner = ServerCaptioner(options(server))
+        inner.merge = lambda clip, parts: []
+        [captions] = Windowed(inner, 4.0).caption([long])
+        assert "401" in next(caption.finish_reason for caption in captions if caption.kind == "dense")
+
+
 def test_an_error_keeps_what_the_server_said_and_the_others_their_captions():
     with ChatServer() as server:
         server.faults = ["401"]
@@ -131,6 +143,13 @@ def test_a_budget_stops_before_it_is_overspent():
         assert len(server.requests) == 2
         with pytest.raises(BudgetSpentError):
             captioner.caption([clip(4)])
+        with pytest.raises(BudgetSpentError):
+            write_captions(captioner, [clip(5)], retries=1)
+        server.faults = ["refusal"]
+        captioner = ServerCaptioner(options(server, budget_requests=2, concurrency=1))
+        refused, good = write_captions(captioner, [clip(0), clip(1)], retries=1)  # it runs out before the second try
+        assert any("--budget-requests" in caption.finish_reason for caption in refused)
+        assert {caption.verdict.status for caption in good} == {"accepted"}
         captioner = ServerCaptioner(options(server, budget_tokens=100, concurrency=1))
         assert "--budget-tokens" in captioner.caption([clip(0), clip(1)])[1][0].finish_reason
 
