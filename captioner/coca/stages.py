@@ -119,6 +119,8 @@ def train_stages(
         write_folder(out, config, make_tokenizer(config, examples))
     wait_for_all()
     folder = read_folder(out)
+    if rank == 0 and not held:
+        tell(f"captioner: {len(examples)} clips are too few to hold any out: no thresholds can be measured, so this captioner will never abstain")
     if rank == 0 and held and not (out / LOOKS).exists():
         Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(out)
     for stage in stages:
