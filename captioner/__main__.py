@@ -61,6 +61,8 @@ class CaptionFiles:
                 cli.say(f"{path}: {error}")
                 num_failed += 1
                 continue
+            if facts["is_part"]:
+                cli.say(f"{path}: only the first minute is looked at; `python -m pipeline ingest` takes all of it")
             try:
                 [captions] = write_captions(backend, [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)], self.with_.retries)
             except BudgetSpentError as error:

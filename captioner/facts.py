@@ -39,7 +39,7 @@ def facts_of_frames(frames: Sequence[np.ndarray], times_s: Sequence[float], prev
 
 
 def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any]]:
-    """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them. Of a long video, the first minute.
+    """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them. Of a long video, the first minute (`is_part`).
 
     Raises:
         MediaError: the file cannot be read.
@@ -73,5 +73,6 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
     width, height = facts.geometry.display_size_px
     row = facts_of_frames(small, times_s, picks, max(length_s, min(facts.duration_s, _MAX_SECONDS)))
     row |= {"kind": facts.kind, "width_px": width, "height_px": height, "num_frames": len(labels), "fps": facts.fps}
+    row["is_part"] = facts.kind == "video" and facts.duration_s > _MAX_SECONDS
     row["cuts_s"] = [time_s for time_s, label in labels if label.is_cut and not label.is_transition and time_s > 0]
     return previews, [times_s[index] for index in picks], row

@@ -70,8 +70,9 @@ class MeasuredCaptioner:
             if not cuts and facts["camera"] in _CAMERA and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE:
                 fields["camera"] = {"tag": facts["camera"], "confidence": facts["camera_confidence"], "source": "measured"}
                 sentences.append(_CAMERA[facts["camera"]])
-            sentences += [f"The shot changes {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
-            sentences.append(f"It lasts {facts['end_s'] - facts['start_s']:.1f} seconds")
+            sentences += [f"The shot changes at least {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
+            if not facts.get("is_part"):
+                sentences.append(f"It lasts {facts['end_s'] - facts['start_s']:.1f} seconds")
         dense = ". ".join(sentences) + "."
         short = f"{article} {light} {kind}{' in ' + colors[0] if colors else ''}"
         common: dict[str, Any] = {"source": self.name, "provenance": Provenance(backend=self.name, model=self.version)}
