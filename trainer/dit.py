@@ -9,6 +9,8 @@ Sources: DiT (Peebles and Xie 2023, arXiv:2212.09748); AdaLN-single with per-blo
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,9 @@ from trainer.attention import Documents, attend, documents
 from trainer.config import ModelConfig
 from trainer.sequence import SequenceGroup
 
-SECONDS_TO_TOKENS = 4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+SECONDS_TO_TOKENS = (
+    4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+)
 
 
 def rope_angles(coords: Tensor, head_width: int, theta: float) -> Tensor:
@@ -64,13 +68,37 @@ class SigmaEmbedding(nn.Module):
         self.up, self.out = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        rates = torch.exp(-math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies)
+        rates = torch.exp(
+            -math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies
+        )
         angles = 1000.0 * sigma.float()[:, None] * rates
         return linear32(self.out, F.silu(linear32(self.up, torch.cat([angles.cos(), angles.sin()], dim=-1))))
 
 
+class Modulation(NamedTuple):
+    """Adaptive layer norm of one sub-layer, per token [N, D] (DiT, section 3.2)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def apply(self, h: Tensor) -> Tensor:
+        return h * (1 + self.scale) + self.shift
+
+
+class BlockContext(NamedTuple):
+    """What all blocks of a forward pass share. A tuple: FSDP finds tensors in tuples, not in dataclasses."""
+
+    modulation: Tensor  # [M, 6, D] of each distinct noise level
+    level: Tensor  # [N] which of the M levels a token has
+    angles: Tensor  # [N, K/2] rotary angles
+    samples: Documents  # self-attention: all tokens of the pack, also those on other processes
+    text: Tensor  # [L, D]; read by cross-attention only
+    captions: Documents | None  # cross-attention: the tokens here and the text of their samples
+
+
 class DiTBlock(nn.Module):
-    """Self-attention within the sample, cross-attention to its text (unless text is part of the sequence), SwiGLU; each modulated by the token's noise level."""
+    """Self-attention within a sample, cross-attention to its text (not in a joint stream), SwiGLU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -80,7 +108,11 @@ class DiTBlock(nn.Module):
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.q_norm, self.k_norm = RMSNorm32(k), RMSNorm32(k)
         if not self.is_joint:
-            self.cross_q, self.cross_kv, self.cross_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+            self.cross_q, self.cross_kv, self.cross_out = (
+                nn.Linear(d, d),
+                nn.Linear(d, 2 * d),
+                nn.Linear(d, d),
+            )
             self.cross_q_norm, self.cross_k_norm = RMSNorm32(k), RMSNorm32(k)
             self.norm2 = RMSNorm32(d, elementwise_affine=False)
         self.up, self.down = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
@@ -91,26 +123,58 @@ class DiTBlock(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, x: Tensor, levels: Tensor, which: Tensor, angles: Tensor, samples: Documents, text: Tensor, words: Documents) -> Tensor:
-        """x: [N, D]; levels: [M, 6, D], the modulation of each noise level; which: [N], the level of each token; angles: [N, K/2]; text: [L, D], not read where it is part of x. `samples`: all tokens of the pack, also those elsewhere;
-        `words`: the tokens here beside their texts."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (part[which] for part in (levels + self.offset).unbind(dim=1))
-        h = self.norm1(x) * (1 + scale1) + shift1
-        q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))
-        q, k = rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles)
-        if self.sequence is None:
-            seen = attend(q, k, v, samples)
-        else:
-            q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))
-            seen = self.sequence.to_tokens(attend(q, k, v, samples))
-        x = x + gate1 * self.out(seen.flatten(1))
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """x: [N, D]; returns [N, D]."""
+        attention, mlp = self._modulation(context)
+        x = x + attention.gate * self._self_attention(attention.apply(self.norm1(x)), context)
         if not self.is_joint:
-            q = self.cross_q_norm(self._heads(self.cross_q(self.norm2(x))))
-            k, v = (self._heads(part) for part in self.cross_kv(text).chunk(2, dim=-1))
-            x = x + self.cross_out(attend(q, self.cross_k_norm(k), v, words).flatten(1))
-        h = self.norm3(x) * (1 + scale2) + shift2
+            x = x + self._cross_attention(self.norm2(x), context)
+        return x + mlp.gate * self._mlp(mlp.apply(self.norm3(x)))
+
+    def _modulation(self, context: BlockContext) -> tuple[Modulation, Modulation]:
+        """Of self-attention and of the MLP: the shared modulation plus this block's offset."""
+        parts = [part[context.level] for part in (context.modulation + self.offset).unbind(dim=1)]
+        return Modulation(*parts[:3]), Modulation(*parts[3:])
+
+    def _self_attention(self, h: Tensor, context: BlockContext) -> Tensor:
+        q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))  # [N, H, K] each
+        q, k = rotate(self.q_norm(q), context.angles), rotate(self.k_norm(k), context.angles)
+        if self.sequence is None:
+            return self.out(attend(q, k, v, context.samples).flatten(1))
+        q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))  # all tokens, some heads
+        attended = self.sequence.to_tokens(attend(q, k, v, context.samples))  # some tokens, all heads
+        return self.out(attended.flatten(1))
+
+    def _cross_attention(self, h: Tensor, context: BlockContext) -> Tensor:
+        assert context.captions is not None
+        q = self.cross_q_norm(self._heads(self.cross_q(h)))
+        k, v = (self._heads(part) for part in self.cross_kv(context.text).chunk(2, dim=-1))
+        return self.cross_out(attend(q, self.cross_k_norm(k), v, context.captions).flatten(1))
+
+    def _mlp(self, h: Tensor) -> Tensor:
         up, gate = self.up(h).chunk(2, dim=-1)
-        return x + gate2 * self.down(F.silu(gate) * up)
+        return self.down(F.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class JointLayout:
+    """The order of a joint stream: the words of each sample follow its tokens.
+
+    Two samples of 2 and 1 tokens with 1 and 2 words: tokens a a b and words u v v become a a u b v v.
+    """
+
+    num_tokens: list[int]  # of each sample
+    num_words: list[int]
+
+    def interleave(self, tokens: Tensor, words: Tensor) -> Tensor:
+        """[N, ...] and [L, ...] to [N + L, ...]."""
+        samples = zip(tokens.split(self.num_tokens), words.split(self.num_words), strict=True)
+        return torch.cat([part for sample in samples for part in sample])
+
+    def tokens_of(self, stream: Tensor) -> Tensor:
+        """The inverse for the tokens: [N + L, ...] to [N, ...]."""
+        lengths = [length for pair in zip(self.num_tokens, self.num_words, strict=True) for length in pair]
+        return torch.cat(stream.split(lengths)[::2])
 
 
 def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
@@ -135,7 +199,9 @@ class DiT(nn.Module):
         self.config = config
         d = config.width
         values = config.latent_channels * math.prod(config.patch)
-        self.embed = nn.Linear(values + 2, d)  # + whether the token is given, + whether it is of the first latent frame
+        self.embed = nn.Linear(
+            values + 2, d
+        )  # + whether the token is given, + whether it is of the first latent frame
         self.sigma = SigmaEmbedding(d)
         self.modulation = nn.Linear(d, 6 * d)
         self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), RMSNorm32(d))
@@ -156,7 +222,16 @@ class DiT(nn.Module):
             if isinstance(module, DiTBlock):
                 module.sequence = group
 
-    def forward(self, x: Tensor, sigma: Tensor, known: Tensor, coords: Tensor, cu: Tensor, text: Tensor, text_cu: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        known: Tensor,
+        coords: Tensor,
+        cu: Tensor,
+        text: Tensor,
+        text_cu: Tensor,
+    ) -> Tensor:
         """Velocity [N, P].
 
         Args:
@@ -173,37 +248,51 @@ class DiT(nn.Module):
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
         first = (coords[:, 0] == 0).to(x.dtype)
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
-        distinct, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, and look up in each block
+        distinct, which = torch.unique(
+            sigma, return_inverse=True
+        )  # few distinct levels: modulate those, and look up in each block
         level = F.silu(self.sigma(distinct))
         levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
+        dtype = attention_dtype(h)
         if self.config.text == "joint":
-            h = self._joint(h, levels, which, angles, cu, words, text_cu)
+            samples = documents(cu + text_cu, cu + text_cu, dtype)
+            h = self._joint(
+                h, BlockContext(levels, which, angles, samples, words, None), cu.diff(), text_cu.diff()
+            )
         else:
-            kind = attention_dtype(h)
-            samples, texts = documents(cu, cu, kind), documents(cu if self.sequence is None else self.sequence.offsets(cu), text_cu, kind)
-            for block in self.blocks:
-                h = block(h, levels, which, angles, samples, words, texts)
+            local_cu = cu if self.sequence is None else self.sequence.offsets(cu)
+            samples, captions = documents(cu, cu, dtype), documents(local_cu, text_cu, dtype)
+            h = self._run_blocks(h, BlockContext(levels, which, angles, samples, words, captions))
         shift, scale = linear32(self.final_modulation, level)[which].chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
-    def _joint(self, h: Tensor, levels: Tensor, which: Tensor, angles: Tensor, cu: Tensor, words: Tensor, text_cu: Tensor) -> Tensor:
-        """All blocks over one stream in which each sample's words follow its tokens: words have the highest noise level of the sample, which is not that of given tokens, and no
-        position."""
-        counts, word_counts = cu.diff(), text_cu.diff()
-        owner = torch.arange(len(counts), device=h.device)
-        place = torch.arange(len(h), device=h.device) + torch.repeat_interleave(text_cu[:-1], counts)
-        word_place = torch.arange(len(words), device=h.device) + torch.repeat_interleave(cu[1:], word_counts)
-        highest = which.new_zeros(len(counts)).scatter_reduce(0, torch.repeat_interleave(owner, counts), which, "amax")  # levels are in rising order
-        order = torch.cat([place, word_place]).argsort()
-        stream = torch.cat([h, words.to(h.dtype)])[order]
-        levels_at = torch.cat([which, torch.repeat_interleave(highest, word_counts)])[order]
-        turns = torch.cat([angles, angles.new_zeros(len(words), angles.shape[1])])[order]
-        both = torch.cat([owner.new_zeros(1), (counts + word_counts).cumsum(0)])
-        samples = documents(both, both, attention_dtype(h))
+    def _run_blocks(self, h: Tensor, context: BlockContext) -> Tensor:
         for block in self.blocks:
-            stream = block(stream, levels, levels_at, turns, samples, words, samples)
-        return stream[place]
+            h = block(h, context)
+        return h
+
+    def _joint(self, h: Tensor, context: BlockContext, num_tokens: Tensor, num_words: Tensor) -> Tensor:
+        """Run the blocks on one stream of tokens and words; returns the tokens [N, D].
+
+        Words have no position. Their noise level is the highest of their sample: that of its tokens that are not given.
+
+        Args:
+            h: tokens [N, D].
+            context: `level` and `angles` are those of the tokens, `samples` those of the stream.
+            num_tokens, num_words: [S], of each sample.
+        """
+        layout, text = JointLayout(num_tokens.tolist(), num_words.tolist()), context.text.to(h.dtype)
+        sample_of_token = torch.repeat_interleave(num_tokens)  # [N]
+        highest = num_tokens.new_zeros(len(num_tokens)).scatter_reduce(
+            0, sample_of_token, context.level, "amax"
+        )  # rising
+        level = layout.interleave(context.level, highest.repeat_interleave(num_words))
+        angles = layout.interleave(
+            context.angles, context.angles.new_zeros(len(text), context.angles.shape[1])
+        )
+        stream = self._run_blocks(layout.interleave(h, text), context._replace(level=level, angles=angles))
+        return layout.tokens_of(stream)
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:

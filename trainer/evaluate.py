@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import torch
 
@@ -11,7 +12,7 @@ from manifests.cli import say
 from trainer.config import FlowConfig
 from trainer.dit import DiT
 from trainer.efficiency import CLASSES, shape_classes
-from trainer.flow import NoisyPack
+from trainer.flow import NoisyPack, add_noise
 from trainer.loader import Pack, PackReader
 from trainer.parallel import Ranks, reshard
 from trainer.samples import Sample
@@ -25,13 +26,20 @@ def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) ->
     No more samples are taken than `config.validate_on`, the same ones in every run. All processes get equally many packs, some of them empty.
     """
     patch, budget = reader.config.model.patch, reader.config.tokens
-    samples = sorted(samples, key=lambda sample: hashlib.sha256(sample.clip_id.encode()).digest())[: reader.config.validate_on]
+    samples = sorted(samples, key=lambda sample: hashlib.sha256(sample.clip_id.encode()).digest())[
+        : reader.config.validate_on
+    ]
     packs: list[list[Sample]] = [[]]
     room = budget
     for sample in samples:
         per_frame = sample.tokens(patch) // sample.latent_t
         fitting = Sample(
-            sample.clip_id, sample.shard, min(sample.latent_t, max(1, budget // per_frame)), sample.latent_h, sample.latent_w, view=sample.view
+            sample.clip_id,
+            sample.shard,
+            min(sample.latent_t, max(1, budget // per_frame)),
+            sample.latent_h,
+            sample.latent_w,
+            view=sample.view,
         )
         if fitting.tokens(patch) > room and packs[-1]:
             packs.append([])
@@ -39,10 +47,15 @@ def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) ->
         packs[-1].append(fitting)
         room -= fitting.tokens(patch)
     own = packs[ranks.data_rank :: ranks.data_size]
-    read = [reader.read(pack, epoch=-1, is_for_validation=True) for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))]
+    read = [
+        reader.read(pack, epoch=-1, is_for_validation=True)
+        for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))
+    ]
     shares = ranks.sequence.size if ranks.sequence else 1
     if (bad := ranks.sum([sum(len(pack.corrupt) for pack in read) / shares])[0]) and ranks.is_first:
-        say(f"fit: {bad:.0f} of {len(samples)} held-out clips cannot be read; validation goes on without them")
+        say(
+            f"fit: {bad:.0f} of {len(samples)} held-out clips cannot be read; validation goes on without them"
+        )
     return read
 
 
@@ -53,7 +66,7 @@ def with_other_texts(packs: list[Pack]) -> list[Pack]:
     for pack in packs:
         own = list(itertools.islice(rolled, len(pack.samples)))
         lengths = torch.tensor([0, *(len(span) for span in own)])
-        found.append(Pack(**{**vars(pack), "text": torch.cat(own), "text_cu": lengths.cumsum(0)}) if own else pack)
+        found.append(replace(pack, text=torch.cat(own), text_cu=lengths.cumsum(0)) if own else pack)
     return found
 
 
@@ -62,7 +75,9 @@ NAMES = (*CLASSES, "all")
 
 
 @torch.no_grad()
-def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False) -> dict[str, dict[str, float]]:
+def evaluate(
+    model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False
+) -> dict[str, dict[str, float]]:
     """Mean squared velocity error per valid value, by shape class and over all. Every process must call, with its share of the packs.
 
     Returns:
@@ -73,13 +88,21 @@ def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Rank
     totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
     for pack, swapped in zip(packs, with_other_texts(packs), strict=True):
         for sigma in SIGMAS:
-            noisy, other = (NoisyPack(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence) for item in (pack, swapped))
-            said = {"loss": _velocity(model, noisy, ranks, is_bf16), "shuffled": _velocity(model, other, ranks, is_bf16)}
-            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {"baseline": noisy.error(torch.zeros_like(noisy.x))}
+            noisy, other = (
+                add_noise(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
+                for item in (pack, swapped)
+            )
+            said = {
+                "loss": _velocity(model, noisy, ranks, is_bf16),
+                "shuffled": _velocity(model, other, ranks, is_bf16),
+            }
+            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {
+                "baseline": noisy.error(torch.zeros_like(noisy.tokens.x))
+            }
             for index, sample in enumerate(pack.samples):
-                span = slice(int(noisy.offsets[index]), int(noisy.offsets[index + 1]))
+                span = slice(int(noisy.local_cu[index]), int(noisy.local_cu[index + 1]))
                 for name in (*shape_classes(sample), "all"):
-                    totals[name]["weight"] += float(noisy.weight[span].sum())
+                    totals[name]["weight"] += float(noisy.tokens.weight[span].sum())
                     for key, value in errors.items():
                         totals[name][key] += float(value[span].sum())
     reshard(model)

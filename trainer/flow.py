@@ -8,12 +8,15 @@ the direction in a. Logit-normal sigma and shift by size: Esser et al. 2024 (arX
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainer.config import FlowConfig
 from trainer.loader import Pack
+from trainer.samples import Size
 from trainer.sequence import SequenceGroup
 
 BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
@@ -54,12 +57,16 @@ def draw_sigma(grid: tuple[int, int, int], config: FlowConfig, generator: torch.
     return float(shifted(value, shift_of(grid, config)))
 
 
-def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator) -> Tensor:
+def draw_known(
+    grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator
+) -> Tensor:
     """Which tokens of a sample are given, [n] bool, by a pattern drawn for it. A one-frame sample gets none."""
     names = list(config.condition)
     weights = torch.tensor([config.condition[name] for name in names])
     name = names[int(torch.multinomial(weights, 1, generator=generator))]
-    is_dropped = config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
+    is_dropped = (
+        config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
+    )
     if grid[0] < 2 or name == "none" or is_dropped:
         return torch.zeros(len(frame), dtype=torch.bool)
     most = max(2, grid[0] // 4 + 1)
@@ -76,65 +83,134 @@ def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, ge
     return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])  # random
 
 
-class NoisyPack:
-    """A pack with noise levels, noise and given tokens drawn: what the model sees and what it should say.
+@dataclass(frozen=True)
+class SampleNoise:
+    """What is drawn for the n tokens of one sample."""
 
-    With a sequence group, x, sigma, known, coords, target and weight are this process' part; `cu` counts all tokens and `offsets` those of each sample here.
+    sigma: Tensor  # [n] noise level
+    known: Tensor  # [n] bool: given clean, or almost
+    noise: Tensor  # [n, P]
+
+
+def draw_noise(
+    grid: Size, frame: Tensor, values: int, config: FlowConfig, generator: torch.Generator
+) -> SampleNoise:
+    """Noise of a sample in training: one level for the sample, and some of its frames given.
+
+    Args:
+        grid: (t, h, w) in tokens.
+        frame: [n] latent frame of each token.
+        values: P, the values of a token.
+    """
+    level = draw_sigma(grid, config, generator)
+    known = draw_known(grid, frame, config, generator)
+    known_level = 0.0
+    if config.condition_sigma and bool(known.any()) and float(torch.rand(1, generator=generator)) < 0.5:
+        known_level = config.condition_sigma * float(torch.rand(1, generator=generator))
+    noise = torch.randn(len(frame), values, generator=generator)
+    return SampleNoise(torch.where(known, known_level, level), known, noise)
+
+
+def fixed_noise(sigma: float, count: int, values: int, generator: torch.Generator) -> SampleNoise:
+    """Noise of a sample in validation: every token at level `sigma`, none given."""
+    noise = torch.randn(count, values, generator=generator)
+    return SampleNoise(torch.full((count,), sigma), torch.zeros(count, dtype=torch.bool), noise)
+
+
+@dataclass(frozen=True)
+class NoisyTokens:
+    """The tensors of a noisy pack that have a row for each token."""
+
+    x: Tensor  # [N, P] noisy latents
+    target: Tensor  # [N, P] prediction target
+    weight: Tensor  # [N, P] share of real pixels; 0 for padding and given tokens
+    coords: Tensor  # [N, 3]
+    sigma: Tensor  # [N]
+    known: Tensor  # [N] bool
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> NoisyTokens:
+        return NoisyTokens(**{name: change(value) for name, value in vars(self).items()})
+
+    def padded(self, count: int) -> NoisyTokens:
+        """With `count` more tokens, all zero and therefore without weight in the loss."""
+        return self.each(lambda value: torch.cat([value, value.new_zeros(count, *value.shape[1:])]))
+
+
+@dataclass(frozen=True)
+class NoisyPack:
+    """A pack as the model reads it: inputs, prediction target and loss weights.
+
+    In a sequence group `tokens` are this process's share. `cu` counts all tokens , `local_cu` those here.
     """
 
-    def __init__(self, pack: Pack, config: FlowConfig, salt: int = 0, sigma: float | None = None, group: SequenceGroup | None = None) -> None:
-        """Draws are a function of each sample's seed and `salt`. A fixed `sigma` (for validation) gives no tokens away."""
-        sigmas, known, noise = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, pack.clean.shape[1])]
-        for index, grid in enumerate(pack.shapes):
-            generator = torch.Generator().manual_seed(pack.seeds[index] + 1 + salt)
-            span = slice(int(pack.cu[index]), int(pack.cu[index + 1]))
-            count = span.stop - span.start
-            level = draw_sigma(grid, config, generator) if sigma is None else sigma
-            given = draw_known(grid, pack.frame[span], config, generator) if sigma is None else torch.zeros(count, dtype=torch.bool)
-            slight = 0.0
-            if sigma is None and config.condition_sigma and bool(given.any()) and float(torch.rand(1, generator=generator)) < 0.5:
-                slight = config.condition_sigma * float(torch.rand(1, generator=generator))
-            sigmas.append(torch.where(given, slight, level))
-            known.append(given)
-            noise.append(torch.randn(count, pack.clean.shape[1], generator=generator))
-        self.pack, self.coords, self.cu, self.offsets, self.text, self.text_cu = pack, pack.coords, pack.cu, pack.cu, pack.text, pack.text_cu
-        self.sigma, self.known = torch.cat(sigmas), torch.cat(known)
-        self.x, self.target = noised(pack.clean, torch.cat(noise), self.sigma[:, None], config.path)
-        channels = pack.clean.shape[1] // pack.valid.shape[1]
-        self.weight = (pack.valid * ~self.known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major
-        if group is not None or not pack.shapes:
-            self._fill_up(group.size if group else 1)
-        if group is not None:
-            self._part(group)
-
-    def _fill_up(self, multiple: int) -> None:
-        """Add a sample that weighs nothing, so that the number of tokens is a multiple and not 0."""
-        count = -len(self.x) % multiple or (0 if len(self.x) else multiple)
-        if not count:
-            return
-        for name in ("x", "target", "weight", "coords", "sigma", "known"):
-            value = getattr(self, name)
-            setattr(self, name, torch.cat([value, value.new_zeros(count, *value.shape[1:])]))
-        self.text = torch.cat([self.text, self.text.new_zeros(1, self.text.shape[1])])
-        self.cu, self.text_cu = (torch.cat([cu, cu[-1:] + more]) for cu, more in ((self.cu, count), (self.text_cu, 1)))
-
-    def _part(self, group: SequenceGroup) -> None:
-        span = group.span(len(self.x))
-        for name in ("x", "target", "weight", "coords", "sigma", "known"):
-            setattr(self, name, getattr(self, name)[span])
-        self.offsets = group.offsets(self.cu)
+    pack: Pack
+    tokens: NoisyTokens
+    cu: Tensor  # [S + 1], or [S + 2] with a sample of padding
+    local_cu: Tensor
+    text: Tensor
+    text_cu: Tensor
 
     def pinned(self) -> NoisyPack:
-        """The same in memory from which a GPU copies without waiting."""
-        for name in ("x", "sigma", "known", "coords", "cu", "text", "text_cu", "target", "weight"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
+        """The same in pinned memory, from which a GPU copies asynchronously."""
+        small = {name: getattr(self, name).pin_memory() for name in ("cu", "text", "text_cu")}
+        return replace(self, tokens=self.tokens.each(Tensor.pin_memory), **small)
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """What the model is called with."""
-        return self.x, self.sigma, self.known, self.coords, self.cu, self.text, self.text_cu
+        """The arguments of `DiT.forward`."""
+        tokens = self.tokens
+        return tokens.x, tokens.sigma, tokens.known, tokens.coords, self.cu, self.text, self.text_cu
 
     def error(self, velocity: Tensor) -> Tensor:
-        """Weighted squared error of each token [n]; padding and given tokens weigh nothing."""
-        target, weight = (value.to(velocity.device, non_blocking=True) for value in (self.target, self.weight))
+        """Weighted squared error of each token [N]; padding and given tokens count 0."""
+        device = velocity.device
+        target, weight = (
+            value.to(device, non_blocking=True) for value in (self.tokens.target, self.tokens.weight)
+        )
         return ((velocity.float() - target).pow(2) * weight).sum(dim=1)
+
+
+def add_noise(
+    pack: Pack,
+    config: FlowConfig,
+    salt: int = 0,
+    sigma: float | None = None,
+    group: SequenceGroup | None = None,
+) -> NoisyPack:
+    """Draw noise for a pack, as a function of each sample's seed and `salt`.
+
+    Args:
+        salt: tells apart several draws for one sample, such as the step.
+        sigma: one fixed noise level for all tokens, for validation; None: drawn, with some frames given.
+        group: processes that share the pack; each gets an equal share of its tokens.
+    """
+    values = pack.clean.shape[1]
+    draws = [fixed_noise(0.0, 0, values, torch.Generator())]  # an empty pack has something to concatenate
+    for member, frame in zip(pack.members, pack.frame.split(pack.cu.diff().tolist()), strict=True):
+        generator = torch.Generator().manual_seed(member.seed + 1 + salt)
+        if sigma is None:
+            draws.append(draw_noise(member.grid, frame, values, config, generator))
+        else:
+            draws.append(fixed_noise(sigma, len(frame), values, generator))
+    levels, known, noise = (
+        torch.cat([getattr(draw, name) for draw in draws]) for name in ("sigma", "known", "noise")
+    )
+    x, target = noised(pack.clean, noise, levels[:, None], config.path)
+    channels = values // pack.valid.shape[1]
+    weight = (pack.valid * ~known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major
+    tokens = NoisyTokens(x, target, weight, pack.coords, levels, known)
+    return _shared_out(pack, tokens, group)
+
+
+def _shared_out(pack: Pack, tokens: NoisyTokens, group: SequenceGroup | None) -> NoisyPack:
+    """Pad to at least one token and a multiple of the group's size, then take this process's share."""
+    cu, text, text_cu = pack.cu, pack.text, pack.text_cu
+    size = group.size if group else 1
+    total = -(-max(1, pack.num_tokens) // size) * size
+    if padding := total - pack.num_tokens:  # one more sample, with the null text
+        tokens = tokens.padded(padding)
+        text = torch.cat([text, text.new_zeros(1, text.shape[1])])
+        cu, text_cu = torch.cat([cu, cu[-1:] + padding]), torch.cat([text_cu, text_cu[-1:] + 1])
+    if group is None:
+        return NoisyPack(pack, tokens, cu, cu, text, text_cu)
+    span = group.span(total)
+    return NoisyPack(pack, tokens.each(lambda value: value[span]), cu, group.offsets(cu), text, text_cu)

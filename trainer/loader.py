@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -28,53 +29,71 @@ from trainer.catalog import Catalog
 from trainer.config import FitConfig
 from trainer.curriculum import Curriculum
 from trainer.packs import rank_packs
-from trainer.patches import coordinates, patchify_into, token_validity
+from trainer.patches import coordinates, patchify, token_validity
 from trainer.plan_stream import PlanStream
-from trainer.samples import Sample
+from trainer.samples import Sample, Size
 from trainer.tensors import tensors_in
 from vae.grid import Extent
 
 
-@dataclass
-class Pack:
-    """Samples of many shapes in one sequence.
+@dataclass(frozen=True)
+class Member:
+    """One sample of a pack and what was drawn for it."""
 
-    N tokens, S samples, P patch size (channels x cells), L text tokens.
-    clean: [N, P] normalised latents; valid: [N, P / C] share of real pixels per cell; coords: [N, 3] seconds, y, x in tokens; cu: [S + 1] token
-    offsets; text: [L, Dt]; text_cu: [S + 1]; frame: [N] latent frame of each token; shapes: (t, h, w) in tokens per sample; seeds: noise seed per sample;
-    corrupt: clips that could not be read; kinds: kind of the caption drawn for each sample, none where it was dropped; cut: samples of which only a window is shown.
-    """
+    sample: Sample
+    grid: Size  # (t, h, w) in tokens
+    seed: int  # of its noise
+    caption_kind: str  # "none" where the caption was dropped
+    is_window: bool  # only a part of the clip is shown
+
+
+@dataclass(frozen=True)
+class SampleTokens:
+    """The tensors of one sample of n tokens, before they are joined into a pack; shapes as in `Pack`."""
 
     clean: Tensor
     valid: Tensor
     coords: Tensor
-    cu: Tensor
-    text: Tensor
-    text_cu: Tensor
     frame: Tensor
-    shapes: list[tuple[int, int, int]]
-    samples: list[Sample]
-    seeds: list[int]
-    corrupt: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    cut: list[Sample] = field(default_factory=list)
+    text: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Samples of many shapes, end to end in one sequence.
+
+    Shape legend: N tokens, S samples, P patch values (cells x channels), L text tokens, Dt text width.
+    """
+
+    members: list[Member]  # S
+    corrupt: list[str]  # clips that could not be read and were left out
+    clean: Tensor  # [N, P] normalised latents
+    valid: Tensor  # [N, cells] share of real pixels in each latent cell, 0 where the patch is padding
+    coords: Tensor  # [N, 3] seconds, row, column
+    frame: Tensor  # [N] latent frame of each token
+    cu: Tensor  # [S + 1] token offsets
+    text: Tensor  # [L, Dt] caption embeddings
+    text_cu: Tensor  # [S + 1] text offsets
 
     @property
     def num_tokens(self) -> int:
         return len(self.clean)
 
-    def part(self, count: int) -> Pack:
-        """The first `count` samples."""
-        end, words = int(self.cu[count]), int(self.text_cu[count])
-        return Pack(
-            self.clean[:end], self.valid[:end], self.coords[:end], self.cu[: count + 1], self.text[:words], self.text_cu[: count + 1], self.frame[:end],
-            self.shapes[:count], self.samples[:count], self.seeds[:count], [], self.kinds[:count], [],
-        )  # fmt: skip
+    @property
+    def samples(self) -> list[Sample]:
+        return [member.sample for member in self.members]
+
+
+def offsets_of(lengths: Iterable[int]) -> Tensor:
+    """Offsets [S + 1] of S sequences laid end to end: lengths 3, 2 give 0, 3, 5."""
+    return torch.tensor([0, *lengths]).cumsum(0)
 
 
 def sample_seed(seed: int, epoch: int, sample: Sample) -> int:
     """A seed for everything random about one showing of a sample in one epoch."""
-    key = f"{seed}|{epoch}|{sample.clip_id}" + (f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else "")
+    key = f"{seed}|{epoch}|{sample.clip_id}" + (
+        f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else ""
+    )
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
 
 
@@ -86,7 +105,9 @@ class PackReader:
         cache: where ranges of an object store are kept; None: they are fetched each time.
     """
 
-    def __init__(self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None
+    ) -> None:
         self.dataset, self.catalog, self.config = dataset, catalog, config
         self.members = MemberReader(dataset.filesystem, cache) if dataset else None
         self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
@@ -106,7 +127,9 @@ class PackReader:
             slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
             slice(sample.left, sample.left + sample.latent_w),
         )  # fmt: skip
-        mean, logvar = (torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample))
+        mean, logvar = (
+            torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample)
+        )
         return mean, logvar
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
@@ -141,48 +164,71 @@ class PackReader:
         return self.embedding(sample, captions[index][0]), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
-        """Read one pack; unreadable samples are left out, named in `corrupt` and on the terminal. For validation no text is dropped."""
+        """Read the samples of one pack.
+
+        A sample that cannot be read is left out, reported on the terminal and listed in `Pack.corrupt`.
+
+        Args:
+            epoch: enters the seed of each sample's noise and caption.
+            is_for_validation: keep all captions (no text dropout).
+        """
         dropout = 0.0 if is_for_validation else self.config.flow.text_dropout
-        patch, factors = self.config.model.patch, self.catalog.factors
-        cells, total = int(np.prod(patch)), sum(sample.tokens(patch) for sample in samples)
-        clean = torch.empty(total, cells * self.catalog.latent_channels)
-        valid, coords, frame = torch.empty(total, cells), torch.empty(total, 3), torch.empty(total, dtype=torch.long)
-        ends, texts, cut = [0], list[Tensor](), list[Sample]()
-        good, corrupt, shapes, seeds, kinds = list[Sample](), list[str](), list[tuple[int, int, int]](), list[int](), list[str]()
+        members, parts, corrupt = list[Member](), list[SampleTokens](), list[str]()
         for sample in samples:
             seed = sample_seed(self.config.seed, epoch, sample)
-            generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
             try:
-                latent, (text, kind) = self._latent(sample, generator), self._text(sample, rng, dropout)
+                latent = self._latent(sample, torch.Generator().manual_seed(seed))
+                text, kind = self._text(sample, np.random.default_rng(seed), dropout)
             except (RushesError, OSError, KeyError) as error:
                 corrupt.append(sample.clip_id)
                 say(f"left out of its pack: clip {sample.clip_id} in shard {sample.shard}: {error}")
                 continue
-            row = self.catalog.clips[sample.clip_id]
-            span = slice(ends[-1], ends[-1] + sample.tokens(patch))
-            shape = patchify_into(latent, patch, clean[span])
-            whole = Extent(row["num_frames"], row["height_px"], row["width_px"])
-            valid[span] = token_validity(whole, sample, patch, factors)
-            coords[span], frame[span] = coordinates(shape, patch, row["fps"], sample.start, factors[0])
-            if (shape[1], shape[2]) != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
-                coords[span] += _from_the_middle(sample, row, patch)
-            if (sample.latent_t, sample.latent_h, sample.latent_w) != (row["latent_t"], row["latent_h"], row["latent_w"]):
-                cut.append(sample)
-            ends.append(span.stop)
-            texts.append(text)
-            good.append(sample)
-            shapes.append(shape)
-            seeds.append(seed)
-            kinds.append(kind)
-        used, text_ends = ends[-1], torch.tensor([0, *(len(text) for text in texts)]).cumsum(0)
-        words = torch.cat(texts) if texts else torch.zeros(0, self.catalog.text_width)
+            grid, tokens = self._tokenize(sample, latent, text)
+            members.append(Member(sample, grid, seed, kind, self._is_window(sample)))
+            parts.append(tokens)
+        return self._join(members, parts, corrupt)
+
+    def _tokenize(self, sample: Sample, latent: Tensor, text: Tensor) -> tuple[Size, SampleTokens]:
+        """The token grid (t, h, w) of a sample's latent [C, t, h, w], and its tokens."""
+        patch, row = self.config.model.patch, self.catalog.clips[sample.clip_id]
+        clean, grid = patchify(latent, patch)
+        extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
+        valid = token_validity(extent, sample, patch, self.catalog.factors)
+        coords, frame = coordinates(grid, patch, row["fps"], sample.start, self.catalog.factors[0])
+        if grid[1:] != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
+            coords = coords + _window_offset(sample, row, patch)
+        return grid, SampleTokens(clean, valid, coords, frame, text)
+
+    def _is_window(self, sample: Sample) -> bool:
+        row = self.catalog.clips[sample.clip_id]
+        whole = (row["latent_t"], row["latent_h"], row["latent_w"])
+        return (sample.latent_t, sample.latent_h, sample.latent_w) != whole
+
+    def _join(self, members: list[Member], parts: list[SampleTokens], corrupt: list[str]) -> Pack:
+        """Lay samples end to end; none of them give a pack of no tokens."""
+        cells = math.prod(self.config.model.patch)
+        none = SampleTokens(
+            clean=torch.zeros(0, cells * self.catalog.latent_channels),
+            valid=torch.zeros(0, cells),
+            coords=torch.zeros(0, 3),
+            frame=torch.zeros(0, dtype=torch.long),
+            text=torch.zeros(0, self.catalog.text_width),
+        )
+        columns = {
+            item.name: torch.cat([getattr(part, item.name) for part in [none, *parts]])
+            for item in fields(none)
+        }
         return Pack(
-            clean[:used], valid[:used], coords[:used], torch.tensor(ends), words, text_ends, frame[:used], shapes, good, seeds, corrupt, kinds, cut
+            members=members,
+            corrupt=corrupt,
+            cu=offsets_of(len(part.clean) for part in parts),
+            text_cu=offsets_of(len(part.text) for part in parts),
+            **columns,
         )
 
 
-def _from_the_middle(sample: Sample, row: dict, patch: tuple[int, int, int]) -> Tensor:
-    """[3]: how far the middle of a window lies from the middle of its picture, in seconds (none), rows and columns of tokens."""
+def _window_offset(sample: Sample, row: dict, patch: Size) -> Tensor:
+    """[3]: seconds (0), rows and columns from the centre of the picture to that of the window."""
     down = (sample.top + sample.latent_h / 2 - row["latent_h"] / 2) / patch[1]
     across = (sample.left + sample.latent_w / 2 - row["latent_w"] / 2) / patch[2]
     return torch.tensor([0.0, down, across])
@@ -192,17 +238,34 @@ class Loader:
     """Packs of one rank, step by step, read ahead by threads. Its state is the step."""
 
     def __init__(
-        self, reader: PackReader, plan: PlanStream | Curriculum, rank: int = 0, world_size: int = 1, threads: int = 2, ahead: int = 4
+        self,
+        reader: PackReader,
+        plan: PlanStream | Curriculum,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        ahead: int = 4,
     ) -> None:
         if reader.config.packs_per_step % world_size:
-            raise ValueError(f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}")
-        self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = reader, plan, rank, world_size, threads, ahead
+            raise ValueError(
+                f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}"
+            )
+        self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = (
+            reader,
+            plan,
+            rank,
+            world_size,
+            threads,
+            ahead,
+        )
 
     def mark(self, step: int) -> list[int]:
         """Where the plan's epoch of a step began, for a checkpoint."""
         return list(self.plan.mark(step))
 
-    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
+    def steps_from(
+        self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack
+    ) -> Iterator[tuple[int, int, list[Any]]]:
         """(step, epoch, packs of this rank) from `step` on, without end.
 
         Args:

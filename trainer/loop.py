@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,13 +18,12 @@ from trainer.checkpoint_files import TrainState, damage, list_checkpoints, read_
 from trainer.checkpoints import Saver, Trained, load_checkpoint
 from trainer.config import FitConfig
 from trainer.dit import DiT
-from trainer.efficiency import LossTable, forward_flops, peak_memory_bytes
+from trainer.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
 from trainer.evaluate import evaluate
-from trainer.flow import NoisyPack
+from trainer.flow import NoisyPack, add_noise
 from trainer.guard import Guard
 from trainer.loader import Loader, Pack
 from trainer.optimizers import lr_at
-from trainer.packs import attention_cost_of, pack_cost
 from trainer.parallel import Ranks, own_part, sync_gradients, whole
 from trainer.progress import StepProgress
 from trainer.run_log import RunLog
@@ -36,47 +36,80 @@ def tell(ranks: Ranks, text: str) -> None:
         say(f"fit: {text}")
 
 
+@dataclass(frozen=True)
+class StepTotals:
+    """What the packs of a step hold: on one process or, after `reduce`, on all."""
+
+    valid: float  # latent values that count in the loss, partly real ones by their share
+    num_tokens: float
+    num_read: float  # samples asked for
+    num_corrupt: float  # of these, samples that could not be read
+    stop_requests: float  # processes that were asked to stop
+
+    @classmethod
+    def of(cls, packs: list[NoisyPack], stop: Stop, num_sharing: int) -> StepTotals:
+        """Totals of this process; a pack that several processes share counts once."""
+        num_corrupt = sum(len(noisy.pack.corrupt) for noisy in packs)
+        num_good = sum(len(noisy.pack.members) for noisy in packs)
+        return cls(
+            valid=sum(float(noisy.tokens.weight.sum()) for noisy in packs),
+            num_tokens=sum(noisy.pack.num_tokens for noisy in packs) / num_sharing,
+            num_read=(num_corrupt + num_good) / num_sharing,
+            num_corrupt=num_corrupt / num_sharing,
+            stop_requests=float(bool(stop.signal_name)),
+        )
+
+    def reduce(self, ranks: Ranks) -> StepTotals:
+        return StepTotals(*ranks.sum(list(astuple(self))))
+
+
 @dataclass
 class StepResult:
-    """What one step gave, over all processes: loss per valid value, the same by class and noise band, valid values, tokens, samples read and unreadable ones, the
-    gradient's norm, and whether the guard refused it."""
+    """The outcome of one step, over all processes."""
 
-    loss: float
-    classes: dict[str, float]
-    valid: float
-    num_tokens: float
-    num_read: int
-    num_corrupt: int
-    norm: float = 0.0
+    totals: StepTotals
+    loss: float  # mean per valid value
+    loss_by: dict[str, float]  # the same by shape class and noise band
+    norm: float = 0.0  # of the gradient
     is_skipped: bool = False
 
 
-def train_step(model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop) -> StepResult | None:
-    """Forward and backward of this process' packs; gradients are those of the mean over the valid values of all packs of the step.
+def train_step(
+    model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop
+) -> StepResult | None:
+    """Forward and backward on the packs of this process.
+
+    The loss is the mean over the valid values of all packs of the step, on whichever process they are.
 
     Returns:
-        None, and no gradient, where any process wishes to stop.
+        None, before any forward pass, if any process was asked to stop.
     """
-    shares = ranks.sequence.size if ranks.sequence else 1
-    plain = [item.pack for item in packs]
-    corrupt, good = sum(len(pack.corrupt) for pack in plain), sum(len(pack.samples) for pack in plain)
-    total, wishes, *counts = ranks.sum([
-        sum(float(item.weight.sum()) for item in packs), float(bool(stop.signal_name)), sum(pack.num_tokens for pack in plain) / shares,
-        (corrupt + good) / shares, corrupt / shares,
-    ])  # fmt: skip
-    if wishes:
+    totals = StepTotals.of(packs, stop, ranks.num_sharing).reduce(ranks)
+    if totals.stop_requests:
         return None
-    table, error_sum = LossTable(), 0.0
-    for index, item in enumerate(packs):
+    valid, table = max(totals.valid, 1.0), LossTable()
+    for index, noisy in enumerate(packs):
         sync_gradients(model, index == len(packs) - 1, ranks)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.is_bf16):
-            velocity = model(*(value.to(ranks.device, non_blocking=True) for value in item.inputs()))
-        error = item.error(velocity)
-        (error.sum() * (ranks.size / max(total, 1.0))).backward()
-        error_sum += float(error.detach().sum())
-        table.add(item, error.detach().cpu())
-    sums = ranks.sum([error_sum, *table.numbers])
-    return StepResult(sums[0] / max(total, 1.0), table.means(sums[1:]), total, counts[0], round(counts[1]), round(counts[2]))
+            velocity = model(*(value.to(ranks.device, non_blocking=True) for value in noisy.inputs()))
+        error = noisy.error(velocity)  # [N]
+        (error.sum() * (ranks.size / valid)).backward()  # FSDP divides gradients by the number of processes
+        table.add(noisy, error.detach())
+    table = table.reduce(ranks)
+    return StepResult(totals, table.total / valid, table.means())
+
+
+def consumed_row(packs: list[Pack], is_skipped: bool) -> dict[str, Any]:
+    """Which samples a process read at a step, for `consumed*.jsonl`."""
+    members = [member for pack in packs for member in pack.members]
+    corrupt = [clip_id for pack in packs for clip_id in pack.corrupt]
+    row: dict[str, Any] = {
+        "samples": [[member.sample.clip_id, member.sample.shard] for member in members],
+        "windows": {
+            member.sample.clip_id: list(member.sample.window) for member in members if member.is_window
+        },
+    }
+    return row | ({"corrupt": corrupt} if corrupt else {}) | ({"skipped": True} if is_skipped else {})
 
 
 @torch.no_grad()
@@ -91,11 +124,22 @@ class Run:
     """A run under way: what the steps share."""
 
     def __init__(
-        self, config: FitConfig, out: Path, ranks: Ranks, trained: Trained, state: TrainState, validation: list[Pack], sheets: Sheets | None
+        self,
+        config: FitConfig,
+        out: Path,
+        ranks: Ranks,
+        trained: Trained,
+        state: TrainState,
+        validation: list[Pack],
+        sheets: Sheets | None,
     ) -> None:
         self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
         self.validation, self.sheets = validation, sheets
-        self.guard, self.num_read, self.num_corrupt = Guard(config.spike_factor, state), state.num_read, state.num_corrupt
+        self.guard, self.num_read, self.num_corrupt = (
+            Guard(config.spike_factor, state),
+            state.num_read,
+            state.num_corrupt,
+        )
         self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()
@@ -133,10 +177,10 @@ class Run:
                 if result is None:
                     break
                 step = number + 1
-                self._write(number, epoch, packs, result, stalled_s, time.monotonic() - ready_s)
+                self._write(number, epoch, packs, result, StepTime(time.monotonic() - ready_s, stalled_s))
                 if number == 0:
                     self._tell_first(packs)
-                progress.step(step, epoch, result.loss, result.num_tokens)
+                progress.step(step, epoch, result.loss, result.totals.num_tokens)
                 self._after(step, loader)
                 if step == config.steps:
                     break
@@ -148,17 +192,26 @@ class Run:
             self.save(step, loader)
         self.saver.finish()
         if step < config.steps:
-            tell(self.ranks, f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to go on")
+            tell(
+                self.ranks,
+                f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to go on",
+            )
             raise Interrupted(stop.signal_name)
         return step
 
     def _noisy(self, pack: Pack, step: int) -> NoisyPack:
         """Done by the loader's threads."""
-        made = NoisyPack(pack, self.config.flow, salt=step, group=self.ranks.sequence)
+        made = add_noise(pack, self.config.flow, salt=step, group=self.ranks.sequence)
         return made.pinned() if self.ranks.device.type == "cuda" else made
 
     def save(self, done: int, loader: Loader | StreamLoader) -> None:
-        state = replace(self.guard.state(), step=done, plan_mark=loader.mark(done), num_read=self.num_read, num_corrupt=self.num_corrupt)
+        state = replace(
+            self.guard.state(),
+            step=done,
+            plan_mark=loader.mark(done),
+            num_read=self.num_read,
+            num_corrupt=self.num_corrupt,
+        )
         self.saver.save(self.trained, state)
 
     def _after(self, step: int, loader: Loader | StreamLoader) -> None:
@@ -187,7 +240,9 @@ class Run:
         if result is None:
             return None
         self._count(result)
-        result.norm = float(whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm)))
+        result.norm = float(
+            whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm))
+        )
         why = self.guard.refuses(result.loss, result.norm)
         for optimizer in trained.optimizers:
             if not why:
@@ -203,8 +258,8 @@ class Run:
         return result
 
     def _count(self, result: StepResult) -> None:
-        self.num_read += result.num_read
-        self.num_corrupt += result.num_corrupt
+        self.num_read += round(result.totals.num_read)
+        self.num_corrupt += round(result.totals.num_corrupt)
         limit = self.config.max_corrupt
         if self.num_corrupt > max(3, limit * self.num_read):
             raise RushesError(
@@ -221,46 +276,43 @@ class Run:
         calm = [path for path in list_checkpoints(self.out / "checkpoints") if not read_state(path).in_a_row]
         sound = next((path for path in reversed(calm) if not damage(path, self.ranks)), None)
         if sound is None:
-            tell(self.ranks, "there is no sound checkpoint from before the refused steps to go back to; the weights stay as they are")
+            tell(
+                self.ranks,
+                "there is no sound checkpoint from before the refused steps to go back to; the weights stay as they are",
+            )
             return
         load_checkpoint(sound, self.trained, self.state.digest, self.ranks)
         guard.num_rolled_back += 1
         tell(self.ranks, f"weights and optimizer are those of {sound.name} again; the data goes on")
 
-    def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, stalled_s: float, seconds: float) -> None:
-        config, ranks = self.config, self.ranks
-        kinds = Counter(kind for pack in packs for kind in pack.kinds)
-        self.drawn += kinds
-        shares = ranks.sequence.size if ranks.sequence else 1
-        lengths = [pack.cu.diff().tolist() for pack in packs]
-        flops = 3 * sum(forward_flops(config.model, own, pack.text_cu.diff().tolist()) for own, pack in zip(lengths, packs, strict=True)) / shares
-        cost = sum(pack_cost(own, attention_cost_of(config)) for own in lengths) / shares
-        costs = ranks.sum([cost if rank == ranks.rank else 0.0 for rank in range(ranks.size)])
-        stalled, all_flops = ranks.sum([stalled_s, flops])
-        if not ranks.sequence or ranks.sequence.rank == 0:
-            windows = {
-                item.clip_id: [item.start, item.latent_t, item.top, item.latent_h, item.left, item.latent_w] for pack in packs for item in pack.cut
-            }
-            samples = [[item.clip_id, item.shard] for pack in packs for item in pack.samples]
-            row = {"step": number, "epoch": epoch, "rank": ranks.rank, "samples": samples, "windows": windows}
-            corrupt = [name for pack in packs for name in pack.corrupt]
-            self.log.consumed(row | ({"corrupt": corrupt} if corrupt else {}) | ({"skipped": True} if result.is_skipped else {}))
-        self.log.metrics({
-            "step": number, "epoch": epoch, "loss": result.loss, "grad_norm": result.norm, "tokens": int(result.num_tokens), "valid": result.valid,
-            "fill": round(result.num_tokens / (config.tokens * config.packs_per_step), 4), "imbalance": round(max(costs) * ranks.size / max(sum(costs), 1e-9), 4),
-            "tokens_per_s": round(result.num_tokens / max(seconds, 1e-9), 1), "stall_share": round(stalled / ranks.size / max(seconds, 1e-9), 4),
-            "tflops": round(all_flops / max(seconds, 1e-9) / 1e12, 5), "mfu": _mfu(all_flops, seconds, config.peak_tflops * ranks.size),
-            "memory_bytes": peak_memory_bytes(ranks.device), "skipped": self.guard.num_skipped, "rolled_back": self.guard.num_rolled_back,
+    def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, time: StepTime) -> None:
+        """Log a step: what this process read, and the numbers of the step over all processes."""
+        efficiency = step_efficiency(packs, result.totals.num_tokens, time, self.config, self.ranks)
+        captions = Counter(member.caption_kind for pack in packs for member in pack.members)
+        self.drawn += captions
+        where = {"step": number, "epoch": epoch}
+        # One row for each pack, not for each share of it.
+        if not self.ranks.sequence or self.ranks.sequence.rank == 0:
+            self.log.consumed(where | {"rank": self.ranks.rank} | consumed_row(packs, result.is_skipped))
+        row = {
+            "loss": result.loss,
+            "grad_norm": result.norm,
+            "tokens": int(result.totals.num_tokens),
+            "valid": result.totals.valid,
+            **asdict(efficiency),
+            "memory_bytes": peak_memory_bytes(self.ranks.device),
+            "skipped": self.guard.num_skipped,
+            "rolled_back": self.guard.num_rolled_back,
             "corrupt": self.num_corrupt,
-            "captions": dict(kinds), "loss_by": result.classes,
-        })  # fmt: skip
+            "captions": dict(captions),
+            "loss_by": result.loss_by,
+        }
+        self.log.metrics(where | row)
 
     def _tell_first(self, packs: list[Pack]) -> None:
-        shapes = sorted({"x".join(map(str, grid)) for pack in packs for grid in pack.shapes})
+        shapes = sorted({"x".join(map(str, member.grid)) for pack in packs for member in pack.members})
         held = sum(len(pack.samples) for pack in packs)
-        tell(self.ranks, f"the first pack holds {held} samples of {len(shapes)} distinct shapes (t x h x w in tokens): {', '.join(shapes)}")
-
-
-def _mfu(flops: float, seconds: float, peak_tflops: float) -> float | None:
-    """Share of the devices' peak that was used; None where the peak was not given."""
-    return round(flops / max(seconds, 1e-9) / (peak_tflops * 1e12), 4) if peak_tflops else None
+        tell(
+            self.ranks,
+            f"the first pack holds {held} samples of {len(shapes)} distinct shapes (t x h x w in tokens): {', '.join(shapes)}",
+        )

@@ -56,6 +56,15 @@ class Ranks:
         dist.all_reduce(total)
         return [float(number) for number in total]
 
+    @property
+    def num_sharing(self) -> int:
+        """Processes that share each pack."""
+        return self.sequence.size if self.sequence else 1
+
+    def gather(self, number: float) -> list[float]:
+        """One number of each process, in the order of ranks."""
+        return self.sum([number if rank == self.rank else 0.0 for rank in range(self.size)])
+
     def wait(self) -> None:
         """Wait for the others."""
         if self.size > 1:

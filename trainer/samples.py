@@ -40,6 +40,11 @@ class Sample:
     repeat: int = 0
     view: int = 0
 
+    @property
+    def window(self) -> Window:
+        """What is shown of the clip's latent."""
+        return Window(self.start, self.latent_t, self.top, self.latent_h, self.left, self.latent_w)
+
     def tokens(self, patch: Size) -> int:
         return -(-self.latent_t // patch[0]) * -(-self.latent_h // patch[1]) * -(-self.latent_w // patch[2])
 

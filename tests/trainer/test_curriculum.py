@@ -121,7 +121,7 @@ def test_a_crop_keeps_its_true_place_and_its_validity(dataset):
         places = {tuple(place): index for index, place in enumerate(whole.coords.tolist())}
         chosen = torch.tensor([places[tuple(place)] for place in part.coords.tolist()])
         assert torch.equal(whole.valid[chosen], part.valid)
-    assert part.cut and not whole.cut
+    assert part.members[0].is_window and not whole.members[0].is_window
 
 
 def test_views_are_mixed_by_weight_each_with_its_own_texts(dataset, tmp_path):

@@ -23,7 +23,7 @@ from trainer.config_files import load_config, save_config
 from trainer.dit import DiT
 from trainer.export import export_checkpoint, load_model
 from trainer.fit import fit, plan_stream
-from trainer.flow import NoisyPack
+from trainer.flow import add_noise
 from trainer.loader import PackReader
 from trainer.packs import EpochPlan
 from trainer.run_lock import RunLock
@@ -86,13 +86,13 @@ def test_a_pack_holds_many_shapes_and_padding_is_out_of_the_loss(dataset):
     catalog = load_catalog(dataset, [View.load(dataset)], TEST)
     config = dataclasses.replace(TEST, tokens=2048)
     pack = PackReader(dataset, catalog, config).read(plan_stream(catalog, config).at(0)[1][0], 0)
-    assert len(set(pack.shapes)) >= 4
-    noisy = NoisyPack(pack, config.flow)
-    assert noisy.weight.shape == pack.clean.shape
-    assert not noisy.weight[noisy.known].any()
+    assert len({member.grid for member in pack.members}) >= 4
+    noisy = add_noise(pack, config.flow)
+    assert noisy.tokens.weight.shape == pack.clean.shape
+    assert not noisy.tokens.weight[noisy.tokens.known].any()
     assert (pack.valid < 1).any()
-    broken = noisy.target.clone()
-    broken[noisy.weight == 0] += 1e3  # errors where nothing is real cost nothing
+    broken = noisy.tokens.target.clone()
+    broken[noisy.tokens.weight == 0] += 1e3  # errors where nothing is real cost nothing
     assert float(noisy.error(broken).sum()) == pytest.approx(0.0, abs=1e-6)
 
 
