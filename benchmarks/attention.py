@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from trainer.attention import attend, attend_dense, documents
+from trainer.model.attention import attend, attend_dense, documents
 
 PACKS = {"8 documents of 64 to 1024": [64, 128, 256, 512, 1024, 1024, 576, 512], "64 documents of 64": [64] * 64}
 

@@ -16,7 +16,7 @@ from captioner.coca.config import CocaConfig
 from captioner.coca.decoding import Decoding, write, write_uncached
 from captioner.coca.model import VideoCoCa
 from captioner.commands import print_report
-from captioner.evaluation import run_evaluation
+from captioner.judging.evaluation import run_evaluation
 
 TOKENS, CLIPS, ROUNDS = 200, 4, 3
 

@@ -33,9 +33,9 @@ import cv2
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pipeline.config import CurateConfig
-from pipeline.curate import Book
-from pipeline.cutting import pieces
-from pipeline.sources import Found, source_row
+from pipeline.curate.cutting import pieces
+from pipeline.curate.stage import Book
+from pipeline.footage.sources import Found, source_row
 
 cv2.setNumThreads(1)
 

@@ -24,11 +24,11 @@ from safetensors.torch import load, save
 
 from manifests.reading import MemberReader
 from manifests.shards import Member, TarWriter
-from trainer.catalog import Catalog
 from trainer.config import FitConfig
-from trainer.loader import PackReader
-from trainer.samples import Sample, SampleTable
-from trainer.tensors import tensors_in
+from trainer.data.catalog import Catalog
+from trainer.data.loader import PackReader
+from trainer.data.samples import Sample, SampleTable
+from trainer.data.tensors import tensors_in
 
 SHARD_SAMPLES, ROUNDS, WORKERS = 200, 3, 2
 
@@ -56,7 +56,7 @@ def cpu_s() -> float:
 
 
 def ours(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
-    """Reads by the index, crc32 checked, in threads, one copy: what `trainer.loader` does first."""
+    """Reads by the index, crc32 checked, in threads, one copy: what `trainer.data.loader` does first."""
     reader = MemberReader(LocalFileSystem())
     rooms = [torch.zeros_like(buffer) for _ in range(WORKERS)]
 

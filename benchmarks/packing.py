@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.config import FitConfig
-from trainer.packs import EpochPlan, PackSettings, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.data.packs import EpochPlan, PackSettings, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.data.samples import Sample, SampleTable
 from trainer.planning import describe
-from trainer.samples import Sample, SampleTable
 
 PATCH, WIDTH = (1, 2, 2), 2048
 

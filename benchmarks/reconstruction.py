@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from vae import DEFAULT_WEIGHTS, load_vae
-from vae.clips import world_clips
-from vae.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
+from vae.measuring.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
 from vae.published import published
+from vae.training.clips import world_clips
 
 LIST = Path(__file__).parent / "vae_files.txt"
 """The real files that are judged on, and never trained on."""

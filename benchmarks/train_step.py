@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
-from trainer import attention, dit
 from trainer.config import PRESETS
-from trainer.dit import DiT, count_parameters
-from trainer.efficiency import forward_flops
-from trainer.packs import PackSettings, plan_epoch
-from trainer.patches import coordinates
-from trainer.samples import Sample, SampleTable
+from trainer.data.packs import PackSettings, plan_epoch
+from trainer.data.patches import coordinates
+from trainer.data.samples import Sample, SampleTable
+from trainer.model import attention, dit
+from trainer.model.dit import DiT, count_parameters
+from trainer.reports.efficiency import forward_flops
 
 ROUNDS, WORDS = 5, 40
 PATCH = (1, 2, 2)
@@ -92,7 +92,7 @@ def built(options: argparse.Namespace, device: torch.device) -> DiT:
     torch.manual_seed(0)
     model = DiT(PRESETS[options.preset]().model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
-    for index, plain in enumerate(model.blocks):  # as in trainer/parallel.py
+    for index, plain in enumerate(model.blocks):  # as in trainer/state/parallel.py
         block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if options.checkpoint else plain
         if options.compile:
             block.compile(dynamic=True)

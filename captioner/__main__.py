@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captions
+from captioner.backends.server import BudgetSpentError
 from captioner.commands import Compare, Eval, Judge
 from captioner.facts import file_facts
-from captioner.server import BudgetSpentError
-from captioner.sheet import contact_sheet
+from captioner.judging.sheet import contact_sheet
 from learning.launching import run_processes, without
 from manifests import cli
 from manifests.errors import UsageError

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from captioner.language.upsample import PhraseUpsampler, model_upsampler
 from captioner.options import CaptionerOptions
-from captioner.upsample import PhraseUpsampler, model_upsampler
 from manifests import cli, queries
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
@@ -29,7 +29,7 @@ def upsampler(server: str = "", model: str = "") -> Callable[..., str]:
     phrases = PhraseUpsampler.load(path) if path.exists() else PhraseUpsampler()
     if not server:
         return phrases
-    from captioner.judged import asker
+    from captioner.judging.judged import asker
 
     return model_upsampler(asker(server, model), phrases)
 
@@ -59,8 +59,8 @@ class Eval:
         import torch
 
         from captioner.coca.checkpoint import DEFAULT_WEIGHTS
-        from captioner.evaluation import run_evaluation
-        from captioner.sheet import contact_sheet
+        from captioner.judging.evaluation import run_evaluation
+        from captioner.judging.sheet import contact_sheet
 
         if self.clips < 1:
             raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
@@ -137,8 +137,8 @@ class Compare:
     """Also write a PNG with frames."""
 
     def run(self) -> int:
-        from captioner.sheet import contact_sheet
-        from media.images import decode_image
+        from captioner.judging.sheet import contact_sheet
+        from media.decode.images import decode_image
 
         dataset = Dataset(self.dataset)
         columns = [_caption_column(dataset, name) for name in (self.a, self.b)]
@@ -217,7 +217,7 @@ class Judge:
     """How often each verdict is asked for."""
 
     def run(self) -> int:
-        from captioner.judged import asker, judge_events, judge_questions, load_captions, load_truth
+        from captioner.judging.judged import asker, judge_events, judge_questions, load_captions, load_truth
 
         if self.form not in {"events", "questions"}:
             raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")

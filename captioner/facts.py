@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from media import MediaError, VideoReader, probe
-from media.measure import look, measure
-from media.shots import GLANCE_PX, ShotDetector
+from media import MediaError, VideoReader
+from media.decode.probe import probe
+from media.measure.clip import look, measure
+from media.shots.detector import GLANCE_PX, ShotDetector
 
 CUT_THRESHOLD, PREVIEW_FPS = 3.0, 2.0
 _MAX_SECONDS, _SMALL_PX, _PREVIEW_PX, _SMALL_FPS = 60.0, 256, 512, 8.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from media.geometry import pick_times
+from media.decode.geometry import pick_times
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import Shot, sample_shot

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from captioner.answers import fields_text
+from captioner.gates.answers import fields_text
 from manifests.errors import UsageError
 
 FALLBACK = ("dense", "short", "structured", "alt")

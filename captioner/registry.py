@@ -12,17 +12,17 @@ from captioner.windows import Windowed
 from manifests.errors import UsageError
 
 if TYPE_CHECKING:
-    from captioner.text_encoder import TextEncoder
+    from captioner.language.text_encoder import TextEncoder
 
 
 def _measured(options: CaptionerOptions) -> Captioner:
-    from captioner.measured import MeasuredCaptioner
+    from captioner.backends.measured import MeasuredCaptioner
 
     return MeasuredCaptioner()
 
 
 def _given(options: CaptionerOptions) -> Captioner:
-    from captioner.given import GivenCaptioner
+    from captioner.backends.given import GivenCaptioner
 
     return GivenCaptioner()
 
@@ -34,13 +34,13 @@ def _coca(options: CaptionerOptions) -> Captioner:
 
 
 def _transformers(options: CaptionerOptions) -> Captioner:
-    from captioner.vlm import VlmCaptioner
+    from captioner.backends.vlm import VlmCaptioner
 
     return Windowed(VlmCaptioner(options), options.window_s)
 
 
 def _openai(options: CaptionerOptions) -> Captioner:
-    from captioner.server import ServerCaptioner
+    from captioner.backends.server import ServerCaptioner
 
     return Windowed(ServerCaptioner(options), options.window_s)
 
@@ -76,11 +76,11 @@ def make_text_encoder(name: str, model: str = "") -> TextEncoder:
         UsageError: there is none of that name.
     """
     if name == "hashed-words":
-        from captioner.text_encoder import HashedWordEncoder
+        from captioner.language.text_encoder import HashedWordEncoder
 
         return HashedWordEncoder()
     if name in TEXT_ENCODERS:
-        from captioner import text_towers
+        from captioner.backends import text_towers
 
         return text_towers.make(name, model)
     raise UsageError(f"text encoder {name}", "is not known", f"Encoders: {', '.join(TEXT_ENCODERS)}.")

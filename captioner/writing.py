@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from captioner.gates import judge
+from captioner.gates.gates import judge
 from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
 
 

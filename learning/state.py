@@ -1,6 +1,6 @@
 """The state of a training in one safetensors file: modules, averages and optimizers, with the step and the digest of all that decides the run.
 
-For models that fit one process; the trainer's sharded checkpoints are in trainer/checkpoints.py.
+For models that fit one process; the trainer's sharded checkpoints are in trainer/state/checkpoints.py.
 """
 
 from __future__ import annotations

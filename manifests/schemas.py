@@ -104,7 +104,7 @@ CLIPS = [
 HASHES = [
     ("clip_id", pa.string()),
     ("shard", pa.int32()),
-    ("video_hash", pa.binary()),  # perceptual, of the bar-free picture at four frames a second (media/videohash.py)
+    ("video_hash", pa.binary()),  # perceptual, of the bar-free picture at four frames a second (media/measure/videohash.py)
 ]
 EMBEDDINGS = [
     ("clip_id", pa.string()),

@@ -20,16 +20,16 @@ from manifests.errors import UsageError
 from manifests.events import read_events, run_ids
 from manifests.layout import Column, Dataset
 from manifests.views import View
-from pipeline.caption import CaptionStage
-from pipeline.cluster import connect, interrupt_on_signals
 from pipeline.config import IngestConfig
-from pipeline.engine import build_stages, execute, open_for, plan_generation
-from pipeline.estimate import Prices, print_estimate
-from pipeline.launch import Launch
-from pipeline.repair import Replay, Retry
-from pipeline.sources import list_sources
-from pipeline.stage import Stage
-from pipeline.text import TextStage
+from pipeline.engine.cluster import connect, interrupt_on_signals
+from pipeline.engine.estimate import Prices, print_estimate
+from pipeline.engine.launch import Launch
+from pipeline.engine.repair import Replay, Retry
+from pipeline.engine.run import build_stages, execute, open_for, plan_generation
+from pipeline.footage.sources import list_sources
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.protocol import Stage
+from pipeline.stages.text import TextStage
 
 
 @dataclass(frozen=True, kw_only=True)

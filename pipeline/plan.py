@@ -19,11 +19,11 @@ from manifests.commit import write_part
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.schemas import to_table
-from media.access import is_local
+from media.bytes.access import is_local
+from media.decode.reader import SEEKABLE
 from media.errors import shown
-from media.reader import SEEKABLE
 from pipeline.config import PlanConfig
-from pipeline.sources import Found, same_bytes
+from pipeline.footage.sources import Found, same_bytes
 
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 

@@ -38,12 +38,12 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max_pixels: int = 4096) -> Dataset:
     """The pipeline's stages run one after the other in this process."""
     from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
-    from pipeline.engine import build_stages, mark_duplicates, save_view
-    from pipeline.near_duplicates import in_process
+    from pipeline.dedup.near_duplicates import in_process
+    from pipeline.engine.run import build_stages, mark_duplicates, save_view
+    from pipeline.engine.runner import start_run
+    from pipeline.footage.sources import list_sources, source_row
     from pipeline.plan import make_plan
-    from pipeline.runner import start_run
-    from pipeline.sources import list_sources, source_row
-    from pipeline.stage import run_stage
+    from pipeline.stages.protocol import run_stage
 
     config = IngestConfig(plan=PlanConfig(shard_s=shard_s), encode=EncodeConfig(max_pixels=max_pixels))
     dataset = Dataset.create(str(out))

@@ -58,10 +58,10 @@ class Sample:
         import torch
 
         from captioner.commands import upsampler
-        from media.images import encode_png
+        from media.decode.images import encode_png
         from media.writer import write_video
-        from trainer.export import load_model
-        from trainer.sample import Canvas, sample_latent, to_frames
+        from trainer.sampling.sample import Canvas, sample_latent, to_frames
+        from trainer.sampling.trained import load_model
         from vae import DEFAULT_WEIGHTS, load_vae
 
         if min(self.width, self.height, self.frames, self.steps) < 1:
@@ -145,7 +145,7 @@ class Export:
     """Folder to write; RUN/model if left out."""
 
     def run(self) -> int:
-        from trainer.export import export_checkpoint
+        from trainer.state.export import export_checkpoint
 
         out = self.out or self.run_folder / "model"
         cli.say(f"export: from {export_checkpoint(self.run_folder, self.step, self.ema, out)}")

@@ -94,7 +94,7 @@ class FlowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """A part of a run that reads a part of the data (trainer/curriculum.py)."""
+    """A part of a run that reads a part of the data (trainer/data/curriculum.py)."""
 
     steps: int = 0
     """Length of the stage; the last one goes on to the end of the run."""
@@ -134,7 +134,7 @@ class FitConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: for the matrices of the blocks; the rest by AdamW (trainer/optimizers.py)."""
+    """muon: for the matrices of the blocks; the rest by AdamW (trainer/state/optimizers.py)."""
     schedule: Literal["flat-cosine", "cosine", "constant"] = "flat-cosine"
     """Of the learning rate, after the warm-up."""
     ema_decay: float = 0.995

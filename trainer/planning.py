@@ -12,10 +12,10 @@ from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from trainer.config import FitConfig
-from trainer.curriculum import EPOCHS_OF_A_STAGE, Stage
+from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Stage
+from trainer.data.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs
+from trainer.data.samples import SampleTable
 from trainer.options import Preset, RunOptions
-from trainer.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs
-from trainer.samples import SampleTable
 
 WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -37,8 +37,8 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
     """Counts, fill, what is kept, balance and operations (forward and backward) of one epoch."""
     import torch
 
-    from trainer.dit import DiT, count_parameters
-    from trainer.efficiency import forward_flops
+    from trainer.model.dit import DiT, count_parameters
+    from trainer.reports.efficiency import forward_flops
 
     patch = config.model.patch
     tokens = -(-table.latent_t // patch[0]) * table.per_frame(patch)
@@ -96,8 +96,8 @@ class Plan(RunOptions):
     """Print JSON."""
 
     def run(self) -> int:
-        from trainer.catalog import load_catalog, views_of
-        from trainer.curriculum import stages_of
+        from trainer.data.catalog import load_catalog, views_of
+        from trainer.data.curriculum import stages_of
 
         if not self.data:
             raise UsageError("--data", "is needed", "Give the dataset to plan for.")
@@ -143,7 +143,7 @@ class Measure:
         import torch
 
         from trainer.config import preset
-        from trainer.costs import measure
+        from trainer.model.costs import measure
 
         if self.tokens < 256 or self.threads < 1:
             raise UsageError("--tokens, --threads", "must be 256 and 1 or more", "Packs of documents of several lengths are timed.")

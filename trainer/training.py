@@ -96,7 +96,7 @@ class Fit(RunOptions):
         from braceexpand import braceexpand
 
         from manifests.reading import RangeCache
-        from trainer.fit import fit, fit_tars
+        from trainer.run.fit import fit, fit_tars
 
         torch.set_num_threads(self.threads)
         if self.out is None and ("://" in self.data or not self.data):

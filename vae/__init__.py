@@ -1,8 +1,9 @@
 """The spacetime VAE: video of any shape to a compact latent and back, exactly as large as it was. An image is a one-frame video."""
 
-from vae.checkpoint import DEFAULT_WEIGHTS, load_own, load_vae, weights_digest
+from vae.checkpoint import load_own, load_vae
+from vae.folder import DEFAULT_WEIGHTS, weights_digest
 from vae.grid import Extent, Latent, latent_size, validity
-from vae.model import CausalVAE, VAEConfig
+from vae.network.model import CausalVAE, VAEConfig
 from vae.protocol import VAE
 
 __all__ = [

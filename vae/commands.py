@@ -21,17 +21,19 @@ from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from media import MediaError, VideoReader, probe
-from media.images import encode_png
+from media import MediaError, VideoReader
+from media.decode.probe import probe
+from media.decode.images import encode_png
 from media.writer import write_video
-from vae import evaluate
-from vae.checkpoint import DEFAULT_WEIGHTS, load_own, load_vae, read_record, save_vae
-from vae.clips import Windows, as_float, dataset_clips, footage_clips, to_video, world_clips
+from vae.checkpoint import load_own, load_vae, save_vae
+from vae.folder import DEFAULT_WEIGHTS, read_record
 from vae.grid import Extent
-from vae.losses import psnr_db
-from vae.model import CausalVAE, VAEConfig
-from vae.stats import channel_stats, corpus_stats
-from vae.train import TrainConfig, train
+from vae.measuring import evaluate
+from vae.measuring.stats import channel_stats, corpus_stats
+from vae.network.model import CausalVAE, VAEConfig
+from vae.training.clips import Windows, as_float, dataset_clips, footage_clips, to_video, world_clips
+from vae.training.losses import psnr_db
+from vae.training.train import TrainConfig, train
 
 PUSH_FRAMES = 16
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifests.errors import UsageError
+from vae.folder import weights_digest
 from vae.grid import Extent, Factors, Latent, latent_size
 
 MAX_WHOLE_PIXELS = 160 * 1280 * 720
@@ -64,8 +65,6 @@ def load_published(folder: Path, record: dict[str, Any]) -> Published:
     model = getattr(diffusers, name).from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
     )
-    from vae.checkpoint import weights_digest
-
     rule = hashlib.sha256(f"{weights_digest(folder)} {FAMILIES[name].chunk_rule}".encode()).hexdigest()
     made = published(model)
     made.fingerprint = rule

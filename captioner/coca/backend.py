@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from captioner.answers import fields_text
 from captioner.coca.checkpoint import DEFAULT_WEIGHTS, STAGES, CaptionerFolder, load_stage, looks_digest, read_folder, stage_digest
 from captioner.coca.decoding import Decoding, Written, write
 from captioner.coca.domain import Domain
@@ -24,10 +23,11 @@ from captioner.coca.inputs import clip_input, looked_at, normalised
 from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import batch
+from captioner.gates.answers import fields_text
+from captioner.gates.slots import Slots, read
 from captioner.options import CaptionerOptions
 from captioner.prompts import camera_fields
 from captioner.protocol import Caption, ClipFrames, Provenance, Usage, Verdict
-from captioner.slots import Slots, read
 
 _BATCH = 16
 

@@ -25,7 +25,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.shards import read_member
 from manifests.views import View
-from media.images import decode_image, encode_jpeg
+from media.decode.images import decode_image, encode_jpeg
 from world import captions as words
 from world.counterfactuals import mirrored, reversed_shot
 from world.scene import Shot

@@ -23,7 +23,7 @@ from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from captioner.coca.training import StageConfig, train_stage
-from captioner.upsample import PhraseUpsampler
+from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
 

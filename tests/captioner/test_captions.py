@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captioner import ClipFrames, judge, make_captioner, make_text_encoder
-from captioner.given import given_captions
+from captioner.backends.given import given_captions
 from captioner.mixing import Mixing, draw, structured_variant
 from manifests.errors import UsageError
 from world.scene import SHAPES

@@ -60,14 +60,14 @@ def test_an_ingest_killed_and_terminated_and_rerun_ends_with_the_same_bytes(film
 
 
 DOUBLE = """
-import media.reader
-real = media.reader.VideoReader.pictures
+import media.decode.reader
+real = media.decode.reader.VideoReader.pictures
 def pictures(self, *arguments):
     deed = {deeds!r}.get(self.facts.path)
     if deed:
         exec(deed)
     return real(self, *arguments)
-media.reader.VideoReader.pictures = pictures
+media.decode.reader.VideoReader.pictures = pictures
 """
 DEEDS = {
     "import os; os.abort()": "its process died",

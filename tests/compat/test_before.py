@@ -23,9 +23,9 @@ import pytest
 from manifests.layout import Dataset
 from manifests.verify import verify
 from manifests.views import View
-from media.images import decode_image
+from media.decode.images import decode_image
 from pipeline.config import IngestConfig
-from pipeline.engine import build_stages
+from pipeline.engine.run import build_stages
 from tests.e2e.commands import run
 
 ARCHIVE = Path(__file__).parent / "7c235aa.tar.xz"
@@ -47,15 +47,11 @@ def test_a_dataset_of_before_is_sound_and_its_columns_are_those_of_today(before)
     [record] = (before / "dataset" / "runs").glob("*/run.json")
     stages = build_stages(IngestConfig.from_dict(json.loads(record.read_text())["config"]))
     view = View.load(dataset)
-    assert {stage.name: str(stage.column) for stage in stages} == {
-        name: str(column) for name, column in view.columns.items() if name != "dedup"
-    }
+    assert {stage.name: str(stage.column) for stage in stages} == {name: str(column) for name, column in view.columns.items() if name != "dedup"}
 
 
 def test_a_run_of_before_resumes_with_the_same_losses(before):
-    (before / "settings.json").write_text(
-        '{"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}'
-    )
+    (before / "settings.json").write_text('{"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}')
     fit = ("trainer", "fit", "tiny", "--data", before / "dataset", "--out", before / "run", "--tokens", 512)
     done = run(*fit, "--steps", 9, "--save-every", 6, "--settings", before / "settings.json")
     assert "resumed after step 6" in done.stderr
@@ -72,8 +68,6 @@ def test_a_run_of_before_resumes_with_the_same_losses(before):
 def test_a_model_of_before_samples_the_same_picture(before):
     size = ("--width", 32, "--height", 24, "--frames", 1, "--steps", 4)
     run("trainer", "sample", before / "run", "--prompt", "a red ball", *size, "--out", before / "now.png")
-    now, then = (
-        decode_image((before / name).read_bytes()).astype(int) for name in ("now.png", "expected.png")
-    )
+    now, then = (decode_image((before / name).read_bytes()).astype(int) for name in ("now.png", "expected.png"))
     assert now.shape == then.shape == (24, 32, 3)
     assert np.abs(now - then).max() <= 2

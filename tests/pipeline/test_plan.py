@@ -8,8 +8,8 @@ from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from pipeline.config import PlanConfig
+from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import deal, make_plan, segments_of
-from pipeline.sources import list_sources, source_row
 
 
 def here(files):

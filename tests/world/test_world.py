@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from media.camera import camera
+from media.measure.camera import camera
 from world import captions
 from world.film import make_film, render_film, truth, write_film
 from world.render import render_frame
@@ -78,7 +78,7 @@ def test_edges_are_smooth_at_every_size():
 
 def test_camera_claims_of_the_measured_captioner_are_right_on_random_shots():
     """Many shots are too plain to tell; what is claimed must be true."""
-    from captioner.measured import _MIN_CONFIDENCE
+    from captioner.backends.measured import _MIN_CONFIDENCE
 
     claims = right = 0
     for seed in range(72):

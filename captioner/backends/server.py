@@ -1,0 +1,207 @@
+"""The `openai` backend: any server that speaks the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted ones).
+
+Requests run side by side up to a limit. `Retry-After` is honoured, the body of the server's error is kept, and a budget stops the run before it is spent. The answer is
+asked for as JSON by schema where the server offers it, and checked always. The key comes from the environment, is sent, and is never logged or stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from captioner.backends.vlm import reduced
+from captioner.coca.inputs import spread
+from captioner.gates.answers import captions_of
+from captioner.options import CaptionerOptions
+from captioner.prompts import ANSWER_SCHEMA, make_prompt
+from captioner.protocol import Caption, ClipFrames, Provenance, Usage
+from manifests.errors import RushesError, UsageError
+from media.decode.images import encode_jpeg
+from media.writer import webm_bytes
+
+MAX_TRIES = 5
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+_NO_SCHEMA = ("response_format", "json_schema", "guided", "structured")
+
+
+class BudgetSpentError(RushesError):
+    """The budget of requests or tokens does not allow another request."""
+
+
+class ClipError(RushesError):
+    """One clip got no answer; the others have theirs."""
+
+
+class ServerCaptioner:
+    """A client of one model on one server."""
+
+    name = "openai"
+    num_cpus, num_gpus = 0.5, 0.0
+
+    def __init__(self, options: CaptionerOptions) -> None:
+        if not options.server or not options.model:
+            raise UsageError(
+                "--server and --model", "are needed by captioner openai", "For a local vLLM: --server http://127.0.0.1:8000/v1 --model NAME."
+            )
+        self.options, self.prompt = options, make_prompt(options.prompt)
+        sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},{options.max_frames},{options.frame_pixels},{options.video_parts}"
+        self.version = f"openai/1:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:{','.join(options.kinds)}"
+        self.spent = Usage()
+        self._takes_schema = True
+
+    def setup(self) -> None:
+        """Nothing to load; the client is made for each batch, since its connections belong to one event loop."""
+
+    def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
+        """Captions of each clip. A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the others keep theirs.
+
+        Raises:
+            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or tries, what it did not reach has such an empty caption.
+        """
+        return asyncio.run(self._all(clips, attempt))
+
+    def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
+        """One caption of the whole from those of its parts, by the same model; nothing if it has no answer."""
+        text = self.prompt.merge.format(parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts)))
+        try:
+            return asyncio.run(self._merge(clip, text))
+        except (ClipError, BudgetSpentError):
+            return []
+
+    async def _merge(self, clip: ClipFrames, text: str) -> list[Caption]:
+        async with self._client() as client:
+            return await self._one(client, asyncio.Semaphore(1), clip, [{"type": "text", "text": text}], [], 0)
+
+    async def _all(self, clips: Sequence[ClipFrames], attempt: int) -> list[list[Caption]]:
+        gate = asyncio.Semaphore(self.options.concurrency)
+        async with self._client() as client:
+            jobs = []
+            for clip in clips:
+                picked = spread(len(clip.frames), self.options.max_frames)
+                jobs.append(self._one(client, gate, clip, self._parts(clip, picked), picked, attempt))
+            results = await asyncio.gather(*jobs, return_exceptions=True)
+        spent = [result for result in results if isinstance(result, BudgetSpentError)]
+        if spent and len(spent) == len(results) and not attempt and not any(clip.context for clip in clips):  # nothing of these clips is paid for
+            raise spent[0]
+        found: list[list[Caption]] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                if not isinstance(result, (ClipError, BudgetSpentError)):
+                    raise result
+                said = f"{result.subject}: {result.cause}" if isinstance(result, BudgetSpentError) else result.cause
+                provenance = Provenance(backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id)
+                found.append([Caption(kind="dense", text="", source=self.name, provenance=provenance, finish_reason=f"error: {said}"[:2000])])
+            else:
+                found.append(result)
+        return found
+
+    def _client(self) -> Any:
+        from openai import AsyncOpenAI
+
+        key = os.environ.get("OPENAI_API_KEY") or "none"
+        return AsyncOpenAI(base_url=self.options.server, api_key=key, timeout=self.options.timeout_s, max_retries=0)
+
+    def _parts(self, clip: ClipFrames, picked: Sequence[int]) -> list[dict[str, Any]]:
+        frames = [reduced(clip.frames[index], self.options.frame_pixels) for index in picked]
+        start_s = clip.facts.get("start_s", 0.0)
+        if self.options.video_parts == "video" and len(frames) > 1:
+            data = base64.b64encode(webm_bytes(frames, [clip.times_s[index] for index in picked])).decode()
+            return [{"type": "video_url", "video_url": {"url": f"data:video/webm;base64,{data}"}}, {"type": "text", "text": self.prompt.ask(clip)}]
+        parts: list[dict[str, Any]] = []
+        for index, frame in zip(picked, frames, strict=True):
+            if not clip.is_image:
+                parts.append({"type": "text", "text": f"Frame at {clip.times_s[index] - start_s:.2f} s:"})
+            data = base64.b64encode(encode_jpeg(frame, 90)).decode()
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}})
+        return [*parts, {"type": "text", "text": self.prompt.ask(clip)}]
+
+    def _request(self, parts: list[dict[str, Any]], attempt: int) -> dict[str, Any]:
+        hot = self.options.temperature or (0.7 if attempt else 0.0)
+        messages: list[dict[str, Any]] = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        request: dict[str, Any] = {
+            "model": self.options.model, "messages": [*messages, {"role": "user", "content": parts}], "max_tokens": self.options.max_tokens,
+            "temperature": hot, "top_p": self.options.top_p if hot else 1.0, "seed": self.options.seed + 7919 * attempt,
+        }  # fmt: skip
+        if self._takes_schema and self.prompt.system:
+            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "caption", "strict": True, "schema": ANSWER_SCHEMA}}
+        return request
+
+    def _spend(self) -> None:
+        """Count a request in, or stop."""
+        options, spent = self.options, self.spent
+        tokens = spent.prompt_tokens + spent.output_tokens
+        if options.budget_requests and spent.requests >= options.budget_requests:
+            raise BudgetSpentError(
+                "--budget-requests", f"{options.budget_requests} requests are made", "Raise it and run the same command again; what is there stays."
+            )
+        if options.budget_tokens and tokens >= options.budget_tokens:
+            raise BudgetSpentError(
+                "--budget-tokens", f"{tokens} tokens are spent of {options.budget_tokens}", "Raise it and run the same command again."
+            )
+        self.spent += Usage(requests=1)
+
+    async def _one(
+        self, client: Any, gate: asyncio.Semaphore, clip: ClipFrames, parts: list[dict[str, Any]], picked: Sequence[int], attempt: int
+    ) -> list[Caption]:
+        async with gate:
+            begin = time.monotonic()
+            text, finish, usage = await self._answer(client, clip, parts, attempt)
+        request = self._request([], attempt)
+        provenance = Provenance(
+            backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id, prompt_sha256=self.prompt.sha256, seed=request["seed"],
+            sampling={key: request[key] for key in ("temperature", "top_p", "max_tokens")}, frame_indices=tuple(picked),
+            frame_times_s=tuple(clip.times_s[index] for index in picked),
+        )  # fmt: skip
+        usage += Usage(seconds=time.monotonic() - begin)
+        return captions_of(text, clip, self.name, provenance, usage, finish, self.options.kinds, self.prompt)
+
+    async def _answer(self, client: Any, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int) -> tuple[str, str, Usage]:
+        """(text, finish reason, cost) after as many tries as it takes, up to `MAX_TRIES`."""
+        import openai
+
+        usage, said = Usage(), ""
+        for number in range(MAX_TRIES):
+            self._spend()
+            usage += Usage(requests=1)
+            request = self._request(parts, attempt)
+            try:
+                reply = await client.chat.completions.create(**request)
+            except openai.APIStatusError as error:
+                said = f"HTTP {error.status_code}: {error.response.text[:1000]}"
+                if error.status_code in {400, 422} and "response_format" in request and any(word in error.response.text for word in _NO_SCHEMA):
+                    self._takes_schema = False  # the server has no schemas: ask in words alone, the answer is checked all the same
+                    continue
+                if error.status_code < 500 and error.status_code not in {408, 409, 429}:
+                    break
+                wait_s = _retry_after(error.response.headers) or FIRST_WAIT_S * 2**number
+            except (
+                openai.APIConnectionError,
+                openai.APIResponseValidationError,
+                ValueError,
+            ) as error:  # no answer in time, none at all, or half a JSON
+                said, wait_s = f"{type(error).__name__}: {error}", FIRST_WAIT_S * 2**number
+            else:
+                if not hasattr(reply, "choices"):
+                    said = f"what answers does not speak the chat protocol: {str(reply)[:200]!r}"
+                    break
+                cost = Usage(
+                    prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0, output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0
+                )
+                self.spent, usage = self.spent + cost, usage + cost
+                if reply.choices and (text := reply.choices[0].message.content or reply.choices[0].message.refusal):
+                    return text, "length" if reply.choices[0].finish_reason == "length" else "stop", usage
+                said, wait_s = "an answer without text", FIRST_WAIT_S * 2**number
+            if number + 1 < MAX_TRIES:
+                await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+        raise ClipError(f"clip {clip.clip_id}", f"no answer from {self.options.server}: {said}", "See the server's log; `pipeline retry` asks again.")
+
+
+def _retry_after(headers: Any) -> float | None:
+    try:
+        return max(0.0, float(headers.get("retry-after", "")))
+    except ValueError:
+        return None

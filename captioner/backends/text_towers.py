@@ -1,0 +1,146 @@
+"""Learned text encoders: the captioner's own text tower, any text tower of open_clip, any text encoder of transformers (T5, UMT5, Gemma, Qwen: last hidden states).
+
+Every text comes out at its own length: no padding to a common one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from captioner.backends.vlm import folder_digest
+from captioner.coca.checkpoint import DEFAULT_WEIGHTS, load_stage, read_folder, stage_digest
+from captioner.coca.tokenizer import PAD, Tokens
+from captioner.language.text_encoder import TextEncoder
+from manifests.errors import UsageError
+
+BATCH = 64
+
+
+def pieces(tokenizer: Tokens, text: str, length: int) -> list[list[int]]:
+    """A text's ids, start and end among them, in pieces of at most `length`: what is longer than the tower's context is read on from its beginning, and nothing is cut off."""
+    ids = [tokenizer.start, *tokenizer.encode(text), tokenizer.end]
+    return [ids[begin : begin + length] for begin in range(0, len(ids), length)]
+
+
+class CocaTextEncoder:
+    """Token states of the captioner's own text tower (the dense fork): words that mean the same for its clips lie near each other."""
+
+    name = "coca"
+    num_cpus, num_gpus = 1.0, 0.0
+
+    def __init__(self, model: str) -> None:
+        self.path = Path(model or DEFAULT_WEIGHTS)
+        self.folder = read_folder(self.path)
+        self.width = self.folder.config.text_width
+        self.version = f"coca-text/2:{stage_digest(self.path, 'dense')}"
+
+    def setup(self) -> None:
+        self.tower = load_stage(self.folder, "dense").text
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> list[Tensor]:
+        found: list[Tensor] = []
+        for begin in range(0, len(texts), BATCH):
+            rows = [pieces(self.folder.tokenizer, text, self.folder.config.context_length) for text in texts[begin : begin + BATCH]]
+            ids = pad_sequence([torch.tensor(piece) for row in rows for piece in row], batch_first=True, padding_value=PAD)
+            states = self.tower.ln_final(self.tower(ids)[1])
+            own = iter(state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True))
+            found += [torch.cat(list(itertools.islice(own, len(row)))) for row in rows]
+        return found
+
+
+class OpenClipTextEncoder:
+    """Token states of an open_clip text tower, behind its last norm."""
+
+    name = "open_clip"
+    num_cpus, num_gpus = 1.0, 0.0
+
+    def __init__(self, model: str) -> None:
+        if not model:
+            raise UsageError("--text.model", "is needed by text encoder open_clip", "Give `local-dir:FOLDER`, or NAME or NAME:FILE of weights.")
+        self.model = model
+        folder = Path(model.removeprefix("local-dir:"))
+        digest = folder_digest(folder) if model.startswith("local-dir:") and folder.is_dir() else ""
+        self.version = f"open-clip-text/1:{folder.name if digest else model}:{digest}"
+        self.width = 0
+
+    def setup(self) -> None:
+        import open_clip
+
+        name, _, weights = self.model.partition(":") if not self.model.startswith("local-dir:") else (self.model, "", "")
+        model = open_clip.create_model(name, pretrained=weights or None).eval()
+        self.tower: Any = model if hasattr(model, "token_embedding") else model.text
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.width = self.tower.token_embedding.weight.shape[1]
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> list[Tensor]:
+        found: list[Tensor] = []
+        for begin in range(0, len(texts), BATCH):
+            ids = self.tokenizer(texts[begin : begin + BATCH])
+            states = self._states(ids)
+            lengths = ids.argmax(1) + 1  # CLIP's end token has the highest id
+            found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
+        return found
+
+    def _states(self, ids: Tensor) -> Tensor:
+        tower = self.tower
+        x = tower.token_embedding(ids) + tower.positional_embedding[: ids.shape[1]]
+        mask = tower.attn_mask
+        x = tower.transformer(x, attn_mask=mask[: ids.shape[1], : ids.shape[1]] if mask is not None else None)
+        return tower.ln_final(x)
+
+
+class TransformersTextEncoder:
+    """Last hidden states of a text model; of an encoder-decoder, its encoder's."""
+
+    name = "transformers"
+    num_cpus = 1.0
+    max_tokens = 512
+
+    def __init__(self, model: str) -> None:
+        if not model:
+            raise UsageError("--text.model", "is needed by text encoder transformers", "Give a folder or a hub id, such as google/umt5-xxl.")
+        self.model_id = model
+        digest = folder_digest(Path(model)) if Path(model).is_dir() else ""
+        self.version = f"transformers-text/1:{Path(model).name if digest else model}:{digest}"
+        self.num_gpus = 1.0 if torch.cuda.is_available() else 0.0
+        self.width = 0
+
+    def setup(self) -> None:
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(self.model_id, trust_remote_code=False)
+        kind = AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+        self.tokenizer = AutoTokenizer.from_pretrained(self.model_id, trust_remote_code=False)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer.padding_side = "right"
+        self.model = kind.from_pretrained(self.model_id, dtype="auto", trust_remote_code=False).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        text = config.get_text_config()
+        self.width = getattr(text, "hidden_size", None) or text.d_model
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> list[Tensor]:
+        found: list[Tensor] = []
+        for begin in range(0, len(texts), BATCH):
+            inputs = self.tokenizer(texts[begin : begin + BATCH], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+            inputs = inputs.to(self.model.device)
+            states = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state.float().cpu()
+            lengths = inputs["attention_mask"].sum(1).clamp_min(1)
+            found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
+        return found
+
+
+def make(name: str, model: str) -> TextEncoder:
+    """The encoder of that name over that model."""
+    kinds: dict[str, type[Any]] = {"coca": CocaTextEncoder, "open_clip": OpenClipTextEncoder, "transformers": TransformersTextEncoder}
+    encoder: TextEncoder = kinds[name](model)
+    return encoder

@@ -1,0 +1,100 @@
+"""Members of plain tars, addressed as `PATH_OR_ADDRESS.tar#member/name.mp4`: where each lies, found by reading headers only.
+
+A member's name is a key and never a path: nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from media.bytes.blocks import BlockReader, Blocks
+from media.errors import MediaError
+
+_MEMBER = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
+MAX_MEMBERS = 2_000_000
+_MAX_INDEXES = 32
+HEADER_BLOCK_BYTES = 32 << 10
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """Payload (offset, size in bytes) of each regular member, in the order of the tar.
+
+    `damage` says why the tar could not be read to its end; empty where it could.
+    """
+
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    damage: str = ""
+
+
+def split_member(uri: str) -> tuple[str, str] | None:
+    """The tar's address and the member's name; None for any other address."""
+    match = _MEMBER.fullmatch(uri)
+    return (match[1], match[2]) if match else None
+
+
+def is_tar(uri: str) -> bool:
+    """Whether an address names a plain tar as a whole."""
+    path = uri.split("?", 1)[0] if "://" in uri else uri
+    return path.lower().endswith(".tar")
+
+
+def read_index(blocks: Blocks, name: str) -> TarIndex:
+    """Read the headers of a tar. The first of two members of one name counts; links, folders and sparse members are left out."""
+    members: dict[str, tuple[int, int]] = {}
+    reader = BlockReader(blocks)
+    try:
+        with tarfile.open(fileobj=reader.as_binary(), mode="r:") as tar:
+            while (info := tar.next()) is not None:
+                if info.isreg() and not info.issparse():
+                    if info.offset_data + info.size > blocks.size_bytes:
+                        return TarIndex(members, f"{name} is cut inside {info.name}")
+                    members.setdefault(info.name, (info.offset_data, info.size))
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
+                if len(members) > MAX_MEMBERS:
+                    return TarIndex(members, f"{name} has more than {MAX_MEMBERS} members")
+            end = tar.offset
+        reader.seek(end)
+        if any(reader.read(tarfile.BLOCKSIZE)):
+            return TarIndex(members, f"{name} has damaged bytes at {end}, where a header should be")
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        return TarIndex(members, f"{name} is no whole plain tar ({error})")
+    return TarIndex(members)
+
+
+class TarIndexes:
+    """Indexes of the tars used lately in this process, by address, size and state."""
+
+    def __init__(self) -> None:
+        self._indexes: OrderedDict[tuple[str, int, str], TarIndex] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, blocks: Blocks, name: str, tag: str) -> TarIndex:
+        key = (name, blocks.size_bytes, tag)
+        with self._lock:
+            if key in self._indexes:
+                self._indexes.move_to_end(key)
+                return self._indexes[key]
+        index = read_index(blocks, name)
+        with self._lock:
+            self._indexes[key] = index
+            while len(self._indexes) > _MAX_INDEXES:
+                self._indexes.popitem(last=False)
+        return index
+
+
+def payload(index: TarIndex, tar: str, member: str) -> tuple[int, int]:
+    """Offset and size in bytes of a member.
+
+    Raises:
+        MediaError: the tar has no such member (missing), or is damaged before it (bad_tar).
+    """
+    if found := index.members.get(member):
+        return found
+    if index.damage:
+        raise MediaError("bad_tar", f"{tar}#{member}: {index.damage}. Fetch the tar again.")
+    raise MediaError("missing", f"{tar} has no member {member}. List it with tar -tf.")

@@ -1,0 +1,80 @@
+"""Images by Pillow: stills as one-frame videos, animated WebP, APNG and AVIF with their own frame times.
+
+EXIF orientation is applied. Transparent pixels are laid over white, as a browser page would show them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from media.bytes.access import opened
+
+_DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
+
+
+def frame_times_s(image: Image.Image) -> tuple[list[float], float]:
+    """Start time of each frame of an animation, and the last frame's duration."""
+    times, now, step = [], 0.0, _DEFAULT_FRAME_S
+    for index in range(getattr(image, "n_frames", 1)):
+        image.seek(index)
+        image.load()
+        times.append(round(now, 6))
+        step = (float(image.info.get("duration") or 0) / 1000.0) or _DEFAULT_FRAME_S
+        now += step
+    return times, step
+
+
+def to_rgb(image: Image.Image, width: int, height: int) -> np.ndarray:
+    """[height, width, 3] uint8, upright, over white, area averaged when smaller."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    elif image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC)
+    return np.asarray(image).copy()
+
+
+def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float, np.ndarray]]:
+    """(time_s, frame) of an animation, or the one frame of a still."""
+    with opened(path) as file, Image.open(file) as image:
+        times = frame_times_s(image)[0] if getattr(image, "is_animated", False) and image.format not in {"MPO", "TIFF"} else [0.0]
+        for index, time_s in enumerate(times):
+            if len(times) > 1:
+                image.seek(index)
+            yield time_s, to_rgb(image, width, height)
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(rgb).save(sink, "JPEG", quality=quality)
+    return sink.getvalue()
+
+
+def encode_png(rgb: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(rgb).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """[H, W, 3] uint8 of an encoded image held in memory."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB")).copy()
+
+
+def resized(rgb: np.ndarray, max_side_px: int) -> np.ndarray:
+    """The frame with its longer side at most `max_side_px`, both axes by one factor; never enlarged."""
+    height, width = rgb.shape[:2]
+    factor = max_side_px / max(height, width)
+    if factor >= 1:
+        return rgb
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX))

@@ -1,0 +1,154 @@
+"""Cutting: from the labelled frames of one segment to its clips and gaps.
+
+A shot belongs to the segment in which it starts: decoding begins a little before the segment, so that its frames are judged as in the whole, and goes
+on past its end until the last shot ends. A decode that goes wrong midway keeps the shots before it. Frames that are no part of any shot (transitions,
+damage) are gaps; each frame of a gap belongs to the segment in which its time lies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from media import MediaError, VideoReader
+from media.decode.reader import EPSILON_S
+from media.shots.detector import Label, ShotDetector
+from pipeline.config import CurateConfig
+from pipeline.curate.sampling import Sample, Sampler
+from pipeline.curate.takes import Clip, Take
+from pipeline.footage.sources import facts_of
+
+
+@dataclass
+class Gap:
+    """Frames in a row that belong to no shot."""
+
+    reason: str  # transition | damaged_frames
+    start_s: float
+    end_s: float
+    num_frames: int
+
+
+class Cutter:
+    """Cuts the labelled samples of one segment, fed in order from before its start.
+
+    Attributes:
+        is_done: no later sample can concern the segment.
+        last: the sample fed last.
+    """
+
+    def __init__(self, start_s: float, end_s: float, config: CurateConfig) -> None:
+        self.start_s, self.end_s, self.config = start_s, end_s, config
+        self.is_done = False
+        self.last: Sample | None = None
+        self._take: Take | None = None
+        self._gap: Gap | None = None
+        self._was_gap = False
+
+    def feed(self, sample: Sample, label: Label) -> Iterator[Clip | Gap]:
+        """Take the next sample; gives what is finished by it."""
+        reason = "transition" if label.is_transition else "damaged_frames" if sample.is_damaged else ""
+        starts_with = "" if reason else self._starts(sample, label)
+        end_s = sample.time_s if starts_with != "time_gap" or self.last is None else self.last.time_s + self.config.max_clip_s
+        is_past = sample.time_s >= self.end_s - EPSILON_S and self.last is not None
+        self.last, self._was_gap = sample, bool(reason)
+        if self._gap and (reason != self._gap.reason or is_past):
+            yield from self._end_gap(sample.time_s)
+        if self._take and (reason or starts_with):
+            yield from self._end_take(end_s)
+        if self._take is None and is_past:
+            self.is_done = True
+        elif sample.time_s < self.start_s - EPSILON_S:
+            return
+        elif reason:
+            self._gap = self._gap or Gap(reason, sample.time_s, sample.time_s, 0)
+            self._gap.num_frames += 1
+        elif starts_with or self._take:
+            self._take = self._take or Take(starts_with, self.config)
+            self._take.add(sample)
+            yield from self._take.windows_done()
+
+    def _starts(self, sample: Sample, label: Label) -> str:
+        """Why a shot starts at this sample; empty if it goes on."""
+        if self.last is None:
+            return "source_start" if self.start_s == 0 else ""
+        if sample.geometry != self.last.geometry:
+            return "size_change"
+        if sample.time_s - self.last.time_s > self.config.max_clip_s:
+            return "time_gap"
+        return "cut" if label.is_cut else "gap" if self._was_gap else ""
+
+    def _end_gap(self, end_s: float) -> Iterator[Gap]:
+        if self._gap:
+            self._gap.end_s = end_s
+            yield self._gap
+        self._gap = None
+
+    def _end_take(self, end_s: float) -> Iterator[Clip]:
+        if self._take:
+            yield from self._take.finish(end_s)
+        self._take = None
+
+    def finish(self, source_end_s: float) -> Iterator[Clip | Gap]:
+        """The source ends."""
+        yield from self._end_gap(source_end_s)
+        yield from self._end_take(source_end_s)
+
+
+def pieces(segment: dict, source: dict, config: CurateConfig, beat: Callable[[], None] = lambda: None) -> Iterator[Clip | Gap]:
+    """Clips of the shots that start in the segment, and the gaps that lie in it, in order.
+
+    Args:
+        segment, source: rows of the plan.
+        beat: called for each frame, as a sign of progress.
+
+    Raises:
+        MediaError: the source cannot be read (any further); what came before that was given out.
+    """
+    facts = facts_of(source)
+    reader = VideoReader(facts, decoder="pyav")  # the reference decoder, which alone reports damage
+    if source["kind"] == "image":
+        take = Take("source_start", config)
+        take.add(next(Sampler(config).sample(picture)[0] for picture in reader.pictures()))
+        yield take.cut(EPSILON_S * 2)
+        return
+    cutter = Cutter(segment["start_s"], segment["end_s"], config)
+    problem: MediaError | None = None
+    try:
+        for sample, label in ShotDetector[Sample](config.cut_threshold, facts.fps).labelled(_samples(reader, config, cutter.start_s)):
+            beat()
+            yield from cutter.feed(sample, label)
+            if cutter.is_done:
+                return
+    except MediaError as error:
+        problem = error
+    if cutter.last:
+        last_s = cutter.last.time_s
+        yield from cutter.finish(last_s + 1 / max(facts.fps, 1.0) if problem else max(facts.duration_s, last_s + 1e-3))
+    if problem:
+        raise problem
+    if cutter.last is None and cutter.start_s == 0:
+        raise MediaError("no_frames", f"{source['uri']} gave no frame")
+
+
+def _samples(reader: VideoReader, config: CurateConfig, start_s: float) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Samples and glances from far enough before `start_s` that every label from there on is that of the whole source."""
+    need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
+    lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
+    while start_s > 0:
+        begin_s, sampler = max(0.0, start_s - lead_in_s), Sampler(config)
+        stream = (sampler.sample(picture) for picture in reader.pictures(begin_s))
+        ahead = []
+        for item in stream:
+            ahead.append(item)
+            if item[0].time_s >= start_s - EPSILON_S:
+                break
+        if begin_s == 0 or len(ahead) > need:
+            yield from itertools.chain(ahead, stream)
+            return
+        lead_in_s *= 2  # a variable rate: fewer frames there than on average
+    sampler = Sampler(config)
+    yield from (sampler.sample(picture) for picture in reader.pictures())

@@ -1,0 +1,287 @@
+"""Near-duplicate clips: candidates by banded hashing, proof by the aligned distance, groups around the clip that is kept.
+
+Search is locality-sensitive hashing by sampled bits (Indyk and Motwani 1998, Gionis et al. 1999): each of several tables reads a fixed part of a
+frame's 64 bits; frames that agree on all of a part share a bucket. The bits nearest to their threshold are tried both ways on both sides (multi-probe,
+Lv et al. 2007). All steps map or reduce: `band_keys` a clip, `bucket_pairs` a bucket, `VideoHash` distance a pair, `group` a set of pairs.
+
+A bucket with more than `BUCKET_CAP` members is a common look, not a copy: its members are put in order of their bits and each is compared with the next
+`BUCKET_CAP` // 2 alone. How many buckets and comparisons that touched is in the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX, SAME, VideoHash, View, distance
+
+TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
+MAX_BITS_APART = 16
+"""Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13 apart)."""
+CLIPS_A_TASK, PAIRS_A_TASK = 2000, 5000
+BUCKET_CAP = 128
+LOOSE = 1.4 * SAME
+"""A clip this near to the kept one joins its group too if it matches a member that matches the kept one: no chain goes further."""
+COMPONENT_CAP = 256
+"""Linked sets up to this size are compared in full with the clip kept; in larger ones the pairs found must do."""
+_STRIDES = range(1, 2 * TABLES, 2)
+_PARTS = np.array([[(stride * (5 * table + 1 + position)) % 64 for position in range(TABLE_BITS)] for table, stride in enumerate(_STRIDES)])
+
+
+@dataclass(frozen=True, order=True)
+class Quality:
+    """What decides which clip of a group is kept: most pixels, then longest, then sharpest, then the smallest clip_id."""
+
+    pixels: int = 0
+    duration_s: float = 0.0
+    sharpness: float = 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Two or more clips of one content. `distances` are those of `others` from `kept`, each at most `LOOSE` (nan: matched by embedding alone)."""
+
+    kept: str
+    others: list[str]
+    distances: list[float]
+
+
+@dataclass
+class Report:
+    """What a search did, so that no limit acts in silence."""
+
+    clips: int = 0
+    flat_clips: int = 0
+    keys: int = 0
+    capped_buckets: int = 0
+    comparisons_left_out: int = 0
+    candidates: int = 0
+    matches: int = 0
+    capped_components: int = 0
+    largest_bucket: int = 0
+
+
+def band_keys(found: View) -> tuple[np.ndarray, np.ndarray]:
+    """Bucket keys of one view of a clip and the frame behind each.
+
+    Returns:
+        keys [k] uint32 (table in the high half), each once, rising; frames [k] int64: the first frame that has the key. Flat frames give none.
+    """
+    telling = np.nonzero(~found.is_flat)[0]
+    values = found.coefficients[telling]
+    if not len(values):
+        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+    signs = values > 0
+    place = 1 << np.arange(TABLE_BITS, dtype=np.uint32)
+    parts = signs[:, _PARTS]
+    plain = (parts * place).sum(-1, dtype=np.uint32) | (np.arange(TABLES, dtype=np.uint32) << TABLE_BITS)
+    weakest = place[np.argsort(np.abs(values[:, _PARTS]), axis=-1, kind="stable")[..., :WEAK_BITS]]
+    keys = [plain]
+    for bit in range(WEAK_BITS):
+        keys += [key ^ weakest[..., bit] for key in keys]
+    stacked = np.stack(keys, -1).reshape(len(values), -1)
+    unique, first = np.unique(stacked, return_index=True)
+    return unique, telling[first // stacked.shape[1]]
+
+
+def frame_bits(coefficients: np.ndarray) -> np.ndarray:
+    """[n] uint64: the signs of coefficients [n, 64]."""
+    return np.ascontiguousarray(np.packbits(coefficients > 0, axis=1)).view(">u8").ravel().astype(np.uint64)
+
+
+def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, int]:
+    """Pairs of places [p, 2] to compare within one bucket of frame bits [n] uint64, and how many comparisons the cap left out."""
+    count = len(bits)
+    if count <= cap:
+        return np.stack(np.triu_indices(count, 1), 1), 0
+    order = np.argsort(bits, kind="stable")
+    pairs = np.concatenate([np.stack([order[:-step], order[step:]], 1) for step in range(1, cap // 2 + 1)])
+    return pairs, count * (count - 1) // 2 - len(pairs)
+
+
+def _pairs_by_size(bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, report: Report) -> Iterator[np.ndarray]:
+    """Pairs of places [p, 2] of all buckets, many small ones at a time; buckets are runs of the sorted members."""
+    report.largest_bucket = int(sizes.max(initial=0))
+    for size in range(2, BUCKET_CAP + 1):
+        chosen = starts[sizes == size]
+        one, two = np.triu_indices(size, 1)
+        step = max(1, (1 << 22) // len(one))
+        for begin in range(0, len(chosen), step):
+            base = chosen[begin : begin + step, None]
+            yield np.stack([(base + one).ravel(), (base + two).ravel()], 1)
+    for start, size in zip(starts[sizes > BUCKET_CAP], sizes[sizes > BUCKET_CAP], strict=True):
+        pairs, left_out = bucket_pairs(bits[start : start + size])
+        report.capped_buckets += 1
+        report.comparisons_left_out += left_out
+        yield pairs + start
+
+
+def candidate_pairs(hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1) -> np.ndarray:
+    """Pairs of clips [p, 2] int64, i < j, each once, that share a bucket with frames near to each other, and are alike in aspect.
+
+    With `parts`, only the buckets of that part are looked at: the parts' pairs together, each once, are those of the whole.
+    """
+    report = report if report is not None else Report()
+    if not len(hashes):
+        return np.zeros((0, 2), np.int64)
+    views = [view for found in hashes for view in found.views]
+    values = np.concatenate([view.coefficients for view in views])
+    lengths = [len(view.times_s) for view in views]
+    begins = np.cumsum([0, *lengths])
+    owner = np.repeat(np.repeat(np.arange(len(hashes)), [len(found.views) for found in hashes]), lengths)
+    aspects = np.repeat(np.log([view.aspect for view in views]), lengths)
+    emitted = [band_keys(view) for view in views]
+    keys = np.concatenate([pair[0] for pair in emitted])
+    frames = np.concatenate([pair[1] + begin for pair, begin in zip(emitted, begins, strict=False)])
+    mine = keys % parts == part
+    keys, frames = keys[mine], frames[mine]
+    report.keys, report.flat_clips = len(keys), sum(all(view.is_flat.all() for view in found.views) for found in hashes)
+    order = np.argsort(keys, kind="stable")
+    keys, frames = keys[order], frames[order]
+    bits = frame_bits(values)[frames]
+    starts = np.nonzero(np.append(True, keys[1:] != keys[:-1]))[0] if len(keys) else np.zeros(0, np.int64)
+    sizes = np.diff(np.append(starts, len(keys)))
+    proposed = [np.zeros(0, np.int64)]
+    for pairs in _pairs_by_size(bits, starts, sizes, report):
+        hits = frames[pairs[np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= MAX_BITS_APART]]
+        hits = hits[np.abs(aspects[hits[:, 0]] - aspects[hits[:, 1]]) <= np.log(ASPECT_RATIO) + 1e-9]
+        hits = hits[owner[hits[:, 0]] != owner[hits[:, 1]]]
+        for begin in range(0, len(hits), 1 << 18):
+            some = hits[begin : begin + (1 << 18)]
+            two = np.sort(owner[some[((values[some[:, 0]] - values[some[:, 1]]) ** 2).sum(1) <= ROUGH_MAX]], axis=1)
+            proposed.append(np.unique(two[:, 0] * len(hashes) + two[:, 1]))
+    codes = np.unique(np.concatenate(proposed))
+    report.candidates = len(codes)
+    return np.stack([codes // len(hashes), codes % len(hashes)], 1)
+
+
+def embedding_pairs(vectors: Mapping[str, np.ndarray], threshold: float, block: int = 2048) -> list[tuple[str, str, float]]:
+    """All pairs of clips whose unit vectors [d] float32 have a cosine of at least `threshold`; exact, in blocks, ids in order."""
+    ids = sorted(vectors)
+    if not ids:
+        return []
+    table = np.stack([vectors[clip_id] for clip_id in ids]).astype(np.float32)
+    pairs = []
+    for top in range(0, len(ids), block):
+        for left in range(top, len(ids), block):
+            cosines = table[top : top + block] @ table[left : left + block].T
+            for row, column in zip(*np.nonzero(cosines >= threshold), strict=True):
+                if top + row < left + column:
+                    pairs.append((ids[top + row], ids[left + column], float(cosines[row, column])))
+    return sorted(pairs)
+
+
+def group(
+    pairs: Mapping[tuple[str, str], float], quality: Mapping[str, Quality],
+    measure: Callable[[str, str], float] | None = None, report: Report | None = None,
+) -> list[Group]:  # fmt: skip
+    """Groups around kept clips: the best clip not yet in a group is kept and takes those that match it, and so on within each linked set.
+
+    Args:
+        pairs: distance of each matching pair (smaller id first).
+        quality: of each clip; a clip without one has the least.
+        measure: distance of any two clips; asked for the pairs of a linked set that are not among `pairs`.
+    """
+    neighbours: dict[str, dict[str, float]] = {}
+    for (one, two), gap in pairs.items():
+        neighbours.setdefault(one, {})[two] = gap
+        neighbours.setdefault(two, {})[one] = gap
+    groups, seen = [], set()
+    for seed in sorted(neighbours):
+        if seed in seen:
+            continue
+        linked, todo = {seed}, [seed]
+        while todo:
+            fresh = [clip_id for clip_id in neighbours[todo.pop()] if clip_id not in linked]
+            linked.update(fresh)
+            todo += fresh
+        seen |= linked
+        is_small = len(linked) <= COMPONENT_CAP
+        if report is not None and not is_small:
+            report.capped_components += 1
+        ranked = sorted(sorted(linked), key=lambda clip_id: quality.get(clip_id, Quality()), reverse=True)  # a reversed sort keeps ties in order
+        free = dict.fromkeys(ranked)
+        for kept in ranked:
+            if kept not in free:
+                continue
+            del free[kept]
+            members = {clip_id: gap for clip_id, gap in neighbours[kept].items() if clip_id in free}
+            if measure is not None and is_small:
+                asked = {clip_id: measure(kept, clip_id) for clip_id in free if clip_id not in members}
+                members |= {clip_id: gap for clip_id, gap in asked.items() if gap <= SAME}
+                ring = {clip_id: gap for clip_id, gap in asked.items() if SAME < gap <= LOOSE and neighbours[clip_id].keys() & members.keys()}
+                members |= ring
+            for clip_id in members:
+                del free[clip_id]
+            if members:
+                groups.append(Group(kept, sorted(members), [members[clip_id] for clip_id in sorted(members)]))
+    return sorted(groups, key=lambda found: found.kept)
+
+
+Spread = Callable[[Callable[..., Any], list[bytes], list[tuple]], list[Any]]
+"""Runs one function over many jobs, with the hashes (as bytes) at hand: `(function, hashes, jobs) -> results`."""
+
+
+def in_process(function: Callable[..., Any], hashes: list[bytes], jobs: list[tuple]) -> list[Any]:
+    """The simplest spread: one after the other, here."""
+    return [function(hashes, *job) for job in jobs]
+
+
+def candidates_of(hashes: list[bytes], part: int, parts: int) -> tuple[np.ndarray, Report]:
+    """Candidate pairs [p, 2] of one part of the buckets."""
+    report = Report()
+    return candidate_pairs([VideoHash.from_bytes(data) for data in hashes], report, part, parts), report
+
+
+def distances_of(hashes: list[bytes], pairs: np.ndarray) -> np.ndarray:
+    """Distance of each pair of places [p, 2]."""
+    known = {int(place): VideoHash.from_bytes(hashes[int(place)]) for place in np.unique(pairs)}
+    return np.array([distance(known[int(one)], known[int(two)]) for one, two in pairs])
+
+
+def find_groups(
+    hashes: Mapping[str, bytes], quality: Mapping[str, Quality] | None = None, vectors: Mapping[str, np.ndarray] | None = None,
+    min_cosine: float = 0.97, may_match: Callable[[str, str], bool] = lambda one, two: True, spread: Spread = in_process,
+) -> tuple[list[Group], Report]:  # fmt: skip
+    """Groups of near-duplicate clips of a set; the order of `hashes` makes no difference.
+
+    Args:
+        hashes: clip_id to hash, as bytes.
+        quality: see `Quality`.
+        vectors: clip_id to unit vector [d] float32; where given, pairs of at least `min_cosine` match too.
+        may_match: pairs for which it is false are never compared.
+        spread: where the work is done.
+    """
+    ids = sorted(hashes)
+    stored = [hashes[clip_id] for clip_id in ids]
+    parts = max(1, math.ceil(len(ids) / CLIPS_A_TASK))
+    report, found = Report(clips=len(ids)), [np.zeros((0, 2), np.int64)]
+    for pairs, own in spread(candidates_of, stored, [(part, parts) for part in range(parts)]):
+        found.append(pairs)
+        report.keys, report.flat_clips = report.keys + own.keys, own.flat_clips
+        report.capped_buckets, report.comparisons_left_out = (
+            report.capped_buckets + own.capped_buckets,
+            report.comparisons_left_out + own.comparisons_left_out,
+        )
+        report.largest_bucket = max(report.largest_bucket, own.largest_bucket)
+    proposed = [pair for pair in np.unique(np.concatenate(found), axis=0) if may_match(ids[pair[0]], ids[pair[1]])]
+    places = np.array(proposed, np.int64).reshape(-1, 2)
+    report.candidates = len(places)
+    jobs = [(piece,) for piece in np.array_split(places, max(1, math.ceil(len(places) / PAIRS_A_TASK)))]
+    gaps = np.concatenate(spread(distances_of, stored, jobs))
+    matches = {(ids[one], ids[two]): float(gap) for (one, two), gap in zip(places, gaps, strict=True) if gap <= SAME}
+    for first, second, _ in embedding_pairs(vectors, min_cosine) if vectors else []:
+        if may_match(first, second):
+            matches.setdefault((first, second), float("nan"))
+    report.matches = len(matches)
+
+    def measure(first: str, second: str) -> float:
+        if first not in hashes or second not in hashes or not may_match(first, second):
+            return float("inf")
+        return distance(VideoHash.from_bytes(hashes[first]), VideoHash.from_bytes(hashes[second]))
+
+    return group(matches, quality or {}, measure, report), report

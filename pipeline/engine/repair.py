@@ -1,0 +1,178 @@
+"""Mending and looking closer: `retry` does failed work again; `replay` does one shard's work again beside the dataset and compares the bytes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from pyarrow import fs
+
+from manifests import cli, queries, storage
+from manifests.errors import UsageError
+from manifests.events import run_ids
+from manifests.layout import Column, Dataset
+from manifests.views import View
+from pipeline.config import IngestConfig
+from pipeline.engine.cluster import connect
+from pipeline.engine.run import build_stages, execute, plan_generation
+from pipeline.footage.sources import list_sources
+from pipeline.stages.protocol import Stage, run_stage
+
+
+def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[Stage], IngestConfig]:
+    """Stages and settings of the last run, or of the last run that made `column`.
+
+    Raises:
+        UsageError: no run of this dataset is like that.
+    """
+    for run_id in reversed(run_ids(dataset)):
+        stored = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
+        try:
+            config = IngestConfig.from_dict(stored)
+            stages = build_stages(config)
+        except (TypeError, UsageError):  # of another version, or its weights are not here
+            continue
+        if column is None or column in {stage.column for stage in stages}:
+            return stages, config
+    raise UsageError(
+        dataset.uri, f"has no run whose settings make {column or 'its columns'} with this version", "Run `python -m pipeline ingest` first."
+    )
+
+
+def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str]]:
+    """By shard, the stages that had failures, and those that read their columns."""
+    forced: dict[int, list[str]] = defaultdict(list)
+    changed: dict[int, set[Column]] = defaultdict(set)
+    for stage in stages:
+        for record in queries.table(dataset, "shards", stage.column).to_pylist():
+            shard = record["shard"]
+            if record["num_failed"] or changed[shard] & set(stage.needs):
+                forced[shard].append(stage.name)
+                changed[shard].add(stage.column)
+    return dict(forced)
+
+
+def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]]) -> None:
+    """Delete the commit records of shard columns, those that read others first: at no moment is a column there whose input is not."""
+    for shard, names in sorted(forced.items()):
+        for stage in reversed(stages):
+            if stage.name in names:
+                dataset.filesystem.delete_file(dataset.part_path("shards", stage.column, shard))
+
+
+def made_column(dataset: Dataset, view: str) -> Column | None:
+    """A column that only the run which made the view can name; None where there is no such view yet."""
+    try:
+        columns = View.load(dataset, view).columns
+    except UsageError:
+        return None
+    return columns.get("latent") or columns.get("preview")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Do what failed again, and only that: sources that could not be read, and shard columns with failed items (and what was made from them).
+
+    The commit records of those columns are taken back first, so that whatever dies midway, the next retry or ingest makes what is missing.
+
+    Example: python -m pipeline retry DATASET
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Dataset folder or address."""
+    view: str = "default"
+    """View to point at the columns."""
+    autoscaling: bool = False
+    """Trust the cluster's autoscaler to bring nodes that are not there yet."""
+    dry_run: bool = False
+    """Say what would be done and stop."""
+    json: bool = False
+    """Print the outcome and the funnel as JSON."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        stages, config = stages_of_run(dataset, made_column(dataset, self.view))
+        latest = {row["uri"]: row["status"] for row in queries.table(dataset, "sources").select(["uri", "status"]).to_pylist()}
+        sources = sorted(uri for uri, status in latest.items() if status == "failed")
+        forced = shards_to_retry(dataset, stages)
+        cli.print_table("to retry", ["sources", "shard columns"], [[len(sources), sum(len(names) for names in forced.values())]])
+        if self.dry_run:
+            return cli.DONE
+        where = connect()
+        if sources:
+            plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
+        take_back(dataset, stages, forced)
+        return execute(dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view)
+
+
+class Beside(Dataset):
+    """A dataset that reads as the original but writes one column below `runs/replay/`."""
+
+    def __init__(self, original: Dataset, column: Column) -> None:
+        super().__init__(original.uri)
+        self.column = column
+
+    def _moved(self, path: str, column: Column | str) -> str:
+        return self.path("runs", "replay", self.relative(path)) if str(column) == str(self.column) else path
+
+    def tar_path(self, column: Column, shard: int) -> str:
+        return self._moved(super().tar_path(column, shard), column)
+
+    def part_path(self, table: str, column: Column | str, shard: int) -> str:
+        return self._moved(super().part_path(table, column, shard), column)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Do one stage's work on one shard again, in this process and without Ray, and compare it with what is committed.
+
+    For debugging a stage on the very input it met, and for proving that a column is a function of its inputs. The dataset stays as it is; what is
+    made lies below runs/replay. Exit code 4 where the bytes differ.
+
+    Example: python -m pipeline replay preview 3 --dataset DATASET
+    """
+
+    stage: Annotated[str, tyro.conf.Positional]
+    """preview, embed, caption, text or latent."""
+    shard: Annotated[int, tyro.conf.Positional]
+    """Shard number."""
+    dataset: str
+    """Dataset folder or address."""
+    view: str = "default"
+    """View whose columns are meant."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        stages, _ = stages_of_run(dataset, made_column(dataset, self.view))
+        stage = next((stage for stage in stages if stage.name == self.stage), None)
+        if stage is None:
+            raise UsageError(self.stage, "is no stage of the last run", f"Stages: {', '.join(stage.name for stage in stages)}.")
+        generation = next((row["generation"] for row in queries.plan(dataset).to_pylist() if row["shard"] == self.shard), None)
+        if generation is None:
+            raise UsageError(f"shard {self.shard}", "is not in the plan", "See `python -m pipeline status DATASET`.")
+        stage.setup()
+        journals = dataset.path("runs", "replay", "journal")  # of replays that were interrupted
+        if dataset.filesystem.get_file_info(journals).type == fs.FileType.Directory:
+            dataset.filesystem.delete_dir(journals)
+        beside = Beside(dataset, stage.column)
+        account, seconds = run_stage(stage, beside, "replay", self.shard, generation, cli.say, is_forced=True)
+        assert account is not None
+        cli.say(
+            f"{stage.column} shard {self.shard}: {account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in {seconds:.1f} s"
+        )
+        if not dataset.is_committed(stage.column, self.shard):
+            print(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
+            return cli.DONE
+        [old], [new] = (queries.read_part(place, place.part_path("shards", stage.column, self.shard)).to_pylist() for place in (dataset, beside))
+        before, after = ({item["name"]: item["crc32"] for item in record["members"]} for record in (old, new))
+        members = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        digests = [{part["table"]: part["sha256"] for part in record["parts"]} for record in (old, new)]
+        tables = sorted(name for name in digests[0].keys() | digests[1].keys() if digests[0].get(name) != digests[1].get(name))
+        if old["tar_sha256"] == new["tar_sha256"] and not tables:
+            print(f"the same bytes as committed: {len(before)} members, {len(digests[0])} tables")
+            return cli.DONE
+        print(f"differs from what is committed: members {', '.join(members) or 'none'}; tables {', '.join(tables) or 'none'}")
+        return cli.INTEGRITY

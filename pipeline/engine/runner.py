@@ -1,0 +1,224 @@
+"""The runner: one row per shard flows through the stage actors on Ray Data, while the driver watches.
+
+Ray does scheduling, retries, autoscaling and back-pressure. A row holds a shard's number, never pixels. An actor that dies is restarted and its row
+tried again; the stage's journal sees to it that an item which kills its process twice is passed over, so trying again always ends.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from manifests import storage
+from manifests.cli import say
+from manifests.commit import Account
+from manifests.events import EventLog
+from manifests.layout import Dataset
+from pipeline.config import Resources
+from pipeline.stages.protocol import Stage, run_stage
+
+PROBE_LIMIT_S = 300.0
+_POLL_S = 0.5
+_PROGRESS_EVERY_S = 5.0
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class EventHub:
+    """Where stage actors drop events; the driver collects them. Losing it loses no data."""
+
+    def __init__(self) -> None:
+        self._events: list[dict] = []
+
+    def put(self, event: dict) -> None:
+        self._events.append(event)
+
+    def drain(self) -> list[dict]:
+        events, self._events = self._events, []
+        return events
+
+
+class StageActor:
+    """Runs one stage, shard by shard, in one process."""
+
+    def __init__(self, stage: Stage, dataset_uri: str, run_id: str, hub: Any) -> None:
+        self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
+        self.stage.setup()
+
+    def _tell(self, event: str, text: str, shard: int, **value: Any) -> None:
+        self.hub.put.remote({"event": event, "stage": self.stage.name, "shard": shard, "text": text, "time_s": time.time(), **value})
+
+    def __call__(self, batch: dict) -> dict:
+        shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
+        if error:
+            return batch
+        told_s = time.monotonic()
+
+        def progress(text: str) -> None:
+            nonlocal told_s
+            if time.monotonic() - told_s > _PROGRESS_EVERY_S:
+                told_s = time.monotonic()
+                self._tell("progress", text, shard)
+
+        try:
+            account, seconds = run_stage(self.stage, self.dataset, self.run_id, shard, generation, progress)
+        except Exception as failure:  # noqa: BLE001
+            # told, returned in the row and counted by the driver: a shard that cannot be written must not take the others with it
+            self._tell("shard_failed", f"{type(failure).__name__}: {failure}", shard, trace=traceback.format_exc())
+            return {**batch, "error": [f"{self.stage.name}: {type(failure).__name__}: {failure}"]}
+        if account is not None:
+            text = f"{account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in {seconds:.1f} s"
+            self._tell("committed", text, shard, seconds=seconds, **vars(account))
+        return batch
+
+
+@dataclass
+class Outcome:
+    """How a run of the stages ended."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    shard_errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Watcher(threading.Thread):
+    """Collects events from the hub, writes them to the run's log and prints them, until stopped."""
+
+    def __init__(self, hub: Any, log: EventLog, num_jobs: int) -> None:
+        super().__init__(daemon=True)
+        self.hub, self.log, self.num_jobs = hub, log, num_jobs
+        self.accounts: dict[str, Account] = {}
+        self._done, self._begin, self._halt = 0, time.monotonic(), threading.Event()
+
+    def collect(self) -> None:
+        for event in ray.get(self.hub.drain.remote()):
+            self.log.write(**event)
+            if event["event"] == "committed":
+                self._done += 1
+                account = Account(event["num_in"], event["num_kept"], event["num_dropped"], event["num_failed"])
+                self.accounts[event["stage"]] = self.accounts.get(event["stage"], Account(0, 0, 0, 0)) + account
+                left_s = (time.monotonic() - self._begin) / self._done * (self.num_jobs - self._done)
+                say(f"[{self._done}/{self.num_jobs}] {event['stage']} shard {event['shard']}: {event['text']}; about {left_s:.0f} s left")
+            else:
+                say(f"  {event['stage']} shard {event['shard']}: {event['event']}: {event['text']}")
+        self.log.flush()
+
+    def run(self) -> None:
+        while not self._halt.wait(_POLL_S):
+            try:
+                self.collect()
+            except ray.exceptions.RayError:
+                return  # the hub or the cluster is gone; the driver's own call reports it
+
+    def stop(self) -> None:
+        self._halt.set()
+        self.join()
+        self.collect()
+
+
+def run_stages(
+    dataset: Dataset, stages: list[Stage], shards: list[tuple[int, int]], run_id: str, actors: dict[str, int], resources: dict[str, Resources],
+) -> Outcome:  # fmt: skip
+    """Make every missing column of every shard.
+
+    Args:
+        stages: in the order their columns depend on each other.
+        shards: (shard, generation) pairs.
+        actors: most actors of each stage; one always runs.
+        resources: of one actor of each stage.
+    """
+    committed = {stage.name: set(dataset.committed_shards(stage.column)) for stage in stages}
+    pending = [(shard, generation) for shard, generation in shards if any(shard not in done for done in committed.values())]
+    num_jobs = sum(shard not in done for shard, _ in pending for done in committed.values())
+    begin = time.monotonic()
+    if not pending:
+        return Outcome()
+    say(f"ingest: {num_jobs} shard columns to make for {len(pending)} shards ({', '.join(str(stage.column) for stage in stages)})")
+    log = EventLog(dataset, run_id)
+    log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs)
+    hub = EventHub.remote()  # type: ignore[attr-defined]
+    watcher = Watcher(hub, log, num_jobs)
+    watcher.start()
+    rows = [{"shard": shard, "generation": generation, "error": ""} for shard, generation in pending]
+    flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for stage in stages:
+        flow = flow.map_batches(
+            StageActor, batch_size=1, fn_constructor_args=(stage, dataset.uri, run_id, hub),
+            compute=ActorPoolStrategy(min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2),
+            num_cpus=resources[stage.name].num_cpus, num_gpus=resources[stage.name].num_gpus or None,
+        )  # fmt: skip
+    outcome = Outcome()
+    try:
+        for row in flow.iter_rows():
+            if row["error"]:
+                outcome.shard_errors.append(f"shard {row['shard']}: {row['error']}")
+    finally:
+        watcher.stop()
+        ray.kill(hub)
+    outcome.accounts, outcome.seconds = watcher.accounts, time.monotonic() - begin
+    log.write(
+        "run_ended",
+        f"{len(outcome.shard_errors)} shard errors in {outcome.seconds:.1f} s",
+        seconds=outcome.seconds,
+        shard_errors=outcome.shard_errors,
+    )
+    log.flush()
+    return outcome
+
+
+def start_run(dataset: Dataset, command: list[str], config: dict, versions: dict[str, str], where: str) -> str:
+    """Record what runs: `runs/<run id>/run.json`. Returns the run id."""
+    run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
+    record = {"run_id": run_id, "command": command, "config": config, "versions": versions, "ray": where, "started_s": time.time()}
+    storage.write_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json"), json.dumps(record, indent=2, default=str).encode())
+    return run_id
+
+
+def probe_on_ray(source_row: Callable[[Any], dict], failed_row: Callable[[Any, str, str], dict]) -> Callable[[list[Any]], list[dict]]:
+    """Probe many files in parallel as Ray tasks, a handful of files each.
+
+    Where a task dies, or none of them ends for `PROBE_LIMIT_S`, its files are probed one by one; one that kills or holds its task again is a failure row.
+    """
+
+    @ray.remote(num_cpus=1, max_retries=0)
+    def probe_some(files: list[Any]) -> list[dict]:
+        return [source_row(file) for file in files]
+
+    def one_by_one(files: list[Any]) -> list[dict]:
+        rows = []
+        for file in files:
+            task = probe_some.remote([file])
+            try:
+                answer: list[dict] = ray.get(task, timeout=PROBE_LIMIT_S)
+                rows += answer
+            except ray.exceptions.GetTimeoutError:
+                ray.cancel(task, force=True)
+                rows.append(failed_row(file, "poison", f"its probe gave no answer for {PROBE_LIMIT_S:g} s, twice"))
+            except ray.exceptions.RayError as error:
+                rows.append(failed_row(file, "poison", f"its probe killed the process, twice ({type(error).__name__})"))
+        return rows
+
+    def probing(files: list[Any]) -> list[dict]:
+        size = max(1, min(64, len(files) // 8))
+        running = {probe_some.remote(files[begin : begin + size]): files[begin : begin + size] for begin in range(0, len(files), size)}
+        rows: list[dict] = []
+        suspects: list[Any] = []
+        while running:
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=PROBE_LIMIT_S)
+            for task in ready or list(running):
+                piece = running.pop(task)
+                try:
+                    rows += ray.get(task, timeout=0 if not ready else None)
+                except ray.exceptions.RayError:
+                    ray.cancel(task, force=True)
+                    suspects += piece
+        return rows + one_by_one(suspects)
+
+    return probing

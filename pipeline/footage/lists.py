@@ -1,0 +1,180 @@
+"""List files: footage named line by line in `.txt`, or row by row in `.csv`, `.jsonl` and `.parquet`, here or at an address.
+
+A row names its file in a column `uri`, `path`, `url`, `file` or `file_name`; a relative name counts from the list's folder; the other
+columns are carried along. Lists are read as a stream and within bounds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.errors import UsageError
+from media.bytes.access import STORES, WEB, open_binary
+from media.bytes.tar_member import split_member
+from media.errors import MediaError, shown
+from pipeline.footage.found import URI_COLUMNS, Found, row_fields, split_query, suffix_of
+
+LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+MAX_ROWS = 20_000_000
+MAX_LINE_BYTES = 4 << 20
+_MAX_GROUP_BYTES = 1 << 30
+_NEXT = f"Give a column {', '.join(URI_COLUMNS[:-1])} or {URI_COLUMNS[-1]} in every row."
+
+Row = dict[str, Any]
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise UsageError(
+                f"{name} line {number}", f"is longer than {MAX_LINE_BYTES} bytes", "Check that the file is a list, and break it into lines."
+            )
+        if number > MAX_ROWS:
+            raise UsageError(name, f"has more than {MAX_ROWS} lines", "Split it into several lists.")
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8.") from error
+
+
+def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.DictReader((line for _, line in _lines(file, name)), strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise UsageError(
+                    f"{name} line {reader.reader.line_num}", "has more cells than the first line has names", "Quote cells that hold commas."
+                )
+            yield reader.reader.line_num, {key: value for key, value in row.items() if value is not None}
+    except csv.Error as error:
+        raise UsageError(f"{name} line {reader.reader.line_num}", f"is not CSV ({error})", "Check its quotes.") from error
+
+
+def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
+    for number, line in _lines(file, name):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{name} line {number}", f"is not JSON ({error})", "Write one JSON object a line.") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{name} line {number}", f"is JSON but no object ({type(row).__name__})", "Write one JSON object a line.")
+        yield number, row
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return True
+    return any(_has_bytes(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
+    """Rows of a parquet file; columns that hold bytes are not read."""
+    try:
+        table = pq.ParquetFile(pa.PythonFile(file, mode="r"))
+        if table.metadata.num_rows > MAX_ROWS:
+            raise UsageError(name, f"has {table.metadata.num_rows} rows, more than {MAX_ROWS}", "Split it into several lists.")
+        columns = [item.name for item in table.schema_arrow if not _has_bytes(item.type)]
+        number = 0
+        for group in range(table.num_row_groups):
+            facts = table.metadata.row_group(group)
+            size = sum(
+                chunk.total_uncompressed_size
+                for chunk in map(facts.column, range(facts.num_columns))
+                if chunk.path_in_schema.split(".")[0] in columns
+            )
+            if size > _MAX_GROUP_BYTES:
+                raise UsageError(name, f"row group {group} unpacks to {size} bytes", "Write it with smaller row groups.")
+            for batch in table.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(name, f"is not a whole parquet file ({error})", "Write it again.") from error
+
+
+def read_rows(uri: str) -> Generator[tuple[int, Row], None, None]:
+    """(line or row number from 1, row) of a list; for `.txt` the row is {"uri": line}.
+
+    Raises:
+        UsageError: the list cannot be read, or a line is malformed; names the list, the line, the cause and the next step.
+    """
+    name = shown(uri)
+    try:
+        with open_binary(uri) as raw, io.BufferedReader(raw, 1 << 18) if isinstance(raw, io.RawIOBase) else raw as file:
+            suffix = suffix_of(uri)
+            if suffix == ".txt":
+                lines = ((number, line.strip()) for number, line in _lines(file, name))
+                yield from ((number, {"uri": line}) for number, line in lines if line and not line.startswith("#"))
+            else:
+                yield from {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix](file, name)
+    except MediaError as error:
+        raise UsageError(name, f"cannot be read: {error.message}", "Check the list's address.") from error
+
+
+def entry_uri(entry: str, list_uri: str) -> str:
+    """The full path or address of an entry of a list.
+
+    Raises:
+        UsageError: a list that came over http names a file of this machine.
+    """
+    if entry.startswith("file://"):
+        entry = unquote(urlsplit(entry).path)
+    if "://" in entry:
+        return entry
+    if list_uri.startswith(WEB):
+        if entry.startswith(("/", "~")):
+            raise UsageError(f"{shown(list_uri)}: {entry}", "a list from the web may not name files of this machine", "Download the list first.")
+        return urljoin(list_uri, quote(entry))
+    tar, name = split_member(entry) or (entry, "")
+    if list_uri.startswith(STORES) and tar.startswith(("/", "~")):
+        raise UsageError(f"{shown(list_uri)}: {entry}", "a list on a store may not name files of this machine", "Download the list first.")
+    path = os.path.expanduser(tar)
+    if list_uri.startswith(STORES) and not path.startswith("/"):
+        base, query = split_query(list_uri)
+        scheme, _, folder = base.partition("://")
+        path = f"{scheme}://{os.path.normpath(os.path.join(os.path.dirname(folder), quote(path)))}{query}"
+    else:
+        path = os.path.abspath(os.path.join(os.path.dirname(list_uri), path))
+    return f"{path}#{name}" if name else path
+
+
+def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
+    """(column, entry) of a row: the first of the address columns that is not empty.
+
+    Raises:
+        UsageError: there is none, or it is no text.
+    """
+    for column in URI_COLUMNS:
+        value = row.get(column)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise UsageError(where, f"{column} is no path or address", _NEXT)
+        return column, value.strip()
+    raise UsageError(where, "names no file", _NEXT)
+
+
+def list_rows(uri: str) -> Iterator[Found]:
+    """What a `.csv`, `.jsonl` or `.parquet` list names, row by row; files that are missing too, so that they become failures by name.
+
+    Raises:
+        UsageError: as `read_rows`, or a row names no file.
+    """
+    for number, row in read_rows(uri):
+        column, entry = named_by(row, f"{shown(uri)} line {number}")
+        alt, metadata = row_fields({key: value for key, value in row.items() if key != column})
+        yield Found(entry_uri(entry, uri), alt=alt, metadata=metadata)

@@ -1,0 +1,118 @@
+"""Sources: each file that was found, with its verdict. What there is to ingest is listed by `pipeline.footage.listing`.
+
+A sidecar `<stem>.json` may give `alt` (the caption it came with), `captions` (timed ground truth: start_s, end_s, kind, text), and anything
+else, which is carried along as metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, replace
+
+from media import Geometry, MediaError, Probe
+from media.bytes.access import held, open_binary, stat_media, tar_index
+from media.bytes.tar_member import is_tar
+from media.decode.probe import probe
+from pipeline.blame import blame
+from pipeline.footage.found import NOT_MEDIA, Found, suffix_of
+from pipeline.footage.listing import list_sources
+from pipeline.footage.sidecars import sidecar_fields
+
+__all__ = ["Found", "content_id", "facts_of", "list_sources", "probe_fields", "same_bytes", "source_row"]
+
+WHOLE_HASH_BYTES = 64 << 20
+_SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 32
+
+
+def content_id(uri: str) -> str:
+    """A name of a file's bytes: sha256 of all of them, or of the size and 32 spread samples where the file is over 64 MiB.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    size = stat_media(uri)[0]
+    digest = hashlib.sha256(str(size).encode())
+    try:
+        with open_binary(uri) as file:
+            if size <= WHOLE_HASH_BYTES:
+                digest.update(file.read())
+            else:
+                for index in range(_NUM_SAMPLES):
+                    file.seek((size - _SAMPLE_BYTES) * index // (_NUM_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise MediaError("unreadable", f"{uri}: {error}") from error
+    return digest.hexdigest()[:16]
+
+
+def same_bytes(first: str, second: str) -> bool:
+    """Whether two files of equal content id are equal throughout. Small ones were hashed whole already.
+
+    Where one cannot be read again they are not taken for the same: rather twice (near-duplicates are found later) than not at all.
+    """
+    try:
+        if stat_media(first)[0] <= WHOLE_HASH_BYTES:
+            return True
+        with open_binary(first) as a, open_binary(second) as b:
+            while True:
+                x, y = a.read(1 << 22), b.read(1 << 22)
+                if x != y:
+                    return False
+                if not x:
+                    return True
+    except (MediaError, OSError):
+        return False
+
+
+def failed_row(found: Found, reason: str, detail: str, source_id: str = "", size_bytes: int | None = None) -> dict:
+    """The `sources` row of a file that cannot be used."""
+    name = source_id or "uri-" + hashlib.sha256(found.uri.encode()).hexdigest()[:12]
+    return {"source_id": name, "uri": found.uri, "status": "failed", "reason": reason, "detail": detail, "size_bytes": size_bytes}
+
+
+def probe_fields(facts: Probe) -> dict:
+    """A probe as fields of the `sources` table."""
+    width, height = facts.geometry.display_size_px
+    return {
+        "kind": facts.kind, "container": facts.container, "codec": facts.codec, "pixel_format": facts.pixel_format, "width_px": width, "height_px": height,
+        "stored_width_px": facts.geometry.stored_width_px, "stored_height_px": facts.geometry.stored_height_px,
+        "sample_aspect": facts.geometry.sample_aspect, "rotation_deg": facts.geometry.rotation_deg, "is_mirrored": facts.geometry.is_mirrored, "start_s": facts.start_s, "duration_s": facts.duration_s,
+        "declared_duration_s": facts.declared_duration_s, "num_packets": facts.num_packets, "fps": facts.fps, "is_vfr": facts.is_vfr,
+        "has_audio": facts.has_audio, "transfer": facts.transfer, "is_interlaced": facts.is_interlaced, "decoder": facts.decoder, "decoder_reasons": list(facts.decoder_reasons),
+    }  # fmt: skip
+
+
+def facts_of(row: dict) -> Probe:
+    """The probe that a `sources` row holds, so that no stage reads a source's packets again.
+
+    Raises:
+        MediaError: the file is gone, cannot be had, or has another size than when it was planned.
+    """
+    size = stat_media(row["uri"])[0]
+    if size != row["size_bytes"]:
+        raise MediaError("source_changed", f"{row['uri']} has {size} bytes, the plan saw {row['size_bytes']}")
+    geometry = Geometry(row["stored_width_px"], row["stored_height_px"], row["sample_aspect"], row["rotation_deg"], row["is_mirrored"])
+    same = {item.name: row[item.name] for item in fields(Probe) if item.name in row}
+    return Probe(**{**same, "path": row["uri"], "geometry": geometry, "decoder_reasons": tuple(row["decoder_reasons"])})
+
+
+def source_row(found: Found) -> dict:
+    """The `sources` row of one file: kept with its facts, dropped as no media, or failed with the cause. Never raises for a bad file."""
+    if found.uri != (safe := found.uri.encode("utf-8", "backslashreplace").decode()):
+        return failed_row(replace(found, uri=safe), "name_not_utf8", f"{safe}: its name is no UTF-8 text; rename it")
+    if (suffix := suffix_of(found.uri)) in NOT_MEDIA:
+        return failed_row(found, "not_media_file", f"{suffix} files hold no footage") | {"status": "dropped"}
+    name, size = "", None
+    try:
+        if is_tar(found.uri) and (damage := tar_index(found.uri).damage):
+            raise MediaError("bad_tar", damage)
+        with held(found.uri):
+            size, name = stat_media(found.uri)[0], content_id(found.uri)
+            facts = probe(found.uri)
+    except MediaError as error:
+        return failed_row(found, error.reason, error.message, name, size)
+    except Exception as error:  # noqa: BLE001 - a library may trip over anything in a broken file; a fault of the machine is raised again
+        reason, cause = blame(error)
+        return failed_row(found, reason, f"{found.uri}: {cause}", name, size)
+    row = {"source_id": name, "uri": found.uri, "status": "kept", "reason": "", "size_bytes": size}
+    return row | probe_fields(facts) | {"detail": facts.detail} | sidecar_fields(found)

@@ -1,0 +1,199 @@
+"""The `caption` column: every caption a clip came with, and those of the captioner with their verdicts and provenance. Reads previews, never the video."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from captioner import Caption, ClipFrames, Usage, judge, make_captioner, write_captions
+from captioner.backends.given import given_captions
+from captioner.backends.server import BudgetSpentError
+from captioner.gates.gates import lowest_aligned
+from captioner.protocol import with_verdict
+from manifests import queries
+from manifests.commit import Account, ShardCommit
+from manifests.fingerprint import fingerprint
+from manifests.layout import Column, Dataset
+from manifests.shards import read_member
+from media.decode.images import decode_image
+from pipeline.blame import blame
+from pipeline.config import CaptionConfig
+from pipeline.stages.protocol import Journal
+
+CODE_VERSION = 2
+_ITEM_LIMIT_S = 1800.0
+COST_COLUMNS = ("prompt_tokens", "output_tokens", "num_requests")
+
+
+def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
+    """A caption as a row of the `captions` table. Its id is a function of what it says and where it comes from."""
+    made, span = caption.provenance, caption.span_s or (None, None)
+    origin = f"{clip_id}|{caption.kind}|{caption.source}|{made.model}|{made.weights}|{made.prompt_id}|{made.seed}|{span[0]}|{caption.text}"
+    return {
+        "caption_id": hashlib.sha256(origin.encode()).hexdigest()[:12], "clip_id": clip_id, "shard": shard, "kind": caption.kind, "source": caption.source,
+        "text": caption.text, "fields_json": json.dumps(caption.fields, sort_keys=True), "status": caption.verdict.status,
+        "reasons": list(caption.verdict.reasons), "num_words": len(caption.text.split()), "start_s": span[0], "end_s": span[1],
+        "finish_reason": caption.finish_reason, "scores_json": json.dumps(caption.scores, sort_keys=True), "backend": made.backend, "model": made.model,
+        "weights": made.weights, "prompt_id": made.prompt_id, "prompt_sha256": made.prompt_sha256, "sampling_json": json.dumps(made.sampling, sort_keys=True),
+        "seed": made.seed, "frame_indices": list(made.frame_indices), "frame_times_s": list(made.frame_times_s), "code_version": made.code_version,
+        "prompt_tokens": caption.usage.prompt_tokens, "output_tokens": caption.usage.output_tokens, "num_requests": caption.usage.requests,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a clip has no captions; the fields are columns of the `failures` table."""
+
+    error: str  # poison, no_answer, or the kind of exception
+    cause: str
+
+
+@dataclass
+class Captioned:
+    """What was made for the clips of a shard so far."""
+
+    rows: list[dict] = field(default_factory=list)  # of `captions`
+    failures: list[dict] = field(default_factory=list)  # of `failures`
+    cost: Usage = field(default_factory=Usage)
+
+    def __str__(self) -> str:
+        cost = f"{self.cost.output_tokens} tokens, {self.cost.requests} requests, {self.cost.seconds:.1f} s"
+        return f"{len(self.rows)} captions, {cost}"
+
+
+class Previews:
+    """The preview frames of a shard's clips."""
+
+    def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
+        self.filesystem = dataset.filesystem
+        self.tar, members = queries.members(dataset, column).get(shard, ("", []))
+        self.members = defaultdict(list)
+        for member in members:
+            if member.field.startswith("frame"):
+                self.members[member.key].append(member)
+
+    def clip(self, row: dict) -> ClipFrames:
+        """A row of `clips` with its decoded previews."""
+        members = self.members[row["clip_id"]]
+        pictures = [decode_image(read_member(self.filesystem, self.tar, member)) for member in members]
+        return ClipFrames(clip_id=row["clip_id"], frames=pictures, times_s=row["preview_times_s"], facts=row)
+
+
+class CaptionStage:
+    """Stage `caption`: table captions; drops clips whose every caption was rejected. What it cost is in the events and in the commit record's statistics."""
+
+    name = "caption"
+
+    def __init__(self, config: CaptionConfig, preview: Column) -> None:
+        self.config, self.preview = config, preview
+        self.needs: tuple[Column, ...] = (preview,)
+        settings = {
+            "version": make_captioner(config).version,
+            "retries": config.retries,
+            "low_alignment_share": config.low_alignment_share,
+        }
+        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
+
+    def setup(self) -> None:
+        self.captioner = make_captioner(self.config)
+        self.captioner.setup()
+
+    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+        clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
+        previews = Previews(dataset, self.preview, shard)
+        made = Captioned()
+        for begin in range(0, len(clips), self.config.batch):
+            batch = [previews.clip(row) for row in clips[begin : begin + self.config.batch]]
+            written = self._caption(batch, journal, is_paid_for=made.cost.requests > 0)
+            if isinstance(written, Failure):
+                made.failures += [self._failure_row(clip.facts, shard, written) for clip in batch]
+                continue
+            for clip, captions in zip(batch, written, strict=True):
+                self._add(made, clip, captions, shard)
+            progress(f"{begin + len(batch)}/{len(clips)} clips, {made}")
+        self._reject_low(made.rows)
+        return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, shard)
+
+    def _caption(self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool) -> list[list[Caption]] | Failure:
+        """Captions of each clip, or why the batch as a whole has none.
+
+        Args:
+            is_paid_for: whether requests were made for the shard, whose captions a spent budget must not discard.
+
+        Raises:
+            BudgetSpentError: the budget was spent before the first request for the shard.
+            Exception: the machine is at fault and not the batch (`blame`).
+        """
+        item = f"{batch[0].clip_id}+{len(batch)}"
+        if why := journal.poison(item):
+            return Failure("poison", why)
+        with journal.item(item, _ITEM_LIMIT_S):
+            try:
+                return write_captions(self.captioner, batch, self.config.retries)
+            except BudgetSpentError as error:
+                if not is_paid_for:
+                    raise
+                return Failure("no_answer", str(error))
+            except Exception as error:  # noqa: BLE001 - one batch must not end the others
+                return Failure(*blame(error))
+
+    def _add(self, made: Captioned, clip: ClipFrames, captions: list[Caption], shard: int) -> None:
+        """Add the captions a clip came with and those written for it, or its failure."""
+        made.cost = sum((caption.usage for caption in captions), made.cost)
+        given = [with_verdict(caption, judge(caption)) for caption in given_captions(clip.facts)]
+        rows = _once([caption_row(caption, clip.clip_id, shard) for caption in [*given, *captions]])
+        errors = [row["finish_reason"] for row in rows if row["finish_reason"].startswith("error")]
+        if errors:
+            made.failures.append(self._failure_row(clip.facts, shard, Failure("no_answer", errors[0])))
+        else:
+            made.rows += rows
+
+    def _commit(self, commit: ShardCommit, clips: list[dict], made: Captioned, shard: int) -> Account:
+        """Write the shard's tables; every clip is kept, dropped or failed."""
+        drops = self._without_caption(clips, made.rows, made.failures, shard)
+        num_lost = len(drops) + len(made.failures)
+        account = Account(len(clips), len(clips) - num_lost, len(drops), len(made.failures))
+        stats = {name: sum(row[name] for row in made.rows) for name in COST_COLUMNS}
+        with commit:
+            commit.commit({"captions": made.rows, "drops": drops, "failures": made.failures}, account, stats)
+        return account
+
+    def _reject_low(self, rows: list[dict]) -> None:
+        """Reject the captions of the shard that fit their clips worst, where the backend says how well they fit."""
+        scores = {row["caption_id"]: json.loads(row["scores_json"]).get("alignment") for row in rows if row["status"] == "accepted"}
+        known = {name: score for name, score in scores.items() if score is not None}
+        low = lowest_aligned(known, self.config.low_alignment_share)
+        for row in rows:
+            if row["caption_id"] in low:
+                row["status"], row["reasons"] = (
+                    "rejected",
+                    [f"alignment_percentile:{known[row['caption_id']]:.3f}"],
+                )
+
+    def _without_caption(self, clips: list[dict], rows: list[dict], failures: list[dict], shard: int) -> list[dict]:
+        """Drops of the clips that were captioned and have no caption the trainer could draw."""
+        own: dict[str, list[dict]] = defaultdict(list)
+        for row in rows:
+            own[row["clip_id"]].append(row)
+        failed = {row["item_id"] for row in failures}
+        drops = []
+        for clip in clips:
+            found = own[clip["clip_id"]]
+            if clip["clip_id"] not in failed and not any(row["status"] == "accepted" and row["kind"] != "window" for row in found):
+                reason = "out_of_domain" if found and all(row["status"] == "out_of_domain" for row in found) else "no_caption_accepted"
+                drops.append(self._origin(clip, shard) | {"reason": reason, "value": float(len(found)), "threshold": 1.0})
+        return drops
+
+    def _origin(self, clip: dict, shard: int) -> dict:
+        return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"]} | {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}
+
+    def _failure_row(self, clip: dict, shard: int, failure: Failure) -> dict:
+        return self._origin(clip, shard) | {"error": failure.error, "cause": failure.cause, "attempt": 1}
+
+
+def _once(rows: list[dict]) -> list[dict]:
+    """Without rows that say the same of the same clip twice."""
+    return list({row["caption_id"]: row for row in rows}.values())

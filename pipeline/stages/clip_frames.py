@@ -1,0 +1,139 @@
+"""The frames of a source's clips at the rate they are encoded: each source read once, in order, a little ahead of who uses them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from media import Frame, MediaError, Probe, VideoReader
+from media.decode.reader import EPSILON_S
+
+SPARSE_SHARE = 0.3  # below it, jumping to the clips costs less than reading past them
+AHEAD_BYTES = 48 << 20
+"""Decoded frames that wait for the encoder, at most about."""
+_MOST_AHEAD = 64
+
+
+class ClipRouter:
+    """Frames of each of a source's clips, which are in order and apart.
+
+    Where the clips are a small part of a source, decord jumps to each. Else the source is read once, in order, and its parts handed out: that is
+    faster than jumping, and memory stays small.
+    """
+
+    def __init__(self, facts: Probe, max_pixels: int | None, clips: list[dict]) -> None:
+        self.clips = clips
+        span_s = clips[-1]["end_s"] - clips[0]["start_s"]
+        is_sparse = sum(clip["end_s"] - clip["start_s"] for clip in clips) < SPARSE_SHARE * span_s
+        self.reader = VideoReader(facts, max_pixels, decoder=None if is_sparse else "pyav")
+        self._jumps = self.reader.decoder != "pyav"
+        self._stream: Iterator[Frame] | None = None
+        self._ahead: Frame | None = None
+        self.problem: MediaError | None = None
+
+    def _advance(self) -> None:
+        """Fetch the next frame. An error ends the stream; it concerns the clips that lack frames for it, not the one that is complete."""
+        assert self._stream is not None
+        self._ahead = None
+        try:
+            self._ahead = next(self._stream, None)
+        except MediaError as error:
+            self.problem = error
+
+    def frames(self, clip: dict) -> Iterator[Frame]:
+        """Frames of one clip. Ask for the clips in order."""
+        if self._jumps:
+            yield from self.reader.frames() if clip["kind"] == "image" else self.reader.frames(clip["start_s"], clip["end_s"])
+            return
+        if self._stream is None:
+            self._stream = self.reader.frames(self.clips[0]["start_s"], self.clips[-1]["end_s"])
+            self._advance()
+        while self._ahead is not None and self._ahead.time_s < clip["end_s"] - EPSILON_S:
+            frame = self._ahead
+            if frame.time_s >= clip["start_s"] - EPSILON_S:
+                yield frame
+            self._advance()
+
+
+class ReadAhead:
+    """Runs an iterator of frames in a thread, so that decoding and encoding overlap; an error in it is raised where its frame would have come.
+
+    Use as a context manager: on leaving, the thread is stopped and waited for, so the iterator is at rest.
+    """
+
+    def __init__(self, frames: Iterator[Frame], frame_bytes: int) -> None:
+        self._frames = frames
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(max(2, min(_MOST_AHEAD, AHEAD_BYTES // max(1, frame_bytes))))
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+
+    def _put(self, item: Frame | BaseException | None) -> bool:
+        while not self._is_over.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _fill(self) -> None:
+        try:
+            for frame in self._frames:
+                if not self._put(frame):
+                    return
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the frames are used
+            self._put(error)
+
+    def __enter__(self) -> Iterator[Frame]:
+        self._thread.start()
+        return self._items()
+
+    def _items(self) -> Iterator[Frame]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
+class Picked:
+    """The frames of a clip that are encoded: existing ones, at most `max_fps` a second. Counts what it sees; `check` says whether all came."""
+
+    def __init__(self, clip: dict, frames: Iterator[Frame], max_fps: float | None) -> None:
+        self.clip, self._frames, self._max_fps = clip, frames, max_fps
+        self.num_seen, self.num_kept, self.last_s, self.size = 0, 0, 0.0, (0, 0)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        slot = -1
+        for frame in self._frames:
+            self.num_seen += 1
+            if self._max_fps is not None:
+                current = int((frame.time_s - self.clip["start_s"]) * self._max_fps + 1e-3)
+                if current <= slot:
+                    continue
+                slot = current
+            self.size, self.last_s, self.num_kept = frame.rgb.shape[:2], frame.time_s, self.num_kept + 1
+            yield frame.rgb
+
+    def check(self) -> None:
+        """Raises:
+        MediaError: the clip gave another number of frames than curation saw.
+        """
+        if self.num_seen != self.clip["num_frames"]:
+            raise MediaError(
+                "frame_count_differs",
+                f"{self.clip['uri']} gave {self.num_seen} frames of clip {self.clip['clip_id']}, curation saw {self.clip['num_frames']}",
+            )
+
+    @property
+    def fps(self) -> float:
+        """Rate of the kept frames."""
+        span = self.last_s - self.clip["start_s"]
+        return (self.num_kept - 1) / span if self.num_kept > 1 and span > 0 else 0.0

@@ -1,0 +1,121 @@
+"""The `embed` column: one image embedding per clip, from open_clip, over whole frames: padded to the model's square, never cropped to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from manifests import queries
+from manifests.commit import Account, ShardCommit
+from manifests.errors import UsageError
+from manifests.fingerprint import fingerprint
+from manifests.layout import Column, Dataset
+from manifests.shards import Member, read_member
+from media.decode.images import decode_image
+from media.decode.picture import fitted
+from pipeline.blame import blame
+from pipeline.config import EmbedConfig, fingerprinted
+from pipeline.stages.protocol import Journal
+
+CODE_VERSION = 1
+_ITEM_LIMIT_S = 600.0
+_GREY = 114  # of the padding
+
+
+def padded_square(rgb: np.ndarray, side_px: int) -> np.ndarray:
+    """The whole picture [H, W, 3] in the middle of a grey square of `side_px`, both axes scaled by one factor."""
+    height, width = rgb.shape[:2]
+    factor = side_px / max(height, width)
+    small = fitted(rgb, max(1, round(width * factor)), max(1, round(height * factor)))
+    square = np.full((side_px, side_px, 3), _GREY, np.uint8)
+    top, left = (side_px - small.shape[0]) // 2, (side_px - small.shape[1]) // 2
+    square[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return square
+
+
+def model_digest(config: EmbedConfig) -> str:
+    """Names the weights: a digest of local files; of a hub id or tag, the words themselves."""
+    digest = hashlib.sha256(f"{config.model}|{config.pretrained}".encode())
+    for place in (config.model.removeprefix("local-dir:"), config.pretrained):
+        path = Path(place)
+        if place and path.exists():
+            digest = hashlib.sha256()
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Embed:
+    """Stage `embed`: table embeddings, a unit vector per clip: the mean over spread previews."""
+
+    name = "embed"
+
+    def __init__(self, config: EmbedConfig, preview: Column) -> None:
+        self.config, self.preview = config, preview
+        self.needs: tuple[Column, ...] = (preview,)
+        settings = {"frames": config.frames, "weights": model_digest(config)}
+        assert set(settings) | {"model", "pretrained"} >= set(fingerprinted(config))
+        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
+
+    def setup(self) -> None:
+        import open_clip
+        import torch
+
+        torch.set_num_threads(1)
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(self.config.model, pretrained=self.config.pretrained or None)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"--embed.model {self.config.model}", f"cannot be loaded ({error})", "Give local-dir:FOLDER with open_clip weights."
+            ) from error
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        size = model.visual.image_size
+        self.side_px = int(size[0] if isinstance(size, tuple | list) else size)
+        normalize = next(step for step in transform.transforms if type(step).__name__ == "Normalize")
+        self.mean, self.std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (normalize.mean, normalize.std))
+
+    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+        clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
+        tar, members = queries.members(dataset, self.preview).get(shard, ("", []))
+        frames: dict[str, list[Member]] = defaultdict(list)
+        for member in members:
+            if member.field.startswith("frame"):
+                frames[member.key].append(member)
+        rows: list[dict] = []
+        failures: list[dict] = []
+        with ShardCommit(dataset, self.column, shard, generation) as commit:
+            for clip in clips:
+                own = frames[clip["clip_id"]]
+                picks = [own[index] for index in np.unique(np.linspace(0, len(own) - 1, self.config.frames).astype(int))]
+                origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")} | {"stage": self.name, "shard": shard}
+                if why := journal.poison(clip["clip_id"]):
+                    failures.append({**origin, "item_id": clip["clip_id"], "error": "poison", "cause": why, "attempt": 2})
+                    continue
+                with journal.item(clip["clip_id"], _ITEM_LIMIT_S):
+                    try:
+                        vector = self.vector([decode_image(read_member(dataset.filesystem, tar, member)) for member in picks])
+                    except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
+                        reason, cause = blame(error)
+                        failures.append({**origin, "item_id": clip["clip_id"], "error": reason, "cause": cause, "attempt": 1})
+                        continue
+                rows.append({"clip_id": clip["clip_id"], "shard": shard, "num_frames": len(picks), "vector": vector.tolist()})
+                progress(f"{len(rows)}/{len(clips)} clips")
+            account = Account(len(clips), len(rows), 0, len(failures))
+            commit.commit({"embeddings": rows, "drops": [], "failures": failures}, account)
+        return account
+
+    def vector(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Unit vector [d] float32 of a clip's pictures."""
+        import torch
+
+        planes = np.stack([padded_square(rgb, self.side_px).transpose(2, 0, 1).astype(np.float32) / 255 for rgb in pictures])
+        with torch.inference_mode():
+            found = self.model.encode_image(torch.from_numpy((planes - self.mean) / self.std).to(self.device), normalize=True)
+        mean = found.float().mean(0).cpu().numpy()
+        return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)

@@ -1,0 +1,37 @@
+"""Prompt upsampling keeps every word of the user's, stays within the rule of length, and adds only camera, light and style."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner.film_clips import sample_clip
+from captioner.language.upsample import MAX_WORDS, MIN_WORDS, PhraseUpsampler, lost_words
+from world import captions
+from world.scene import SHAPES
+
+FITTED = PhraseUpsampler.fit(captions.dense(sample_clip(seed).shot) for seed in range(300))
+WORDS = st.lists(
+    st.sampled_from("a red cat dog runs on the hill camera pans light slowly 3 café rock'n'roll blue-grey ! , .".split()), min_size=1, max_size=120
+)
+
+
+@given(WORDS, st.booleans(), st.integers(0, 50))
+def test_every_content_word_survives_and_length_keeps_the_rule(words, is_video, choice):
+    prompt = " ".join(words)
+    result = FITTED(prompt, is_video, choice)
+    assert lost_words(prompt, result) == []
+    assert len(result.split()) <= max(MAX_WORDS, len(prompt.split()))
+
+
+def test_a_short_prompt_gains_light_and_camera_but_no_thing():
+    result = FITTED("a red cat on a hill")
+    assert len(result.split()) >= MIN_WORDS
+    assert "camera" in result
+    assert "light" in result
+    assert not any(shape in result for shape in SHAPES)
+    assert "camera" not in FITTED("a red cat on a hill", is_video=False)
+
+
+def test_what_the_user_says_is_not_said_again():
+    assert FITTED("a dog in daylight, the camera pans left and stays with the dog for a long while").count("camera") == 1
+    assert len({FITTED("a dog", choice=choice) for choice in range(8)}) > 3
+    assert FITTED("word " * 90).split() == ["word"] * 90

@@ -1,0 +1,132 @@
+"""The search for near-duplicates: what is found, what is not, and that order, limits and flat clips do as said."""
+
+from __future__ import annotations
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+
+from media.measure.videohash import SAME, VideoHash, video_hash
+from pipeline.dedup import near_duplicates as neardup
+from pipeline.dedup.near_duplicates import Group, Quality, Report, bucket_pairs, candidate_pairs, embedding_pairs, find_groups, group
+from world.film import SIZES_PX
+from world.render import render_frame
+from world.scene import sample_shot
+
+
+def copies(seed: int, duration_s: float = 2.2) -> list[tuple[str, bytes]]:
+    """A clip and five changed copies of it."""
+    shot = sample_shot(seed, 16 / 9, duration_s)
+    times = np.arange(0, duration_s, 0.25)
+    frames = [render_frame(shot, time, 160, 90) for time in times]
+    late = np.arange(0.55, duration_s, 0.25)
+    changed = {
+        "whole": (frames, times),
+        "half": ([cv2.resize(rgb, (80, 45), interpolation=cv2.INTER_AREA) for rgb in frames], times),
+        "dark": ([(rgb * 0.85).astype(np.uint8) for rgb in frames], times),
+        "noise": ([np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8) for rgb in frames], times),
+        "bars": ([np.pad(rgb, ((12, 12), (0, 0), (0, 0))) for rgb in frames], times),
+        "late": ([render_frame(shot, time, 160, 90) for time in late], late),
+    }
+    return [(f"{seed:04d}-{name}", video_hash(pictures, list(at)).to_bytes()) for name, (pictures, at) in changed.items()]
+
+
+@pytest.fixture(scope="module")
+def pool() -> dict[str, bytes]:
+    return dict(item for seed in range(20) for item in copies(seed))
+
+
+def test_copies_are_grouped_and_others_are_not(pool: dict[str, bytes]) -> None:
+    quality = {clip_id: Quality(14400 if not clip_id.endswith("half") else 3600, 2.2) for clip_id in pool}
+    groups, report = find_groups(pool, quality)
+    for found in groups:
+        assert len({clip_id[:4] for clip_id in [found.kept, *found.others]}) == 1
+        assert max(found.distances) <= neardup.LOOSE
+    assert sum(1 + len(found.others) for found in groups) >= 0.95 * len(pool)
+    assert report.clips == len(pool) and report.capped_buckets == 0
+
+
+def test_the_order_makes_no_difference(pool: dict[str, bytes]) -> None:
+    shuffled = list(pool.items())[:60]
+    expected = find_groups(dict(shuffled))
+    random.Random(3).shuffle(shuffled)
+    assert find_groups(dict(shuffled)) == expected
+
+
+def test_spreading_the_work_changes_nothing(pool: dict[str, bytes], monkeypatch) -> None:
+    whole, _ = find_groups(pool)
+    monkeypatch.setattr(neardup, "CLIPS_A_TASK", 17)
+    monkeypatch.setattr(neardup, "PAIRS_A_TASK", 40)
+    calls = []
+
+    def spread(function, hashes, jobs):
+        calls.append(len(jobs))
+        return neardup.in_process(function, hashes, jobs)
+
+    assert find_groups(pool, spread=spread)[0] == whole
+    assert min(calls) > 3
+
+
+def test_the_best_is_kept() -> None:
+    pairs = {("a", "b"): 0.1, ("b", "c"): 0.1, ("a", "c"): 0.1}
+    assert group(pairs, {})[0].kept == "a"
+    assert group(pairs, {"a": Quality(1, 2), "b": Quality(1, 3), "c": Quality(1, 3)})[0].kept == "b"
+    assert group(pairs, {"a": Quality(9), "c": Quality(9, 0, 1.0)})[0].kept == "c"
+
+
+def test_unlike_clips_are_not_chained() -> None:
+    chain = {("a", "b"): 0.1, ("b", "c"): 0.1, ("c", "d"): 0.1}
+    assert group(chain, {}) == [Group("a", ["b"], [0.1]), Group("c", ["d"], [0.1])]
+    near = group(chain, {}, lambda first, second: 1.2 * SAME)
+    assert near == [Group("a", ["b", "c"], [0.1, 1.2 * SAME])]  # c matches b and is near a; d is near but matches no first member
+
+
+def test_a_large_bucket_is_capped_and_said_so() -> None:
+    bits = np.random.default_rng(0).integers(0, 1 << 63, 1000).astype(np.uint64)
+    pairs, left_out = bucket_pairs(bits, cap=100)
+    assert len(pairs) + left_out == 1000 * 999 // 2
+    assert len(pairs) <= 1000 * 50
+    assert len(bucket_pairs(bits[:50], cap=100)[0]) == 50 * 49 // 2
+
+
+def test_a_set_of_one_look_stays_bounded(pool: dict[str, bytes]) -> None:
+    report = Report()
+    data = next(iter(pool.values()))
+    pairs = candidate_pairs([VideoHash.from_bytes(data)] * 300, report)
+    assert report.capped_buckets > 0 and report.comparisons_left_out > 0
+    assert len(pairs) <= 300 * neardup.BUCKET_CAP // 2
+    assert sum(1 + len(found.others) for found in find_groups({f"{number:03d}": data for number in range(300)})[0]) == 300
+
+
+def test_nothing_and_flat_clips() -> None:
+    assert find_groups({})[0] == []
+    black = video_hash([np.zeros((90, 160, 3), np.uint8)], [0.0]).to_bytes()
+    groups, report = find_groups({"a": black, "b": black})
+    assert groups == []
+    assert report.flat_clips == 2
+
+
+def test_embeddings_are_compared_exactly_and_join_the_groups(pool: dict[str, bytes]) -> None:
+    rng = np.random.default_rng(1)
+    vectors = {f"{number:03d}": vector / np.linalg.norm(vector) for number, vector in enumerate(rng.normal(size=(60, 16)).astype(np.float32))}
+    vectors["copy"] = vectors["007"]
+    assert [pair[:2] for pair in embedding_pairs(vectors, 0.99, block=8)] == [("007", "copy")]
+    hashes = list(pool.values())
+    two = {"007": hashes[0], "copy": hashes[6]}
+    assert find_groups(two)[0] == []
+    assert [found.others for found in find_groups(two, vectors=vectors, min_cosine=0.99)[0]] == [["copy"]]
+
+
+@pytest.mark.slow
+def test_no_false_pair_among_500_shots() -> None:
+    rng = np.random.default_rng(11)
+    hashes = {}
+    for number in range(500):
+        width, height = SIZES_PX[int(rng.integers(len(SIZES_PX)))]
+        duration = float(rng.uniform(1.2, 3.4))
+        shot = sample_shot(int(rng.integers(1 << 31)), width / height, duration)
+        times = list(np.arange(0, duration, 0.25))
+        hashes[f"{number:03d}"] = video_hash([render_frame(shot, time, width, height) for time in times], times).to_bytes()
+    assert find_groups(hashes)[0] == []

@@ -1,0 +1,192 @@
+"""Near-duplicates through the whole stage: copies made by real encoders are found, nothing else is; the view leaves them out and can bring them back."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from manifests import queries
+from manifests.layout import Dataset
+from manifests.views import View
+from media.writer import write_video
+from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
+from pipeline.curate.stage import Curate
+from pipeline.dedup.near_duplicates import in_process
+from pipeline.dedup.stage import dedup, groups_of
+from pipeline.footage.sources import list_sources, source_row
+from pipeline.plan import make_plan
+from pipeline.stages.embed import Embed, padded_square
+from pipeline.stages.protocol import run_stage
+from world.render import render_frame
+from world.scene import sample_shot
+
+FPS = 12.0
+
+
+def frames_of(seed, size=(160, 96), duration_s=2.5):
+    shot = sample_shot(seed, size[0] / size[1], duration_s)
+    return [render_frame(shot, index / FPS, *size) for index in range(round(duration_s * FPS))]
+
+
+def scaled(frames, factor):
+    return [cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC) for rgb in frames]
+
+
+def brighter(frames, factor):
+    return [np.clip(rgb.astype(float) * factor, 0, 255).astype(np.uint8) for rgb in frames]
+
+
+def write_copies(folder, seed):
+    """A clip and five copies: badly encoded, half size, brighter or darker, with bars, trimmed."""
+    frames, sign = frames_of(seed), 1 if seed % 2 else -1
+    bars = ((12, 12), (0, 0), (0, 0)) if seed % 2 else ((0, 0), (20, 20), (0, 0))
+    write_video(folder / f"{seed}-whole.mp4", frames, FPS)
+    write_video(folder / f"{seed}-lowq.mp4", frames, FPS, options={"crf": "36"})
+    write_video(folder / f"{seed}-half.webm", scaled(frames, 0.5), FPS, "vp9", options={"crf": "40"})
+    write_video(folder / f"{seed}-light.mp4", brighter(frames, 1 + 0.15 * sign), FPS, options={"crf": "26"})
+    write_video(folder / f"{seed}-bars.mp4", [np.pad(rgb, bars) for rgb in frames], FPS, options={"crf": "28"})
+    write_video(folder / f"{seed}-trim.mp4", frames[7:] if seed % 2 else frames[:-7], FPS, options={"crf": "26"})
+
+
+def curated(folder, out, embed=None):
+    """The preview column (and the embed column) of a folder, made here."""
+    config = IngestConfig()
+    dataset = Dataset.create(str(out))
+    make_plan(dataset, list_sources([str(folder)]), config.plan, lambda files: [source_row(file) for file in files])
+    stages = [Curate(config.curate)]
+    stages += [Embed(embed, stages[0].column)] if embed else []
+    for stage in stages:
+        stage.setup()
+        for shard, generation in sorted({(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}):
+            run_stage(stage, dataset, "test", shard, generation, lambda text: None)
+    return dataset, [stage.column for stage in stages]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copies")
+    for seed in (4, 5, 9):
+        write_copies(folder, seed)
+    for seed in range(40, 46):
+        write_video(folder / f"{seed}-whole.mp4", frames_of(seed), FPS)
+    return curated(folder, tmp_path_factory.mktemp("ds") / "ds")
+
+
+def name_of(dataset):
+    return {row["clip_id"]: row["uri"].rsplit("/", 1)[1].split(".")[0] for row in queries.table(dataset, "clips").to_pylist()}
+
+
+def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(small):
+    dataset, [preview] = small
+    column = dedup(dataset, preview, None, DedupConfig(), in_process)
+    names, rows = name_of(dataset), queries.table(dataset, "duplicates", column).to_pylist()
+    assert {names[row["clip_id"]].split("-")[0] for row in rows} == {"4", "5", "9"}
+    assert all(names[row["clip_id"]].split("-")[0] == names[row["group_id"]].split("-")[0] for row in rows)
+    assert all(names[row["clip_id"]].endswith("bars") for row in rows if row["is_kept"])  # most pixels
+    assert len(rows) >= 16
+    view = View(columns={"preview": preview, "dedup": column}, where="clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)")
+    assert view.clips(dataset).num_rows == 24 - sum(not row["is_kept"] for row in rows)
+    assert replace(view, where="true").clips(dataset).num_rows == 24
+    records = queries.table(dataset, "shards", column).to_pylist()
+    drops = [row for row in queries.table(dataset, "drops", column).to_pylist() if row["reason"] == "near_duplicate"]
+    assert sum(record["num_dropped"] for record in records) == len(drops) == sum(not row["is_kept"] for row in rows)
+    assert dedup(dataset, preview, None, DedupConfig(), in_process) == column  # done already
+
+
+def test_clips_of_one_source_are_compared_only_when_asked(small):
+    dataset, [preview] = small
+    clips = queries.table(dataset, "clips", preview).to_pylist()
+    hashes = {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()}
+    one_source = [{**clip, "source_id": "s"} for clip in clips]
+    assert groups_of(one_source, hashes, {}, DedupConfig(), in_process)[0] == []
+    assert len(groups_of(one_source, hashes, {}, DedupConfig(within_source=True), in_process)[0]) >= 3
+
+
+def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for seed in (60, 61):
+        write_video(folder / f"{seed}-whole.mp4", frames_of(seed), FPS)
+    dataset, [preview] = curated(folder, tmp_path / "ds")
+    first = dedup(dataset, preview, None, DedupConfig(), in_process)
+    write_video(folder / "60-again.mp4", frames_of(60), FPS, options={"crf": "34"})
+    dataset, _ = curated(folder, tmp_path / "ds")
+    second = dedup(dataset, preview, None, DedupConfig(), in_process)
+    assert first != second
+    assert {first, second} <= set(dataset.columns())
+    assert queries.table(dataset, "duplicates", first).num_rows == 0
+    assert queries.table(dataset, "duplicates", second).num_rows == 2
+
+
+def tiny_clip(folder):
+    """A tiny open_clip model of the real architecture, as a local folder."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    folder.mkdir()
+    preprocess = {"size": 32, "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return EmbedConfig(model=f"local-dir:{folder}")
+
+
+def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for seed in (1, 2):
+        write_video(folder / f"{seed}-whole.mp4", frames_of(seed, (96, 160)), FPS)
+    config = tiny_clip(tmp_path / "clip")
+    dataset, [_, embed] = curated(folder, tmp_path / "ds", config)
+    rows = queries.table(dataset, "embeddings", embed).to_pylist()
+    assert len(rows) == 2
+    assert all(np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-5) and len(row["vector"]) == 16 for row in rows)
+    alike = groups_of(
+        queries.table(dataset, "clips").to_pylist(),
+        {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes").to_pylist()},
+        {row["clip_id"]: np.array(row["vector"], np.float32) for row in rows},
+        DedupConfig(min_cosine=-1.0),
+        in_process,
+    )[0]
+    assert len(alike) == 1  # everything matches at that threshold
+    square = padded_square(np.full((60, 20, 3), 255, np.uint8), 30)
+    assert (square[:, 10:20] == 255).all() and (square[:, :9] != 255).all()  # the whole frame, padded
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
+    """Through encoders, the decode layer and the shot detector: precision and recall of (copy, original) pairs; no pair among the others."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for seed in range(2000, 2050):
+        write_copies(folder, seed)
+    for seed in range(5000, 5500):
+        write_video(folder / f"{seed}-other.mp4", frames_of(seed, duration_s=1.5), FPS)
+    dataset, [preview] = curated(folder, tmp_path / "ds")
+    clips = queries.table(dataset, "clips", preview).to_pylist()
+    hashes = {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()}
+    groups, report = groups_of(clips, hashes, {}, DedupConfig(), in_process)
+    names = name_of(dataset)
+    assert len(set(names.values())) == 800
+    found = set()
+    for one in groups:
+        members = sorted({names[clip_id] for clip_id in (one.kept, *one.others)})
+        found |= set(itertools.combinations(members, 2))
+    right = {pair for pair in found if pair[0].split("-")[0] == pair[1].split("-")[0]}
+    wanted = {tuple(sorted((f"{seed}-whole", f"{seed}-{copy}"))) for seed in range(2000, 2050) for copy in ("lowq", "half", "light", "bars", "trim")}
+    recall, precision = len(wanted & found) / len(wanted), len(right) / max(1, len(found))
+    print(f"{len(clips)} clips, {report.candidates} pairs compared: precision {precision:.3f}, recall {recall:.3f}")
+    assert precision >= 0.99
+    assert recall >= 0.95
+    assert not any(name.endswith("other") for pair in found for name in pair)

@@ -1,0 +1,102 @@
+"""Retry, replay and estimate: failed work is done again and nothing else, a column is a function of its inputs, and rates are measured."""
+
+import json
+import shutil
+
+import pytest
+
+from manifests import cli, queries
+from manifests.layout import Dataset
+from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
+from pipeline.engine import estimate, repair
+from pipeline.engine.repair import Replay, shards_to_retry, stages_of_run
+from pipeline.engine.run import build_stages, funnel
+from pipeline.footage.sources import list_sources, source_row
+from pipeline.plan import make_plan
+from tests.conftest import ingest_here
+from tests.e2e.commands import committed
+
+
+def probe_here(files):
+    return [source_row(file) for file in files]
+
+
+def test_settings_come_back_from_a_run_as_they_were():
+    config = IngestConfig(plan=PlanConfig(shard_s=7), encode=EncodeConfig(max_pixels=None))
+    assert IngestConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(TypeError):
+        IngestConfig.from_dict({**config.to_dict(), "nosuch": {}})
+
+
+def test_a_replay_gives_the_committed_bytes_and_touches_nothing(films, tmp_path, capsys):
+    dataset = ingest_here(films, tmp_path / "ds")
+    before = committed(tmp_path / "ds")
+    for stage in ("preview", "text", "latent"):
+        assert Replay(stage=stage, shard=1, dataset=dataset.uri).run() == cli.DONE
+        assert "the same bytes as committed" in capsys.readouterr().out
+    assert committed(tmp_path / "ds") == before
+
+
+def test_a_replay_names_what_differs(films, tmp_path, capsys, monkeypatch):
+    dataset = ingest_here(films, tmp_path / "ds")
+    real = repair.run_stage
+
+    def changed(stage, beside, *arguments, **options):
+        import pipeline.curate.sampling
+
+        monkeypatch.setattr(pipeline.sampling, "JPEG_QUALITY", 60)
+        return real(stage, beside, *arguments, **options)
+
+    monkeypatch.setattr(repair, "run_stage", changed)
+    assert Replay(stage="preview", shard=0, dataset=dataset.uri).run() == cli.INTEGRITY
+    assert "frame000.jpg" in capsys.readouterr().out
+
+
+def test_only_shards_with_failures_are_retried_and_what_reads_them(films, tmp_path, monkeypatch):
+    from pipeline.curate import stage as curate
+
+    victim = sorted(path for path in films.glob("film-*") if path.suffix != ".json")[2]
+    real = curate.pieces
+
+    def fragile(segment, source, config, beat):
+        if segment["uri"] == str(victim):
+            raise ZeroDivisionError("odd file")
+        yield from real(segment, source, config, beat)
+
+    monkeypatch.setattr(curate, "pieces", fragile)
+    dataset = ingest_here(films, tmp_path / "ds")
+    [failure] = queries.table(dataset, "failures").to_pylist()
+    stages, _ = stages_of_run(dataset)
+    assert shards_to_retry(dataset, stages) == {failure["shard"]: ["preview", "caption", "text", "latent"]}
+
+
+def test_failed_sources_are_tried_again_and_counted_once(films, tmp_path):
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    good = sorted(path for path in films.glob("film-*.mp4"))[:2]
+    shutil.copy(good[0], footage / "a.mp4")
+    (footage / "b.mp4").write_bytes(b"\0" * 500)
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    config = PlanConfig()
+    make_plan(dataset, list_sources([str(footage)]), config, probe_here)
+    failed = [str(footage / "b.mp4")]
+    assert make_plan(dataset, list_sources(failed), config, probe_here) == []
+    assert len(make_plan(dataset, list_sources(failed), config, probe_here, retries_failed=True)) == 1
+    assert dataset.generations() == [0]  # as bad as before: nothing is written
+    shutil.copy(good[1], footage / "b.mp4")
+    make_plan(dataset, list_sources(failed), config, probe_here, retries_failed=True)
+    assert dataset.generations() == [0, 1]
+    [step] = funnel(dataset, [])
+    assert (step["in"], step["kept"], step["failed"]) == (2, 2, 0)
+
+
+def test_rates_are_measured_on_a_sample_or_taken_from_runs(films, tmp_path):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    config = IngestConfig(encode=EncodeConfig(max_pixels=1024))
+    make_plan(dataset, list_sources([str(films)]), config.plan, probe_here)
+    before = committed(tmp_path / "ds")
+    rates = estimate.rates_of_sample(dataset, config)
+    assert set(rates) == {stage.name for stage in build_stages(config)}
+    assert all(0 < rate < 100 for rate in rates.values())
+    assert committed(tmp_path / "ds") == before
+    assert estimate.rates_of_runs(dataset) == {}

@@ -1,0 +1,344 @@
+import csv
+import datetime
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from manifests import queries
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from media import MediaError, VideoReader
+from media.bytes.access import read_range, stat_media
+from media.decode.probe import probe
+from pipeline.config import PlanConfig
+from pipeline.footage import lists as footage_lists
+from pipeline.footage import sources
+from pipeline.footage.found import Found
+from pipeline.footage.listing import list_sources
+from pipeline.footage.sources import content_id, same_bytes, source_row
+from pipeline.plan import make_plan
+from tests.media.bytes.http_server import Server
+
+
+@pytest.fixture
+def folder(films, tmp_path, monkeypatch):
+    """Three films, one with a sidecar, and a still."""
+    monkeypatch.setenv("RUSHES_HTTP_ALLOW_PRIVATE", "127.0.0.1/32")
+    monkeypatch.setenv("RUSHES_HTTP_BACKOFF_S", "0.01")
+    root = tmp_path / "footage"
+    (root / "sub dir").mkdir(parents=True)
+    first, second, third = sorted(path for path in films.iterdir() if path.suffix in {".mp4", ".mkv", ".webm"})[:3]
+    shutil.copy(first, root / f"a{first.suffix}")
+    (root / "a.json").write_text(
+        json.dumps({"alt": "a film", "captions": [{"start_s": 0, "end_s": 1, "kind": "k", "text": "t"}], "truth": 1, "licence": "CC0"})
+    )
+    shutil.copy(second, root / f"b{second.suffix}")
+    shutil.copy(third, root / "sub dir" / f"c ü{third.suffix}")
+    Image.fromarray(np.zeros((20, 30, 3), dtype=np.uint8)).save(root / "still.png")
+    return root
+
+
+def names(found, root):
+    return [item.uri.removeprefix(f"{root}/") for item in found]
+
+
+def media(folder):
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+
+
+def plan(tmp_path, footage, name="ds"):
+    dataset = Dataset.create(str(tmp_path / name))
+    return dataset, {
+        row["uri"]: row for row in make_plan(dataset, list_sources(footage), PlanConfig(), lambda files: [source_row(file) for file in files])
+    }
+
+
+def test_folders_patterns_and_files_name_the_same_things_once(folder):
+    whole = list_sources([str(folder)])
+    assert [item.uri for item in whole] == media(folder)
+    assert whole[0].sidecar == str(folder / "a.json")
+    assert list_sources([f"{folder}/**/*"]) == whole
+    assert list_sources([str(folder), f"{folder}/*.png", f"file://{quote(str(folder))}/still.png", f"{folder}/sub dir/../still.png"]) == whole
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x.mp4").write_bytes(b"x")
+    (folder / "notes.md").write_text("x")
+    (folder / "alone.json").write_text("{}")
+    assert set(names(list_sources([str(folder)]), folder)) == set(names(whole, folder)) | {"notes.md", "alone.json"}
+    with pytest.raises(UsageError, match="nosuch"):
+        list_sources([f"{folder}/nosuch*"])
+    with pytest.raises(UsageError, match="scheme"):
+        list_sources(["ftp://host/x.mp4"])
+
+
+def rows_of(folder):
+    first, second = media(folder)[:2]
+    day = datetime.date(2024, 5, 1)
+    return [
+        {"uri": Path(first).name, "caption": "said, by the list", "license": "MIT", "tags": "sea, sky", "day": day, "score": 0.5, "empty": None},
+        {"uri": second, "caption": "", "license": None, "tags": None, "day": None, "score": float("nan"), "empty": None},
+        {"uri": "gone.mp4", "caption": "was here", "license": "", "tags": "", "day": None, "score": None, "empty": None},
+    ]
+
+
+def write_list(path, rows):
+    if path.suffix == ".parquet":
+        table = pa.Table.from_pylist(rows).append_column("video", pa.array([{"bytes": b"x" * 99, "path": "p"}] * len(rows)))
+        pq.write_table(table, path, row_group_size=2)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row, default=str) for row in rows) + "\n\n")
+    else:
+        with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("column", ["uri", "path", "url", "file", "file_name"])
+def test_lists_with_columns_carry_their_rows(folder, tmp_path, suffix, column):
+    write_list(folder / f"list{suffix}", [{column: row["uri"], **{key: row[key] for key in row if key != "uri"}} for row in rows_of(folder)])
+    found = list_sources([str(folder / f"list{suffix}")])
+    first, second = media(folder)[:2]
+    assert [item.uri for item in found] == sorted([first, second, str(folder / "gone.mp4")])
+    told = next(item for item in found if item.uri == first)
+    assert (told.alt, told.sidecar) == ("said, by the list", str(folder / "a.json"))
+    assert told.metadata | {"score": 0.5} == {"licence": "MIT", "tags": ["sea", "sky"], "day": "2024-05-01", "score": 0.5}
+    row = source_row(told)
+    assert row["alt"] == "said, by the list"
+    assert json.loads(row["metadata_json"])["licence"] == "MIT"
+    assert json.loads(row["timed_captions_json"])[0]["text"] == "t"
+    gone = source_row(next(item for item in found if item.uri.endswith("gone.mp4")))
+    assert (gone["status"], gone["reason"]) == ("failed", "missing")
+
+
+def test_text_lists_hold_anything_and_count_from_their_folder(folder, tmp_path, monkeypatch):
+    whole = list_sources([str(folder)])
+    text = folder / "list.txt"
+    text.write_text("# a remark\n\nsub dir\n*.png\na.*\n" + media(folder)[1] + "\ngone.mp4\n")
+    found = list_sources([str(text)])
+    assert [item for item in found if not item.uri.endswith("gone.mp4")] == whole
+    assert str(folder / "gone.mp4") in [item.uri for item in found]
+    elsewhere = tmp_path / "lists"
+    elsewhere.mkdir()
+    (elsewhere / "x.txt").write_text("footage\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "footage" / "list.txt").unlink()
+    assert list_sources(["lists/x.txt"]) == whole
+    (elsewhere / "y.txt").write_text("x.txt\ny.txt\n")
+    with pytest.raises(UsageError, match="contains itself"):
+        list_sources([str(elsewhere / "y.txt")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"uri": "x.mp4"}\n{"uri": \n', "line 2: is not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: is JSON but no object"),
+        ("a.jsonl", b'{"uri": "x.mp4"}\n{"alt": "x"}\n', "line 2: names no file"),
+        ("a.jsonl", b'{"uri": 5}\n', "line 1: uri is no path"),
+        ("a.csv", b"uri,alt\nx.mp4,a,b\n", "line 2: has more cells"),
+        ("a.csv", b"name,alt\nx.mp4,a\n", "line 2: names no file"),
+        ("a.csv", b'uri,alt\nx.mp4,"a\n', "line 2: is not CSV"),
+        ("a.csv", b"uri\nx\xff.mp4\n", "line 2: is not UTF-8"),
+        ("a.txt", b"x.mp4\n\xff\n", "line 2: is not UTF-8"),
+        ("a.txt", b"\nftp://h/x.mp4\n", "line 2: ftp://h/x.mp4 has a scheme"),
+        ("a.parquet", b"PAR1 not really", "is not a whole parquet file"),
+        ("a.jsonl", b"x" * 2000, "line 1: is longer than"),
+    ],
+)
+def test_a_malformed_line_is_named_with_its_list(tmp_path, monkeypatch, name, content, words):
+    monkeypatch.setattr(footage_lists, "MAX_LINE_BYTES", 1000)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=words) as caught:
+        list_sources([str(tmp_path / name)])
+    assert caught.value.next_step
+    assert name in caught.value.subject
+
+
+def add(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def make_tar(folder, path):
+    a, b, c, still = (Path(item).read_bytes() for item in media(folder))
+    with tarfile.open(path, "w") as tar:
+        add(tar, "set/0001.mp4", a)
+        add(tar, "set/0001.json", json.dumps({"caption": "from json", "license": "MIT", "truth": 1, "fps": 8}).encode())
+        add(tar, "set/0001.txt", b"from text")
+        add(tar, "set/0002.mp4", b)
+        add(tar, "set/0002.txt", " a caption ü\n".encode())
+        add(tar, "../../escape.mp4", c)
+        add(tar, "readme.md", b"x")
+        add(tar, "broken.mp4", b"garbage" * 99)
+        add(tar, "still.png", still)
+        link = tarfile.TarInfo("link.mp4")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+
+
+def test_a_tar_of_videos_is_its_members_with_what_lies_beside_them(folder, tmp_path):
+    make_tar(folder, tmp_path / "x.tar")
+    tar = f"{tmp_path}/x.tar"
+    found = list_sources([tar])
+    assert names(found, tar) == [
+        f"{tar}#{name}" for name in ("../../escape.mp4", "broken.mp4", "readme.md", "set/0001.mp4", "set/0002.mp4", "still.png")
+    ]
+    rows = {item.uri.split("#")[1]: source_row(item) for item in found}
+    assert rows["set/0001.mp4"]["alt"] == "from json"
+    assert json.loads(rows["set/0001.mp4"]["metadata_json"]) == {"licence": "MIT", "fps": 8}
+    assert rows["set/0002.mp4"]["alt"] == "a caption ü"
+    assert rows["../../escape.mp4"]["status"] == "kept"
+    assert rows["readme.md"]["status"] == "dropped"
+    assert (rows["broken.mp4"]["status"], rows["broken.mp4"]["reason"]) == ("failed", "not_media")
+    local = media(folder)[1]
+    assert rows["set/0002.mp4"]["source_id"] == content_id(local)
+    assert same_bytes(f"{tar}#set/0002.mp4", local)
+    assert [item.uri for item in list_sources([str(tmp_path)])] == sorted([item.uri for item in found] + media(folder))
+    _, planned = plan(tmp_path, [str(tmp_path / "footage"), tar])
+    assert sum(row["reason"] == "exact_duplicate" for row in planned.values()) == 4
+
+
+def test_a_damaged_tar_gives_what_comes_before_the_damage_and_one_failure(folder, tmp_path):
+    make_tar(folder, tmp_path / "x.tar")
+    data = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(data[: len(Path(media(folder)[0]).read_bytes()) + 6000])
+    (tmp_path / "junk.tar").write_bytes(b"junk" * 999)
+    found = list_sources([f"{tmp_path}/x.tar", f"{tmp_path}/junk.tar"])
+    rows = {item.uri: source_row(item) for item in found}
+    assert rows[f"{tmp_path}/x.tar#set/0001.mp4"]["status"] == "kept"
+    assert {rows[f"{tmp_path}/{name}.tar"]["reason"] for name in ("x", "junk")} == {"bad_tar"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_folder_with_metadata_describes_its_files(folder, suffix):
+    inner = next(path for path in media(folder) if "sub dir" in path)
+    rows = [
+        {"file_name": "still.png", "text": "black", "source": "s"},
+        {"file_name": str(Path(inner).relative_to(folder)), "text": "inside", "source": "s"},
+        {"file_name": "gone.mp4", "text": "gone", "source": "s"},
+    ]
+    write_list(folder / f"metadata{suffix}", rows)
+    found = {item.uri: item for item in list_sources([str(folder)])}
+    described = [path for path in media(folder) if not path.endswith(f"metadata{suffix}")]
+    assert sorted(found) == sorted([*described, str(folder / "gone.mp4")])
+    assert (found[str(folder / "still.png")].alt, found[str(folder / "still.png")].metadata) == ("black", {"source": "s"})
+    assert found[inner].alt == "inside"
+    assert found[media(folder)[0]].alt == ""
+    assert source_row(found[str(folder / "gone.mp4")])["reason"] == "missing"
+    nearer = folder / "sub dir" / "metadata.jsonl"
+    nearer.write_text(json.dumps({"file_name": Path(inner).name, "text": "nearer"}))
+    assert next(item for item in list_sources([str(folder)]) if item.uri == inner).alt == "nearer"
+
+
+def test_a_metadata_file_of_another_kind_is_a_file_as_any_other(folder):
+    (folder / "metadata.csv").write_text("a,b\n1,2\n")
+    (folder / "metadata.jsonl").write_text("no json")
+    found = {item.uri: item for item in list_sources([str(folder)])}
+    assert source_row(found[str(folder / "metadata.csv")])["reason"] == "not_media_file"
+    assert source_row(found[str(folder / "metadata.jsonl")])["reason"] == "not_media_file"
+    (folder / "metadata.jsonl").write_text('{"file_name": "still.png"}\n{"file_name"')
+    with pytest.raises(UsageError, match="line 2"):
+        list_sources([str(folder)])
+
+
+def test_files_lists_and_tars_on_the_web(folder, tmp_path):
+    make_tar(folder, folder / "x.tar")
+    local = media(folder)
+    with Server(folder) as server:
+        first = f"{server.url}/ok/{Path(local[0]).name}"
+        (folder / "list.jsonl").write_text(
+            json.dumps({"url": Path(local[0]).name, "alt": "web"}) + "\n" + json.dumps({"url": f"{server.url}/status/404/x.mp4"})
+        )
+        found = list_sources([f"{server.url}/ok/list.jsonl"])
+        assert [item.uri for item in found] == [first, f"{server.url}/status/404/x.mp4"]
+        row, missing = map(source_row, found)
+        assert (row["status"], row["alt"], row["source_id"]) == ("kept", "web", content_id(local[0]))
+        assert (missing["reason"], "404" in missing["detail"]) == ("missing", True)
+        members = list_sources([f"{server.url}/ok/x.tar"])
+        assert f"{server.url}/ok/x.tar#set/0002.mp4" in [item.uri for item in members]
+        assert source_row(next(item for item in members if item.uri.endswith("0002.mp4")))["alt"] == "a caption ü"
+        (folder / "evil.txt").write_text("/etc/passwd\n")
+        with pytest.raises(UsageError, match="may not name files of this machine"):
+            list_sources([f"{server.url}/ok/evil.txt"])
+        with pytest.raises(UsageError, match="cannot be read"):
+            list_sources([f"{server.url.replace('//', '//u:secret@')}/status/404/list.csv"])
+        dataset, planned = plan(tmp_path, [first, str(folder)])
+        assert planned[first]["reason"] == "exact_duplicate" or planned[local[0]]["reason"] == "exact_duplicate"
+        again = make_plan(dataset, list_sources([first, str(folder)]), PlanConfig(), lambda files: [source_row(file) for file in files])
+        assert again == []
+        assert len(queries.plan(dataset)) == 4
+
+
+def test_large_files_are_named_by_the_same_samples_wherever_they_lie(folder, monkeypatch):
+    monkeypatch.setattr(sources, "WHOLE_HASH_BYTES", 1 << 20)
+    (folder / "big.bin").write_bytes(np.random.default_rng(0).bytes(3_000_000))
+    (folder / "other.bin").write_bytes((folder / "big.bin").read_bytes()[:-1] + b"?")
+    with Server(folder) as server:
+        url = f"{server.url}/ok/big.bin"
+        assert content_id(url) == content_id(str(folder / "big.bin"))
+        assert same_bytes(url, str(folder / "big.bin"))
+        assert not same_bytes(url, str(folder / "other.bin"))
+
+
+def test_prefixes_objects_lists_and_tars_of_a_store(folder, bucket, tmp_path, capsys):
+    address, client = bucket
+    make_tar(folder, folder / "x.tar")
+    (folder / "odd #1?.png").write_bytes((folder / "still.png").read_bytes())
+    (folder / "sub dir" / "metadata.csv").write_text(f"file_name,text\n{Path(next(p for p in media(folder) if 'sub dir' in p)).name},told\n")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), "rushes", f"f/{path.relative_to(folder)}")
+    local = {item.uri.removeprefix(f"{folder}/"): item for item in list_sources([str(folder)])}
+    found = list_sources([address("f")])
+    assert found == list_sources([address("f/")]) == sorted(found, key=lambda item: item.uri)
+    assert len(found) == len(local)
+    for name, item in local.items():
+        tar, mark, member = name.partition("#") if ".tar#" in name else (name, "", "")
+        there = next(other for other in found if other.uri == address(quote(f"f/{tar}")) + mark + member)
+        assert (there.alt, there.metadata, bool(there.sidecar)) == (item.alt, item.metadata, bool(item.sidecar)), name
+        assert there.size_bytes == stat_media(item.uri)[0]
+        here, row = source_row(item), source_row(there)
+        assert {key: row.get(key) for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")} == {
+            key: here.get(key) for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")
+        } or row["status"] != "kept"
+        assert row["status"] == here["status"], (name, row["detail"])
+    first = media(folder)[0]
+    remote = address(f"f/{Path(first).name}")
+    assert [item.sidecar for item in list_sources([remote])] == [address("f/a.json")]
+    ours, theirs = (list(VideoReader(probe(uri), 4096, decoder="pyav").frames()) for uri in (first, remote))
+    assert [(frame.time_s, frame.rgb.tobytes()) for frame in ours] == [(frame.time_s, frame.rgb.tobytes()) for frame in theirs]
+    assert read_range(remote, 5, 10) == Path(first).read_bytes()[5:15]
+    client.put_object(Bucket="rushes", Key="f/list.txt", Body=f"sub dir\n{Path(first).name}\nnone.mp4\n".encode())
+    listed = list_sources([address("f/list.txt")])
+    assert [item.uri for item in listed] == sorted([remote, address("f/none.mp4"), next(item.uri for item in found if "sub%20dir" in item.uri)])
+    assert source_row(Found(address("f/none.mp4")))["reason"] == "missing"
+    with pytest.raises(MediaError):
+        probe(address("none/x.mp4"))
+    with pytest.raises(UsageError, match="matches anything"):
+        list_sources([address("nothing/here")])
+    client.upload_file(str(folder / "still.png"), "rushes", "f/still.png")
+    dataset, planned = plan(tmp_path, [address("f"), str(folder)])
+    assert {row["status"] for row in planned.values()} == {"kept", "dropped", "failed"}
+    assert len(queries.plan(dataset)) == 4
+    client.upload_file(str(folder / "x.tar"), "rushes", "f/still.png")
+    assert make_plan(dataset, list_sources([address("f"), str(folder)]), PlanConfig(), lambda files: []) == []
+    said = capsys.readouterr().err
+    assert said.count("has changed") == 1
+    assert "f/still.png" in said
+
+
+def test_the_order_of_the_arguments_does_not_matter(folder):
+    args = [str(folder), f"{folder}/sub dir", f"{folder}/still.png"]
+    assert list_sources(args) == list_sources(args[::-1])
+    assert Path(list_sources([str(folder)])[0].uri).is_absolute()

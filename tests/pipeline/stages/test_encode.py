@@ -1,0 +1,198 @@
+"""The encode stage: another VAE is another column and nothing else, a kill costs nothing, what is batched equals what is streamed, and a sample is measured."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from manifests import queries
+from manifests.errors import UsageError
+from manifests.shards import read_member
+from manifests.verify import verify
+from manifests.views import View
+from media import Frame, MediaError
+from media.decode.images import decode_image
+from pipeline.config import EncodeConfig
+from pipeline.stages import encode as module
+from pipeline.stages.clip_frames import ReadAhead
+from pipeline.stages.encode import Encode
+from pipeline.stages.protocol import run_stage
+from tests.vae.tiny_published import save_tiny
+from trainer.config import preset
+from trainer.data.catalog import load_catalog
+from vae import load_vae
+from vae.measuring.audit import latent_picture
+
+SIZE = {"max_pixels": 4096}
+
+
+def encode(dataset, run_id="again", **settings):
+    """Run the stage over all shards and save view `second` of it. Returns the stage."""
+    base = View.load(dataset)
+    stage = Encode(EncodeConfig(**(SIZE | settings)), base.column("preview"))
+    stage.setup()
+    for shard in dataset.committed_shards(base.column("preview")):
+        run_stage(stage, dataset, run_id, shard, 0, lambda text: None)
+    View(columns={**base.columns, "latent": stage.column}, where=base.where).save(dataset, "second")
+    return stage
+
+
+def files(dataset):
+    return {path: path.read_bytes() for path in Path(dataset.uri).rglob("*") if path.is_file() and path.parts[-2] not in {"views"}}
+
+
+def latents(dataset, column):
+    return {
+        member.key: load(read_member(dataset.filesystem, path, member))
+        for path, members in queries.members(dataset, column).values() for member in members if member.field == "latent.safetensors"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["wan21", "ltx"])
+def test_another_vae_touches_only_the_latent_column(copy, tmp_path, name):
+    before = files(copy)
+    stage = encode(copy, vae=str(save_tiny(name, tmp_path / name)), audit_share=0.0)
+    after = files(copy)
+    assert {path: after[path] for path in before} == before
+    new = [path.relative_to(copy.uri).as_posix() for path in set(after) - set(before)]
+    assert new
+    assert all(str(stage.column) in path or path.startswith("runs/") for path in new)
+    assert verify(copy, deep=True).is_sound
+    first, second = (load_catalog(copy, [View.load(copy, view)], preset("tiny")) for view in ("default", "second"))
+    assert first.digest != second.digest
+    assert (first.latent_channels, second.latent_channels) == (16, load_vae(tmp_path / name).latent_channels)
+    rows = queries.table(copy, "latents", stage.column).to_pylist()
+    assert len(rows) == queries.table(copy, "clips").num_rows
+    assert all(row["audit_psnr_db"] is None for row in rows)
+
+
+def test_latents_of_two_vaes_never_mix(copy, tmp_path):
+    encode(copy, vae=str(save_tiny("ltx", tmp_path / "ltx")), audit_share=0.0)
+    view = View.load(copy)
+    mixed = View(columns={name: column for name, column in view.columns.items() if name != "latent"}, where=view.where)
+    with pytest.raises(UsageError, match="latent"):
+        load_catalog(copy, [mixed], preset("tiny"))
+
+
+def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, monkeypatch):
+    base = View.load(copy).column("latent")
+    batched = latents(copy, base)
+    monkeypatch.setattr(module, "PUSH_FRAMES", 1)  # every clip streamed, frame by frame
+    monkeypatch.setattr(module, "CODE_VERSION", -1)
+    streamed = latents(copy, encode(copy).column)
+    assert batched.keys() == streamed.keys()
+    for key, tensors in batched.items():
+        assert torch.allclose(tensors["mean"].float(), streamed[key]["mean"].float(), atol=0.04, rtol=0.01)
+
+
+def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypatch):
+    monkeypatch.setattr(module, "CODE_VERSION", -2)
+    calls = []
+
+    def broken(vae, videos):
+        calls.append(len(videos))
+        if len(calls) in {2, 3}:  # a batch, then its first clip alone
+            raise RuntimeError("out of memory, as told")
+        return type(vae).encode_many(vae, videos)
+
+    stage = Encode(EncodeConfig(**SIZE), View.load(copy).column("preview"))
+    stage.setup()
+    monkeypatch.setattr(stage.vae, "encode_many", lambda videos: broken(stage.vae, videos), raising=False)
+    for shard in copy.committed_shards(stage.preview):
+        account, _ = run_stage(stage, copy, "again", shard, 0, lambda text: None)
+        assert account.num_in == account.num_kept + account.num_failed
+    failures = queries.table(copy, "failures", stage.column).to_pylist()
+    assert len(failures) == 1
+    assert "as told" in failures[0]["cause"]
+    made = queries.table(copy, "latents", stage.column).num_rows
+    assert made + len(failures) == queries.table(copy, "clips").num_rows
+
+
+def test_a_sample_is_measured_and_every_latent_has_a_picture(copy):
+    stage = encode(copy, audit_share=1.0)
+    for row in queries.table(copy, "latents", stage.column).to_pylist():
+        assert 15 < row["audit_psnr_db"] < 60
+        assert 0.3 < row["audit_ssim"] <= 1
+        assert row["audit_flicker"] >= 0
+        assert row["audit_drift_db"] < 8
+        assert row["audit_flag"] in {"", "low_psnr", "flicker", "drift", "low_psnr,flicker"}
+    for path, members in queries.members(copy, stage.column).values():
+        pictures = [decode_image(read_member(copy.filesystem, path, member)) for member in members if member.field == "latent.png"]
+        assert len(pictures) == len(members) // 2
+        assert all(picture.std() > 5 for picture in pictures)
+
+
+def test_a_picture_of_a_latent_is_the_same_each_time():
+    mean = torch.randn(16, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert latent_picture(mean) == latent_picture(mean.clone())
+    assert decode_image(latent_picture(mean)).shape == (5, 3 * 7 + 2, 3)
+
+
+def test_reading_ahead_keeps_order_and_errors_and_stops_when_left():
+    def frames(count, error=None):
+        for index in range(count):
+            made.append(index)
+            yield Frame(rgb=np.zeros((2, 2, 3), np.uint8), time_s=float(index))
+        if error:
+            raise error
+
+    made = []
+    with ReadAhead(frames(50), 12) as ahead:
+        assert [frame.time_s for frame in ahead] == list(range(50))
+    with ReadAhead(frames(3, MediaError("broken", "as told")), 12) as ahead:
+        assert next(ahead).time_s == 0
+        with pytest.raises(MediaError, match="as told"):
+            list(ahead)
+    made = []
+    with ReadAhead(frames(10_000), 8 << 20) as ahead:
+        next(ahead)
+    assert len(made) < 20  # bounded, and over
+
+
+KILLED = """
+import sys, time
+from manifests.layout import Dataset
+from manifests.views import View
+from pipeline.config import EncodeConfig
+from pipeline.stages.encode import Encode
+from pipeline.stages.protocol import run_stage
+dataset = Dataset(sys.argv[1])
+stage = Encode(EncodeConfig(max_pixels=4096), View.load(dataset).column("preview"))
+stage.setup()
+for shard in dataset.committed_shards(stage.preview):
+    def told(text):
+        print(shard, text, flush=True)
+        time.sleep(float(sys.argv[3]))
+    run_stage(stage, dataset, sys.argv[2], shard, 0, told)
+"""
+
+
+@pytest.mark.slow
+def test_killed_five_times_at_random_it_ends_with_the_same_bytes(copy):
+    column = View.load(copy).column("latent")
+
+    def parts():
+        return {path: data for path, data in files(copy).items() if str(column) in str(path) and "runs" not in path.parts}
+
+    whole = parts()
+    for path in whole:
+        if "tables" in path.parts or random.Random(str(path.name)).random() < 0.5:  # the commit records; the tars stay as debris
+            path.unlink()
+    dice = random.Random(5)
+    for attempt in range(5):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, copy.uri, f"run-{attempt}", "0.1"], stdout=subprocess.PIPE, text=True)
+        for _ in range(dice.randint(1, 6)):
+            if not process.stdout.readline():
+                break
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not verify(copy).problems
+    subprocess.run([sys.executable, "-c", KILLED, copy.uri, "last", "0"], check=True, capture_output=True)
+    assert parts() == whole

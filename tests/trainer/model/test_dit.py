@@ -1,0 +1,176 @@
+import dataclasses
+import warnings
+
+import pytest
+import torch
+
+from manifests.errors import UsageError
+from trainer.config import FlowConfig, ModelConfig
+from trainer.data.patches import coordinates, patchify, token_validity, unpatchify
+from trainer.data.samples import Sample
+from trainer.model.attention import attend, attend_dense, attend_flex, attend_varlen, documents
+from trainer.model.dit import DiT
+from trainer.model.flow import draw_known, noised, pace, shift_of, shifted
+from trainer.sampling.sample import integrate
+from vae import Extent, latent_size
+
+CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
+
+
+def offsets(lengths):
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [([5, 3, 5, 1], [5, 3, 5, 1]), ([4, 4, 7], [2, 9, 2]), ([6], [1])])
+def test_grouped_attention_equals_the_dense_oracle(queries, keys):
+    q, k, v = (torch.randn(sum(lengths), 2, 8) for lengths in (queries, keys, keys))
+    of = documents(offsets(queries), offsets(keys), q.dtype)
+    expected = attend_dense(q, k, v, of)
+    assert torch.allclose(attend(q, k, v, of), expected, atol=1e-6)
+    with torch.no_grad(), warnings.catch_warnings():  # FlexAttention has no backward pass on a CPU, and says that it is slow there
+        warnings.simplefilter("ignore")
+        assert torch.allclose(attend_flex(q, k, v, of), expected, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("path", [attend_varlen, attend_flex])
+def test_the_gpus_attention_equals_the_dense_oracle(path):
+    lengths = [70, 3, 129, 1, 64]
+    q, k, v = (torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    cu = offsets(lengths).cuda()
+    of = documents(cu, cu, q.dtype)
+    assert torch.allclose(path(q, k, v, of).float(), attend_dense(q.float(), k.float(), v.float(), of), atol=3e-2)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (4, 4, 2), (2, 1, 9)])
+@pytest.mark.parametrize("patch", [(1, 2, 2), (1, 1, 1), (2, 2, 2)])
+def test_patches_come_back_to_the_exact_size(size, patch):
+    latent = torch.randn(4, *size)
+    tokens, grid = patchify(latent, patch)
+    assert torch.equal(unpatchify(tokens, grid, patch, size), latent)
+
+
+def test_coordinates_are_seconds_and_centred_rows_and_columns():
+    coords, frame = coordinates((3, 2, 3), (1, 2, 2), fps=16.0)
+    assert coords[0].tolist() == [0.0, -0.5, -1.0]
+    assert coords[-1].tolist() == [pytest.approx((8 - 1.5) / 16), 0.5, 1.0]
+    assert frame.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    for fps in (8.0, 30.0, 30000 / 1001):
+        other, _ = coordinates((3, 2, 3), (1, 2, 2), fps=fps)
+        assert torch.allclose(other[:, 0] * fps, coords[:, 0] * 16)
+        assert torch.equal(other[:, 1:], coords[:, 1:])
+    image, _ = coordinates((1, 3, 2), (1, 2, 2), fps=0.0)
+    assert image.tolist() == [[0.0, row, column] for row in (-1.0, 0.0, 1.0) for column in (-0.5, 0.5)]
+    window, _ = coordinates((1, 2, 3), (1, 2, 2), fps=16.0, start=2)
+    assert torch.equal(window, coords[12:])
+
+
+def test_padding_weighs_nothing_and_partial_cells_their_share():
+    extent = Extent(3, 12, 20)  # latent 2 x 2 x 3, tokens 2 x 1 x 2: the last column of cells pads
+    weight = token_validity(extent, Sample("a", 0, *latent_size(extent)), (1, 2, 2))
+    assert weight.shape == (4, 4)
+    assert weight[0].tolist() == [1.0, 1.0, 0.5, 0.5]
+    assert weight[1].tolist() == [0.5, 0.0, 0.25, 0.0]
+    assert weight[2].tolist() == [0.5, 0.5, 0.25, 0.25]
+
+
+def open_model(**more):
+    torch.manual_seed(0)
+    model = DiT(dataclasses.replace(CONFIG, **more)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", ["cross", "joint"])
+@pytest.mark.parametrize("path", [attend, attend_flex, attend_dense])
+def test_a_sample_in_a_pack_gives_what_it_gives_alone(text, path, monkeypatch):
+    monkeypatch.setattr("trainer.model.dit.attend", path)
+    model, parts = open_model(text=text), []
+    for index, (grid, fps, words, sigma) in enumerate(
+        [((3, 2, 4), 16.0, 5, 0.7), ((1, 5, 3), 0.0, 1, 0.2), ((4, 2, 2), 30.0, 9, 0.95), ((3, 2, 4), 8.0, 5, 0.7)]
+    ):
+        coords, frame = coordinates(grid, CONFIG.patch, fps)
+        count = len(coords)
+        known = frame == 0 if index == 2 else torch.zeros(count, dtype=torch.bool)
+        parts.append((torch.randn(count, 16), torch.where(known, 0.0, sigma), known, coords, torch.randn(words, 8)))
+    x, sigma, known, coords, text = (torch.cat(column) for column in zip(*parts, strict=True))
+    packed = model(x, sigma, known, coords, offsets([len(part[0]) for part in parts]), text, offsets([len(part[4]) for part in parts]))
+    begin = 0
+    for part in parts:
+        alone = model(*part[:4], offsets([len(part[0])]), part[4], offsets([len(part[4])]))
+        assert torch.allclose(packed[begin : begin + len(part[0])], alone, atol=1e-5)
+        begin += len(part[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", ["cross", "joint"])
+def test_text_sigma_position_and_given_flag_all_reach_the_output(text):
+    model, own = open_model(text=text), text
+    coords, _ = coordinates((2, 2, 2), CONFIG.patch, 16.0)
+    x, sigma, known, text = torch.randn(8, 16), torch.full((8,), 0.5), torch.zeros(8), torch.randn(3, 8)
+    cu, text_cu = offsets([8]), offsets([3])
+    out = model(x, sigma, known, coords, cu, text, text_cu)
+    assert not torch.allclose(out, model(x, sigma, known, coords, cu, text.flip(0) * 2, text_cu), atol=1e-5)
+    assert not torch.allclose(out, model(x, sigma * 0.5, known, coords, cu, text, text_cu), atol=1e-5)
+    assert not torch.allclose(out, model(x, sigma, known, coords * 2, cu, text, text_cu), atol=1e-5)
+    assert not torch.allclose(out, model(x, sigma, known + 1, coords, cu, text, text_cu), atol=1e-5)
+    moved = coords + torch.tensor([0.0, 40.0, -7.0])
+    if own == "joint":  # words stand at the origin
+        return
+    assert torch.allclose(out, model(x, sigma, known, moved, cu, text, text_cu), atol=1e-4)  # positions are relative
+
+
+def test_a_new_model_predicts_zero():
+    model = DiT(CONFIG)
+    coords, _ = coordinates((1, 2, 2), CONFIG.patch, 0.0)
+    assert not model(torch.randn(4, 16), torch.rand(4), torch.zeros(4), coords, offsets([4]), torch.randn(2, 8), offsets([2])).any()
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_following_the_true_direction_leads_from_noise_to_data(path):
+    clean, noise = torch.randn(2, 5, 16)
+    levels = torch.linspace(1, 0, 65)
+
+    def direction(x, sigma):
+        return noised(clean, noise, sigma[:, None], path)[1]
+
+    start, known = noised(clean, noise, torch.ones(5, 1), path)[0], torch.zeros(5, dtype=torch.bool)
+    assert torch.allclose(start, noise, atol=1e-6)
+    assert torch.allclose(integrate(direction, start, known, levels, "heun", pace(path)), clean, atol=1e-3)
+    middle, _ = noised(clean, noise, torch.full((5, 1), 0.5), "cosine")
+    assert torch.allclose(middle, (clean + noise) / 2**0.5, atol=1e-6)  # as much of the one as of the other, at unit variance
+
+
+def test_the_shift_grows_with_shape_and_is_bounded():
+    config = FlowConfig()
+    shifts = [shift_of((t, s, s), config) for t, s in ((1, 2), (1, 8), (8, 8), (32, 16), (400, 200))]
+    assert shifts == sorted(shifts)
+    assert shifts[-1] == config.shift_max
+    levels = torch.linspace(0, 1, 11)
+    moved = shifted(levels, 3.0)
+    assert moved[0] == 0 and moved[-1] == 1 and (moved[1:-1] > levels[1:-1]).all()
+
+
+def test_known_patterns_are_drawn_as_often_as_configured():
+    config, grid = FlowConfig(), (8, 2, 2)
+    frame = torch.arange(8).repeat_interleave(4)
+    generator = torch.Generator().manual_seed(0)
+    patterns = [draw_known(grid, frame, config, generator) for _ in range(1500)]
+    none = sum(not pattern.any() for pattern in patterns) / 1500
+    ends = sum(bool(pattern[0] and pattern[-1]) for pattern in patterns) / 1500
+    last = sum(bool(pattern[-1]) for pattern in patterns) / 1500
+    inside = sum(bool(pattern[4:28].any()) and not pattern[0] and not pattern[-1] for pattern in patterns) / 1500
+    assert 0.58 < none < 0.66
+    assert 0.03 < ends < 0.07
+    assert 0.11 < last < 0.18
+    assert 0.015 < inside < 0.06
+    assert not any(bool(pattern.all()) for pattern in patterns)
+    assert not draw_known((1, 2, 2), frame[:4], config, generator).any()
+    assert not draw_known(grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator).any()
+    with pytest.raises(UsageError, match="unknown patterns"):
+        draw_known(grid, frame, FlowConfig(condition={"backwards": 1.0}), generator)

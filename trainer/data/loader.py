@@ -1,0 +1,274 @@
+"""The loader: planned packs to tensors, by a few threads that read ahead.
+
+One ranged read per member, crc32 checked. An unreadable sample is left out of its pack, named and counted; later packs do not shift, so
+determinism survives. What a sample draws (its caption, its text dropout) is a function of (seed, epoch, sample), so any rank, any number of
+threads and any resumed run draw the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.mixing import Mixing, draw
+from manifests.cli import say
+from manifests.errors import RushesError
+from manifests.layout import Dataset
+from manifests.reading import MemberReader, RangeCache
+from trainer.config import FitConfig
+from trainer.data.catalog import Catalog
+from trainer.data.curriculum import Curriculum
+from trainer.data.packs import rank_packs
+from trainer.data.patches import coordinates, patchify, token_validity
+from trainer.data.plan_stream import PlanStream
+from trainer.data.samples import Sample, Size
+from trainer.data.tensors import tensors_in
+from vae.grid import Extent
+
+
+@dataclass(frozen=True)
+class Member:
+    """One sample of a pack and what was drawn for it."""
+
+    sample: Sample
+    grid: Size  # (t, h, w) in tokens
+    seed: int  # of its noise
+    caption_kind: str  # "none" where the caption was dropped
+    is_window: bool  # only a part of the clip is shown
+
+
+@dataclass(frozen=True)
+class SampleTokens:
+    """The tensors of one sample of n tokens, before they are joined into a pack; shapes as in `Pack`."""
+
+    clean: Tensor
+    valid: Tensor
+    coords: Tensor
+    frame: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Samples of many shapes, end to end in one sequence.
+
+    Shape legend: N tokens, S samples, P patch values (cells x channels), L text tokens, Dt text width.
+    """
+
+    members: list[Member]  # S
+    corrupt: list[str]  # clips that could not be read and were left out
+    clean: Tensor  # [N, P] normalised latents
+    valid: Tensor  # [N, cells] share of real pixels in each latent cell, 0 where the patch is padding
+    coords: Tensor  # [N, 3] seconds, row, column
+    frame: Tensor  # [N] latent frame of each token
+    cu: Tensor  # [S + 1] token offsets
+    text: Tensor  # [L, Dt] caption embeddings
+    text_cu: Tensor  # [S + 1] text offsets
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.clean)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [member.sample for member in self.members]
+
+
+def offsets_of(lengths: Iterable[int]) -> Tensor:
+    """Offsets [S + 1] of S sequences laid end to end: lengths 3, 2 give 0, 3, 5."""
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def sample_seed(seed: int, epoch: int, sample: Sample) -> int:
+    """A seed for everything random about one showing of a sample in one epoch."""
+    key = f"{seed}|{epoch}|{sample.clip_id}" + (f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else "")
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
+
+
+class PackReader:
+    """Reads the samples of a pack and lays them end to end.
+
+    Args:
+        dataset: None for a reader that has its bytes from elsewhere (trainer/data/streaming.py).
+        cache: where ranges of an object store are kept; None: they are fetched each time.
+    """
+
+    def __init__(self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None) -> None:
+        self.dataset, self.catalog, self.config = dataset, catalog, config
+        self.members = MemberReader(dataset.filesystem, cache) if dataset else None
+        self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
+        self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
+        self.mixing = Mixing(weights=config.captions)
+
+    def whole_latent(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of a sample's clip as stored, [C, T, H, W]; they are soon overwritten."""
+        path, member = self.catalog.latents[sample.clip_id]
+        assert self.members is not None
+        tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
+        return tensors["mean"], tensors["logvar"]
+
+    def stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of what is shown of a sample, [C, t, h, w], in the VAE's units."""
+        part = (
+            slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
+            slice(sample.left, sample.left + sample.latent_w),
+        )  # fmt: skip
+        mean, logvar = (torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample))
+        return mean, logvar
+
+    def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
+        """A draw from the posterior, normalised per channel: [C, t, h, w]."""
+        mean, logvar = self.stored(sample)
+        value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul_(0.5).exp_()).add_(mean)
+        return value.sub_(self.mean).div_(self.std)
+
+    def captions_of(self, sample: Sample) -> list[tuple[str, str, str]]:
+        """(id, kind, source) of each caption of a sample's clip."""
+        return self.catalog.views[sample.view].captions[sample.clip_id]
+
+    def embedding(self, sample: Sample, caption_id: str) -> Tensor:
+        """A caption's embedding, [L, Dt]."""
+        path, member = self.catalog.views[sample.view].texts[sample.clip_id]
+        assert self.members is not None
+        found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[caption_id]
+        return torch.empty(found.shape).copy_(found)  # a copy: its bytes are soon overwritten
+
+    def text_of(self, sample: Sample, kind: str) -> tuple[str, Tensor]:
+        """Id and embedding [L, Dt] of a sample's first caption of a kind, or of its first caption."""
+        captions = self.captions_of(sample)
+        caption_id = next((name for name, own, _ in captions if own == kind), captions[0][0])
+        return caption_id, self.embedding(sample, caption_id)
+
+    def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[Tensor, str]:
+        """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
+        captions = self.captions_of(sample)
+        index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
+        if index is None or rng.random() < dropout:
+            return torch.zeros(1, self.catalog.text_width), "none"
+        return self.embedding(sample, captions[index][0]), captions[index][1]
+
+    def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
+        """Read the samples of one pack.
+
+        A sample that cannot be read is left out, reported on the terminal and listed in `Pack.corrupt`.
+
+        Args:
+            epoch: enters the seed of each sample's noise and caption.
+            is_for_validation: keep all captions (no text dropout).
+        """
+        dropout = 0.0 if is_for_validation else self.config.flow.text_dropout
+        members, parts, corrupt = list[Member](), list[SampleTokens](), list[str]()
+        for sample in samples:
+            seed = sample_seed(self.config.seed, epoch, sample)
+            try:
+                latent = self._latent(sample, torch.Generator().manual_seed(seed))
+                text, kind = self._text(sample, np.random.default_rng(seed), dropout)
+            except (RushesError, OSError, KeyError) as error:
+                corrupt.append(sample.clip_id)
+                say(f"left out of its pack: clip {sample.clip_id} in shard {sample.shard}: {error}")
+                continue
+            grid, tokens = self._tokenize(sample, latent, text)
+            members.append(Member(sample, grid, seed, kind, self._is_window(sample)))
+            parts.append(tokens)
+        return self._join(members, parts, corrupt)
+
+    def _tokenize(self, sample: Sample, latent: Tensor, text: Tensor) -> tuple[Size, SampleTokens]:
+        """The token grid (t, h, w) of a sample's latent [C, t, h, w], and its tokens."""
+        patch, row = self.config.model.patch, self.catalog.clips[sample.clip_id]
+        clean, grid = patchify(latent, patch)
+        extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
+        valid = token_validity(extent, sample, patch, self.catalog.factors)
+        coords, frame = coordinates(grid, patch, row["fps"], sample.start, self.catalog.factors[0])
+        if grid[1:] != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
+            coords = coords + _window_offset(sample, row, patch)
+        return grid, SampleTokens(clean, valid, coords, frame, text)
+
+    def _is_window(self, sample: Sample) -> bool:
+        row = self.catalog.clips[sample.clip_id]
+        whole = (row["latent_t"], row["latent_h"], row["latent_w"])
+        return (sample.latent_t, sample.latent_h, sample.latent_w) != whole
+
+    def _join(self, members: list[Member], parts: list[SampleTokens], corrupt: list[str]) -> Pack:
+        """Lay samples end to end; none of them give a pack of no tokens."""
+        cells = math.prod(self.config.model.patch)
+        none = SampleTokens(
+            clean=torch.zeros(0, cells * self.catalog.latent_channels),
+            valid=torch.zeros(0, cells),
+            coords=torch.zeros(0, 3),
+            frame=torch.zeros(0, dtype=torch.long),
+            text=torch.zeros(0, self.catalog.text_width),
+        )
+        columns = {item.name: torch.cat([getattr(part, item.name) for part in [none, *parts]]) for item in fields(none)}
+        return Pack(
+            members=members,
+            corrupt=corrupt,
+            cu=offsets_of(len(part.clean) for part in parts),
+            text_cu=offsets_of(len(part.text) for part in parts),
+            **columns,
+        )
+
+
+def _window_offset(sample: Sample, row: dict, patch: Size) -> Tensor:
+    """[3]: seconds (0), rows and columns from the centre of the picture to that of the window."""
+    down = (sample.top + sample.latent_h / 2 - row["latent_h"] / 2) / patch[1]
+    across = (sample.left + sample.latent_w / 2 - row["latent_w"] / 2) / patch[2]
+    return torch.tensor([0.0, down, across])
+
+
+class Loader:
+    """Packs of one rank, step by step, read ahead by threads. Its state is the step."""
+
+    def __init__(
+        self,
+        reader: PackReader,
+        plan: PlanStream | Curriculum,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        ahead: int = 4,
+    ) -> None:
+        if reader.config.packs_per_step % world_size:
+            raise ValueError(f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}")
+        self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = (
+            reader,
+            plan,
+            rank,
+            world_size,
+            threads,
+            ahead,
+        )
+
+    def mark(self, step: int) -> list[int]:
+        """Where the plan's epoch of a step began, for a checkpoint."""
+        return list(self.plan.mark(step))
+
+    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
+        """(step, epoch, packs of this rank) from `step` on, without end.
+
+        Args:
+            prepare: what the threads make of each pack they have read, given its step (`flow.NoisyPack`).
+        """
+
+        def made(samples: list[Sample], epoch: int, number: int) -> Any:
+            return prepare(self.reader.read(samples, epoch), number)
+
+        per_step = self.reader.config.packs_per_step
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="pack") as pool:
+            queue: deque[tuple[int, int, list[Future[Any]]]] = deque()
+            planned = self.plan.steps_from(step)
+            while True:
+                for number, epoch, packs in itertools.islice(planned, max(0, self.ahead - len(queue))):
+                    mine = rank_packs(packs, self.rank, self.world_size, per_step)
+                    queue.append((number, epoch, [pool.submit(made, pack, epoch, number) for pack in mine]))
+                number, epoch, futures = queue.popleft()
+                yield number, epoch, [future.result() for future in futures]

@@ -1,0 +1,81 @@
+"""Spacetime patches: a latent of any shape to tokens with true coordinates, and back.
+
+Token order: time, then rows, then columns. Coordinates: seconds from the clip's start (the centre of the frames a latent stands for), and
+rows and columns in tokens from the picture's centre. So 16 and 30 fps clips, wide and tall ones, live in one space with no largest size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.data.samples import Sample, Size
+from vae.grid import Extent, Factors, validity
+
+FACTORS: Factors = (4, 8, 8)
+
+
+def padded(latent: Tensor, patch: Size) -> Tensor:
+    """[C, t, h, w] padded to whole patches by edge replication."""
+    pad = [(-side) % size for side, size in zip(latent.shape[1:], patch, strict=True)]
+    return F.pad(latent[None], (0, pad[2], 0, pad[1], 0, pad[0]), mode="replicate")[0] if any(pad) else latent
+
+
+def patchify(latent: Tensor, patch: Size) -> tuple[Tensor, Size]:
+    """[C, t, h, w] to tokens [n, cells * C] (cell-major) and the token grid (t, h, w)."""
+    cells = _cells(latent, patch)
+    return cells.reshape(cells.shape[:3].numel(), -1), (cells.shape[0], cells.shape[1], cells.shape[2])
+
+
+def patchify_into(latent: Tensor, patch: Size, tokens: Tensor) -> Size:
+    """`patchify` into `tokens` [n, cells * C], by one copy."""
+    cells = _cells(latent, patch)
+    tokens.view(cells.shape).copy_(cells)
+    return cells.shape[0], cells.shape[1], cells.shape[2]
+
+
+def _cells(latent: Tensor, patch: Size) -> Tensor:
+    """A view [t, h, w, pt, ph, pw, C] of a latent in whole patches."""
+    latent = padded(latent, patch)
+    c, t, h, w = latent.shape
+    x = latent.reshape(c, t // patch[0], patch[0], h // patch[1], patch[1], w // patch[2], patch[2])
+    return x.permute(1, 3, 5, 2, 4, 6, 0)
+
+
+def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
+    """The inverse of `patchify`: tokens [n, cells * C] to [C, t, h, w] of exactly `size`."""
+    channels = tokens.shape[1] // (patch[0] * patch[1] * patch[2])
+    x = tokens.view(*grid, *patch, channels).permute(6, 0, 3, 1, 4, 2, 5)
+    x = x.reshape(channels, grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
+    return x[:, : size[0], : size[1], : size[2]]
+
+
+def latent_time_s(index: Tensor, fps: float, factor_t: int = FACTORS[0]) -> Tensor:
+    """Centre time of latents by index: the first stands for frame 0, each later one for the `factor_t` frames that end with frame `factor_t` * index."""
+    frame = torch.where(index > 0, factor_t * index - (factor_t - 1) / 2, 0.0)
+    return frame / fps if fps > 0 else torch.zeros_like(frame)
+
+
+def coordinates(grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0]) -> tuple[Tensor, Tensor]:
+    """Coordinates [n, 3] (seconds, row, column) and the frame index [n] of each token of a grid.
+
+    Args:
+        fps: frames per second of the encoded clip; 0 for an image.
+        start: index of the first latent in its clip, for a window.
+        factor_t: frames in a latent.
+    """
+    t, h, w = grid
+    frames = torch.arange(t)
+    seconds = latent_time_s(start + frames * patch[0] + (patch[0] - 1) / 2, fps, factor_t)
+    rows, columns = torch.arange(h) - (h - 1) / 2, torch.arange(w) - (w - 1) / 2
+    mesh = torch.meshgrid(seconds, rows, columns, indexing="ij")
+    return torch.stack([axis.flatten() for axis in mesh], dim=-1).float(), frames.repeat_interleave(h * w)
+
+
+def token_validity(extent: Extent, sample: Sample, patch: Size, factors: Factors = FACTORS) -> Tensor:
+    """[n, cells]: share of real pixels of each latent cell in each token of a sample (a window of a clip of `extent`); cells that only pad a patch are 0."""
+    share = validity(extent, factors)[None, sample.start : sample.start + sample.latent_t]
+    share = share[:, :, sample.top : sample.top + sample.latent_h, sample.left : sample.left + sample.latent_w]
+    pad = [(-side) % size for side, size in zip(share.shape[1:], patch, strict=True)]
+    return patchify(F.pad(share, (0, pad[2], 0, pad[1], 0, pad[0])), patch)[0]

@@ -1,0 +1,70 @@
+"""The steps of all epochs in a row, addressed by one integer: what a run reads at a step, whoever asks and whenever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manifests.errors import UsageError
+from trainer.data.packs import Chosen, EpochPlan, PackSettings, plan_steps
+from trainer.data.samples import Sample, SampleTable
+
+BARREN_EPOCHS = 1000
+KEPT_BEGINS = 64  # of epochs: a loader that reads ahead is some small ones further than what is saved
+
+
+class PlanStream:
+    """Steps of all epochs in a row, addressed by one integer; only a span of steps is held.
+
+    Args:
+        first_epoch: number of the first epoch.
+    """
+
+    def __init__(self, table: SampleTable, settings: PackSettings, first_epoch: int = 0) -> None:
+        self._table, self._settings, self._first_epoch = table, settings, first_epoch
+        self._begins: dict[int, int] = {}  # first step of the epochs met last
+        self.seek(first_epoch, 0)
+
+    def seek(self, epoch: int, first_step: int) -> None:
+        """Go to the begin of an epoch whose first step is known (`mark`), without planning those before it."""
+        self._step, self._epoch, self._barren = first_step - 1, epoch - 1, 0
+        self._plan, self._steps = EpochPlan(self._table, self._settings.budget), iter(list[Chosen]())
+        self._chosen, self._now = list[list[int]](), list[list[Sample]]()
+
+    def mark(self, step: int) -> tuple[int, int]:
+        """Epoch of a step that was asked for lately, and the first step of that epoch: where a resumed run may `seek`."""
+        known = [(epoch, begin) for epoch, begin in self._begins.items() if begin <= step]
+        return max(known, default=(self._first_epoch, 0))
+
+    def at(self, step: int) -> tuple[int, list[list[Sample]]]:
+        """(epoch, packs) of a global step, counted from 0."""
+        if step < self._step:
+            self.seek(*self.mark(step))
+        if step == self._step:
+            return self._epoch, self._now
+        while self._step < step:
+            chosen = next(self._steps, None)
+            if chosen is None:
+                self._next_epoch()
+                continue
+            self._plan.forget(self._chosen)
+            self._chosen, self._barren, self._step = chosen, 0, self._step + 1
+        self._now = self._plan.packs(self._chosen)
+        return self._epoch, self._now
+
+    def _next_epoch(self) -> None:
+        self._epoch += 1
+        self._barren += 1
+        if self._barren > BARREN_EPOCHS:
+            raise UsageError("the plan", f"draws no sample in {BARREN_EPOCHS} epochs", "Raise the weights of the views that are mixed.")
+        self._begins[self._epoch] = self._step + 1
+        while len(self._begins) > KEPT_BEGINS:
+            del self._begins[min(self._begins)]
+        self._plan, self._chosen = EpochPlan(self._table, self._settings.budget), []
+        self._steps = plan_steps(self._plan, self._settings, self._epoch)
+
+    def steps_from(self, step: int) -> Iterator[tuple[int, int, list[list[Sample]]]]:
+        """(step, epoch, packs) without end, from `step` on."""
+        while True:
+            epoch, packs = self.at(step)
+            yield step, epoch, packs
+            step += 1

@@ -1,0 +1,58 @@
+"""What is shown of samples that are longer or larger than the limit: consecutive windows that cover all of it, or one at random; of a frame too large, a part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.data.samples import SampleTable, Size, Window
+
+
+class Cutter:
+    """The windows of a table's samples under a limit of tokens.
+
+    Attributes:
+        is_over: [n] whether a sample is shown through windows.
+        pieces: [n] showings that one draw of a sample takes: 1, or as many windows as cover it in time.
+
+    Args:
+        limit: most tokens of a window.
+        is_covering: whether a long sample is shown whole in every epoch, window after window; else one random window of it.
+    """
+
+    def __init__(self, table: SampleTable, patch: Size, limit: int, is_covering: bool) -> None:
+        self.table, self.patch, self.limit, self.is_covering = table, patch, limit, is_covering
+        per_frame = table.per_frame(patch)
+        self._layers = -(-table.latent_t // patch[0])
+        self._most = np.maximum(limit // per_frame, 1)
+        if table.limit_t is not None:
+            self._most = np.minimum(self._most, np.maximum(table.limit_t // patch[0], 1))
+        is_long = self._layers > self._most
+        self.is_over = is_long | (per_frame > limit)
+        self.pieces = np.where(is_long, -(-self._layers // self._most), 1) if is_covering else np.ones(len(table), dtype=np.int64)
+
+    def cut(self, index: int, rng: np.random.Generator) -> Window:
+        """The window of a showing; indices from n on are further showings of the same samples."""
+        repeat, at = divmod(index, len(self.table))
+        t, h, w = int(self.table.latent_t[at]), int(self.table.latent_h[at]), int(self.table.latent_w[at])
+        layers, most, pieces = int(self._layers[at]), int(self._most[at]), int(self.pieces[at])
+        if self.is_covering:
+            number = repeat % pieces
+            first, last = (
+                number * most,
+                min(layers, (number + 1) * most),
+            )  # full windows and a rest: halves of a pack would leave gaps that nothing fills
+        else:
+            first = int(rng.integers(0, max(1, layers - most + 1)))
+            last = min(layers, first + most)
+        start = first * self.patch[0]
+        height, width = self._fitting(h, w)
+        top, left = (int(rng.integers(0, size - part + 1)) for size, part in ((h, height), (w, width)))
+        return Window(start, min(t, last * self.patch[0]) - start, top, height, left, width)
+
+    def _fitting(self, h: int, w: int) -> tuple[int, int]:
+        """The largest rectangle of about the frame's aspect, in cells, of which one layer keeps to the limit."""
+        rows, columns = -(-h // self.patch[1]), -(-w // self.patch[2])
+        if rows * columns > self.limit:
+            rows = max(1, int(rows * (self.limit / (rows * columns)) ** 0.5))
+            columns = max(1, min(columns, self.limit // rows))
+        return min(h, rows * self.patch[1]), min(w, columns * self.patch[2])

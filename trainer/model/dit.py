@@ -1,0 +1,290 @@
+"""A diffusion transformer on packed spacetime patches with a noise level per token.
+
+Shape legend: N packed tokens, S samples, D width, H heads, K head width, P patch values, L packed text tokens.
+
+Sources: DiT (Peebles and Xie 2023, arXiv:2212.09748); AdaLN-single with per-block offsets (PixArt-alpha, arXiv:2310.00426); RMS QK-norm
+(arXiv:2302.05442); rotary positions (arXiv:2104.09864), here over seconds, rows and columns without a largest position; SwiGLU (arXiv:2002.05202).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+from trainer.model.attention import Documents, attend, documents
+from trainer.model.sequence import SequenceGroup
+
+SECONDS_TO_TOKENS = 4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+
+
+def rope_angles(coords: Tensor, head_width: int, theta: float) -> Tensor:
+    """Angles [N, K/2] of three axes: a quarter of the pairs for time, the rest shared by rows and columns."""
+    pairs = head_width // 2
+    count_t = pairs // 4
+    count_y = (pairs - count_t) // 2
+    parts = []
+    for axis, count in ((0, count_t), (1, count_y), (2, pairs - count_t - count_y)):
+        frequency = theta ** (-torch.arange(count, device=coords.device) / count)
+        scale = SECONDS_TO_TOKENS if axis == 0 else 1.0
+        parts.append(coords[:, axis, None].float() * scale * frequency)
+    return torch.cat(parts, dim=-1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs of x [N, H, K] by angles [N, K/2]."""
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+class RMSNorm32(nn.RMSNorm):
+    """RMS norm computed in fp32 whatever its input and its weight are kept in; the output is as the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
+def linear32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer in fp32, also where all else is computed in less: noise levels and what they modulate need it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+
+
+class SigmaEmbedding(nn.Module):
+    """Noise level [n] in [0, 1] to [n, D], in fp32."""
+
+    def __init__(self, width: int, num_frequencies: int = 128) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.up, self.out = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        rates = torch.exp(-math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies)
+        angles = 1000.0 * sigma.float()[:, None] * rates
+        return linear32(self.out, F.silu(linear32(self.up, torch.cat([angles.cos(), angles.sin()], dim=-1))))
+
+
+class Modulation(NamedTuple):
+    """Adaptive layer norm of one sub-layer, per token [N, D] (DiT, section 3.2)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def apply(self, h: Tensor) -> Tensor:
+        return h * (1 + self.scale) + self.shift
+
+
+class BlockContext(NamedTuple):
+    """What all blocks of a forward pass share. A tuple: FSDP finds tensors in tuples, not in dataclasses."""
+
+    modulation: Tensor  # [M, 6, D] of each distinct noise level
+    level: Tensor  # [N] which of the M levels a token has
+    angles: Tensor  # [N, K/2] rotary angles
+    samples: Documents  # self-attention: all tokens of the pack, also those on other processes
+    text: Tensor  # [L, D]; read by cross-attention only
+    captions: Documents | None  # cross-attention: the tokens here and the text of their samples
+
+
+class DiTBlock(nn.Module):
+    """Self-attention within a sample, cross-attention to its text (not in a joint stream), SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, self.num_heads, self.is_joint = config.width, config.num_heads, config.text == "joint"
+        hidden = 8 * d // 3 // 16 * 16
+        k = d // config.num_heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.q_norm, self.k_norm = RMSNorm32(k), RMSNorm32(k)
+        if not self.is_joint:
+            self.cross_q, self.cross_kv, self.cross_out = (
+                nn.Linear(d, d),
+                nn.Linear(d, 2 * d),
+                nn.Linear(d, d),
+            )
+            self.cross_q_norm, self.cross_k_norm = RMSNorm32(k), RMSNorm32(k)
+            self.norm2 = RMSNorm32(d, elementwise_affine=False)
+        self.up, self.down = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
+        self.norm1, self.norm3 = (RMSNorm32(d, elementwise_affine=False) for _ in range(2))
+        self.offset = nn.Parameter(torch.zeros(6, d))
+        self.sequence: SequenceGroup | None = None
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
+        """x: [N, D]; returns [N, D]."""
+        attention, mlp = self._modulation(context)
+        x = x + attention.gate * self._self_attention(attention.apply(self.norm1(x)), context)
+        if not self.is_joint:
+            x = x + self._cross_attention(self.norm2(x), context)
+        return x + mlp.gate * self._mlp(mlp.apply(self.norm3(x)))
+
+    def _modulation(self, context: BlockContext) -> tuple[Modulation, Modulation]:
+        """Of self-attention and of the MLP: the shared modulation plus this block's offset."""
+        parts = [part[context.level] for part in (context.modulation + self.offset).unbind(dim=1)]
+        return Modulation(*parts[:3]), Modulation(*parts[3:])
+
+    def _self_attention(self, h: Tensor, context: BlockContext) -> Tensor:
+        q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))  # [N, H, K] each
+        q, k = rotate(self.q_norm(q), context.angles), rotate(self.k_norm(k), context.angles)
+        if self.sequence is None:
+            return self.out(attend(q, k, v, context.samples).flatten(1))
+        q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))  # all tokens, some heads
+        attended = self.sequence.to_tokens(attend(q, k, v, context.samples))  # some tokens, all heads
+        return self.out(attended.flatten(1))
+
+    def _cross_attention(self, h: Tensor, context: BlockContext) -> Tensor:
+        assert context.captions is not None
+        q = self.cross_q_norm(self._heads(self.cross_q(h)))
+        k, v = (self._heads(part) for part in self.cross_kv(context.text).chunk(2, dim=-1))
+        return self.cross_out(attend(q, self.cross_k_norm(k), v, context.captions).flatten(1))
+
+    def _mlp(self, h: Tensor) -> Tensor:
+        up, gate = self.up(h).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class JointLayout:
+    """The order of a joint stream: the words of each sample follow its tokens.
+
+    Two samples of 2 and 1 tokens with 1 and 2 words: tokens a a b and words u v v become a a u b v v.
+    """
+
+    num_tokens: list[int]  # of each sample
+    num_words: list[int]
+
+    def interleave(self, tokens: Tensor, words: Tensor) -> Tensor:
+        """[N, ...] and [L, ...] to [N + L, ...]."""
+        samples = zip(tokens.split(self.num_tokens), words.split(self.num_words), strict=True)
+        return torch.cat([part for sample in samples for part in sample])
+
+    def tokens_of(self, stream: Tensor) -> Tensor:
+        """The inverse for the tokens: [N + L, ...] to [N, ...]."""
+        lengths = [length for pair in zip(self.num_tokens, self.num_words, strict=True) for length in pair]
+        return torch.cat(stream.split(lengths)[::2])
+
+
+def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
+    """What a weight of the DiT begins with, by its name in the plain model: Xavier, but the layers whose output is added begin with zero, so a new model predicts zero."""
+    parts = name.split(".")
+    is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "cross_out" in parts
+    if is_closed or parts[-1] in {"bias", "offset"}:
+        return torch.zeros(shape)
+    if name == "null_text":
+        return torch.randn(shape, generator=generator) * 0.02
+    if len(shape) == 1:
+        return torch.ones(shape)
+    bound = (6 / (shape[0] + shape[1])) ** 0.5
+    return torch.rand(shape, generator=generator) * 2 * bound - bound
+
+
+class DiT(nn.Module):
+    """Predicts the velocity of every token of a pack."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.width
+        values = config.latent_channels * math.prod(config.patch)
+        self.embed = nn.Linear(values + 2, d)  # + whether the token is given, + whether it is of the first latent frame
+        self.sigma = SigmaEmbedding(d)
+        self.modulation = nn.Linear(d, 6 * d)
+        self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), RMSNorm32(d))
+        self.null_text = nn.Parameter(torch.empty(config.text_width))
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final_norm, self.final_modulation = RMSNorm32(d, elementwise_affine=False), nn.Linear(d, 2 * d)
+        self.head = nn.Linear(d, values)
+        self.sequence: SequenceGroup | None = None
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if not value.is_meta:
+                    value.copy_(initial_value(name, value.shape))
+
+    def share_sequence(self, group: SequenceGroup | None) -> None:
+        """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process holds all."""
+        self.sequence = group
+        for module in self.modules():  # blocks may be wrapped
+            if isinstance(module, DiTBlock):
+                module.sequence = group
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        known: Tensor,
+        coords: Tensor,
+        cu: Tensor,
+        text: Tensor,
+        text_cu: Tensor,
+    ) -> Tensor:
+        """Velocity [N, P].
+
+        Args:
+            x: noisy tokens [N, P].
+            sigma: noise level of each token [N], 0 for given ones.
+            known: 1 for tokens that are given clean [N].
+            coords: [N, 3] seconds, row, column.
+            cu, text_cu: [S + 1] offsets of samples in x and text.
+            text: [L, Dt]; an all-zero row stands for no text.
+
+        With `share_sequence` x, sigma, known and coords are this process' part, cu and the text are whole.
+        """
+        is_null = (text == 0).all(dim=-1, keepdim=True)
+        words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
+        first = (coords[:, 0] == 0).to(x.dtype)
+        h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
+        distinct, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, and look up in each block
+        level = F.silu(self.sigma(distinct))
+        levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
+        angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
+        dtype = attention_dtype(h)
+        if self.config.text == "joint":
+            samples = documents(cu + text_cu, cu + text_cu, dtype)
+            h = self._joint(h, BlockContext(levels, which, angles, samples, words, None), cu.diff(), text_cu.diff())
+        else:
+            local_cu = cu if self.sequence is None else self.sequence.offsets(cu)
+            samples, captions = documents(cu, cu, dtype), documents(local_cu, text_cu, dtype)
+            h = self._run_blocks(h, BlockContext(levels, which, angles, samples, words, captions))
+        shift, scale = linear32(self.final_modulation, level)[which].chunk(2, dim=-1)
+        return self.head(self.final_norm(h) * (1 + scale) + shift)
+
+    def _run_blocks(self, h: Tensor, context: BlockContext) -> Tensor:
+        for block in self.blocks:
+            h = block(h, context)
+        return h
+
+    def _joint(self, h: Tensor, context: BlockContext, num_tokens: Tensor, num_words: Tensor) -> Tensor:
+        """Run the blocks on one stream of tokens and words; returns the tokens [N, D].
+
+        Words have no position. Their noise level is the highest of their sample: that of its tokens that are not given.
+
+        Args:
+            h: tokens [N, D].
+            context: `level` and `angles` are those of the tokens, `samples` those of the stream.
+            num_tokens, num_words: [S], of each sample.
+        """
+        layout, text = JointLayout(num_tokens.tolist(), num_words.tolist()), context.text.to(h.dtype)
+        sample_of_token = torch.repeat_interleave(num_tokens)  # [N]
+        highest = num_tokens.new_zeros(len(num_tokens)).scatter_reduce(0, sample_of_token, context.level, "amax")  # rising
+        level = layout.interleave(context.level, highest.repeat_interleave(num_words))
+        angles = layout.interleave(context.angles, context.angles.new_zeros(len(text), context.angles.shape[1]))
+        stream = self._run_blocks(layout.interleave(h, text), context._replace(level=level, angles=angles))
+        return layout.tokens_of(stream)
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """What linear layers give here: under autocast half precision, whatever x is."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,206 @@
+"""Paths from data to noise with a noise level per token, and what the model is to say on them: the direction of the path.
+
+linear: x = (1 - sigma) clean + sigma noise, the velocity is noise - clean (rectified flow, Liu et al. 2022, arXiv:2209.03003).
+cosine: x = cos(a) clean + sin(a) noise with a = sigma pi / 2, and v = cos(a) noise - sin(a) clean (v-prediction, Salimans and Ho 2022, arXiv:2202.00512), which is
+the direction in a. Logit-normal sigma and shift by size: Esser et al. 2024 (arXiv:2403.03206, eq. 19 and 23), here with separate, bounded spatial and temporal powers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.config import FlowConfig
+from trainer.data.loader import Pack
+from trainer.data.samples import Size
+from trainer.model.sequence import SequenceGroup
+
+BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
+
+
+def shift_of(grid: tuple[int, int, int], config: FlowConfig) -> float:
+    """How far noise levels move up for a shape: more redundant pixels need more noise to hide. One function for training and sampling.
+
+    Args:
+        grid: (t, h, w) in tokens.
+    """
+    spatial = (grid[1] * grid[2] / BASE_SPATIAL_TOKENS) ** (config.shift_spatial / 2)
+    temporal = (grid[0] / BASE_FRAMES) ** (config.shift_temporal / 2)
+    return min(max(spatial * temporal, 1 / config.shift_max), config.shift_max)
+
+
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Esser et al. 2024, eq. 23."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def noised(clean: Tensor, noise: Tensor, sigma: Tensor, path: str) -> tuple[Tensor, Tensor]:
+    """(x, what the model is to say) at noise levels `sigma`, which broadcast over clean and noise."""
+    if path == "linear":
+        return (1 - sigma) * clean + sigma * noise, noise - clean
+    angle = sigma * (math.pi / 2)
+    return angle.cos() * clean + angle.sin() * noise, angle.cos() * noise - angle.sin() * clean
+
+
+def pace(path: str) -> float:
+    """How far x moves for one unit of sigma along what the model says."""
+    return 1.0 if path == "linear" else math.pi / 2
+
+
+def draw_sigma(grid: tuple[int, int, int], config: FlowConfig, generator: torch.Generator) -> float:
+    """Logit-normal, shifted by the sample's shape."""
+    value = torch.sigmoid(config.logit_mean + config.logit_std * torch.randn(1, generator=generator))
+    return float(shifted(value, shift_of(grid, config)))
+
+
+def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator) -> Tensor:
+    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it. A one-frame sample gets none."""
+    names = list(config.condition)
+    weights = torch.tensor([config.condition[name] for name in names])
+    name = names[int(torch.multinomial(weights, 1, generator=generator))]
+    is_dropped = config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
+    if grid[0] < 2 or name == "none" or is_dropped:
+        return torch.zeros(len(frame), dtype=torch.bool)
+    most = max(2, grid[0] // 4 + 1)
+    count, other = (int(torch.randint(1, most, (1,), generator=generator)) for _ in range(2))
+    if name == "first":
+        return frame < 1
+    if name == "prefix":
+        return frame < count
+    if name == "suffix":
+        return frame >= grid[0] - count
+    if name == "ends":
+        given = (frame < count) | (frame >= grid[0] - other)
+        return given if not bool(given.all()) else frame < 1
+    return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])  # random
+
+
+@dataclass(frozen=True)
+class SampleNoise:
+    """What is drawn for the n tokens of one sample."""
+
+    sigma: Tensor  # [n] noise level
+    known: Tensor  # [n] bool: given clean, or almost
+    noise: Tensor  # [n, P]
+
+
+def draw_noise(grid: Size, frame: Tensor, values: int, config: FlowConfig, generator: torch.Generator) -> SampleNoise:
+    """Noise of a sample in training: one level for the sample, and some of its frames given.
+
+    Args:
+        grid: (t, h, w) in tokens.
+        frame: [n] latent frame of each token.
+        values: P, the values of a token.
+    """
+    level = draw_sigma(grid, config, generator)
+    known = draw_known(grid, frame, config, generator)
+    known_level = 0.0
+    if config.condition_sigma and bool(known.any()) and float(torch.rand(1, generator=generator)) < 0.5:
+        known_level = config.condition_sigma * float(torch.rand(1, generator=generator))
+    noise = torch.randn(len(frame), values, generator=generator)
+    return SampleNoise(torch.where(known, known_level, level), known, noise)
+
+
+def fixed_noise(sigma: float, count: int, values: int, generator: torch.Generator) -> SampleNoise:
+    """Noise of a sample in validation: every token at level `sigma`, none given."""
+    noise = torch.randn(count, values, generator=generator)
+    return SampleNoise(torch.full((count,), sigma), torch.zeros(count, dtype=torch.bool), noise)
+
+
+@dataclass(frozen=True)
+class NoisyTokens:
+    """The tensors of a noisy pack that have a row for each token."""
+
+    x: Tensor  # [N, P] noisy latents
+    target: Tensor  # [N, P] prediction target
+    weight: Tensor  # [N, P] share of real pixels; 0 for padding and given tokens
+    coords: Tensor  # [N, 3]
+    sigma: Tensor  # [N]
+    known: Tensor  # [N] bool
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> NoisyTokens:
+        return NoisyTokens(**{name: change(value) for name, value in vars(self).items()})
+
+    def padded(self, count: int) -> NoisyTokens:
+        """With `count` more tokens, all zero and therefore without weight in the loss."""
+        return self.each(lambda value: torch.cat([value, value.new_zeros(count, *value.shape[1:])]))
+
+
+@dataclass(frozen=True)
+class NoisyPack:
+    """A pack as the model reads it: inputs, prediction target and loss weights.
+
+    In a sequence group `tokens` are this process's share. `cu` counts all tokens , `local_cu` those here.
+    """
+
+    pack: Pack
+    tokens: NoisyTokens
+    cu: Tensor  # [S + 1], or [S + 2] with a sample of padding
+    local_cu: Tensor
+    text: Tensor
+    text_cu: Tensor
+
+    def pinned(self) -> NoisyPack:
+        """The same in pinned memory, from which a GPU copies asynchronously."""
+        small = {name: getattr(self, name).pin_memory() for name in ("cu", "text", "text_cu")}
+        return replace(self, tokens=self.tokens.each(Tensor.pin_memory), **small)
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of `DiT.forward`."""
+        tokens = self.tokens
+        return tokens.x, tokens.sigma, tokens.known, tokens.coords, self.cu, self.text, self.text_cu
+
+    def error(self, velocity: Tensor) -> Tensor:
+        """Weighted squared error of each token [N]; padding and given tokens count 0."""
+        device = velocity.device
+        target, weight = (value.to(device, non_blocking=True) for value in (self.tokens.target, self.tokens.weight))
+        return ((velocity.float() - target).pow(2) * weight).sum(dim=1)
+
+
+def add_noise(
+    pack: Pack,
+    config: FlowConfig,
+    salt: int = 0,
+    sigma: float | None = None,
+    group: SequenceGroup | None = None,
+) -> NoisyPack:
+    """Draw noise for a pack, as a function of each sample's seed and `salt`.
+
+    Args:
+        salt: tells apart several draws for one sample, such as the step.
+        sigma: one fixed noise level for all tokens, for validation; None: drawn, with some frames given.
+        group: processes that share the pack; each gets an equal share of its tokens.
+    """
+    values = pack.clean.shape[1]
+    draws = [fixed_noise(0.0, 0, values, torch.Generator())]  # an empty pack has something to concatenate
+    for member, frame in zip(pack.members, pack.frame.split(pack.cu.diff().tolist()), strict=True):
+        generator = torch.Generator().manual_seed(member.seed + 1 + salt)
+        if sigma is None:
+            draws.append(draw_noise(member.grid, frame, values, config, generator))
+        else:
+            draws.append(fixed_noise(sigma, len(frame), values, generator))
+    levels, known, noise = (torch.cat([getattr(draw, name) for draw in draws]) for name in ("sigma", "known", "noise"))
+    x, target = noised(pack.clean, noise, levels[:, None], config.path)
+    channels = values // pack.valid.shape[1]
+    weight = (pack.valid * ~known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major
+    tokens = NoisyTokens(x, target, weight, pack.coords, levels, known)
+    return _shared_out(pack, tokens, group)
+
+
+def _shared_out(pack: Pack, tokens: NoisyTokens, group: SequenceGroup | None) -> NoisyPack:
+    """Pad to at least one token and a multiple of the group's size, then take this process's share."""
+    cu, text, text_cu = pack.cu, pack.text, pack.text_cu
+    size = group.size if group else 1
+    total = -(-max(1, pack.num_tokens) // size) * size
+    if padding := total - pack.num_tokens:  # one more sample, with the null text
+        tokens = tokens.padded(padding)
+        text = torch.cat([text, text.new_zeros(1, text.shape[1])])
+        cu, text_cu = torch.cat([cu, cu[-1:] + padding]), torch.cat([text_cu, text_cu[-1:] + 1])
+    if group is None:
+        return NoisyPack(pack, tokens, cu, cu, text, text_cu)
+    span = group.span(total)
+    return NoisyPack(pack, tokens.each(lambda value: value[span]), cu, group.offsets(cu), text, text_cu)

@@ -1,0 +1,89 @@
+"""Sheets of samples while training: a few held-out clips beside what the averaged model makes of their captions at their own shapes. To see learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+import torch
+
+from captioner.judging.sheet import contact_sheet
+from manifests import queries
+from manifests.cli import say
+from manifests.errors import RushesError
+from manifests.events import ingest_settings
+from manifests.layout import Dataset
+from manifests.views import View
+from trainer.config import FitConfig
+from trainer.data.catalog import Catalog
+from trainer.data.loader import PackReader
+from trainer.data.samples import Sample
+from trainer.model.dit import DiT
+from trainer.reports.efficiency import shape_classes
+from trainer.sampling.sample import Canvas, sample_latent, to_frames
+from trainer.sampling.trained import TrainedModel
+from trainer.state.parallel import Ranks, reshard
+from vae import DEFAULT_WEIGHTS, load_vae
+
+ROWS, STEPS, GUIDANCE = 4, 20, 2.0
+
+
+class Sheets:
+    """Makes `samples/step-<n>.png` in a run folder: each row shows the first and the last frame of a clip as the VAE keeps it, then of a sample."""
+
+    def __init__(self, dataset: Dataset, view: View, catalog: Catalog, reader: PackReader, config: FitConfig, out: Path, ranks: Ranks) -> None:
+        self.dataset, self.view, self.catalog, self.reader, self.config, self.out, self.ranks = dataset, view, catalog, reader, config, out, ranks
+        self.chosen = self._choose()
+
+    def _choose(self) -> list[Sample]:
+        """Held-out clips that fit the budget, of as many shapes as there are."""
+        patch, found = self.config.model.patch, dict[tuple[str, ...], Sample]()
+        fitting = [sample for sample in self.catalog.held_out if sample.tokens(patch) <= self.config.tokens]
+        for sample in fitting:
+            found.setdefault(shape_classes(sample)[:1], sample)
+        return (list(found.values()) + [sample for sample in fitting if sample not in found.values()])[:ROWS]
+
+    def make(self, ema: DiT, step: int) -> Path | None:
+        """Every process must call; the first writes. Returns None where the VAE of the latents is not at hand here."""
+        ema.share_sequence(None)  # each process computes the same samples, so that sharded weights can be asked for by all
+        rows = [self._sampled(ema, sample) for sample in self.chosen]
+        ema.share_sequence(self.ranks.sequence)
+        reshard(ema)
+        if not self.ranks.is_first:
+            return None
+        try:
+            vae = load_vae(ingest_settings(self.dataset)["vae"] or DEFAULT_WEIGHTS)
+            drawn = []
+            words = self._words([caption_id for _, _, caption_id in rows])
+            for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
+                truth = to_frames(vae, self._stored(sample), canvas).numpy()
+                made = to_frames(vae, latent, canvas).numpy()
+                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}"))
+        except (RushesError, OSError) as error:
+            print(f"fit: no sheet of samples: {error}", flush=True)
+            return None
+        path = self.out / "samples" / f"step-{step:08d}.png"
+        contact_sheet(drawn, path)
+        return path
+
+    def _sampled(self, ema: DiT, sample: Sample) -> tuple[torch.Tensor, Canvas, str]:
+        row = self.catalog.clips[sample.clip_id]
+        canvas = Canvas(num_frames=row["num_frames"], height_px=row["height_px"], width_px=row["width_px"], fps=row["fps"])
+        try:
+            caption_id, text = self.reader.text_of(sample, "dense")
+        except (RushesError, OSError, KeyError) as error:  # a damaged clip costs its words on the sheet, not the run
+            say(f"fit: the caption of held-out clip {sample.clip_id} cannot be read ({error}); it is sampled without")
+            caption_id, text = "", torch.zeros(1, self.catalog.text_width)
+        record = {"factors": self.catalog.factors}
+        trained = TrainedModel(ema, self.config.flow, torch.tensor(self.catalog.mean), torch.tensor(self.catalog.std).clamp_min(1e-4), record)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.is_bf16):
+            return sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"), canvas, caption_id
+
+    def _stored(self, sample: Sample) -> torch.Tensor:
+        """The latent's mean in the VAE's own units, [C, t, h, w]."""
+        return self.reader.stored(sample)[0]
+
+    def _words(self, caption_ids: list[str]) -> dict[str, str]:
+        """Captions by id."""
+        table = queries.table(self.dataset, "captions", self.view.column("caption"))
+        return {row["caption_id"]: row["text"] for row in table.filter(pc.field("caption_id").isin(caption_ids)).to_pylist()}

@@ -1,0 +1,312 @@
+"""The steps of a run, on one process or many: forward, backward, guard, optimizer, average, logs, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.mixing import realised
+from learning.stopping import Interrupted, Stop
+from manifests.cli import say
+from manifests.errors import RushesError
+from trainer.config import FitConfig
+from trainer.data.loader import Loader, Pack
+from trainer.data.streaming import StreamLoader
+from trainer.model.dit import DiT
+from trainer.model.flow import NoisyPack, add_noise
+from trainer.reports.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
+from trainer.reports.evaluate import evaluate
+from trainer.reports.progress import StepProgress
+from trainer.reports.run_log import RunLog
+from trainer.reports.sheets import Sheets
+from trainer.run.guard import Guard
+from trainer.state.checkpoint_files import TrainState, damage, list_checkpoints, read_state
+from trainer.state.checkpoints import Saver, Trained, load_checkpoint
+from trainer.state.optimizers import lr_at
+from trainer.state.parallel import Ranks, own_part, sync_gradients, whole
+
+
+def tell(ranks: Ranks, text: str) -> None:
+    if ranks.is_first:
+        say(f"fit: {text}")
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What the packs of a step hold: on one process or, after `reduce`, on all."""
+
+    valid: float  # latent values that count in the loss, partly real ones by their share
+    num_tokens: float
+    num_read: float  # samples asked for
+    num_corrupt: float  # of these, samples that could not be read
+    stop_requests: float  # processes that were asked to stop
+
+    @classmethod
+    def of(cls, packs: list[NoisyPack], stop: Stop, num_sharing: int) -> StepTotals:
+        """Totals of this process; a pack that several processes share counts once."""
+        num_corrupt = sum(len(noisy.pack.corrupt) for noisy in packs)
+        num_good = sum(len(noisy.pack.members) for noisy in packs)
+        return cls(
+            valid=sum(float(noisy.tokens.weight.sum()) for noisy in packs),
+            num_tokens=sum(noisy.pack.num_tokens for noisy in packs) / num_sharing,
+            num_read=(num_corrupt + num_good) / num_sharing,
+            num_corrupt=num_corrupt / num_sharing,
+            stop_requests=float(bool(stop.signal_name)),
+        )
+
+    def reduce(self, ranks: Ranks) -> StepTotals:
+        return StepTotals(*ranks.sum(list(astuple(self))))
+
+
+@dataclass
+class StepResult:
+    """The outcome of one step, over all processes."""
+
+    totals: StepTotals
+    loss: float  # mean per valid value
+    loss_by: dict[str, float]  # the same by shape class and noise band
+    norm: float = 0.0  # of the gradient
+    is_skipped: bool = False
+
+
+def train_step(model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop) -> StepResult | None:
+    """Forward and backward on the packs of this process.
+
+    The loss is the mean over the valid values of all packs of the step, on whichever process they are.
+
+    Returns:
+        None, before any forward pass, if any process was asked to stop.
+    """
+    totals = StepTotals.of(packs, stop, ranks.num_sharing).reduce(ranks)
+    if totals.stop_requests:
+        return None
+    valid, table = max(totals.valid, 1.0), LossTable()
+    for index, noisy in enumerate(packs):
+        sync_gradients(model, index == len(packs) - 1, ranks)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.is_bf16):
+            velocity = model(*(value.to(ranks.device, non_blocking=True) for value in noisy.inputs()))
+        error = noisy.error(velocity)  # [N]
+        (error.sum() * (ranks.size / valid)).backward()  # FSDP divides gradients by the number of processes
+        table.add(noisy, error.detach())
+    table = table.reduce(ranks)
+    return StepResult(totals, table.total / valid, table.means())
+
+
+def consumed_row(packs: list[Pack], is_skipped: bool) -> dict[str, Any]:
+    """Which samples a process read at a step, for `consumed*.jsonl`."""
+    members = [member for pack in packs for member in pack.members]
+    corrupt = [clip_id for pack in packs for clip_id in pack.corrupt]
+    row: dict[str, Any] = {
+        "samples": [[member.sample.clip_id, member.sample.shard] for member in members],
+        "windows": {member.sample.clip_id: list(member.sample.window) for member in members if member.is_window},
+    }
+    return row | ({"corrupt": corrupt} if corrupt else {}) | ({"skipped": True} if is_skipped else {})
+
+
+@torch.no_grad()
+def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float, step: int) -> None:
+    """The average of the weights, each process for its own shards."""
+    decay = min(decay, (1 + step) / (10 + step))
+    averages, values = ([own_part(value) for value in part.parameters()] for part in (ema, model))
+    torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+class Run:
+    """A run under way: what the steps share."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        out: Path,
+        ranks: Ranks,
+        trained: Trained,
+        state: TrainState,
+        validation: list[Pack],
+        sheets: Sheets | None,
+    ) -> None:
+        self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
+        self.validation, self.sheets = validation, sheets
+        self.guard, self.num_read, self.num_corrupt = (
+            Guard(config.spike_factor, state),
+            state.num_read,
+            state.num_corrupt,
+        )
+        self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
+        self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
+        self.drawn: Counter[str] = Counter()
+        self.is_sound = False  # whether all processes are at the same point, so that they may speak together
+
+    @property
+    def ema(self) -> DiT:
+        """The averaged weights that are validated, shown and exported first."""
+        return self.trained.emas[self.config.ema_decay]  # type: ignore[return-value]
+
+    def validate(self, step: int) -> dict[str, dict[str, float]]:
+        """Evaluate the averaged weights, all processes together."""
+        scores = evaluate(self.ema, self.validation, self.config.flow, self.ranks, self.config.is_bf16)
+        self.log.validation(step, scores)
+        return scores
+
+    def show(self, step: int) -> None:
+        """Make a sheet of samples."""
+        if self.sheets and (path := self.sheets.make(self.ema, step)):
+            self.log.sheet(step, path)
+            tell(self.ranks, f"samples beside held-out clips: {path}")
+
+    def loop(self, loader: Loader | StreamLoader, stop: Stop) -> int:
+        """Steps until the last or a wish to stop. Returns the number of steps done."""
+        config, step = self.config, self.state.step
+        self.trained.model.train()
+        if step >= config.steps:
+            self.is_sound = True
+            return step
+        ready_s = time.monotonic()
+        with StepProgress(self.ranks, step, config.steps) as progress:
+            for number, epoch, noisy in loader.steps_from(step, self._noisy):
+                stalled_s, packs = time.monotonic() - ready_s, [item.pack for item in noisy]
+                result = self._step(number, noisy, stop)
+                if result is None:
+                    break
+                step = number + 1
+                self._write(number, epoch, packs, result, StepTime(time.monotonic() - ready_s, stalled_s))
+                if number == 0:
+                    self._tell_first(packs)
+                progress.step(step, epoch, result.loss, result.totals.num_tokens)
+                self._after(step, loader)
+                if step == config.steps:
+                    break
+                ready_s = time.monotonic()
+        if self.drawn:
+            tell(self.ranks, f"captions drawn: {realised(self.drawn)}")
+        self.is_sound = True
+        if step < config.steps:
+            self.save(step, loader)
+        self.saver.finish()
+        if step < config.steps:
+            tell(
+                self.ranks,
+                f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to go on",
+            )
+            raise Interrupted(stop.signal_name)
+        return step
+
+    def _noisy(self, pack: Pack, step: int) -> NoisyPack:
+        """Done by the loader's threads."""
+        made = add_noise(pack, self.config.flow, salt=step, group=self.ranks.sequence)
+        return made.pinned() if self.ranks.device.type == "cuda" else made
+
+    def save(self, done: int, loader: Loader | StreamLoader) -> None:
+        state = replace(
+            self.guard.state(),
+            step=done,
+            plan_mark=loader.mark(done),
+            num_read=self.num_read,
+            num_corrupt=self.num_corrupt,
+        )
+        self.saver.save(self.trained, state)
+
+    def _after(self, step: int, loader: Loader | StreamLoader) -> None:
+        """What is due after `step` steps."""
+        config = self.config
+        self.saver.poll()
+        # not amid refused steps: what a roll back takes must be from before them
+        if (step % config.save_every == 0 and not self.guard.in_a_row) or step == config.steps:
+            self.save(step, loader)
+        if config.validate_every and step % config.validate_every == 0 and step < config.steps:
+            self.validate(step)
+        if config.sample_every and step % config.sample_every == 0 and step < config.steps:
+            self.show(step)
+
+    def _step(self, number: int, packs: list[NoisyPack], stop: Stop) -> StepResult | None:
+        """One optimizer step, unless the guard refuses it.
+
+        Raises:
+            RushesError: too many samples are unreadable, or too many steps were refused; on every process alike.
+        """
+        config, trained = self.config, self.trained
+        for optimizer in trained.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(number, config)
+        result = train_step(trained.model, packs, config, self.ranks, stop)  # type: ignore[arg-type]
+        if result is None:
+            return None
+        self._count(result)
+        result.norm = float(whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm)))
+        why = self.guard.refuses(result.loss, result.norm)
+        for optimizer in trained.optimizers:
+            if not why:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if why:
+            result.is_skipped = True
+            tell(self.ranks, f"step {number} skipped, {why}")
+            self._roll_back()
+            return result
+        for decay, ema in trained.emas.items():
+            update_ema(ema, trained.model, decay, number)
+        return result
+
+    def _count(self, result: StepResult) -> None:
+        self.num_read += round(result.totals.num_read)
+        self.num_corrupt += round(result.totals.num_corrupt)
+        limit = self.config.max_corrupt
+        if self.num_corrupt > max(3, limit * self.num_read):
+            raise RushesError(
+                "training data", f"{self.num_corrupt} of {self.num_read} samples read so far are unreadable, over the limit of {limit:.0%}",
+                "They are named above and in consumed*.jsonl. Run `python -m manifests verify --deep`.",
+            )  # fmt: skip
+
+    def _roll_back(self) -> None:
+        """After several skipped steps in a row the weights themselves are not to be trusted: take those of the last checkpoint, and go on with the data from here."""
+        config, guard = self.config, self.guard
+        if not config.roll_back_after or guard.in_a_row % config.roll_back_after:
+            return
+        self.saver.finish()
+        calm = [path for path in list_checkpoints(self.out / "checkpoints") if not read_state(path).in_a_row]
+        sound = next((path for path in reversed(calm) if not damage(path, self.ranks)), None)
+        if sound is None:
+            tell(
+                self.ranks,
+                "there is no sound checkpoint from before the refused steps to go back to; the weights stay as they are",
+            )
+            return
+        load_checkpoint(sound, self.trained, self.state.digest, self.ranks)
+        guard.num_rolled_back += 1
+        tell(self.ranks, f"weights and optimizer are those of {sound.name} again; the data goes on")
+
+    def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, time: StepTime) -> None:
+        """Log a step: what this process read, and the numbers of the step over all processes."""
+        efficiency = step_efficiency(packs, result.totals.num_tokens, time, self.config, self.ranks)
+        captions = Counter(member.caption_kind for pack in packs for member in pack.members)
+        self.drawn += captions
+        where = {"step": number, "epoch": epoch}
+        # One row for each pack, not for each share of it.
+        if not self.ranks.sequence or self.ranks.sequence.rank == 0:
+            self.log.consumed(where | {"rank": self.ranks.rank} | consumed_row(packs, result.is_skipped))
+        row = {
+            "loss": result.loss,
+            "grad_norm": result.norm,
+            "tokens": int(result.totals.num_tokens),
+            "valid": result.totals.valid,
+            **asdict(efficiency),
+            "memory_bytes": peak_memory_bytes(self.ranks.device),
+            "skipped": self.guard.num_skipped,
+            "rolled_back": self.guard.num_rolled_back,
+            "corrupt": self.num_corrupt,
+            "captions": dict(captions),
+            "loss_by": result.loss_by,
+        }
+        self.log.metrics(where | row)
+
+    def _tell_first(self, packs: list[Pack]) -> None:
+        shapes = sorted({"x".join(map(str, member.grid)) for pack in packs for member in pack.members})
+        held = sum(len(pack.samples) for pack in packs)
+        tell(
+            self.ranks,
+            f"the first pack holds {held} samples of {len(shapes)} distinct shapes (t x h x w in tokens): {', '.join(shapes)}",
+        )

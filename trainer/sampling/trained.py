@@ -1,0 +1,47 @@
+"""A trained model as it is read for sampling: averaged weights in safetensors and a record in JSON (`trainer.state.export` writes both)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from manifests.errors import UsageError
+from trainer.config import FlowConfig, ModelConfig
+from trainer.data.patches import FACTORS
+from trainer.model.dit import DiT
+
+FORMAT = "rushes-dit/1"
+RECORD = "model.json"
+
+
+class TrainedModel:
+    """A model ready to sample with."""
+
+    def __init__(self, dit: DiT, flow: FlowConfig, mean: Tensor, std: Tensor, record: dict) -> None:
+        self.dit, self.flow, self.mean, self.std, self.record = dit, flow, mean, std, record
+        self.factors: tuple[int, int, int] = tuple(record.get("factors", FACTORS))  # type: ignore[assignment]
+
+
+def load_model(run: Path, device: str = "cpu") -> TrainedModel:
+    """The exported model of a run folder, or of a model folder itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = run / "model" if (run / "model" / "model.safetensors").exists() else run
+    if not (folder / "model.safetensors").exists() or not (folder / RECORD).exists():
+        raise UsageError(
+            str(run), "holds no exported model", "Train one with `python -m trainer fit`; `python -m trainer export` makes one of a checkpoint."
+        )
+    record = json.loads((folder / RECORD).read_text())
+    if record.get("format") != FORMAT:
+        raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
+    dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))
+    dit.load_state_dict(load_file(folder / "model.safetensors"))
+    dit.to(device).eval().requires_grad_(False)
+    mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
+    return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record)

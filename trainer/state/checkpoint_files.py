@@ -1,0 +1,147 @@
+"""Checkpoint folders on disk: they appear, give way and go whole, each file's size and crc32 is kept beside, and a damaged one is told from a sound one.
+
+Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being written; `.step-<n>.old` was complete and gives way to one of the same step;
+`.step-<n>.gone` is being deleted; `.step-<n>.damaged` was found so and is left for whoever wants to look.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from manifests.cli import say
+from manifests.errors import IntegrityError, UsageError
+from manifests.storage import flush
+from trainer.state.parallel import Ranks
+
+STATE = "state.json"
+_CHUNK = 16 << 20
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands: `step` steps are done; `digest` names the data and the plan; `plan_mark` is where the plan's epoch began (`Curriculum.mark`); then what the guard
+    against spikes remembers, and how many samples were read and were unreadable."""
+
+    step: int
+    digest: str
+    recent: list[float] = field(default_factory=list)
+    in_a_row: int = 0
+    num_skipped: int = 0
+    num_rolled_back: int = 0
+    plan_mark: list[int] = field(default_factory=list)
+    num_read: int = 0
+    num_corrupt: int = 0
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
+
+
+def read_state(path: Path) -> TrainState:
+    """The state of a checkpoint.
+
+    Raises:
+        UsageError: another version wrote it.
+    """
+    stored = json.loads((path / STATE).read_text())
+    if "state" not in stored or "files" not in stored:
+        raise UsageError(str(path / STATE), "was written by another version", "Go on with that version, or give another --out to begin anew.")
+    return TrainState(**stored["state"])
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    return folder / f".step-{step:08d}.tmp"
+
+
+def sweep(folder: Path) -> None:
+    """Clear what a killed process left half-way. Only for who holds the run's lock."""
+    for path in folder.glob(".step-*.old"):
+        final = folder / path.name[1 : -len(".old")]
+        if final.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(final)  # killed between giving way and appearing
+    for pattern in (".step-*.tmp", ".step-*.gone"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _checked(path: Path) -> tuple[int, int]:
+    """Size and crc32 of a file."""
+    size = crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(_CHUNK):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc
+
+
+def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
+    """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go. Every process must call: each takes its share of the checksums."""
+    ranks.wait()
+    temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
+    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+    sizes, crcs = [0.0] * len(paths), [0.0] * len(paths)
+    for index in range(ranks.rank, len(paths), ranks.size):
+        sizes[index], crcs[index] = _checked(paths[index])
+        flush(paths[index])
+    summed = ranks.sum([*sizes, *crcs])  # whole numbers below 2^53: exact
+    if ranks.is_first:
+        files = {str(path.relative_to(temporary)): [int(summed[index]), int(summed[index + len(paths)])] for index, path in enumerate(paths)}
+        (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
+        flush(temporary / STATE)
+        flush(temporary)
+        old = folder / f".{final.name}.old"
+        if final.exists():
+            final.rename(old)
+        temporary.rename(final)
+        flush(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        found = list_checkpoints(folder)
+        calm = [path for path in found if not read_state(path).in_a_row][-1:]  # what a roll back would take is kept as well
+        for path in (path for path in found[:-keep] if path not in calm):
+            gone = path.with_name(f".{path.name}.gone")
+            path.rename(gone)
+            shutil.rmtree(gone)
+    ranks.wait()
+
+
+def damage(path: Path, ranks: Ranks) -> str:
+    """What is wrong with a checkpoint's files; empty if nothing. Every process must call: each reads its share."""
+    files: dict[str, list[int]] = json.loads((path / STATE).read_text())["files"]
+    names, bad = sorted(files), [0.0] * len(files)
+    for index in range(ranks.rank, len(names), ranks.size):
+        try:
+            bad[index] = float(_checked(path / names[index]) != tuple(files[names[index]]))
+        except OSError:
+            bad[index] = 1.0
+    wrong = [name for name, value in zip(names, ranks.sum(bad), strict=True) if value]
+    return f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not what was written" if wrong else ""
+
+
+def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
+    """The newest checkpoint whose files are what was written; damaged ones are named and set aside. Every process must call.
+
+    Raises:
+        IntegrityError: there are checkpoints, and all are damaged.
+    """
+    found = list_checkpoints(folder)
+    ranks.wait()
+    for path in reversed(found):
+        if not (why := damage(path, ranks)):
+            return path
+        aside = path.with_name(f".{path.name}.damaged")
+        if ranks.is_first:
+            say(f"fit: {path} is damaged ({why}); set aside as {aside.name}, the one before it is taken")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        ranks.wait()
+    if found:
+        raise IntegrityError(
+            str(folder), f"all {len(found)} checkpoints are damaged", "Restore one from a backup, or give another --out to begin anew."
+        )
+    return None

@@ -1,0 +1,138 @@
+"""Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any number of processes reads them.
+
+A checkpoint is a folder that appears when all of it is written (trainer/state/checkpoint_files.py). It holds no pickle: torch's own format keeps its index in one, its
+safetensors format does not. Written in the background, it is first copied to memory, and appears some steps later.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from manifests.errors import UsageError
+from trainer.state.checkpoint_files import TrainState, appear, read_state, temporary_folder
+from trainer.state.parallel import Ranks
+
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds: the weights, their averages by decay, the optimizers."""
+
+    model: nn.Module
+    emas: dict[float, nn.Module]
+    optimizers: list[torch.optim.Optimizer]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first state."""
+        optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
+        found: dict[str, Any] = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
+        for decay, ema in self.emas.items():
+            found |= {f"ema{decay:g}.{name}": value for name, value in get_model_state_dict(ema).items()}
+        return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
+
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave and a checkpoint filled."""
+
+        def part(name: str) -> dict[str, Any]:
+            return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+        set_model_state_dict(self.model, part("model"))
+        for decay, ema in self.emas.items():
+            set_model_state_dict(ema, part(f"ema{decay:g}"))
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
+        state.update(part("optimizer"))
+        set_optimizer_state_dict(self.model, self.optimizers, state, options=_FLAT)
+
+
+class Saver:
+    """Writes the checkpoints of a run and keeps the newest `keep`. Every process must make the same calls.
+
+    Args:
+        is_async: return once the values are copied, and write while training goes on; `poll` makes what is written appear.
+    """
+
+    def __init__(self, folder: Path, keep: int, ranks: Ranks, is_async: bool = False) -> None:
+        self.folder, self.keep, self.ranks, self.is_async = folder, keep, ranks, is_async
+        self._pending: tuple[Future[Any], TrainState] | None = None
+        # its own group: the writing thread must not come between what the training processes say to each other
+        self._group: Any = dist.new_group(backend="gloo") if is_async and ranks.size > 1 else None
+
+    def save(self, trained: Trained, state: TrainState) -> None:
+        self.finish()
+        temporary = temporary_folder(self.folder, state.step)
+        if self.ranks.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.ranks.wait()
+        tensors = {name: value.detach() for name, value in trained.tensors().items()}
+        writer, alone = HuggingFaceStorageWriter(str(temporary), save_distributed=True), self.ranks.size == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that one process is one process
+            if self.is_async:
+                pending: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group, no_dist=alone)
+                self._pending = pending, state
+                return
+            dcp.save(tensors, storage_writer=writer, no_dist=alone)
+        appear(self.folder, state, self.keep, self.ranks)
+
+    def poll(self) -> None:
+        """Let a checkpoint appear if every process has written its part."""
+        if self._pending and self.ranks.sum([float(self._pending[0].done())])[0] == self.ranks.size:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        if self._pending:
+            pending, state = self._pending
+            self._pending = None
+            pending.result()
+            appear(self.folder, state, self.keep, self.ranks)
+
+
+def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> TrainState:
+    """Restore everything in place, whatever the number of processes that wrote it. Every process must call.
+
+    Raises:
+        UsageError: the checkpoint was made from other data or another plan.
+    """
+    stored = read_state(path)
+    if stored.digest != digest:
+        raise UsageError(
+            str(path),
+            f"was trained on data and plan {stored.digest}, this run reads {digest}",
+            "Give another --out, or the same data and settings.",
+        )
+    tensors = trained.tensors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=ranks.size == 1)
+    trained.take(tensors)
+    return stored
+
+
+def load_part(path: Path, part: str, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One part of a checkpoint (`model`, or `ema<decay>`) into tensors of these shapes, on this process alone."""
+    wanted = {f"{part}.{name}": torch.empty_like(value) for name, value in shapes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    return {name.removeprefix(f"{part}."): value for name, value in wanted.items()}

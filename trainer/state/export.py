@@ -1,0 +1,68 @@
+"""Writing the exported model: averaged weights in safetensors, and in JSON all that sampling needs to know. `trainer.sampling.trained` reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from manifests import storage
+from manifests.errors import UsageError
+from trainer.config import FitConfig
+from trainer.config_files import load_config
+from trainer.data.catalog import Catalog
+from trainer.model.dit import DiT
+from trainer.sampling.trained import FORMAT, RECORD
+from trainer.state.checkpoint_files import list_checkpoints
+from trainer.state.checkpoints import load_part
+
+
+def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
+    """Write into the run folder all that sampling needs besides weights: latent statistics, shift rule, and in `made_by` the columns, the text encoder and the VAE."""
+    record = {
+        "format": FORMAT,
+        "model": asdict(config.model),
+        "flow": asdict(config.flow),
+        "factors": list(catalog.factors),
+        "latent_mean": catalog.mean,
+        "latent_std": catalog.std,
+        **made_by,
+    }
+    storage.write_local(run / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
+    """Write a model for sampling, with the run's record. It appears whole: the record, by which it is known, comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".model.safetensors.tmp"
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+    temporary.replace(folder / "model.safetensors")
+    storage.write_local(folder / RECORD, (run / RECORD).read_bytes())
+
+
+def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Path) -> Path:
+    """Make a model of a run's checkpoint, on one process whatever the number that wrote it. Returns the checkpoint.
+
+    Args:
+        step: the newest checkpoint if None.
+        decay: of which average; the run's first if None.
+
+    Raises:
+        UsageError: there is no such checkpoint or average.
+    """
+    config = load_config(run / "config.json")
+    found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
+    if not found or (step is not None and step not in found):
+        raise UsageError(str(run), f"has no checkpoint{'' if step is None else f' of step {step}'}", f"It has those of steps {sorted(found)}.")
+    path = found[max(found) if step is None else step]
+    decay = config.ema_decay if decay is None else decay
+    if decay not in (config.ema_decay, *config.ema_more):
+        raise UsageError(
+            "--ema", f"{decay:g} is no average of this run", f"It keeps {', '.join(f'{own:g}' for own in (config.ema_decay, *config.ema_more))}."
+        )
+    weights = load_part(path, f"ema{decay:g}", DiT(config.model).state_dict())
+    save_model(out, weights, run)
+    return path

@@ -1,0 +1,191 @@
+"""Processes of one run: joined by torchrun or Ray Train, the model sharded over them (FSDP2), numbers added up.
+
+One process is the same code with nothing to shard. FSDP averages gradients over processes, so a process scales its share of the loss by their number (`Ranks.size`).
+Weights are made where they will lie: the model is built without memory, sharded, and each shard filled with its part of a value that follows from the seed and the
+weight's name, the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from learning import processes
+from manifests.errors import UsageError
+from trainer.config import FitConfig
+from trainer.model.dit import DiT, initial_value
+from trainer.model.sequence import SequenceGroup
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run; those of one `sequence` group share each pack."""
+
+    rank: int
+    size: int
+    device: torch.device
+    sequence: SequenceGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Which packs of a step are this process'."""
+        return self.rank // (self.sequence.size if self.sequence else 1)
+
+    @property
+    def data_size(self) -> int:
+        """Among how many a step's packs are dealt."""
+        return self.size // (self.sequence.size if self.sequence else 1)
+
+    def sum(self, numbers: list[float]) -> list[float]:
+        """Each number summed over all processes, in double precision."""
+        if self.size == 1:
+            return numbers
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(number) for number in total]
+
+    @property
+    def num_sharing(self) -> int:
+        """Processes that share each pack."""
+        return self.sequence.size if self.sequence else 1
+
+    def gather(self, number: float) -> list[float]:
+        """One number of each process, in the order of ranks."""
+        return self.sum([number if rank == self.rank else 0.0 for rank in range(self.size)])
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(sequence_parallel: int = 1) -> Ranks:
+    """Join the processes that the environment speaks of, or stand alone.
+
+    Raises:
+        UsageError: the processes do not divide into groups of `sequence_parallel`.
+    """
+    rank, size, device = processes.join()
+    if size % sequence_parallel:
+        raise UsageError("--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}")
+    if sequence_parallel == 1:
+        return Ranks(rank, size, device)
+    groups = [
+        dist.new_group(range(first, first + sequence_parallel)) for first in range(0, size, sequence_parallel)
+    ]  # every process makes all of them
+    own: Any = groups[rank // sequence_parallel]
+    return Ranks(rank, size, device, SequenceGroup(rank % sequence_parallel, sequence_parallel, own))
+
+
+def check(config: FitConfig, ranks: Ranks) -> None:
+    """Whether the settings fit the processes.
+
+    Raises:
+        UsageError: the packs of a step, the shards or the heads do not divide among them.
+    """
+    if config.packs_per_step % ranks.data_size:
+        raise UsageError(
+            "--packs-per-step", f"{config.packs_per_step} do not divide among {ranks.data_size} processes",
+            f"Give {-(-config.packs_per_step // ranks.data_size) * ranks.data_size}.",
+        )  # fmt: skip
+    if config.shard_size and ranks.size % config.shard_size:
+        raise UsageError("--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}")
+    if ranks.sequence and (config.model.num_heads % ranks.sequence.size or config.model.text == "joint"):
+        raise UsageError(
+            "--sequence-parallel", f"{config.model.num_heads} heads with text by {config.model.text} cannot be dealt to {ranks.sequence.size} processes",
+            "Give a divisor of the number of heads, and text by cross-attention.",
+        )  # fmt: skip
+
+
+def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
+    """A new model on this process' device, in this order: activations recomputed per block, blocks compiled, sharded, filled.
+
+    Args:
+        is_trained: False for an average of the weights, which needs neither gradients nor speed.
+    """
+    check(config, ranks)
+    with torch.device("meta"):
+        model = DiT(config.model)
+    model.requires_grad_(is_trained)
+    for index, plain in enumerate(model.blocks):
+        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if config.is_checkpointed and is_trained else plain
+        if config.is_compiled and is_trained:
+            block.compile(dynamic=True)
+        model.blocks[index] = block
+    if ranks.size > 1:
+        shape = (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)  # two: copies of shards (HSDP)
+        mesh = dist.init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
+        half = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )  # angles and modulation stay fp32
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=half if config.is_bf16 else MixedPrecisionPolicy())
+        fully_shard(model, mesh=mesh)
+    model.to_empty(device=ranks.device)
+    fill(model, config.seed)
+    model.share_sequence(ranks.sequence)
+    return model
+
+
+@torch.no_grad()
+def fill(model: DiT, seed: int) -> None:
+    """Give every weight its first value, one at a time; of a sharded one, this process' part."""
+    for name, value in model.named_parameters():
+        plain = clean_name(name)
+        number = int.from_bytes(hashlib.sha256(f"{seed}|{plain}".encode()).digest()[:6], "big")
+        full = initial_value(plain, value.shape, torch.Generator().manual_seed(number))
+        if isinstance(value, DTensor):
+            own = value.to_local()
+            own.copy_(distribute_tensor(full.to(own.device), value.device_mesh, value.placements, src_data_rank=None).to_local())
+        else:
+            value.copy_(full)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what a forward pass without a backward pass has gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def sync_gradients(model: nn.Module, is_last: bool, ranks: Ranks) -> None:
+    """With several packs a step, gradients are added up over processes at the last one alone."""
+    if ranks.size > 1:
+        model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor in full; every process must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def own_part(value: Tensor) -> Tensor:
+    """This process' part of a weight, in place."""
+    return (value.to_local() if isinstance(value, DTensor) else value).detach()
+
+
+def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first alone is given them."""
+    found = {}
+    for name, value in model.state_dict().items():
+        full = whole(value).detach()
+        if ranks.is_first:
+            found[clean_name(name)] = full.cpu()
+    return found
+
+
+def clean_name(name: str) -> str:
+    """A weight's name without what wrapping added."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
