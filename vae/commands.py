@@ -22,8 +22,8 @@ from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
 from media import MediaError, VideoReader
-from media.decode.probe import probe
 from media.decode.images import encode_png
+from media.decode.probe import probe
 from media.writer import write_video
 from vae.checkpoint import load_own, load_vae, save_vae
 from vae.folder import DEFAULT_WEIGHTS, read_record

@@ -1,0 +1,1 @@
+"""Models behind the protocols: those that write captions, and those that embed text."""

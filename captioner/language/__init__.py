@@ -1,0 +1,1 @@
+"""Words without a captioner: the text encoder protocol and prompt upsampling."""

@@ -1,0 +1,1 @@
+"""What is measured of a clip: camera and object motion, sharpness, exposure, text, a video hash."""

@@ -1,0 +1,1 @@
+"""The stage that decodes every segment once: shots, clips, measurements, previews."""

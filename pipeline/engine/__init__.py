@@ -1,0 +1,1 @@
+"""Running stages on Ray: connecting, dealing shards to actors, resuming, repairing, reporting."""

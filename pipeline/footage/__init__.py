@@ -1,0 +1,1 @@
+"""What there is to ingest: files wherever they lie, what is said beside them, and each one's verdict."""

@@ -1,0 +1,1 @@
+"""From the manifest to packs of tokens: samples, plans, windows, reading."""

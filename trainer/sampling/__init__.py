@@ -1,0 +1,1 @@
+"""From a prompt to a video: a trained model, a canvas, a solver."""

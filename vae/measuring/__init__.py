@@ -1,0 +1,1 @@
+"""How good a VAE is: distortion, flicker, drift, latent statistics."""

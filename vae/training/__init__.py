@@ -1,0 +1,1 @@
+"""Training the VAE from clips of any shape."""

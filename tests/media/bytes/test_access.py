@@ -18,8 +18,8 @@ from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_client import HttpClient
 from media.bytes.http_file import http_source
 from media.bytes.http_rules import HttpLimits, is_public
-from media.decode.probe import probe
 from media.decode.container import open_container
+from media.decode.probe import probe
 from media.errors import shown
 from tests.media.bytes.http_server import Server
 
