@@ -1,4 +1,6 @@
-"""`rushes <verb>`: a thin index over the packages' own command lines, which `python -m <package> <verb>` runs as well."""
+"""`rushes <verb>`: a thin index over the packages' own command lines, which `python -m <package> <verb>` runs
+as well.
+"""
 
 from __future__ import annotations
 

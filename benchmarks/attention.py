@@ -1,4 +1,5 @@
-"""Packed attention on the CPU: documents grouped by length beside one dense block mask, forward and backward, medians of one run.
+"""Packed attention on the CPU: documents grouped by length beside one dense block mask, forward and backward,
+medians of one run.
 
 python benchmarks/attention.py
 """
@@ -12,7 +13,10 @@ import torch
 
 from trainer.model.attention import attend, attend_dense, documents
 
-PACKS = {"8 documents of 64 to 1024": [64, 128, 256, 512, 1024, 1024, 576, 512], "64 documents of 64": [64] * 64}
+PACKS = {
+    "8 documents of 64 to 1024": [64, 128, 256, 512, 1024, 1024, 576, 512],
+    "64 documents of 64": [64] * 64,
+}
 
 
 def seconds(function, q, k, v, of) -> float:
@@ -33,7 +37,8 @@ def main() -> None:
         difference = (attend(q, k, v, of) - attend_dense(q, k, v, of)).abs().max().item()
         grouped, dense = seconds(attend, q, k, v, of), seconds(attend_dense, q, k, v, of)
         print(
-            f"{name}, {total} tokens: grouped {grouped * 1e3:.0f} ms, dense mask {dense * 1e3:.0f} ms: {dense / grouped:.1f}x; max difference {difference:.1e}"
+            f"{name}, {total} tokens: grouped {grouped * 1e3:.0f} ms, dense mask {dense * 1e3:.0f} ms: "
+            f"{dense / grouped:.1f}x; max difference {difference:.1e}"
         )
 
 

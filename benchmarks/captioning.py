@@ -1,4 +1,5 @@
-"""The captioner: its scores on 500 held-out clips beside chance and the weightless baseline, and decoding with and without a cache.
+"""The captioner: its scores on 500 held-out clips beside chance and the weightless baseline, and decoding
+with and without a cache.
 
 Run: python benchmarks/captioning.py [CLIPS]
 """
@@ -37,8 +38,14 @@ def decoding() -> None:
         seconds["kept keys and values"].append(middle - begin)
         seconds["both towers anew"].append(time.process_time() - middle)
     fast, slow = (statistics.median(found) for found in seconds.values())
-    print(f"{TOKENS} tokens, {CLIPS} clips, {model.config.text_layers}+{model.config.decoder_layers} layers of width {model.config.text_width}")
-    print(f"kept keys and values {fast:.2f} CPU s, both towers anew {slow:.2f} CPU s, ratio {slow / fast:.1f}, same tokens: {same}")
+    print(
+        f"{TOKENS} tokens, {CLIPS} clips, {model.config.text_layers}+{model.config.decoder_layers} layers "
+        f"of width {model.config.text_width}"
+    )
+    print(
+        f"kept keys and values {fast:.2f} CPU s, both towers anew {slow:.2f} CPU s, ratio "
+        f"{slow / fast:.1f}, same tokens: {same}"
+    )
 
 
 def main() -> None:

@@ -1,13 +1,17 @@
-"""What curating costs beside decoding alone, and beside the usual ways to make clips, on the same files in one run.
+"""What curating costs beside decoding alone, and beside the usual ways to make clips, on the same files in
+one run.
 
     python benchmarks/curate.py [FOLDER] [--repeat 3] [--json OUT]
 
-Rows, each over the same files, in CPU seconds (children included, start-up of their processes too, as their users pay it):
+Rows, each over the same files, in CPU seconds (children included, start-up of their processes too, as their
+users pay it):
 
 * `ffmpeg decode`: `ffmpeg -i FILE -f null -`, the least that reading every frame costs.
-* `rushes curate`: shots, transitions, measurements, previews, posters, WebM proxies, damage; in one process, without Ray.
-* `detect-cut-extract`: PySceneDetect's adaptive detector over OpenCV, ffmpeg cuts each scene with x264, ffmpeg extracts two 512 px JPEGs a second
-  and a WebM proxy from each clip (Open-Sora's way, with the same products).
+* `rushes curate`: shots, transitions, measurements, previews, posters, WebM proxies, damage; in one process,
+  without Ray.
+* `detect-cut-extract`: PySceneDetect's adaptive detector over OpenCV, ffmpeg cuts each scene with x264,
+  ffmpeg extracts two 512 px JPEGs a second and a WebM proxy from each clip (Open-Sora's way, with the same
+  products).
 * `stream copy`: the same scenes cut with `-c copy` (video2dataset's way): cheap, and frames are lost.
 
 Frames kept are counted by decoding what was written. Needs ffmpeg; PySceneDetect is a dependency already.
@@ -56,7 +60,12 @@ def cpu_s() -> float:
 
 
 def ffmpeg(*arguments: object) -> None:
-    subprocess.run(["ffmpeg", "-v", "error", "-y", "-nostdin", *map(str, arguments)], capture_output=True, check=False, timeout=600)
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-y", "-nostdin", *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        timeout=600,
+    )
 
 
 def num_frames(path: Path) -> int:
@@ -75,7 +84,13 @@ def decode_alone(row: dict, folder: Path) -> tuple[int, int]:
 def curate(row: dict, folder: Path) -> tuple[int, int]:
     members, config = Members(), CurateConfig()
     book = Book(members, config, 0)  # type: ignore[arg-type]
-    segment = {"start_s": 0.0, "end_s": row["duration_s"], "segment_id": "s", "source_id": row["source_id"], "uri": row["uri"]}
+    segment = {
+        "start_s": 0.0,
+        "end_s": row["duration_s"],
+        "segment_id": "s",
+        "source_id": row["source_id"],
+        "uri": row["uri"],
+    }
     book.open(segment, row)
     for piece in pieces(segment, row, config):
         book.note(piece)
@@ -94,7 +109,22 @@ def scenes_of(path: str) -> list[tuple[float, float]]:
 def detect_cut_extract(row: dict, folder: Path) -> tuple[int, int]:
     for number, (start, end) in enumerate(scenes_of(row["uri"])):
         clip = folder / f"{number}.mp4"
-        ffmpeg("-ss", start, "-i", row["uri"], "-t", end - start, "-c:v", "libx264", "-preset", "veryfast", "-crf", 22, "-an", clip)
+        ffmpeg(
+            "-ss",
+            start,
+            "-i",
+            row["uri"],
+            "-t",
+            end - start,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "veryfast",
+            "-crf",
+            22,
+            "-an",
+            clip,
+        )
         ffmpeg("-i", clip, "-vf", "fps=2,scale='min(512,iw)':-2", "-q:v", 3, folder / f"{number}-%03d.jpg")
         ffmpeg(
             "-i",
@@ -115,11 +145,27 @@ def detect_cut_extract(row: dict, folder: Path) -> tuple[int, int]:
 
 def stream_copy(row: dict, folder: Path) -> tuple[int, int]:
     for number, (start, end) in enumerate(scenes_of(row["uri"])):
-        ffmpeg("-ss", start, "-i", row["uri"], "-t", end - start, "-c", "copy", "-an", folder / f"{number}{Path(row['uri']).suffix}")
+        ffmpeg(
+            "-ss",
+            start,
+            "-i",
+            row["uri"],
+            "-t",
+            end - start,
+            "-c",
+            "copy",
+            "-an",
+            folder / f"{number}{Path(row['uri']).suffix}",
+        )
     return -1, sum(path.stat().st_size for path in folder.iterdir())
 
 
-WAYS = {"ffmpeg decode": decode_alone, "rushes curate": curate, "detect-cut-extract": detect_cut_extract, "stream copy": stream_copy}
+WAYS = {
+    "ffmpeg decode": decode_alone,
+    "rushes curate": curate,
+    "detect-cut-extract": detect_cut_extract,
+    "stream copy": stream_copy,
+}
 
 
 def measured(way: str, row: dict) -> tuple[float, int, int]:
@@ -129,29 +175,47 @@ def measured(way: str, row: dict) -> tuple[float, int, int]:
         try:
             kept, written = WAYS[way](row, folder)
         except Exception as error:  # noqa: BLE001 - another tool's way to break is a result too
-            print(f"  {way} breaks on {Path(row['uri']).name}: {type(error).__name__}: {str(error)[:100]}", file=sys.stderr)
+            print(
+                f"  {way} breaks on {Path(row['uri']).name}: {type(error).__name__}: {str(error)[:100]}",
+                file=sys.stderr,
+            )
             return cpu_s() - begin, 0, 0
         cost = cpu_s() - begin
         if kept < 0:
             kept = sum(
-                num_frames(path) for path in folder.iterdir() if path.suffix not in {".jpg", ".webm"} or path.suffix == Path(row["uri"]).suffix
+                num_frames(path)
+                for path in folder.iterdir()
+                if path.suffix not in {".jpg", ".webm"} or path.suffix == Path(row["uri"]).suffix
             )
         return cost, kept, written
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos")))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
+    )
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--least-s", type=float, default=1.0, help="leave out sources shorter than this")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not arguments.folder.is_dir() or not shutil.which("ffmpeg"):
-        print(f"left out: needs ffmpeg and a folder of videos ({arguments.folder} is none, or set RUSHES_REAL_VIDEOS)")
+        print(
+            f"left out: needs ffmpeg and a folder of videos ({arguments.folder} is none, or set "
+            "RUSHES_REAL_VIDEOS)"
+        )
         return
-    paths = sorted(path for path in arguments.folder.rglob("*") if path.is_file() and "corrupt" not in path.parts)
-    rows = [row for row in (source_row(Found(str(path))) for path in paths) if row["status"] == "kept" and row["kind"] == "video"]
+    paths = sorted(
+        path for path in arguments.folder.rglob("*") if path.is_file() and "corrupt" not in path.parts
+    )
+    rows = [
+        row
+        for row in (source_row(Found(str(path))) for path in paths)
+        if row["status"] == "kept" and row["kind"] == "video"
+    ]
     rows = [row for row in rows if row["duration_s"] >= arguments.least_s]
     minutes = sum(row["duration_s"] for row in rows) / 60
     frames, size = sum(row["num_packets"] for row in rows), sum(row["size_bytes"] for row in rows)
@@ -165,22 +229,36 @@ def main() -> None:
             cost = statistics.median(run[0] for run in runs)
             per_file.setdefault(row["uri"], {})[way] = cost
             total, kept, written = total + cost, kept + runs[0][1], written + runs[0][2]
-        results[way] = {"cpu_s": total, "cpu_s_per_minute": total / minutes, "frames_kept": kept, "bytes_written": written}
+        results[way] = {
+            "cpu_s": total,
+            "cpu_s_per_minute": total / minutes,
+            "frames_kept": kept,
+            "bytes_written": written,
+        }
     base = results.get("ffmpeg decode", {}).get("cpu_s", float("nan"))
     ours = results.get("rushes curate", {}).get("cpu_s", float("nan"))
-    print(f"{'way':24}{'CPU s':>9}{'CPU s/min':>11}{'x decode':>10}{'x rushes':>10}{'frames':>9}{'share':>8}{'MiB written':>13}{'x source':>10}")
+    print(
+        f"{'way':24}{'CPU s':>9}{'CPU s/min':>11}{'x decode':>10}{'x rushes':>10}"
+        f"{'frames':>9}{'share':>8}{'MiB written':>13}{'x source':>10}"
+    )
     for way, found in results.items():
+        cpu_s, kept, written = found["cpu_s"], found["frames_kept"], found["bytes_written"]
         print(
-            f"{way:24}{found['cpu_s']:9.1f}{found['cpu_s_per_minute']:11.2f}{found['cpu_s'] / base:10.2f}{found['cpu_s'] / ours:10.2f}"
-            f"{found['frames_kept']:9d}{found['frames_kept'] / frames:8.3f}{found['bytes_written'] / 2**20:13.1f}{found['bytes_written'] / size:10.2f}"
+            f"{way:24}{cpu_s:9.1f}{found['cpu_s_per_minute']:11.2f}{cpu_s / base:10.2f}{cpu_s / ours:10.2f}"
+            f"{kept:9d}{kept / frames:8.3f}{written / 2**20:13.1f}{written / size:10.2f}"
         )
     if {"ffmpeg decode", "rushes curate"} <= set(results):
-        ratios = sorted((cost["rushes curate"] / cost["ffmpeg decode"], Path(uri).name) for uri, cost in per_file.items())
+        ratios = sorted(
+            (cost["rushes curate"] / cost["ffmpeg decode"], Path(uri).name) for uri, cost in per_file.items()
+        )
         print(
-            f"rushes over decode, by file: median {statistics.median(ratio for ratio, _ in ratios):.2f}, dearest {ratios[-1][0]:.2f} ({ratios[-1][1]})"
+            f"rushes over decode, by file: median {statistics.median(ratio for ratio, _ in ratios):.2f}, "
+            f"dearest {ratios[-1][0]:.2f} ({ratios[-1][1]})"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"results": results, "per_file": per_file, "at": time.strftime("%Y-%m-%d")}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"results": results, "per_file": per_file, "at": time.strftime("%Y-%m-%d")}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Reading latents: the trainer's loader beside `webdataset` with PyTorch's DataLoader, and beside bare reads, on the same tars.
+"""Reading latents: the trainer's loader beside `webdataset` with PyTorch's DataLoader, and beside bare reads,
+on the same tars.
 
     python benchmarks/loading.py [GIGABYTES]
 
-The first three ways end with every latent copied into one buffer in bfloat16, which a packer must do anyway; the last makes packs that one can train on of it. CPU seconds of
-all processes a gigabyte, warm, medians of three rounds taken in turn.
+The first three ways end with every latent copied into one buffer in bfloat16, which a packer must do anyway;
+the last makes packs that one can train on of it. CPU seconds of all processes a gigabyte, warm, medians of
+three rounds taken in turn.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ def write(folder: Path, gigabytes: float) -> list[tuple[str, list[Member]]]:
                 t = int(rng.integers(1, 20))
                 side = max(4, int((cells / t) ** 0.5))
                 latent = torch.randn(16, t, side, side).to(torch.bfloat16)
-                tar.add(f"{len(shards):03d}{index:05d}.latent.safetensors", save({"mean": latent, "logvar": latent.clone()}))
+                tar.add(
+                    f"{len(shards):03d}{index:05d}.latent.safetensors",
+                    save({"mean": latent, "logvar": latent.clone()}),
+                )
         shards.append((str(path), tar.members))
         written += path.stat().st_size
     return shards
@@ -80,7 +85,9 @@ class Latents(PackReader):
         rows, places = {}, {}
         for path, members in shards:
             for member in members:
-                t, h, w = tensors_in(MemberReader(LocalFileSystem()).view(path, member), member.name)["mean"].shape[1:]
+                t, h, w = tensors_in(MemberReader(LocalFileSystem()).view(path, member), member.name)[
+                    "mean"
+                ].shape[1:]
                 rows[member.key] = {
                     "num_frames": 1 + (t - 1) * 4,
                     "height_px": h * 8,
@@ -91,7 +98,9 @@ class Latents(PackReader):
                     "latent_w": w,
                 }
                 places[member.key] = path, member
-        catalog = Catalog(SampleTable.of([]), [], rows, places, [], [0.0] * 16, [1.0] * 16, 16, (4, 8, 8), 8, "")
+        catalog = Catalog(
+            SampleTable.of([]), [], rows, places, [], [0.0] * 16, [1.0] * 16, 16, (4, 8, 8), 8, ""
+        )
         super().__init__(None, catalog, FitConfig())
         self.members = MemberReader(LocalFileSystem())
 
@@ -100,10 +109,18 @@ class Latents(PackReader):
 
 
 def whole(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
-    """Packs ready to train on: read, checked, a draw of each latent's posterior, normalised, cut into patches, with positions and validity."""
-    reader, size = Latents(shards), {member.key: member.size_bytes for _, members in shards for member in members}
+    """Packs ready to train on: read, checked, a draw of each latent's posterior, normalised, cut into
+    patches, with positions and validity.
+    """
+    reader, size = (
+        Latents(shards),
+        {member.key: member.size_bytes for _, members in shards for member in members},
+    )
     packs = [
-        [Sample(name, 0, row["latent_t"], row["latent_h"], row["latent_w"]) for name, row in list(reader.catalog.clips.items())[at : at + 16]]
+        [
+            Sample(name, 0, row["latent_t"], row["latent_h"], row["latent_w"])
+            for name, row in list(reader.catalog.clips.items())[at : at + 16]
+        ]
         for at in range(0, len(size), 16)
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -146,7 +163,12 @@ def main() -> None:
     buffer = torch.zeros(8 << 20, dtype=torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         shards = write(Path(folder), float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
-        ways = {"rushes loader": ours, "webdataset + DataLoader": theirs, "pread + crc32 + copy": bare, "rushes packs to train on": whole}
+        ways = {
+            "rushes loader": ours,
+            "webdataset + DataLoader": theirs,
+            "pread + crc32 + copy": bare,
+            "rushes packs to train on": whole,
+        }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
             for name, way in ways.items():
@@ -155,7 +177,10 @@ def main() -> None:
                 found[name].append((cpu_s() - begin) / total * 1e9)
         base = statistics.median(found["rushes loader"])
         for name, values in found.items():
-            print(f"{name:28}{statistics.median(values):8.2f} CPU s a GB, {statistics.median(values) / base:6.2f} x rushes")
+            print(
+                f"{name:28}{statistics.median(values):8.2f} CPU s a GB, "
+                f"{statistics.median(values) / base:6.2f} x rushes"
+            )
 
 
 if __name__ == "__main__":

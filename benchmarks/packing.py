@@ -1,4 +1,5 @@
-"""How full packs get, and how equal: the pack plan beside padding and first-fit, on one synthetic catalogue of mixed images and videos.
+"""How full packs get, and how equal: the pack plan beside padding and first-fit, on one synthetic catalogue
+of mixed images and videos.
 
 python benchmarks/packing.py
 """
@@ -20,7 +21,9 @@ PATCH, WIDTH = (1, 2, 2), 2048
 
 
 def catalogue(count: int, seed: int = 0) -> list[Sample]:
-    """40 % images and 60 % videos of 0.5 to 16 s, native sizes from 256 to 768 px a side worth, seven aspects."""
+    """40 % images and 60 % videos of 0.5 to 16 s, native sizes from 256 to 768 px a side worth, seven
+    aspects.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for index in range(count):
@@ -33,7 +36,9 @@ def catalogue(count: int, seed: int = 0) -> list[Sample]:
 
 
 def first_fit(lengths: list[int], budget: int, num_open: int = 8) -> list[list[int]]:
-    """A few open bins, each item into the first that has room; the fullest is closed when none has. The usual loader's packing."""
+    """A few open bins, each item into the first that has room; the fullest is closed when none has. The usual
+    loader's packing.
+    """
     bins: list[list[int]] = []
     open_bins: list[tuple[int, list[int]]] = []
     for index, length in enumerate(lengths):
@@ -61,8 +66,12 @@ def padded_batches(samples: list[Sample], budget: int) -> tuple[float, float]:
 
 
 def same_shape_batches(samples: list[Sample], budget: int) -> tuple[float, float]:
-    """Batches of one exact shape, of as many samples as fit; what is left of a shape at the end of the epoch makes a batch of its own."""
-    shapes = Counter((sample.latent_t, sample.latent_h, sample.latent_w, sample.tokens(PATCH)) for sample in samples)
+    """Batches of one exact shape, of as many samples as fit; what is left of a shape at the end of the epoch
+    makes a batch of its own.
+    """
+    shapes = Counter(
+        (sample.latent_t, sample.latent_h, sample.latent_w, sample.tokens(PATCH)) for sample in samples
+    )
     slots = tokens = 0
     for (_, _, _, each), count in shapes.items():
         room = max(1, budget // each)
@@ -71,7 +80,9 @@ def same_shape_batches(samples: list[Sample], budget: int) -> tuple[float, float
 
 
 def buckets(samples: list[Sample], budget: int) -> tuple[float, float]:
-    """Open-Sora's buckets: an aspect of its list, the largest resolution and number of frames that the clip reaches, resized and cropped to it; full batches only."""
+    """Open-Sora's buckets: an aspect of its list, the largest resolution and number of frames that the clip
+    reaches, resized and cropped to it; full batches only.
+    """
     aspects, sides, frames = (9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9), (256, 360, 512, 720), (1, 13, 26, 52, 102)
     found: Counter[tuple[int, int, int]] = Counter()
     latents = kept = 0
@@ -93,7 +104,9 @@ def buckets(samples: list[Sample], budget: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one budget: fill and share of frames kept by way of packing, slowest of 64 ranks over the mean by way of dealing, and what the plan took."""
+    """Of one budget: fill and share of frames kept by way of packing, slowest of 64 ranks over the mean by
+    way of dealing, and what the plan took.
+    """
 
     fill: dict[str, float]
     kept: dict[str, float]
@@ -105,7 +118,10 @@ class Figures:
 
 def figures(samples: list[Sample], budget: int) -> Figures:
     """Pack the catalogue in all ways."""
-    table, settings = SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH))
+    table, settings = (
+        SampleTable.of(samples),
+        PackSettings(seed=0, budget=budget, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)),
+    )
     fitting = [sample for sample in samples if sample.tokens(PATCH) <= budget]
     lengths = [sample.tokens(PATCH) for sample in fitting]
     begin = time.process_time()
@@ -113,12 +129,21 @@ def figures(samples: list[Sample], budget: int) -> Figures:
     cpu_s = time.process_time() - begin
     told = describe(table, plan, replace(FitConfig(), tokens=budget, packs_per_step=64))
     fill, kept = {"plan": plan.fill}, {"plan": told["latent_frames_kept_this_epoch"]}
-    for name, bins in (("pool largest-fit", pool_largest_fit(lengths, budget)), ("first-fit, 8 open", first_fit(lengths, budget))):
+    for name, bins in (
+        ("pool largest-fit", pool_largest_fit(lengths, budget)),
+        ("first-fit, 8 open", first_fit(lengths, budget)),
+    ):
         fill[name] = sum(lengths) / (budget * len(bins))
-    for name, way in (("padded batches", padded_batches), ("same-shape batches", same_shape_batches), ("Open-Sora-style buckets", buckets)):
+    for name, way in (
+        ("padded batches", padded_batches),
+        ("same-shape batches", same_shape_batches),
+        ("Open-Sora-style buckets", buckets),
+    ):
         fill[name], kept[name] = way(fitting, budget)
     costs = [
-        [pack_cost([item.tokens(PATCH) for item in pack], 1 / (6 * WIDTH)) for pack in plan.packs(step)] for step in plan.steps if len(step) == 64
+        [pack_cost([item.tokens(PATCH) for item in pack], 1 / (6 * WIDTH)) for pack in plan.packs(step)]
+        for step in plan.steps
+        if len(step) == 64
     ]
     flat = np.random.default_rng(0).permutation(np.concatenate(costs)).reshape(-1, 64)
     slowest = {
@@ -138,7 +163,8 @@ def main() -> None:
     for budget in (32_768, 65_536):
         found = figures(samples, budget)
         print(
-            f"budget {budget}: planned in {found.cpu_s:.2f} CPU s ({found.cpu_s / len(samples) * 1e6:.1f} us a sample), {found.num_windows} windows of samples over the budget"
+            f"budget {budget}: planned in {found.cpu_s:.2f} CPU s ({found.cpu_s / len(samples) * 1e6:.1f} "
+            f"us a sample), {found.num_windows} windows of samples over the budget"
         )
         print(f"  fill: {told(found.fill)}")
         print(f"  frames kept: {told(found.kept)}; pixels: plan {found.pixels_kept:.4f}")
@@ -151,10 +177,13 @@ def million() -> tuple[float, int]:
     """CPU seconds to plan a million samples, a step at a time, and the steps."""
     small = SampleTable.of(catalogue(100_000))
     table = SampleTable(
-        [f"{index}" for index in range(10 * len(small))], np.arange(10 * len(small)) // 200,
+        [f"{index}" for index in range(10 * len(small))],
+        np.arange(10 * len(small)) // 200,
         *(np.tile(column, 10) for column in (small.latent_t, small.latent_h, small.latent_w)),
-    )  # fmt: skip
-    settings = PackSettings(seed=0, budget=65_536, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH))
+    )
+    settings = PackSettings(
+        seed=0, budget=65_536, packs_per_step=64, patch=PATCH, attention_cost=1 / (6 * WIDTH)
+    )
     begin, plan, steps = time.process_time(), EpochPlan(table, 65_536), 0
     for step in plan_steps(plan, settings, 0):
         plan.forget(step)

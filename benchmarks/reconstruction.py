@@ -1,8 +1,10 @@
-"""The spacetime VAE beside codes of the same size, a Wan-class network of as many weights, and diffusers' own encoding.
+"""The spacetime VAE beside codes of the same size, a Wan-class network of as many weights, and diffusers' own
+encoding.
 
     python benchmarks/reconstruction.py [--footage FOLDER] [--sheet sheet.png]
 
-Prints three tables, each measured in this one run: how well held-out clips come back; megapixels encoded a second of CPU time; memory of encoding 257 frames with Wan.
+Prints three tables, each measured in this one run: how well held-out clips come back; megapixels encoded a
+second of CPU time; memory of encoding 257 frames with Wan.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ import resource, sys, torch
 from vae import load_vae
 torch.set_num_threads(1)
 vae, way = load_vae(sys.argv[1]), sys.argv[2]
+def frame(index):
+    return torch.rand(3, 192, 192, generator=torch.Generator().manual_seed(index)) * 2 - 1
 def frames(begin, end):
-    return torch.stack([torch.rand(3, 192, 192, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(begin, end)], 1)
+    return torch.stack([frame(index) for index in range(begin, end)], 1)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.no_grad():
@@ -39,8 +43,8 @@ with torch.no_grad():
         mean = vae.model.encode(frames(0, 257)[None]).latent_dist.mean[0]
     else:
         stream = vae.stream()
-        found = [piece for i in range(0, 257, 8) for piece in stream.push(frames(i, min(i + 8, 257)))] + stream.flush()
-        mean = torch.cat([piece[0] for piece in found], 1)
+        found = [piece for i in range(0, 257, 8) for piece in stream.push(frames(i, min(i + 8, 257)))]
+        mean = torch.cat([piece[0] for piece in found + stream.flush()], 1)
 torch.save(mean, sys.argv[3])
 print(peak() - base)
 """
@@ -51,7 +55,13 @@ def wan(base_dim: int) -> torch.nn.Module:
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
-    return AutoencoderKLWan(base_dim=base_dim, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True]).eval()
+    return AutoencoderKLWan(
+        base_dim=base_dim,
+        z_dim=16,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    ).eval()
 
 
 def weights(model: torch.nn.Module) -> int:
@@ -62,27 +72,43 @@ def speed() -> None:
     """Encoding beside a Wan-class network whose number of weights is nearest ours."""
     torch.set_num_threads(1)
     ours = load_vae()
-    theirs = min((wan(size) for size in (8, 12, 16, 20, 24)), key=lambda model: abs(weights(model) - weights(ours)))
+    theirs = min(
+        (wan(size) for size in (8, 12, 16, 20, 24)), key=lambda model: abs(weights(model) - weights(ours))
+    )
     mine, other = throughput(ours), throughput(published(theirs), num_frames=17, rounds=1)
     print(f"{'network':28}{'M weights':>10}{'encode Mpx / CPU s':>20}{'decode':>10}")
-    for name, model, found in (("rushes vae-tiny", ours, mine), (f"Wan 2.1, base {theirs.config.base_dim}", theirs, other)):
-        print(f"{name:28}{weights(model) / 1e6:10.2f}{found['encode_mpx_per_cpu_s']:20.3f}{found['decode_mpx_per_cpu_s']:10.3f}")
+    for name, model, found in (
+        ("rushes vae-tiny", ours, mine),
+        (f"Wan 2.1, base {theirs.config.base_dim}", theirs, other),
+    ):
+        print(
+            f"{name:28}{weights(model) / 1e6:10.2f}{found['encode_mpx_per_cpu_s']:20.3f}"
+            f"{found['decode_mpx_per_cpu_s']:10.3f}"
+        )
     print(f"ratio of encoding: {mine['encode_mpx_per_cpu_s'] / other['encode_mpx_per_cpu_s']:.1f}")
 
 
 def memory() -> float:
-    """Peak memory of encoding 257 frames of 192 x 192, above that of 17 frames; streamed and by diffusers' own `encode`. Returns the ratio."""
+    """Peak memory of encoding 257 frames of 192 x 192, above that of 17 frames; streamed and by diffusers'
+    own `encode`. Returns the ratio.
+    """
     with tempfile.TemporaryDirectory() as folder:
         wan(8).save_pretrained(folder)
         used, means = {}, {}
         for way in ("diffusers", "streamed"):
             out = Path(folder) / f"{way}.pt"
-            done = subprocess.run([sys.executable, "-c", MEMORY, folder, way, str(out)], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", MEMORY, folder, way, str(out)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             used[way], means[way] = int(done.stdout) / 1024, torch.load(out, weights_only=True)
     apart = float((means["diffusers"] - means["streamed"]).abs().max())
     ratio = used["streamed"] / used["diffusers"]
     print(
-        f"257 frames with Wan: diffusers {used['diffusers']:.0f} MiB, streamed {used['streamed']:.0f} MiB, ratio {ratio:.3f}; largest difference {apart:.1e}"
+        f"257 frames with Wan: diffusers {used['diffusers']:.0f} MiB, streamed {used['streamed']:.0f} MiB, "
+        f"ratio {ratio:.3f}; largest difference {apart:.1e}"
     )
     return ratio
 
@@ -95,7 +121,11 @@ def quality(footage: Path | None, picture: Path | None) -> None:
     if footage:
         chosen = LIST.read_text().split()
         sets["real files"] = real_clips(footage / name for name in chosen)
-        others = [path for path in sorted(footage.rglob("*")) if path.is_file() and path.relative_to(footage).as_posix() not in chosen]
+        others = [
+            path
+            for path in sorted(footage.rglob("*"))
+            if path.is_file() and path.relative_to(footage).as_posix() not in chosen
+        ]
         fit_on["real files"] = real_clips(others[::2])
     vae = load_vae()
     print(table(evaluate({DEFAULT_WEIGHTS.name: vae}, sets, fit_on)))

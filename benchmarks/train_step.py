@@ -1,9 +1,13 @@
-"""A training step (forward, backward, AdamW): packed sequences beside padded batches on the same samples of many shapes.
+"""A training step (forward, backward, AdamW): packed sequences beside padded batches on the same samples of
+many shapes.
 
-    python benchmarks/train_step.py [PRESET] [TOKENS] [--compile] [--checkpoint] [--ways varlen,flex,padded] [--peak TFLOPS]
+    python benchmarks/train_step.py [PRESET] [TOKENS] [--compile] [--checkpoint] [--ways varlen,flex,padded]
+    [--peak TFLOPS]
 
-On a CPU with the tiny model by default. On a GPU name `base` or `xl` and a budget of 16384 or 65536: it then runs in bfloat16, packs by torch's variable-length kernel and by
-FlexAttention, pads by `scaled_dot_product_attention`, and prints MFU where the device's peak is given (989 for an H100 or H200). Padding is attended to as if it
+On a CPU with the tiny model by default. On a GPU name `base` or `xl` and a budget of 16384 or 65536: it then
+runs in bfloat16, packs by torch's variable-length kernel and by FlexAttention, pads by
+`scaled_dot_product_attention`, and prints MFU where the device's peak is given (989 for an H100 or H200).
+Padding is attended to as if it
 were tokens: no mask slows the padded batches down.
 """
 
@@ -30,9 +34,30 @@ from trainer.reports.efficiency import forward_flops
 
 ROUNDS, WORDS = 5, 40
 PATCH = (1, 2, 2)
-SHAPES = [(1, 12, 20), (1, 20, 12), (5, 12, 20), (5, 16, 16), (9, 12, 16), (3, 20, 12), (7, 8, 20), (1, 16, 16), (2, 10, 18), (13, 8, 14)]
+SHAPES = [
+    (1, 12, 20),
+    (1, 20, 12),
+    (5, 12, 20),
+    (5, 16, 16),
+    (9, 12, 16),
+    (3, 20, 12),
+    (7, 8, 20),
+    (1, 16, 16),
+    (2, 10, 18),
+    (13, 8, 14),
+]
 """Latent sizes: images and clips of a film world at 64 to 160 pixels a side."""
-LARGE_SHAPES = [(1, 64, 64), (1, 60, 104), (1, 104, 60), (6, 40, 72), (21, 40, 40), (13, 80, 44), (9, 104, 60), (11, 60, 104), (21, 60, 104)]
+LARGE_SHAPES = [
+    (1, 64, 64),
+    (1, 60, 104),
+    (1, 104, 60),
+    (6, 40, 72),
+    (21, 40, 40),
+    (13, 80, 44),
+    (9, 104, 60),
+    (11, 60, 104),
+    (21, 60, 104),
+]
 """The same of footage at up to 480 x 832 pixels and 81 frames: 1,024 to 32,760 tokens."""
 
 
@@ -40,13 +65,21 @@ def inputs(shapes: list[tuple[int, int, int]], model: DiT, padded_to: int = 0) -
     """A pack of these shapes; with `padded_to`, each sample takes that many tokens, as in a padded batch."""
     coords = [coordinates((t, -(-h // 2), -(-w // 2)), PATCH, 12.0)[0] for t, h, w in shapes]
     lengths = [padded_to or len(own) for own in coords]
-    spread = [torch.cat([own, own[-1:].expand(length - len(own), -1)]) for own, length in zip(coords, lengths, strict=True)]
+    spread = [
+        torch.cat([own, own[-1:].expand(length - len(own), -1)])
+        for own, length in zip(coords, lengths, strict=True)
+    ]
     total, device = sum(lengths), next(model.parameters()).device
     cu, text_cu = (torch.tensor([0, *own]).cumsum(0) for own in (lengths, [WORDS] * len(shapes)))
     parts = (
-        torch.randn(total, model.embed.in_features - 2), torch.rand(len(shapes)).repeat_interleave(torch.tensor(lengths)), torch.zeros(total), torch.cat(spread),
-        cu, torch.randn(int(text_cu[-1]), model.config.text_width), text_cu,
-    )  # fmt: skip
+        torch.randn(total, model.embed.in_features - 2),
+        torch.rand(len(shapes)).repeat_interleave(torch.tensor(lengths)),
+        torch.zeros(total),
+        torch.cat(spread),
+        cu,
+        torch.randn(int(text_cu[-1]), model.config.text_width),
+        text_cu,
+    )
     return tuple(part.to(device) for part in parts)
 
 
@@ -78,13 +111,23 @@ def attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: attenti
 
 @contextmanager
 def attending(way: str) -> Iterator[None]:
-    """Let the model attend in one way: varlen, flex, grouped (one batched call for documents of equal lengths), padded (all documents are of equal lengths)."""
-    chosen = {"varlen": attention.attend_varlen, "flex": attention.attend_flex, "grouped": attention.attend_grouped, "padded": attend_padded}[way]
+    """Let the model attend in one way: varlen, flex, grouped (one batched call for documents of equal
+    lengths), padded (all documents are of equal lengths).
+    """
+    chosen = {
+        "varlen": attention.attend_varlen,
+        "flex": attention.attend_flex,
+        "grouped": attention.attend_grouped,
+        "padded": attend_padded,
+    }[way]
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: attention.Documents) -> torch.Tensor:
         return chosen(q.to(v.dtype), k.to(v.dtype), v, of)
 
-    with mock.patch.object(dit, "attend", attend), mock.patch.object(attention, "_is_varlen", lambda dtype: way != "flex"):
+    with (
+        mock.patch.object(dit, "attend", attend),
+        mock.patch.object(attention, "_is_varlen", lambda dtype: way != "flex"),
+    ):
         yield
 
 
@@ -93,7 +136,11 @@ def built(options: argparse.Namespace, device: torch.device) -> DiT:
     model = DiT(PRESETS[options.preset]().model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
     for index, plain in enumerate(model.blocks):  # as in trainer/state/parallel.py
-        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if options.checkpoint else plain
+        block = (
+            checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+            if options.checkpoint
+            else plain
+        )
         if options.compile:
             block.compile(dynamic=True)
         model.blocks[index] = block
@@ -106,28 +153,54 @@ def main() -> None:
     parser.add_argument("tokens", nargs="?", type=int, default=2048)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument(
-        "--checkpoint", action="store_true", help="activations are computed again for the backward pass; their operations do not count as the model's"
+        "--checkpoint",
+        action="store_true",
+        help=(
+            "activations are computed again for the backward pass; their operations do not count as the "
+            "model's"
+        ),
     )
-    parser.add_argument("--ways", default="varlen,flex,padded" if torch.cuda.is_available() else "grouped,padded")
+    parser.add_argument(
+        "--ways", default="varlen,flex,padded" if torch.cuda.is_available() else "grouped,padded"
+    )
     parser.add_argument("--peak", type=float, default=0.0)
     options = parser.parse_args()
     ways = options.ways.split(",")
     device, budget = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.tokens
-    sizes = [size for size in LARGE_SHAPES if Sample("", 0, *size).tokens(PATCH) <= budget] if budget >= 8192 else SHAPES
-    model = built(options, device)
-    samples = [Sample(f"{index}", index // 50, *sizes[index % len(sizes)]) for index in range(len(sizes) * max(2, 16 * budget // 8192))]
-    plan = plan_epoch(
-        SampleTable.of(samples), PackSettings(seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)), 0
+    sizes = (
+        [size for size in LARGE_SHAPES if Sample("", 0, *size).tokens(PATCH) <= budget]
+        if budget >= 8192
+        else SHAPES
     )
-    packs = [[(item.latent_t, item.latent_h, item.latent_w) for item in pack] for step in plan.steps for pack in plan.packs(step)][:4]
+    model = built(options, device)
+    samples = [
+        Sample(f"{index}", index // 50, *sizes[index % len(sizes)])
+        for index in range(len(sizes) * max(2, 16 * budget // 8192))
+    ]
+    plan = plan_epoch(
+        SampleTable.of(samples),
+        PackSettings(
+            seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)
+        ),
+        0,
+    )
+    packs = [
+        [(item.latent_t, item.latent_h, item.latent_w) for item in pack]
+        for step in plan.steps
+        for pack in plan.packs(step)
+    ][:4]
     shapes = [shape for pack in packs for shape in pack]
     longest = max(sample.tokens(PATCH) for sample in samples)
     rows = max(1, budget // longest)
     batches = [shapes[at : at + rows] for at in range(0, len(shapes), rows)]
     valid = sum(t * -(-h // 2) * -(-w // 2) for t, h, w in shapes)
-    flops = 3 * sum(forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack)) for pack in packs)
+    flops = 3 * sum(
+        forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack))
+        for pack in packs
+    )
     print(
-        f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of {len(sizes)} shapes, {valid} valid tokens, {device.type}"
+        f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of "
+        f"{len(sizes)} shapes, {valid} valid tokens, {device.type}"
         + (", compiled" if options.compile else "")
         + (", checkpointed" if options.checkpoint else "")
     )
@@ -137,14 +210,22 @@ def main() -> None:
         is_padded = way == "padded"
         with attending(way):
             model = built(options, device)
-            own = [inputs(batch, model, longest) for batch in batches] if is_padded else [inputs(pack, model) for pack in packs]
-            took[way if is_padded else f"packed, {way}"] = seconds(model, own), longest * len(shapes) if is_padded else budget * len(packs)
+            own = (
+                [inputs(batch, model, longest) for batch in batches]
+                if is_padded
+                else [inputs(pack, model) for pack in packs]
+            )
+            took[way if is_padded else f"packed, {way}"] = (
+                seconds(model, own),
+                longest * len(shapes) if is_padded else budget * len(packs),
+            )
             del model, own
         name = way if is_padded else f"packed, {way}"
         own_s, slots = took[name]
         mfu = f", MFU {flops / own_s / options.peak / 1e12:.3f}" if options.peak else ""
         print(
-            f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of the slots are tokens, "
+            f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of "
+            "the slots are tokens, "
             f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}",
             flush=True,
         )

@@ -1,4 +1,6 @@
-"""`python -m captioner caption | train | eval | upsample | compare | judge`: caption files, train the project's own captioner and measure any of them."""
+"""`python -m captioner caption | train | eval | upsample | compare | judge`: caption files, train the
+project's own captioner and measure any of them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class CaptionFiles:
 
     Examples:
       python -m captioner caption clip.mp4 --json
-      python -m captioner caption ~/videos --with.captioner transformers --with.model ~/models/Qwen3-VL-8B-Instruct --sheet captions.png
+      python -m captioner caption ~/videos --with.captioner transformers --with.model
+      ~/models/Qwen3-VL-8B-Instruct --sheet captions.png
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -42,13 +45,21 @@ class CaptionFiles:
     def run(self) -> int:
         if not self.source.exists():
             raise UsageError(str(self.source), "does not exist")
-        files = sorted(path for path in self.source.rglob("*") if path.is_file()) if self.source.is_dir() else [self.source]
-        files = [path for path in files if not (self.source.is_dir() and path.suffix == ".json")]  # what is said of a file beside it
+        files = (
+            sorted(path for path in self.source.rglob("*") if path.is_file())
+            if self.source.is_dir()
+            else [self.source]
+        )
+        files = [
+            path for path in files if not (self.source.is_dir() and path.suffix == ".json")
+        ]  # what is said of a file beside it
         files = files[: self.limit] if self.limit else files
         if not files:
             raise UsageError(str(self.source), "holds no file")
         if self.sheet and self.sheet.suffix.lower() not in {".png", ".jpg", ".webp"}:
-            raise UsageError(f"--sheet {self.sheet}", "does not name a picture", "Give a name that ends in .png.")
+            raise UsageError(
+                f"--sheet {self.sheet}", "does not name a picture", "Give a name that ends in .png."
+            )
         backend = make_captioner(self.with_)
         backend.setup()
         found: list[dict[str, Any]] = []
@@ -62,22 +73,39 @@ class CaptionFiles:
                 num_failed += 1
                 continue
             if facts["is_part"]:
-                cli.say(f"{path}: only the first minute is looked at; `python -m pipeline ingest` takes all of it")
+                cli.say(
+                    f"{path}: only the first minute is looked at; `python -m pipeline ingest` takes all of it"
+                )
             try:
-                [captions] = write_captions(backend, [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)], self.with_.retries)
+                [captions] = write_captions(
+                    backend,
+                    [ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)],
+                    self.with_.retries,
+                )
             except BudgetSpentError as error:
                 cli.say(f"{path} and those after it: {error}")
                 num_failed += 1
                 break
-            if unanswered := next((caption.finish_reason for caption in captions if caption.finish_reason.startswith("error")), ""):
+            if unanswered := next(
+                (caption.finish_reason for caption in captions if caption.finish_reason.startswith("error")),
+                "",
+            ):
                 cli.say(f"{path}: {unanswered}")
                 num_failed += 1
             for caption in captions:
                 found.append({"file": str(path), **asdict(caption)})
                 if not self.json:
-                    flaw = "" if caption.verdict.status == "accepted" else f" [{caption.verdict.status}: {'; '.join(caption.verdict.reasons)}]"
+                    flaw = (
+                        ""
+                        if caption.verdict.status == "accepted"
+                        else f" [{caption.verdict.status}: {'; '.join(caption.verdict.reasons)}]"
+                    )
                     print(f"{path}\t{caption.kind}\t{caption.text}{flaw}")
-            shown = "\n".join(f"{item.kind} ({item.verdict.status}): {item.text}" for item in captions if item.kind in {"short", "dense"})
+            shown = "\n".join(
+                f"{item.kind} ({item.verdict.status}): {item.text}"
+                for item in captions
+                if item.kind in {"short", "dense"}
+            )
             rows.append((frames, f"{path.name}\n{shown}"))
         if self.json:
             cli.print_json(found)
@@ -89,12 +117,14 @@ class CaptionFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train the project's own captioner: a base, and from it a short and a dense fork. Run the same command again to resume.
+    """Train the project's own captioner: a base, and from it a short and a dense fork. Run the same command
+    again to resume.
 
     Examples:
       python -m captioner train weights/captioner-tiny
       python -m captioner train OUT --stage dense --films 0 --data DATASET
-      torchrun --nproc-per-node 8 -m captioner train OUT --preset coca_ViT-L-14 --init open_clip_weights.safetensors --films 0 --data DATASET
+      torchrun --nproc-per-node 8 -m captioner train OUT --preset coca_ViT-L-14 --init
+      open_clip_weights.safetensors --films 0 --data DATASET
     """
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -127,14 +157,18 @@ class Train:
 
     def run(self) -> int:
         if self.processes > 1:
-            return run_processes([sys.executable, "-m", "captioner", *without(sys.argv[1:], ("--processes",))], self.processes)
+            return run_processes(
+                [sys.executable, "-m", "captioner", *without(sys.argv[1:], ("--processes",))], self.processes
+            )
         import torch
 
         from captioner.coca.stages import STAGES, Source, settings_of, train_stages
         from learning.processes import join
 
         if not self.films and not self.data:
-            raise UsageError("--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET.")
+            raise UsageError(
+                "--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET."
+            )
         if any(value is not None and value < 1 for value in (self.steps, self.batch, self.accumulate)):
             raise UsageError("--steps, --batch and --accumulate", "are at least 1")
         if self.init and not self.init.exists():
@@ -145,16 +179,36 @@ class Train:
             raise UsageError(str(self.out), f"cannot be made: {error.strerror}") from error
         torch.set_num_threads(self.threads)
         settings = settings_of(
-            self.preset, {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate, "lr": self.lr, "seed": self.seed}
+            self.preset,
+            {
+                "steps": self.steps,
+                "batch": self.batch,
+                "accumulate": self.accumulate,
+                "lr": self.lr,
+                "seed": self.seed,
+            },
         )
         source = Source(films=self.films, data=self.data, view=self.view)
         command = f"python -m captioner train {self.out.name} --preset {self.preset} --films {self.films}"
         command += "".join(
             f" --{name} {value}"
-            for name, value in (("steps", self.steps), ("batch", self.batch), ("lr", self.lr), ("seed", self.seed))
+            for name, value in (
+                ("steps", self.steps),
+                ("batch", self.batch),
+                ("lr", self.lr),
+                ("seed", self.seed),
+            )
             if value is not None
         )
-        train_stages(self.out, self.preset, list(STAGES) if self.stage == "all" else [self.stage], settings, source, self.init, command)
+        train_stages(
+            self.out,
+            self.preset,
+            list(STAGES) if self.stage == "all" else [self.stage],
+            settings,
+            source,
+            self.init,
+            command,
+        )
         if join().rank == 0:
             print(self.out)
         return cli.DONE
@@ -189,7 +243,14 @@ class Upsample:
         return cli.DONE
 
 
-VERBS = {"caption": CaptionFiles, "train": Train, "eval": Eval, "upsample": Upsample, "compare": Compare, "judge": Judge}
+VERBS = {
+    "caption": CaptionFiles,
+    "train": Train,
+    "eval": Eval,
+    "upsample": Upsample,
+    "compare": Compare,
+    "judge": Judge,
+}
 
 if __name__ == "__main__":
     sys.exit(cli.main("python -m captioner", "Captions and language.", VERBS))

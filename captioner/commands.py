@@ -36,12 +36,15 @@ def upsampler(server: str = "", model: str = "") -> Callable[..., str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Measure a captioner on held-out clips of the film world, whose truth is exact: by attribute, beside chance and the `measured` baseline.
+    """Measure a captioner on held-out clips of the film world, whose truth is exact: by attribute, beside
+    chance and the `measured` baseline.
 
     Example: python -m captioner eval --clips 500
     """
 
-    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(default_factory=lambda: CaptionerOptions(captioner="coca"))
+    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(
+        default_factory=lambda: CaptionerOptions(captioner="coca")
+    )
     clips: int = 500
     """Held-out clips."""
     seed: int = 0
@@ -64,7 +67,9 @@ class Eval:
 
         if self.clips < 1:
             raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
-        result, worst = run_evaluation(self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads))
+        result, worst = run_evaluation(
+            self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads)
+        )
         if self.json:
             cli.print_json(result)
         else:
@@ -93,25 +98,70 @@ def record_scores(path: Path, result: dict[str, Any]) -> None:
 
 def print_report(result: dict[str, Any]) -> None:
     reports = result["reports"]
-    header = ["attribute", "facts", "chance"] + [f"{item['captioner']} {name}" for item in reports for name in ("recall", "precision", "said")]
+    header = ["attribute", "facts", "chance"] + [
+        f"{item['captioner']} {name}" for item in reports for name in ("recall", "precision", "said")
+    ]
     rows = []
     for name in reports[0]["attributes"]:
         cells = [item["attributes"][name] for item in reports]
         rows.append(
-            [name, cells[0]["facts"], cells[0]["chance"], *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate"))]
+            [
+                name,
+                cells[0]["facts"],
+                cells[0]["chance"],
+                *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate")),
+            ]
         )
-    rows.append(["mean", "", "", *(value for item in reports for value in (item["mean_recall"], item["mean_precision"], ""))])
+    rows.append(
+        [
+            "mean",
+            "",
+            "",
+            *(value for item in reports for value in (item["mean_recall"], item["mean_precision"], "")),
+        ]
+    )
     cli.print_table(f"{result['num_clips']} held-out clips of the film world", header, rows)
     cli.print_table(
-        "captions", ["captioner", "main subject", "mean words", "most words", "abstained", "rejected", "CIDEr (not for ranking)", "own score (not for ranking)"],
-        [[item["captioner"], item["main_subject"], item["mean_words"], item["max_words"], item["num_abstained"], item["num_rejected"], item["not_for_ranking"]["cider"],
-          item["not_for_ranking"]["contrastive_score"]] for item in reports],
-    )  # fmt: skip
+        "captions",
+        [
+            "captioner",
+            "main subject",
+            "mean words",
+            "most words",
+            "abstained",
+            "rejected",
+            "CIDEr (not for ranking)",
+            "own score (not for ranking)",
+        ],
+        [
+            [
+                item["captioner"],
+                item["main_subject"],
+                item["mean_words"],
+                item["max_words"],
+                item["num_abstained"],
+                item["num_rejected"],
+                item["not_for_ranking"]["cider"],
+                item["not_for_ranking"]["contrastive_score"],
+            ]
+            for item in reports
+        ],
+    )
     cli.print_table(
-        "counterfactual clips", ["change", "clips", "directions", "flip", "slots that must change, right", "other slots, kept"],
-        [[item["kind"], item["num_clips"], item["num_directions"], item["direction_flips"], item["changed_slots_right"], item["other_slots_kept"]]
-         for item in result["counterfactuals"]],
-    )  # fmt: skip
+        "counterfactual clips",
+        ["change", "clips", "directions", "flip", "slots that must change, right", "other slots, kept"],
+        [
+            [
+                item["kind"],
+                item["num_clips"],
+                item["num_directions"],
+                item["direction_flips"],
+                item["changed_slots_right"],
+                item["other_slots_kept"],
+            ]
+            for item in result["counterfactuals"]
+        ],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +220,9 @@ class Compare:
             for tar, members in queries.members(dataset, previews).values():
                 for member in members:
                     if member.key in wanted and member.field.startswith("frame"):
-                        pictures[member.key].append(decode_image(read_member(dataset.filesystem, tar, member)))
+                        pictures[member.key].append(
+                            decode_image(read_member(dataset.filesystem, tar, member))
+                        )
             contact_sheet([(pictures[name], f"a: {one}\nb: {two}") for name, one, two in shown], self.sheet)
             cli.say(f"sheet: {self.sheet}")
         return cli.DONE
@@ -180,7 +232,9 @@ def _caption_column(dataset: Dataset, name: str) -> Column:
     if "@" in name:
         found = [column for column in dataset.columns() if str(column) == name]
         if not found:
-            raise UsageError(name, "is not a column of the dataset", f"Columns: {', '.join(map(str, dataset.columns()))}.")
+            raise UsageError(
+                name, "is not a column of the dataset", f"Columns: {', '.join(map(str, dataset.columns()))}."
+            )
         return found[0]
     return View.load(dataset, name).column("caption")
 
@@ -192,15 +246,19 @@ def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
     for row in queries.table(dataset, "captions", column).to_pylist():
         if row["kind"] == kind:
             side = given if row["source"] in {"ground_truth", "alt"} else own
-            side[row["clip_id"]].append(row["text"] + ("" if row["status"] == "accepted" else f" [{row['status']}]"))
+            side[row["clip_id"]].append(
+                row["text"] + ("" if row["status"] == "accepted" else f" [{row['status']}]")
+            )
     return given | own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC); more than one run shows how steady the judge is.
+    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC); more
+    than one run shows how steady the judge is.
 
-    Example: python -m captioner judge events dream-1k.jsonl captions.json --server http://127.0.0.1:8000/v1 --model NAME --runs 3
+    Example: python -m captioner judge events dream-1k.jsonl captions.json --server http://127.0.0.1:8000/v1
+    --model NAME --runs 3
     """
 
     form: Annotated[str, tyro.conf.Positional]
@@ -225,6 +283,11 @@ class Judge:
             if not path.exists():
                 raise UsageError(str(path), "does not exist")
         judge = judge_events if self.form == "events" else judge_questions
-        result = judge(load_truth(self.truth, self.form), load_captions(self.captions), asker(self.server, self.model), self.runs)
+        result = judge(
+            load_truth(self.truth, self.form),
+            load_captions(self.captions),
+            asker(self.server, self.model),
+            self.runs,
+        )
         cli.print_json({"judge": self.model, **result})
         return cli.DONE

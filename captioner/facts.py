@@ -1,4 +1,6 @@
-"""Facts of a clip that is in no dataset: measurements of pictures at hand, or of a file, as the `clips` table has them."""
+"""Facts of a clip that is in no dataset: measurements of pictures at hand, or of a file, as the `clips` table
+has them.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +21,41 @@ CUT_THRESHOLD, PREVIEW_FPS = 3.0, 2.0
 _MAX_SECONDS, _SMALL_PX, _PREVIEW_PX, _SMALL_FPS = 60.0, 256, 512, 8.0
 
 
-def facts_of_frames(frames: Sequence[np.ndarray], times_s: Sequence[float], previews: Sequence[int], end_s: float) -> dict[str, Any]:
+def facts_of_frames(
+    frames: Sequence[np.ndarray], times_s: Sequence[float], previews: Sequence[int], end_s: float
+) -> dict[str, Any]:
     """Facts of a clip from its frames.
 
     Args:
-        frames: [H, W, 3] uint8 pictures at about eight a second; times_s: their times, ascending; previews: which of them are previews.
+        frames: [H, W, 3] uint8 pictures at about eight a second; times_s: their times, ascending; previews:
+            which of them are previews.
         end_s: where the clip ends.
     """
     height, width = frames[0].shape[:2]
     scale = min(1.0, _SMALL_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame for frame in frames]
+    small = [
+        cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame for frame in frames
+    ]
     changes = [cv2.norm(a, b, cv2.NORM_L1) / a.size / 255 for a, b in itertools.pairwise(small)]
     length_s = times_s[-1] - times_s[0]
     row = {
-        "kind": "video" if len(frames) > 1 else "image", "width_px": width, "height_px": height, "num_frames": len(frames), "start_s": times_s[0],
-        "end_s": end_s, "fps": (len(frames) - 1) / length_s if length_s > 0 else 0.0,
-    }  # fmt: skip
-    return row | measure([look(frames[index]) for index in previews], small, list(times_s), changes, length_s, width)
+        "kind": "video" if len(frames) > 1 else "image",
+        "width_px": width,
+        "height_px": height,
+        "num_frames": len(frames),
+        "start_s": times_s[0],
+        "end_s": end_s,
+        "fps": (len(frames) - 1) / length_s if length_s > 0 else 0.0,
+    }
+    return row | measure(
+        [look(frames[index]) for index in previews], small, list(times_s), changes, length_s, width
+    )
 
 
 def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any]]:
-    """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them. Of a long video, the first minute (`is_part`).
+    """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them.
+    Of a long video, the first minute (`is_part`).
 
     Raises:
         MediaError: the file cannot be read.
@@ -69,11 +84,25 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
     labels = list(ShotDetector[float](CUT_THRESHOLD, facts.fps).labelled(glances()))
     if not previews:
         raise MediaError("no_frames", f"{path} gave no frame")
-    if changed := next((time_s for time_s, picture in zip(times_s, small, strict=True) if picture.shape != small[0].shape), None):
-        raise MediaError("size_changes", f"{path} changes its picture size at {changed:.2f} s; `python -m pipeline ingest` parts it there")
+    if changed := next(
+        (time_s for time_s, picture in zip(times_s, small, strict=True) if picture.shape != small[0].shape),
+        None,
+    ):
+        raise MediaError(
+            "size_changes",
+            f"{path} changes its picture size at {changed:.2f} s; `python -m pipeline ingest` parts it there",
+        )
     width, height = facts.geometry.display_size_px
     row = facts_of_frames(small, times_s, picks, max(length_s, min(facts.duration_s, _MAX_SECONDS)))
-    row |= {"kind": facts.kind, "width_px": width, "height_px": height, "num_frames": len(labels), "fps": facts.fps}
+    row |= {
+        "kind": facts.kind,
+        "width_px": width,
+        "height_px": height,
+        "num_frames": len(labels),
+        "fps": facts.fps,
+    }
     row["is_part"] = facts.kind == "video" and facts.duration_s > _MAX_SECONDS
-    row["cuts_s"] = [time_s for time_s, label in labels if label.is_cut and not label.is_transition and time_s > 0]
+    row["cuts_s"] = [
+        time_s for time_s, label in labels if label.is_cut and not label.is_transition and time_s > 0
+    ]
     return previews, [times_s[index] for index in picks], row

@@ -10,9 +10,11 @@ class CaptionerOptions:
     """Which captioner, and how it writes."""
 
     captioner: str = "measured"
-    """Backend: measured (states what was measured), coca (this project's own), transformers (a local VLM), openai (a server), given (only what footage came with)."""
+    """Backend: measured (states what was measured), coca (this project's own), transformers (a local VLM),
+    openai (a server), given (only what footage came with)."""
     model: str = ""
-    """coca: folder of weights (empty: the small ones that come with the project); transformers: folder or hub id; openai: the server's name for its model."""
+    """coca: folder of weights (empty: the small ones that come with the project); transformers: folder or hub
+    id; openai: the server's name for its model."""
     server: str = ""
     """openai: base address, such as http://127.0.0.1:8000/v1. The key comes from OPENAI_API_KEY alone."""
     prompt: str = "video-1"
@@ -46,4 +48,5 @@ class CaptionerOptions:
     device: str = "auto"
     """transformers: cpu, cuda, or auto for what fits."""
     video_parts: str = "frames"
-    """openai: how a video is sent: frames (image parts) or video (a WebM as video_url, for servers that decode it)."""
+    """openai: how a video is sent: frames (image parts) or video (a WebM as video_url, for servers that
+    decode it)."""

@@ -1,4 +1,6 @@
-"""Prompts by name. A prompt never changes once it is used: a better one gets a new name, and with it captions of their own."""
+"""Prompts by name. A prompt never changes once it is used: a better one gets a new name, and with it captions
+of their own.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(json.dumps([self.system, self.video, self.image, self.continued, self.merge]).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps([self.system, self.video, self.image, self.continued, self.merge]).encode()
+        ).hexdigest()[:16]
 
     def ask(self, clip: ClipFrames) -> str:
         """The request for one clip."""
@@ -51,23 +55,35 @@ class Prompt:
 
 
 _FIELDS = (
-    "Answer with one JSON object and nothing else. Its keys: short (the main subject and what it does, at most 12 words), dense (the caption), subjects (list), "
+    "Answer with one JSON object and nothing else. Its keys: short (the main subject and what it does, at "
+    "most 12 words), dense (the caption), subjects (list), "
     "actions (list), setting, shot_type, lighting, style, camera (how the camera moves, or static)."
 )
 _RULES = (
-    "State only what can be seen. Do not guess at names, places or feelings, and do not use words such as possibly or suggests. Begin with the content itself: never "
+    "State only what can be seen. Do not guess at names, places or feelings, and do not use words such as "
+    "possibly or suggests. Begin with the content itself: never "
     "with 'The video'. Name text exactly as it is written. No line breaks."
 )
 VIDEO_1 = Prompt(
     prompt_id="video-1",
     system="You describe footage for a library. You are exact and leave out what you cannot see.",
-    video="Describe this video in detail and in the order of time: each subject with its look and place, what it does and in which direction it moves, the setting, the "
-    f"light, the style, and how the camera moves. {_RULES} {_FIELDS}",
-    image=f"Describe this picture in detail: each subject with its look and place, the setting, the light and the style. {_RULES} {_FIELDS}",
-    continued="This is the next part of a longer take. Before it: {context}\nDescribe what is new and do not repeat what stays.",
-    merge="These describe parts of one take in order of time. Join them into one account of the whole, in order. Leave nothing out and add nothing that is not in them. "
-    + _FIELDS
-    + "\n{parts}",
+    video=(
+        "Describe this video in detail and in the order of time: each subject with its look and place, what "
+        "it does and in which direction it moves, the setting, the light, the style, and how the camera "
+        f"moves. {_RULES} {_FIELDS}"
+    ),
+    image=(
+        "Describe this picture in detail: each subject with its look and place, the setting, the light and "
+        f"the style. {_RULES} {_FIELDS}"
+    ),
+    continued=(
+        "This is the next part of a longer take. Before it: {context}\nDescribe what is new and do not "
+        "repeat what stays."
+    ),
+    merge=(
+        "These describe parts of one take in order of time. Join them into one account of the whole, in "
+        "order. Leave nothing out and add nothing that is not in them. " + _FIELDS + "\n{parts}"
+    ),
 )
 PLAIN_1 = Prompt(
     prompt_id="plain-1",
@@ -75,7 +91,10 @@ PLAIN_1 = Prompt(
     video=f"Describe this video in detail. {_RULES}",
     image=f"Describe this picture in detail. {_RULES}",
     continued="Before this part: {context}\nDescribe what is new.",
-    merge="Join these descriptions of parts of one take, in order, leaving nothing out and adding nothing.\n{parts}",
+    merge=(
+        "Join these descriptions of parts of one take, in order, leaving nothing out and adding "
+        "nothing.\n{parts}"
+    ),
 )
 PROMPTS = {prompt.prompt_id: prompt for prompt in (VIDEO_1, PLAIN_1)}
 
@@ -92,7 +111,9 @@ def make_prompt(name: str) -> Prompt:
 
 
 def parse_answer(text: str) -> dict[str, Any] | None:
-    """The object in a model's answer, checked against the schema's types; None where there is none. Text around it and code fences are allowed."""
+    """The object in a model's answer, checked against the schema's types; None where there is none. Text
+    around it and code fences are allowed.
+    """
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0 or end < begin:
         return None
@@ -106,16 +127,28 @@ def parse_answer(text: str) -> dict[str, Any] | None:
 def answer_faults(value: Mapping[str, Any]) -> list[str]:
     """What is wrong with an answer's object."""
     faults = [f"lacks {name}" for name in ANSWER_SCHEMA["required"] if name not in value]
-    faults += [f"{name} is no text" for name in ("short", "dense", "camera", *TEXT_FIELDS) if name in value and not isinstance(value[name], str)]
-    return faults + [f"{name} is no list of texts" for name in LIST_FIELDS if name in value and not _is_texts(value[name])]
+    faults += [
+        f"{name} is no text"
+        for name in ("short", "dense", "camera", *TEXT_FIELDS)
+        if name in value and not isinstance(value[name], str)
+    ]
+    return faults + [
+        f"{name} is no list of texts" for name in LIST_FIELDS if name in value and not _is_texts(value[name])
+    ]
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(item, str) for item in value)
+    )
 
 
 def camera_fields(facts: Mapping[str, Any], said: str, sure: float = 0.5) -> dict[str, Any]:
     """The camera slot: what was measured where the measurement is sure, else what the model says."""
-    if (facts.get("camera") or "unknown") not in {"unknown", "moving"} and (facts.get("camera_confidence") or 0.0) >= sure:
+    if (facts.get("camera") or "unknown") not in {"unknown", "moving"} and (
+        facts.get("camera_confidence") or 0.0
+    ) >= sure:
         return {"tag": facts["camera"], "confidence": facts["camera_confidence"], "source": "measured"}
     return {"tag": said, "confidence": None, "source": "model"}

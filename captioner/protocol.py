@@ -1,4 +1,6 @@
-"""The captioner protocol: clips as preview frames and measured facts in, captions with their provenance, verdict and cost out."""
+"""The captioner protocol: clips as preview frames and measured facts in, captions with their provenance,
+verdict and cost out.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ STATUSES = ("accepted", "rejected", "out_of_domain")
 class ClipFrames:
     """A clip as a captioner sees it.
 
-    frames: preview pictures [H, W, 3] uint8 at native aspect; times_s: their times in the source; facts: the clip's row of measurements (native size, fps,
-    camera, motion, exposure, palette) and, where known, `cuts_s`; context: what was said of the part before, for a part of a longer clip.
+    frames: preview pictures [H, W, 3] uint8 at native aspect; times_s: their times in the source; facts: the
+    clip's row of measurements (native size, fps, camera, motion, exposure, palette) and, where known,
+    `cuts_s`; context: what was said of the part before, for a part of a longer clip.
     """
 
     clip_id: str
@@ -53,7 +56,9 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a caption cost. `seconds` goes to the run's events and not into the column, whose bytes depend on its inputs alone."""
+    """What a caption cost. `seconds` goes to the run's events and not into the column, whose bytes depend on
+    its inputs alone.
+    """
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -62,14 +67,18 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens, output_tokens=self.output_tokens + other.output_tokens,
-            requests=self.requests + other.requests, seconds=self.seconds + other.seconds,
-        )  # fmt: skip
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            requests=self.requests + other.requests,
+            seconds=self.seconds + other.seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The gate's judgement. A rejected caption stays in the table with its reasons; the trainer never draws it."""
+    """The gate's judgement. A rejected caption stays in the table with its reasons; the trainer never draws
+    it.
+    """
 
     status: str = "accepted"
     reasons: tuple[str, ...] = ()
@@ -85,7 +94,8 @@ class Caption:
     source: str
     """ground_truth, alt, or the name of the backend that wrote it."""
     fields: dict[str, Any] = field(default_factory=dict)
-    """structured: subjects, actions, setting, camera {tag, confidence, source}, shot_type, lighting, style."""
+    """structured: subjects, actions, setting, camera {tag, confidence, source}, shot_type, lighting, style.
+    """
     verdict: Verdict = field(default_factory=Verdict)
     provenance: Provenance = field(default_factory=Provenance)
     usage: Usage = field(default_factory=Usage)
@@ -98,11 +108,14 @@ class Caption:
 
 
 class Captioner(Protocol):
-    """A backend that captions batches of clips. It must be safe to call again on the same clips, and say nothing of one clip that it saw in another."""
+    """A backend that captions batches of clips. It must be safe to call again on the same clips, and say
+    nothing of one clip that it saw in another.
+    """
 
     name: str
     version: str
-    """All that decides its words besides the clips: model, weights, prompt, sampling. Part of the column's fingerprint."""
+    """All that decides its words besides the clips: model, weights, prompt, sampling. Part of the column's
+    fingerprint."""
     num_cpus: float
     num_gpus: float
 
@@ -110,7 +123,9 @@ class Captioner(Protocol):
         """Load weights; called once in the process that captions."""
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """For each clip, its captions. A higher `attempt` must sample differently: the first try was rejected."""
+        """For each clip, its captions. A higher `attempt` must sample differently: the first try was
+        rejected.
+        """
 
 
 def with_verdict(caption: Caption, verdict: Verdict) -> Caption:

@@ -1,4 +1,6 @@
-"""Backends by name. Each is imported when asked for: a captioning process need not load a text encoder's libraries."""
+"""Backends by name. Each is imported when asked for: a captioning process need not load a text encoder's
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,12 @@ def _openai(options: CaptionerOptions) -> Captioner:
 
 
 CAPTIONERS: dict[str, Callable[[CaptionerOptions], Captioner]] = {
-    "measured": _measured, "given": _given, "coca": _coca, "transformers": _transformers, "openai": _openai,
-}  # fmt: skip
+    "measured": _measured,
+    "given": _given,
+    "coca": _coca,
+    "transformers": _transformers,
+    "openai": _openai,
+}
 KINDS = {"short", "dense", "structured"}
 TEXT_ENCODERS = ("hashed-words", "coca", "open_clip", "transformers")
 
@@ -60,9 +66,15 @@ def make_captioner(options: CaptionerOptions | str) -> Captioner:
     """
     options = replace(CaptionerOptions(), captioner=options) if isinstance(options, str) else options
     if unknown := set(options.kinds) - KINDS:
-        raise UsageError(f"--kinds {' '.join(sorted(unknown))}", "is not what a captioner writes", f"Kinds: {', '.join(sorted(KINDS))}.")
+        raise UsageError(
+            f"--kinds {' '.join(sorted(unknown))}",
+            "is not what a captioner writes",
+            f"Kinds: {', '.join(sorted(KINDS))}.",
+        )
     if options.captioner not in CAPTIONERS:
-        raise UsageError(f"captioner {options.captioner}", "is not a backend", f"Backends: {', '.join(CAPTIONERS)}.")
+        raise UsageError(
+            f"captioner {options.captioner}", "is not a backend", f"Backends: {', '.join(CAPTIONERS)}."
+        )
     return CAPTIONERS[options.captioner](options)
 
 
@@ -70,7 +82,8 @@ def make_text_encoder(name: str, model: str = "") -> TextEncoder:
     """The text encoder of that name.
 
     Args:
-        model: coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER` or a name; transformers: folder or hub id.
+        model: coca: folder of weights (empty: the small ones that come with the project); open_clip:
+            `local-dir:FOLDER` or a name; transformers: folder or hub id.
 
     Raises:
         UsageError: there is none of that name.

@@ -1,6 +1,8 @@
-"""Long clips: captioned in windows that share a frame, each told what was said before, then merged. Cost grows with length and no faster.
+"""Long clips: captioned in windows that share a frame, each told what was said before, then merged. Cost
+grows with length and no faster.
 
-Clips with cuts inside are parted at the cuts too. What was said of each window is kept beside the merged captions.
+Clips with cuts inside are parted at the cuts too. What was said of each window is kept beside the merged
+captions.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def bounds_s(start_s: float, end_s: float, cuts_s: Sequence[float], window_s: fl
 
 
 def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
-    """The parts of a clip; the clip itself where it is short and uncut. A window begins with the last frame of the one before, unless a cut lies between."""
+    """The parts of a clip; the clip itself where it is short and uncut. A window begins with the last frame
+    of the one before, unless a cut lies between.
+    """
     if clip.is_image or len(clip.frames) < 2:
         return [clip]
     start_s, end_s, cuts_s = clip.facts["start_s"], clip.facts["end_s"], clip.facts.get("cuts_s") or []
@@ -41,14 +45,20 @@ def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
     for low, high in itertools.pairwise(bounds):
         inside = [index for index, time_s in enumerate(clip.times_s) if low - 1e-6 <= time_s < high - 1e-6]
         if not inside:  # shorter than the rate of the previews: the frame nearest to it
-            inside = [min(range(len(clip.times_s)), key=lambda index: abs(clip.times_s[index] - (low + high) / 2))]
+            inside = [
+                min(range(len(clip.times_s)), key=lambda index: abs(clip.times_s[index] - (low + high) / 2))
+            ]
         shares = parts and inside[0] > 0 and all(abs(low - cut) > 1e-6 for cut in cuts_s)
         chosen = [inside[0] - 1, *inside] if shares else inside
         facts = {**clip.facts, "start_s": low, "end_s": high, "cuts_s": []}
         name = f"{clip.clip_id}#{round(low * 1000):08d}"
         parts.append(
             replace(
-                clip, clip_id=name, frames=[clip.frames[index] for index in chosen], times_s=[clip.times_s[index] for index in chosen], facts=facts
+                clip,
+                clip_id=name,
+                frames=[clip.frames[index] for index in chosen],
+                times_s=[clip.times_s[index] for index in chosen],
+                facts=facts,
             )
         )
     return parts
@@ -73,14 +83,23 @@ class Windowed:
             batch = [replace(parts[index][turn], context=_summary(said[index])) for index in rows]
             for index, captions in zip(rows, self.inner.caption(batch, attempt), strict=True):
                 said[index].append(captions)
-        return [own[0] if len(own) == 1 else self._merged(clip, pieces, own) for clip, pieces, own in zip(clips, parts, said, strict=True)]
+        return [
+            own[0] if len(own) == 1 else self._merged(clip, pieces, own)
+            for clip, pieces, own in zip(clips, parts, said, strict=True)
+        ]
 
     def _merged(self, clip: ClipFrames, pieces: list[ClipFrames], said: list[list[Caption]]) -> list[Caption]:
-        cost = sum((caption.usage for captions in said for caption in captions), Usage())  # on the first caption, so that sums over captions are true
+        cost = sum(
+            (caption.usage for captions in said for caption in captions), Usage()
+        )  # on the first caption, so that sums over captions are true
         kept = [
-            replace(caption, kind="window", span_s=(piece.facts["start_s"], piece.facts["end_s"]), usage=Usage())
-            for piece, captions in zip(pieces, said, strict=True) for caption in captions if caption.kind == "dense"
-        ]  # fmt: skip
+            replace(
+                caption, kind="window", span_s=(piece.facts["start_s"], piece.facts["end_s"]), usage=Usage()
+            )
+            for piece, captions in zip(pieces, said, strict=True)
+            for caption in captions
+            if caption.kind == "dense"
+        ]
         cuts_s = clip.facts.get("cuts_s") or []
         is_cut = [any(abs(piece.facts["start_s"] - cut) < 1e-6 for cut in cuts_s) for piece in pieces]
         join = getattr(self.inner, "merge", None)
@@ -89,14 +108,17 @@ class Windowed:
 
 
 def _summary(said: list[list[Caption]]) -> str:
-    """What to tell the next window of those before: the last dense caption, and where there are more the first."""
+    """What to tell the next window of those before: the last dense caption, and where there are more the
+    first.
+    """
     texts = [caption.text for captions in said for caption in captions if caption.kind == "dense"]
     return " ... ".join(texts[:1] + texts[1:][-1:])
 
 
 def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Caption]:
-    """Captions of the whole without a language model: sentences in order, none twice, changes of shot named. Nothing is added, and of dense ones nothing but repeats left
-    out; short and structured ones are those of the first window. A window without an answer, or one cut off, makes the whole so.
+    """Captions of the whole without a language model: sentences in order, none twice, changes of shot named.
+    Nothing is added, and of dense ones nothing but repeats left out; short and structured ones are those of
+    the first window. A window without an answer, or one cut off, makes the whole so.
 
     Args:
         said: captions of each window. is_cut: whether a cut lies before it.
@@ -110,7 +132,8 @@ def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Cap
         first = rows[0][0]
         bad = next((caption for caption, _ in rows if caption.verdict.status == "out_of_domain"), first)
         ends = sorted(
-            (caption.finish_reason for caption, _ in rows), key=lambda end: (not end.startswith("error"), end != "length")
+            (caption.finish_reason for caption, _ in rows),
+            key=lambda end: (not end.startswith("error"), end != "length"),
         )  # the worst one first
         text = first.text if kind in {"short", "structured"} else _joined(rows)
         found.append(replace(first, text=text, verdict=bad.verdict, finish_reason=ends[0], usage=Usage()))

@@ -1,4 +1,6 @@
-"""Writing captions: a backend, the gate behind it, and another try with other sampling for what was rejected. Every clip comes out with its captions or an error."""
+"""Writing captions: a backend, the gate behind it, and another try with other sampling for what was rejected.
+Every clip comes out with its captions or an error.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,25 @@ from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdi
 def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int = 0) -> list[list[Caption]]:
     """Captions of each clip with their verdicts.
 
-    A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted caption, and all rejected ones stay beside it.
+    A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted
+    caption, and all rejected ones stay beside it.
     """
     found = [_judged(captions, clip) for captions, clip in zip(backend.caption(clips), clips, strict=True)]
     for attempt in range(1, retries + 1):
         again = [index for index, captions in enumerate(found) if _lacking(captions)]
         if not again:
             break
-        for index, captions in zip(again, backend.caption([clips[index] for index in again], attempt), strict=True):
+        for index, captions in zip(
+            again, backend.caption([clips[index] for index in again], attempt), strict=True
+        ):
             found[index] = _joined(found[index], _judged(captions, clips[index]))
     return found
 
 
 def _lacking(captions: Sequence[Caption]) -> set[str]:
-    """Kinds of which every caption so far was rejected; none where the backend had no answer, which it tried for itself."""
+    """Kinds of which every caption so far was rejected; none where the backend had no answer, which it tried
+    for itself.
+    """
     if any(caption.finish_reason.startswith("error") for caption in captions):
         return set()
     kept = {caption.kind for caption in captions if caption.verdict.status != "rejected"}
@@ -37,9 +44,15 @@ def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
 
 
 def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:
-    """What was accepted before stays; of the new ones those are added whose kind had none. The cost of the others is added to what stays."""
+    """What was accepted before stays; of the new ones those are added whose kind had none. The cost of the
+    others is added to what stays.
+    """
     done = {caption.kind for caption in before if caption.verdict.status != "rejected"}
     said = {old.text for old in before}
-    new = [caption for caption in after if caption.kind not in done and (caption.verdict.status != "rejected" or caption.text not in said)]
+    new = [
+        caption
+        for caption in after
+        if caption.kind not in done and (caption.verdict.status != "rejected" or caption.text not in said)
+    ]
     lost = sum((caption.usage for caption in after if caption not in new), Usage())
     return [replace(before[0], usage=before[0].usage + lost), *before[1:], *new] if before else new

@@ -1,1 +1,3 @@
-"""The dashboard: a read-only web page over a dataset folder. It reads manifests alone and imports neither torch nor ray."""
+"""The dashboard: a read-only web page over a dataset folder. It reads manifests alone and imports neither
+torch nor ray.
+"""

@@ -31,7 +31,11 @@ class Serve:
 
     def run(self) -> int:
         if self.host != "localhost" and not ipaddress.ip_address(self.host).is_loopback:
-            raise UsageError(f"--host {self.host}", "would open a page without a log-in to the network", "Use an SSH tunnel to loopback.")
+            raise UsageError(
+                f"--host {self.host}",
+                "would open a page without a log-in to the network",
+                "Use an SSH tunnel to loopback.",
+            )
         app = make_app(self.dataset)
         cli.say(f"dashboard: http://{self.host}:{self.port}  (Ctrl-C ends it)")
         uvicorn.run(app, host=self.host, port=self.port, log_level="warning")

@@ -1,4 +1,6 @@
-"""The web app: one status page, its JSON twin, and posters straight out of the tars. Every route is a GET; nothing is ever written."""
+"""The web app: one status page, its JSON twin, and posters straight out of the tars. Every route is a GET;
+nothing is ever written.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def _previews(dataset: Dataset) -> Column | None:
 
 
 def make_app(uri: str) -> FastAPI:
-    """An app over one dataset. The dataset is read afresh for each request, so a running ingest shows as it goes."""
+    """An app over one dataset. The dataset is read afresh for each request, so a running ingest shows as it
+    goes.
+    """
     app = FastAPI(title="rushes", docs_url=None, redoc_url=None)
     dataset = Dataset(uri)
     index: dict[str, tuple[str, Member]] = {}
@@ -33,7 +37,13 @@ def make_app(uri: str) -> FastAPI:
         column = _previews(dataset)
         if name not in index and column is not None:
             for path, members in queries.members(dataset, column).values():
-                index.update({member.name: (path, member) for member in members if member.field in {"poster.jpg", "proxy.webm"}})
+                index.update(
+                    {
+                        member.name: (path, member)
+                        for member in members
+                        if member.field in {"poster.jpg", "proxy.webm"}
+                    }
+                )
         return index.get(name)
 
     @app.get("/", response_class=HTMLResponse)

@@ -28,7 +28,13 @@ def funnel(dataset: Dataset) -> list[dict[str, Any]]:
     for column in dataset.columns():
         records = queries.table(dataset, "shards", column).to_pylist()
         row: dict[str, Any] = {"column": str(column), "shards": len(records), "of": num_shards}
-        for key, name in (("in", "num_in"), ("kept", "num_kept"), ("dropped", "num_dropped"), ("failed", "num_failed"), ("bytes", "tar_bytes")):
+        for key, name in (
+            ("in", "num_in"),
+            ("kept", "num_kept"),
+            ("dropped", "num_dropped"),
+            ("failed", "num_failed"),
+            ("bytes", "tar_bytes"),
+        ):
             row[key] = sum(record[name] or 0 for record in records)
         rows.append(row)
     return rows
@@ -40,7 +46,14 @@ def reasons(dataset: Dataset) -> list[dict[str, Any]]:
     for kind, name, word in (("dropped", "drops", "reason"), ("failed", "failures", "error")):
         for row in queries.table(dataset, name).to_pylist():
             entry = found.setdefault(
-                (kind, row["stage"], row[word]), {"verdict": kind, "stage": row["stage"], "reason": row[word], "count": 0, "example": row["uri"]}
+                (kind, row["stage"], row[word]),
+                {
+                    "verdict": kind,
+                    "stage": row["stage"],
+                    "reason": row[word],
+                    "count": 0,
+                    "example": row["uri"],
+                },
             )
             entry["count"] += 1
     return sorted(found.values(), key=lambda entry: -entry["count"])
@@ -59,9 +72,22 @@ def progress(dataset: Dataset) -> dict[str, Any]:
     left_s = None
     if started and done and not is_over:
         left_s = (events[-1]["time_s"] - started[-1]["time_s"]) / done * (total - done)
-    return {"run": runs[-1], "done": done, "total": total, "is_over": is_over, "left_s": left_s, "now_s": time.time(), "events": events[-12:]}
+    return {
+        "run": runs[-1],
+        "done": done,
+        "total": total,
+        "is_over": is_over,
+        "left_s": left_s,
+        "now_s": time.time(),
+        "events": events[-12:],
+    }
 
 
 def summary(dataset: Dataset) -> dict[str, Any]:
     """All of the page."""
-    return {"dataset": dataset.uri, "funnel": funnel(dataset), "reasons": reasons(dataset), "progress": progress(dataset)}
+    return {
+        "dataset": dataset.uri,
+        "funnel": funnel(dataset),
+        "reasons": reasons(dataset),
+        "progress": progress(dataset),
+    }

@@ -1,6 +1,8 @@
-"""A training on several processes of this machine: what `torchrun` does there, but a SIGTERM that ends in a saved run ends with 0, and the processes get all the time they need for it.
+"""A training on several processes of this machine: what `torchrun` does there, but a SIGTERM that ends in a
+saved run ends with 0, and the processes get all the time they need for it.
 
-torchrun's agent always ends a signal in a traceback and in 1, and kills what has not ended after 30 seconds: a pre-empted job would look like a failed one.
+torchrun's agent always ends a signal in a traceback and in 1, and kills what has not ended after 30 seconds:
+a pre-empted job would look like a failed one.
 """
 
 from __future__ import annotations
@@ -19,12 +21,22 @@ def run_processes(command: Sequence[str], count: int) -> int:
     """Run `count` of a command, joined in one process group; SIGINT and SIGTERM are passed on to each.
 
     Returns:
-        0 if all ended well, else the exit code of the first that did not; the others are ended then, for they would wait for it for ever.
+        0 if all ended well, else the exit code of the first that did not; the others are ended then, for they
+        would wait for it for ever.
     """
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    where = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
     started = [
         # a session each: a Ctrl-C of the terminal must come from here, and once
-        subprocess.Popen(command, env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True)
+        subprocess.Popen(
+            command,
+            env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            start_new_session=True,
+        )
         for rank in range(count)
     ]
 

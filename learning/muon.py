@@ -1,6 +1,8 @@
-"""Muon in the precision of the weights. torch's own rounds to bfloat16 on the way, which a CPU computes many times slower than fp32.
+"""Muon in the precision of the weights. torch's own rounds to bfloat16 on the way, which a CPU computes many
+times slower than fp32.
 
-Sources: Jordan et al. 2024 (the quintic iteration and its coefficients); Liu et al. 2025, arXiv:2502.16982 (updates of the size that AdamW's have).
+Sources: Jordan et al. 2024 (the quintic iteration and its coefficients); Liu et al. 2025, arXiv:2502.16982
+(updates of the size that AdamW's have).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest matrix with orthonormal rows (or columns, of a tall one) of each of [k, n, m]: singular values come out between .7 and 1.2."""
+    """About the nearest matrix with orthonormal rows (or columns, of a tall one) of each of [k, n, m]:
+    singular values come out between .7 and 1.2.
+    """
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
@@ -30,13 +34,20 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three matrices.
+    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three
+    matrices.
 
-    `processes` hold the same weights and gradients: each orthogonalises its share of the matrices and gives it to the others.
+    `processes` hold the same weights and gradients: each orthogonalises its share of the matrices and gives
+    it to the others.
     """
 
     def __init__(
-        self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95, processes: tuple[int, int] = (0, 1)
+        self,
+        matrices: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        processes: tuple[int, int] = (0, 1),
     ) -> None:
         """`processes`: rank and number; several must have joined (`learning.processes`)."""
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -45,7 +56,9 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # of one shape: orthogonalised together
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(
+                list
+            )  # of one shape: orthogonalised together
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -60,10 +73,14 @@ class Muon(torch.optim.Optimizer):
             for (shape, pairs), turned in zip(alike.items(), updates, strict=True):
                 scale = 0.2 * max(shape) ** 0.5
                 for (part, _), update in zip(pairs, turned, strict=True):
-                    part.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+                    part.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                        update, alpha=-group["lr"] * scale
+                    )
 
     def _orthogonal(self, stacks: list[Tensor]) -> list[Tensor]:
-        """`orthogonal` of stacks [k, n, m], all processes together: equal shares, the last ones filled up, in one exchange."""
+        """`orthogonal` of stacks [k, n, m], all processes together: equal shares, the last ones filled up, in
+        one exchange.
+        """
         if self.size == 1 or not stacks:
             return [orthogonal(stack) for stack in stacks]
         shares = [-(-len(stack) // self.size) for stack in stacks]
@@ -75,4 +92,7 @@ class Muon(torch.optim.Optimizer):
         everyone = [torch.empty_like(flat) for _ in range(self.size)]
         dist.all_gather(everyone, flat)
         rows = [row.split([part.numel() for part in own]) for row in everyone]
-        return [torch.cat([row[index].view_as(own[index]) for row in rows])[: len(stack)] for index, stack in enumerate(stacks)]
+        return [
+            torch.cat([row[index].view_as(own[index]) for row in rows])[: len(stack)]
+            for index, stack in enumerate(stacks)
+        ]

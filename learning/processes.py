@@ -27,10 +27,16 @@ def join() -> Place:
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=PATIENCE)
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
+    device = (
+        torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
+    )
     if is_gpu:
         torch.cuda.set_device(device)
-    return Place(dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else Place(0, 1, device)
+    return (
+        Place(dist.get_rank(), dist.get_world_size(), device)
+        if dist.is_initialized()
+        else Place(0, 1, device)
+    )
 
 
 def wait_for_all() -> None:

@@ -1,4 +1,5 @@
-"""The state of a training in one safetensors file: modules, averages and optimizers, with the step and the digest of all that decides the run.
+"""The state of a training in one safetensors file: modules, averages and optimizers, with the step and the
+digest of all that decides the run.
 
 For models that fit one process; the trainer's sharded checkpoints are in trainer/state/checkpoints.py.
 """
@@ -19,7 +20,9 @@ Parts = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
 NAME = "state.safetensors"
 
 
-def save_state(folder: Path, parts: Parts, average: Mapping[str, Tensor], digest: str, **numbers: float) -> None:
+def save_state(
+    folder: Path, parts: Parts, average: Mapping[str, Tensor], digest: str, **numbers: float
+) -> None:
     """Write everything under a temporary name, then rename.
 
     Args:
@@ -33,14 +36,18 @@ def save_state(folder: Path, parts: Parts, average: Mapping[str, Tensor], digest
     for part, (module, optimizer) in parts.items():
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{part}-optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+            tensors |= {
+                f"{part}-optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
+            }
     temporary = folder / ".state.tmp"
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(plain, temporary, {"digest": digest, **{name: repr(value) for name, value in numbers.items()}})
     temporary.replace(folder / NAME)
 
 
-def load_state(folder: Path, parts: Parts, average: Mapping[str, Tensor], digest: str) -> dict[str, float] | None:
+def load_state(
+    folder: Path, parts: Parts, average: Mapping[str, Tensor], digest: str
+) -> dict[str, float] | None:
     """Restore everything in place. Returns the numbers, or None where nothing was saved.
 
     Raises:
@@ -52,12 +59,16 @@ def load_state(folder: Path, parts: Parts, average: Mapping[str, Tensor], digest
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
     if metadata.pop("digest") != digest:
-        raise UsageError(str(folder), "was begun on other data or with other settings", "Remove the folder to begin anew.")
+        raise UsageError(
+            str(folder), "was begun on other data or with other settings", "Remove the folder to begin anew."
+        )
     tensors = load_file(path)
     for name, value in average.items():
         value.copy_(tensors[f"average.{name}"])
     for part, (module, optimizer) in parts.items():
-        module.load_state_dict({name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{part}.")})
+        module.load_state_dict(
+            {name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{part}.")}
+        )
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith(f"{part}-optimizer."):

@@ -1,4 +1,6 @@
-"""Ending a training well: SIGINT, SIGTERM and a launcher's word become a wish, looked at between steps, so that every process stops after the same step."""
+"""Ending a training well: SIGINT, SIGTERM and a launcher's word become a wish, looked at between steps, so
+that every process stops after the same step.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HURRY_S = 2.0
-"""A second Ctrl-C is taken for impatience only after this long: what starts the processes may pass on the first one as well."""
+"""A second Ctrl-C is taken for impatience only after this long: what starts the processes may pass on the
+first one as well."""
 
 _asked: list[str] = []
 
@@ -19,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818 - a wish, not an error
 
 
 def ask_to_stop(name: str) -> None:
-    """What a signal called `name` would do, where none can arrive: in a worker whose launcher was signalled."""
+    """Do what the signal `name` would do, in a worker whose launcher received it."""
     _asked.append(name)
 
 
@@ -36,7 +39,9 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into a wish to stop. A second Ctrl-C some seconds later interrupts at once; SIGTERM never does, for torchrun and batch systems send several."""
+    """Turn SIGINT and SIGTERM into a wish to stop. A second Ctrl-C some seconds later interrupts at once;
+    SIGTERM never does, for torchrun and batch systems send several.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         try:

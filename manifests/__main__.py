@@ -27,7 +27,9 @@ def accounts(dataset: Dataset) -> dict[str, Account]:
     found: dict[str, Account] = {}
     for row in queries.table(dataset, "shards").to_pylist():
         name = f"{row['column']}@{row['fingerprint']}"
-        found[name] = found.get(name, Account(0, 0, 0, 0)) + Account(row["num_in"], row["num_kept"], row["num_dropped"], row["num_failed"])
+        found[name] = found.get(name, Account(0, 0, 0, 0)) + Account(
+            row["num_in"], row["num_kept"], row["num_dropped"], row["num_failed"]
+        )
     return found
 
 
@@ -47,13 +49,29 @@ class Info:
         dataset = Dataset(self.dataset)
         sources = Counter(queries.table(dataset, "sources")["status"].to_pylist())
         shards = queries.table(dataset, "shards").to_pylist()
-        reasons = Counter((name, reason) for name, rows in queries.by_column(dataset, "drops").items() for reason in rows["reason"].to_pylist())
-        errors = Counter((name, error) for name, rows in queries.by_column(dataset, "failures").items() for error in rows["error"].to_pylist())
+        reasons = Counter(
+            (name, reason)
+            for name, rows in queries.by_column(dataset, "drops").items()
+            for reason in rows["reason"].to_pylist()
+        )
+        errors = Counter(
+            (name, error)
+            for name, rows in queries.by_column(dataset, "failures").items()
+            for error in rows["error"].to_pylist()
+        )
         columns = []
         for name, account in accounts(dataset).items():
             own = [row for row in shards if f"{row['column']}@{row['fingerprint']}" == name]
             columns.append(
-                [name, len(own), account.num_in, account.num_kept, account.num_dropped, account.num_failed, sum(row["tar_bytes"] or 0 for row in own)]
+                [
+                    name,
+                    len(own),
+                    account.num_in,
+                    account.num_kept,
+                    account.num_dropped,
+                    account.num_failed,
+                    sum(row["tar_bytes"] or 0 for row in own),
+                ]
             )
         header = ["column", "shards", "in", "kept", "dropped", "failed", "tar_bytes"]
         if self.json:
@@ -61,17 +79,33 @@ class Info:
                 {
                     "sources": sources,
                     "columns": [dict(zip(header, row, strict=True)) for row in columns],
-                    "drops": [{"column": column, "reason": reason, "count": count} for (column, reason), count in reasons.items()],
-                    "failures": [{"column": column, "error": error, "count": count} for (column, error), count in errors.items()],
+                    "drops": [
+                        {"column": column, "reason": reason, "count": count}
+                        for (column, reason), count in reasons.items()
+                    ],
+                    "failures": [
+                        {"column": column, "error": error, "count": count}
+                        for (column, error), count in errors.items()
+                    ],
                 }
             )
             return cli.DONE
-        cli.print_table("sources", ["status", "count"], [[key, value] for key, value in sorted(sources.items())])
+        cli.print_table(
+            "sources", ["status", "count"], [[key, value] for key, value in sorted(sources.items())]
+        )
         cli.print_table("columns", header, columns)
         if reasons:
-            cli.print_table("drops", ["column", "reason", "count"], [[*key, value] for key, value in sorted(reasons.items())])
+            cli.print_table(
+                "drops",
+                ["column", "reason", "count"],
+                [[*key, value] for key, value in sorted(reasons.items())],
+            )
         if errors:
-            cli.print_table("failures", ["column", "error", "count"], [[*key, value] for key, value in sorted(errors.items())])
+            cli.print_table(
+                "failures",
+                ["column", "error", "count"],
+                [[*key, value] for key, value in sorted(errors.items())],
+            )
         return cli.DONE
 
 
@@ -93,7 +127,8 @@ class Verify:
             print(problem)
         verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
         print(
-            f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, {report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
+            f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, "
+            f"{report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
         )
         return cli.DONE if report.is_sound else cli.INTEGRITY
 
@@ -144,9 +179,13 @@ class Show:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        clips = [row for row in queries.table(dataset, "clips").to_pylist() if row["clip_id"].startswith(self.clip)]
+        clips = [
+            row for row in queries.table(dataset, "clips").to_pylist() if row["clip_id"].startswith(self.clip)
+        ]
         if not clips:
-            raise UsageError(f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `python -m manifests ls`.")
+            raise UsageError(
+                f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `python -m manifests ls`."
+            )
         ids = {row["clip_id"] for row in clips}
         found: dict = {"clips": clips}
         for name in ("captions", "text", "latents"):
@@ -154,7 +193,11 @@ class Show:
         members = []
         for column in dataset.columns():
             for path, index in queries.members(dataset, column).values():
-                members += [{"column": str(column), "tar": path, **member.as_row()} for member in index if member.key in ids]
+                members += [
+                    {"column": str(column), "tar": path, **member.as_row()}
+                    for member in index
+                    if member.key in ids
+                ]
         cli.print_json(found | {"members": members})
         return cli.DONE
 

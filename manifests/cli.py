@@ -1,4 +1,5 @@
-"""The command line's frame, shared by every package: verbs are frozen dataclasses with a `run` method; tyro parses them.
+"""The command line's frame, shared by every package: verbs are frozen dataclasses with a `run` method; tyro
+parses them.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 finished with failed items, 4 integrity errors, 130 interrupted.
 Data goes to stdout, everything else to stderr.
@@ -53,11 +54,15 @@ def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     Console().print(table)
 
 
-def main(program: str, description: str, verbs: Mapping[str, type], arguments: list[str] | None = None) -> int:
+def main(
+    program: str, description: str, verbs: Mapping[str, type], arguments: list[str] | None = None
+) -> int:
     """Parse the command line, run the verb, turn errors into exit codes and one readable line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        verb: Verb = tyro.extras.subcommand_cli_from_dict(dict(verbs), prog=program, description=description, args=arguments or ["--help"])
+        verb: Verb = tyro.extras.subcommand_cli_from_dict(
+            dict(verbs), prog=program, description=description, args=arguments or ["--help"]
+        )
         return verb.run()
     except RushesError as error:
         stderr.print(f"[red]error[/red] {escape(str(error))}", markup=True)

@@ -1,7 +1,7 @@
 """The commit protocol: a shard's column is there in full, or not at all.
 
-Order: tar to a temporary name, fsync, rename; then each table part; last the `shards` part, which is the commit record. Whatever dies in
-between leaves debris that the next run overwrites with the same bytes.
+Order: tar to a temporary name, fsync, rename; then each table part; last the `shards` part, which is the
+commit record. Whatever dies in between leaves debris that the next run overwrites with the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Account:
 
     def __post_init__(self) -> None:
         if self.num_in != self.num_kept + self.num_dropped + self.num_failed:
-            raise ValueError(f"items unaccounted for: {self.num_in} in, {self.num_kept} kept, {self.num_dropped} dropped, {self.num_failed} failed")
+            raise ValueError(
+                f"items unaccounted for: {self.num_in} in, {self.num_kept} kept, {self.num_dropped} "
+                f"dropped, {self.num_failed} failed"
+            )
 
     def __add__(self, other: Account) -> Account:
         return Account(
@@ -63,8 +66,8 @@ def write_part(dataset: Dataset, path: str, table: pa.Table) -> str:
 class ShardCommit:
     """One (shard, column) being written.
 
-    Add tar members in clip order with `add`, then call `commit` once. Nothing is visible before. Leaving the context without a commit
-    removes the temporary tar. A column without tar members (captions) gets no tar.
+    Add tar members in clip order with `add`, then call `commit` once. Nothing is visible before. Leaving the
+    context without a commit removes the temporary tar. A column without tar members (captions) gets no tar.
     """
 
     def __init__(self, dataset: Dataset, column: Column, shard: int, generation: int) -> None:
@@ -77,7 +80,9 @@ class ShardCommit:
             target = self.dataset.tar_path(self.column, self.shard)
             if storage.is_local(self.dataset.filesystem):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                for debris in Path(target).parent.glob(f".{Path(target).name}.*.tmp"):  # of an attempt that died
+                for debris in Path(target).parent.glob(
+                    f".{Path(target).name}.*.tmp"
+                ):  # of an attempt that died
                     debris.unlink(missing_ok=True)
                 name = storage.temporary_name(target)
             else:
@@ -93,7 +98,8 @@ class ShardCommit:
         """Publish the tar, then the parts, then the commit record.
 
         Args:
-            tables: rows of each table that this column writes. Empty tables are written too: an absent part means "not done".
+            tables: rows of each table that this column writes. Empty tables are written too: an absent part
+                means "not done".
             account: what happened to the items that entered.
             stats: JSON-able statistics of the column that merge across shards.
         """
@@ -122,10 +128,14 @@ class ShardCommit:
             }
         parts = []
         for name, rows in sorted(tables.items()):
-            digest = write_part(dataset, dataset.part_path(name, self.column, self.shard), to_table(name, rows))
+            digest = write_part(
+                dataset, dataset.part_path(name, self.column, self.shard), to_table(name, rows)
+            )
             parts.append({"table": name, "rows": len(rows), "sha256": digest})
         record["parts"] = parts
-        write_part(dataset, dataset.part_path("shards", self.column, self.shard), to_table("shards", [record]))
+        write_part(
+            dataset, dataset.part_path("shards", self.column, self.shard), to_table("shards", [record])
+        )
 
     def __enter__(self) -> ShardCommit:
         return self

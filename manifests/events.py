@@ -1,7 +1,7 @@
 """Live events of a run: `runs/<run id>/events.jsonl`, one JSON object per line.
 
-Events are for people who watch; nothing in the dataset depends on them. A local file is appended to; an object store, which cannot
-append, gets the whole file again at most every few seconds.
+Events are for people who watch; nothing in the dataset depends on them. A local file is appended to; an
+object store, which cannot append, gets the whole file again at most every few seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ class EventLog:
         if self._is_local:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
 
-    def write(self, event: str, text: str, stage: str = "", shard: int | None = None, time_s: float | None = None, **value: Any) -> dict:
+    def write(
+        self,
+        event: str,
+        text: str,
+        stage: str = "",
+        shard: int | None = None,
+        time_s: float | None = None,
+        **value: Any,
+    ) -> dict:
         """Record one event and return it as stored."""
         row = {
             "time_s": round(time.time() if time_s is None else time_s, 3),
@@ -73,6 +81,12 @@ def run_ids(dataset: Dataset) -> list[str]:
 def ingest_settings(dataset: Dataset) -> dict[str, str]:
     """Text encoder and VAE that the newest ingest used: names for a sampler to load."""
     for run_id in reversed(run_ids(dataset)):
-        config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
-        return {"text_encoder": config["text"]["encoder"], "text_model": config["text"]["model"], "vae": config["encode"]["vae"]}
+        config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))[
+            "config"
+        ]
+        return {
+            "text_encoder": config["text"]["encoder"],
+            "text_model": config["text"]["model"],
+            "vae": config["encode"]["vae"],
+        }
     return {"text_encoder": "coca", "text_model": "", "vae": ""}

@@ -1,7 +1,9 @@
-"""Export: join the columns of a view into one plain WebDataset tar per shard, for tools that know nothing of rushes.
+"""Export: join the columns of a view into one plain WebDataset tar per shard, for tools that know nothing of
+rushes.
 
-Each sample gets `poster.jpg`, `proxy.webm`, `latent.safetensors`, `text.safetensors` (where the view has them), `txt` (the best caption)
-and `json` (the clip's row, that of its latent, what made it, and all accepted captions). The trainer can stream such tars (`trainer fit --tars`).
+Each sample gets `poster.jpg`, `proxy.webm`, `latent.safetensors`, `text.safetensors` (where the view has
+them), `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all accepted
+captions). The trainer can stream such tars (`trainer fit --tars`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def _captions(dataset: Dataset, view: View) -> dict[str, list[dict]]:
 
 
 def _best(captions: list[dict]) -> str:
-    ranked = sorted(captions, key=lambda row: (CAPTION_ORDER.index(row["kind"]), row["source"] != "ground_truth"))
+    ranked = sorted(
+        captions, key=lambda row: (CAPTION_ORDER.index(row["kind"]), row["source"] != "ground_truth")
+    )
     return ranked[0]["text"] if ranked else ""
 
 
@@ -51,7 +55,9 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> list[Path]:
                 shards[shard] = (path, grouped)
             indexes.append(shards)
     latents = (
-        {row["clip_id"]: row for row in queries.table(dataset, "latents", view.columns["latent"]).to_pylist()} if "latent" in view.columns else {}
+        {row["clip_id"]: row for row in queries.table(dataset, "latents", view.columns["latent"]).to_pylist()}
+        if "latent" in view.columns
+        else {}
     )
     made_by = ingest_settings(dataset)
     written = []
@@ -66,7 +72,12 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> list[Path]:
                         tar.add(member.name, read_member(dataset.filesystem, path, member))
                 rows = captions[clip["clip_id"]]
                 tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
-                record = {"clip": clip, "captions": rows, "latent": latents.get(clip["clip_id"], {}), "made_by": made_by}
+                record = {
+                    "clip": clip,
+                    "captions": rows,
+                    "latent": latents.get(clip["clip_id"], {}),
+                    "made_by": made_by,
+                }
                 tar.add(f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode())
         temporary.replace(target)
         written.append(target)

@@ -1,7 +1,8 @@
 """Fingerprints: the name of one version of a column.
 
-A fingerprint is the hash of everything that decides a column's bytes besides the plan: the stage's configuration, the digests of
-its weights, the fingerprints of its input columns and the stage's code version. Equal fingerprint, equal bytes.
+A fingerprint is the hash of everything that decides a column's bytes besides the plan: the stage's
+configuration, the digests of its weights, the fingerprints of its input columns and the stage's code version.
+Equal fingerprint, equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def fingerprint(stage: str, code_version: int, config: dict, inputs: dict[str, str] | None = None, weights: str = "") -> str:
+def fingerprint(
+    stage: str, code_version: int, config: dict, inputs: dict[str, str] | None = None, weights: str = ""
+) -> str:
     """A short hex name of a column's version.
 
     Args:
@@ -28,5 +31,7 @@ def fingerprint(stage: str, code_version: int, config: dict, inputs: dict[str, s
         inputs: input column name to fingerprint.
         weights: sha256 of the weights used, if any.
     """
-    text = canonical_json({"stage": stage, "code": code_version, "config": config, "inputs": inputs or {}, "weights": weights})
+    text = canonical_json(
+        {"stage": stage, "code": code_version, "config": config, "inputs": inputs or {}, "weights": weights}
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]

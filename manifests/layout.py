@@ -35,7 +35,9 @@ class Column:
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name) or not _FINGERPRINT.match(self.fingerprint):
-            raise UsageError(f"{self.name}@{self.fingerprint}", "is not a column name", "Write it as name@fingerprint.")
+            raise UsageError(
+                f"{self.name}@{self.fingerprint}", "is not a column name", "Write it as name@fingerprint."
+            )
 
     def __str__(self) -> str:
         return f"{self.name}@{self.fingerprint}"
@@ -58,10 +60,16 @@ class Dataset:
         self.uri = uri
         header = self.path("dataset.json")
         if not storage.exists(self.filesystem, header):
-            raise UsageError(uri, "is not a rushes dataset (no dataset.json)", "Make one with `python -m pipeline ingest FOOTAGE --out ...`.")
+            raise UsageError(
+                uri,
+                "is not a rushes dataset (no dataset.json)",
+                "Make one with `python -m pipeline ingest FOOTAGE --out ...`.",
+            )
         self.header = json.loads(storage.read_bytes(self.filesystem, header))
         if str(self.header.get("format", "")).split(".")[0] != FORMAT_VERSION.split(".")[0]:
-            raise IntegrityError(uri, f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}")
+            raise IntegrityError(
+                uri, f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}"
+            )
 
     def __getstate__(self) -> dict:
         return {"uri": self.uri, "header": self.header}

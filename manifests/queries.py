@@ -1,6 +1,7 @@
 """Reading tables: as Arrow through `pyarrow.dataset`, or with SQL through DuckDB.
 
-A table is the union of the parts whose commit record exists: parts of a shard that died before its commit are never seen.
+A table is the union of the parts whose commit record exists: parts of a shard that died before its commit are
+never seen.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def read_part(dataset: Dataset, path: str) -> pa.Table:
 def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
     if not paths:
         return schema(name).empty_table()
-    return pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet").to_table()
+    return pads.dataset(
+        paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet"
+    ).to_table()
 
 
 def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
@@ -41,7 +44,8 @@ def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
 
 
 def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table:
-    """A table of the dataset, of one column version or of all of them (and of the plan, where the plan has rows of it).
+    """A table of the dataset, of one column version or of all of them (and of the plan, where the plan has
+    rows of it).
 
     Raises:
         UsageError: there is no table of that name.
@@ -62,10 +66,16 @@ def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table
 
 
 def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
-    """Rows of a table for each column version that wrote some, by the version's name; `plan` for those of the plan. Two versions of a column are not added up."""
+    """Rows of a table for each column version that wrote some, by the version's name; `plan` for those of the
+    plan. Two versions of a column are not added up.
+    """
     found = {str(column): table(dataset, name, column) for column in dataset.columns()}
     if name in _PLAN_TABLES:
-        found = {"plan": _read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()])} | found
+        found = {
+            "plan": _read(
+                dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()]
+            )
+        } | found
     return {column: rows for column, rows in found.items() if rows.num_rows}
 
 
@@ -73,7 +83,8 @@ def connect(dataset: Dataset, columns: dict[str, Column] | None = None) -> duckd
     """A DuckDB connection with every table registered and no other file within reach.
 
     Args:
-        columns: restrict tables written by a column (by its name) to that version, so a view sees one version only.
+        columns: restrict tables written by a column (by its name) to that version, so a view sees one version
+            only.
     """
     connection = duckdb.connect(":memory:")
     for name in TABLES:
@@ -93,7 +104,9 @@ def _restrict(dataset: Dataset, name: str, columns: dict[str, Column]) -> pa.Tab
         return plan(dataset)
     parts = [table(dataset, name, column) for column in columns.values()]
     if name in _PLAN_TABLES:
-        parts.append(_read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()]))
+        parts.append(
+            _read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()])
+        )
     return pa.concat_tables(parts)
 
 
@@ -115,7 +128,10 @@ def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Membe
     found = {}
     for row in table(dataset, "shards", column).to_pylist():
         if row["tar"]:
-            found[row["shard"]] = (dataset.path(*row["tar"].split("/")), [Member(**member) for member in row["members"]])
+            found[row["shard"]] = (
+                dataset.path(*row["tar"].split("/")),
+                [Member(**member) for member in row["members"]],
+            )
     return found
 
 
@@ -129,5 +145,10 @@ def plan_rows(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict]
     segments = plan(dataset, generation)
     segments = segments.filter(pc.equal(segments["shard"], shard))
     sources = read_part(dataset, dataset.plan_part_path("sources", generation))
-    sources = sources.filter(pc.and_(pc.is_in(sources["source_id"], segments["source_id"].unique()), pc.equal(sources["status"], "kept")))
+    sources = sources.filter(
+        pc.and_(
+            pc.is_in(sources["source_id"], segments["source_id"].unique()),
+            pc.equal(sources["status"], "kept"),
+        )
+    )
     return segments.to_pylist(), {row["source_id"]: row for row in sources.to_pylist()}

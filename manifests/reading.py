@@ -1,6 +1,8 @@
-"""Reading members in a hurry: tars stay open, bytes land in memory that is used again, and what came from an object store is kept on the local disk.
+"""Reading members in a hurry: tars stay open, bytes land in memory that is used again, and what came from an
+object store is kept on the local disk.
 
-`shards.read_member` is the plain way, for a member now and then; this one is for a trainer that reads millions.
+`shards.read_member` is the plain way, for a member now and then; this one is for a trainer that reads
+millions.
 """
 
 from __future__ import annotations
@@ -31,20 +33,29 @@ _UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")
 
 
 class RangeCache:
-    """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size. Files of other names than its own are never touched.
+    """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size.
+    Files of other names than its own are never touched.
 
-    Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew. Each keeps to its limit for what it wrote or used. A disk that is
-    full costs the cache, not the data.
+    Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew. Each
+    keeps to its limit for what it wrote or used. A disk that is full costs the cache, not the data.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if _UNFINISHED.match(path.name) and time.time() - path.stat().st_mtime > STALE_S:  # of a killed process
+            if (
+                _UNFINISHED.match(path.name) and time.time() - path.stat().st_mtime > STALE_S
+            ):  # of a killed process
                 path.unlink(missing_ok=True)
-        found = sorted((path.stat().st_mtime, path.name, path.stat().st_size) for path in folder.iterdir() if _CACHED.match(path.name))
-        self._sizes: OrderedDict[str, int] = OrderedDict((name, size) for _, name, size in found)  # oldest use first
+        found = sorted(
+            (path.stat().st_mtime, path.name, path.stat().st_size)
+            for path in folder.iterdir()
+            if _CACHED.match(path.name)
+        )
+        self._sizes: OrderedDict[str, int] = OrderedDict(
+            (name, size) for _, name, size in found
+        )  # oldest use first
         self._total, self._lock = sum(self._sizes.values()), threading.Lock()
         self._is_full = False
 
@@ -72,7 +83,10 @@ class RangeCache:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             if not self._is_full:
-                say(f"cache {self.folder} cannot be written ({error}); what it lacks is read from the store each time")
+                say(
+                    f"cache {self.folder} cannot be written ({error}); what it lacks is read from the store "
+                    "each time"
+                )
             self._is_full = True
             return
         with self._lock:

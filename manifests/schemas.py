@@ -1,7 +1,8 @@
 """Arrow schemas of every table, with a version that readers check.
 
-Why: the tables are the contract between writer and readers, so their columns, types and units stand in one place.
-A field may be added in a minor version; renaming or retyping one raises the major version, which readers refuse.
+Why: the tables are the contract between writer and readers, so their columns, types and units stand in one
+place. A field may be added in a minor version; renaming or retyping one raises the major version, which
+readers refuse.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from manifests.errors import IntegrityError
 FORMAT_VERSION = "1.1"
 _VERSION_KEY = b"rushes.format"
 
-_ORIGIN = [("source_id", pa.string()), ("uri", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]
+_ORIGIN = [
+    ("source_id", pa.string()),
+    ("uri", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+]
 
 SOURCES = [
     ("source_id", pa.string()),  # content id, or a hash of the uri where the bytes could not be read
@@ -68,7 +74,10 @@ CLIPS = [
     ("is_vfr", pa.bool_()),
     ("decoder", pa.string()),
     ("num_damaged_frames", pa.int32()),
-    ("starts_with", pa.string()),  # source_start | cut | gap (a transition or damage lies before) | size_change | time_gap | window
+    (
+        "starts_with",
+        pa.string(),
+    ),  # source_start | cut | gap (a transition or damage lies before) | size_change | time_gap | window
     ("has_audio", pa.bool_()),
     ("luma_mean", pa.float64()),  # 0..1
     ("luma_std", pa.float64()),
@@ -83,7 +92,9 @@ CLIPS = [
     (
         "camera",
         pa.string(),
-    ),  # static | pan_left | pan_right | tilt_up | tilt_down | zoom_in | zoom_out | roll_left | roll_right | handheld | moving | unknown
+        # static | pan_left | pan_right | tilt_up | tilt_down | zoom_in | zoom_out | roll_left | roll_right |
+        # handheld | moving | unknown
+    ),
     ("camera_confidence", pa.float64()),
     ("pan_per_s", pa.float64()),  # picture heights a second; right > 0
     ("tilt_per_s", pa.float64()),  # up > 0
@@ -104,7 +115,10 @@ CLIPS = [
 HASHES = [
     ("clip_id", pa.string()),
     ("shard", pa.int32()),
-    ("video_hash", pa.binary()),  # perceptual, of the bar-free picture at four frames a second (media/measure/videohash.py)
+    (
+        "video_hash",
+        pa.binary(),
+    ),  # perceptual, of the bar-free picture at four frames a second (media/measure/videohash.py)
 ]
 EMBEDDINGS = [
     ("clip_id", pa.string()),
@@ -141,7 +155,10 @@ CAPTIONS = [
     ("caption_id", pa.string()),
     ("clip_id", pa.string()),
     ("shard", pa.int32()),
-    ("kind", pa.string()),  # short | dense | structured | alt | window (of a part of a long clip; never trained on)
+    (
+        "kind",
+        pa.string(),
+    ),  # short | dense | structured | alt | window (of a part of a long clip; never trained on)
     ("source", pa.string()),  # ground_truth | alt | backend name
     ("text", pa.string()),
     ("fields_json", pa.string()),
@@ -210,7 +227,16 @@ SHARDS = [
     ("num_failed", pa.int64()),
     (
         "members",
-        pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size_bytes", pa.int64()), ("crc32", pa.uint32())])),
+        pa.list_(
+            pa.struct(
+                [
+                    ("name", pa.string()),
+                    ("offset", pa.int64()),
+                    ("size_bytes", pa.int64()),
+                    ("crc32", pa.uint32()),
+                ]
+            )
+        ),
     ),
     ("stats_json", pa.string()),  # column statistics that merge across shards
     ("parts", pa.list_(pa.struct([("table", pa.string()), ("rows", pa.int64()), ("sha256", pa.string())]))),
@@ -243,7 +269,9 @@ TABLES: dict[str, list[tuple[str, pa.DataType]]] = {
 
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table, stamped with the format version."""
-    return pa.schema(TABLES[table], metadata={_VERSION_KEY: FORMAT_VERSION.encode(), b"rushes.table": table.encode()})
+    return pa.schema(
+        TABLES[table], metadata={_VERSION_KEY: FORMAT_VERSION.encode(), b"rushes.table": table.encode()}
+    )
 
 
 def to_table(table: str, rows: list[dict]) -> pa.Table:
@@ -256,7 +284,10 @@ def to_table(table: str, rows: list[dict]) -> pa.Table:
     for row in rows:
         if unknown := set(row) - set(known.names):
             raise ValueError(f"table {table} has no field {sorted(unknown)}")
-    return pa.table({field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known}, schema=known)
+    return pa.table(
+        {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known},
+        schema=known,
+    )
 
 
 def check_version(found: pa.Schema, where: str) -> None:
@@ -268,5 +299,7 @@ def check_version(found: pa.Schema, where: str) -> None:
     version = (found.metadata or {}).get(_VERSION_KEY, b"").decode()
     if version.split(".")[0] != FORMAT_VERSION.split(".", maxsplit=1)[0]:
         raise IntegrityError(
-            where, f"has format version {version or 'none'}, this reader knows {FORMAT_VERSION}", "Use a matching version of rushes."
+            where,
+            f"has format version {version or 'none'}, this reader knows {FORMAT_VERSION}",
+            "Use a matching version of rushes.",
         )

@@ -1,8 +1,9 @@
 """Tar shards: a deterministic writer with an offset index, and a random-access reader.
 
-A shard is a standard USTAR file: member names `<clip id>.<field>.<ext>`, mtime 0, members in the order they were added (the caller adds
-clips in clip order), payloads on 512-byte boundaries as tar has them. The same members give the same bytes. The index (offset, size,
-crc32 of each payload) is not in the tar but in the `shards` table, so one ranged read fetches one member.
+A shard is a standard USTAR file: member names `<clip id>.<field>.<ext>`, mtime 0, members in the order they
+were added (the caller adds clips in clip order), payloads on 512-byte boundaries as tar has them. The same
+members give the same bytes. The index (offset, size, crc32 of each payload) is not in the tar but in the
+`shards` table, so one ranged read fetches one member.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Member:
 
 
 class TarWriter:
-    """Writes members to a local file and keeps their index. Use as a context; `close` is done on leaving it."""
+    """Writes members to a local file and keeps their index. As a context manager it closes the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +68,9 @@ class TarWriter:
             ValueError: the name repeats, has no field, is over 100 bytes or not plain ASCII.
         """
         if name in self._names or "." not in name or "/" in name or len(name) > 100 or not name.isascii():
-            raise ValueError(f"tar member name {name!r} repeats or is not of the form <clip id>.<field>.<ext>")
+            raise ValueError(
+                f"tar member name {name!r} repeats or is not of the form <clip id>.<field>.<ext>"
+            )
         header = tarfile.TarInfo(name)
         header.size, header.mtime, header.mode = len(data), 0, 0o644
         self._put(header.tobuf(tarfile.USTAR_FORMAT))
@@ -90,7 +93,9 @@ class TarWriter:
     def __enter__(self) -> TarWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -114,7 +119,13 @@ def check_payload(tar_path: str, member: Member, data: bytes | memoryview) -> No
     size = memoryview(data).nbytes
     if size != member.size_bytes:
         raise IntegrityError(
-            f"{tar_path}:{member.name}", f"is cut: {size} of {member.size_bytes} bytes", "Delete the shard's commit record and ingest again."
+            f"{tar_path}:{member.name}",
+            f"is cut: {size} of {member.size_bytes} bytes",
+            "Delete the shard's commit record and ingest again.",
         )
     if zlib.crc32(data) != member.crc32:
-        raise IntegrityError(f"{tar_path}:{member.name}", "bytes have changed (crc32)", "Delete the shard's commit record and ingest again.")
+        raise IntegrityError(
+            f"{tar_path}:{member.name}",
+            "bytes have changed (crc32)",
+            "Delete the shard's commit record and ingest again.",
+        )

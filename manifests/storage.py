@@ -1,7 +1,8 @@
 """Bytes on a local disk or an object store, all through `pyarrow.fs`.
 
-Why: every read and write of a dataset goes through these few functions, so that `s3://` and a local folder behave alike
-and a write is either wholly there or not there at all. It is not a cache and knows nothing of datasets.
+Why: every read and write of a dataset goes through these few functions, so that `s3://` and a local folder
+behave alike and a write is either wholly there or not there at all. It is not a cache and knows nothing of
+datasets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(uri, f"cannot be opened ({error})", "Give a local path, s3:// or gs:// address.") from error
+        raise UsageError(
+            uri, f"cannot be opened ({error})", "Give a local path, s3:// or gs:// address."
+        ) from error
 
 
 def is_local(filesystem: fs.FileSystem) -> bool:
@@ -45,7 +48,9 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: int) -> bytes:
-    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store. May come back short."""
+    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store. May come back
+    short.
+    """
     if is_local(filesystem):
         with open(path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), size_bytes, offset)
@@ -71,7 +76,8 @@ def flush(path: str | Path) -> None:
 def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
     """Make a finished local file appear under `path`, whole or not at all.
 
-    Locally: fsync and rename (the file must be on the same disk). On an object store: one upload, which appears when complete.
+    Locally: fsync and rename (the file must be on the same disk). On an object store: one upload, which
+    appears when complete.
     """
     if is_local(filesystem):
         with open(local_file, "rb+") as file:
@@ -102,8 +108,13 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         target.write(data)
 
 
-def list_files(filesystem: fs.FileSystem, folder: str, suffix: str = "", recursive: bool = True) -> list[fs.FileInfo]:
-    """Files below `folder`, sorted by path; unfinished `.tmp` files are left out; a missing folder is empty."""
+def list_files(
+    filesystem: fs.FileSystem, folder: str, suffix: str = "", recursive: bool = True
+) -> list[fs.FileInfo]:
+    """Files below `folder`, sorted by path, without unfinished `.tmp` files; [] for a missing folder."""
     selector = fs.FileSelector(folder, recursive=recursive, allow_not_found=True)
     found = [info for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-    return sorted((info for info in found if info.path.endswith(suffix) and not info.path.endswith(".tmp")), key=lambda info: info.path)
+    return sorted(
+        (info for info in found if info.path.endswith(suffix) and not info.path.endswith(".tmp")),
+        key=lambda info: info.path,
+    )

@@ -1,7 +1,7 @@
 """Verify: is every committed byte still there, and is every item accounted for?
 
-Cheap: files exist with their sizes, parts have their rows, accounts add up from stage to stage. Deep: also sha256 of each tar and part,
-crc32 of each member, and the tar's own structure against the index.
+Cheap: files exist with their sizes, parts have their rows, accounts add up from stage to stage. Deep: also
+sha256 of each tar and part, crc32 of each member, and the tar's own structure against the index.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ def _check_members(dataset: Dataset, path: str, members: list[Member]) -> Iterat
     """Compare a tar's own headers and payloads with the index."""
     expected = {member.name: member for member in members}
     try:
-        with dataset.filesystem.open_input_stream(path, compression=None) as raw, tarfile.open(fileobj=raw, mode="r|") as tar:
+        with (
+            dataset.filesystem.open_input_stream(path, compression=None) as raw,
+            tarfile.open(fileobj=raw, mode="r|") as tar,
+        ):
             for header in tar:
                 member = expected.pop(header.name, None)
                 if member is None:
@@ -57,7 +60,10 @@ def _check_members(dataset: Dataset, path: str, members: list[Member]) -> Iterat
                 stream = tar.extractfile(header)
                 data = stream.read() if stream else b""
                 if header.offset_data != member.offset or len(data) != member.size_bytes:
-                    yield f"{path}: {header.name} lies at {header.offset_data}+{len(data)}, the index says {member.offset}+{member.size_bytes}"
+                    yield (
+                        f"{path}: {header.name} lies at {header.offset_data}+{len(data)}, the index says "
+                        f"{member.offset}+{member.size_bytes}"
+                    )
                 elif zlib.crc32(data) != member.crc32:
                     yield f"{path}: {header.name} has changed (crc32)"
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -122,9 +128,14 @@ def _check_accounts(dataset: Dataset) -> Iterator[str]:
             seen[shard] = traces
     for row in queries.plan(dataset).to_pylist():
         if row["shard"] in seen and row["segment_id"] not in seen[row["shard"]]:
-            yield f"segment {row['segment_id']} of {row['uri']} was curated but is neither kept, dropped nor failed"
+            yield (
+                f"segment {row['segment_id']} of {row['uri']} was curated but is neither kept, dropped nor "
+                "failed"
+            )
     for row in queries.table(dataset, "sources").to_pylist():
-        if row["status"] not in {"kept", "dropped", "failed"} or (row["status"] != "kept" and not row["reason"]):
+        if row["status"] not in {"kept", "dropped", "failed"} or (
+            row["status"] != "kept" and not row["reason"]
+        ):
             yield f"source {row['uri']}: has no verdict"
 
 
@@ -138,7 +149,9 @@ def verify(dataset: Dataset, deep: bool = False) -> Report:
                 [record] = queries.rows_of_shard(dataset, "shards", column, shard)
                 report.problems += _check_shard(dataset, record, deep, report)
             except (OSError, ValueError, RushesError) as error:
-                report.problems.append(f"{dataset.part_path('shards', column, shard)}: unreadable commit record ({error})")
+                report.problems.append(
+                    f"{dataset.part_path('shards', column, shard)}: unreadable commit record ({error})"
+                )
     if report.is_sound:
         try:
             report.problems += _check_accounts(dataset)

@@ -1,7 +1,7 @@
 """Views: which versions of which columns, and which clips, a training run reads.
 
-A view is a small JSON file: column versions and a SQL predicate over the `clips` table. It copies nothing; a changed
-threshold is a changed view and recomputes nothing.
+A view is a small JSON file: column versions and a SQL predicate over the `clips` table. It copies nothing; a
+changed threshold is a changed view and recomputes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ class View:
     where: str = "true"
 
     def to_json(self) -> str:
-        return json.dumps({"columns": {name: str(column) for name, column in sorted(self.columns.items())}, "where": self.where}, indent=2)
+        return json.dumps(
+            {
+                "columns": {name: str(column) for name, column in sorted(self.columns.items())},
+                "where": self.where,
+            },
+            indent=2,
+        )
 
     @property
     def digest(self) -> str:
@@ -37,17 +43,29 @@ class View:
     def load(cls, dataset: Dataset, name: str = "default") -> View:
         path = dataset.view_path(name)
         if not storage.exists(dataset.filesystem, path):
-            have = [info.base_name[:-5] for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json")]
-            raise UsageError(f"view {name}", "does not exist", f"Views here: {', '.join(have) or 'none yet; run ingest first'}.")
+            have = [
+                info.base_name[:-5]
+                for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json")
+            ]
+            raise UsageError(
+                f"view {name}",
+                "does not exist",
+                f"Views here: {', '.join(have) or 'none yet; run ingest first'}.",
+            )
         stored = json.loads(storage.read_bytes(dataset.filesystem, path))
-        return cls(columns={key: Column.parse(value) for key, value in stored["columns"].items()}, where=stored["where"])
+        return cls(
+            columns={key: Column.parse(value) for key, value in stored["columns"].items()},
+            where=stored["where"],
+        )
 
     def save(self, dataset: Dataset, name: str = "default") -> None:
         storage.write_bytes(dataset.filesystem, dataset.view_path(name), self.to_json().encode())
 
     def column(self, name: str) -> Column:
         if name not in self.columns:
-            raise UsageError(f"view column {name}", "is not in the view", f"It has: {', '.join(self.columns) or 'none'}.")
+            raise UsageError(
+                f"view column {name}", "is not in the view", f"It has: {', '.join(self.columns) or 'none'}."
+            )
         return self.columns[name]
 
     def clips(self, dataset: Dataset) -> pa.Table:

@@ -1,4 +1,6 @@
-"""Media: probe, decode, geometry and writing of videos and images of any shape. Imports neither torch nor ray."""
+"""Media: probe, decode, geometry and writing of videos and images of any shape. Imports neither torch nor
+ray.
+"""
 
 from media.decode.geometry import Geometry
 from media.decode.picture import Picture

@@ -1,4 +1,6 @@
-"""The one error of media: a file that cannot be had or cannot be read. Addresses in it never show a password or a signature."""
+"""The one error of media: a file that cannot be had or cannot be read. Addresses in it never show a password
+or a signature.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 
 
 def shown(text: str) -> str:
-    """The text with the user and password of every address in it, and the query of every http address, blotted out."""
+    """The text with the user and password of every address in it, and the query of every http address,
+    blotted out.
+    """
     text = _USER.sub("***@", text)
     return re.sub(r"https?://\S+", lambda match: _QUERY.sub("...", match.group()), text)
 

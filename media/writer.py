@@ -15,9 +15,20 @@ import numpy as np
 os.environ.setdefault("SVT_LOG", "1")  # errors only; the AV1 encoder prints a page for each file otherwise
 
 CODECS = {
-    # no look-ahead decisions: they read memory x264 never set, so the same frames would not always give the same bytes
-    "h264": ("libx264", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0:b-adapt=0:scenecut=0:weightp=0:rc-lookahead=0:bframes=2"}),
-    "hevc": ("libx265", {"crf": "22", "preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"}),
+    # no look-ahead decisions: they read memory x264 never set, so the same frames would not always give the
+    # same bytes
+    "h264": (
+        "libx264",
+        {
+            "crf": "18",
+            "preset": "veryfast",
+            "x264-params": "mbtree=0:b-adapt=0:scenecut=0:weightp=0:rc-lookahead=0:bframes=2",
+        },
+    ),
+    "hevc": (
+        "libx265",
+        {"crf": "22", "preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+    ),
     "vp9": ("libvpx-vp9", {"crf": "34", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "0"}),
     "av1": ("libsvtav1", {"crf": "35", "preset": "12", "svtav1-params": "lp=1"}),
     "mpeg4": ("mpeg4", {"qscale": "4"}),
@@ -26,16 +37,22 @@ _MILLISECONDS = Fraction(1, 1000)
 
 
 def write_video(
-    target: str | Path | io.BytesIO, frames: Iterable[np.ndarray], fps: float, codec: str = "h264",
-    times_s: Sequence[float] | None = None, container: str | None = None, options: dict[str, str] | None = None,
-) -> int:  # fmt: skip
+    target: str | Path | io.BytesIO,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    codec: str = "h264",
+    times_s: Sequence[float] | None = None,
+    container: str | None = None,
+    options: dict[str, str] | None = None,
+) -> int:
     """Write frames [H, W, 3] uint8 to a video file or buffer.
 
     Args:
         target: path (its suffix names the container) or a buffer (then `container` does).
         frames: at least one frame, all of one size.
         fps: frames per second; ignored where `times_s` is given.
-        codec: h264, hevc, vp9, av1 or mpeg4. Odd sizes are written with full-resolution colour where 4:2:0 cannot hold them.
+        codec: h264, hevc, vp9, av1 or mpeg4. Odd sizes are written with full-resolution colour where 4:2:0
+            cannot hold them.
         times_s: presentation time of each frame, for variable rates.
 
     Returns:
@@ -47,10 +64,14 @@ def write_video(
     formats = {"mkv": "matroska", "ts": "mpegts"}
     count = 0
     # bitexact: no random ids and no muxer version, so the same frames give the same bytes
-    with av.open(sink, "w", format=formats.get(kind, kind), container_options={"fflags": "+bitexact"}) as output:
+    with av.open(
+        sink, "w", format=formats.get(kind, kind), container_options={"fflags": "+bitexact"}
+    ) as output:
         base = _MILLISECONDS if times_s is not None else 1 / Fraction(fps).limit_denominator(1001)
         rate = Fraction(fps).limit_denominator(1001)
-        stream = cast(av.VideoStream, output.add_stream(name, rate=rate, options={**defaults, **(options or {})}))
+        stream = cast(
+            av.VideoStream, output.add_stream(name, rate=rate, options={**defaults, **(options or {})})
+        )
         for index, rgb in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = rgb.shape[:2]
@@ -74,6 +95,10 @@ def webm_bytes(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> bytes:
     sink = io.BytesIO()
     span = times_s[-1] - times_s[0] if len(times_s) > 1 else 0.0
     fps = (len(times_s) - 1) / span if span > 0 else 24.0
-    cheap = {"crf": "38", "lag-in-frames": "0", "static-thresh": "800"}  # something to look at, made for each clip there is
+    cheap = {
+        "crf": "38",
+        "lag-in-frames": "0",
+        "static-thresh": "800",
+    }  # something to look at, made for each clip there is
     write_video(sink, frames, max(fps, 0.1), "vp9", [time - times_s[0] for time in times_s], "webm", cheap)
     return sink.getvalue()

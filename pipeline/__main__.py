@@ -1,8 +1,10 @@
-"""`python -m pipeline plan | ingest | recaption | retry | replay | launch | status`: raw footage to shard columns.
+"""`python -m pipeline plan | ingest | recaption | retry | replay | launch | status`: raw footage to shard
+columns.
 
-The road of a datum: a file becomes a source (`sources`), a source is cut into segments and dealt to shards (`plan`); then, shard by shard, `curate`
-finds and measures clips and makes previews, `caption` describes them, `text` embeds the words, `encode` makes latents. Every arrow ends in a
-commit; to resume is to run the same command again.
+The road of a datum: a file becomes a source (`sources`), a source is cut into segments and dealt to shards
+(`plan`); then, shard by shard, `curate` finds and measures clips and makes previews, `caption` describes
+them, `text` embeds the words, `encode` makes latents. Every arrow ends in a commit; to resume is to run the
+same command again.
 """
 
 from __future__ import annotations
@@ -34,19 +36,22 @@ from pipeline.stages.text import TextStage
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(IngestConfig):
-    """List and probe footage, and write which segment goes to which shard. Footage the plan knows already is left alone.
+    """List and probe footage, and write which segment goes to which shard. Footage the plan knows already is
+    left alone.
 
     Example: python -m pipeline plan ~/videos --out DATASET
     """
 
     footage: Annotated[list[str], tyro.conf.Positional]
-    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv, .jsonl and .parquet lists of them."""
+    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,
+    .jsonl and .parquet lists of them."""
     out: str
     """Dataset folder or address; made if missing."""
     limit: int = 0
     """Take only the first N new files; 0 for all."""
     estimate: bool = False
-    """Then say how many hours and how much money the ingest would take on this cluster, from measured rates."""
+    """Then say how many hours and how much money the ingest would take on this cluster, from measured rates.
+    """
     prices: Prices = field(default_factory=Prices)
 
     def run(self) -> int:
@@ -57,19 +62,29 @@ class Plan(IngestConfig):
         cli.print_table(
             "plan",
             ["segments", "shards", "seconds"],
-            [[len(segments), len(segments["shard"].unique()), sum(row["end_s"] - row["start_s"] for row in segments.to_pylist())]],
+            [
+                [
+                    len(segments),
+                    len(segments["shard"].unique()),
+                    sum(row["end_s"] - row["start_s"] for row in segments.to_pylist()),
+                ]
+            ],
         )
         if self.estimate:
-            config = IngestConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)})
+            config = IngestConfig(
+                **{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)}
+            )
             print_estimate(dataset, config, self.prices)
         return cli.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(IngestConfig):
-    """Plan new footage, then curate, caption, embed and encode every shard that lacks a column. Run it again to resume.
+    """Plan new footage, then curate, caption, embed and encode every shard that lacks a column. Run it again
+    to resume.
 
-    Embedded Ray by default; a cluster where RAY_ADDRESS names one; or: ray job submit --working-dir . -- python -m pipeline ingest ...
+    Embedded Ray by default; a cluster where RAY_ADDRESS names one; or: ray job submit --working-dir . --
+    python -m pipeline ingest ...
 
     Examples:
       python -m pipeline ingest ~/videos --out DATASET
@@ -77,7 +92,8 @@ class Ingest(IngestConfig):
     """
 
     footage: Annotated[list[str], tyro.conf.Positional]
-    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv, .jsonl and .parquet lists of them."""
+    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,
+    .jsonl and .parquet lists of them."""
     out: str
     """Dataset folder or address; made if missing."""
     view: str = "default"
@@ -92,7 +108,9 @@ class Ingest(IngestConfig):
     """Print the outcome and the funnel as JSON."""
 
     def run(self) -> int:
-        config = IngestConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)})
+        config = IngestConfig(
+            **{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)}
+        )
         stages = build_stages(config)
         if self.dry_run:
             return self._dry_run(stages)
@@ -109,22 +127,27 @@ class Ingest(IngestConfig):
         if (dataset := Dataset.open_if_there(self.out)) is not None:
             known = set(queries.table(dataset, "sources")["uri"].to_pylist())
             total = {row["shard"] for row in queries.plan(dataset).to_pylist()}
-            shards = {
-                str(stage.column): f"{len(total - set(dataset.committed_shards(stage.column)))} of {len(total)}, and those of new files"
-                for stage in stages
-            }
-        cli.print_table("dry run", ["files", "new"], [[len(files), len([uri for uri in files if uri not in known])]])
-        cli.print_table("columns to make", ["column", "shards"], [[column, text] for column, text in shards.items()])
+            for stage in stages:
+                missing = total - set(dataset.committed_shards(stage.column))
+                shards[str(stage.column)] = f"{len(missing)} of {len(total)}, and those of new files"
+        cli.print_table(
+            "dry run", ["files", "new"], [[len(files), len([uri for uri in files if uri not in known])]]
+        )
+        cli.print_table(
+            "columns to make", ["column", "shards"], [[column, text] for column, text in shards.items()]
+        )
         return cli.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recaption(IngestConfig):
-    """Make a caption and a text column by another captioner, beside the ones there are. Previews and latents are not touched.
+    """Make a caption and a text column by another captioner, beside the ones there are. Previews and latents
+    are not touched.
 
     Examples:
       python -m pipeline recaption DATASET --caption.captioner coca
-      python -m pipeline recaption DATASET --caption.captioner openai --caption.server http://127.0.0.1:8000/v1 --caption.model NAME --view vlm
+      python -m pipeline recaption DATASET --caption.captioner openai --caption.server
+      http://127.0.0.1:8000/v1 --caption.model NAME --view vlm
     """
 
     dataset: Annotated[str, tyro.conf.Positional]
@@ -142,14 +165,23 @@ class Recaption(IngestConfig):
         caption = CaptionStage(self.caption, base.column("preview"))
         stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
         where = connect()
-        config = IngestConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)})
+        config = IngestConfig(
+            **{item.name: getattr(self, item.name) for item in dataclasses.fields(IngestConfig)}
+        )
         shards = set(dataset.committed_shards(base.column("preview")))
         missing = {row["shard"] for row in queries.plan(dataset).to_pylist()} - shards
         if missing:
-            raise UsageError(self.dataset, f"{len(missing)} shards have no previews yet", "Finish `python -m pipeline ingest` first.")
+            raise UsageError(
+                self.dataset,
+                f"{len(missing)} shards have no previews yet",
+                "Finish `python -m pipeline ingest` first.",
+            )
         code = execute(dataset, stages, config, self.autoscaling, where)
         if code in {cli.DONE, cli.FAILED_ITEMS}:
-            View(columns={**base.columns, "caption": caption.column, "text": stages[1].column}, where=base.where).save(dataset, self.view)
+            View(
+                columns={**base.columns, "caption": caption.column, "text": stages[1].column},
+                where=base.where,
+            ).save(dataset, self.view)
         return code
 
 
@@ -170,15 +202,26 @@ class Status:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         shards = {row["shard"] for row in queries.plan(dataset).to_pylist()}
-        columns: dict[Column, int] = {column: len(dataset.committed_shards(column)) for column in dataset.columns()}
+        columns: dict[Column, int] = {
+            column: len(dataset.committed_shards(column)) for column in dataset.columns()
+        }
         runs = run_ids(dataset)
         events = read_events(dataset, runs[-1])[-self.events :] if runs else []
         if self.json:
             cli.print_json(
-                {"num_shards": len(shards), "columns": {str(key): value for key, value in columns.items()}, "runs": runs, "events": events}
+                {
+                    "num_shards": len(shards),
+                    "columns": {str(key): value for key, value in columns.items()},
+                    "runs": runs,
+                    "events": events,
+                }
             )
             return cli.DONE
-        cli.print_table("columns", ["column", "committed", "of"], [[str(column), count, len(shards)] for column, count in columns.items()])
+        cli.print_table(
+            "columns",
+            ["column", "committed", "of"],
+            [[str(column), count, len(shards)] for column, count in columns.items()],
+        )
         cli.print_table(
             "last events",
             ["time_s", "stage", "shard", "event", "text"],
@@ -188,8 +231,14 @@ class Status:
 
 
 VERBS = {
-    "plan": Plan, "ingest": Ingest, "recaption": Recaption, "retry": Retry, "replay": Replay, "launch": Launch, "status": Status,
-}  # fmt: skip
+    "plan": Plan,
+    "ingest": Ingest,
+    "recaption": Recaption,
+    "retry": Retry,
+    "replay": Replay,
+    "launch": Launch,
+    "status": Status,
+}
 
 
 def main() -> int:

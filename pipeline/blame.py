@@ -12,7 +12,8 @@ def blame(error: Exception) -> tuple[str, str]:
     """Reason and cause of an item's failure, for its row in `failures`.
 
     Raises:
-        Exception: `error` itself, where it is the machine's fault and not the item's (a full disk, no memory, a store that does not answer).
+        Exception: `error` itself, where it is the machine's fault and not the item's (a full disk, no memory,
+            a store that does not answer).
     """
     if isinstance(error, MediaError):
         return error.reason, error.message

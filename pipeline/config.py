@@ -1,8 +1,11 @@
-"""Settings of an ingest: one frozen dataclass a stage. What changes a stage's output enters its fingerprint; what does not, does not."""
+"""Settings of an ingest: one frozen dataclass a stage. What changes a stage's output enters its fingerprint;
+what does not, does not.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from captioner.options import CaptionerOptions
 from manifests.errors import UsageError
@@ -17,7 +20,9 @@ def _at_least(config: object, section: str, **least: float) -> None:
     for name, value in least.items():
         given = getattr(config, name)
         if given is not None and not given >= value:
-            raise UsageError(f"--{section}.{name.replace('_', '-')}", f"is {given}", f"It must be {value:g} or more.")
+            raise UsageError(
+                f"--{section}.{name.replace('_', '-')}", f"is {given}", f"It must be {value:g} or more."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,11 @@ class CurateConfig:
     """How shots are found and what a clip may be."""
 
     cut_threshold: float = 3.0
-    """A frame starts a new shot when it differs from the one before this many times more than its neighbours do (PySceneDetect's adaptive ratio)."""
+    """A frame starts a new shot when it differs from the one before this many times more than its neighbours
+    do (PySceneDetect's adaptive ratio)."""
     lead_in_s: float = 1.0
-    """Decoded before a segment at least, and as many frames as the shot detector looks back, so that its labels are those of the whole."""
+    """Decoded before a segment at least, and as many frames as the shot detector looks back, so that its
+    labels are those of the whole."""
     min_clip_s: float = 0.25
     """Shorter shots of a longer source are dropped (reason too_short)."""
     max_clip_s: float = 16.0
@@ -58,23 +65,38 @@ class CurateConfig:
     proxy_fps: float = 8.0
     """Frames per second of the proxy, at most; the camera is measured at this rate too."""
     item_limit_s: float = 900.0
-    """A segment that gives no frame for so long is a failure (cause time_limit). Does not enter the fingerprint."""
+    """A segment that gives no frame for so long is a failure (cause time_limit). Does not enter the
+    fingerprint."""
     item_limit_bytes: int = 8 << 30
-    """A segment for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+    """A segment for which the process grows beyond this is a failure (reason memory_limit). Does not enter
+    the fingerprint."""
 
     def __post_init__(self) -> None:
         _at_least(
-            self, "curate", cut_threshold=0.1, lead_in_s=0.0, min_clip_s=0.0, max_clip_s=0.1, preview_fps=0.01, preview_px=16, proxy_px=16, proxy_fps=0.01,
-            item_limit_s=0.01, item_limit_bytes=1,
-        )  # fmt: skip
+            self,
+            "curate",
+            cut_threshold=0.1,
+            lead_in_s=0.0,
+            min_clip_s=0.0,
+            max_clip_s=0.1,
+            preview_fps=0.01,
+            preview_px=16,
+            proxy_px=16,
+            proxy_fps=0.01,
+            item_limit_s=0.01,
+            item_limit_bytes=1,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Which image encoder embeds previews. None by default: near-duplicates are then found by the perceptual hash alone."""
+    """Which image encoder embeds previews. None by default: near-duplicates are then found by the perceptual
+    hash alone.
+    """
 
     model: str = ""
-    """An open_clip model: `local-dir:FOLDER` (its config and weights), a hub id, or a name; empty for none."""
+    """An open_clip model: `local-dir:FOLDER` (its config and weights), a hub id, or a name; empty for none.
+    """
     pretrained: str = ""
     """Weights of a model given by name: a file, or open_clip's tag."""
     frames: int = 4
@@ -86,7 +108,8 @@ class DedupConfig:
     """How near-duplicate clips are found."""
 
     enabled: bool = True
-    """Look for near-duplicates after the other stages. They are marked, and left out by the view; nothing is deleted."""
+    """Look for near-duplicates after the other stages. They are marked, and left out by the view; nothing is
+    deleted."""
     within_source: bool = False
     """Compare clips of one source too. Two windows of one still take look the same and are not copies."""
     min_cosine: float = 0.97
@@ -95,10 +118,11 @@ class DedupConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig(CaptionerOptions):
-    """Which captioner runs, and how: the captioner's own options, and how many clips it is given at a time."""
+    """The captioner's own options, and how many clips it is given at a time."""
 
     low_alignment_share: float = 0.0
-    """Of each shard's captions that a backend scores against their clips, this share with the lowest scores is rejected (reason alignment_percentile)."""
+    """Of each shard's captions that a backend scores against their clips, this share with the lowest scores
+    is rejected (reason alignment_percentile)."""
 
     batch: int = 16
     """Clips per call. Does not enter the fingerprint."""
@@ -109,9 +133,11 @@ class TextConfig:
     """Which text encoder runs."""
 
     encoder: str = "coca"
-    """Encoder: hashed-words (no weights, has learnt nothing), coca (the captioner's own text tower), open_clip, or transformers (T5, UMT5, Gemma, Qwen ...)."""
+    """Encoder: hashed-words (no weights, has learnt nothing), coca (the captioner's own text tower),
+    open_clip, or transformers (T5, UMT5, Gemma, Qwen ...)."""
     model: str = ""
-    """coca: folder of weights (empty: the small ones that come with the project); open_clip: `local-dir:FOLDER`; transformers: folder or hub id."""
+    """coca: folder of weights (empty: the small ones that come with the project); open_clip:
+    `local-dir:FOLDER`; transformers: folder or hub id."""
     structured_variants: int = 2
     """Of each structured caption, so many with fields left out and shuffled are embedded beside it."""
 
@@ -121,17 +147,21 @@ class EncodeConfig:
     """At which size clips are encoded, and by which VAE."""
 
     max_pixels: int | None = 65536
-    """Cap on width x height, one factor for both axes; 65536 is 256 x 256 worth of any aspect. None for native size."""
+    """Cap on width x height, one factor for both axes; 65536 is 256 x 256 worth of any aspect. None for
+    native size."""
     max_fps: float | None = 16.0
     """Rate cap: existing frames are picked evenly. None for native rate."""
     vae: str = ""
-    """Folder of the VAE's weights; empty for the small one that comes with the project. Its digest enters the fingerprint, its path does not."""
+    """Folder of the VAE's weights; empty for the small one that comes with the project. Its digest enters the
+    fingerprint, its path does not."""
     audit_share: float = 0.04
-    """Share of the clips that are decoded again and measured: PSNR, SSIM, flicker, drift over five round trips (columns `audit_*` of the latents table)."""
+    """Share of the clips that are decoded again and measured: PSNR, SSIM, flicker, drift over five round
+    trips (columns `audit_*` of the latents table)."""
     item_limit_s: float = 1800.0
     """A clip that takes longer is a failure (reason time_limit). Does not enter the fingerprint."""
     item_limit_bytes: int = 16 << 30
-    """A clip for which the process grows beyond this is a failure (reason memory_limit). Does not enter the fingerprint."""
+    """A clip for which the process grows beyond this is a failure (reason memory_limit). Does not enter the
+    fingerprint."""
 
     def __post_init__(self) -> None:
         _at_least(self, "encode", max_pixels=64, max_fps=0.01, item_limit_s=0.01, item_limit_bytes=1)
@@ -139,7 +169,9 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What an actor of a stage asks of Ray, and how many there may be. 0 actors: as many as the cluster has room for."""
+    """What an actor of a stage asks of Ray, and how many there may be. 0 actors: as many as the cluster has
+    room for.
+    """
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
@@ -180,7 +212,9 @@ class IngestConfig:
 
         return cls(
             **{
-                name: parts[name](**{key: restored(item) for key, item in value.items()}) if name in parts else value
+                name: parts[name](**{key: restored(item) for key, item in value.items()})
+                if name in parts
+                else value
                 for name, value in stored.items()
             }
         )
@@ -189,6 +223,10 @@ class IngestConfig:
 _NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "vae"}
 
 
-def fingerprinted(config: object) -> dict:
+def fingerprinted(config: Any) -> dict:
     """The settings that change a stage's output."""
-    return {item.name: getattr(config, item.name) for item in fields(config) if item.name not in _NOT_IN_FINGERPRINT}  # type: ignore[arg-type]
+    return {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if item.name not in _NOT_IN_FINGERPRINT
+    }

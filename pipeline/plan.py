@@ -1,7 +1,8 @@
-"""Plan: which segments of which sources belong to which shard. Written once; new footage appends a generation.
+"""Plan: which segments of which sources belong to which shard. Written once; new footage appends a
+generation.
 
-A source row comes in and leaves as kept, dropped (exact duplicate, no media file) or failed. Kept sources are cut into segments, and a
-seeded shuffle deals the segments to shards of about equal seconds.
+A source row comes in and leaves as kept, dropped (exact duplicate, no media file) or failed. Kept sources are
+cut into segments, and a seeded shuffle deals the segments to shards of about equal seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ Probing = Callable[[list[Found]], list[dict]]
 
 
 def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
-    """Drop every source whose bytes are those of an earlier one. `known` maps source ids to the first uri that had them."""
+    """Drop every source whose bytes are those of an earlier one. `known` maps source ids to the first uri
+    that had them.
+    """
     for row in rows:
         if row["status"] != "kept":
             continue
@@ -46,9 +49,11 @@ def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
 
 
 def segments_of(row: dict, segment_s: float) -> list[dict]:
-    """Cut a source into segments of `segment_s`; the last takes what is left. An image is one segment of no length.
+    """Cut a source into segments of `segment_s`; the last takes what is left. An image is one segment of no
+    length.
 
-    A source that can only be read from its beginning is one segment: each further one would read all before it again.
+    A source that can only be read from its beginning is one segment: each further one would read all before
+    it again.
     """
     is_one = row["kind"] == "image" or bool(set(row.get("decoder_reasons") or ()) - SEEKABLE)
     count = 1 if is_one else max(1, math.ceil(row["duration_s"] / segment_s - 1e-6))
@@ -67,7 +72,9 @@ def segments_of(row: dict, segment_s: float) -> list[dict]:
 
 
 def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> list[dict]:
-    """Give each segment a shard: seeded shuffle, then each to the lightest shard so far. Within a shard, source order."""
+    """Give each segment a shard: seeded shuffle, then each to the lightest shard so far. Within a shard,
+    source order.
+    """
     costs = [max(segment["end_s"] - segment["start_s"], IMAGE_COST_S) for segment in segments]
     num_shards = max(1, round(sum(costs) / shard_s))
     loads = np.zeros(num_shards)
@@ -79,7 +86,11 @@ def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> l
 
 
 def _known(dataset: Dataset) -> tuple[dict[str, int | None], dict[str, str], int, set[str]]:
-    rows = queries.table(dataset, "sources").select(["uri", "size_bytes", "source_id", "status"]).to_pylist() if dataset.generations() else []
+    rows = (
+        queries.table(dataset, "sources").select(["uri", "size_bytes", "source_id", "status"]).to_pylist()
+        if dataset.generations()
+        else []
+    )
     shards = queries.plan(dataset)["shard"].to_pylist() if dataset.generations() else []
     sizes = {row["uri"]: row["size_bytes"] for row in rows}
     settled = {row["uri"] for row in rows if row["status"] != "failed"}
@@ -88,14 +99,23 @@ def _known(dataset: Dataset) -> tuple[dict[str, int | None], dict[str, str], int
 
 
 def _size_now(found: Found, known: dict[str, int | None]) -> int | None:
-    """Size in bytes of a file that the plan knows: as listed, or asked for here; where that would cost a request, or it is gone, as it was."""
+    """Size in bytes of a file that the plan knows: as listed, or asked for here; where that would cost a
+    request, or it is gone, as it was.
+    """
     if found.size_bytes is not None:
         return found.size_bytes
-    return Path(found.uri).stat().st_size if is_local(found.uri) and Path(found.uri).is_file() else known.get(found.uri)
+    return (
+        Path(found.uri).stat().st_size
+        if is_local(found.uri) and Path(found.uri).is_file()
+        else known.get(found.uri)
+    )
 
 
-def make_plan(dataset: Dataset, files: list[Found], config: PlanConfig, probing: Probing, retries_failed: bool = False) -> list[dict]:
-    """Append a generation for the files the plan does not know yet. Returns its source rows; an empty list if there is nothing new.
+def make_plan(
+    dataset: Dataset, files: list[Found], config: PlanConfig, probing: Probing, retries_failed: bool = False
+) -> list[dict]:
+    """Append a generation for the files the plan does not know yet. Returns its source rows; an empty list if
+    there is nothing new.
 
     The plan file is written last: without it the generation does not exist.
 
@@ -107,7 +127,10 @@ def make_plan(dataset: Dataset, files: list[Found], config: PlanConfig, probing:
     sizes, known_ids, first_shard, failed = _known(dataset)
     sizes = {uri: size for uri, size in sizes.items() if not (retries_failed and uri in failed)}
     for path in [found.uri for found in files if sizes.get(found.uri) not in {None, _size_now(found, sizes)}]:
-        say(f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it another name to ingest it anew.")
+        say(
+            f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it "
+            "another name to ingest it anew."
+        )
     new = [found for found in files if found.uri not in sizes]
     new = new[: config.limit] if config.limit else new
     if not new:
@@ -116,16 +139,31 @@ def make_plan(dataset: Dataset, files: list[Found], config: PlanConfig, probing:
     _mark_duplicates(rows, known_ids)
     if retries_failed and all(row["status"] == "failed" and row["uri"] in failed for row in rows):
         return rows  # nothing is better than before
-    segments = [segment for row in rows if row["status"] == "kept" for segment in segments_of(row, config.segment_s)]
+    segments = [
+        segment for row in rows if row["status"] == "kept" for segment in segments_of(row, config.segment_s)
+    ]
     generation = max(dataset.generations(), default=-1) + 1
-    dealt = [{"generation": generation, **segment} for segment in deal(segments, config.shard_s, config.seed + generation, first_shard)]
+    dealt = [
+        {"generation": generation, **segment}
+        for segment in deal(segments, config.shard_s, config.seed + generation, first_shard)
+    ]
 
     def origin(row: dict) -> dict:
-        return {"stage": "plan", "item_id": row["source_id"], "source_id": row["source_id"], "uri": row["uri"]}
+        return {
+            "stage": "plan",
+            "item_id": row["source_id"],
+            "source_id": row["source_id"],
+            "uri": row["uri"],
+        }
 
     drops = [{**origin(row), "reason": row["reason"]} for row in rows if row["status"] == "dropped"]
     failures = [
-        {**origin(row), "error": row["reason"], "cause": row["detail"], "attempt": 2 if row["uri"] in failed else 1}
+        {
+            **origin(row),
+            "error": row["reason"],
+            "cause": row["detail"],
+            "attempt": 2 if row["uri"] in failed else 1,
+        }
         for row in rows
         if row["status"] == "failed"
     ]

@@ -1,4 +1,6 @@
-"""Fixtures: a small film world, a dataset made from it in this process (no Ray), and the folder of real videos."""
+"""Fixtures: a small film world, a dataset made from it in this process (no Ray), and the folder of real
+videos.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from hypothesis import settings
 
 from manifests.layout import Dataset
 
-settings.register_profile("project", deadline=None, derandomize=True)  # machines are noisy; a failure must come back
+settings.register_profile(
+    "project", deadline=None, derandomize=True
+)  # machines are noisy; a failure must come back
 settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +39,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max_pixels: int = 4096) -> Dataset:
+def ingest_here(
+    footage: Path | str, out: Path | str, shard_s: float = 12.0, max_pixels: int = 4096
+) -> Dataset:
     """The pipeline's stages run one after the other in this process."""
     from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
     from pipeline.dedup.near_duplicates import in_process
@@ -47,14 +53,18 @@ def ingest_here(footage: Path | str, out: Path | str, shard_s: float = 12.0, max
 
     config = IngestConfig(plan=PlanConfig(shard_s=shard_s), encode=EncodeConfig(max_pixels=max_pixels))
     dataset = Dataset.create(str(out))
-    make_plan(dataset, list_sources([str(footage)]), config.plan, lambda files: [source_row(file) for file in files])
+    make_plan(
+        dataset, list_sources([str(footage)]), config.plan, lambda files: [source_row(file) for file in files]
+    )
     from manifests import queries
 
     stages = build_stages(config)
     start_run(dataset, ["test"], config.to_dict(), {}, "here")
     for stage in stages:
         stage.setup()
-        for shard, generation in sorted({(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}):
+        for shard, generation in sorted(
+            {(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}
+        ):
             run_stage(stage, dataset, "test-run", shard, generation, lambda text: None)
     save_view(dataset, stages, "default", mark_duplicates(dataset, stages, config, in_process))
     return dataset
@@ -92,8 +102,10 @@ def bucket(monkeypatch):
         port = free.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"],
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(150):
             try:

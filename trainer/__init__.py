@@ -1,1 +1,3 @@
-"""The trainer: packs of native shapes, a diffusion transformer on spacetime patches, rectified flow, sampling. Reads manifests, never the pipeline."""
+"""The trainer: packs of native shapes, a diffusion transformer on spacetime patches, rectified flow,
+sampling. Reads manifests, never the pipeline.
+"""

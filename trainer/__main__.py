@@ -1,4 +1,6 @@
-"""`python -m trainer plan | measure | fit | export | sample | report`: train a DiT on a dataset's latents and sample from it."""
+"""`python -m trainer plan | measure | fit | export | sample | report`: train a DiT on a dataset's latents and
+sample from it.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,14 @@ from trainer.training import Fit
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Make a video (.mp4, .webm) or an image (.png) of any size from a prompt. Beside a video, a PNG sheet of its frames.
+    """Make a video (.mp4, .webm) or an image (.png) of any size from a prompt. Beside a video, a PNG sheet of
+    its frames.
 
     Examples:
-      python -m trainer sample RUN --prompt "a red ball moves from left to right" --width 176 --height 112 --frames 25 --out ball.webm
-      python -m trainer sample RUN --prompt "a blue star in the desert" --width 144 --height 200 --frames 1 --out star.png
+      python -m trainer sample RUN --prompt "a red ball moves from left to right" --width 176 --height 112
+      --frames 25 --out ball.webm
+      python -m trainer sample RUN --prompt "a blue star in the desert" --width 144 --height 200 --frames 1
+      --out star.png
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional]
@@ -33,7 +38,8 @@ class Sample:
     prompt: str = ""
     """What to show."""
     upsample: bool = False
-    """Fill the prompt up to the kind of caption the model was trained on (`python -m captioner upsample`); every word of it stays."""
+    """Fill the prompt up to the kind of caption the model was trained on (`python -m captioner upsample`);
+    every word of it stays."""
     width: int = 128
     """Pixels."""
     height: int = 96
@@ -50,7 +56,8 @@ class Sample:
     """ODE solver."""
     seed: int = 0
     device: str = ""
-    """Device of the model, such as cuda or cpu; a GPU where there is one if left out. The VAE decodes on the CPU."""
+    """Device of the model, such as cuda or cpu; a GPU where there is one if left out. The VAE decodes on the
+    CPU."""
     vae: Path | None = None
     """Folder of the VAE; that of the training data if left out."""
 
@@ -66,15 +73,31 @@ class Sample:
 
         if min(self.width, self.height, self.frames, self.steps) < 1:
             raise UsageError("--width, --height, --frames, --steps", "must be 1 or more")
-        if self.out.suffix not in {".mp4", ".webm", ".png"} or (self.out.suffix == ".png") != (self.frames == 1):
-            raise UsageError(str(self.out), f"cannot hold {self.frames} frames", "Use .png with --frames 1, else .mp4 or .webm.")
+        if self.out.suffix not in {".mp4", ".webm", ".png"} or (self.out.suffix == ".png") != (
+            self.frames == 1
+        ):
+            raise UsageError(
+                str(self.out),
+                f"cannot hold {self.frames} frames",
+                "Use .png with --frames 1, else .mp4 or .webm.",
+            )
         trained = load_model(self.run_folder, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         canvas = Canvas(num_frames=self.frames, height_px=self.height, width_px=self.width, fps=self.fps)
         prompt = upsampler()(self.prompt, self.frames > 1) if self.upsample and self.prompt else self.prompt
         if prompt != self.prompt:
             cli.say(f"prompt: {prompt}")
-        latent = sample_latent(trained, canvas, prompt, seed=self.seed, steps=self.steps, guidance=self.guidance, solver=self.solver)
-        frames = to_frames(load_vae(self.vae or trained.record["vae"] or DEFAULT_WEIGHTS), latent, canvas).numpy()
+        latent = sample_latent(
+            trained,
+            canvas,
+            prompt,
+            seed=self.seed,
+            steps=self.steps,
+            guidance=self.guidance,
+            solver=self.solver,
+        )
+        frames = to_frames(
+            load_vae(self.vae or trained.record["vae"] or DEFAULT_WEIGHTS), latent, canvas
+        ).numpy()
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if self.frames == 1:
             self.out.write_bytes(encode_png(frames[0]))
@@ -90,7 +113,8 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Loss before and after, by shape class, beside predicting the mean velocity and beside shuffled captions.
+    """Loss before and after, by shape class, beside predicting the mean velocity and beside shuffled
+    captions.
 
     Example: python -m trainer report RUN
     """
@@ -122,7 +146,14 @@ class Report:
         ]
         cli.print_table(
             "validation",
-            ["shape class", f"loss at step {first['step']}", f"loss at step {last['step']}", "with other captions", "so much worse", "mean velocity"],
+            [
+                "shape class",
+                f"loss at step {first['step']}",
+                f"loss at step {last['step']}",
+                "with other captions",
+                "so much worse",
+                "mean velocity",
+            ],
             table,
         )
         return cli.DONE
@@ -130,7 +161,8 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Make a model to sample from of a checkpoint: of a run that was stopped or killed, or of an earlier step.
+    """Make a model to sample from of a checkpoint: of a run that was stopped or killed, or of an earlier
+    step.
 
     Example: python -m trainer export RUN --step 20000 --out RUN/model-20000
     """
@@ -156,4 +188,8 @@ class Export:
 VERBS = {"plan": Plan, "measure": Measure, "fit": Fit, "export": Export, "sample": Sample, "report": Report}
 
 if __name__ == "__main__":
-    sys.exit(cli.main("python -m trainer", "Train a diffusion transformer on a dataset's latents, and sample.", VERBS))
+    sys.exit(
+        cli.main(
+            "python -m trainer", "Train a diffusion transformer on a dataset's latents, and sample.", VERBS
+        )
+    )

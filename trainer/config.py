@@ -1,4 +1,6 @@
-"""Settings of a training run, and presets. A preset is a function; the resolved config is saved with the run and reloads strictly (trainer/config_files.py)."""
+"""Settings of a training run, and presets. A preset is a function; the resolved config is saved with the run
+and reloads strictly (trainer/config_files.py).
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,22 @@ def check_ranges(kind: str, settings: Any, ranges: dict[str, Range]) -> None:
     """
     for name, (least, most, is_least_allowed) in ranges.items():
         value = getattr(settings, name)
-        for number in value if isinstance(value, (tuple, list)) else value.values() if isinstance(value, dict) else (value,):
+        for number in (
+            value
+            if isinstance(value, (tuple, list))
+            else value.values()
+            if isinstance(value, dict)
+            else (value,)
+        ):
             if number is not None and not (least <= number <= most and (is_least_allowed or number > least)):
-                bounds = f"{'at least' if is_least_allowed else 'more than'} {least:g}" + (f" and at most {most:g}" if most < _FOR_EVER else "")
-                raise UsageError(kind + (name.replace("_", "-") if kind == "--" else f" {name}"), f"is {number}", f"It must be {bounds}.")
+                bounds = f"{'at least' if is_least_allowed else 'more than'} {least:g}" + (
+                    f" and at most {most:g}" if most < _FOR_EVER else ""
+                )
+                raise UsageError(
+                    kind + (name.replace("_", "-") if kind == "--" else f" {name}"),
+                    f"is {number}",
+                    f"It must be {bounds}.",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +54,17 @@ class ModelConfig:
     text_width: int = 128
     rope_theta: float = 1000.0
     text: Literal["cross", "joint"] = "cross"
-    """How a sample reads its text: by cross-attention in each block, or as part of its own sequence (single stream)."""
+    """How a sample reads its text: by cross-attention in each block, or as part of its own sequence (single
+    stream)."""
 
     def __post_init__(self) -> None:
         check_ranges(
             "model",
             self,
-            dict.fromkeys(("width", "depth", "num_heads", "patch", "latent_channels", "text_width", "rope_theta"), (1, _FOR_EVER, True)),
+            dict.fromkeys(
+                ("width", "depth", "num_heads", "patch", "latent_channels", "text_width", "rope_theta"),
+                (1, _FOR_EVER, True),
+            ),
         )
         if self.width % (2 * self.num_heads) or len(self.patch) != 3:
             raise UsageError(
@@ -64,7 +82,8 @@ class FlowConfig:
     """The objective. Sigma is the noise level, from 0 (clean) to 1 (noise)."""
 
     path: Literal["linear", "cosine"] = "linear"
-    """linear: rectified flow, x = (1 - sigma) clean + sigma noise. cosine: v-prediction, x = cos(a) clean + sin(a) noise with a = sigma pi / 2, for comparison."""
+    """linear: rectified flow, x = (1 - sigma) clean + sigma noise. cosine: v-prediction, x = cos(a) clean +
+    sin(a) noise with a = sigma pi / 2, for comparison."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shift_spatial: float = 0.5
@@ -74,20 +93,44 @@ class FlowConfig:
     shift_max: float = 4.0
     text_dropout: float = 0.1
     condition_dropout: float = 0.0
-    """Share of samples with given frames whose given frames are taken away, so that guidance may lean on them at sampling; their text is dropped in its own share of cases."""
+    """Share of samples with given frames whose given frames are taken away, so that guidance may lean on them
+    at sampling; their text is dropped in its own share of cases."""
     condition: dict[str, float] = field(
-        default_factory=lambda: {"none": 0.62, "first": 0.1, "prefix": 0.1, "suffix": 0.08, "ends": 0.05, "random": 0.05}
+        default_factory=lambda: {
+            "none": 0.62,
+            "first": 0.1,
+            "prefix": 0.1,
+            "suffix": 0.08,
+            "ends": 0.05,
+            "random": 0.05,
+        }
     )
-    """Weights of which latent frames are given: none, the first, up to a quarter at the front, at the end, at both ends, or anywhere."""
+    """Weights of which latent frames are given: none, the first, up to a quarter at the front, at the end, at
+    both ends, or anywhere."""
     condition_sigma: float = 0.0
-    """Given frames get a noise level up to this in half of the cases: a little keeps motion going across the joint."""
+    """Given frames get a noise level up to this in half of the cases: a little keeps motion going across the
+    joint."""
 
     def __post_init__(self) -> None:
         share = (0.0, 1.0, True)
-        check_ranges("flow", self, {"text_dropout": share, "condition_dropout": share, "condition_sigma": share, "condition": (0, _FOR_EVER, True),
-                                    "logit_std": (0, _FOR_EVER, False), "shift_max": (1, _FOR_EVER, True)})  # fmt: skip
+        check_ranges(
+            "flow",
+            self,
+            {
+                "text_dropout": share,
+                "condition_dropout": share,
+                "condition_sigma": share,
+                "condition": (0, _FOR_EVER, True),
+                "logit_std": (0, _FOR_EVER, False),
+                "shift_max": (1, _FOR_EVER, True),
+            },
+        )
         if unknown := set(self.condition) - set(CONDITIONS):
-            raise UsageError("flow condition", f"has unknown patterns {sorted(unknown)}", f"Patterns: {', '.join(CONDITIONS)}.")
+            raise UsageError(
+                "flow condition",
+                f"has unknown patterns {sorted(unknown)}",
+                f"Patterns: {', '.join(CONDITIONS)}.",
+            )
         if not sum(self.condition.values()) > 0:
             raise UsageError("flow condition", "gives no pattern a weight", 'At least {"none": 1}.')
 
@@ -110,7 +153,14 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         least = (0, _FOR_EVER, True)
-        check_ranges("stage", self, {**dict.fromkeys(("steps", "max_tokens", "max_s", "min_fps", "max_fps"), least), "image_share": (0, 1, True)})
+        check_ranges(
+            "stage",
+            self,
+            {
+                **dict.fromkeys(("steps", "max_tokens", "max_s", "min_fps", "max_fps"), least),
+                "image_share": (0, 1, True),
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +173,8 @@ class FitConfig:
     tokens: int = 2048
     """Token budget of a pack."""
     attention_cost: float = 0.0
-    """Time of a squared token where a token takes 1, by which packs are balanced (`trainer measure`); 0: by operations."""
+    """Time of a squared token where a token takes 1, by which packs are balanced (`trainer measure`); 0: by
+    operations."""
     packs_per_step: int = 1
     """Packs of one optimizer step over all ranks: the global batch."""
     steps: int = 500
@@ -143,15 +194,18 @@ class FitConfig:
     captions: dict[str, float] = field(default_factory=lambda: {"dense": 0.95, "alt,short": 0.05})
     """Weights of caption kinds, or kind@captioner (the DALL-E 3 blend by default; captioner/mixing.py)."""
     mix: dict[str, float] = field(default_factory=dict)
-    """Views to read and how often an epoch shows each clip of them; empty: the one view that is named, once."""
+    """Views to read and how often an epoch shows each clip of them; empty: the one view that is named, once.
+    """
     image_share: float | None = None
     """Share of images among the tokens, where there are no stages; None: as they lie in the data."""
     stages: tuple[StageConfig, ...] = ()
     """Stages one after the other; none: all data all the time."""
     long_clips: Literal["cover", "window"] = "cover"
-    """A clip longer than a pack, or than its stage allows: an epoch shows all of it in consecutive windows, or one random window."""
+    """A clip longer than a pack, or than its stage allows: an epoch shows all of it in consecutive windows,
+    or one random window."""
     oversize: Literal["refuse", "window"] = "refuse"
-    """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it, counted in the plan."""
+    """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it,
+    counted in the plan."""
     held_out: float = 0.06
     """Share of clips kept for validation, picked by their id."""
     seed: int = 0
@@ -161,11 +215,14 @@ class FitConfig:
     max_corrupt: float = 0.01
     """Share of samples that may be unreadable before the run fails."""
     spike_factor: float = 0.0
-    """A step whose loss is this many times the median of the last 64 is skipped; 0 takes all whose gradient is finite."""
+    """A step whose loss is this many times the median of the last 64 is skipped; 0 takes all whose gradient
+    is finite."""
     roll_back_after: int = 5
-    """Skipped steps in a row after which weights and optimizer go back to the last checkpoint, while the data goes on; 0: never."""
+    """Skipped steps in a row after which weights and optimizer go back to the last checkpoint, while the data
+    goes on; 0: never."""
     shard_size: int = 0
-    """Processes that share one copy of the weights; there are as many copies as such groups (HSDP). 0: all share one."""
+    """Processes that share one copy of the weights; there are as many copies as such groups (HSDP). 0: all
+    share one."""
     sequence_parallel: int = 1
     """Processes that share each pack (Ulysses), for clips too long for one."""
     is_async_saving: bool = False
@@ -194,22 +251,63 @@ class FitConfig:
 
 
 _RANGES: dict[str, Range] = {
-    **dict.fromkeys(("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, _FOR_EVER, True)),
+    **dict.fromkeys(
+        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, _FOR_EVER, True)
+    ),
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
     **dict.fromkeys(("cooldown", "image_share", "max_corrupt"), (0, 1, True)),
-    **dict.fromkeys(("weight_decay", "warmup_steps", "attention_cost", "shard_size", "validate_every", "validate_on", "sample_every", "spike_factor", "roll_back_after",
-                     "peak_tflops", "mix", "captions"), (0, _FOR_EVER, True)),
+    **dict.fromkeys(
+        (
+            "weight_decay",
+            "warmup_steps",
+            "attention_cost",
+            "shard_size",
+            "validate_every",
+            "validate_on",
+            "sample_every",
+            "spike_factor",
+            "roll_back_after",
+            "peak_tflops",
+            "mix",
+            "captions",
+        ),
+        (0, _FOR_EVER, True),
+    ),
     **dict.fromkeys(("ema_decay", "ema_more"), (0, 1, True)),
     "held_out": (0, 1, True),
-}  # fmt: skip
+}
 
 
-RUN_ONLY = frozenset({
-    "steps", "save_every", "keep", "max_corrupt", "is_checkpointed", "is_compiled", "is_tensorboard", "validate_every", "peak_tflops", "shard_size",
-    "sequence_parallel", "is_async_saving", "validate_on", "sample_every", "wandb", "lr", "warmup_steps", "schedule", "cooldown", "weight_decay", "clip_norm",
-    "spike_factor", "roll_back_after", "is_bf16",
-})  # fmt: skip
-"""Settings that a resumed run may change: they decide neither what a step reads nor what is averaged. Each change is noted in the run's `changes.jsonl`."""
+RUN_ONLY = frozenset(
+    {
+        "steps",
+        "save_every",
+        "keep",
+        "max_corrupt",
+        "is_checkpointed",
+        "is_compiled",
+        "is_tensorboard",
+        "validate_every",
+        "peak_tflops",
+        "shard_size",
+        "sequence_parallel",
+        "is_async_saving",
+        "validate_on",
+        "sample_every",
+        "wandb",
+        "lr",
+        "warmup_steps",
+        "schedule",
+        "cooldown",
+        "weight_decay",
+        "clip_norm",
+        "spike_factor",
+        "roll_back_after",
+        "is_bf16",
+    }
+)
+"""Settings that a resumed run may change: they decide neither what a step reads nor what is averaged. Each
+change is noted in the run's `changes.jsonl`."""
 
 
 def tiny() -> FitConfig:
@@ -219,29 +317,65 @@ def tiny() -> FitConfig:
 
 def small() -> FitConfig:
     """DiT-S: 12 blocks of width 384."""
-    return FitConfig(preset="small", model=ModelConfig(width=384, depth=12, num_heads=6), tokens=16384, lr=4e-4, steps=100_000, warmup_steps=1000)
+    return FitConfig(
+        preset="small",
+        model=ModelConfig(width=384, depth=12, num_heads=6),
+        tokens=16384,
+        lr=4e-4,
+        steps=100_000,
+        warmup_steps=1000,
+    )
 
 
 def base() -> FitConfig:
     """DiT-B: 12 blocks of width 768."""
-    return FitConfig(preset="base", model=ModelConfig(width=768, depth=12, num_heads=12), tokens=32768, lr=2e-4, steps=200_000, warmup_steps=2000)
+    return FitConfig(
+        preset="base",
+        model=ModelConfig(width=768, depth=12, num_heads=12),
+        tokens=32768,
+        lr=2e-4,
+        steps=200_000,
+        warmup_steps=2000,
+    )
 
 
 def large() -> FitConfig:
     """DiT-L: 24 blocks of width 1024."""
-    return FitConfig(preset="large", model=ModelConfig(width=1024, depth=24, num_heads=16), tokens=65536, lr=1.5e-4, steps=300_000, warmup_steps=3000)
+    return FitConfig(
+        preset="large",
+        model=ModelConfig(width=1024, depth=24, num_heads=16),
+        tokens=65536,
+        lr=1.5e-4,
+        steps=300_000,
+        warmup_steps=3000,
+    )
 
 
 def xl() -> FitConfig:
     """DiT-XL: 28 blocks of width 1152."""
-    return FitConfig(preset="xl", model=ModelConfig(width=1152, depth=28, num_heads=16), tokens=65536, lr=1e-4, steps=400_000, warmup_steps=5000)
+    return FitConfig(
+        preset="xl",
+        model=ModelConfig(width=1152, depth=28, num_heads=16),
+        tokens=65536,
+        lr=1e-4,
+        steps=400_000,
+        warmup_steps=5000,
+    )
 
 
 def three_b() -> FitConfig:
     """3 B parameters: 28 blocks of width 2560."""
     model = ModelConfig(width=2560, depth=28, num_heads=20)
     return FitConfig(
-        preset="3b", model=model, tokens=65536, lr=8e-5, steps=500_000, warmup_steps=5000, is_bf16=True, is_checkpointed=True, is_compiled=True
+        preset="3b",
+        model=model,
+        tokens=65536,
+        lr=8e-5,
+        steps=500_000,
+        warmup_steps=5000,
+        is_bf16=True,
+        is_checkpointed=True,
+        is_compiled=True,
     )
 
 
@@ -249,11 +383,27 @@ def fourteen_b() -> FitConfig:
     """14 B parameters: 33 blocks of width 5120."""
     model = ModelConfig(width=5120, depth=33, num_heads=40)
     return FitConfig(
-        preset="14b", model=model, tokens=131_072, lr=5e-5, steps=500_000, warmup_steps=10_000, is_bf16=True, is_checkpointed=True, is_compiled=True
+        preset="14b",
+        model=model,
+        tokens=131_072,
+        lr=5e-5,
+        steps=500_000,
+        warmup_steps=10_000,
+        is_bf16=True,
+        is_checkpointed=True,
+        is_compiled=True,
     )
 
 
-PRESETS: dict[str, Callable[[], FitConfig]] = {"tiny": tiny, "small": small, "base": base, "large": large, "xl": xl, "3b": three_b, "14b": fourteen_b}
+PRESETS: dict[str, Callable[[], FitConfig]] = {
+    "tiny": tiny,
+    "small": small,
+    "base": base,
+    "large": large,
+    "xl": xl,
+    "3b": three_b,
+    "14b": fourteen_b,
+}
 
 
 def preset(name: str, **overrides: Any) -> FitConfig:

@@ -1,4 +1,6 @@
-"""Settings in files and on the command line: saved with the run, read back strictly, compared, and set one by one by their dotted names."""
+"""Settings in files and on the command line: saved with the run, read back strictly, compared, and set one by
+one by their dotted names.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,28 @@ def _strict(kind: type, values: Any, where: str) -> Any:
         raise UsageError(where, f"has {values!r} where settings of {kind.__name__} belong")
     known = {item.name: str(item.type) for item in fields(kind)}
     if unknown := set(values) - set(known):
-        raise UsageError(where, f"has unknown settings {sorted(unknown)}", f"Those of {kind.__name__}: {', '.join(known)}.")
+        raise UsageError(
+            where, f"has unknown settings {sorted(unknown)}", f"Those of {kind.__name__}: {', '.join(known)}."
+        )
     for name, value in values.items():
         if not _fits(value, known[name]):
             raise UsageError(where, f"has {name} {value!r}", f"It must be {known[name]}.")
     return kind(**values)
 
 
-_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),)}
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (type(None),),
+}
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is of a setting's plain type; what is not plain is left to the settings' own checks."""
+    """Whether a JSON value is of a setting's plain type; what is not plain is left to the settings' own
+    checks.
+    """
     kinds = [kind for name in annotation.split(" | ") for kind in _PLAIN.get(name, (object,))]
     return object in kinds or type(value) in kinds
 
@@ -56,9 +68,10 @@ def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
     if "ema_more" in values:
         values["ema_more"] = tuple(values["ema_more"])
     parts = {
-        "model": _strict(ModelConfig, model, where), "flow": _strict(FlowConfig, values.pop("flow", {}), where),
+        "model": _strict(ModelConfig, model, where),
+        "flow": _strict(FlowConfig, values.pop("flow", {}), where),
         "stages": tuple(_strict(StageConfig, stage, where) for stage in values.pop("stages", ())),
-    }  # fmt: skip
+    }
     return _strict(FitConfig, values | parts, where)  # type: ignore[no-any-return]
 
 
@@ -96,10 +109,12 @@ def load_stages(path: Path) -> tuple[StageConfig, ...]:
 
 
 def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[str]) -> FitConfig:
-    """The settings with those of a JSON file (an object like `config.json`, as little of it as you like) and then single ones put in their place.
+    """The settings with those of a JSON file (an object like `config.json`, as little of it as you like) and
+    then single ones put in their place.
 
     Args:
-        assignments: such as `flow.text_dropout=0.2`, `model.patch=[2,2,2]` or `captions={"dense":1}`; values are JSON, or else plain text.
+        assignments: such as `flow.text_dropout=0.2`, `model.patch=[2,2,2]` or `captions={"dense":1}`; values
+            are JSON, or else plain text.
 
     Raises:
         UsageError: the file cannot be read; a setting does not exist.
@@ -110,15 +125,25 @@ def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[st
         if not isinstance(read, dict):
             raise UsageError(str(file), "is not an object of settings")
         for name, value in read.items():
-            values[name] = values[name] | value if name in {"model", "flow"} and isinstance(value, dict) else value
+            values[name] = (
+                values[name] | value if name in {"model", "flow"} and isinstance(value, dict) else value
+            )
     for text in assignments:
         name, is_given, plain = text.partition("=")
         *parents, last = name.split(".")
         place = values
         for parent in parents:
             place = place.get(parent, {}) if isinstance(place, dict) else {}
-        if not is_given or not isinstance(place, dict) or (last not in place and parents != ["flow", "condition"]):
-            raise UsageError(f"--set {text}", "names no setting", "Such as flow.text_dropout=0.2; `config.json` of a run has all names.")
+        if (
+            not is_given
+            or not isinstance(place, dict)
+            or (last not in place and parents != ["flow", "condition"])
+        ):
+            raise UsageError(
+                f"--set {text}",
+                "names no setting",
+                "Such as flow.text_dropout=0.2; `config.json` of a run has all names.",
+            )
         try:
             place[last] = json.loads(plain)
         except ValueError:
@@ -129,19 +154,31 @@ def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[st
 def changes_between(before: FitConfig, now: FitConfig) -> Changes:
     """The settings in which two configurations differ."""
     old, new = _flat(asdict(before)), _flat(asdict(now))
-    return {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)}
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and name in {"model", "flow"} else {f"{prefix}{name}": value}
+        found |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping) and name in {"model", "flow"}
+            else {f"{prefix}{name}": value}
+        )
     return found
 
 
 def note_changes(out: Path, step: int, changes: Changes) -> None:
     """Add to the run's `changes.jsonl` what is set otherwise from a step on."""
     if changes:
-        row = {"step": step, "time_s": round(time.time()), "changes": {name: list(pair) for name, pair in changes.items()}}
+        row = {
+            "step": step,
+            "time_s": round(time.time()),
+            "changes": {name: list(pair) for name, pair in changes.items()},
+        }
         with open(out / "changes.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -58,7 +58,8 @@ class RunOptions:
     settings: Path | None = None
     """JSON file with any settings, as in the `config.json` of a run folder; options go before it."""
     set: tuple[str, ...] = ()
-    """Any setting by its name there: --set flow.text_dropout=0.2 'captions={"dense": 1}' model.patch=[2,2,2]."""
+    """Any setting by its name there: --set flow.text_dropout=0.2 'captions={"dense": 1}' model.patch=[2,2,2].
+    """
 
     def config(self, **more: Any) -> FitConfig:
         """The preset with these options, and more fields by name; then what `--set` says."""
@@ -81,6 +82,8 @@ class RunOptions:
         more |= {"stages": load_stages(self.stages) if self.stages else None, **given}
         found = replace(base, **{key: value for key, value in more.items() if value is not None})
         found = replace(
-            found, model=replace(found.model, text=self.text or found.model.text), flow=replace(found.flow, path=self.path or found.flow.path)
+            found,
+            model=replace(found.model, text=self.text or found.model.text),
+            flow=replace(found.flow, path=self.path or found.flow.path),
         )
         return with_settings(found, None, self.set)

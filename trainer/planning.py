@@ -1,4 +1,6 @@
-"""`python -m trainer plan`: what a run would do with a dataset, from the manifest alone, before anyone buys GPUs."""
+"""`python -m trainer plan`: what a run would do with a dataset, from the manifest alone, before anyone buys
+GPUs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def imbalance(plan: EpochPlan, config: FitConfig, world_size: int) -> float | No
     for step in plan.steps:
         packs = plan.packs(step)
         dealt = [rank_packs(packs, rank, world_size, per_step) for rank in range(world_size)]
-        costs = [sum(pack_cost([item.tokens(patch) for item in pack], attention_cost) for pack in own) for own in dealt]
+        costs = [
+            sum(pack_cost([item.tokens(patch) for item in pack], attention_cost) for pack in own)
+            for own in dealt
+        ]
         if len(step) == per_step:
             ratios.append(max(costs) / float(np.mean(costs)))
     return round(float(np.mean(ratios)), 3) if ratios else None
@@ -43,29 +48,41 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
     patch = config.model.patch
     tokens = -(-table.latent_t // patch[0]) * table.per_frame(patch)
     shown = np.array([index for step in plan.steps for pack in step for index in pack], dtype=np.int64)
-    frames = np.zeros(len(table), dtype=np.int64)  # latent frames of each sample that the epoch shows, and cells
+    frames = np.zeros(
+        len(table), dtype=np.int64
+    )  # latent frames of each sample that the epoch shows, and cells
     cells = np.zeros(len(table), dtype=np.int64)
     np.add.at(frames, shown % len(table), table.latent_t[shown % len(table)])
-    np.add.at(cells, shown % len(table), (table.latent_t * table.latent_h * table.latent_w)[shown % len(table)])
+    np.add.at(
+        cells, shown % len(table), (table.latent_t * table.latent_h * table.latent_w)[shown % len(table)]
+    )
     num_cropped = 0
     for index, cut in plan.windows.items():
         at = index % len(table)
         frames[at] += cut.length - table.latent_t[at]
-        cells[at] += cut.length * cut.height * cut.width - table.latent_t[at] * table.latent_h[at] * table.latent_w[at]
+        cells[at] += (
+            cut.length * cut.height * cut.width - table.latent_t[at] * table.latent_h[at] * table.latent_w[at]
+        )
         num_cropped += (cut.height, cut.width) != (int(table.latent_h[at]), int(table.latent_w[at]))
     is_shown = frames > 0
-    whole_frames, whole_cells = int(table.latent_t[is_shown].sum()), int((table.latent_t * table.latent_h * table.latent_w)[is_shown].sum())
+    whole_frames, whole_cells = (
+        int(table.latent_t[is_shown].sum()),
+        int((table.latent_t * table.latent_h * table.latent_w)[is_shown].sum()),
+    )
     flops = 3 * sum(
         forward_flops(config.model, lengths := [item.tokens(patch) for item in pack], [64] * len(lengths))
-        for step in plan.steps for pack in plan.packs(step)
-    )  # fmt: skip
+        for step in plan.steps
+        for pack in plan.packs(step)
+    )
     with torch.device("meta"):
         parameters = count_parameters(DiT(config.model))
     return {
         "parameters": parameters,
         "samples": len(table),
         "images": int((table.latent_t == 1).sum()),
-        "shapes": len(set(zip(table.latent_t.tolist(), table.latent_h.tolist(), table.latent_w.tolist(), strict=True))),
+        "shapes": len(
+            set(zip(table.latent_t.tolist(), table.latent_h.tolist(), table.latent_w.tolist(), strict=True))
+        ),
         "tokens": int(tokens.sum()),
         "packs": plan.num_packs,
         "steps_per_epoch": len(plan.steps),
@@ -73,9 +90,17 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
         "showings": len(shown),
         "windowed": len(plan.windows),
         "cropped": num_cropped,
-        "latent_frames_kept_this_epoch": round(int(np.minimum(frames, table.latent_t)[is_shown].sum()) / max(1, whole_frames), 4),
-        "pixels_kept": round(int(np.minimum(cells, table.latent_t * table.latent_h * table.latent_w)[is_shown].sum()) / max(1, whole_cells), 4),
-        "imbalance": {size: imbalance(plan, config, size) for size in WORLD_SIZES if config.packs_per_step % size == 0},
+        "latent_frames_kept_this_epoch": round(
+            int(np.minimum(frames, table.latent_t)[is_shown].sum()) / max(1, whole_frames), 4
+        ),
+        "pixels_kept": round(
+            int(np.minimum(cells, table.latent_t * table.latent_h * table.latent_w)[is_shown].sum())
+            / max(1, whole_cells),
+            4,
+        ),
+        "imbalance": {
+            size: imbalance(plan, config, size) for size in WORLD_SIZES if config.packs_per_step % size == 0
+        },
         "gflops_per_token": round(flops / 1e9 / max(1, plan.num_tokens), 4),
         "pflops_per_epoch": round(flops / 1e15, 4),
     }
@@ -111,18 +136,30 @@ class Plan(RunOptions):
     def _tell(self, number: int, count: int, stage: Stage, config: FitConfig) -> None:
         """What one stage of the run does."""
         plan = plan_epoch(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE)
-        told = {**describe(stage.table, plan, config), "samples_left_out": stage.left_out, "first_step": stage.first}
+        told = {
+            **describe(stage.table, plan, config),
+            "samples_left_out": stage.left_out,
+            "first_step": stage.first,
+        }
         if self.gpus:
-            told["hours_per_epoch"] = round(told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600, 4)
+            told["hours_per_epoch"] = round(
+                told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600, 4
+            )
         if self.json:
             cli.print_json(told)
             return
         title = "plan of an epoch" + (f", stage {number + 1} of {count}" if count > 1 else "")
         cli.print_table(title, ["", ""], [[name.replace("_", " "), value] for name, value in told.items()])
-        fullest = max((pack for step in plan.steps for pack in plan.packs(step)), key=lambda pack: len({_shape(item) for item in pack}))
+        fullest = max(
+            (pack for step in plan.steps for pack in plan.packs(step)),
+            key=lambda pack: len({_shape(item) for item in pack}),
+        )
         held = sorted({_shape(item) for item in fullest})
         shapes = ", ".join("x".join(map(str, shape)) for shape in held)
-        print(f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: {shapes}")
+        print(
+            f"the most varied pack holds {len(fullest)} samples of {len(held)} distinct latent shapes: "
+            f"{shapes}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +183,23 @@ class Measure:
         from trainer.model.costs import measure
 
         if self.tokens < 256 or self.threads < 1:
-            raise UsageError("--tokens, --threads", "must be 256 and 1 or more", "Packs of documents of several lengths are timed.")
+            raise UsageError(
+                "--tokens, --threads",
+                "must be 256 and 1 or more",
+                "Packs of documents of several lengths are timed.",
+            )
         torch.set_num_threads(self.threads)
         device, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), preset(self.preset)
         each, square = measure(config, device, self.tokens)
-        cli.print_json({
-            "device": device.type, "seconds_per_token": each, "seconds_per_squared_token": square, "attention_cost": square / each,
-            "attention_cost_by_operations": 1 / (6 * config.model.width),
-        })  # fmt: skip
+        cli.print_json(
+            {
+                "device": device.type,
+                "seconds_per_token": each,
+                "seconds_per_squared_token": square,
+                "attention_cost": square / each,
+                "attention_cost_by_operations": 1 / (6 * config.model.width),
+            }
+        )
         return cli.DONE
 
 

@@ -1,4 +1,6 @@
-"""The spacetime VAE: video of any shape to a compact latent and back, exactly as large as it was. An image is a one-frame video."""
+"""The spacetime VAE: video of any shape to a compact latent and back, exactly as large as it was. An image is
+a one-frame video.
+"""
 
 from vae.checkpoint import load_own, load_vae
 from vae.folder import DEFAULT_WEIGHTS, weights_digest

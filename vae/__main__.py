@@ -1,4 +1,6 @@
-"""`python -m vae train | eval | encode | decode | stats`: train and judge the spacetime VAE, encode a file, decode a latent."""
+"""`python -m vae train | eval | encode | decode | stats`: train and judge the spacetime VAE, encode a file,
+decode a latent.
+"""
 
 from __future__ import annotations
 

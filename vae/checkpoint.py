@@ -1,5 +1,5 @@
-"""Weights on disk: a folder with `config.json` and safetensors. Ours hold sizes and the command, seed, data and scores that made them; published ones are in
-diffusers' own layout."""
+"""Weights on disk: a folder with `config.json` and safetensors. Ours hold sizes and the command, seed, data
+and scores that made them; published ones are in diffusers' own layout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ FORMAT = "causal-vae/1"
 def save_vae(model: CausalVAE, folder: Path, record: dict) -> None:
     """Write half-precision weights and their record."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().to(torch.float16).cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {
+        name: value.detach().to(torch.float16).cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model": FORMAT, "config": model.config.to_dict(), **record}, indent=2) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps({"model": FORMAT, "config": model.config.to_dict(), **record}, indent=2) + "\n"
+    )
 
 
 def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:
-    """The VAE in `folder`, this project's own or a published one of diffusers, in float32 and evaluation mode.
+    """The VAE in `folder`, this project's own or a published one of diffusers, in float32 and evaluation
+    mode.
 
     Raises:
         UsageError: the folder holds no VAE that can be used exactly.
@@ -47,8 +53,12 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
     """
     record = read_record(folder)
     if record.get("model") != FORMAT:
-        raise UsageError(str(folder), f"holds a {record.get('model') or record.get('_class_name')}, not a {FORMAT}")
+        raise UsageError(
+            str(folder), f"holds a {record.get('model') or record.get('_class_name')}, not a {FORMAT}"
+        )
     model = CausalVAE(VAEConfig.from_dict(record["config"]))
-    model.load_state_dict({name: value.float() for name, value in load_file(Path(folder) / "model.safetensors").items()})
+    model.load_state_dict(
+        {name: value.float() for name, value in load_file(Path(folder) / "model.safetensors").items()}
+    )
     model.fingerprint = weights_digest(folder)
     return model.eval().requires_grad_(False)

@@ -40,10 +40,12 @@ PUSH_FRAMES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train the VAE from scratch on the film world, on footage, on a dataset's clips, or on all of them. The same command resumes.
+    """Train the VAE from scratch on the film world, on footage, on a dataset's clips, or on all of them. The
+    same command resumes.
 
     Example: python -m vae train weights/vae-mine --films 800 --footage ~/videos --train.steps 8000
-    Example: torchrun --nproc-per-node 8 -m vae train weights/vae-large --data /data/set --films 0 --model.widths 128 256 512 --train.is-bf16
+    Example: torchrun --nproc-per-node 8 -m vae train weights/vae-large --data /data/set --films 0
+    --model.widths 128 256 512 --train.is-bf16
     """
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -62,7 +64,8 @@ class Train:
     most_clips: int = 2000
     """Clips of the dataset to draw."""
     init: Path | None = None
-    """Weights of the same sizes to begin with; their record is kept in the new one. Otherwise the highway begins as principal components."""
+    """Weights of the same sizes to begin with; their record is kept in the new one. Otherwise the highway
+    begins as principal components."""
     threads: int | None = None
     """CPU threads; as many as cores otherwise."""
     model: VAEConfig = field(default_factory=VAEConfig)
@@ -72,7 +75,11 @@ class Train:
         clips = world_clips(self.films, self.train.seed) if self.films else []
         if self.footage:
             left_out = set(self.without.read_text().split("\n")) if self.without else set()
-            kept = [path for path in sorted(self.footage.rglob("*")) if path.is_file() and _name(path, self.footage) not in left_out]
+            kept = [
+                path
+                for path in sorted(self.footage.rglob("*"))
+                if path.is_file() and _name(path, self.footage) not in left_out
+            ]
             clips += list(footage_clips(kept, self.per_file, self.train.seed))
         if self.data:
             clips += list(dataset_clips(self.data, self.view, self.most_clips, self.train.seed))
@@ -84,7 +91,10 @@ class Train:
         torch.manual_seed(self.train.seed)
         clips = self._clips()
         rank, count, _ = join()
-        cli.say(f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} processes")
+        cli.say(
+            f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} "
+            "processes"
+        )
         model = load_own(self.init) if self.init else CausalVAE(self.model)
         windows = Windows(clips, self.train.budget, self.train.seed)
         record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
@@ -92,13 +102,20 @@ class Train:
             return cli.DONE
         held_out = {"film world": evaluate.film_clips(32)}
         codes = {"this VAE": evaluate.through(model)}
-        scores = {name: evaluate.quality_table(codes, found, codes)["this VAE"] for name, found in held_out.items()}
+        scores = {
+            name: evaluate.quality_table(codes, found, codes)["this VAE"] for name, found in held_out.items()
+        }
         record |= {
-            "held_out": scores, "latent_stats": channel_stats(model, clips[: 256 : 2]), "data": self._data(len(clips)), "command": self._command(),
-        }  # fmt: skip
+            "held_out": scores,
+            "latent_stats": channel_stats(model, clips[:256:2]),
+            "data": self._data(len(clips)),
+            "command": self._command(),
+        }
         if self.init:
             record["began_as"] = {
-                key: value for key, value in read_record(self.init).items() if key in {"command", "data", "seconds", "steps", "began_as"}
+                key: value
+                for key, value in read_record(self.init).items()
+                if key in {"command", "data", "seconds", "steps", "began_as"}
             }
         save_vae(model, self.out, record)
         (self.out / "training" / "state.safetensors").unlink()
@@ -108,11 +125,17 @@ class Train:
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []
         others += [f"dataset {Path(self.data).name}"] if self.data else []
-        return f"film world, {self.films} clips of seed {self.train.seed}" + "".join(f", and {other}" for other in others) + f"; {count} clips in all"
+        return (
+            f"film world, {self.films} clips of seed {self.train.seed}"
+            + "".join(f", and {other}" for other in others)
+            + f"; {count} clips in all"
+        )
 
     def _command(self) -> str:
         """The command line without the folders of this machine."""
-        return "python -m vae train " + shlex.join(word if "/" not in word else Path(word).name for word in sys.argv[2:])
+        return "python -m vae train " + shlex.join(
+            word if "/" not in word else Path(word).name for word in sys.argv[2:]
+        )
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -121,7 +144,8 @@ def _name(path: Path, folder: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Judge a VAE on held-out clips of the film world and on real files, beside linear codes of the same size and other VAEs.
+    """Judge a VAE on held-out clips of the film world and on real files, beside linear codes of the same size
+    and other VAEs.
 
     Example: python -m vae eval --footage ~/videos --files benchmarks/vae_files.txt --sheet sheet.png
     """
@@ -144,14 +168,22 @@ class Eval:
         sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
         if self.footage:
             every = [path for path in sorted(self.footage.rglob("*")) if path.is_file()]
-            chosen = set(self.files.read_text().split("\n")) if self.files else {_name(path, self.footage) for path in every}
-            sets["real files"] = evaluate.real_clips(path for path in every if _name(path, self.footage) in chosen)
+            chosen = (
+                set(self.files.read_text().split("\n"))
+                if self.files
+                else {_name(path, self.footage) for path in every}
+            )
+            sets["real files"] = evaluate.real_clips(
+                path for path in every if _name(path, self.footage) in chosen
+            )
             others = [path for path in every if _name(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
         vaes = {folder.resolve().name: load_vae(folder) for folder in self.weights}
         report = evaluate.evaluate(vaes, sets, fit_on)
         if self.sheet:
-            evaluate.sheet(next(iter(vaes.values())), [clip for found in sets.values() for clip in found[:8]], self.sheet)
+            evaluate.sheet(
+                next(iter(vaes.values())), [clip for found in sets.values() for clip in found[:8]], self.sheet
+            )
             report["sheet"] = str(self.sheet)
         if self.json:
             cli.print_json(report)
@@ -203,7 +235,12 @@ class Encode:
                 raise RushesError(str(self.source), "has no frame", "Give another file.")
             mean, logvar = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
             extent = Extent(count, *size)
-            metadata = {"extent": ",".join(map(str, extent)), "fps": str(facts.fps or 0), "vae": vae.fingerprint, "first_type": "frame"}
+            metadata = {
+                "extent": ",".join(map(str, extent)),
+                "fps": str(facts.fps or 0),
+                "vae": vae.fingerprint,
+                "first_type": "frame",
+            }
             save_file({"mean": mean.contiguous(), "logvar": logvar.contiguous()}, self.out, metadata)
             decoding = vae.decode_stream(extent)
             made = [*decoding.push(mean[:, :5]), *([] if mean.shape[1] > 5 else decoding.flush())]
@@ -211,7 +248,10 @@ class Encode:
             told = ""
             if head is not None:
                 original = as_float(next(self._pieces(facts)))[:, : head.shape[1]]
-                told = f", round trip of the first {original.shape[1]} frames {psnr_db(head[:, : original.shape[1]], original):.2f} dB"
+                told = (
+                    f", round trip of the first {original.shape[1]} frames "
+                    f"{psnr_db(head[:, : original.shape[1]], original):.2f} dB"
+                )
         except MediaError as error:
             raise RushesError(str(self.source), error.message) from error
         cli.say(f"{tuple(extent)} frames x height x width to latent {tuple(mean.shape)}{told}")
@@ -240,17 +280,28 @@ class Decode:
         with safe_open(self.latent, "pt") as file:
             metadata = file.metadata() or {}
         if "extent" not in metadata:
-            raise UsageError(str(self.latent), "is no latent file of `vae encode`: it does not say its extent")
+            raise UsageError(
+                str(self.latent), "is no latent file of `vae encode`: it does not say its extent"
+            )
         if metadata.get("vae") != vae.fingerprint:
-            raise RushesError(str(self.latent), "was encoded by another VAE", "Give its folder with --weights.")
+            raise RushesError(
+                str(self.latent), "was encoded by another VAE", "Give its folder with --weights."
+            )
         extent = Extent(*(int(part) for part in metadata["extent"].split(",")))
         if self.out.suffix == ".png" and extent.num_frames > 1:
-            raise UsageError(str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4 or .webm.")
+            raise UsageError(
+                str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4 or .webm."
+            )
         frames = _frames(vae, load_file(self.latent)["mean"], extent)
         if self.out.suffix == ".png":
             self.out.write_bytes(encode_png(next(frames)))
         else:
-            write_video(self.out, frames, float(metadata["fps"]) or 24.0, "vp9" if self.out.suffix == ".webm" else "h264")
+            write_video(
+                self.out,
+                frames,
+                float(metadata["fps"]) or 24.0,
+                "vp9" if self.out.suffix == ".webm" else "h264",
+            )
         print(self.out)
         return cli.DONE
 
@@ -258,7 +309,9 @@ class Decode:
 def _frames(vae: object, mean: torch.Tensor, extent: Extent) -> Iterator[np.ndarray]:
     """Frames [H, W, 3] uint8 as they are decoded."""
     stream = vae.decode_stream(extent)  # type: ignore[attr-defined]
-    pieces = (piece for index in range(0, mean.shape[1], 4) for piece in stream.push(mean[:, index : index + 4]))
+    pieces = (
+        piece for index in range(0, mean.shape[1], 4) for piece in stream.push(mean[:, index : index + 4])
+    )
     for piece in pieces:
         yield from ((piece + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
     for piece in stream.flush():
@@ -267,7 +320,8 @@ def _frames(vae: object, mean: torch.Tensor, extent: Extent) -> Iterator[np.ndar
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What is known of a VAE, or of the latents of a dataset: sizes, scores, mean and deviation of each channel.
+    """What is known of a VAE, or of the latents of a dataset: sizes, scores, mean and deviation of each
+    channel.
 
     Example: python -m vae stats --data /data/set
     """
@@ -284,6 +338,11 @@ class Stats:
             cli.print_json(corpus_stats(dataset, View.load(dataset, self.view).column("latent")))
             return cli.DONE
         vae = load_vae(self.weights)
-        known = {"factors": list(vae.factors), "channels": vae.latent_channels, "chunk_rule": vae.chunk_rule, "fingerprint": vae.fingerprint}
+        known = {
+            "factors": list(vae.factors),
+            "channels": vae.latent_channels,
+            "chunk_rule": vae.chunk_rule,
+            "fingerprint": vae.fingerprint,
+        }
         print(json.dumps(known | read_record(self.weights), indent=2))
         return cli.DONE

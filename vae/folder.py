@@ -1,4 +1,6 @@
-"""A folder of VAE weights, this project's own or of diffusers: its record, and the digest that names its weights."""
+"""A folder of VAE weights, this project's own or of diffusers: its record, and the digest that names its
+weights.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def read_record(folder: Path | str) -> dict:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UsageError(
-            str(folder), "holds no VAE (no config.json)", "Train one with `python -m vae train`, or give a folder of a diffusers autoencoder."
+            str(folder),
+            "holds no VAE (no config.json)",
+            "Train one with `python -m vae train`, or give a folder of a diffusers autoencoder.",
         )
     record: dict = json.loads(path.read_text())
     return record
@@ -34,10 +38,17 @@ def weights_digest(folder: Path | str = DEFAULT_WEIGHTS) -> str:
     """
     paths = sorted(Path(folder).glob("*.safetensors"))
     if not paths:
-        raise UsageError(str(folder), "holds no VAE (no .safetensors)", "Train one with `python -m vae train`.")
+        raise UsageError(
+            str(folder), "holds no VAE (no .safetensors)", "Train one with `python -m vae train`."
+        )
     record, seen = read_record(folder), hashlib.sha256()
     settings = record if "_class_name" in record else record["config"]
-    seen.update(json.dumps({key: value for key, value in settings.items() if not key.startswith("_diffusers")}, sort_keys=True).encode())
+    seen.update(
+        json.dumps(
+            {key: value for key, value in settings.items() if not key.startswith("_diffusers")},
+            sort_keys=True,
+        ).encode()
+    )
     for path in paths:
         with open(path, "rb") as file:
             while piece := file.read(1 << 20):

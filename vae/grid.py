@@ -1,8 +1,9 @@
 """The grid contract: which latent cells cover a video of any T x H x W, and how much of each cell is real.
 
-Time: the first latent is the first frame alone (so an image is a one-frame video and every prefix has its own latents); each later latent covers
-the next `factor_t` frames. Space: ceil. What is missing is filled by edge replication, its extent is stored, and `validity` says how much of a
-cell is real, so padding enters no loss and no metric.
+Time: the first latent is the first frame alone (so an image is a one-frame video and every prefix has its own
+latents); each later latent covers the next `factor_t` frames. Space: ceil. What is missing is filled by edge
+replication, its extent is stored, and `validity` says how much of a cell is real, so padding enters no loss
+and no metric.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Latent:
     mean, logvar: [C, t, h, w] float.
     extent: size of the video it came from.
     factors: what a cell covers.
-    first_type: what the first latent covers: one frame, as an encoding begins, or a whole group, as a slice from the middle does. The two are not alike.
+    first_type: what the first latent covers: one frame, as an encoding begins, or a whole group, as a slice
+    from the middle does. The two are not alike.
     fingerprint: of the VAE that made it; empty where that was not said.
     """
 
@@ -54,7 +56,11 @@ class Latent:
 def latent_size(extent: Extent, factors: Factors = (4, 8, 8)) -> tuple[int, int, int]:
     """(t, h, w) of the latent of a video of `extent`."""
     factor_t, factor_h, factor_w = factors
-    return 1 + -(-(extent.num_frames - 1) // factor_t), -(-extent.height_px // factor_h), -(-extent.width_px // factor_w)
+    return (
+        1 + -(-(extent.num_frames - 1) // factor_t),
+        -(-extent.height_px // factor_h),
+        -(-extent.width_px // factor_w),
+    )
 
 
 def validity(extent: Extent, factors: Factors = (4, 8, 8)) -> Tensor:
@@ -71,7 +77,9 @@ def validity(extent: Extent, factors: Factors = (4, 8, 8)) -> Tensor:
 
 
 def pad_to_grid(x: Tensor, factors: Factors) -> Tensor:
-    """[B, 3, T, H, W] to whole cells: the first frame repeated to a group of its own, the tail, the right and the bottom repeated."""
+    """[B, 3, T, H, W] to whole cells: the first frame repeated to a group of its own, the tail, the right and
+    the bottom repeated.
+    """
     factor_t, f_h, f_w = factors
     x = F.pad(x, (0, -x.shape[4] % f_w, 0, -x.shape[3] % f_h, 0, 0), mode="replicate")
     x = torch.cat([x[:, :, :1].expand(-1, -1, factor_t - 1, -1, -1), x], dim=2)

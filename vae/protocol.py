@@ -1,4 +1,6 @@
-"""What a spacetime VAE is to the rest of the project: a total function from video to latents, and its exact inverse in shape."""
+"""What a spacetime VAE is to the rest of the project: a total function from video to latents, and its exact
+inverse in shape.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ class Encoding(Protocol):
     """An encoding under way."""
 
     def push(self, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, m, h, w] of the latents completed."""
+        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, m, h, w] of the latents
+        completed.
+        """
 
     def flush(self) -> list[tuple[Tensor, Tensor]]:
         """What is left, the tail repeated to the grid."""
@@ -37,8 +41,9 @@ class VAE(Protocol):
         factors: frames, rows, columns of pixels in a latent cell.
         latent_channels: channels of a latent.
         is_strictly_causal: latents of a prefix are the prefix of the latents.
-        chunk_rule: how latents depend on the way a clip is cut: "any" (they do not), "whole" (a clip is encoded in one piece), or the pieces that the
-            model was made for. Part of the fingerprint of a latent column.
+        chunk_rule: how latents depend on the way a clip is cut: "any" (they do not), "whole" (a clip is
+            encoded in one piece), or the pieces that the model was made for. Part of the fingerprint of a
+            latent column.
         fingerprint: of weights and settings; empty for weights that were not loaded.
     """
 
@@ -55,7 +60,9 @@ class VAE(Protocol):
         """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1."""
 
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1, 1]."""
+        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
+        1].
+        """
 
     def decode(self, latent: Latent) -> Tensor:
         """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`."""

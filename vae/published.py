@@ -1,10 +1,14 @@
-"""Published VAEs of diffusers behind this project's protocol: total, exactly invertible in shape, and honest about what they are not.
+"""Published VAEs of diffusers behind this project's protocol: total, exactly invertible in shape, and honest
+about what they are not.
 
-Every one of them takes 1 + k * f_t frames and whole cells of pixels; what lacks is filled by repeating the last frame, the right column and the bottom row, and cut off
-after decoding. So no frame is dropped and no border cropped, which is what their own `encode` does in silence.
+Every one of them takes 1 + k * f_t frames and whole cells of pixels; what lacks is filled by repeating the
+last frame, the right column and the bottom row, and cut off after decoding. So no frame is dropped and no
+border cropped, which is what their own `encode` does in silence.
 
-`AutoencoderKLWan` is streamed exactly through its own convolution caches, one group at a time, in constant memory. The others are encoded whole ("whole"), or in the
-pieces that their own code cuts ("8 frames"): for them a stream collects the clip first, up to `MAX_WHOLE_PIXELS`, and refuses beyond.
+`AutoencoderKLWan` is streamed exactly through its own convolution caches, one group at a time, in constant
+memory. The others are encoded whole ("whole"), or in the
+pieces that their own code cuts ("8 frames"): for them a stream collects the clip first, up to
+`MAX_WHOLE_PIXELS`, and refuses beyond.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ class Family:
     """What is known of a class of diffusers.
 
     Attributes:
-        is_strictly_causal: measured by the tests on every class: latents of a prefix are the prefix of the latents.
+        is_strictly_causal: measured by the tests on every class: latents of a prefix are the prefix of the
+            latents.
         chunk_rule: how its own code cuts a clip.
         least_px: smallest side that its code can take.
     """
@@ -55,15 +60,22 @@ def load_published(folder: Path, record: dict[str, Any]) -> Published:
     """A VAE in diffusers' layout from a local folder.
 
     Raises:
-        UsageError: it is of a class that cannot be used exactly, or was made for other factors than its class can do.
+        UsageError: it is of a class that cannot be used exactly, or was made for other factors than its class
+            can do.
     """
     import diffusers
 
     name = record["_class_name"]
     if name not in FAMILIES:
-        raise UsageError(str(folder), f"holds a {name}, for which there is no adapter", f"Known: {', '.join(FAMILIES)}.")
+        raise UsageError(
+            str(folder), f"holds a {name}, for which there is no adapter", f"Known: {', '.join(FAMILIES)}."
+        )
     model = getattr(diffusers, name).from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        folder,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
     )
     rule = hashlib.sha256(f"{weights_digest(folder)} {FAMILIES[name].chunk_rule}".encode()).hexdigest()
     made = published(model)
@@ -76,17 +88,25 @@ def published(model: Any) -> Published:
     name = type(model).__name__
     if name not in FAMILIES:
         raise UsageError(name, "has no adapter", f"Known: {', '.join(FAMILIES)}.")
-    return (PublishedWan if name == "AutoencoderKLWan" else Published)(model.eval().requires_grad_(False), FAMILIES[name])
+    return (PublishedWan if name == "AutoencoderKLWan" else Published)(
+        model.eval().requires_grad_(False), FAMILIES[name]
+    )
 
 
 def _factors(model: Any) -> Factors:
-    """Read off the configuration; the names differ by class, and Wan's patch comes on top of its convolutions."""
+    """Read off the configuration; the names differ by class, and Wan's patch comes on top of its
+    convolutions.
+    """
     config, name = model.config, type(model).__name__
     if name == "AutoencoderKLWan":
         halvings = len(config.dim_mult) - 1
         time = 2 ** sum(config.temperal_downsample)
         if time != 4:  # diffusers cuts groups of four whatever the configuration says
-            raise UsageError(name, f"compresses time {time} times, which diffusers' code cannot do", "Its groups are of four frames.")
+            raise UsageError(
+                name,
+                f"compresses time {time} times, which diffusers' code cannot do",
+                "Its groups are of four frames.",
+            )
         return time, 2**halvings * (config.patch_size or 1), 2**halvings * (config.patch_size or 1)
     if name == "AutoencoderKLLTXVideo":
         space, time = model.spatial_compression_ratio, model.temporal_compression_ratio
@@ -103,7 +123,11 @@ class Published(nn.Module):
     def __init__(self, model: Any, family: Family) -> None:
         super().__init__()
         self.model, self.factors = model, _factors(model)
-        self.is_strictly_causal, self.chunk_rule, self.fingerprint = family.is_strictly_causal, family.chunk_rule, ""
+        self.is_strictly_causal, self.chunk_rule, self.fingerprint = (
+            family.is_strictly_causal,
+            family.chunk_rule,
+            "",
+        )
         for name in ("use_tiling", "use_slicing", "use_framewise_encoding", "use_framewise_decoding"):
             if hasattr(model, name):  # blended tiles and windows give other numbers than the whole
                 setattr(model, name, False)
@@ -115,7 +139,9 @@ class Published(nn.Module):
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor] | None:
-        """(mean, std) per channel that the model's authors give, [C] each; latents here are stored as they come and normalised by the corpus' own."""
+        """(mean, std) per channel that the model's authors give, [C] each; latents here are stored as they
+        come and normalised by the corpus' own.
+        """
         config, shape = self.model.config, (self.latent_channels,)
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean and std and len(mean) == shape[0]:
@@ -149,12 +175,16 @@ class Published(nn.Module):
         expected = latent_size(extent, self.factors)
         if tuple(mean.shape[2:]) != expected:
             raise UsageError(
-                type(self.model).__name__, f"gave {tuple(mean.shape[2:])} cells for {tuple(extent)}, not {expected}", "Its settings do not fit."
+                type(self.model).__name__,
+                f"gave {tuple(mean.shape[2:])} cells for {tuple(extent)}, not {expected}",
+                "Its settings do not fit.",
             )
         return Latent(mean[0], logvar[0], extent, self.factors, fingerprint=self.fingerprint)
 
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1, 1]."""
+        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
+        1].
+        """
         latents = [self.encode(video) for video in videos]
         return [(latent.mean, latent.logvar) for latent in latents]
 
@@ -167,11 +197,19 @@ class Published(nn.Module):
     def decode(self, latent: Latent) -> Tensor:
         """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`."""
         if latent.first_type != "frame":
-            raise UsageError(type(self.model).__name__, "cannot decode a slice from the middle of a clip", "Decode the clip from its beginning.")
+            raise UsageError(
+                type(self.model).__name__,
+                "cannot decode a slice from the middle of a clip",
+                "Decode the clip from its beginning.",
+            )
         t, h, w = latent.extent
         video = self._pixels(latent.mean[None])[0].clamp(-1, 1)
         if video.shape[1] < t or video.shape[2] < h or video.shape[3] < w:
-            raise UsageError(type(self.model).__name__, f"gave {tuple(video.shape[1:])} of {t} x {h} x {w}", "Its settings do not fit.")
+            raise UsageError(
+                type(self.model).__name__,
+                f"gave {tuple(video.shape[1:])} of {t} x {h} x {w}",
+                "Its settings do not fit.",
+            )
         return video[:, :t, :h, :w]
 
     def stream(self) -> Any:
@@ -198,9 +236,11 @@ class CollectedEncoding:
         self._pixels += frames[0].numel()
         if self._pixels > MAX_WHOLE_PIXELS:
             raise UsageError(
-                type(self._vae.model).__name__, "encodes a clip in one piece, and this clip is too large for that",
-                "Cut clips shorter (curate.max_clip_s), lower encode.max_pixels, or use a VAE that streams (ours, Wan).",
-            )  # fmt: skip
+                type(self._vae.model).__name__,
+                "encodes a clip in one piece, and this clip is too large for that",
+                "Cut clips shorter (curate.max_clip_s), lower encode.max_pixels, or use a VAE that streams "
+                "(ours, Wan).",
+            )
         self._parts.append(frames)
         return []
 
@@ -225,11 +265,17 @@ class CollectedDecoding:
 
     def flush(self) -> list[Tensor]:
         z = torch.cat(self._parts, dim=1)
-        return [self._vae.decode(Latent(z, torch.zeros_like(z), self._extent, self._vae.factors, self._first_type))]
+        return [
+            self._vae.decode(
+                Latent(z, torch.zeros_like(z), self._extent, self._vae.factors, self._first_type)
+            )
+        ]
 
 
 class PublishedWan(Published):
-    """Wan 2.1 and 2.2, streamed: the caches that diffusers keeps inside the model are kept here, one set for each stream, and no group waits for the next."""
+    """Wan 2.1 and 2.2, streamed: the caches that diffusers keeps inside the model are kept here, one set for
+    each stream, and no group waits for the next.
+    """
 
     @torch.no_grad()
     def encode(self, video: Tensor, fps: float = 0.0) -> Latent:
@@ -241,7 +287,7 @@ class PublishedWan(Published):
 
     @torch.no_grad()
     def decode(self, latent: Latent) -> Tensor:
-        """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`, a group at a time."""
+        """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`, group by group."""
         stream = self.decode_stream(latent.extent, latent.first_type)
         return torch.cat([*stream.push(latent.mean), *stream.flush()], dim=1)
 
@@ -252,7 +298,11 @@ class PublishedWan(Published):
     def decode_stream(self, extent: Extent, first_type: Literal["frame", "group"] = "frame") -> WanDecoding:
         """A decoder with memory constant in T."""
         if first_type != "frame":
-            raise UsageError("AutoencoderKLWan", "cannot decode a slice from the middle of a clip", "Decode the clip from its beginning.")
+            raise UsageError(
+                "AutoencoderKLWan",
+                "cannot decode a slice from the middle of a clip",
+                "Decode the clip from its beginning.",
+            )
         return WanDecoding(self, extent)
 
 
@@ -272,7 +322,9 @@ class WanEncoding:
         model, x = self._vae.model, group[None]
         if model.config.patch_size is not None:
             x = patchify(x, patch_size=model.config.patch_size)
-        mean, logvar = model.quant_conv(model.encoder(x, feat_cache=self._caches, feat_idx=[0])).chunk(2, dim=1)
+        mean, logvar = model.quant_conv(model.encoder(x, feat_cache=self._caches, feat_idx=[0])).chunk(
+            2, dim=1
+        )
         return mean[0], logvar[0].clamp(-30, 20)
 
     @torch.no_grad()

@@ -7,15 +7,30 @@ import numpy as np
 from world.scene import Shot, Thing
 
 _CAMERA = {
-    "static": "The camera is static.", "pan_left": "The camera pans left.", "pan_right": "The camera pans right.", "tilt_up": "The camera tilts up.",
-    "tilt_down": "The camera tilts down.", "zoom_in": "The camera zooms in.", "zoom_out": "The camera zooms out.",
+    "static": "The camera is static.",
+    "pan_left": "The camera pans left.",
+    "pan_right": "The camera pans right.",
+    "tilt_up": "The camera tilts up.",
+    "tilt_down": "The camera tilts down.",
+    "zoom_in": "The camera zooms in.",
+    "zoom_out": "The camera zooms out.",
     "handheld": "The camera is handheld and shakes slightly.",
-}  # fmt: skip
-_MOVES = {"right": "moves from left to right", "left": "moves from right to left", "up": "moves up", "down": "moves down", "still": "stays still"}
+}
+_MOVES = {
+    "right": "moves from left to right",
+    "left": "moves from right to left",
+    "up": "moves up",
+    "down": "moves down",
+    "still": "stays still",
+}
 _SETTING = {
-    "meadow": "on a green meadow under a pale sky", "desert": "in a sandy desert", "night sky": "in front of a starry night sky",
-    "brick wall": "in front of a brick wall", "studio": "in a grey studio with a tiled floor", "sea": "by the open sea",
-}  # fmt: skip
+    "meadow": "on a green meadow under a pale sky",
+    "desert": "in a sandy desert",
+    "night sky": "in front of a starry night sky",
+    "brick wall": "in front of a brick wall",
+    "studio": "in a grey studio with a tiled floor",
+    "sea": "by the open sea",
+}
 
 
 def _name(thing: Thing, full: bool = True) -> str:
@@ -38,7 +53,9 @@ def short(shot: Shot) -> str:
 
 
 def relation(shot: Shot) -> str:
-    """Where the first thing stands to the second at mid-shot, along the axis on which they are further apart; empty for one thing alone."""
+    """Where the first thing stands to the second at mid-shot, along the axis on which they are further apart;
+    empty for one thing alone.
+    """
     if len(shot.things) < 2:
         return ""
     first, second = shot.things[:2]
@@ -47,14 +64,21 @@ def relation(shot: Shot) -> str:
 
 
 def dense(shot: Shot) -> str:
-    """Every object, how it moves, where they stand to each other, the setting, the light, the camera and any text."""
+    """Every object, how it moves, where they stand to each other, the setting, the light, the camera and any
+    text.
+    """
     is_still = shot.duration_s == 0
-    parts = [_an(_name(thing)) if is_still else f"{_an(_name(thing))} that {_MOVES[thing.motion]}" for thing in shot.things]
+    parts = [
+        _an(_name(thing)) if is_still else f"{_an(_name(thing))} that {_MOVES[thing.motion]}"
+        for thing in shot.things
+    ]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     sentences = [f"{listed[0].upper()}{listed[1:]} {_SETTING[shot.background]}, in {shot.light}."]
     if len(shot.things) > 1:
         first, second = shot.things[:2]
-        sentences.append(f"The {first.color} {first.shape} is {relation(shot)} the {second.color} {second.shape}.")
+        sentences.append(
+            f"The {first.color} {first.shape} is {relation(shot)} the {second.color} {second.shape}."
+        )
     if shot.title:
         sentences.append(f'The text "{shot.title}" is written at the bottom.')
     if not is_still:

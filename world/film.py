@@ -1,4 +1,6 @@
-"""Films: shots joined by cuts and fades, in many sizes, rates, lengths and codecs, written with their truth beside them."""
+"""Films: shots joined by cuts and fades, in many sizes, rates, lengths and codecs, written with their truth
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,24 @@ from world import captions
 from world.render import render_frame
 from world.scene import Shot, sample_shot
 
-SIZES_PX = [(160, 90), (128, 96), (96, 128), (90, 160), (112, 112), (192, 80), (131, 97), (144, 108), (108, 144), (176, 144)]
+SIZES_PX = [
+    (160, 90),
+    (128, 96),
+    (96, 128),
+    (90, 160),
+    (112, 112),
+    (192, 80),
+    (131, 97),
+    (144, 108),
+    (108, 144),
+    (176, 144),
+]
 RATES_FPS = [8.0, 12.0, 15.0, 24.0, 30000 / 1001]
 CODECS = [("h264", "mp4"), ("h264", "mkv"), ("vp9", "webm"), ("hevc", "mp4"), ("av1", "mp4"), ("h264", "mp4")]
-QUALITY = {"vp9": {"crf": "24"}, "av1": {"crf": "26"}}  # fine enough that the codec keeps what the captions speak of
+QUALITY = {
+    "vp9": {"crf": "24"},
+    "av1": {"crf": "26"},
+}  # fine enough that the codec keeps what the captions speak of
 STILLS = ["png", "jpg", "webp"]
 FADE_S = 0.5
 FORMAT = "rushes-world/1"
@@ -26,7 +42,9 @@ FORMAT = "rushes-world/1"
 
 @dataclass(frozen=True)
 class Film:
-    """A film before it is drawn. `joins[i]` says how shot i + 1 follows shot i: cut or fade (a dissolve of half a second)."""
+    """A film before it is drawn. `joins[i]` says how shot i + 1 follows shot i: cut or fade (a dissolve of
+    half a second).
+    """
 
     name: str
     seed: int
@@ -51,7 +69,11 @@ class Film:
 
     @property
     def num_frames(self) -> int:
-        return 1 if self.is_still else self.shot_starts()[-1] + max(2, round(self.shots[-1].duration_s * self.fps))
+        return (
+            1
+            if self.is_still
+            else self.shot_starts()[-1] + max(2, round(self.shots[-1].duration_s * self.fps))
+        )
 
 
 def make_film(seed: int, index: int, is_still: bool = False, scale: float = 1.0) -> Film:
@@ -60,7 +82,9 @@ def make_film(seed: int, index: int, is_still: bool = False, scale: float = 1.0)
     width, height = (max(16, round(side * scale)) for side in SIZES_PX[int(rng.integers(len(SIZES_PX)))])
     if is_still:
         shot = sample_shot(int(rng.integers(1 << 31)), width / height, 0.0)
-        return Film(f"still-{index:04d}", seed, width, height, 0.0, "image", STILLS[index % len(STILLS)], [shot], [])
+        return Film(
+            f"still-{index:04d}", seed, width, height, 0.0, "image", STILLS[index % len(STILLS)], [shot], []
+        )
     fps = RATES_FPS[int(rng.integers(len(RATES_FPS)))]
     codec, suffix = CODECS[int(rng.integers(len(CODECS)))]
     shots: list[Shot] = []
@@ -68,7 +92,9 @@ def make_film(seed: int, index: int, is_still: bool = False, scale: float = 1.0)
     for number in range(int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))):
         duration = float(np.round(rng.uniform(1.2, 3.4), 2))
         shot = sample_shot(int(rng.integers(1 << 31)), width / height, duration)
-        while number and shot.background == shots[-1].background:  # two takes of one set would be no visible cut
+        while (
+            number and shot.background == shots[-1].background
+        ):  # two takes of one set would be no visible cut
             shot = sample_shot(int(rng.integers(1 << 31)), width / height, duration)
         shots.append(shot)
         if number:
@@ -118,11 +144,22 @@ def truth(film: Film) -> dict:
         "licence": "CC0-1.0",
         "captions": timed,
         "truth": {
-            "seed": film.seed, "fps": film.fps, "width_px": film.width_px, "height_px": film.height_px, "num_frames": film.num_frames, "codec": film.codec,
-            "shots": [{"start_frame": start, "end_frame": end, **asdict(shot)} for shot, start, end in zip(film.shots, starts, ends, strict=True)],
-            "joins": [{"frame": start, "kind": kind, "length_s": FADE_S if kind == "fade" else 0.0} for start, kind in zip(starts[1:], film.joins, strict=True)],
+            "seed": film.seed,
+            "fps": film.fps,
+            "width_px": film.width_px,
+            "height_px": film.height_px,
+            "num_frames": film.num_frames,
+            "codec": film.codec,
+            "shots": [
+                {"start_frame": start, "end_frame": end, **asdict(shot)}
+                for shot, start, end in zip(film.shots, starts, ends, strict=True)
+            ],
+            "joins": [
+                {"frame": start, "kind": kind, "length_s": FADE_S if kind == "fade" else 0.0}
+                for start, kind in zip(starts[1:], film.joins, strict=True)
+            ],
         },
-    }  # fmt: skip
+    }
 
 
 def write_film(film: Film, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Rendering: a shot at any size and time, anti-aliased, lit and textured, with numpy alone.
 
-Objects are signed distance fields: negative inside, in frame heights. A pixel's coverage is the distance over the pixel's own size, so edges
-are smooth at every resolution.
+Objects are signed distance fields: negative inside, in frame heights. A pixel's coverage is the distance over
+the pixel's own size, so edges are smooth at every resolution.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def _noise(x: Array, y: Array, seed: int, scale: float) -> Array:
     for octave in range(4):
         angle, phase = (float(value) for value in rng.uniform(0, 2 * np.pi, 2))
         frequency = scale * 1.7**octave
-        total += np.sin(x * (frequency * math.cos(angle)) + y * (frequency * math.sin(angle)) + phase) / (1 + octave)
+        total += np.sin(x * (frequency * math.cos(angle)) + y * (frequency * math.sin(angle)) + phase) / (
+            1 + octave
+        )
     return total / 2.0
 
 
@@ -57,20 +59,30 @@ def _background(shot: Shot, x: Array, y: Array, pixel: float) -> Array:
         u = x / 0.2 + 0.5 * (row % 2)
         tone = (np.sin(np.floor(u) * 12.9 + row * 78.2 + shot.seed % 31) * 0.5 + 0.5)[..., None]
         mortar = np.minimum(np.abs(u - np.round(u)) * 0.2, np.abs(y / 0.09 - np.round(y / 0.09)) * 0.09)
-        return (bottom + (top - bottom) * tone) * (1 - 0.45 * soft(0.008 - mortar)) + 0.1 * soft(0.008 - mortar)
+        return (bottom + (top - bottom) * tone) * (1 - 0.45 * soft(0.008 - mortar)) + 0.1 * soft(
+            0.008 - mortar
+        )
     if shot.background == "night sky":
         sky = top + (bottom - top) * np.clip(y + 0.5, 0, 1)[..., None]
         cell_x, cell_y = np.floor(x / 0.12), np.floor(y / 0.12)
         random = np.modf(np.abs(np.sin(cell_x * 127.1 + cell_y * 311.7 + shot.seed % 53) * 43758.5))[0]
-        dx, dy = x / 0.12 - cell_x - 0.25 - 0.5 * random, y / 0.12 - cell_y - 0.3 - 0.4 * np.modf(random * 7)[0]
+        dx, dy = (
+            x / 0.12 - cell_x - 0.25 - 0.5 * random,
+            y / 0.12 - cell_y - 0.3 - 0.4 * np.modf(random * 7)[0],
+        )
         star = soft(0.012 + 0.01 * random - 0.12 * np.hypot(dx, dy)) * (random > 0.35)[..., None]
         return sky + star * (0.75 - sky * 0.3)
     ground = soft(y - horizon, 0.02)
     texture = _noise(x, y * (1.9 if shot.background in {"sea", "desert"} else 1.3), shot.seed, 9.0)[..., None]
-    sky = top + 0.13 * _noise(x, y * 1.3, shot.seed + 1, 5.0)[..., None]  # clouds, so that a camera's move shows there too
+    sky = (
+        top + 0.13 * _noise(x, y * 1.3, shot.seed + 1, 5.0)[..., None]
+    )  # clouds, so that a camera's move shows there too
     floor = bottom * (1 + 0.36 * texture)
     if shot.background == "studio":
-        tiles = soft(np.minimum(np.abs(x / 0.25 - np.round(x / 0.25)), np.abs(y / 0.12 - np.round(y / 0.12))) * 0.2 - 0.006)
+        tiles = soft(
+            np.minimum(np.abs(x / 0.25 - np.round(x / 0.25)), np.abs(y / 0.12 - np.round(y / 0.12))) * 0.2
+            - 0.006
+        )
         floor = bottom * (0.78 + 0.22 * tiles) * (1 + 0.12 * texture)
     return sky * (1 - ground) + floor * ground
 
@@ -83,25 +95,35 @@ def _distance(shape: str, x: Array, y: Array, radius: float) -> Array:
         return np.abs(np.hypot(x, y) - 0.72 * radius) - 0.26 * radius
     if shape == "box":
         qx, qy = np.abs(x) - 0.82 * radius, np.abs(y) - 0.82 * radius
-        return np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - 0.04 * radius
+        return (
+            np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - 0.04 * radius
+        )
     if shape == "triangle":
         return np.maximum(np.abs(x) * 0.866 - y * 0.5, y) - 0.5 * radius  # apex towards -y
     angle = np.arctan2(x, -y)
     wedge = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     reach = np.hypot(x, y)
     px, py = reach * np.sin(wedge), reach * np.cos(wedge)
-    across, along = 0.47 * math.sin(math.pi / 5), 0.47 * math.cos(math.pi / 5) - 1.0  # from a tip to the inner corner beside it, in radii
+    across, along = (
+        0.47 * math.sin(math.pi / 5),
+        0.47 * math.cos(math.pi / 5) - 1.0,
+    )  # from a tip to the inner corner beside it, in radii
     length = math.hypot(across, along)
     return px * (-along / length) + (py - radius) * (across / length)
 
 
-def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: float, pixel: float, aspect: float) -> Array:
+def _draw(
+    canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: float, pixel: float, aspect: float
+) -> Array:
     dx, dy = MOTIONS[thing.motion]
     since = time_s - shot.duration_s / 2
     radius = SIZES[thing.size] * aspect**0.5
     # objects ride with the camera's slow moves, so that their motion on screen is the one they are named for
     cx, cy, zoom = camera_pose(shot, time_s) if shot.camera != "handheld" else (0.0, 0.0, 1.0)
-    at_x, at_y = cx + (thing.x + dx * thing.speed * since) / zoom, cy + (thing.y + dy * thing.speed * since) / zoom
+    at_x, at_y = (
+        cx + (thing.x + dx * thing.speed * since) / zoom,
+        cy + (thing.y + dy * thing.speed * since) / zoom,
+    )
     reach = 1.25 * radius + 0.15  # corner and shadow: beyond it nothing of the picture changes
     rows, columns = _within(y[:, 0], at_y, reach), _within(x[0], at_x, reach)
     whole, canvas, x, y = canvas, canvas[rows, columns], x[rows, columns], y[rows, columns]
@@ -138,7 +160,9 @@ def _draw(canvas: Array, thing: Thing, shot: Shot, x: Array, y: Array, time_s: f
 
 def _within(values: Array, middle: float, reach: float) -> slice:
     """Of rising values, those within reach."""
-    return slice(int(np.searchsorted(values, middle - reach)), int(np.searchsorted(values, middle + reach, "right")))
+    return slice(
+        int(np.searchsorted(values, middle - reach)), int(np.searchsorted(values, middle + reach, "right"))
+    )
 
 
 @functools.lru_cache(maxsize=64)

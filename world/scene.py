@@ -1,8 +1,10 @@
 """Scenes: what can happen in a shot of the film world, drawn from a seed.
 
-Lengths are in frame heights, but for an object's radius, which is a share of the square root of the frame's area: a small object shows as well in a wide frame as in a tall one; times in seconds, angles in radians. Directions of motion are as seen on screen; a camera that pans right makes
-the background slide left. Things are in order of prominence, a rule that can be seen: large before small, then from left to right at mid-shot; the
-first is the main subject.
+Lengths are in frame heights, but for an object's radius, which is a share of the square root of the frame's
+area: a small object shows as well in a wide frame as in a tall one; times in seconds, angles in radians.
+Directions of motion are as seen on screen; a camera that pans right makes the background slide left. Things
+are in order of prominence, a rule that can be seen: large before small, then from left to right at mid-shot;
+the first is the main subject.
 """
 
 from __future__ import annotations
@@ -12,16 +14,30 @@ from dataclasses import dataclass, field
 import numpy as np
 
 COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 52, 48), "orange": (238, 140, 36), "yellow": (240, 210, 64), "green": (66, 168, 84), "blue": (54, 104, 214),
-    "purple": (138, 70, 182), "pink": (238, 132, 176), "white": (238, 238, 232),
-}  # fmt: skip
+    "red": (214, 52, 48),
+    "orange": (238, 140, 36),
+    "yellow": (240, 210, 64),
+    "green": (66, 168, 84),
+    "blue": (54, 104, 214),
+    "purple": (138, 70, 182),
+    "pink": (238, 132, 176),
+    "white": (238, 238, 232),
+}
 SHAPES = ("ball", "box", "triangle", "star", "ring")
 SIZES = {"small": 0.13, "large": 0.23}
-"""Radius over the square root of the frame's area: large enough that what it is can be told at the few pixels a captioner looks at."""
+"""Radius over the square root of the frame's area: large enough that what it is can be told at the few pixels
+a captioner looks at."""
 CLEAR = 0.1
-"""Whatever follows from where things stand, which comes first and which side of the other it is on, must be so by this many frame heights: by less it could not be seen."""
+"""Whatever follows from where things stand, which comes first and which side of the other it is on, must be
+so by this many frame heights: by less it could not be seen."""
 TEXTURES = ("plain", "striped", "dotted")
-MOTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "still": (0.0, 0.0)}
+MOTIONS = {
+    "right": (1.0, 0.0),
+    "left": (-1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+    "still": (0.0, 0.0),
+}
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "handheld")
 BACKGROUNDS = {
     "meadow": ((150, 196, 220), (98, 148, 70)),
@@ -30,14 +46,21 @@ BACKGROUNDS = {
     "brick wall": ((150, 84, 66), (120, 62, 50)),
     "studio": ((206, 206, 212), (150, 152, 162)),
     "sea": ((140, 190, 214), (30, 92, 136)),
-}  # fmt: skip
-LIGHTS = {"daylight": (1.0, 1.0, 1.0), "warm light": (1.1, 0.98, 0.82), "cool light": (0.86, 0.97, 1.1), "dim light": (0.62, 0.62, 0.66)}
+}
+LIGHTS = {
+    "daylight": (1.0, 1.0, 1.0),
+    "warm light": (1.1, 0.98, 0.82),
+    "cool light": (0.86, 0.97, 1.1),
+    "dim light": (0.62, 0.62, 0.66),
+}
 TITLES = ("OPENING", "PART TWO", "RUSHES", "SALE", "THE END", "TAKE 7")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. `x`, `y`: centre at the middle of the shot, from the frame's centre; `speed` in frame heights per second."""
+    """One object. `x`, `y`: centre at the middle of the shot, from the frame's centre; `speed` in frame
+    heights per second.
+    """
 
     shape: str
     color: str
@@ -71,8 +94,8 @@ def _pick(rng: np.random.Generator, options: tuple | list | dict) -> str:
 
 
 def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) -> Thing | None:
-    """An object inside the frame at mid-shot, apart from those already there, clearly before or behind each in order and to one side, and in a colour of its own; None where
-    there is no room for one."""
+    """An object inside the frame at mid-shot, apart from those already there, clearly before or behind each
+    in order and to one side, and in a colour of its own; None where there is no room for one."""
     used = {thing.color for thing in taken}
     motion = _pick(rng, MOTIONS)
     for _ in range(200):
@@ -83,10 +106,17 @@ def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) ->
     else:
         return None
     return Thing(
-        shape=_pick(rng, SHAPES), color=_pick(rng, [name for name in COLORS if name not in used]), size=size, texture=_pick(rng, TEXTURES), motion=motion,
-        x=float(x), y=float(y), speed=float(rng.uniform(0.16, 0.3)) if motion != "still" else 0.0,
-        turn=float(rng.uniform(-0.8, 0.8)), angle=float(rng.uniform(-0.5, 0.5)),
-    )  # fmt: skip
+        shape=_pick(rng, SHAPES),
+        color=_pick(rng, [name for name in COLORS if name not in used]),
+        size=size,
+        texture=_pick(rng, TEXTURES),
+        motion=motion,
+        x=float(x),
+        y=float(y),
+        speed=float(rng.uniform(0.16, 0.3)) if motion != "still" else 0.0,
+        turn=float(rng.uniform(-0.8, 0.8)),
+        angle=float(rng.uniform(-0.5, 0.5)),
+    )
 
 
 def _is_clear(size: str, x: float, y: float, other: Thing, aspect: float) -> bool:

@@ -1,4 +1,5 @@
-"""The `measured` backend: captions that state only what was measured. No weights, no guesses, no object is ever named.
+"""The `measured` backend: captions that state only what was measured. No weights, no guesses, no object is
+ever named.
 
 The zero-download default for real footage, and the source of facts that check the other backends.
 """
@@ -12,9 +13,16 @@ from captioner.gates.answers import fields_text
 from captioner.protocol import Caption, ClipFrames, Provenance
 
 _CAMERA = {
-    "static": "The camera is static", "pan_left": "The camera pans left", "pan_right": "The camera pans right", "tilt_up": "The camera tilts up",
-    "tilt_down": "The camera tilts down", "zoom_in": "The camera zooms in", "zoom_out": "The camera zooms out", "handheld": "The camera is hand-held", "moving": "The camera moves",
-}  # fmt: skip
+    "static": "The camera is static",
+    "pan_left": "The camera pans left",
+    "pan_right": "The camera pans right",
+    "tilt_up": "The camera tilts up",
+    "tilt_down": "The camera tilts down",
+    "zoom_in": "The camera zooms in",
+    "zoom_out": "The camera zooms out",
+    "handheld": "The camera is hand-held",
+    "moving": "The camera moves",
+}
 _MIN_CONFIDENCE = 0.45  # on film-world shots, all claims above it were right (tests/world)
 
 
@@ -26,7 +34,15 @@ def orientation(facts: dict) -> str:
 
 def brightness(facts: dict) -> str:
     mean = facts["luma_mean"]
-    return "very dark" if mean < 0.12 else "dark" if mean < 0.3 else "bright" if mean > 0.65 else "moderately bright"
+    return (
+        "very dark"
+        if mean < 0.12
+        else "dark"
+        if mean < 0.3
+        else "bright"
+        if mean > 0.65
+        else "moderately bright"
+    )
 
 
 def movement(facts: dict) -> str:
@@ -67,15 +83,28 @@ class MeasuredCaptioner:
             fields["actions"] = [movement(facts)]
             sentences.append(fields["actions"][0][0].upper() + fields["actions"][0][1:])
             cuts = len(facts.get("cuts_s") or [])
-            if not cuts and facts["camera"] in _CAMERA and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE:
-                fields["camera"] = {"tag": facts["camera"], "confidence": facts["camera_confidence"], "source": "measured"}
+            if (
+                not cuts
+                and facts["camera"] in _CAMERA
+                and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE
+            ):
+                fields["camera"] = {
+                    "tag": facts["camera"],
+                    "confidence": facts["camera_confidence"],
+                    "source": "measured",
+                }
                 sentences.append(_CAMERA[facts["camera"]])
-            sentences += [f"The shot changes at least {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
+            sentences += (
+                [f"The shot changes at least {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
+            )
             if not facts.get("is_part"):
                 sentences.append(f"It lasts {facts['end_s'] - facts['start_s']:.1f} seconds")
         dense = ". ".join(sentences) + "."
         short = f"{article} {light} {kind}{' in ' + colors[0] if colors else ''}"
-        common: dict[str, Any] = {"source": self.name, "provenance": Provenance(backend=self.name, model=self.version)}
+        common: dict[str, Any] = {
+            "source": self.name,
+            "provenance": Provenance(backend=self.name, model=self.version),
+        }
         return [
             Caption(kind="short", text=short, **common),
             Caption(kind="dense", text=dense, fields=fields, **common),

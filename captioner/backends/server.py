@@ -1,7 +1,9 @@
-"""The `openai` backend: any server that speaks the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted ones).
+"""The `openai` backend: any server that speaks the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted
+ones).
 
-Requests run side by side up to a limit. `Retry-After` is honoured, the body of the server's error is kept, and a budget stops the run before it is spent. The answer is
-asked for as JSON by schema where the server offers it, and checked always. The key comes from the environment, is sent, and is never logged or stored.
+Requests run side by side up to a limit. `Retry-After` is honoured, the body of the server's error is kept,
+and a budget stops the run before it is spent. The answer is asked for as JSON by schema where the server
+offers it, and checked always. The key comes from the environment, is sent, and is never logged or stored.
 """
 
 from __future__ import annotations
@@ -45,28 +47,40 @@ class ServerCaptioner:
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.server or not options.model:
             raise UsageError(
-                "--server and --model", "are needed by captioner openai", "For a local vLLM: --server http://127.0.0.1:8000/v1 --model NAME."
+                "--server and --model",
+                "are needed by captioner openai",
+                "For a local vLLM: --server http://127.0.0.1:8000/v1 --model NAME.",
             )
         self.options, self.prompt = options, make_prompt(options.prompt)
-        sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},{options.max_frames},{options.frame_pixels},{options.video_parts}"
-        self.version = f"openai/1:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:{','.join(options.kinds)}"
+        sampling = (
+            f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},"
+            f"{options.max_frames},{options.frame_pixels},{options.video_parts}"
+        )
+        self.version = (
+            f"openai/1:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
+            f"{','.join(options.kinds)}"
+        )
         self.spent = Usage()
         self._takes_schema = True
 
     def setup(self) -> None:
-        """Nothing to load; the client is made for each batch, since its connections belong to one event loop."""
+        """Nothing to load: connections belong to one event loop, so each batch makes its own client."""
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """Captions of each clip. A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the others keep theirs.
+        """Captions of each clip. A clip that got no answer after all tries has one empty caption whose
+        `finish_reason` says why: the others keep theirs.
 
         Raises:
-            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or tries, what it did not reach has such an empty caption.
+            BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or
+                tries, what it did not reach has such an empty caption.
         """
         return asyncio.run(self._all(clips, attempt))
 
     def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
-        """One caption of the whole from those of its parts, by the same model; nothing if it has no answer."""
-        text = self.prompt.merge.format(parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts)))
+        """One caption of the whole from those of its parts, by the same model; None without an answer."""
+        text = self.prompt.merge.format(
+            parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts))
+        )
         try:
             return asyncio.run(self._merge(clip, text))
         except (ClipError, BudgetSpentError):
@@ -74,7 +88,9 @@ class ServerCaptioner:
 
     async def _merge(self, clip: ClipFrames, text: str) -> list[Caption]:
         async with self._client() as client:
-            return await self._one(client, asyncio.Semaphore(1), clip, [{"type": "text", "text": text}], [], 0)
+            return await self._one(
+                client, asyncio.Semaphore(1), clip, [{"type": "text", "text": text}], [], 0
+            )
 
     async def _all(self, clips: Sequence[ClipFrames], attempt: int) -> list[list[Caption]]:
         gate = asyncio.Semaphore(self.options.concurrency)
@@ -85,16 +101,34 @@ class ServerCaptioner:
                 jobs.append(self._one(client, gate, clip, self._parts(clip, picked), picked, attempt))
             results = await asyncio.gather(*jobs, return_exceptions=True)
         spent = [result for result in results if isinstance(result, BudgetSpentError)]
-        if spent and len(spent) == len(results) and not attempt and not any(clip.context for clip in clips):  # nothing of these clips is paid for
+        if (
+            spent and len(spent) == len(results) and not attempt and not any(clip.context for clip in clips)
+        ):  # nothing of these clips is paid for
             raise spent[0]
         found: list[list[Caption]] = []
         for result in results:
             if isinstance(result, BaseException):
                 if not isinstance(result, (ClipError, BudgetSpentError)):
                     raise result
-                said = f"{result.subject}: {result.cause}" if isinstance(result, BudgetSpentError) else result.cause
-                provenance = Provenance(backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id)
-                found.append([Caption(kind="dense", text="", source=self.name, provenance=provenance, finish_reason=f"error: {said}"[:2000])])
+                said = (
+                    f"{result.subject}: {result.cause}"
+                    if isinstance(result, BudgetSpentError)
+                    else result.cause
+                )
+                provenance = Provenance(
+                    backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id
+                )
+                found.append(
+                    [
+                        Caption(
+                            kind="dense",
+                            text="",
+                            source=self.name,
+                            provenance=provenance,
+                            finish_reason=f"error: {said}"[:2000],
+                        )
+                    ]
+                )
             else:
                 found.append(result)
         return found
@@ -103,14 +137,19 @@ class ServerCaptioner:
         from openai import AsyncOpenAI
 
         key = os.environ.get("OPENAI_API_KEY") or "none"
-        return AsyncOpenAI(base_url=self.options.server, api_key=key, timeout=self.options.timeout_s, max_retries=0)
+        return AsyncOpenAI(
+            base_url=self.options.server, api_key=key, timeout=self.options.timeout_s, max_retries=0
+        )
 
     def _parts(self, clip: ClipFrames, picked: Sequence[int]) -> list[dict[str, Any]]:
         frames = [reduced(clip.frames[index], self.options.frame_pixels) for index in picked]
         start_s = clip.facts.get("start_s", 0.0)
         if self.options.video_parts == "video" and len(frames) > 1:
             data = base64.b64encode(webm_bytes(frames, [clip.times_s[index] for index in picked])).decode()
-            return [{"type": "video_url", "video_url": {"url": f"data:video/webm;base64,{data}"}}, {"type": "text", "text": self.prompt.ask(clip)}]
+            return [
+                {"type": "video_url", "video_url": {"url": f"data:video/webm;base64,{data}"}},
+                {"type": "text", "text": self.prompt.ask(clip)},
+            ]
         parts: list[dict[str, Any]] = []
         for index, frame in zip(picked, frames, strict=True):
             if not clip.is_image:
@@ -121,13 +160,22 @@ class ServerCaptioner:
 
     def _request(self, parts: list[dict[str, Any]], attempt: int) -> dict[str, Any]:
         hot = self.options.temperature or (0.7 if attempt else 0.0)
-        messages: list[dict[str, Any]] = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        messages: list[dict[str, Any]] = (
+            [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        )
         request: dict[str, Any] = {
-            "model": self.options.model, "messages": [*messages, {"role": "user", "content": parts}], "max_tokens": self.options.max_tokens,
-            "temperature": hot, "top_p": self.options.top_p if hot else 1.0, "seed": self.options.seed + 7919 * attempt,
-        }  # fmt: skip
+            "model": self.options.model,
+            "messages": [*messages, {"role": "user", "content": parts}],
+            "max_tokens": self.options.max_tokens,
+            "temperature": hot,
+            "top_p": self.options.top_p if hot else 1.0,
+            "seed": self.options.seed + 7919 * attempt,
+        }
         if self._takes_schema and self.prompt.system:
-            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "caption", "strict": True, "schema": ANSWER_SCHEMA}}
+            request["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "caption", "strict": True, "schema": ANSWER_SCHEMA},
+            }
         return request
 
     def _spend(self) -> None:
@@ -136,30 +184,47 @@ class ServerCaptioner:
         tokens = spent.prompt_tokens + spent.output_tokens
         if options.budget_requests and spent.requests >= options.budget_requests:
             raise BudgetSpentError(
-                "--budget-requests", f"{options.budget_requests} requests are made", "Raise it and run the same command again; what is there stays."
+                "--budget-requests",
+                f"{options.budget_requests} requests are made",
+                "Raise it and run the same command again; what is there stays.",
             )
         if options.budget_tokens and tokens >= options.budget_tokens:
             raise BudgetSpentError(
-                "--budget-tokens", f"{tokens} tokens are spent of {options.budget_tokens}", "Raise it and run the same command again."
+                "--budget-tokens",
+                f"{tokens} tokens are spent of {options.budget_tokens}",
+                "Raise it and run the same command again.",
             )
         self.spent += Usage(requests=1)
 
     async def _one(
-        self, client: Any, gate: asyncio.Semaphore, clip: ClipFrames, parts: list[dict[str, Any]], picked: Sequence[int], attempt: int
+        self,
+        client: Any,
+        gate: asyncio.Semaphore,
+        clip: ClipFrames,
+        parts: list[dict[str, Any]],
+        picked: Sequence[int],
+        attempt: int,
     ) -> list[Caption]:
         async with gate:
             begin = time.monotonic()
             text, finish, usage = await self._answer(client, clip, parts, attempt)
         request = self._request([], attempt)
         provenance = Provenance(
-            backend=self.name, model=self.options.model, prompt_id=self.prompt.prompt_id, prompt_sha256=self.prompt.sha256, seed=request["seed"],
-            sampling={key: request[key] for key in ("temperature", "top_p", "max_tokens")}, frame_indices=tuple(picked),
+            backend=self.name,
+            model=self.options.model,
+            prompt_id=self.prompt.prompt_id,
+            prompt_sha256=self.prompt.sha256,
+            seed=request["seed"],
+            sampling={key: request[key] for key in ("temperature", "top_p", "max_tokens")},
+            frame_indices=tuple(picked),
             frame_times_s=tuple(clip.times_s[index] for index in picked),
-        )  # fmt: skip
+        )
         usage += Usage(seconds=time.monotonic() - begin)
         return captions_of(text, clip, self.name, provenance, usage, finish, self.options.kinds, self.prompt)
 
-    async def _answer(self, client: Any, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int) -> tuple[str, str, Usage]:
+    async def _answer(
+        self, client: Any, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int
+    ) -> tuple[str, str, Usage]:
         """(text, finish reason, cost) after as many tries as it takes, up to `MAX_TRIES`."""
         import openai
 
@@ -172,8 +237,13 @@ class ServerCaptioner:
                 reply = await client.chat.completions.create(**request)
             except openai.APIStatusError as error:
                 said = f"HTTP {error.status_code}: {error.response.text[:1000]}"
-                if error.status_code in {400, 422} and "response_format" in request and any(word in error.response.text for word in _NO_SCHEMA):
-                    self._takes_schema = False  # the server has no schemas: ask in words alone, the answer is checked all the same
+                if (
+                    error.status_code in {400, 422}
+                    and "response_format" in request
+                    and any(word in error.response.text for word in _NO_SCHEMA)
+                ):
+                    # the server has no schemas: ask in words alone, the answer is checked all the same
+                    self._takes_schema = False
                     continue
                 if error.status_code < 500 and error.status_code not in {408, 409, 429}:
                     break
@@ -189,15 +259,22 @@ class ServerCaptioner:
                     said = f"what answers does not speak the chat protocol: {str(reply)[:200]!r}"
                     break
                 cost = Usage(
-                    prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0, output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0
+                    prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0,
+                    output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0,
                 )
                 self.spent, usage = self.spent + cost, usage + cost
-                if reply.choices and (text := reply.choices[0].message.content or reply.choices[0].message.refusal):
+                if reply.choices and (
+                    text := reply.choices[0].message.content or reply.choices[0].message.refusal
+                ):
                     return text, "length" if reply.choices[0].finish_reason == "length" else "stop", usage
                 said, wait_s = "an answer without text", FIRST_WAIT_S * 2**number
             if number + 1 < MAX_TRIES:
                 await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
-        raise ClipError(f"clip {clip.clip_id}", f"no answer from {self.options.server}: {said}", "See the server's log; `pipeline retry` asks again.")
+        raise ClipError(
+            f"clip {clip.clip_id}",
+            f"no answer from {self.options.server}: {said}",
+            "See the server's log; `pipeline retry` asks again.",
+        )
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -1,4 +1,5 @@
-"""Learned text encoders: the captioner's own text tower, any text tower of open_clip, any text encoder of transformers (T5, UMT5, Gemma, Qwen: last hidden states).
+"""Learned text encoders: the captioner's own text tower, any text tower of open_clip, any text encoder of
+transformers (T5, UMT5, Gemma, Qwen: last hidden states).
 
 Every text comes out at its own length: no padding to a common one.
 """
@@ -23,13 +24,17 @@ BATCH = 64
 
 
 def pieces(tokenizer: Tokens, text: str, length: int) -> list[list[int]]:
-    """A text's ids, start and end among them, in pieces of at most `length`: what is longer than the tower's context is read on from its beginning, and nothing is cut off."""
+    """A text's ids, start and end among them, in pieces of at most `length`: what is longer than the tower's
+    context is read on from its beginning, and nothing is cut off.
+    """
     ids = [tokenizer.start, *tokenizer.encode(text), tokenizer.end]
     return [ids[begin : begin + length] for begin in range(0, len(ids), length)]
 
 
 class CocaTextEncoder:
-    """Token states of the captioner's own text tower (the dense fork): words that mean the same for its clips lie near each other."""
+    """Token states of the captioner's own text tower (the dense fork): words that mean the same for its clips
+    lie near each other.
+    """
 
     name = "coca"
     num_cpus, num_gpus = 1.0, 0.0
@@ -47,10 +52,17 @@ class CocaTextEncoder:
     def encode(self, texts: list[str]) -> list[Tensor]:
         found: list[Tensor] = []
         for begin in range(0, len(texts), BATCH):
-            rows = [pieces(self.folder.tokenizer, text, self.folder.config.context_length) for text in texts[begin : begin + BATCH]]
-            ids = pad_sequence([torch.tensor(piece) for row in rows for piece in row], batch_first=True, padding_value=PAD)
+            rows = [
+                pieces(self.folder.tokenizer, text, self.folder.config.context_length)
+                for text in texts[begin : begin + BATCH]
+            ]
+            ids = pad_sequence(
+                [torch.tensor(piece) for row in rows for piece in row], batch_first=True, padding_value=PAD
+            )
             states = self.tower.ln_final(self.tower(ids)[1])
-            own = iter(state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True))
+            own = iter(
+                state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True)
+            )
             found += [torch.cat(list(itertools.islice(own, len(row)))) for row in rows]
         return found
 
@@ -63,7 +75,11 @@ class OpenClipTextEncoder:
 
     def __init__(self, model: str) -> None:
         if not model:
-            raise UsageError("--text.model", "is needed by text encoder open_clip", "Give `local-dir:FOLDER`, or NAME or NAME:FILE of weights.")
+            raise UsageError(
+                "--text.model",
+                "is needed by text encoder open_clip",
+                "Give `local-dir:FOLDER`, or NAME or NAME:FILE of weights.",
+            )
         self.model = model
         folder = Path(model.removeprefix("local-dir:"))
         digest = folder_digest(folder) if model.startswith("local-dir:") and folder.is_dir() else ""
@@ -73,7 +89,9 @@ class OpenClipTextEncoder:
     def setup(self) -> None:
         import open_clip
 
-        name, _, weights = self.model.partition(":") if not self.model.startswith("local-dir:") else (self.model, "", "")
+        name, _, weights = (
+            self.model.partition(":") if not self.model.startswith("local-dir:") else (self.model, "", "")
+        )
         model = open_clip.create_model(name, pretrained=weights or None).eval()
         self.tower: Any = model if hasattr(model, "token_embedding") else model.text
         self.tokenizer = open_clip.get_tokenizer(name)
@@ -106,7 +124,11 @@ class TransformersTextEncoder:
 
     def __init__(self, model: str) -> None:
         if not model:
-            raise UsageError("--text.model", "is needed by text encoder transformers", "Give a folder or a hub id, such as google/umt5-xxl.")
+            raise UsageError(
+                "--text.model",
+                "is needed by text encoder transformers",
+                "Give a folder or a hub id, such as google/umt5-xxl.",
+            )
         self.model_id = model
         digest = folder_digest(Path(model)) if Path(model).is_dir() else ""
         self.version = f"transformers-text/1:{Path(model).name if digest else model}:{digest}"
@@ -117,7 +139,9 @@ class TransformersTextEncoder:
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
         config = AutoConfig.from_pretrained(self.model_id, trust_remote_code=False)
-        kind = AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+        kind = (
+            AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(self.model_id, trust_remote_code=False)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -131,9 +155,19 @@ class TransformersTextEncoder:
     def encode(self, texts: list[str]) -> list[Tensor]:
         found: list[Tensor] = []
         for begin in range(0, len(texts), BATCH):
-            inputs = self.tokenizer(texts[begin : begin + BATCH], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+            inputs = self.tokenizer(
+                texts[begin : begin + BATCH],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
             inputs = inputs.to(self.model.device)
-            states = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state.float().cpu()
+            states = (
+                self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                .last_hidden_state.float()
+                .cpu()
+            )
             lengths = inputs["attention_mask"].sum(1).clamp_min(1)
             found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
         return found
@@ -141,6 +175,10 @@ class TransformersTextEncoder:
 
 def make(name: str, model: str) -> TextEncoder:
     """The encoder of that name over that model."""
-    kinds: dict[str, type[Any]] = {"coca": CocaTextEncoder, "open_clip": OpenClipTextEncoder, "transformers": TransformersTextEncoder}
+    kinds: dict[str, type[Any]] = {
+        "coca": CocaTextEncoder,
+        "open_clip": OpenClipTextEncoder,
+        "transformers": TransformersTextEncoder,
+    }
     encoder: TextEncoder = kinds[name](model)
     return encoder

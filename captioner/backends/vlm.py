@@ -1,7 +1,10 @@
-"""The `transformers` backend: any model that AutoModelForImageTextToText and AutoProcessor load, from a folder or a hub id; code from the hub is never run.
+"""The `transformers` backend: any model that AutoModelForImageTextToText and AutoProcessor load, from a
+folder or a hub id; code from the hub is never run.
 
-A clip goes in as a video where the processor takes one and tells the model its times, with its true frame numbers and rate (left to themselves, processors resample frames and
-assume 24 fps), else as pictures with their times in the text. Batches are padded on the left, the prompt is cut off the answer, and how each answer ended is kept.
+A clip goes in as a video where the processor takes one and tells the model its times, with its true frame
+numbers and rate (left to themselves, processors resample frames and assume 24 fps), else as pictures with
+their times in the text. Batches are padded on the left, the prompt is cut off the answer, and how each answer
+ended is kept.
 """
 
 from __future__ import annotations
@@ -24,15 +27,21 @@ from captioner.protocol import Caption, ClipFrames, Provenance, Usage
 from manifests.errors import RushesError, UsageError
 
 PRESETS = {
-    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct", "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
-    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct", "smolvlm2-2.2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
-}  # fmt: skip
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
+    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
+    "smolvlm2-2.2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
+}
 """Short names for hub ids. The families' classes, not these weights, are what the tests run."""
 _PROBE_BYTES = 1 << 20
 
 
 def folder_digest(folder: Path) -> str:
-    """16 hex digits that name a model folder: its small files whole, of each large one its size, its beginning and its end."""
+    """16 hex digits that name a model folder: its small files whole, of each large one its size, its
+    beginning and its end.
+    """
     seen = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith("."):
@@ -53,15 +62,21 @@ def reduced(frame: np.ndarray, max_pixels: int) -> np.ndarray:
     scale = math.sqrt(max_pixels / (height * width))
     if scale >= 1:
         return frame
-    return cv2.resize(frame, (max(1, int(width * scale)), max(1, int(height * scale))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        frame, (max(1, int(width * scale)), max(1, int(height * scale))), interpolation=cv2.INTER_AREA
+    )
 
 
 def video_metadata(clip: ClipFrames, picked: Sequence[int]) -> dict[str, Any]:
-    """True frame numbers and rate of the frames shown, counted from the clip's start, so that the times a processor writes are the clip's."""
+    """True frame numbers and rate of the frames shown, counted from the clip's start, so that the times a
+    processor writes are the clip's.
+    """
     start_s, end_s = clip.facts.get("start_s", 0.0), clip.facts.get("end_s", 0.0)
     times = [clip.times_s[index] - min(start_s, clip.times_s[0]) for index in picked]
     fps = clip.facts.get("fps") or 0.0
-    if fps < 1 or len({round(time_s * fps) for time_s in times}) < len(times):  # no rate, or too low a one to tell the frames apart
+    if fps < 1 or len({round(time_s * fps) for time_s in times}) < len(
+        times
+    ):  # no rate, or too low a one to tell the frames apart
         fps = 1000.0
     indices = [round(time_s * fps) for time_s in times]
     total = max(indices[-1] + 1, round((end_s - start_s) * fps))
@@ -76,14 +91,26 @@ class VlmCaptioner:
 
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.model:
-            raise UsageError("--model", "is needed by captioner transformers", f"Give a folder, a hub id, or one of: {', '.join(PRESETS)}.")
+            raise UsageError(
+                "--model",
+                "is needed by captioner transformers",
+                f"Give a folder, a hub id, or one of: {', '.join(PRESETS)}.",
+            )
         self.options, self.prompt = options, make_prompt(options.prompt)
         self.model_id = PRESETS.get(options.model, options.model)
         self.digest = folder_digest(Path(self.model_id)) if Path(self.model_id).is_dir() else ""
-        self.num_gpus = 0.0 if options.device == "cpu" else 1.0 if options.device == "cuda" or _has_gpu() else 0.0
-        sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},{options.max_frames},{options.frame_pixels},{options.dtype}"
+        self.num_gpus = (
+            0.0 if options.device == "cpu" else 1.0 if options.device == "cuda" or _has_gpu() else 0.0
+        )
+        sampling = (
+            f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},"
+            f"{options.max_frames},{options.frame_pixels},{options.dtype}"
+        )
         label = Path(self.model_id).name if self.digest else self.model_id
-        self.version = f"transformers/1:{label}:{self.digest}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:{','.join(options.kinds)}"
+        self.version = (
+            f"transformers/1:{label}:{self.digest}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
+            f"{','.join(options.kinds)}"
+        )
 
     def setup(self) -> None:
         """Load the model.
@@ -94,53 +121,118 @@ class VlmCaptioner:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        device = self.options.device if self.options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype, None)
+        device = (
+            self.options.device
+            if self.options.device != "auto"
+            else "cuda"
+            if torch.cuda.is_available()
+            else "cpu"
+        )
+        dtype = (
+            self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype, None)
+        )
         if dtype is None:
-            raise UsageError(f"--dtype {self.options.dtype}", "is no type of torch", "Try auto, bfloat16 or float32.")
+            raise UsageError(
+                f"--dtype {self.options.dtype}", "is no type of torch", "Try auto, bfloat16 or float32."
+            )
         try:
             self.processor = AutoProcessor.from_pretrained(self.model_id, trust_remote_code=False)
-            model: Any = AutoModelForImageTextToText.from_pretrained(self.model_id, dtype=dtype, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.model_id, dtype=dtype, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
-            raise RushesError(self.model_id, f"cannot be loaded: {error}", "Give a folder or hub id of an image-text-to-text model.") from error
+            raise RushesError(
+                self.model_id,
+                f"cannot be loaded: {error}",
+                "Give a folder or hub id of an image-text-to-text model.",
+            ) from error
         self.model = model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
         if self.processor.tokenizer.pad_token_id is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
         template = (self.processor.chat_template or "").replace('"', "'")
-        self.takes_video = getattr(self.processor, "video_processor", None) is not None and "'video'" in template and self._tells_times()
+        self.takes_video = (
+            getattr(self.processor, "video_processor", None) is not None
+            and "'video'" in template
+            and self._tells_times()
+        )
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         """Clips as videos, clips as pictures, and stills, each sort in a batch of its own."""
         found: list[list[Caption]] = [[] for _ in clips]
         for as_video, is_image in ((True, False), (False, False), (False, True)):
-            rows = [index for index, clip in enumerate(clips) if (self._is_video(clip), clip.is_image) == (as_video, is_image)]
-            for index, captions in zip(rows, self._batch([clips[index] for index in rows], as_video, attempt), strict=True):
+            rows = [
+                index
+                for index, clip in enumerate(clips)
+                if (self._is_video(clip), clip.is_image) == (as_video, is_image)
+            ]
+            for index, captions in zip(
+                rows, self._batch([clips[index] for index in rows], as_video, attempt), strict=True
+            ):
                 found[index] = captions
         return found
 
     def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
-        """One caption of the whole from those of its parts, by the same model; nothing if it does not answer as asked."""
-        text = self.prompt.merge.format(parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts)))
-        prompt = self.processor.apply_chat_template(self._messages(text, []), add_generation_prompt=True, tokenize=False)
-        [(answer, finish, usage)] = self._generate(self.processor(text=[prompt], padding=True, return_tensors="pt"), 0)
-        return captions_of(answer, clip, self.name, self._provenance(clip, [], 0), usage, finish, self.options.kinds, self.prompt)
+        """One caption of the whole from those of its parts, by the same model; nothing if it does not answer
+        as asked.
+        """
+        text = self.prompt.merge.format(
+            parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts))
+        )
+        prompt = self.processor.apply_chat_template(
+            self._messages(text, []), add_generation_prompt=True, tokenize=False
+        )
+        [(answer, finish, usage)] = self._generate(
+            self.processor(text=[prompt], padding=True, return_tensors="pt"), 0
+        )
+        return captions_of(
+            answer,
+            clip,
+            self.name,
+            self._provenance(clip, [], 0),
+            usage,
+            finish,
+            self.options.kinds,
+            self.prompt,
+        )
 
     def _is_video(self, clip: ClipFrames) -> bool:
         return self.takes_video and not clip.is_image and len(clip.frames) > 1
 
     def _tells_times(self) -> bool:
-        """Whether what a video's metadata say of time reaches the model: InternVL's processor numbers the frames and leaves their times out."""
+        """Whether what a video's metadata say of time reaches the model: InternVL's processor numbers the
+        frames and leaves their times out.
+        """
         rates = []
         for fps in (2.0, 0.5):
             facts = {"kind": "video", "num_frames": 4, "fps": fps, "start_s": 0.0, "end_s": 4 / fps}
             frames = [np.zeros((64, 64, 3), np.uint8)] * 4
-            given = self.inputs([ClipFrames(clip_id="probe", frames=frames, times_s=[index / fps for index in range(4)], facts=facts)], as_video=True)
-            rates.append({name: np.asarray(value).tolist() for name, value in given.items() if not name.startswith("pixel")})
+            given = self.inputs(
+                [
+                    ClipFrames(
+                        clip_id="probe",
+                        frames=frames,
+                        times_s=[index / fps for index in range(4)],
+                        facts=facts,
+                    )
+                ],
+                as_video=True,
+            )
+            rates.append(
+                {
+                    name: np.asarray(value).tolist()
+                    for name, value in given.items()
+                    if not name.startswith("pixel")
+                }
+            )
         return rates[0] != rates[1]
 
     def _messages(self, text: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        system = [{"role": "system", "content": [{"type": "text", "text": self.prompt.system}]}] if self.prompt.system else []
+        system = (
+            [{"role": "system", "content": [{"type": "text", "text": self.prompt.system}]}]
+            if self.prompt.system
+            else []
+        )
         return [*system, {"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
     def inputs(self, clips: Sequence[ClipFrames], as_video: bool) -> Any:
@@ -159,24 +251,43 @@ class VlmCaptioner:
                 parts = []
                 for index in picked:
                     if not clip.is_image:
-                        parts.append({"type": "text", "text": f"Frame at {clip.times_s[index] - clip.facts.get('start_s', 0.0):.2f} s:"})
+                        time_s = clip.times_s[index] - clip.facts.get("start_s", 0.0)
+                        parts.append({"type": "text", "text": f"Frame at {time_s:.2f} s:"})
                     parts.append({"type": "image"})
                 pictures.append(frames)
-            texts.append(self.processor.apply_chat_template(self._messages(self.prompt.ask(clip), parts), add_generation_prompt=True, tokenize=False))
+            texts.append(
+                self.processor.apply_chat_template(
+                    self._messages(self.prompt.ask(clip), parts), add_generation_prompt=True, tokenize=False
+                )
+            )
         common = {"text": texts, "padding": True, "return_tensors": "pt"}
         if as_video:
             return self.processor(
-                videos=pictures, videos_kwargs={"video_metadata": metadata, "do_sample_frames": False, **self._frame_cap()}, **common
+                videos=pictures,
+                videos_kwargs={"video_metadata": metadata, "do_sample_frames": False, **self._frame_cap()},
+                **common,
             )
-        return self.processor(images=pictures, **({} if clips[0].is_image else self._whole_frames()), **common)
+        return self.processor(
+            images=pictures, **({} if clips[0].is_image else self._whole_frames()), **common
+        )
 
     def _whole_frames(self) -> dict[str, Any]:
-        """A still may be seen in tiles besides, which some processors take for the default; the frames of a video are each seen once."""
-        return {"images_kwargs": {"crop_to_patches": False}} if hasattr(self.processor.image_processor, "crop_to_patches") else {}
+        """A still may be seen in tiles besides, which some processors take for the default; the frames of a
+        video are each seen once.
+        """
+        return (
+            {"images_kwargs": {"crop_to_patches": False}}
+            if hasattr(self.processor.image_processor, "crop_to_patches")
+            else {}
+        )
 
     def _frame_cap(self) -> dict[str, Any]:
-        """Frames are reduced before; the processor's own cap, whose default changes between releases, is off."""
-        return {"cap_pixels_per_frame": False} if hasattr(self.processor.video_processor, "cap_pixels_per_frame") else {}
+        """Turn off the processor's own cap on pixels, which differs between releases: frames come reduced."""
+        return (
+            {"cap_pixels_per_frame": False}
+            if hasattr(self.processor.video_processor, "cap_pixels_per_frame")
+            else {}
+        )
 
     def _batch(self, clips: Sequence[ClipFrames], as_video: bool, attempt: int) -> list[list[Caption]]:
         if not clips:
@@ -185,14 +296,29 @@ class VlmCaptioner:
         found = []
         for clip, (text, finish, usage) in zip(clips, answers, strict=True):
             picked = spread(len(clip.frames), self.options.max_frames)
-            found.append(captions_of(text, clip, self.name, self._provenance(clip, picked, attempt), usage, finish, self.options.kinds, self.prompt))
+            found.append(
+                captions_of(
+                    text,
+                    clip,
+                    self.name,
+                    self._provenance(clip, picked, attempt),
+                    usage,
+                    finish,
+                    self.options.kinds,
+                    self.prompt,
+                )
+            )
         return found
 
     def _sampling(self, attempt: int) -> dict[str, Any]:
         """Greedy at first unless told otherwise; a retry samples."""
         hot = self.options.temperature or (0.7 if attempt else 0.0)
         how: dict[str, Any] = {"do_sample": hot > 0}
-        return how | ({"temperature": hot, "top_p": self.options.top_p} if hot else {}) | {"max_new_tokens": self.options.max_tokens}
+        return (
+            how
+            | ({"temperature": hot, "top_p": self.options.top_p} if hot else {})
+            | {"max_new_tokens": self.options.max_tokens}
+        )
 
     def _generate(self, inputs: Any, attempt: int) -> list[tuple[str, str, Usage]]:
         """(answer, stop or length, cost) of each row."""
@@ -207,19 +333,33 @@ class VlmCaptioner:
         ends = self.model.generation_config.eos_token_id
         stops = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
         found = []
-        for row, mask in zip(out[:, inputs["input_ids"].shape[1] :].tolist(), inputs["attention_mask"], strict=True):
+        for row, mask in zip(
+            out[:, inputs["input_ids"].shape[1] :].tolist(), inputs["attention_mask"], strict=True
+        ):
             length = next((index for index, token in enumerate(row) if token in stops), None)
             ids = row if length is None else row[:length]
             usage = Usage(prompt_tokens=int(mask.sum()), output_tokens=len(ids), requests=1, seconds=seconds)
-            found.append((self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if length is None else "stop", usage))
+            found.append(
+                (
+                    self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                    "length" if length is None else "stop",
+                    usage,
+                )
+            )
         return found
 
     def _provenance(self, clip: ClipFrames, picked: Sequence[int], attempt: int) -> Provenance:
         return Provenance(
-            backend=self.name, model=self.model_id if not self.digest else Path(self.model_id).name, weights=self.digest, prompt_id=self.prompt.prompt_id,
-            prompt_sha256=self.prompt.sha256, sampling=self._sampling(attempt), seed=self.options.seed + 7919 * attempt, frame_indices=tuple(picked),
+            backend=self.name,
+            model=self.model_id if not self.digest else Path(self.model_id).name,
+            weights=self.digest,
+            prompt_id=self.prompt.prompt_id,
+            prompt_sha256=self.prompt.sha256,
+            sampling=self._sampling(attempt),
+            seed=self.options.seed + 7919 * attempt,
+            frame_indices=tuple(picked),
             frame_times_s=tuple(clip.times_s[index] for index in picked),
-        )  # fmt: skip
+        )
 
 
 def _has_gpu() -> bool:

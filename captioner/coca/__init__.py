@@ -1,1 +1,1 @@
-"""The project's own captioner: a video CoCa trained in the stages of DALL-E 3's, a base and two forks of it."""
+"""The project's own captioner: a video CoCa trained as DALL-E 3's was, a base and two forks of it."""

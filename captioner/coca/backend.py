@@ -1,7 +1,9 @@
-"""The `coca` backend: short captions by the short fork, dense ones by the dense fork, each at its own frames; and silence before what is unlike its training data.
+"""The `coca` backend: short captions by the short fork, dense ones by the dense fork, each at its own frames;
+and silence before what is unlike its training data.
 
-It abstains (`out_of_domain`) by three signs: how surely it chose its words (mean log-probability), how well they fit the clip in the shared space of the contrastive side,
-and whether any training clip looks like this one. Thresholds are measured on held-out clips and stored with the weights.
+It abstains (`out_of_domain`) by three signs: how surely it chose its words (mean log-probability), how well
+they fit the clip in the shared space of the contrastive side, and whether any training clip looks like this
+one. Thresholds are measured on held-out clips and stored with the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from captioner.coca.checkpoint import DEFAULT_WEIGHTS, STAGES, CaptionerFolder, load_stage, looks_digest, read_folder, stage_digest
+from captioner.coca.checkpoint import (
+    DEFAULT_WEIGHTS,
+    STAGES,
+    CaptionerFolder,
+    load_stage,
+    looks_digest,
+    read_folder,
+    stage_digest,
+)
 from captioner.coca.decoding import Decoding, Written, write
 from captioner.coca.domain import Domain
 from captioner.coca.inputs import clip_input, looked_at, normalised
@@ -55,7 +65,9 @@ def listen(model: VideoCoCa, folder: CaptionerFolder, clips: np.ndarray, decodin
     return [Heard(text, item, score, vector) for text, item, score, vector in rows]
 
 
-def listen_all(model: VideoCoCa, folder: CaptionerFolder, inputs: Sequence[np.ndarray], decoding: Decoding) -> list[Heard]:
+def listen_all(
+    model: VideoCoCa, folder: CaptionerFolder, inputs: Sequence[np.ndarray], decoding: Decoding
+) -> list[Heard]:
     """The same for inputs [T, h, w, 3] of mixed shapes, those of one shape together."""
     groups = defaultdict(list)
     for index, item in enumerate(inputs):
@@ -64,7 +76,13 @@ def listen_all(model: VideoCoCa, folder: CaptionerFolder, inputs: Sequence[np.nd
     for members in groups.values():
         for begin in range(0, len(members), _BATCH):
             part = members[begin : begin + _BATCH]
-            found |= dict(zip(part, listen(model, folder, np.stack([inputs[index] for index in part]), decoding), strict=True))
+            found |= dict(
+                zip(
+                    part,
+                    listen(model, folder, np.stack([inputs[index] for index in part]), decoding),
+                    strict=True,
+                )
+            )
     return [found[index] for index in range(len(inputs))]
 
 
@@ -77,17 +95,24 @@ class CocaCaptioner:
     def __init__(self, options: CaptionerOptions) -> None:
         self.options, self.path = options, Path(options.model or DEFAULT_WEIGHTS)
         read_folder(self.path)  # a folder without weights is an error now, not on a far node
-        wanted: list[str] = [stage for stage in ("short", "dense") if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)]
+        wanted: list[str] = [
+            stage
+            for stage in ("short", "dense")
+            if stage in options.kinds or (stage == "dense" and "structured" in options.kinds)
+        ]
         self.digests = {stage: stage_digest(self.path, stage) for stage in wanted}
         sampling = f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed}"
-        self.version = f"coca/5:{','.join(f'{stage}={digest}' for stage, digest in self.digests.items())}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
+        stages = ",".join(f"{stage}={digest}" for stage, digest in self.digests.items())
+        self.version = f"coca/5:{stages}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
 
     def setup(self) -> None:
         torch.set_num_threads(1)
         self.folder = read_folder(self.path)
         self.models = {stage: load_stage(self.folder, stage) for stage in self.digests}
         self.looks = Looks.load(self.path)
-        self.domains = {stage: Domain.from_record(self.folder.stages[stage].get("domain")) for stage in self.digests}
+        self.domains = {
+            stage: Domain.from_record(self.folder.stages[stage].get("domain")) for stage in self.digests
+        }
 
     def decoding(self, attempt: int) -> Decoding:
         """Greedy at first unless told otherwise; a retry samples."""
@@ -95,7 +120,9 @@ class CocaCaptioner:
         seed, most = self.options.seed + 7919 * attempt, self.options.max_tokens
         if hot == 0:
             return Decoding(max_tokens=most, seed=seed)
-        return Decoding(method="nucleus", top_p=self.options.top_p, temperature=hot, max_tokens=most, seed=seed)
+        return Decoding(
+            method="nucleus", top_p=self.options.top_p, temperature=hot, max_tokens=most, seed=seed
+        )
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         inputs = [clip_input(clip.frames, self.folder.config) for clip in clips]
@@ -114,38 +141,78 @@ class CocaCaptioner:
                 found[index] += self._captions(stage, clip, item, decoding, seconds, reasons[index])
         return found
 
-    def _captions(self, stage: str, clip: ClipFrames, heard: Heard, decoding: Decoding, seconds: float, reasons: list[str]) -> list[Caption]:
+    def _captions(
+        self,
+        stage: str,
+        clip: ClipFrames,
+        heard: Heard,
+        decoding: Decoding,
+        seconds: float,
+        reasons: list[str],
+    ) -> list[Caption]:
         picked = looked_at(len(clip.frames), self.folder.config)
         common: dict[str, Any] = {
             "source": self.name,
             "finish_reason": "stop" if heard.written.is_finished else "length",
-            "scores": {"mean_logprob": round(heard.written.mean_logprob, 4), "alignment": round(heard.alignment, 4)},
+            "scores": {
+                "mean_logprob": round(heard.written.mean_logprob, 4),
+                "alignment": round(heard.alignment, 4),
+            },
             "verdict": Verdict(status="out_of_domain", reasons=tuple(reasons)) if reasons else Verdict(),
             "provenance": Provenance(
-                backend=self.name, model=f"{self.path.name}/{stage}", weights=self.digests[stage], sampling=asdict(decoding), seed=decoding.seed,
-                frame_indices=tuple(picked), frame_times_s=tuple(clip.times_s[index] for index in picked),
+                backend=self.name,
+                model=f"{self.path.name}/{stage}",
+                weights=self.digests[stage],
+                sampling=asdict(decoding),
+                seed=decoding.seed,
+                frame_indices=tuple(picked),
+                frame_times_s=tuple(clip.times_s[index] for index in picked),
             ),
-        }  # fmt: skip
+        }
         fields = fields_of(read(heard.text), clip)
         usage = Usage(output_tokens=len(heard.written.ids) + 1, seconds=seconds)
-        texts = {"short": heard.text} if stage == "short" else {"dense": heard.text, "structured": fields_text(fields)}
+        texts = (
+            {"short": heard.text}
+            if stage == "short"
+            else {"dense": heard.text, "structured": fields_text(fields)}
+        )
         wanted = [kind for kind in texts if kind in self.options.kinds]
         return [
-            Caption(kind=kind, text=texts[kind], fields=fields if kind != "short" else {}, usage=usage if index == 0 else Usage(), **common)
+            Caption(
+                kind=kind,
+                text=texts[kind],
+                fields=fields if kind != "short" else {},
+                usage=usage if index == 0 else Usage(),
+                **common,
+            )
             for index, kind in enumerate(wanted)
         ]
 
 
 def fields_of(slots: Slots, clip: ClipFrames) -> dict[str, Any]:
-    """Structured fields from what a dense caption asserts; the camera as measured, where the measurement is sure."""
+    """Structured fields from what a dense caption asserts; the camera as measured, where the measurement is
+    sure.
+    """
     subjects = [" ".join(filter(None, (thing.size, thing.color, thing.shape))) for thing in slots.things]
     actions = [
-        f"{thing.color} {thing.shape} {'moves ' + thing.direction if thing.direction else 'stays still'}" for thing in slots.things if thing.motion
+        f"{thing.color} {thing.shape} {'moves ' + thing.direction if thing.direction else 'stays still'}"
+        for thing in slots.things
+        if thing.motion
     ]
-    camera = {"tag": "", "confidence": None, "source": "model"} if clip.is_image else camera_fields(clip.facts, slots.camera)
+    camera = (
+        {"tag": "", "confidence": None, "source": "model"}
+        if clip.is_image
+        else camera_fields(clip.facts, slots.camera)
+    )
     return {
-        "subjects": subjects, "actions": actions, "setting": slots.background, "camera": camera, "shot_type": "", "lighting": "", "style": "computer animation",
-    }  # fmt: skip
+        "subjects": subjects,
+        "actions": actions,
+        "setting": slots.background,
+        "camera": camera,
+        "shot_type": "",
+        "lighting": "",
+        "style": "computer animation",
+    }
 
 
 __all__ = ["STAGES", "CocaCaptioner", "Heard", "fields_of", "listen", "listen_all"]

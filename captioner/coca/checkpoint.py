@@ -1,4 +1,6 @@
-"""A captioner on disk: `config.json` (sizes, and how each stage was trained), `tokenizer.json`, and one safetensors file a stage: base, short, dense."""
+"""A captioner on disk: `config.json` (sizes, and how each stage was trained), `tokenizer.json`, and one
+safetensors file a stage: base, short, dense.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +44,23 @@ def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
     """
     path = Path(path)
     if not (path / "config.json").exists():
-        raise UsageError(str(path), "holds no captioner (no config.json)", "Train one with `python -m captioner train`.")
+        raise UsageError(
+            str(path), "holds no captioner (no config.json)", "Train one with `python -m captioner train`."
+        )
     try:
         record = json.loads((path / "config.json").read_text())
     except ValueError as error:
-        raise UsageError(str(path / "config.json"), f"is damaged: {error}", "Take it from where the weights came from, or train anew.") from error
+        raise UsageError(
+            str(path / "config.json"),
+            f"is damaged: {error}",
+            "Take it from where the weights came from, or train anew.",
+        ) from error
     if record.get("format") != FORMAT:
         raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
     config = CocaConfig.from_dict(record["config"])
-    tokenizer: Tokens = ClipTokenizer() if config.is_legacy else CaptionTokenizer.load(path / "tokenizer.json")
+    tokenizer: Tokens = (
+        ClipTokenizer() if config.is_legacy else CaptionTokenizer.load(path / "tokenizer.json")
+    )
     return CaptionerFolder(path, config, tokenizer, record["stages"])
 
 
@@ -68,7 +78,9 @@ def write_folder(path: Path, config: CocaConfig, tokenizer: Tokens) -> Captioner
         return found
     if isinstance(tokenizer, CaptionTokenizer):
         tokenizer.save(path / "tokenizer.json")
-    (path / "config.json").write_text(json.dumps({"format": FORMAT, "config": config.to_dict(), "stages": {}}, indent=2) + "\n")
+    (path / "config.json").write_text(
+        json.dumps({"format": FORMAT, "config": config.to_dict(), "stages": {}}, indent=2) + "\n"
+    )
     return read_folder(path)
 
 
@@ -98,22 +110,34 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
     """
     weights = folder.path / f"{stage}.safetensors"
     if not weights.exists():
-        raise UsageError(str(folder.path), f"has no stage {stage}", f"Train it with `python -m captioner train {folder.path} --stage {stage}`.")
+        raise UsageError(
+            str(folder.path),
+            f"has no stage {stage}",
+            f"Train it with `python -m captioner train {folder.path} --stage {stage}`.",
+        )
     model = VideoCoCa(folder.config)
     try:
         model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
         raise UsageError(
-            str(weights), f"is damaged or of another model: {error}", "Take it from where the weights came from, or train anew."
+            str(weights),
+            f"is damaged or of another model: {error}",
+            "Take it from where the weights came from, or train anew.",
         ) from error
     return model.eval().requires_grad_(False)
 
 
 def stage_digest(path: Path | str, stage: str) -> str:
-    """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's provenance."""
+    """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's
+    provenance.
+    """
     weights = Path(path) / f"{stage}.safetensors"
     if not weights.exists():
-        raise UsageError(str(path), f"has no stage {stage}", f"Train it with `python -m captioner train {path} --stage {stage}`.")
+        raise UsageError(
+            str(path),
+            f"has no stage {stage}",
+            f"Train it with `python -m captioner train {path} --stage {stage}`.",
+        )
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 

@@ -1,4 +1,5 @@
-"""What the captioner learns from: (clip, captions) pairs, from the film world or from a dataset's previews and caption table, in batches of one shape.
+"""What the captioner learns from: (clip, captions) pairs, from the film world or from a dataset's previews
+and caption table, in batches of one shape.
 
 A batch is a function of (seed, step): a run that is killed and resumed sees what it would have seen.
 """
@@ -56,7 +57,10 @@ def _film_example(seed: int, config: CocaConfig, several: float | None) -> Examp
     clip = sample_clip(seed)
     if several is not None:
         is_several = np.random.default_rng([seed, 2]).random() < several
-        tries = (sample_clip(int(number)) for number in np.random.default_rng([seed, 3]).integers(1 << 40, size=1000))
+        tries = (
+            sample_clip(int(number))
+            for number in np.random.default_rng([seed, 3]).integers(1 << 40, size=1000)
+        )
         clip = next(own for own in itertools.chain([clip], tries) if (len(own.shot.things) > 1) == is_several)
     rng = np.random.default_rng([seed, 1])
     times = times_of(clip, PREVIEW_FPS)
@@ -73,7 +77,12 @@ def film_texts(shot: Shot) -> dict[str, list[str]]:
 
 
 def film_examples(
-    count: int, seed: int, config: CocaConfig, workers: int = 2, several: float | None = None, part: tuple[int, int] = (0, 1)
+    count: int,
+    seed: int,
+    config: CocaConfig,
+    workers: int = 2,
+    several: float | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> list[Example]:
     """Clips of the film world, drawn by `workers` processes.
 
@@ -112,7 +121,11 @@ def dataset_examples(address: str, view_name: str, config: CocaConfig) -> list[E
             decoded = [decode_image(read_member(dataset.filesystem, tar, member)) for member in frames]
             found.append(Example(clip_input(decoded, config), dict(texts[clip_id])))
     if not found:
-        raise UsageError(address, f"no clip of view {view_name} has previews and an accepted caption", "Ingest footage with captions first.")
+        raise UsageError(
+            address,
+            f"no clip of view {view_name} has previews and an accepted caption",
+            "Ingest footage with captions first.",
+        )
     return found
 
 
@@ -129,7 +142,9 @@ def changed(example: Example, rng: np.random.Generator) -> Example:
 
 
 def as_still(example: Example) -> Example:
-    """The picture in the middle of a clip, with the captions of a picture; where the facts are not known, the example as it is."""
+    """The picture in the middle of a clip, with the captions of a picture; where the facts are not known, the
+    example as it is.
+    """
     if example.shot is None or len(example.frames) == 1:
         return example
     middle, shot = len(example.frames) // 2, replace(example.shot, duration_s=0.0)
@@ -160,13 +175,19 @@ class Batches:
         """`lesson`: of a step counted from 0."""
         self.examples = [example for example in examples if example.texts.get(kind)]
         if not self.examples:
-            raise UsageError(f"captions of kind {kind}", "are in none of the examples", "Train on the film world, or caption the dataset first.")
+            raise UsageError(
+                f"captions of kind {kind}",
+                "are in none of the examples",
+                "Train on the film world, or caption the dataset first.",
+            )
         self.kind, self.batch, self.seed, self.lesson, self.changes = kind, batch, seed, lesson, changes
         self._groups: dict[bool, list[list[int]]] = {}
         for is_still in (False, True):
             groups = defaultdict(list)
             for index, example in enumerate(self.examples):
-                groups[(1, *example.shape[1:]) if is_still and example.shot is not None else example.shape].append(index)
+                groups[
+                    (1, *example.shape[1:]) if is_still and example.shot is not None else example.shape
+                ].append(index)
             self._groups[is_still] = [groups[shape] for shape in sorted(groups)]
         self.digest = self._digest()
 

@@ -1,6 +1,8 @@
-"""Writing a caption token by token: greedy, nucleus or beam, with keys and values kept (open_clip runs both text towers anew for each token).
+"""Writing a caption token by token: greedy, nucleus or beam, with keys and values kept (open_clip runs both
+text towers anew for each token).
 
-The states of CoCa's text tower are causal and its class token comes last, so nothing that is kept ever changes.
+The states of CoCa's text tower are causal and its class token comes last, so nothing that is kept ever
+changes.
 
 Sources: nucleus sampling, Holtzman et al. 2019 (arXiv:1904.09751).
 """
@@ -39,7 +41,9 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Written:
-    """One decoded caption: its ids after the start token, the log-probability of each, and whether it came to its end."""
+    """One decoded caption: its ids after the start token, the log-probability of each, and whether it came to
+    its end.
+    """
 
     ids: list[int]
     logprobs: list[float]
@@ -51,7 +55,9 @@ class Written:
 
 
 class Cache:
-    """Keys and values of each self-attention, and those of the clip's tokens for each cross-attention. Rows can be reordered for beam search."""
+    """Keys and values of each self-attention, and those of the clip's tokens for each cross-attention. Rows
+    can be reordered for beam search.
+    """
 
     def __init__(self) -> None:
         self.own: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -119,11 +125,14 @@ def _sayable(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write(model: VideoCoCa, clips: Tensor, start: int, end: int, decoding: Decoding) -> list[Written]:
-    """Caption clips [B, T, 3, H, W]. Each is decoded as it would be alone: nothing of its neighbours enters."""
+    """Caption clips [B, T, 3, H, W]. The caption of each does not depend on its neighbours in the batch."""
     _, tokens = model.encode_clip(clips)
     limit = min(decoding.max_tokens or model.config.context_length, model.config.context_length - 1)
     if decoding.method == "beam":
-        return [_beam(model, tokens[index : index + 1], start, end, limit, decoding) for index in range(len(clips))]
+        return [
+            _beam(model, tokens[index : index + 1], start, end, limit, decoding)
+            for index in range(len(clips))
+        ]
     cache, batch = Cache(), len(clips)
     generators = [torch.Generator().manual_seed(decoding.seed) for _ in range(batch)]
     ids = torch.full((batch,), start, device=clips.device)
@@ -140,7 +149,10 @@ def write(model: VideoCoCa, clips: Tensor, start: int, end: int, decoding: Decod
         alive &= ids != end
         if not alive.any():
             break
-    return [Written([token for token in row if token != end], scores, bool(row and row[-1] == end)) for row, scores in found]
+    return [
+        Written([token for token in row if token != end], scores, bool(row and row[-1] == end))
+        for row, scores in found
+    ]
 
 
 def _nucleus(logprobs: Tensor, decoding: Decoding, generators: list[torch.Generator]) -> Tensor:
@@ -149,7 +161,9 @@ def _nucleus(logprobs: Tensor, decoding: Decoding, generators: list[torch.Genera
     order = scaled.argsort(-1, descending=True)
     share = scaled.gather(1, order)
     share[(share.cumsum(-1) - share) > decoding.top_p] = 0
-    drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in zip(share, generators, strict=True)])
+    drawn = torch.stack(
+        [torch.multinomial(row, 1, generator=own) for row, own in zip(share, generators, strict=True)]
+    )
     return order.gather(1, drawn)[:, 0].to(logprobs.device)
 
 
@@ -174,7 +188,9 @@ def _beam(model: VideoCoCa, tokens: Tensor, start: int, end: int, limit: int, de
             elif len(kept) < count:
                 kept.append((total, [*so_far, token], [*scores, float(logprobs[row, token])]))
                 rows.append(row)
-        worst_done = min((score for score, _ in sorted(done, key=lambda item: -item[0])[:count]), default=-math.inf)
+        worst_done = min(
+            (score for score, _ in sorted(done, key=lambda item: -item[0])[:count]), default=-math.inf
+        )
         if len(done) >= count and kept[0][0] / (position + 1) ** decoding.length_power < worst_done:
             break
         beams, ids = kept, torch.tensor([so_far[-1] for _, so_far, _ in kept], device=tokens.device)
@@ -186,7 +202,7 @@ def _beam(model: VideoCoCa, tokens: Tensor, start: int, end: int, limit: int, de
 
 @torch.no_grad()
 def write_uncached(model: VideoCoCa, clips: Tensor, start: int, end: int, max_tokens: int) -> list[list[int]]:
-    """The oracle: greedy, both towers run anew on the whole text for each token. For tests and the benchmark."""
+    """Greedy decoding without a cache: both towers run on the whole text for each token. An oracle."""
     _, tokens = model.encode_clip(clips)
     ids = torch.full((len(clips), 1), start, device=clips.device)
     for _ in range(max_tokens):

@@ -1,4 +1,6 @@
-"""Whether a captioner should be believed, by how sure it was and how well its words fit the clip; measured on held-out clips, stored with the weights."""
+"""Whether a captioner should be believed, by how sure it was and how well its words fit the clip; measured on
+held-out clips, stored with the weights.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ class Domain:
     @staticmethod
     def measure(logprobs: Sequence[float], alignments: Sequence[float]) -> Domain:
         """From held-out clips."""
-        return Domain(round(float(np.quantile(logprobs, LOW_SHARE)), 4), round(float(np.quantile(alignments, LOW_SHARE)), 4))
+        return Domain(
+            round(float(np.quantile(logprobs, LOW_SHARE)), 4),
+            round(float(np.quantile(alignments, LOW_SHARE)), 4),
+        )
 
     @staticmethod
     def from_record(record: dict[str, Any] | None) -> Domain:

@@ -1,4 +1,6 @@
-"""From a clip's pictures to the model's input: a few frames spread over the clip, the whole of each, at about one number of patches whatever its shape."""
+"""From a clip's pictures to the model's input: a few frames spread over the clip, the whole of each, at about
+one number of patches whatever its shape.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def input_size(width_px: int, height_px: int, config: CocaConfig) -> tuple[int, int]:
-    """(width, height) in pixels of the input for a picture: whole patches, at most about `max_patches` of them, its aspect to within half a patch."""
+    """(width, height) in pixels of the input for a picture: whole patches, at most about `max_patches` of
+    them, its aspect to within half a patch.
+    """
     aspect = width_px / height_px
     across = math.sqrt(config.max_patches * aspect)
     columns, rows = max(1, round(across)), max(1, round(across / aspect))
@@ -26,14 +30,24 @@ def input_size(width_px: int, height_px: int, config: CocaConfig) -> tuple[int, 
 
 def spread(count: int, most: int) -> list[int]:
     """Indices of at most `most` of `count` frames, first and last among them."""
-    return list(range(count)) if count <= most else [round(index * (count - 1) / (most - 1)) for index in range(most)] if most > 1 else [count // 2]
+    return (
+        list(range(count))
+        if count <= most
+        else [round(index * (count - 1) / (most - 1)) for index in range(most)]
+        if most > 1
+        else [count // 2]
+    )
 
 
 def looked_at(count: int, config: CocaConfig) -> list[int]:
-    """Which of `count` previews the captioner looks at: neighbours around the middle, or of a long clip some spread over it (`CocaConfig.most_in_a_row`)."""
+    """Which of `count` previews the captioner looks at: neighbours around the middle, or of a long clip some
+    spread over it (`CocaConfig.most_in_a_row`).
+    """
     most = config.max_frames
     if most < count <= config.most_in_a_row:
-        begin = count // 2 - most // 2  # a preview is the first frame of its time: the middle of a clip of four is where the third begins
+        begin = (
+            count // 2 - most // 2
+        )  # a preview is the first frame of its time: the middle of a clip of four is where the third begins
         return list(range(begin, begin + most))
     return spread(count, most)
 

@@ -1,7 +1,10 @@
-"""What a clip looks like in the coarsest terms, and how near it comes to the nearest clip that a captioner was trained on.
+"""What a clip looks like in the coarsest terms, and how near it comes to the nearest clip that a captioner
+was trained on.
 
-A captioner that knows one small world is as sure of itself before any other: its own embedding puts a street where a meadow would be. A coarse picture of colours and of
-how busy each part is does not, and the nearest neighbour among training clips follows any number of kinds of them (Sun et al. 2022, arXiv:2204.06507, on deep features).
+A captioner that knows one small world is as sure of itself before any other: its own embedding puts a street
+where a meadow would be. A coarse picture of colours and of how busy each part is does not, and the nearest
+neighbour among training clips follows any number of kinds of them (Sun et al. 2022, arXiv:2204.06507, on deep
+features).
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ NAME = "looks.safetensors"
 
 
 def look(frames: np.ndarray) -> np.ndarray:
-    """[GRID * GRID * 4] of frames [T, h, w, 3] uint8: mean colours of the middle frame's parts, and the logarithm of their local contrast."""
+    """[GRID * GRID * 4] of frames [T, h, w, 3] uint8: mean colours of the middle frame's parts, and the
+    logarithm of their local contrast.
+    """
     picture = frames[len(frames) // 2].astype(np.float32) / 255
     colours = cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -33,7 +38,9 @@ def look(frames: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Looks:
-    """Looks of training clips [N, D], each dimension standardised by `mean` and `deviation` [D], and the greatest distance to the nearest that is still alike."""
+    """Looks of training clips [N, D], each dimension standardised by `mean` and `deviation` [D], and the
+    greatest distance to the nearest that is still alike.
+    """
 
     known: np.ndarray
     mean: np.ndarray
@@ -42,8 +49,12 @@ class Looks:
 
     @staticmethod
     def measure(trained_on: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> Looks:
-        """From frames [T, h, w, 3] of clips seen in training, some of them evenly picked, and of others like them."""
-        rows = np.stack([look(frames) for frames in trained_on[:: max(1, len(trained_on) // REFERENCES)][:REFERENCES]])
+        """From frames [T, h, w, 3] of clips seen in training, some of them evenly picked, and of others like
+        them.
+        """
+        rows = np.stack(
+            [look(frames) for frames in trained_on[:: max(1, len(trained_on) // REFERENCES)][:REFERENCES]]
+        )
         mean, deviation = rows.mean(0), rows.std(0) + 1e-6
         draft = Looks(((rows - mean) / deviation).astype(np.float16), mean, deviation, 0.0)
         far = float(np.quantile([draft.distance(frames) for frames in held_out], 1 - LOW_SHARE))
@@ -60,9 +71,16 @@ class Looks:
         return [f"look:{distance:.2f}>{self.far:.2f}"] if distance > self.far else []
 
     def save(self, folder: Path) -> None:
-        arrays = {"known": self.known, "mean": self.mean, "deviation": self.deviation, "far": np.array([self.far], np.float32)}
+        arrays = {
+            "known": self.known,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "far": np.array([self.far], np.float32),
+        }
         temporary = folder / ".looks.tmp"
-        save_file({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, temporary)
+        save_file(
+            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, temporary
+        )
         temporary.replace(folder / NAME)
 
     @staticmethod

@@ -1,16 +1,21 @@
-"""A video CoCa on open_clip's modules: a frame ViT whose patches also see what changed since the frame before, and one attentional pooler over all frames.
+"""A video CoCa on open_clip's modules: a frame ViT whose patches also see what changed since the frame
+before, and one attentional pooler over all frames.
 
-Shape legend: B clips, T frames, H W pixels, n patches of a frame (g_h x g_w), D vision width, Q pooled tokens, E embedding, L text tokens, V vocabulary.
+Shape legend: B clips, T frames, H W pixels, n patches of a frame (g_h x g_w), D vision width, Q pooled
+tokens, E embedding, L text tokens, V vocabulary.
 
-Sources: CoCa (Yu et al. 2022, arXiv:2205.01917); frames flattened into its pooler as in VideoCoCa (Yan et al. 2022, arXiv:2212.04979). Flattened frames alone
-guess motion at chance; a patch embedding of the frame difference added to each frame's patches tells it. With that embedding and the temporal positions at zero,
-one frame gives exactly what open_clip's image CoCa gives, so its released weights load (`load_open_clip`).
+Sources: CoCa (Yu et al. 2022, arXiv:2205.01917); frames flattened into its pooler as in VideoCoCa (Yan et al.
+2022, arXiv:2212.04979). Flattened frames alone guess motion at chance; a patch embedding of the frame
+difference added to each frame's patches tells it. With that embedding and the temporal positions at zero, one
+frame gives exactly what open_clip's image CoCa gives, so its released weights load (`load_open_clip`).
 
-From scratch (`stem="conv"`) little of that can be learnt from a few thousand clips. There the clip is its middle frame, seen through convolutions, and how that moved,
-by matching it with the first and the last (stems.py); the decoder attends to the places themselves, as in Show, Attend and Tell (Xu et al. 2015, arXiv:1502.03044), and each word is also read off
-what the stems see, by a linear map (`read_off`).
+From scratch (`stem="conv"`) little of that can be learnt from a few thousand clips. There the clip is its
+middle frame, seen through convolutions, and how that moved, by matching it with the first and the last
+(stems.py); the decoder attends to the places themselves, as in Show, Attend and Tell (Xu et al. 2015,
+arXiv:1502.03044), and each word is also read off what the stems see, by a linear map (`read_off`).
 
-What open_clip 3.3 leaves undone is done here: its text projection is never initialised, and the shift of the labels is ours (it moved between releases).
+What open_clip 3.3 leaves undone is done here: its text projection is never initialised, and the shift of the
+labels is ours (it moved between releases).
 """
 
 from __future__ import annotations
@@ -33,7 +38,8 @@ EXTRA = ("temporal", "difference.")
 class VideoCoCa(CoCa):
     """CoCa over clips [B, T, 3, H, W]; H and W are multiples of the patch, of any aspect.
 
-    `forward` gives the pooled embeddings, both normalised to length 1, and the logits of the next token at each position.
+    `forward` gives the pooled embeddings, both normalised to length 1, and the logits of the next token at
+    each position.
     """
 
     def __init__(self, config: CocaConfig) -> None:
@@ -51,15 +57,19 @@ class VideoCoCa(CoCa):
         else:
             self.difference = nn.Conv2d(3, width, config.patch_px, config.patch_px, bias=False)
             nn.init.zeros_(self.difference.weight)
-        nn.init.normal_(self.text_decoder.text_projection, std=config.text_width**-0.5)  # open_clip leaves memory as it found it
+        nn.init.normal_(
+            self.text_decoder.text_projection, std=config.text_width**-0.5
+        )  # open_clip leaves memory as it found it
         if not config.is_legacy:
             self.text.correct_cls_mask = True
 
     @torch.no_grad()
     def _start_from_scratch(self) -> None:
-        """Where is as loud as what from the first step, and the decoder attends to what is like the word just written.
+        """Where is as loud as what from the first step, and the decoder attends to what is like the word just
+        written.
 
-        With open_clip's small random tables and flat attention a small thing is lost in means over the whole clip, and a small model stays there.
+        With open_clip's small random tables and flat attention a small thing is lost in means over the whole
+        clip, and a small model stays there.
         """
         config, visual, decoder = self.config, self.visual, self.text_decoder
         side, width = config.image_px // config.patch_px, config.text_width
@@ -70,7 +80,9 @@ class VideoCoCa(CoCa):
         nn.init.zeros_(self.words.weight)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the square one."""
+        """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the
+        square one.
+        """
         table, side = self.visual.positional_embedding, self.config.image_px // self.config.patch_px
         if grid == (side, side):
             return table
@@ -83,25 +95,33 @@ class VideoCoCa(CoCa):
         frames = x.shape[1]
         change = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:] - x[:, :-1]], dim=1)
         seen = self.difference(change.flatten(0, 1)) if frames > 1 else None
-        return self._vit(self.visual.conv1(x.flatten(0, 1)), seen).unflatten(0, (len(x), frames)) + self.temporal[:frames, None]
+        return (
+            self._vit(self.visual.conv1(x.flatten(0, 1)), seen).unflatten(0, (len(x), frames))
+            + self.temporal[:frames, None]
+        )
 
     def _vit(self, patches: Tensor, seen: Tensor | None) -> Tensor:
         """Patches [B, D, g_h, g_w], and what is seen of change there, to tokens [B, 1 + n, D]."""
         return self.visual.transformer(self._placed(patches, seen))
 
     def _placed(self, patches: Tensor, seen: Tensor | None) -> Tensor:
-        """What the transformer is given: class token and patches with their places, and with what is seen of change there."""
+        """What the transformer is given: class token and patches with their places, and with what is seen of
+        change there.
+        """
         visual = self.visual
         h = patches.flatten(2).transpose(1, 2)
-        h = torch.cat([visual.class_embedding.expand(len(h), 1, -1), h], dim=1) + self.positions((patches.shape[2], patches.shape[3]))
+        h = torch.cat([visual.class_embedding.expand(len(h), 1, -1), h], dim=1) + self.positions(
+            (patches.shape[2], patches.shape[3])
+        )
         h = visual.ln_pre(h)
         if seen is not None:
             h = torch.cat([h[:, :1], h[:, 1:] + seen.flatten(2).transpose(1, 2)], dim=1)
         return h
 
     def _encode_text(self, text: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
-        """open_clip's (embeddings [B, E], states [B, L, D] of text [B, L]), but from scratch the class token stands at the last place of the context and not at L: how long the
-        other texts of a batch are says nothing about this one."""
+        """open_clip's (embeddings [B, E], states [B, L, D] of text [B, L]), but from scratch the class token
+        stands at the last place of the context and not at L: how long the other texts of a batch are says
+        nothing about this one."""
         if self.config.is_legacy:
             return super()._encode_text(text, normalize)
         tower = self.text
@@ -113,7 +133,9 @@ class VideoCoCa(CoCa):
         return F.normalize(pooled, dim=-1) if normalize else pooled, x[:, :-1]
 
     def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the last: [B, D, g_h, g_w] each."""
+        """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the
+        last: [B, D, g_h, g_w] each.
+        """
         middle = x[:, x.shape[1] // 2]
         what = self.visual.conv1(middle)
         if x.shape[1] == 1:
@@ -121,7 +143,9 @@ class VideoCoCa(CoCa):
         return what, self.difference(x[:, 0], middle, x[:, -1])
 
     def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], or from scratch [B, n, 3 D], each place with what the stems see there."""
+        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], or from scratch
+        [B, n, 3 D], each place with what the stems see there.
+        """
         if self.config.stem == "patch":
             pooled, tokens = self.visual._pool(self.frame_tokens(x).flatten(1, 2))
         else:
@@ -132,7 +156,9 @@ class VideoCoCa(CoCa):
         return F.normalize(pooled @ self.visual.proj, dim=-1), tokens
 
     def with_glimpse(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_clip` gave as the decoder takes it: tokens to attend to, and the text states [B, L, D], from scratch with a glimpse of the clip added to each."""
+        """What `encode_clip` gave as the decoder takes it: tokens to attend to, and the text states [B, L,
+        D], from scratch with a glimpse of the clip added to each.
+        """
         if self.config.stem == "patch":
             return tokens, states
         memory = tokens[..., : self.config.vision_width]
@@ -157,15 +183,19 @@ class VideoCoCa(CoCa):
         decoder, length = self.text_decoder, states.shape[1]
         memory, states = self.with_glimpse(tokens, states)
         for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
-            states = cross(block(states, attn_mask=decoder.attn_mask[:length, :length]), k_x=memory, v_x=memory)
+            states = cross(
+                block(states, attn_mask=decoder.attn_mask[:length, :length]), k_x=memory, v_x=memory
+            )
         return self.logits(states, tokens)
 
     def short_logits(self, x: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the token before, its place, and the places of the clip that it attends to, as the stems see them.
+        """Logits [B, L - 1, V] of tokens 1 .. L - 1 from the token before, its place, and the places of the
+        clip that it attends to, as the stems see them.
 
-        The model without the layers between: no text but one token, no transformer over the clip. "red" finds the red place, and what stands there is the next word, so this teaches
-        the stems what labels would, of each of several things, at a third of the whole model's cost. A log-bilinear model (Kiros et al. 2014, Multimodal Neural Language
-        Models) with the attention of Show, Attend and Tell.
+        The model without the layers between: no text but one token, no transformer over the clip. "red" finds
+        the red place, and what stands there is the next word, so this teaches the stems what labels would, of
+        each of several things, at a third of the whole model's cost. A log-bilinear model (Kiros et al. 2014,
+        Multimodal Neural Language Models) with the attention of Show, Attend and Tell.
         """
         what, how = self.stems(x)
         memory = self._placed(what, how)[:, 1:]
@@ -174,8 +204,11 @@ class VideoCoCa(CoCa):
             states = cross(states, k_x=memory, v_x=memory)
         return self.logits(states, places(what, how))
 
-    def forward(self, clips: Tensor, text: Tensor, with_contrast: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
-        """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L - 1."""
+    def forward(
+        self, clips: Tensor, text: Tensor, with_contrast: bool = True
+    ) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
+        """clips: [B, T, 3, H, W]; text: [B, L]. Returns clip embeddings [B, E], text embeddings [B, E] or
+        None, logits [B, L - 1, V] of tokens 1 .. L - 1."""
         embedding, tokens = self.encode_clip(clips)
         text_embedding, states = self._encode_text(text)
         return embedding, text_embedding if with_contrast else None, self.decode(tokens, states[:, :-1])
@@ -187,7 +220,8 @@ def places(what: Tensor, how: Tensor) -> Tensor:
 
 
 def load_open_clip(name: str, weights: Path) -> VideoCoCa:
-    """A video model from an image CoCa of open_clip; what it lacks (temporal positions, difference embedding) starts at zero.
+    """A video model from an image CoCa of open_clip; what it lacks (temporal positions, difference embedding)
+    starts at zero.
 
     Args:
         name: open_clip's configuration.
@@ -198,14 +232,20 @@ def load_open_clip(name: str, weights: Path) -> VideoCoCa:
     """
     from captioner.coca.config import from_open_clip
 
-    found: dict = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+    found: dict = (
+        load_file(weights)
+        if weights.suffix == ".safetensors"
+        else torch.load(weights, map_location="cpu", weights_only=True)
+    )
     found = found.get("state_dict", found)
     state = {key.removeprefix("module."): value for key, value in found.items()}
     model = VideoCoCa(from_open_clip(name))
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.startswith(EXTRA)]
     if missing or unexpected:
-        raise UsageError(str(weights), f"does not fit {name}: lacks {missing[:3]}, has {unexpected[:3]} too many")
+        raise UsageError(
+            str(weights), f"does not fit {name}: lacks {missing[:3]}, has {unexpected[:3]} too many"
+        )
     return model.eval()
 
 

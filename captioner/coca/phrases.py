@@ -1,10 +1,13 @@
-"""Phrases as tokens: words that hardly occur apart become one token of a byte-level BPE, so that a caption is short and each token of it is a choice.
+"""Phrases as tokens: words that hardly occur apart become one token of a byte-level BPE, so that a caption is
+short and each token of it is a choice.
 
-"left" alone says neither whose nor of what; "moves from right to left" and "The camera pans left" do. But a colour before a shape must stay two tokens, for there any
-goes with any. So two neighbours are joined not for how often they occur but for how much they belong together: the Ochiai coefficient n(ab) / sqrt(n(a) n(b)).
+"left" alone says neither whose nor of what; "moves from right to left" and "The camera pans left" do. But a
+colour before a shape must stay two tokens, for there any goes with any. So two neighbours are joined not for
+how often they occur but for how much they belong together: the Ochiai coefficient n(ab) / sqrt(n(a) n(b)).
 
-Sources: merges across spaces, after those within words, as in SuperBPE (Liu et al. 2025, arXiv:2503.13423); scores of pairs, taken in rounds, as for the phrases of
-word2vec (Mikolov et al. 2013, arXiv:1310.4546); the coefficient, Ochiai 1957.
+Sources: merges across spaces, after those within words, as in SuperBPE (Liu et al. 2025, arXiv:2503.13423);
+scores of pairs, taken in rounds, as for the phrases of word2vec (Mikolov et al. 2013, arXiv:1310.4546); the
+coefficient, Ochiai 1957.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, pre_tokenizers
 
 BELONG = 0.38
-"""Least coefficient of a phrase. A slot of eight before a slot of five has about .15, "that" before one of five ways to move .45."""
+"""Least coefficient of a phrase. A slot of eight before a slot of five has about .15, "that" before one of
+five ways to move .45."""
 SHARE = 0.004
 """Least share of the texts that a phrase occurs in."""
 
@@ -29,7 +33,8 @@ Lines = Counter[tuple[str, ...]]
 def with_phrases(tokenizer: Tokenizer, texts: Sequence[str], vocab_size: int) -> Tokenizer:
     """The tokenizer with merges across words added, up to `vocab_size` tokens in all.
 
-    Its merges so far must each lie within a word. They come first, so a text is split into words as before, and then words are joined.
+    Its merges so far must each lie within a word. They come first, so a text is split into words as before,
+    and then words are joined.
     """
     lines: Lines = Counter()
     for text, times in Counter(texts).items():
@@ -55,7 +60,11 @@ def _closest(lines: Lines, vocab: dict[str, int], least: float) -> tuple[str, st
             single[word] += times
         for pair in itertools.pairwise(line):
             pairs[pair] += times
-    scored = [(count / math.sqrt(single[a] * single[b]), a, b) for (a, b), count in pairs.items() if count >= least and a in vocab and b in vocab]
+    scored = [
+        (count / math.sqrt(single[a] * single[b]), a, b)
+        for (a, b), count in pairs.items()
+        if count >= least and a in vocab and b in vocab
+    ]
     score, first, second = max(scored, default=(0.0, "", ""))
     return (first, second) if score >= BELONG else None
 

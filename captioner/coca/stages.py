@@ -1,6 +1,8 @@
-"""The stages of DALL-E 3's captioner (Betker et al. 2023, section 2.1): a base on (clip, alt text), and two forks of it, on short and on dense captions.
+"""The stages of DALL-E 3's captioner (Betker et al. 2023, section 2.1): a base on (clip, alt text), and two
+forks of it, on short and on dense captions.
 
-The forks are forks of the base, not a chain. The base learns to see and is reluctant to describe; the forks learn how much to say.
+The forks are forks of the base, not a chain. The base learns to see and is reluctant to describe; the forks
+learn how much to say.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import Any
 import torch
 
 from captioner.coca.backend import listen_all
-from captioner.coca.checkpoint import STAGES, CaptionerFolder, load_stage, read_folder, save_stage, update_record, write_folder
+from captioner.coca.checkpoint import (
+    STAGES,
+    CaptionerFolder,
+    load_stage,
+    read_folder,
+    save_stage,
+    update_record,
+    write_folder,
+)
 from captioner.coca.config import PRESETS, CocaConfig
 from captioner.coca.data import Batches, Example, dataset_examples, film_examples
 from captioner.coca.decoding import Decoding
@@ -37,23 +47,30 @@ _TOLD = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where examples come from: so many clips of the film world, and perhaps a dataset's previews and captions."""
+    """Where examples come from: so many clips of the film world, and perhaps a dataset's previews and
+    captions.
+    """
 
     films: int = 16000
     """Clips of the film world to draw."""
     several: float = 0.6
-    """Share of them that show more than one thing: what belongs to which is the last thing learnt, and only from these."""
+    """Share of them that show more than one thing: what belongs to which is the last thing learnt, and only
+    from these."""
     data: str = ""
     """Dataset to learn from as well."""
     view: str = "default"
     seed: int = 1
 
     def examples(self, config: CocaConfig) -> tuple[list[Example], list[Example]]:
-        """(to learn from, held out). Held out are other clips of the film world, and one in twenty of a dataset's."""
+        """(to learn from, held out). Held out are other clips of the film world, and one in twenty of a
+        dataset's.
+        """
         own = dataset_examples(self.data, self.view, config) if self.data else []
         kept = own[::_HELD_OUT_EVERY][:HELD_OUT_EXAMPLES] if len(own) >= _HELD_OUT_EVERY else []
         out = {id(example) for example in kept}
-        return self._films(config) + [example for example in own if id(example) not in out], self._held_out_films(config) + kept
+        return self._films(config) + [
+            example for example in own if id(example) not in out
+        ], self._held_out_films(config) + kept
 
     def _films(self, config: CocaConfig) -> list[Example]:
         """Drawn by all processes of a training, a part each, and exchanged."""
@@ -61,7 +78,12 @@ class Source:
         if not self.films:
             return []
         own = film_examples(self.films, self.seed, config, 2 if size == 1 else 1, self.several, (rank, size))
-        return [example for row in itertools.zip_longest(*exchanged(own)) for example in row if example is not None]
+        return [
+            example
+            for row in itertools.zip_longest(*exchanged(own))
+            for example in row
+            if example is not None
+        ]
 
     def _held_out_films(self, config: CocaConfig) -> list[Example]:
         if not self.films or join().rank:  # thresholds are measured by the first process alone
@@ -69,14 +91,26 @@ class Source:
         return film_examples(max(32, min(HELD_OUT_EXAMPLES, self.films)), self.seed + _HELD_OUT_SEED, config)
 
     def describe(self) -> str:
-        return f"film world, {self.films} clips of seed {self.seed}, {self.several:g} of them of several things" + (
-            f", and {Path(self.data).name}" if self.data else ""
+        return (
+            f"film world, {self.films} clips of seed {self.seed}, {self.several:g} of them of several things"
+            + (f", and {Path(self.data).name}" if self.data else "")
         )
 
 
 def tiny_stages() -> dict[str, StageConfig]:
-    """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions speak of, then to tell, the dense one far more."""
-    base = StageConfig(kind="alt", look_steps=400, watch_steps=100, steps=700, batch=16, lr=1e-3, muon_gain=2.5, still_share=0.3)
+    """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions
+    speak of, then to tell, the dense one far more.
+    """
+    base = StageConfig(
+        kind="alt",
+        look_steps=400,
+        watch_steps=100,
+        steps=700,
+        batch=16,
+        lr=1e-3,
+        muon_gain=2.5,
+        still_share=0.3,
+    )
     forked = replace(base, still_share=0.1, contrast_weight=0.1, kept=0.5)
     return {
         "base": base,
@@ -88,7 +122,15 @@ def tiny_stages() -> dict[str, StageConfig]:
 def large_stages() -> dict[str, StageConfig]:
     """For the sizes of open_clip's models, on GPUs."""
     base = StageConfig(
-        kind="alt", steps=100_000, batch=1024, lr=2e-4, warmup_steps=2000, weight_decay=0.2, is_bf16=True, save_every=2000, ema_decay=0.9998
+        kind="alt",
+        steps=100_000,
+        batch=1024,
+        lr=2e-4,
+        warmup_steps=2000,
+        weight_decay=0.2,
+        is_bf16=True,
+        save_every=2000,
+        ema_decay=0.9998,
     )
     forked = replace(base, steps=20_000, batch=512, lr=2e-5, contrast_weight=0.1)
     return {"base": base, "short": replace(forked, kind="short"), "dense": replace(forked, kind="dense")}
@@ -99,11 +141,19 @@ def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
     if config.is_legacy:
         return ClipTokenizer()
     told = examples[:: max(1, len(examples) // _TOLD)]
-    return CaptionTokenizer.train((text for example in told for texts in example.texts.values() for text in texts), config.vocab_size)
+    return CaptionTokenizer.train(
+        (text for example in told for texts in example.texts.values() for text in texts), config.vocab_size
+    )
 
 
 def train_stages(
-    out: Path, preset: str, stages: list[str], settings: dict[str, StageConfig], source: Source, init: Path | None, command: str
+    out: Path,
+    preset: str,
+    stages: list[str],
+    settings: dict[str, StageConfig],
+    source: Source,
+    init: Path | None,
+    command: str,
 ) -> CaptionerFolder:
     """Train stages in order, each from where it stopped; what is done is left alone.
 
@@ -120,16 +170,30 @@ def train_stages(
     wait_for_all()
     folder = read_folder(out)
     if rank == 0 and not held:
-        tell(f"captioner: {len(examples)} clips are too few to hold any out: no thresholds can be measured, so this captioner will never abstain")
+        tell(
+            f"captioner: {len(examples)} clips are too few to hold any out: no thresholds can be measured, "
+            "so this captioner will never abstain"
+        )
     if rank == 0 and held and not (out / LOOKS).exists():
-        Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(out)
+        Looks.measure([example.frames for example in examples], [example.frames for example in held]).save(
+            out
+        )
     for stage in stages:
-        if (out / f"{stage}.safetensors").exists() and not (out / "training" / stage / "state.safetensors").exists():
+        if (out / f"{stage}.safetensors").exists() and not (
+            out / "training" / stage / "state.safetensors"
+        ).exists():
             tell(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)
-        model = (load_open_clip(preset, init) if init else VideoCoCa(config)) if stage == "base" else fork(folder, settings[stage])
-        tell(f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} clips, {settings[stage].steps} steps")
+        model = (
+            (load_open_clip(preset, init) if init else VideoCoCa(config))
+            if stage == "base"
+            else fork(folder, settings[stage])
+        )
+        tell(
+            f"captioner: stage {stage}: {count_parameters(model) / 1e6:.2f} M parameters, {len(examples)} "
+            f"clips, {settings[stage].steps} steps"
+        )
         chosen = settings[stage]
         batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, chosen.lesson)
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
@@ -149,8 +213,9 @@ def train_stages(
 def fork(folder: CaptionerFolder, settings: StageConfig) -> VideoCoCa:
     """The base as a fork begins: each weight a mean of the base's and a new one (`StageConfig.kept`).
 
-    What has learnt one thing from scratch learns the next more slowly than what has learnt nothing; after shrinking and perturbing it does not (Ash and Adams 2020,
-    arXiv:1910.08475). Seeded apart from the base's own beginning, which would not perturb.
+    What has learnt one thing from scratch learns the next more slowly than what has learnt nothing; after
+    shrinking and perturbing it does not (Ash and Adams 2020, arXiv:1910.08475). Seeded apart from the base's
+    own beginning, which would not perturb.
     """
     model = load_stage(folder, "base")
     if settings.kept < 1:
@@ -176,7 +241,9 @@ def settings_of(preset: str, overrides: dict[str, Any]) -> dict[str, StageConfig
 def _shortened(config: StageConfig, steps: int) -> StageConfig:
     """The stage with its first parts as long, against the whole, as they were with `steps`."""
     share = config.steps / steps
-    return replace(config, look_steps=round(config.look_steps * share), watch_steps=round(config.watch_steps * share))
+    return replace(
+        config, look_steps=round(config.look_steps * share), watch_steps=round(config.watch_steps * share)
+    )
 
 
 __all__ = ["KIND_OF", "STAGES", "Source", "settings_of", "train_stages"]

@@ -1,6 +1,8 @@
-"""Tokens of captions: a byte-level BPE of our own, whose padding is no text, and CLIP's for open_clip's released weights.
+"""Tokens of captions: a byte-level BPE of our own, whose padding is no text, and CLIP's for open_clip's
+released weights.
 
-In CLIP's vocabulary as open_clip's CoCa uses it, padding is token 0, which is also "!": every "!" is masked and can never be learnt.
+In CLIP's vocabulary as open_clip's CoCa uses it, padding is token 0, which is also "!": every "!" is masked
+and can never be learnt.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Tokens(Protocol):
 
 
 class CaptionTokenizer:
-    """Byte-level BPE trained on captions: any text can be said, and common words and phrases are one token. Ids 0, 1, 2 are padding, start and end."""
+    """Byte-level BPE trained on captions: any text can be said, and common words and phrases are one token.
+    Ids 0, 1, 2 are padding, start and end.
+    """
 
     start, end, fills_context = START, END, False
 
@@ -45,7 +49,9 @@ class CaptionTokenizer:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> CaptionTokenizer:
-        """The merges within words that occur most in `texts`, and in the last fifth of the vocabulary phrases (`with_phrases`)."""
+        """The merges within words that occur most in `texts`, and in the last fifth of the vocabulary phrases
+        (`with_phrases`).
+        """
         texts = list(texts)
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -84,13 +90,19 @@ class ClipTokenizer:
         from open_clip.tokenizer import SimpleTokenizer
 
         self.tokenizer = SimpleTokenizer()
-        self.start, self.end, self.vocab_size = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id, self.tokenizer.vocab_size
+        self.start, self.end, self.vocab_size = (
+            self.tokenizer.sot_token_id,
+            self.tokenizer.eot_token_id,
+            self.tokenizer.vocab_size,
+        )
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode([token for token in until(ids, self.end) if token not in {PAD, self.start}]).strip()
+        return self.tokenizer.decode(
+            [token for token in until(ids, self.end) if token not in {PAD, self.start}]
+        ).strip()
 
 
 def until(ids: Sequence[int], end: int) -> list[int]:
@@ -100,7 +112,9 @@ def until(ids: Sequence[int], end: int) -> list[int]:
 
 
 def batch(tokenizer: Tokens, texts: Sequence[str], context_length: int) -> Tensor:
-    """[B, L] ids with start, end and padding; L is the longest of the batch, or the context for a tokenizer that fills it. A text that is too long loses its tail, and its end with it."""
+    """[B, L] ids with start, end and padding; L is the longest of the batch, or the context for a tokenizer
+    that fills it. A text that is too long loses its tail, and its end with it.
+    """
     rows = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end][:context_length] for text in texts]
     length = context_length if tokenizer.fills_context else max(len(row) for row in rows)
     out = torch.full((len(rows), length), PAD, dtype=torch.long)

@@ -1,10 +1,13 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
-loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and texts (Yu et al. 2022, section 3.2)
-From scratch another comes first, alone: the next token from the one before and what the stems see at the places it attends to (`VideoCoCa.short_logits`). A captioner that
-cannot see yet learns to see from it many times faster than from the whole model.
+loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and
+texts (Yu et al. 2022, section 3.2)
+From scratch another comes first, alone: the next token from the one before and what the stems see at the
+places it attends to (`VideoCoCa.short_logits`). A captioner that cannot see yet learns to see from it many
+times faster than from the whole model.
 
-What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizers and one integer; the same command goes on. One process or
+What a step sees follows from (seed, step) alone, so a checkpoint is weights, averages, optimizers and one
+integer; the same command goes on. One process or
 many (`torchrun`): each takes its rows of the same global batch.
 """
 
@@ -44,7 +47,8 @@ class StageConfig:
     """Captions it learns: alt, short or dense."""
     steps: int
     look_steps: int = 0
-    """Steps at the start in which the stems learn to tell the words of pictures without the layers between. Needs a deep stem."""
+    """Steps at the start in which the stems learn to tell the words of pictures without the layers between.
+    Needs a deep stem."""
     watch_steps: int = 0
     """Steps after these in which they learn to tell those of clips."""
     words_lr: float = 1.5e-3
@@ -52,14 +56,16 @@ class StageConfig:
     kept: float = 1.0
     """Share of the base's weights that a fork begins with; the rest is new."""
     still_share: float = 0.0
-    """Share of the other steps in which clips of the film world are seen as pictures: what things are is learnt there, at a third of the cost."""
+    """Share of the other steps in which clips of the film world are seen as pictures: what things are is
+    learnt there, at a third of the cost."""
     batch: int = 32
     """Clips of a step, over all processes."""
     accumulate: int = 1
     """Parts in which a step's clips are run, to save memory; the contrastive loss sees one part at a time."""
     lr: float = 1.5e-3
     muon_gain: float = 0.0
-    """Matrices of the transformer blocks learn by Muon at this many times the rate; 0: by AdamW like all else."""
+    """Matrices of the transformer blocks learn by Muon at this many times the rate; 0: by AdamW like all
+    else."""
     warmup_steps: int = 40
     weight_decay: float = 0.02
     caption_weight: float = 2.0
@@ -79,16 +85,27 @@ class StageConfig:
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
-    """Sum over tokens of the cross entropy of each, by `VideoCoCa.short_logits`. clips: [B, T, 3, H, W]; ids: [B, L]."""
-    return F.cross_entropy(model.short_logits(clips, ids).float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD, reduction="sum")
+    """Sum over tokens of the cross entropy of each, by `VideoCoCa.short_logits`. clips: [B, T, 3, H, W]; ids:
+    [B, L].
+    """
+    return F.cross_entropy(
+        model.short_logits(clips, ids).float().flatten(0, 1),
+        ids[:, 1:].flatten(),
+        ignore_index=PAD,
+        reduction="sum",
+    )
 
 
 def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B, L]."""
+    """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B,
+    L].
+    """
     embedding, text_embedding, logits = model(clips, ids)
     targets = ids[:, 1:].clone()
     targets[ids[:, 1:] == PAD] = -100
-    token_loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    token_loss = F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
     scores = model.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
     own = torch.arange(len(ids), device=ids.device)
     contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
@@ -96,12 +113,23 @@ def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor
 
 
 def rate_at(step: int, config: StageConfig) -> float:
-    """Linear warm-up, then a cosine to a fiftieth, in each part of the stage anew: looking, watching, telling."""
-    bounds = [0, config.look_steps, config.look_steps + config.watch_steps, max(config.steps, config.look_steps + config.watch_steps + 1)]
+    """Linear warm-up, then a cosine to a fiftieth, in each part of the stage anew: looking, watching,
+    telling.
+    """
+    bounds = [
+        0,
+        config.look_steps,
+        config.look_steps + config.watch_steps,
+        max(config.steps, config.look_steps + config.watch_steps + 1),
+    ]
     part = max(index for index in range(3) if step >= bounds[index])
     share = (step - bounds[part]) / (bounds[part + 1] - bounds[part])
     peak = config.lr if part == 2 else config.words_lr
-    return peak * min(1.0, (step - bounds[part] + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    return (
+        peak
+        * min(1.0, (step - bounds[part] + 1) / config.warmup_steps)
+        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    )
 
 
 class Run:
@@ -116,7 +144,10 @@ class Run:
         }
         matrices = [value for value in model.parameters() if value.ndim >= 2 and id(value) not in hidden]
         others = [value for value in model.parameters() if value.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
             "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True))
         }
@@ -143,13 +174,17 @@ class Run:
 
 def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor]) -> str:
     """What a saved run must agree on: data, settings, and the weights it began with."""
-    seen = hashlib.sha256(json.dumps([batches.digest, {**asdict(config), "save_every": 0}], sort_keys=True).encode())
+    seen = hashlib.sha256(
+        json.dumps([batches.digest, {**asdict(config), "save_every": 0}], sort_keys=True).encode()
+    )
     for name in sorted(start):
         seen.update(start[name].detach().cpu().numpy().tobytes())
     return seen.hexdigest()[:16]
 
 
-def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def train_stage(
+    model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig, folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train in place up to `config.steps`, from where a run in `folder` stopped.
 
     Returns:
@@ -177,7 +212,8 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
                     told_s = elapsed
                     left_s = elapsed / (run.step - first) * (config.steps - run.step)
                     say(
-                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} contrast {row['contrast']:.3f} words {row['words']:.2f}, {left_s:.0f} s left"
+                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} "
+                        f"contrast {row['contrast']:.3f} words {row['words']:.2f}, {left_s:.0f} s left"
                     )
                 if run.step % config.save_every == 0 or run.step == config.steps:
                     run.save()
@@ -185,19 +221,29 @@ def train_stage(model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: S
 
 
 def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
-    """Sum gradients and numbers over all processes, in place. A process that had no row of a small batch adds nothing; weights that no process had use for stay without a gradient."""
+    """Sum gradients and numbers over all processes, in place. A process that had no row of a small batch adds
+    nothing; weights that no process had use for stay without a gradient.
+    """
     weights = [value for value in model.parameters() if value.requires_grad]
-    told = torch.tensor([*numbers, *(float(value.grad is not None) for value in weights)], device=weights[0].device, dtype=torch.float64)
+    told = torch.tensor(
+        [*numbers, *(float(value.grad is not None) for value in weights)],
+        device=weights[0].device,
+        dtype=torch.float64,
+    )
     dist.all_reduce(told)
     used = [value for value, count in zip(weights, told[len(numbers) :].tolist(), strict=True) if count]
-    flat = torch.cat([(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in used])
+    flat = torch.cat(
+        [(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in used]
+    )
     dist.all_reduce(flat)
     for value, piece in zip(used, flat.split([value.numel() for value in used]), strict=True):
         value.grad = piece.view_as(value).clone()
     return [float(number) for number in told[: len(numbers)]]
 
 
-def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device) -> dict[str, float]:
+def _step(
+    run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device
+) -> dict[str, float]:
     config = run.config
     clips, texts = batches.at(run.step)
     ids = batch(tokenizer, texts, run.model.config.context_length)
@@ -230,7 +276,9 @@ def _step(run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: i
     return {**dict(zip(("loss", "contrast", "words"), told, strict=True)), "grad_norm": norm, "lr": rate}
 
 
-def _loss(run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: float) -> tuple[Tensor, list[float]]:
+def _loss(
+    run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: float
+) -> tuple[Tensor, list[float]]:
     """The loss of one part of a step, and its parts: per token, contrastive, words."""
     config, model = run.config, run.model
     if config.lesson(run.step).is_words:

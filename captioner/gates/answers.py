@@ -13,23 +13,44 @@ from captioner.protocol import Caption, ClipFrames, Provenance, Usage
 
 
 def captions_of(
-    text: str, clip: ClipFrames, source: str, provenance: Provenance, usage: Usage, finish_reason: str, kinds: Sequence[str], prompt: Prompt
+    text: str,
+    clip: ClipFrames,
+    source: str,
+    provenance: Provenance,
+    usage: Usage,
+    finish_reason: str,
+    kinds: Sequence[str],
+    prompt: Prompt,
 ) -> list[Caption]:
-    """Captions of the kinds wanted. An answer in plain words is taken as a dense caption; what is left of an object that cannot be read is one too, for the gate to reject (`schema:`).
+    """Captions of the kinds wanted. An answer in plain words is taken as a dense caption; what is left of an
+    object that cannot be read is one too, for the gate to reject (`schema:`).
 
     The cost of the answer is on the first caption alone, so that sums over captions are true.
     """
     common: dict[str, Any] = {"source": source, "provenance": provenance, "finish_reason": finish_reason}
     answer = parse_answer(text)
     if answer is None:
-        found = [Caption(kind="dense", text=text.strip(), fields={"camera": camera_fields(clip.facts, camera_said(text))}, **common)]
+        found = [
+            Caption(
+                kind="dense",
+                text=text.strip(),
+                fields={"camera": camera_fields(clip.facts, camera_said(text))},
+                **common,
+            )
+        ]
     else:
         fields: dict[str, Any] = {
-            "subjects": list(answer["subjects"]), "actions": list(answer["actions"]), **{name: answer[name] for name in TEXT_FIELDS},
+            "subjects": list(answer["subjects"]),
+            "actions": list(answer["actions"]),
+            **{name: answer[name] for name in TEXT_FIELDS},
             "camera": camera_fields(clip.facts, answer["camera"]),
-        }  # fmt: skip
+        }
         texts = {"short": answer["short"], "dense": answer["dense"], "structured": fields_text(fields)}
-        found = [Caption(kind=kind, text=texts[kind], fields=fields if kind != "short" else {}, **common) for kind in kinds if kind in texts]
+        found = [
+            Caption(kind=kind, text=texts[kind], fields=fields if kind != "short" else {}, **common)
+            for kind in kinds
+            if kind in texts
+        ]
     found = [stripped(caption) for caption in found]
     return [replace(found[0], usage=usage), *found[1:]] if found else []
 
@@ -38,7 +59,13 @@ def fields_text(fields: dict[str, Any]) -> str:
     """Structured fields as one line of text, empty ones left out."""
     parts = []
     for name, value in fields.items():
-        shown = value["tag"] if name == "camera" and isinstance(value, dict) else "; ".join(value) if isinstance(value, (list, tuple)) else value
+        shown = (
+            value["tag"]
+            if name == "camera" and isinstance(value, dict)
+            else "; ".join(value)
+            if isinstance(value, (list, tuple))
+            else value
+        )
         if shown:
             parts.append(f"{name.replace('_', ' ')}: {shown}")
     return ". ".join(parts)

@@ -1,6 +1,8 @@
-"""What a caption says against what was measured: camera, motion, main colour, number of cuts. A sentence of a model is vetoed by a sure measurement, never the other way.
+"""What a caption says against what was measured: camera, motion, main colour, number of cuts. A sentence of a
+model is vetoed by a sure measurement, never the other way.
 
-Only flat contradictions count. A measurement that is unsure, or of something the caption leaves open, says nothing.
+Only flat contradictions count. A measurement that is unsure, or of something the caption leaves open, says
+nothing.
 """
 
 from __future__ import annotations
@@ -12,20 +14,32 @@ from typing import Any
 from captioner.protocol import Caption
 
 SURE = 0.6
-"""Confidence of the camera measurement from which on it is believed against a model (all claims from .5 on were right, see benchmarks/RESULTS.md)."""
+"""Confidence of the camera measurement from which on it is believed against a model (all claims from .5 on
+were right, see benchmarks/RESULTS.md)."""
 FROZEN_SHARE, LITTLE_MOTION, MUCH_MOTION = 0.98, 0.03, 1.5
 _CAMERA = {
-    "pan_left": r"pan(?:s|ning)? (?:to the )?left", "pan_right": r"pan(?:s|ning)? (?:to the )?right", "tilt_up": r"tilt(?:s|ing)? up",
-    "tilt_down": r"tilt(?:s|ing)? down", "zoom_in": r"zoom(?:s|ing)? in", "zoom_out": r"zoom(?:s|ing)? out",
-}  # fmt: skip
+    "pan_left": r"pan(?:s|ning)? (?:to the )?left",
+    "pan_right": r"pan(?:s|ning)? (?:to the )?right",
+    "tilt_up": r"tilt(?:s|ing)? up",
+    "tilt_down": r"tilt(?:s|ing)? down",
+    "zoom_in": r"zoom(?:s|ing)? in",
+    "zoom_out": r"zoom(?:s|ing)? out",
+}
 _OPPOSITE = {"pan_left": "pan_right", "tilt_up": "tilt_down", "zoom_in": "zoom_out"}
 _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
-_STATIC = re.compile(r"camera (?:is|remains|stays|holds) (?:completely )?(?:static|still|fixed|stationary)|static (?:camera|shot)", re.IGNORECASE)
-_MOVING = re.compile(
-    r"\b(?:runs?(?! (?:along|through|across|beside|down|up|from|between))|running|races?|rushes|moves? (?:quickly|fast|rapidly)|fast motion)\b",
+_STATIC = re.compile(
+    r"camera (?:is|remains|stays|holds) (?:completely )?(?:static|still|fixed|stationary)|static "
+    r"(?:camera|shot)",
     re.IGNORECASE,
 )
-_NOTHING = re.compile(r"\b(?:nothing moves|completely still|motionless throughout|no motion)\b", re.IGNORECASE)
+_MOVING = re.compile(
+    r"\b(?:runs?(?! (?:along|through|across|beside|down|up|from|between))|running|races?|rushes|moves? "
+    r"(?:quickly|fast|rapidly)|fast motion)\b",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"\b(?:nothing moves|completely still|motionless throughout|no motion)\b", re.IGNORECASE
+)
 _MAIN_COLOR = re.compile(r"\b(?:mostly|mainly|dominated by|predominantly) ([a-z]+)", re.IGNORECASE)
 _NUM_CUTS = re.compile(r"\b(one|two|three|four|\d+) (?:cuts|scenes|shots(?! of\b))\b", re.IGNORECASE)
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
@@ -36,17 +50,27 @@ def camera_said(text: str) -> str:
     """The one camera move a caption names; `static`; or empty where it names none or several."""
     if "camera" not in text.lower():
         return ""
-    moves = [tag for tag, pattern in _CAMERA.items() if re.search(rf"(?<!not )(?<!n't )(?<!never )(?<!without )\b{pattern}", text, re.IGNORECASE)]
+    moves = [
+        tag
+        for tag, pattern in _CAMERA.items()
+        if re.search(rf"(?<!not )(?<!n't )(?<!never )(?<!without )\b{pattern}", text, re.IGNORECASE)
+    ]
     return moves[0] if len(moves) == 1 else "static" if not moves and _STATIC.search(text) else ""
 
 
 def contradictions(caption: Caption, facts: Mapping[str, Any]) -> list[str]:
-    """Reasons `contradicts:...`, each with what is said and what was measured; empty where nothing is at odds."""
+    """Reasons `contradicts:...`, each with what is said and what was measured; empty where nothing is at
+    odds.
+    """
     if facts.get("kind") == "image" or facts.get("num_frames") == 1:
         said = camera_said(caption.text)
         return [f"contradicts:camera {said}, measured one frame"] if said not in {"", "static"} else []
     found = []
-    said, measured, confidence = camera_said(caption.text), facts.get("camera") or "", facts.get("camera_confidence") or 0.0
+    said, measured, confidence = (
+        camera_said(caption.text),
+        facts.get("camera") or "",
+        facts.get("camera_confidence") or 0.0,
+    )
     if said and confidence >= SURE and _at_odds(said, measured):
         found.append(f"contradicts:camera {said}, measured {measured} ({confidence:.2f})")
     motion, frozen = facts.get("motion"), facts.get("frozen_share") or 0.0
@@ -55,7 +79,12 @@ def contradictions(caption: Caption, facts: Mapping[str, Any]) -> list[str]:
     if motion is not None and motion >= MUCH_MOTION and _NOTHING.search(caption.text):
         found.append(f"contradicts:stillness said, measured motion {motion:.2f}")
     names = [name.split()[-1] for name in facts.get("palette") or []]
-    if names and (hit := _MAIN_COLOR.search(caption.text)) and _is_color(hit.group(1)) and hit.group(1).lower().replace("gray", "grey") not in names:
+    if (
+        names
+        and (hit := _MAIN_COLOR.search(caption.text))
+        and _is_color(hit.group(1))
+        and hit.group(1).lower().replace("gray", "grey") not in names
+    ):
         found.append(f"contradicts:mostly {hit.group(1).lower()}, measured {', '.join(names)}")
     cuts = facts.get("cuts_s")
     if cuts is not None:
@@ -70,7 +99,22 @@ def _at_odds(said: str, measured: str) -> bool:
 
 
 def _is_color(word: str) -> bool:
-    return word.lower() in {"red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black", "brown", "grey", "gray", "cyan", "beige"}
+    return word.lower() in {
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "blue",
+        "purple",
+        "pink",
+        "white",
+        "black",
+        "brown",
+        "grey",
+        "gray",
+        "cyan",
+        "beige",
+    }
 
 
 def _cut_faults(text: str, count: int) -> list[str]:

@@ -1,7 +1,9 @@
-"""Quality gates, cheap ones first. A rejected caption stays in the table with its reasons; the trainer never draws it.
+"""Quality gates, cheap ones first. A rejected caption stays in the table with its reasons; the trainer never
+draws it.
 
-What is checked: empty or cut off, refusals and talk about the task, repetition, length for its kind, language, schema of structured ones, contradiction of what was
-measured. Over a whole run: one caption on many unrelated clips.
+What is checked: empty or cut off, refusals and talk about the task, repetition, length for its kind,
+language, schema of structured ones, contradiction of what was measured. Over a whole run: one caption on many
+unrelated clips.
 """
 
 from __future__ import annotations
@@ -21,17 +23,22 @@ DUPLICATE_CLIPS = 20
 """A caption on more clips than this, of more sources than half as many, is an alarm."""
 MAX_REPETITION = 0.3
 _REFUSAL = re.compile(
-    r"\b(i (cannot|can't|can not|am unable|won't)|i'm (sorry|unable)|i am sorry|as an ai|as a language model|cannot (assist|describe)|unable to (view|see|process))\b",
+    r"\b(i (cannot|can't|can not|am unable|won't)|i'm (sorry|unable)|i am sorry|as an ai|as a language "
+    r"model|cannot (assist|describe)|unable to (view|see|process))\b",
     re.IGNORECASE,
 )
 _META = re.compile(
-    r"(does not contain any imaginary|based on the (visible|provided) (content|frames)|the (image|frame)s? (you|that you) (provided|sent)|here is (a|the) (detailed )?"
+    r"(does not contain any imaginary|based on the (visible|provided) (content|frames)|the (image|frame)s? "
+    r"(you|that you) (provided|sent)|here is (a|the) (detailed )?"
     r"(caption|description)|in (this|the) (response|caption)|\bcaption:)",
     re.IGNORECASE,
 )
 _OPENING = re.compile(
-    r"^\s*(?:(?:sure|certainly|of course)[,!.]\s*)?(?:in (?:this|the) (?:video|clip|image|scene)[,:]?\s+(?:we (?:can )?see\s+)?|(?:the|this) (?:video|clip|footage|image|picture)"
-    r"(?: clip)? (?:depicts|shows|presents|features|captures|displays|begins with|opens with|starts with|is of)\s+)",
+    r"^\s*(?:(?:sure|certainly|of course)[,!.]\s*)?(?:in (?:this|the) "
+    r"(?:video|clip|image|scene)[,:]?\s+(?:we (?:can )?see\s+)?|(?:the|this) "
+    r"(?:video|clip|footage|image|picture)"
+    r"(?: clip)? (?:depicts|shows|presents|features|captures|displays|begins with|opens with|starts with|is "
+    r"of)\s+)",
     re.IGNORECASE,
 )
 _BROKEN_ANSWER = re.compile(r"\s*(?:```\w*\s*)?[{\[]\s*[\"'{]")
@@ -52,11 +59,15 @@ def repetition(text: str, n: int = 3) -> float:
 
 
 def tail_repeats(text: str) -> int:
-    """How often the shortest run of words at the end that repeats itself does so: 1 for a text that ends as it should."""
+    """How often the shortest run of words at the end that repeats itself does so: 1 for a text that ends as
+    it should.
+    """
     words, most = text.lower().split(), 1
     for length in range(1, min(12, len(words) // 2) + 1):
         count = 1
-        while words[-length * (count + 1) : -length * count or None] == words[-length:] and length * (count + 1) <= len(words):
+        while words[-length * (count + 1) : -length * count or None] == words[-length:] and length * (
+            count + 1
+        ) <= len(words):
             count += 1
         most = max(most, count)
     return most
@@ -74,7 +85,11 @@ def schema_faults(fields: Mapping[str, Any]) -> list[str]:
     camera = fields.get("camera")
     if camera is not None and not (isinstance(camera, Mapping) and isinstance(camera.get("tag", ""), str)):
         faults.append("schema:camera")
-    return faults + [f"schema:{name}" for name in ("subjects", "actions") if name in fields and not isinstance(fields[name], (list, tuple))]
+    return faults + [
+        f"schema:{name}"
+        for name in ("subjects", "actions")
+        if name in fields and not isinstance(fields[name], (list, tuple))
+    ]
 
 
 def judge(caption: Caption, facts: Mapping[str, Any] | None = None) -> Verdict:
@@ -121,13 +136,16 @@ def _faults(caption: Caption) -> list[str]:
 
 
 def lowest_aligned(scores: Mapping[str, float], share: float) -> set[str]:
-    """Ids of the captions whose alignment with their clips lies in the lowest `share` of a run, where a backend scores it."""
+    """Ids of the captions whose alignment with their clips lies in the lowest `share` of a run, where a
+    backend scores it.
+    """
     count = int(len(scores) * share)
     return set(sorted(scores, key=lambda name: (scores[name], name))[:count])
 
 
 def duplicates(rows: Iterable[Mapping[str, Any]], most: int = DUPLICATE_CLIPS) -> list[dict[str, Any]]:
-    """Texts that a backend wrote for more than `most` clips of unrelated sources: the sign of a captioner that no longer looks.
+    """Texts that a backend wrote for more than `most` clips of unrelated sources: the sign of a captioner
+    that no longer looks.
 
     Args:
         rows: of the captions table, with `clip_id`, whose part before the last dash names the source.
@@ -140,5 +158,7 @@ def duplicates(rows: Iterable[Mapping[str, Any]], most: int = DUPLICATE_CLIPS) -
     for (source, text), names in clips.items():
         num_sources = len({name.rsplit("-", 1)[0] for name in names})
         if len(names) > most and num_sources > most / 2:
-            found.append({"source": source, "text": text, "num_clips": len(names), "num_sources": num_sources})
+            found.append(
+                {"source": source, "text": text, "num_clips": len(names), "num_sources": num_sources}
+            )
     return sorted(found, key=lambda item: -item["num_clips"])

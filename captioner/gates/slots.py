@@ -1,7 +1,10 @@
-"""What a caption of the film world asserts, read off its words by rule: the same reader for every backend, robust to word order and common synonyms.
+"""What a caption of the film world asserts, read off its words by rule: the same reader for every backend,
+robust to word order and common synonyms.
 
-A slot is an attribute and the value asserted for it. Truth is read from a shot's facts in the same form, so recall is the share of true facts that are said, and
-precision the share of what is said that is true. What a caption leaves open counts for neither. It reads only what the film world can show; it is no parser of English.
+A slot is an attribute and the value asserted for it. Truth is read from a shot's facts in the same form, so
+recall is the share of true facts that are said, and precision the share of what is said that is true. What a
+caption leaves open counts for neither. It reads only what the film world can show; it is no parser of
+English.
 """
 
 from __future__ import annotations
@@ -13,34 +16,82 @@ from dataclasses import dataclass, field
 from world.captions import relation
 from world.scene import BACKGROUNDS, CAMERAS, COLORS, SHAPES, Shot
 
-ATTRIBUTES = ("object", "colour", "size", "count", "motion", "direction", "camera", "background", "shot changes", "relation")
+ATTRIBUTES = (
+    "object",
+    "colour",
+    "size",
+    "count",
+    "motion",
+    "direction",
+    "camera",
+    "background",
+    "shot changes",
+    "relation",
+)
 CHANCE = {
-    "object": 1 / len(SHAPES), "colour": 1 / len(COLORS), "size": 1 / 2, "count": 1 / 3, "motion": 1 / 2, "direction": 1 / 4, "camera": 1 / len(CAMERAS),
-    "background": 1 / len(BACKGROUNDS), "shot changes": 1 / 2, "relation": 1 / 4,
-}  # fmt: skip
+    "object": 1 / len(SHAPES),
+    "colour": 1 / len(COLORS),
+    "size": 1 / 2,
+    "count": 1 / 3,
+    "motion": 1 / 2,
+    "direction": 1 / 4,
+    "camera": 1 / len(CAMERAS),
+    "background": 1 / len(BACKGROUNDS),
+    "shot changes": 1 / 2,
+    "relation": 1 / 4,
+}
 """Recall of one who asserts every attribute and guesses evenly."""
 _SHAPE_WORDS = {
-    "ball": "ball", "balls": "ball", "sphere": "ball", "circle": "ball", "box": "box", "cube": "box", "square": "box", "triangle": "triangle",
-    "pyramid": "triangle", "star": "star", "ring": "ring", "hoop": "ring",
-}  # fmt: skip
+    "ball": "ball",
+    "balls": "ball",
+    "sphere": "ball",
+    "circle": "ball",
+    "box": "box",
+    "cube": "box",
+    "square": "box",
+    "triangle": "triangle",
+    "pyramid": "triangle",
+    "star": "star",
+    "ring": "ring",
+    "hoop": "ring",
+}
 _NOT_THINGS = {"video", "picture", "image", "clip", "frame", "shot"}
 """Behind a shape's name, these are what has the shape: a square video shows no square."""
-_SIZE_WORDS = {"small": "small", "little": "small", "tiny": "small", "large": "large", "big": "large", "huge": "large"}
+_SIZE_WORDS = {
+    "small": "small",
+    "little": "small",
+    "tiny": "small",
+    "large": "large",
+    "big": "large",
+    "huge": "large",
+}
 _COLOR_WORDS = {name: name for name in COLORS} | {"violet": "purple", "crimson": "red", "rose": "pink"}
 _SETTINGS = {
-    "meadow": r"\b(meadow|grass|field)\b", "desert": r"\b(desert|dunes?|sand|sandy)\b", "night sky": r"\b(starry|night sky|night)\b",
-    "brick wall": r"\bbricks?\b", "studio": r"\b(studio|tiled floor)\b", "sea": r"\b(sea|ocean|water)\b",
-}  # fmt: skip
+    "meadow": r"\b(meadow|grass|field)\b",
+    "desert": r"\b(desert|dunes?|sand|sandy)\b",
+    "night sky": r"\b(starry|night sky|night)\b",
+    "brick wall": r"\bbricks?\b",
+    "studio": r"\b(studio|tiled floor)\b",
+    "sea": r"\b(sea|ocean|water)\b",
+}
 _DIRECTIONS = {
-    "right": r"from left to right|to the right|rightwards?|moves? right", "left": r"from right to left|to the left|leftwards?|moves? left",
-    "up": r"moves? up|upwards?|rises?|rising", "down": r"moves? down|downwards?|falls?|falling|sinks?",
-}  # fmt: skip
+    "right": r"from left to right|to the right|rightwards?|moves? right",
+    "left": r"from right to left|to the left|leftwards?|moves? left",
+    "up": r"moves? up|upwards?|rises?|rising",
+    "down": r"moves? down|downwards?|falls?|falling|sinks?",
+}
 _STILL = r"stays? still|does not move|motionless|stationary|at rest"
 _MOVES = r"\bmov(?:e|es|ing)\b"
 _CAMERA_WORDS = {
-    "pan_left": r"pans? (?:to the )?left", "pan_right": r"pans? (?:to the )?right", "tilt_up": r"tilts? up", "tilt_down": r"tilts? down",
-    "zoom_in": r"zooms? in", "zoom_out": r"zooms? out", "handheld": r"hand-?held|shak(?:es|y|ing)", "static": r"static|fixed|does not move",
-}  # fmt: skip
+    "pan_left": r"pans? (?:to the )?left",
+    "pan_right": r"pans? (?:to the )?right",
+    "tilt_up": r"tilts? up",
+    "tilt_down": r"tilts? down",
+    "zoom_in": r"zooms? in",
+    "zoom_out": r"zooms? out",
+    "handheld": r"hand-?held|shak(?:es|y|ing)",
+    "static": r"static|fixed|does not move",
+}
 _RELATION = re.compile(r"\b(?:is|to the)?\s*(left of|right of|above|below|under)\b")
 _CUTS = re.compile(r"\b(?:shot changes|cuts? to|scene changes|then the shot)\b", re.IGNORECASE)
 
@@ -66,7 +117,8 @@ class Slots:
     camera: str = ""
     relation: str = ""
     num_cuts: int | None = None
-    """None: the caption is silent on cuts, which asserts there is none only where it describes a whole clip."""
+    """None: the caption is silent on cuts, which asserts there is none only where it describes a whole clip.
+    """
     is_video: bool = field(default=True)
 
 
@@ -76,14 +128,25 @@ def truth(shots: Iterable[Shot]) -> Slots:
     first = shots[0]
     things = tuple(
         ThingSlots(
-            thing.shape, thing.color, thing.size, "" if first.duration_s == 0 else "still" if thing.motion == "still" else "moves",
+            thing.shape,
+            thing.color,
+            thing.size,
+            "" if first.duration_s == 0 else "still" if thing.motion == "still" else "moves",
             "" if thing.motion == "still" or first.duration_s == 0 else thing.motion,
         )
-        for shot in shots for thing in shot.things
-    )  # fmt: skip
+        for shot in shots
+        for thing in shot.things
+    )
     is_video = first.duration_s > 0
     related = next(filter(None, map(relation, shots)), "")
-    return Slots(things, first.background, first.camera if is_video else "", related, len(shots) - 1 if is_video else None, is_video)
+    return Slots(
+        things,
+        first.background,
+        first.camera if is_video else "",
+        related,
+        len(shots) - 1 if is_video else None,
+        is_video,
+    )
 
 
 def _match(patterns: dict[str, str], text: str) -> str:
@@ -98,32 +161,54 @@ def read(caption: str) -> Slots:
     sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if part.strip()]
     camera_part = " ".join(part for part in sentences if "camera" in part)
     scene = " ".join(part for part in sentences if "camera" not in part and not part.startswith("the text"))
-    related = [part for part in sentences if part.startswith("the ") and _RELATION.search(part) and "camera" not in part]
+    related = [
+        part
+        for part in sentences
+        if part.startswith("the ") and _RELATION.search(part) and "camera" not in part
+    ]
     for part in related:
         scene = scene.replace(part, "")
     relation_found = ""
     if related and (hit := _RELATION.search(related[0])):
         relation_found = {"under": "below"}.get(hit.group(1), hit.group(1))
     return Slots(
-        tuple(_things(scene)), _match(_SETTINGS, scene), _match(_CAMERA_WORDS, camera_part), relation_found, len(_CUTS.findall(text)),
+        tuple(_things(scene)),
+        _match(_SETTINGS, scene),
+        _match(_CAMERA_WORDS, camera_part),
+        relation_found,
+        len(_CUTS.findall(text)),
         bool(camera_part or re.search(_MOVES, scene)),
-    )  # fmt: skip
+    )
 
 
 def _things(scene: str) -> list[ThingSlots]:
-    """Objects in the order they are named; adjectives stand before the noun, what it does behind, up to the next object."""
+    """Objects in the order they are named; adjectives stand before the noun, what it does behind, up to the
+    next object.
+    """
     words = list(re.finditer(r"[a-z-]+", scene))
     after = [word.group() for word in words[1:]] + [""]
-    nouns = [index for index, word in enumerate(words) if word.group() in _SHAPE_WORDS and after[index] not in _NOT_THINGS]
+    nouns = [
+        index
+        for index, word in enumerate(words)
+        if word.group() in _SHAPE_WORDS and after[index] not in _NOT_THINGS
+    ]
     found = []
     for place, index in enumerate(nouns):
-        before = [word.group() for word in words[max(nouns[place - 1] + 1 if place else 0, index - 4) : index]]
+        before = [
+            word.group() for word in words[max(nouns[place - 1] + 1 if place else 0, index - 4) : index]
+        ]
         end = words[nouns[place + 1]].start() if place + 1 < len(nouns) else len(scene)
         behind = scene[words[index].end() : end]
         color = next((_COLOR_WORDS[word] for word in reversed(before) if word in _COLOR_WORDS), "")
         size = next((_SIZE_WORDS[word] for word in reversed(before) if word in _SIZE_WORDS), "")
         direction = _match(_DIRECTIONS, behind)
-        motion = "moves" if direction or re.search(_MOVES, behind) else "still" if re.search(_STILL, behind) else ""
+        motion = (
+            "moves"
+            if direction or re.search(_MOVES, behind)
+            else "still"
+            if re.search(_STILL, behind)
+            else ""
+        )
         found.append(ThingSlots(_SHAPE_WORDS[words[index].group()], color, size, motion, direction))
     return found
 
@@ -154,12 +239,18 @@ class Tally:
 
 
 def _pairs(said: list[ThingSlots], true: list[ThingSlots]) -> list[tuple[ThingSlots, ThingSlots]]:
-    """Each object named with the true one it is most like, each used once (colour and shape tell objects apart; colours are unique in a shot)."""
+    """Each object named with the true one it is most like, each used once (colour and shape tell objects
+    apart; colours are unique in a shot).
+    """
 
     def likeness(a: ThingSlots, b: ThingSlots) -> tuple[int, int]:
-        return 2 * (a.color == b.color) + 2 * (a.shape == b.shape), (a.size == b.size) + (a.direction == b.direction) + (a.motion == b.motion)
+        return 2 * (a.color == b.color) + 2 * (a.shape == b.shape), (a.size == b.size) + (
+            a.direction == b.direction
+        ) + (a.motion == b.motion)
 
-    options = sorted(((likeness(a, b), -i, -j) for i, a in enumerate(said) for j, b in enumerate(true)), reverse=True)
+    options = sorted(
+        ((likeness(a, b), -i, -j) for i, a in enumerate(said) for j, b in enumerate(true)), reverse=True
+    )
     used_said: set[int] = set()
     used_true: set[int] = set()
     pairs = []
@@ -172,7 +263,9 @@ def _pairs(said: list[ThingSlots], true: list[ThingSlots]) -> list[tuple[ThingSl
 
 
 def compare(said: Slots, true: Slots, tallies: dict[str, Tally]) -> set[str]:
-    """Add one caption to the tallies. Returns the attributes in which it says something false or leaves something out."""
+    """Add one caption to the tallies. Returns the attributes in which it says something false or leaves
+    something out.
+    """
     wrong: set[str] = set()
 
     def add(name: str, num_true: int, num_said: int, num_right: int) -> None:
@@ -181,9 +274,20 @@ def compare(said: Slots, true: Slots, tallies: dict[str, Tally]) -> set[str]:
             wrong.add(name)
 
     pairs = _pairs(list(said.things), list(true.things))
-    for name, key in (("object", "shape"), ("colour", "color"), ("size", "size"), ("motion", "motion"), ("direction", "direction")):
+    for name, key in (
+        ("object", "shape"),
+        ("colour", "color"),
+        ("size", "size"),
+        ("motion", "motion"),
+        ("direction", "direction"),
+    ):
         right = sum(bool(getattr(b, key)) and getattr(a, key) == getattr(b, key) for a, b in pairs)
-        add(name, sum(bool(getattr(thing, key)) for thing in true.things), sum(bool(getattr(thing, key)) for thing in said.things), right)
+        add(
+            name,
+            sum(bool(getattr(thing, key)) for thing in true.things),
+            sum(bool(getattr(thing, key)) for thing in said.things),
+            right,
+        )
     if said.things:
         add("count", 1, 1, int(len(said.things) == len(true.things)))
     else:

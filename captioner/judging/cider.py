@@ -1,4 +1,6 @@
-"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), for those who ask. Not for ranking: on captions with known truth it puts a half-false template above a true paraphrase."""
+"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), for those who ask. Not for ranking: on captions with known
+truth it puts a half-false template above a true paraphrase.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +33,23 @@ def cider(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         rarity = {gram: math.log(len(texts) / count) for gram, count in documents.items()}
         default = math.log(len(texts))
 
-        def vector(grams: Counter[tuple[str, ...]], rarity: dict = rarity, default: float = default) -> dict[tuple[str, ...], float]:
+        def vector(
+            grams: Counter[tuple[str, ...]], rarity: dict = rarity, default: float = default
+        ) -> dict[tuple[str, ...], float]:
             return {gram: count * rarity.get(gram, default) for gram, count in grams.items()}
 
         for index, (grams, others) in enumerate(zip(found, wanted, strict=True)):
             one = vector(grams)
-            scores = [_likeness(one, vector(other), sum(grams.values()), sum(other.values())) for other in others]
+            scores = [
+                _likeness(one, vector(other), sum(grams.values()), sum(other.values())) for other in others
+            ]
             total[index] += float(np.mean(scores)) if scores else 0.0
     return float(10 * total.mean() / _MAX_N)
 
 
 def _likeness(one: dict, other: dict, length: int, other_length: int) -> float:
     dot = sum(min(one.get(gram, 0.0), value) * value for gram, value in other.items())
-    norm = math.sqrt(sum(value**2 for value in one.values())) * math.sqrt(sum(value**2 for value in other.values()))
+    norm = math.sqrt(sum(value**2 for value in one.values())) * math.sqrt(
+        sum(value**2 for value in other.values())
+    )
     return dot / norm * math.exp(-((length - other_length) ** 2) / (2 * _SIGMA**2)) if norm else 0.0

@@ -1,8 +1,10 @@
-"""Evaluation against exact truth: held-out clips of the film world, attribute by attribute, with chance and the weightless baseline beside.
+"""Evaluation against exact truth: held-out clips of the film world, attribute by attribute, with chance and
+the weightless baseline beside.
 
-For each attribute: recall (true facts said), precision (facts said that are true) and assertion rate (facts said per fact there is): a captioner that guesses fluently shows
-in precision, one that says little in the rate. CIDEr and the contrastive score are printed for the curious and are not for ranking: CIDEr puts a half-false template above
-a true paraphrase.
+For each attribute: recall (true facts said), precision (facts said that are true) and assertion rate (facts
+said per fact there is): a captioner that guesses fluently shows in precision, one that says little in the
+rate. CIDEr and the contrastive score are printed for the curious and are not for ranking: CIDEr puts a
+half-false template above a true paraphrase.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ import cv2
 import numpy as np
 
 from captioner.facts import CUT_THRESHOLD, facts_of_frames
-from captioner.film_clips import PREVIEW_FPS, FilmClip, frames_at, previews_of, proxy_frames, sample_clip, with_shot
+from captioner.film_clips import (
+    PREVIEW_FPS,
+    FilmClip,
+    frames_at,
+    previews_of,
+    proxy_frames,
+    sample_clip,
+    with_shot,
+)
 from captioner.gates.slots import ATTRIBUTES, CHANCE, Slots, Tally, compare, new_tallies, read, truth
 from captioner.judging.cider import cider
 from captioner.protocol import Caption, Captioner, ClipFrames
@@ -53,17 +63,26 @@ def held_out_clip(seed: int) -> TestClip:
     shots = [film.shot]
     rng = np.random.default_rng([seed, 2])
     if film.shot.duration_s > 0 and rng.random() < CUT_SHARE:
-        second = sample_shot(int(rng.integers(1 << 31)), film.width_px / film.height_px, float(rng.uniform(1.2, 3.4)))
+        second = sample_shot(
+            int(rng.integers(1 << 31)), film.width_px / film.height_px, float(rng.uniform(1.2, 3.4))
+        )
         while second.background == film.shot.background:
-            second = sample_shot(int(rng.integers(1 << 31)), film.width_px / film.height_px, second.duration_s)
+            second = sample_shot(
+                int(rng.integers(1 << 31)), film.width_px / film.height_px, second.duration_s
+            )
         more, pictures = proxy_frames(with_shot(film, second))
-        times, frames = times + [times[-1] + 1 / _PROXY_FPS + time_s for time_s in more], np.concatenate([frames, pictures])
+        times, frames = (
+            times + [times[-1] + 1 / _PROXY_FPS + time_s for time_s in more],
+            np.concatenate([frames, pictures]),
+        )
         shots.append(second)
     return TestClip(as_clip(f"held-out-{seed}", frames, times), tuple(shots), film)
 
 
 def as_clip(name: str, frames: np.ndarray, times: list[float]) -> ClipFrames:
-    """What a captioner would be given of frames [T, H, W, 3] at the proxy's rate: previews through a JPEG, and facts measured of the frames."""
+    """What a captioner would be given of frames [T, H, W, 3] at the proxy's rate: previews through a JPEG,
+    and facts measured of the frames.
+    """
     picks = previews_of(times)
     end_s = times[-1] + 1 / _PROXY_FPS if len(times) > 1 else 0.0
     facts = facts_of_frames(list(frames), times, picks, end_s)
@@ -80,7 +99,10 @@ def as_clip(name: str, frames: np.ndarray, times: list[float]) -> ClipFrames:
 
 def cuts_s(frames: np.ndarray, times: list[float]) -> list[float]:
     """Times of the cuts that the shot detector finds."""
-    small = [(time_s, cv2.resize(frame, (GLANCE_PX, GLANCE_PX), interpolation=cv2.INTER_AREA)) for time_s, frame in zip(times, frames, strict=True)]
+    small = [
+        (time_s, cv2.resize(frame, (GLANCE_PX, GLANCE_PX), interpolation=cv2.INTER_AREA))
+        for time_s, frame in zip(times, frames, strict=True)
+    ]
     labels = ShotDetector[float](CUT_THRESHOLD, _PROXY_FPS).labelled(small)
     return [time_s for time_s, label in labels if label.is_cut and time_s > 0]
 
@@ -118,30 +140,52 @@ class Report:
 
     @property
     def mean_precision(self) -> float:
-        return float(np.nanmean([tally.precision for tally in self.tallies.values() if tally.said] or [np.nan]))
+        return float(
+            np.nanmean([tally.precision for tally in self.tallies.values() if tally.said] or [np.nan])
+        )
 
     def to_json(self) -> dict[str, Any]:
         attributes = {
             name: {
-                "facts": tally.true, "recall": _rounded(tally.recall), "precision": _rounded(tally.precision), "assertion_rate": _rounded(tally.assertion),
+                "facts": tally.true,
+                "recall": _rounded(tally.recall),
+                "precision": _rounded(tally.precision),
+                "assertion_rate": _rounded(tally.assertion),
                 "chance": round(CHANCE[name], 3),
             }
             for name, tally in self.tallies.items()
-        }  # fmt: skip
+        }
         return {
-            "captioner": self.name, "kind": self.kind, "num_clips": self.num_clips, "num_abstained": self.num_abstained, "num_rejected": self.num_rejected,
-            "mean_recall": _rounded(self.mean_recall), "mean_precision": _rounded(self.mean_precision), "main_subject": _rounded(self.main_subject),
-            "mean_words": round(self.num_words, 1), "max_words": self.max_words, "attributes": attributes,
+            "captioner": self.name,
+            "kind": self.kind,
+            "num_clips": self.num_clips,
+            "num_abstained": self.num_abstained,
+            "num_rejected": self.num_rejected,
+            "mean_recall": _rounded(self.mean_recall),
+            "mean_precision": _rounded(self.mean_precision),
+            "main_subject": _rounded(self.main_subject),
+            "mean_words": round(self.num_words, 1),
+            "max_words": self.max_words,
+            "attributes": attributes,
             "not_for_ranking": {"cider": _rounded(self.cider), "contrastive_score": _rounded(self.alignment)},
-        }  # fmt: skip
+        }
 
 
 def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-def evaluate(captioner: Captioner, clips: Sequence[TestClip], kind: str, name: str = "", retries: int = 0, batch: int = 64) -> Report:
-    """Caption the clips and read what the captions of one kind assert. A caption that was rejected or withheld counts as read: silence must not flatter."""
+def evaluate(
+    captioner: Captioner,
+    clips: Sequence[TestClip],
+    kind: str,
+    name: str = "",
+    retries: int = 0,
+    batch: int = 64,
+) -> Report:
+    """Caption the clips and read what the captions of one kind assert. A caption that was rejected or
+    withheld counts as read: silence must not flatter.
+    """
     report = Report(name or captioner.name, kind, num_clips=len(clips))
     texts: list[str] = []
     scores, right_subject, counts = [], 0, []
@@ -164,7 +208,10 @@ def evaluate(captioner: Captioner, clips: Sequence[TestClip], kind: str, name: s
     report.wrong.sort(key=lambda item: (-len(item[2]), item[0]))
     report.main_subject = right_subject / max(1, len(clips))
     report.num_words, report.max_words = float(np.mean(counts)), max(counts, default=0)
-    report.cider = cider(texts, [[words.dense(test.shots[0]) if kind == "dense" else words.short(test.shots[0])] for test in clips])
+    report.cider = cider(
+        texts,
+        [[words.dense(test.shots[0]) if kind == "dense" else words.short(test.shots[0])] for test in clips],
+    )
     report.alignment = float(np.mean(scores)) if scores else float("nan")
     return report
 
@@ -175,7 +222,10 @@ def _best(captions: Sequence[Caption], kind: str) -> Caption | None:
 
 
 def _names_subject(said: Slots, shot: Shot) -> bool:
-    return bool(said.things) and (said.things[0].shape, said.things[0].color) == (shot.things[0].shape, shot.things[0].color)
+    return bool(said.things) and (said.things[0].shape, said.things[0].color) == (
+        shot.things[0].shape,
+        shot.things[0].color,
+    )
 
 
 @dataclass
@@ -183,7 +233,8 @@ class Counterfactual:
     """What a change of the clip did to the caption.
 
     Attributes:
-        flips: of the objects whose direction the change turns round and that both captions name, those whose direction word turns too.
+        flips: of the objects whose direction the change turns round and that both captions name, those whose
+            direction word turns too.
         changed: of the slots that must change, those that are right after the change.
         kept: of the slots that must stay, those that did.
     """
@@ -199,9 +250,13 @@ class Counterfactual:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "kind": self.kind, "num_clips": self.num_clips, "direction_flips": _share(self.flipped, self.flippable), "num_directions": self.flippable,
-            "changed_slots_right": _share(self.changed, self.must_change), "other_slots_kept": _share(self.kept, self.must_stay),
-        }  # fmt: skip
+            "kind": self.kind,
+            "num_clips": self.num_clips,
+            "direction_flips": _share(self.flipped, self.flippable),
+            "num_directions": self.flippable,
+            "changed_slots_right": _share(self.changed, self.must_change),
+            "other_slots_kept": _share(self.kept, self.must_stay),
+        }
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -216,12 +271,20 @@ def _changed_clip(test: TestClip, kind: str) -> tuple[ClipFrames, Shot]:
     return as_clip(f"{test.clip.clip_id}-{kind}", np.ascontiguousarray(pictures), times), shot
 
 
-def counterfactuals(captioner: Captioner, clips: Sequence[TestClip], kind: str, workers: int = 2) -> Counterfactual:
-    """Caption clips and their changed twins; clips with one shot, that move, and in a mirror without a title."""
-    chosen = [test for test in clips if len(test.shots) == 1 and test.film.shot.duration_s > 0 and not test.film.shot.title]
+def counterfactuals(
+    captioner: Captioner, clips: Sequence[TestClip], kind: str, workers: int = 2
+) -> Counterfactual:
+    """Caption moving one-shot clips and their changed twins; clips with a title are not mirrored."""
+    chosen = [
+        test
+        for test in clips
+        if len(test.shots) == 1 and test.film.shot.duration_s > 0 and not test.film.shot.title
+    ]
     with ProcessPoolExecutor(workers) as pool:
         twins = list(pool.map(functools.partial(_changed_clip, kind=kind), chosen, chunksize=8))
-    before = [read(_dense(captions)) for captions in write_captions(captioner, [test.clip for test in chosen])]
+    before = [
+        read(_dense(captions)) for captions in write_captions(captioner, [test.clip for test in chosen])
+    ]
     after = [read(_dense(captions)) for captions in write_captions(captioner, [clip for clip, _ in twins])]
     result = Counterfactual(kind, num_clips=len(chosen))
     for test, (_, shot), first, second in zip(chosen, twins, before, after, strict=True):
@@ -236,10 +299,17 @@ def _dense(captions: Sequence[Caption]) -> str:
 
 def _count(result: Counterfactual, original: Shot, shot: Shot, first: Slots, second: Slots) -> None:
     """Add one pair. Objects are told apart by their true shape and colour before and after the change."""
-    pairs = [(thing, next(other for other in shot.things if _is_same(thing, other, result.kind, original, shot))) for thing in original.things]
+    pairs = [
+        (thing, next(other for other in shot.things if _is_same(thing, other, result.kind, original, shot)))
+        for thing in original.things
+    ]
     for thing, other in pairs:
-        one = next((item for item in first.things if (item.shape, item.color) == (thing.shape, thing.color)), None)
-        two = next((item for item in second.things if (item.shape, item.color) == (other.shape, other.color)), None)
+        one = next(
+            (item for item in first.things if (item.shape, item.color) == (thing.shape, thing.color)), None
+        )
+        two = next(
+            (item for item in second.things if (item.shape, item.color) == (other.shape, other.color)), None
+        )
         if one is None:
             continue
         _slot(result, "colour", other.color, two.color if two else "", thing.color, one.color)
@@ -252,12 +322,16 @@ def _count(result: Counterfactual, original: Shot, shot: Shot, first: Slots, sec
             ("direction", other.motion, two.direction or "still", thing.motion),
             ("size", other.size, two.size, thing.size),
         ):
-            _slot(result, name, value, now, was, (one.direction or "still") if name == "direction" else one.size)
+            _slot(
+                result, name, value, now, was, (one.direction or "still") if name == "direction" else one.size
+            )
     _slot(result, "camera", shot.camera, second.camera, original.camera, first.camera)
     _slot(result, "background", shot.background, second.background, original.background, first.background)
 
 
-def _slot(result: Counterfactual, name: str, true_now: str, said_now: str, true_before: str, said_before: str) -> None:
+def _slot(
+    result: Counterfactual, name: str, true_now: str, said_now: str, true_before: str, said_before: str
+) -> None:
     if true_now != true_before:
         result.must_change += 1
         result.changed += said_now == true_now
@@ -267,8 +341,23 @@ def _slot(result: Counterfactual, name: str, true_now: str, said_now: str, true_
 
 
 def _is_same(thing: Any, other: Any, kind: str, original: Shot, shot: Shot) -> bool:
-    """Whether two things of the two shots are one: by place in the list where colours change, else by colour, which is unique in a shot."""
-    return original.things.index(thing) == shot.things.index(other) if kind == "recoloured" else thing.color == other.color
+    """Whether two things of the two shots are one: by place in the list where colours change, else by colour,
+    which is unique in a shot.
+    """
+    return (
+        original.things.index(thing) == shot.things.index(other)
+        if kind == "recoloured"
+        else thing.color == other.color
+    )
 
 
-__all__ = ["ATTRIBUTES", "PREVIEW_FPS", "Counterfactual", "Report", "TestClip", "counterfactuals", "evaluate", "held_out"]
+__all__ = [
+    "ATTRIBUTES",
+    "PREVIEW_FPS",
+    "Counterfactual",
+    "Report",
+    "TestClip",
+    "counterfactuals",
+    "evaluate",
+    "held_out",
+]

@@ -1,4 +1,6 @@
-"""One evaluation from start to end: the captioner asked for, each stage of it where it is the project's own, and the weightless baseline, on the same clips."""
+"""One evaluation from start to end: the captioner asked for, each stage of it where it is the project's own,
+and the weightless baseline, on the same clips.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ WORST = 10
 
 
 class StageCaptioner(CocaCaptioner):
-    """One stage of the project's captioner alone, what it says taken as a dense caption: for the base, which has no kind of its own."""
+    """One stage of the project's captioner alone, what it says taken as a dense caption: for the base, which
+    has no kind of its own.
+    """
 
     def __init__(self, options: CaptionerOptions, stage: str) -> None:
         super().__init__(replace(options, kinds=()))
@@ -30,7 +34,9 @@ class StageCaptioner(CocaCaptioner):
 
         self.digests = {stage: stage_digest(self.path, stage)}
 
-    def _captions(self, stage: str, clip: ClipFrames, heard: Any, decoding: Any, seconds: float, reasons: list[str]) -> list[Caption]:
+    def _captions(
+        self, stage: str, clip: ClipFrames, heard: Any, decoding: Any, seconds: float, reasons: list[str]
+    ) -> list[Caption]:
         return [Caption(kind="dense", text=heard.text, source=self.name)]
 
 
@@ -53,10 +59,18 @@ def run_evaluation(
     dense = reports[-1]
     if options.captioner != "measured":
         reports.append(evaluate(make_captioner("measured"), clips, "dense", "measured"))
-    changed = [counterfactuals(_dense_only(options, prepare), clips, kind).to_json() for kind in KINDS] if options.captioner != "measured" else []
+    changed = (
+        [counterfactuals(_dense_only(options, prepare), clips, kind).to_json() for kind in KINDS]
+        if options.captioner != "measured"
+        else []
+    )
     result = {
-        "num_clips": len(clips), "seed": seed, "version": main.version, "reports": [report.to_json() for report in reports], "counterfactuals": changed,
-    }  # fmt: skip
+        "num_clips": len(clips),
+        "seed": seed,
+        "version": main.version,
+        "reports": [report.to_json() for report in reports],
+        "counterfactuals": changed,
+    }
     return result, [_row(clips[index], text, wrong) for index, text, wrong in dense.wrong[:WORST]]
 
 
@@ -69,4 +83,8 @@ def _dense_only(options: CaptionerOptions, prepare: Callable[[], None]) -> Capti
 
 def _row(test: TestClip, text: str, wrong: set[str]) -> tuple[Sequence[np.ndarray], str]:
     faults = ", ".join(name for name in ATTRIBUTES if name in wrong)
-    return test.clip.frames, f"said: {text}\ntrue: {' / '.join(words.dense(shot) for shot in test.shots)}\nat fault: {faults or 'nothing'}"
+    return (
+        test.clip.frames,
+        f"said: {text}\ntrue: {' / '.join(words.dense(shot) for shot in test.shots)}\nat fault: "
+        f"{faults or 'nothing'}",
+    )

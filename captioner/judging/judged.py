@@ -1,6 +1,8 @@
-"""Benchmarks of real videos that need a judge: DREAM-1K's events (Wang et al. 2024, arXiv:2407.00634) and VDC's questions (Chai et al. 2024, arXiv:2410.03051).
+"""Benchmarks of real videos that need a judge: DREAM-1K's events (Wang et al. 2024, arXiv:2407.00634) and
+VDC's questions (Chai et al. 2024, arXiv:2410.03051).
 
-A judge is a language model and changes its mind: every verdict is asked for several times, and the share of verdicts that held is part of the result.
+A judge is a language model and changes its mind: every verdict is asked for several times, and the share of
+verdicts that held is part of the result.
 """
 
 from __future__ import annotations
@@ -18,16 +20,25 @@ from manifests.errors import RushesError, UsageError
 Ask = Callable[[str], str]
 
 _NAMES = ("video_file", "video", "video_name", "vid", "idx")
-_EVENTS = "List the visual events in this caption, one a line, without numbers and without anything else.\n\n{caption}"
-_ENTAILED = "Caption: {caption}\n\nEvent: {event}\n\nDoes the caption say that this event happens? Answer with one word: yes or no."
+_EVENTS = (
+    "List the visual events in this caption, one a line, without numbers and without anything "
+    "else.\n\n{caption}"
+)
+_ENTAILED = (
+    "Caption: {caption}\n\nEvent: {event}\n\nDoes the caption say that this event happens? Answer with one "
+    "word: yes or no."
+)
 _QUESTION = (
-    "Caption: {caption}\n\nQuestion: {question}\nTrue answer: {answer}\n\nDoes the caption give the true answer? Answer with one word: yes or no."
+    "Caption: {caption}\n\nQuestion: {question}\nTrue answer: {answer}\n\nDoes the caption give the true "
+    "answer? Answer with one word: yes or no."
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """One video of a benchmark: its events, or its (question, answer) pairs; for events, the reference caption too."""
+    """One video of a benchmark: its events, or its (question, answer) pairs; for events, the reference
+    caption too.
+    """
 
     name: str
     reference: str
@@ -45,7 +56,9 @@ def asker(server: str, model: str) -> Ask:
 
     def ask(text: str) -> str:
         try:
-            reply = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], temperature=0.0, max_tokens=512)
+            reply = client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": text}], temperature=0.0, max_tokens=512
+            )
         except openai.OpenAIError as error:
             raise RushesError(server, f"gave no answer: {error}", "See the server's log.") from error
         return reply.choices[0].message.content or ""
@@ -65,7 +78,10 @@ def load_truth(path: Path, form: str) -> list[Item]:
     except json.JSONDecodeError:
         value = [json.loads(line) for line in text.splitlines() if line.strip()]
     if isinstance(value, dict) and not any(key in value for key in _NAMES):
-        value = [{"video": key, **(item if isinstance(item, dict) else {"qa": item})} for key, item in value.items()]
+        value = [
+            {"video": key, **(item if isinstance(item, dict) else {"qa": item})}
+            for key, item in value.items()
+        ]
     rows = value if isinstance(value, list) else [value]
     found = []
     for number, row in enumerate(rows):
@@ -74,8 +90,14 @@ def load_truth(path: Path, form: str) -> list[Item]:
         pairs = row.get("qa") or row.get("questions") or ()
         questions = tuple((str(item["question"]), str(item["answer"])) for item in pairs)
         if not name or not (events if form == "events" else questions):
-            raise UsageError(f"{path}, row {number}", f"has no name or no {form}", "It should have video_file and events, or video and qa.")
-        found.append(Item(Path(name).name, str(row.get("description") or row.get("caption") or ""), events, questions))
+            raise UsageError(
+                f"{path}, row {number}",
+                f"has no name or no {form}",
+                "It should have video_file and events, or video and qa.",
+            )
+        found.append(
+            Item(Path(name).name, str(row.get("description") or row.get("caption") or ""), events, questions)
+        )
     return found
 
 
@@ -95,25 +117,39 @@ def _verdict(ask: Ask, text: str, runs: int) -> tuple[bool, bool]:
 
 
 def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
-    """AutoDQ: recall is the share of true events the caption tells, precision the share of the caption's events that the reference tells."""
+    """AutoDQ: recall is the share of true events the caption tells, precision the share of the caption's
+    events that the reference tells.
+    """
     recalls, precisions, steady, missing = [], [], [], 0
     for item in items:
         caption = captions.get(item.name, "")
         missing += not caption
-        votes = [_verdict(ask, _ENTAILED.format(caption=caption, event=event), runs) if caption else (False, True) for event in item.events]
+        votes = [
+            _verdict(ask, _ENTAILED.format(caption=caption, event=event), runs) if caption else (False, True)
+            for event in item.events
+        ]
         recalls.append(float(np.mean([vote for vote, _ in votes])))
         steady += [held for _, held in votes]
         if not caption:
             precisions.append(0.0)
             continue
-        told = [line.strip(" -*") for line in ask(_EVENTS.format(caption=caption)).splitlines() if line.strip(" -*")]
+        told = [
+            line.strip(" -*")
+            for line in ask(_EVENTS.format(caption=caption)).splitlines()
+            if line.strip(" -*")
+        ]
         reference = item.reference or " ".join(item.events)
         back = [_verdict(ask, _ENTAILED.format(caption=reference, event=event), runs) for event in told]
         precisions.append(float(np.mean([vote for vote, _ in back])) if back else 0.0)
         steady += [held for _, held in back]
     recall, precision = float(np.mean(recalls)), float(np.mean(precisions))
     f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
-    return _summary(recalls, steady, missing, {"recall": round(recall, 4), "precision": round(precision, 4), "f1": round(f1, 4)})
+    return _summary(
+        recalls,
+        steady,
+        missing,
+        {"recall": round(recall, 4), "precision": round(precision, 4), "f1": round(f1, 4)},
+    )
 
 
 def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
@@ -123,7 +159,9 @@ def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, r
         caption = captions.get(item.name, "")
         missing += not caption
         votes = [
-            _verdict(ask, _QUESTION.format(caption=caption, question=question, answer=answer), runs) if caption else (False, True)
+            _verdict(ask, _QUESTION.format(caption=caption, question=question, answer=answer), runs)
+            if caption
+            else (False, True)
             for question, answer in item.questions
         ]
         scores.append(float(np.mean([vote for vote, _ in votes])))
@@ -131,11 +169,16 @@ def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, r
     return _summary(scores, steady, missing, {"accuracy": round(float(np.mean(scores)), 4)})
 
 
-def _summary(scores: Sequence[float], steady: Sequence[bool], missing: int, result: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    scores: Sequence[float], steady: Sequence[bool], missing: int, result: dict[str, Any]
+) -> dict[str, Any]:
     """With a 95 % interval over videos (bootstrap, seeded) and how many verdicts held over the runs."""
     rng = np.random.default_rng(0)
     means = [float(np.mean(rng.choice(scores, len(scores)))) for _ in range(1000)]
     return {
-        **result, "num_videos": len(scores), "num_without_caption": missing, "interval_95": [round(float(np.quantile(means, share)), 4) for share in (0.025, 0.975)],
+        **result,
+        "num_videos": len(scores),
+        "num_without_caption": missing,
+        "interval_95": [round(float(np.quantile(means, share)), 4) for share in (0.025, 0.975)],
         "steady_verdicts": round(float(np.mean(steady)), 4) if steady else None,
-    }  # fmt: skip
+    }

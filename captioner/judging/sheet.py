@@ -23,7 +23,9 @@ def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], str]], path: Path) 
     """
     font = ImageFont.load_default(13)
     width = FRAMES * (FRAME_PX + GAP_PX) + TEXT_WIDTH_PX
-    lines = [[line for part in text.split("\n") for line in textwrap.wrap(part, 92) or [""]] for _, text in rows]
+    lines = [
+        [line for part in text.split("\n") for line in textwrap.wrap(part, 92) or [""]] for _, text in rows
+    ]
     heights = [max(FRAME_PX, 17 * len(own)) + GAP_PX for own in lines]
     sheet = Image.new("RGB", (width, sum(heights) or 1), (250, 250, 248))
     draw = ImageDraw.Draw(sheet)
@@ -33,7 +35,9 @@ def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], str]], path: Path) 
             picture = _fitted(frames[index])
             sheet.paste(Image.fromarray(picture), (place * (FRAME_PX + GAP_PX), top))
         for number, line in enumerate(own):
-            draw.text((FRAMES * (FRAME_PX + GAP_PX) + 8, top + 17 * number), line, fill=(20, 20, 20), font=font)
+            draw.text(
+                (FRAMES * (FRAME_PX + GAP_PX) + 8, top + 17 * number), line, fill=(20, 20, 20), font=font
+            )
         top += height
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
@@ -44,5 +48,7 @@ def _fitted(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     scale = FRAME_PX / max(height, width)
     return cv2.resize(
-        frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        frame,
+        (max(1, round(width * scale)), max(1, round(height * scale))),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
     )

@@ -1,7 +1,8 @@
 """Text encoders: a caption to a ragged sequence of token embeddings.
 
-`HashedWordEncoder` is what its name says: each word has a fixed random vector made from its hash, plus a position. It has learnt nothing and
-knows no synonyms; it is deterministic, needs no weights, and lets a model learn the words it is trained on.
+`HashedWordEncoder` is what its name says: each word has a fixed random vector made from its hash, plus a
+position. It has learnt nothing and knows no synonyms; it is deterministic, needs no weights, and lets a model
+learn the words it is trained on.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def _positions(count: int, width: int) -> Tensor:
 
 
 class HashedWordEncoder:
-    """One fixed random unit-variance vector per word, plus half a sinusoidal position. Empty text is one end token."""
+    """One fixed random unit-variance vector per word, plus half a sinusoidal position. Empty text is one end
+    token.
+    """
 
     name, version, width = "hashed-words", "hashed-words/1", 128
     num_cpus, num_gpus = 0.2, 0.0
@@ -61,5 +64,8 @@ class HashedWordEncoder:
         out = []
         for text in texts:
             words = [*_WORD.findall(text.lower())[: self.max_tokens - 1], "<end>"]
-            out.append(torch.stack([_word_vector(word, self.width) for word in words]) + 0.5 * _positions(len(words), self.width))
+            out.append(
+                torch.stack([_word_vector(word, self.width) for word in words])
+                + 0.5 * _positions(len(words), self.width)
+            )
         return out

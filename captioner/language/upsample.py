@@ -1,7 +1,9 @@
-"""Prompt upsampling: a user's few words to a prompt like the captions a model was trained on. DALL-E 3's rule: 15 to 80 words, refactor rather than pile on.
+"""Prompt upsampling: a user's few words to a prompt like the captions a model was trained on. DALL-E 3's
+rule: 15 to 80 words, refactor rather than pile on.
 
-`PhraseUpsampler` needs no model: fitted on dense captions, it adds only what they say of camera and light and a prompt does not, and keeps every word of the user's.
-`model_upsampler` asks any server; its answer is taken only if no content word of the user's is lost.
+`PhraseUpsampler` needs no model: fitted on dense captions, it adds only what they say of camera and light and
+a prompt does not, and keeps every word of the user's. `model_upsampler` asks any server; its answer is taken
+only if no content word of the user's is lost.
 """
 
 from __future__ import annotations
@@ -17,11 +19,22 @@ from captioner.windows import sentences
 
 MIN_WORDS, MAX_WORDS = 15, 80
 _LIGHT = re.compile(r"\bin ((?:\w+ )?(?:light|daylight|moonlight|sunlight))\b", re.IGNORECASE)
-_LIGHT_WORDS = re.compile(r"\b(light|lit|daylight|sunlight|moonlight|dark|dim|bright|sunset|sunrise|night|neon|shadow)\w*\b", re.IGNORECASE)
-_CAMERA_WORDS = re.compile(r"\b(camera|pan(s|ning)?|tilt(s|ing)?|zoom(s|ing)?|dolly|tracking shot|hand-?held|close-?up)\b", re.IGNORECASE)
-_STYLE_WORDS = re.compile(r"\b(style|animation|cartoon|photo\w*|film|painting|render\w*|anime|sketch|cinematic)\b", re.IGNORECASE)
+_LIGHT_WORDS = re.compile(
+    r"\b(light|lit|daylight|sunlight|moonlight|dark|dim|bright|sunset|sunrise|night|neon|shadow)\w*\b",
+    re.IGNORECASE,
+)
+_CAMERA_WORDS = re.compile(
+    r"\b(camera|pan(s|ning)?|tilt(s|ing)?|zoom(s|ing)?|dolly|tracking shot|hand-?held|close-?up)\b",
+    re.IGNORECASE,
+)
+_STYLE_WORDS = re.compile(
+    r"\b(style|animation|cartoon|photo\w*|film|painting|render\w*|anime|sketch|cinematic)\b", re.IGNORECASE
+)
 _STOP = frozenset(
-    "a an the of in on at to from with and or is are was be by for as it its this that there into over under through while then up down off out very".split()  # noqa: SIM905
+    """
+    a an the of in on at to from with and or is are was be by for as it its this that there
+    into over under through while then up down off out very
+    """.split()  # noqa: SIM905
 )
 
 
@@ -50,7 +63,9 @@ class PhraseUpsampler:
 
     @staticmethod
     def fit(captions: Iterable[str]) -> PhraseUpsampler:
-        """Camera sentences and light phrases of dense captions, by how often they occur; a static camera first, which is what silence most often means."""
+        """Camera sentences and light phrases of dense captions, by how often they occur; a static camera
+        first, which is what silence most often means.
+        """
         camera: Counter[str] = Counter()
         light: Counter[str] = Counter()
         for caption in captions:
@@ -59,8 +74,9 @@ class PhraseUpsampler:
         found = PhraseUpsampler()
         ranked = sorted(camera, key=lambda text: ("static" not in text, -camera[text], text))
         return PhraseUpsampler(
-            camera=tuple(ranked) or found.camera, light=tuple(sorted(light, key=lambda text: (-light[text], text))) or found.light,
-        )  # fmt: skip
+            camera=tuple(ranked) or found.camera,
+            light=tuple(sorted(light, key=lambda text: (-light[text], text))) or found.light,
+        )
 
     @staticmethod
     def load(path: Path) -> PhraseUpsampler:
@@ -74,7 +90,8 @@ class PhraseUpsampler:
         """The prompt with light, camera and style filled in where it names none.
 
         Args:
-            choice: 0 for the most usual phrases, other numbers for others; the same number gives the same words.
+            choice: 0 for the most usual phrases, other numbers for others; the same number gives the same
+                words.
         """
         text = " ".join(prompt.split()).strip()
         if not any(char.isalnum() for char in text) or len(text.split()) >= MAX_WORDS:
@@ -82,7 +99,9 @@ class PhraseUpsampler:
         light = "" if _LIGHT_WORDS.search(text) else f", in {self.light[choice % len(self.light)]}"
         body = text.rstrip(" .,;!?" if light else " .,;")
         result = f"{body[:1].upper()}{body[1:]}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
-        extra = [self.camera[choice % len(self.camera)]] if is_video and not _CAMERA_WORDS.search(text) else []
+        extra = (
+            [self.camera[choice % len(self.camera)]] if is_video and not _CAMERA_WORDS.search(text) else []
+        )
         if len(f"{result} {' '.join(extra)}".split()) < MIN_WORDS and not _STYLE_WORDS.search(text):
             extra.append(self.style if is_video else self.still_style)
         for part in extra:
@@ -92,19 +111,29 @@ class PhraseUpsampler:
 
 
 INSTRUCTION = (
-    "Rewrite this prompt for a video generator as one description of {low} to {high} words, in the style of a detailed caption: subjects, what they do, setting, light, style, "
-    "camera. Keep every noun, colour, number and action of the user's own words. Where the prompt is long already, reorder rather than lengthen. Add no new subject. Answer with the "
+    "Rewrite this prompt for a video generator as one description of {low} to {high} words, in the style of "
+    "a detailed caption: subjects, what they do, setting, light, style, "
+    "camera. Keep every noun, colour, number and action of the user's own words. Where the prompt is long "
+    "already, reorder rather than lengthen. Add no new subject. Answer with the "
     "description alone.\n\n{prompt}"
 )
 
 
-def model_upsampler(ask: Callable[[str], str], fallback: PhraseUpsampler, tries: int = 2) -> Callable[..., str]:
-    """An upsampler that asks a language model, and falls back to phrases where its answer loses a word of the user's or breaks the rule of length."""
+def model_upsampler(
+    ask: Callable[[str], str], fallback: PhraseUpsampler, tries: int = 2
+) -> Callable[..., str]:
+    """An upsampler that asks a language model, and falls back to phrases where its answer loses a word of the
+    user's or breaks the rule of length.
+    """
 
     def upsample(prompt: str, is_video: bool = True, choice: int = 0) -> str:
         for _ in range(tries):
-            answer = " ".join(ask(INSTRUCTION.format(low=MIN_WORDS, high=MAX_WORDS, prompt=prompt)).split()).strip("\"' ")
-            if MIN_WORDS <= len(answer.split()) <= max(MAX_WORDS, len(prompt.split())) and not lost_words(prompt, answer):
+            answer = " ".join(
+                ask(INSTRUCTION.format(low=MIN_WORDS, high=MAX_WORDS, prompt=prompt)).split()
+            ).strip("\"' ")
+            if MIN_WORDS <= len(answer.split()) <= max(MAX_WORDS, len(prompt.split())) and not lost_words(
+                prompt, answer
+            ):
                 return answer
         return fallback(prompt, is_video, choice)
 

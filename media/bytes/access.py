@@ -1,7 +1,8 @@
 """Media wherever it lies: one address, one way to open it.
 
-A local path, `s3://` and `gs://` (through `pyarrow.fs`), `http://` and `https://` (by ranges, within `HttpLimits`), and members of plain tars
-in any of these places, as `PATH_OR_ADDRESS.tar#member/name.mp4`. Nothing is copied to disk, except from http servers without ranges.
+A local path, `s3://` and `gs://` (through `pyarrow.fs`), `http://` and `https://` (by ranges, within
+`HttpLimits`), and members of plain tars in any of these places, as `PATH_OR_ADDRESS.tar#member/name.mp4`.
+Nothing is copied to disk, except from http servers without ranges.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _member(uri: str) -> tuple[str, str] | None:
 
 
 def resolve_store(uri: str) -> tuple[fs.FileSystem, str]:
-    """Filesystem and path of an object-store address; blanks and letters outside ASCII in it are escaped first.
+    """Filesystem and path of an object-store address; blanks and letters outside ASCII in it are escaped
+    first.
 
     Raises:
         MediaError: it is no address that can be read.
@@ -54,8 +56,13 @@ def _os_error(error: OSError, uri: str) -> MediaError:
     if isinstance(error, FileNotFoundError) or "NoSuchKey" in text or "404" in text:
         return MediaError("missing", f"{uri} does not exist or is not a file. Check the address.")
     if isinstance(error, PermissionError) or "ACCESS_DENIED" in text or "403" in text:
-        return MediaError("access_denied", f"{uri} may not be read ({text}). Check the permissions or credentials.")
-    return MediaError("timeout" if "timed out" in text.lower() else "unreadable", f"{uri}: {text}. Try again, or check the disk or the store.")
+        return MediaError(
+            "access_denied", f"{uri} may not be read ({text}). Check the permissions or credentials."
+        )
+    return MediaError(
+        "timeout" if "timed out" in text.lower() else "unreadable",
+        f"{uri}: {text}. Try again, or check the disk or the store.",
+    )
 
 
 def _local_blocks(file: BinaryIO, path: str, **sizes: int) -> Blocks:
@@ -97,7 +104,9 @@ def tar_index(tar: str, limits: HttpLimits | None = None) -> TarIndex:
     sizes = {"block_bytes": HEADER_BLOCK_BYTES, "max_ahead": 1}
     if tar.startswith(WEB):
         source = http_source(tar, limits)
-        return _indexes.get(Blocks(tar, source.facts.size_bytes, source.fetch, **sizes), tar, source.facts.tag)
+        return _indexes.get(
+            Blocks(tar, source.facts.size_bytes, source.fetch, **sizes), tar, source.facts.tag
+        )
     if tar.startswith(STORES):
         blocks, tag, close = _store_blocks(tar, **sizes)
         try:
@@ -115,7 +124,10 @@ def open_local(path: str) -> BinaryIO:
         MediaError: it cannot be opened.
     """
     if "://" in path:
-        raise MediaError("address", f"{path} has a scheme that is not read. Give a path or an address of s3, gs, http or https.")
+        raise MediaError(
+            "address",
+            f"{path} has a scheme that is not read. Give a path or an address of s3, gs, http or https.",
+        )
     try:
         if not Path(path).is_file():
             raise FileNotFoundError(path)
@@ -131,8 +143,8 @@ def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa
         limits: for http; None for what the environment says.
 
     Raises:
-        MediaError: missing, access_denied, unreadable, address, bad_tar, and for http those of `media.bytes.http_file`.
-            The same come out of reads where the file is not local.
+        MediaError: missing, access_denied, unreadable, address, bad_tar, and for http those of
+            `media.bytes.http_file`. The same come out of reads where the file is not local.
     """
     if is_local(uri):
         return open_local(uri)
@@ -155,7 +167,8 @@ def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa
 
 
 def open_media(uri: str, limits: HttpLimits | None = None) -> str | BinaryIO:
-    """What `av.open` and `PIL.Image.open` take: the path itself where the file is local, else a file of bytes.
+    """What `av.open` and `PIL.Image.open` take: the path itself where the file is local, else a file of
+    bytes.
 
     Raises:
         MediaError: as `open_binary`; a missing local file is left for the library to find.
@@ -176,13 +189,16 @@ def opened(uri: str) -> Iterator[str | BinaryIO]:
 
 @contextmanager
 def held(uri: str) -> Iterator[None]:
-    """While inside, all that open this address in this process share one connection, or the one download. Nothing for a local path."""
+    """While inside, all that open this address in this process share one connection, or the one download.
+    Nothing for a local path.
+    """
     with nullcontext() if is_local(uri) else open_binary(uri):
         yield
 
 
 def stat_media(uri: str, limits: HttpLimits | None = None) -> tuple[int, str]:
-    """Size in bytes and a text that changes when the file does: its ETag over http, else its modification time in ns; empty if unknown.
+    """Size in bytes and a text that changes when the file does: its ETag over http, else its modification
+    time in ns; empty if unknown.
 
     Raises:
         MediaError: as `open_binary`.

@@ -1,6 +1,8 @@
-"""A file-like reader over anything that can give ranges of bytes: block by block, with read-ahead and a small memory of blocks.
+"""A file-like reader over anything that can give ranges of bytes: block by block, with read-ahead and a small
+memory of blocks.
 
-Why: PyAV and Pillow read tens of kilobytes at a time and jump about. An object store answers one large request as fast as one small one.
+Why: PyAV and Pillow read tens of kilobytes at a time and jump about. An object store answers one large
+request as fast as one small one.
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ class Blocks:
         end = min(begin + self._run * self._block_bytes, self.size_bytes)
         data = self._fetch(begin, end - begin)
         if len(data) != end - begin:
-            raise MediaError("cut", f"{self.name} gave {len(data)} of {end - begin} bytes at {begin}. Fetch the file again, or check its store.")
+            raise MediaError(
+                "cut",
+                f"{self.name} gave {len(data)} of {end - begin} bytes at {begin}. Fetch the file again, or "
+                "check its store.",
+            )
         for number in range(-(-len(data) // self._block_bytes)):
             self._blocks[index + number] = data[number * self._block_bytes : (number + 1) * self._block_bytes]
             self._blocks.move_to_end(index + number)
@@ -93,7 +99,12 @@ class BlockReader(io.RawIOBase):
     """
 
     def __init__(
-        self, blocks: Blocks, offset: int = 0, size_bytes: int | None = None, name: str = "", on_close: Callable[[], object] | None = None
+        self,
+        blocks: Blocks,
+        offset: int = 0,
+        size_bytes: int | None = None,
+        name: str = "",
+        on_close: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
         self._on_close = on_close

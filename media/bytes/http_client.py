@@ -1,7 +1,9 @@
-"""One http request done carefully: checked addresses, few redirects, bounded time, attempts repeated where the failure may pass.
+"""One http request done carefully: checked addresses, few redirects, bounded time, attempts repeated where
+the failure may pass.
 
-Over urllib3, to an address that was checked, with the right Host header and TLS name. Nothing is taken from the environment: no proxy, no
-netrc. User and password come only from the address itself and go only to its own origin.
+Over urllib3, to an address that was checked, with the right Host header and TLS name. Nothing is taken from
+the environment: no proxy, no netrc. User and password come only from the address itself and go only to its
+own origin.
 """
 
 from __future__ import annotations
@@ -52,11 +54,19 @@ def body(response: Response, max_bytes: int, deadline: float, name: str) -> Call
     def next_piece() -> bytes:
         nonlocal got
         if time.monotonic() > deadline:
-            raise MediaError("timeout", f"{name} sends too slowly. Try later, or raise RUSHES_HTTP_REQUEST_S or RUSHES_HTTP_DOWNLOAD_S.")
+            raise MediaError(
+                "timeout",
+                f"{name} sends too slowly. Try later, or raise RUSHES_HTTP_REQUEST_S or "
+                "RUSHES_HTTP_DOWNLOAD_S.",
+            )
         piece = response.read1(_CHUNK_BYTES, decode_content=False)  # type: ignore[attr-defined]
         got += len(piece)
         if got > max_bytes:
-            raise MediaError("too_large", f"{name} sends more than {max_bytes} bytes. Raise RUSHES_HTTP_MAX_DOWNLOAD_BYTES if you mean it.")
+            raise MediaError(
+                "too_large",
+                f"{name} sends more than {max_bytes} bytes. Raise RUSHES_HTTP_MAX_DOWNLOAD_BYTES if you "
+                "mean it.",
+            )
         declared = response.headers.get("Content-Length", "")
         if not piece and declared.isdigit() and got != int(declared):
             raise CutError(f"{got} of {declared} bytes came")
@@ -90,7 +100,9 @@ class HttpClient:
                 cause, reason = f"the server answers {response.status}", "http_status"
                 wait_s = self._asked_wait_s(response, wait_s)
             except SSLError as error:
-                raise MediaError("tls", f"{self.url}: {error}. Check the certificate of the server.") from error
+                raise MediaError(
+                    "tls", f"{self.url}: {error}. Check the certificate of the server."
+                ) from error
             except NewConnectionError as error:
                 cause, reason = f"nobody answers there ({error})", "unreachable"
             except Urllib3TimeoutError as error:
@@ -119,7 +131,10 @@ class HttpClient:
         except LocationParseError as error:
             raise MediaError("address", f"{self.url} is no address ({error})") from error
         if parsed.scheme not in _PORTS or not parsed.host:
-            raise MediaError("redirect" if url != self.url else "address", f"{self.url} leads to {url}: only http and https are read.")
+            raise MediaError(
+                "redirect" if url != self.url else "address",
+                f"{self.url} leads to {url}: only http and https are read.",
+            )
         return parsed
 
     @staticmethod
@@ -137,7 +152,10 @@ class HttpClient:
                 return response
             response.close()
             url = urljoin(url, target)
-        raise MediaError("redirect", f"{self.url} redirects more than {self.limits.max_redirects} times. Give the final address.")
+        raise MediaError(
+            "redirect",
+            f"{self.url} redirects more than {self.limits.max_redirects} times. Give the final address.",
+        )
 
     def _send(self, url: Url, headers: dict[str, str]) -> Response:
         """Connect to the first checked address that answers."""
@@ -153,7 +171,9 @@ class HttpClient:
         for address in checked_addresses(plain_host, port, self.limits, self.url):
             timeout = Timeout(connect=self.limits.connect_s, read=self.limits.read_s)
             if scheme == "https":
-                pool = urllib3.HTTPSConnectionPool(address, port, timeout=timeout, server_hostname=plain_host, assert_hostname=plain_host)
+                pool = urllib3.HTTPSConnectionPool(
+                    address, port, timeout=timeout, server_hostname=plain_host, assert_hostname=plain_host
+                )
             else:
                 pool = urllib3.HTTPConnectionPool(address, port, timeout=timeout)
             try:
@@ -169,7 +189,9 @@ class HttpClient:
 
     @staticmethod
     def _urlopen(pool: urllib3.HTTPConnectionPool, url: Url, headers: dict[str, str]) -> Response:
-        return pool.urlopen("GET", url.request_uri, headers=headers, retries=False, redirect=False, preload_content=False)
+        return pool.urlopen(
+            "GET", url.request_uri, headers=headers, retries=False, redirect=False, preload_content=False
+        )
 
     def close(self) -> None:
         for pool in self._pools.values():

@@ -1,6 +1,8 @@
-"""A file behind an http address, read by ranges; where the server gives none, from a temporary file that holds it whole.
+"""A file behind an http address, read by ranges; where the server gives none, from a temporary file that
+holds it whole.
 
-Each ranged answer is checked against the first: another ETag, date or size means that the file changed between two reads, which is an error.
+Each ranged answer is checked against the first: another ETag, date or size means that the file changed
+between two reads, which is an error.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class HttpSource:
     """What an address holds: found out by asking for its first block.
 
     Args:
-        is_stat: ask for size and tag alone; `blocks` is then not set unless the file had to be downloaded to know them.
+        is_stat: ask for size and tag alone; `blocks` is then not set unless the file had to be downloaded to
+            know them.
     """
 
     def __init__(self, url: str, limits: HttpLimits, is_stat: bool = False) -> None:
@@ -84,7 +87,7 @@ class HttpSource:
         return self._whole(response)
 
     def _whole(self, response: Response) -> tuple[Facts, bytes]:
-        """The file as the body of one answer, into a temporary file that has no name and is gone when closed."""
+        """Download the file in one response into an anonymous temporary file, which is gone when closed."""
         if response.status != 200:
             raise _refused(response, self.url)
         self._plain(response)
@@ -98,7 +101,9 @@ class HttpSource:
         self._spool = tempfile.TemporaryFile(prefix="rushes-")  # type: ignore[assignment]  # noqa: SIM115
         assert self._spool is not None
         size = 0
-        piece = body(response, self.limits.max_download_bytes, time.monotonic() + self.limits.download_s, self.url)
+        piece = body(
+            response, self.limits.max_download_bytes, time.monotonic() + self.limits.download_s, self.url
+        )
         while data := piece():
             try:
                 self._spool.write(data)
@@ -106,20 +111,31 @@ class HttpSource:
             except OSError as error:
                 raise MediaError(
                     "no_space",
-                    f"{self.url} gives no ranges, and the folder of temporary files cannot hold it ({error}). Set TMPDIR to a larger disk.",
+                    f"{self.url} gives no ranges, and the folder of temporary files cannot hold it "
+                    f"({error}). Set TMPDIR to a larger disk.",
                 ) from error
             size += len(data)
         return Facts(size, _tag(response)), b""
 
     def _checked(self, size: int, limit: int) -> int:
         if size > limit:
-            setting = "RUSHES_HTTP_MAX_BYTES" if limit == self.limits.max_bytes else "RUSHES_HTTP_MAX_DOWNLOAD_BYTES (the server gives no ranges)"
-            raise MediaError("too_large", f"{self.url} has {size} bytes, the limit is {limit}. Raise {setting} if you mean it.")
+            setting = (
+                "RUSHES_HTTP_MAX_BYTES"
+                if limit == self.limits.max_bytes
+                else "RUSHES_HTTP_MAX_DOWNLOAD_BYTES (the server gives no ranges)"
+            )
+            raise MediaError(
+                "too_large",
+                f"{self.url} has {size} bytes, the limit is {limit}. Raise {setting} if you mean it.",
+            )
         return size
 
     def _plain(self, response: Response) -> None:
         if response.headers.get("Content-Encoding", "identity").lower() not in {"", "identity"}:
-            raise MediaError("unreadable", f"{self.url} comes compressed though it was asked for as it is. Download it by hand.")
+            raise MediaError(
+                "unreadable",
+                f"{self.url} comes compressed though it was asked for as it is. Download it by hand.",
+            )
 
     def _read(self, response: Response, size: int) -> bytes:
         self._plain(response)
@@ -141,11 +157,24 @@ class HttpSource:
             if response.status not in {200, 206, 416}:
                 raise _refused(response, self.url)
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-            is_same = response.status == 206 and match and match[3] in {"*", str(self.facts.size_bytes)} and _tag(response) == self.facts.tag
+            is_same = (
+                response.status == 206
+                and match
+                and match[3] in {"*", str(self.facts.size_bytes)}
+                and _tag(response) == self.facts.tag
+            )
             if not is_same or not match:
-                raise MediaError("source_changed", f"{self.url} changed while it was read (or its server gives ranges only at times). Run again.")
+                raise MediaError(
+                    "source_changed",
+                    f"{self.url} changed while it was read (or its server gives ranges only at times). Run "
+                    "again.",
+                )
             if (match[1], match[2]) != (str(offset), str(offset + size - 1)):
-                raise MediaError("no_ranges", f"{self.url} answers with bytes {match[1]}-{match[2]} where {offset} and {size} more were asked for.")
+                raise MediaError(
+                    "no_ranges",
+                    f"{self.url} answers with bytes {match[1]}-{match[2]} where {offset} and {size} more "
+                    "were asked for.",
+                )
             return self._read(response, size)
 
         return self._client.get(headers, consume)
@@ -169,9 +198,11 @@ class HttpSource:
 
 
 class HttpReader(BlockReader):
-    """A reader that keeps its source alive. Readers of one address share it, so two opens cost one download."""
+    """A reader that keeps its source alive. Readers of one address share one download."""
 
-    def __init__(self, source: HttpSource, offset: int = 0, size_bytes: int | None = None, name: str = "") -> None:
+    def __init__(
+        self, source: HttpSource, offset: int = 0, size_bytes: int | None = None, name: str = ""
+    ) -> None:
         super().__init__(source.blocks, offset, size_bytes, name)
         self._source: HttpSource | None = source
 

@@ -1,7 +1,8 @@
 """What a download over http may do: limits of time and size, and the addresses it may connect to.
 
-Private, loopback, link-local, multicast and reserved addresses are refused, also inside v6 addresses that carry a v4 one, unless allowed by
-name. Names are resolved here, once a connection, and the connection goes to the address that was checked.
+Private, loopback, link-local, multicast and reserved addresses are refused, also inside v6 addresses that
+carry a v4 one, unless allowed by name. Names are resolved here, once a connection, and the connection goes to
+the address that was checked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLimits:
-    """Limits of reading over http. Each can be set in the environment as RUSHES_HTTP_<FIELD>, for instance RUSHES_HTTP_READ_S=60."""
+    """Limits of reading over http. Each can be set in the environment as RUSHES_HTTP_<FIELD>, for instance
+    RUSHES_HTTP_READ_S=60.
+    """
 
     connect_s: float = 10.0
     """Seconds until a connection must stand."""
@@ -46,7 +49,8 @@ class HttpLimits:
     max_wait_s: float = 30.0
     """Longest wait before another attempt, whatever Retry-After asks for."""
     allow_private: tuple[str, ...] = ()
-    """Networks that may be connected to though they are not public, as 10.1.0.0/16. In the environment: separated by commas, or 1 for all."""
+    """Networks that may be connected to though they are not public, as 10.1.0.0/16. In the environment:
+    separated by commas, or 1 for all."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> HttpLimits:
@@ -71,12 +75,18 @@ class HttpLimits:
                     networks = _EVERYWHERE if text == "1" else [part.strip() for part in text.split(",")]
                     values[item.name] = tuple(str(ipaddress.ip_network(network)) for network in networks)
             except ValueError as error:
-                raise UsageError(name, f"{text!r} is not a value for it ({error})", "Unset it or give a number; networks as 10.1.0.0/16.") from error
+                raise UsageError(
+                    name,
+                    f"{text!r} is not a value for it ({error})",
+                    "Unset it or give a number; networks as 10.1.0.0/16.",
+                ) from error
         return cls(**values)
 
 
 def _judged(address: Address) -> list[Address]:
-    """The addresses that decide: the v4 one inside a mapped or NAT64 address; of 6to4, Teredo and the old compatible form also those inside."""
+    """The addresses that decide: the v4 one inside a mapped or NAT64 address; of 6to4, Teredo and the old
+    compatible form also those inside.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
@@ -91,9 +101,15 @@ def is_public(address: Address) -> bool:
 
     def is_special(item: Address) -> bool:
         return (
-            item.is_private or item.is_loopback or item.is_link_local or item.is_multicast or item.is_reserved or item.is_unspecified
-            or not item.is_global or (isinstance(item, ipaddress.IPv6Address) and item.is_site_local)
-        )  # fmt: skip
+            item.is_private
+            or item.is_loopback
+            or item.is_link_local
+            or item.is_multicast
+            or item.is_reserved
+            or item.is_unspecified
+            or not item.is_global
+            or (isinstance(item, ipaddress.IPv6Address) and item.is_site_local)
+        )
 
     return not any(is_special(item) for item in _judged(address))
 
@@ -101,7 +117,9 @@ def is_public(address: Address) -> bool:
 def _is_allowed(address: Address, limits: HttpLimits) -> bool:
     if is_public(address):
         return True
-    plain = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped else address
+    plain = (
+        address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped else address
+    )
     networks = [ipaddress.ip_network(text) for text in limits.allow_private]
     return any(plain in network for network in networks if network.version == plain.version)
 
@@ -118,7 +136,10 @@ def checked_addresses(host: str, port: int, limits: HttpLimits, name: str) -> li
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
-        raise MediaError("no_host", f"{name}: {host} cannot be resolved ({error}). Check the name, and that this machine has DNS.") from error
+        raise MediaError(
+            "no_host",
+            f"{name}: {host} cannot be resolved ({error}). Check the name, and that this machine has DNS.",
+        ) from error
     found = [str(info[4][0]).split("%", 1)[0] for info in infos]
     allowed = [text for text in dict.fromkeys(found) if _is_allowed(ipaddress.ip_address(text), limits)]
     if not allowed:

@@ -1,4 +1,5 @@
-"""Members of plain tars, addressed as `PATH_OR_ADDRESS.tar#member/name.mp4`: where each lies, found by reading headers only.
+"""Members of plain tars, addressed as `PATH_OR_ADDRESS.tar#member/name.mp4`: where each lies, found by
+reading headers only.
 
 A member's name is a key and never a path: nothing is unpacked.
 """
@@ -44,7 +45,9 @@ def is_tar(uri: str) -> bool:
 
 
 def read_index(blocks: Blocks, name: str) -> TarIndex:
-    """Read the headers of a tar. The first of two members of one name counts; links, folders and sparse members are left out."""
+    """Read the headers of a tar. The first of two members of one name counts; links, folders and sparse
+    members are left out.
+    """
     members: dict[str, tuple[int, int]] = {}
     reader = BlockReader(blocks)
     try:

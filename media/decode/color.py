@@ -1,8 +1,9 @@
 """Colour: any decoded frame to 8-bit BT.709 RGB.
 
-SDR frames go through swscale with the matrix and range the frame declares. PQ and HLG frames are tone mapped by a stated rule: to linear
-light with 203 nits as diffuse white (ITU-R BT.2408), BT.2020 to BT.709 primaries, an extended Reinhard curve on luminance with white at 1000
-nits, BT.709-like sRGB gamma. Which of the two was done is recorded per source as `transfer`.
+SDR frames go through swscale with the matrix and range the frame declares. PQ and HLG frames are tone mapped
+by a stated rule: to linear light with 203 nits as diffuse white (ITU-R BT.2408), BT.2020 to BT.709 primaries,
+an extended Reinhard curve on luminance with white at 1000 nits, BT.709-like sRGB gamma. Which of the two was
+done is recorded per source as `transfer`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 PQ, HLG = 16, 18  # ITU-T H.273 transfer characteristics
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
-_BT2020_TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32)
+_BT2020_TO_709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
+)
 
 
 def transfer_name(frame: av.VideoFrame) -> str:
@@ -52,7 +55,16 @@ def tone_map(code: np.ndarray, transfer: str) -> np.ndarray:
 
 def has_alpha(frame: av.VideoFrame) -> bool:
     name = frame.format.name
-    return name.startswith(("yuva", "ya", "gbrap")) or name in {"rgba", "bgra", "argb", "abgr", "rgba64le", "rgba64be", "bgra64le", "pal8"}
+    return name.startswith(("yuva", "ya", "gbrap")) or name in {
+        "rgba",
+        "bgra",
+        "argb",
+        "abgr",
+        "rgba64le",
+        "rgba64be",
+        "bgra64le",
+        "pal8",
+    }
 
 
 def is_plain(frame: av.VideoFrame) -> bool:
@@ -72,7 +84,8 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
     """A decoded frame as [height, width, 3] uint8 RGB, scaled by area averaging when smaller.
 
     Args:
-        scale: `(frame, width, height, pixel format, method) -> frame`, which may keep its set-up between calls.
+        scale: `(frame, width, height, pixel format, method) -> frame`, which may keep its set-up between
+            calls.
     """
     transfer = transfer_name(frame)
     method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"

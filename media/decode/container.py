@@ -1,4 +1,6 @@
-"""Containers by PyAV, wherever the file lies. A file that is not local may not make FFmpeg open anything else (playlists do)."""
+"""Containers by PyAV, wherever the file lies. A file that is not local may not make FFmpeg open anything else
+(playlists do).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
                 yield container
             return
         try:
-            with av.open(file, mode="r", metadata_errors="replace", options={"protocol_whitelist": "none"}) as container:
+            with av.open(
+                file, mode="r", metadata_errors="replace", options={"protocol_whitelist": "none"}
+            ) as container:
                 yield container
         except av.FFmpegError:
             if error := getattr(file, "error", None):  # FFmpeg made another error of it
@@ -34,6 +38,8 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
             raise
         finally:
             with contextlib.suppress(MediaError):
-                av.error.err_check(0)  # an error of a read that nobody asked for must not surface in the next file
+                av.error.err_check(
+                    0
+                )  # an error of a read that nobody asked for must not surface in the next file
         if error := getattr(file, "error", None):
             raise error

@@ -1,4 +1,5 @@
-"""Deinterlacing, by one rule: in a source whose first frame is interlaced, every interlaced frame goes through FFmpeg's bwdif, one frame out for each frame in.
+"""Deinterlacing, by one rule: in a source whose first frame is interlaced, every interlaced frame goes
+through FFmpeg's bwdif, one frame out for each frame in.
 
 The number of frames and their times stay as they are; progressive frames of such a source pass untouched.
 """
@@ -13,13 +14,17 @@ from av.filter import Graph
 
 
 def deinterlaced(stream: av.VideoStream) -> Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]:
-    """A function `(decoded frames, is this the end) -> frames ready`, one frame late. A change of size starts the filter anew."""
+    """A function `(decoded frames, is this the end) -> frames ready`, one frame late. A change of size starts
+    the filter anew.
+    """
     graph: Graph | None = None
     size = (0, 0)
 
     def build(frame: av.VideoFrame) -> Graph:
         made = Graph()
-        source = made.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base)
+        source = made.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base
+        )
         filter_ = made.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
         sink = made.add("buffersink")
         source.link_to(filter_)

@@ -1,7 +1,8 @@
 """Geometry: from a stored frame to the picture a viewer sees, and to a size cap, without cropping.
 
-The rules of native shape: rotation metadata applied; non-square pixels made square by enlarging the short axis; a size cap scales both
-axes by one factor. All of it happens here and nowhere else, whatever decoder made the frame.
+The rules of native shape: rotation metadata applied; non-square pixels made square by enlarging the short
+axis; a size cap scales both axes by one factor. All of it happens here and nowhere else, whatever decoder
+made the frame.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Geometry:
         return max(1, round(width)), max(1, round(height))
 
     def capped_size_px(self, max_pixels: int | None) -> tuple[int, int]:
-        """Display width and height, both scaled by one factor so that their product is about `max_pixels` at most; never enlarged."""
+        """Display width and height, both scaled by one factor so that their product is about `max_pixels` at
+        most; never enlarged.
+        """
         width, height = self.display_size_px
         if max_pixels is None or width * height <= max_pixels:
             return width, height
@@ -54,7 +57,9 @@ class Geometry:
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def fitted_size_px(self, max_side_px: int) -> tuple[int, int]:
-        """Display width and height with the longer side at most `max_side_px`, both scaled by one factor; never enlarged."""
+        """Display width and height with the longer side at most `max_side_px`, both scaled by one factor;
+        never enlarged.
+        """
         width, height = self.display_size_px
         factor = min(1.0, max_side_px / max(width, height))
         return max(1, round(width * factor)), max(1, round(height * factor))
@@ -73,9 +78,11 @@ class Geometry:
 
 
 def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
-    """Rotation in degrees (counter-clockwise, a multiple of 90) and mirroring of a 3x3 display matrix, row by row, as ISO 14496-12 stores it.
+    """Rotation in degrees (counter-clockwise, a multiple of 90) and mirroring of a 3x3 display matrix, row by
+    row, as ISO 14496-12 stores it.
 
-    A stored pixel (x, y) is shown at (a x + c y, b x + d y) where the matrix begins a, b, u, c, d. A negative determinant is a mirroring.
+    A stored pixel (x, y) is shown at (a x + c y, b x + d y) where the matrix begins a, b, u, c, d. A negative
+    determinant is a mirroring.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     is_mirrored = a * d - b * c < 0
@@ -85,7 +92,8 @@ def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
 
 
 def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
-    """Indices of the frames kept under a rate cap: existing frames only, the first one always, evenly by true time.
+    """Indices of the frames kept under a rate cap: existing frames only, the first one always, evenly by true
+    time.
 
     Args:
         times_s: ascending presentation times.

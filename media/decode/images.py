@@ -38,14 +38,20 @@ def to_rgb(image: Image.Image, width: int, height: int) -> np.ndarray:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC)
+        image = image.resize(
+            (width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC
+        )
     return np.asarray(image).copy()
 
 
 def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float, np.ndarray]]:
     """(time_s, frame) of an animation, or the one frame of a still."""
     with opened(path) as file, Image.open(file) as image:
-        times = frame_times_s(image)[0] if getattr(image, "is_animated", False) and image.format not in {"MPO", "TIFF"} else [0.0]
+        times = (
+            frame_times_s(image)[0]
+            if getattr(image, "is_animated", False) and image.format not in {"MPO", "TIFF"}
+            else [0.0]
+        )
         for index, time_s in enumerate(times):
             if len(times) > 1:
                 image.seek(index)

@@ -1,4 +1,6 @@
-"""One demux-only pass over a video stream: true times and every sign that a decoder may go wrong, without decoding anything."""
+"""One demux-only pass over a video stream: true times and every sign that a decoder may go wrong, without
+decoding anything.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import numpy as np
 
 from media.errors import MediaError
 
-MAX_KEY_INTERVAL_S = 12.0  # decord decodes, and holds, all from the keyframe before; further apart, memory and time run away
+MAX_KEY_INTERVAL_S = (
+    12.0  # decord decodes, and holds, all from the keyframe before; further apart, memory and time run away
+)
 RESTART_S = 0.2  # a clock that falls back by more than this began anew: streams joined end to end
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0

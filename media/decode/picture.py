@@ -1,7 +1,9 @@
-"""Pictures: a decoded frame that is converted only as far as asked, because most frames of a pass are only glanced at.
+"""Pictures: a decoded frame that is converted only as far as asked, because most frames of a pass are only
+glanced at.
 
-Three ways to look, dear to cheap: `rgb` (any size, full colour resolution), `draft` (reduced; colour at half resolution, as JPEG and VP9 keep it
-anyway) and `glance` (tiny, sampled, as stored: for telling one frame from the next).
+Three ways to look, dear to cheap: `rgb` (any size, full colour resolution), `draft` (reduced; colour at half
+resolution, as JPEG and VP9 keep it anyway) and `glance` (tiny, sampled, as stored: for telling one frame from
+the next).
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ class Scaler:
 
     _kept: dict[tuple, VideoReformatter] = field(default_factory=dict)
 
-    def __call__(self, frame: av.VideoFrame, width: int, height: int, pixel_format: str, method: str) -> av.VideoFrame:
+    def __call__(
+        self, frame: av.VideoFrame, width: int, height: int, pixel_format: str, method: str
+    ) -> av.VideoFrame:
         key = (frame.width, frame.height, frame.format.name, width, height, pixel_format)
         scaler = self._kept.setdefault(key, VideoReformatter())
-        return scaler.reformat(frame, width=width, height=height, format=pixel_format, interpolation=method, threads=1)
+        return scaler.reformat(
+            frame, width=width, height=height, format=pixel_format, interpolation=method, threads=1
+        )
 
 
 @dataclass
@@ -48,14 +54,17 @@ class Picture:
     _reduced: av.VideoFrame | None = field(default=None, repr=False)
 
     def rgb(self, width: int, height: int) -> np.ndarray:
-        """[height, width, 3] uint8 BT.709, upright, scaled by area averaging when smaller. The array owns its memory."""
+        """[height, width, 3] uint8 BT.709, upright, scaled by area averaging when smaller. The array owns its
+        memory.
+        """
         if isinstance(self.frame, np.ndarray):
             return fitted(self.frame, width, height)
         size = self.geometry.stored_orientation(width, height)
         return self.geometry.upright(color.to_rgb(self.frame, *size, self.scaler))
 
     def draft(self, max_side_px: int) -> np.ndarray:
-        """As `rgb`, with the longer side at most `max_side_px`; scaled in the stored colour space first, where that is cheaper.
+        """As `rgb`, with the longer side at most `max_side_px`; scaled in the stored colour space first,
+        where that is cheaper.
 
         Ask for larger drafts first: a later one at most half as large is made from the one before.
         """
@@ -64,13 +73,19 @@ class Picture:
         if isinstance(frame, av.VideoFrame) and color.is_plain(frame):
             size = self.geometry.stored_orientation(width, height)
             if size[0] * 1.5 < frame.width:
-                source = self._reduced if self._reduced is not None and self._reduced.width >= 2 * size[0] else frame
+                source = (
+                    self._reduced
+                    if self._reduced is not None and self._reduced.width >= 2 * size[0]
+                    else frame
+                )
                 self._reduced = small = self.scaler(source, *size, "yuv420p", "AREA")
                 return self.geometry.upright(self.scaler(small, *size, "rgb24", "BILINEAR").to_ndarray())
         return self.rgb(width, height)
 
     def glance(self, side_px: int) -> np.ndarray:
-        """[side, side, 3] uint8 RGB as stored, sampled rather than averaged: for comparing neighbours pixel by pixel, whatever their sizes."""
+        """[side, side, 3] uint8 RGB as stored, sampled rather than averaged: for comparing neighbours pixel
+        by pixel, whatever their sizes.
+        """
         if isinstance(self.frame, np.ndarray):
             return cv2.resize(self.frame, (side_px, side_px), interpolation=cv2.INTER_AREA)
         return self.scaler(self.frame, side_px, side_px, "rgb24", "FAST_BILINEAR").to_ndarray()

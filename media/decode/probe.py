@@ -1,8 +1,9 @@
 """Probe: what a file is, read from its packets without decoding more than one frame.
 
-Every other part trusts these facts instead of the container's header: the number of packets, the true times and which decoder is right for
-it. decord 0.6 is silently wrong on transport streams, edit lists, open GOPs and hidden frames, so a file goes to decord only when the
-packets show none of these; everything else is decoded in order by PyAV, still images and animated WebP by Pillow.
+Every other part trusts these facts instead of the container's header: the number of packets, the true times
+and which decoder is right for it. decord 0.6 is silently wrong on transport streams, edit lists, open GOPs
+and hidden frames, so a file goes to decord only when the packets show none of these; everything else is
+decoded in order by PyAV, still images and animated WebP by Pillow.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def _turn(frame: av.VideoFrame) -> tuple[int, bool]:
 
 
 def _probe_image(path: str) -> Probe | None:
-    """Still images and animated WebP, APNG and AVIF by Pillow; None for anything else (GIF decodes better as a video)."""
+    """Still images and animated WebP, APNG and AVIF by Pillow; None for anything else (GIF decodes better as
+    a video).
+    """
     try:
         with opened(path) as file, Image.open(file) as image:
             frames = getattr(image, "n_frames", 1)
@@ -99,12 +102,34 @@ def _probe_image(path: str) -> Probe | None:
                 times, last = frame_times_s(image)
                 duration = times[-1] + last
             return Probe(
-                path=path, kind="image" if is_still else "video", container=str(image.format).lower(), codec=str(image.format).lower(),
-                pixel_format=image.mode, geometry=Geometry(width, height), start_s=0.0, duration_s=duration, declared_duration_s=0.0,
-                num_packets=1 if is_still else frames, fps=0.0 if is_still else frames / max(duration, 1e-3), is_vfr=False, has_audio=False,
-                transfer="sdr", is_interlaced=False, decoder="pillow", decoder_reasons=("still image",) if is_still else ("animated image",),
-            )  # fmt: skip
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError):
+                path=path,
+                kind="image" if is_still else "video",
+                container=str(image.format).lower(),
+                codec=str(image.format).lower(),
+                pixel_format=image.mode,
+                geometry=Geometry(width, height),
+                start_s=0.0,
+                duration_s=duration,
+                declared_duration_s=0.0,
+                num_packets=1 if is_still else frames,
+                fps=0.0 if is_still else frames / max(duration, 1e-3),
+                is_vfr=False,
+                has_audio=False,
+                transfer="sdr",
+                is_interlaced=False,
+                decoder="pillow",
+                decoder_reasons=("still image",) if is_still else ("animated image",),
+            )
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        struct.error,
+        Image.DecompressionBombError,
+    ):
         return None
 
 
@@ -143,9 +168,13 @@ def probe(path: str) -> Probe:
             packets = scan_packets(container, stream)
             name = container.format.name.split(",")[0]
             if name in PLAYLISTS:
-                raise MediaError("playlist", f"{path} is a {name} playlist, which names other files; give those instead")
+                raise MediaError(
+                    "playlist", f"{path} is a {name} playlist, which names other files; give those instead"
+                )
             codec = stream.codec.canonical_name
-            declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            declared = (
+                float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            )
             if not declared and container.duration:
                 declared = container.duration / av.time_base
             aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
@@ -168,7 +197,9 @@ def probe(path: str) -> Probe:
         reasons.append("interlaced")
     if packets.gap_s > MAX_GAP_S:
         raise MediaError(
-            "implausible_clock", f"{path} has no frame for {packets.gap_s:.0f} s after {packets.gap_at_s:.3f} s: its times are broken; remux it"
+            "implausible_clock",
+            f"{path} has no frame for {packets.gap_s:.0f} s after {packets.gap_at_s:.3f} s: its times are "
+            "broken; remux it",
         )
     if packets.gap_s:
         reasons.append("gap")
@@ -176,9 +207,22 @@ def probe(path: str) -> Probe:
     steps = np.diff(packets.times_s)
     is_vfr = len(steps) > 1 and float(steps.max() - steps.min()) > max(0.002, 0.1 * float(np.median(steps)))
     return Probe(
-        path=path, kind="video", container=name, codec=codec, pixel_format=frame.format.name,
-        geometry=Geometry(frame.width, frame.height, aspect, *_turn(frame)), start_s=packets.first_s, duration_s=round(duration, 6),
-        declared_duration_s=round(declared, 6), num_packets=packets.num_packets, fps=round(packets.num_packets / duration, 6) if duration else 0.0,
-        is_vfr=is_vfr, has_audio=has_audio, transfer=transfer, is_interlaced=bool(frame.interlaced_frame),
-        decoder="pyav" if reasons else "decord", decoder_reasons=tuple(reasons), detail=_remarks(declared, duration, packets),
-    )  # fmt: skip
+        path=path,
+        kind="video",
+        container=name,
+        codec=codec,
+        pixel_format=frame.format.name,
+        geometry=Geometry(frame.width, frame.height, aspect, *_turn(frame)),
+        start_s=packets.first_s,
+        duration_s=round(duration, 6),
+        declared_duration_s=round(declared, 6),
+        num_packets=packets.num_packets,
+        fps=round(packets.num_packets / duration, 6) if duration else 0.0,
+        is_vfr=is_vfr,
+        has_audio=has_audio,
+        transfer=transfer,
+        is_interlaced=bool(frame.interlaced_frame),
+        decoder="pyav" if reasons else "decord",
+        decoder_reasons=tuple(reasons),
+        detail=_remarks(declared, duration, packets),
+    )

@@ -1,7 +1,8 @@
-"""The one reader of frames: upright, square pixels, true times, at native or reduced size, as a stream with bounded memory.
+"""The one reader of frames: upright, square pixels, true times, at native or reduced size, as a stream with
+bounded memory.
 
-Which decoder serves a file was decided by the probe. A decode that goes wrong midway raises `MediaError` after the frames before it were
-given out, so a caller keeps what was good and records the rest.
+Which decoder serves a file was decided by the probe. A decode that goes wrong midway raises `MediaError`
+after the frames before it were given out, so a caller keeps what was good and records the rest.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from media.decode.probe import Probe
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
-SEEKABLE = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}  # reasons against decord that do not touch seeking
-MISSING_SHARE = 0.02  # more of a file's packets without a frame than this, and without an error, is a decoder that lies
+SEEKABLE = {
+    "sparse_keyframes",
+    "high_bit_depth",
+    "hdr",
+    "no_duration",
+    "remote",
+}  # reasons against decord that do not touch seeking
+MISSING_SHARE = (
+    0.02  # more of a file's packets without a frame than this, and without an error, is a decoder that lies
+)
 _DECORD_BATCH_PIXELS = 16 << 20
 
 
@@ -41,8 +50,9 @@ class VideoReader:
     Args:
         facts: the source's probe.
         max_pixels: cap on width x height, kept by one factor for both axes; None for native size.
-        decoder: None for the probe's choice. "pyav" reads a video in order with the reference decoder, which alone reports damage: right
-            for a full pass. decord is the faster one for a few ranges of a long file.
+        decoder: None for the probe's choice. "pyav" reads a video in order with the reference decoder, which
+            alone reports damage: right for a full pass. decord is the faster one for a few ranges of a long
+            file.
 
     Attributes:
         decoder: the decoder that served the last frame.
@@ -55,7 +65,8 @@ class VideoReader:
         self._restart_s = 0.0  # added to the clock of a stream that began anew
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
-        """Frames with `start_s <= time_s < end_s`, in order; for an image, its one frame. Where a file changes its size midway, so do the frames.
+        """Frames with `start_s <= time_s < end_s`, in order; for an image, its one frame. Where a file
+        changes its size midway, so do the frames.
 
         Raises:
             MediaError: the file cannot be decoded (further), or lies about its frames.
@@ -78,13 +89,20 @@ class VideoReader:
             if picture.time_s < start_s - EPSILON_S:
                 continue
             if picture.time_s <= last_s:
-                raise MediaError("times_not_rising", f"{self.facts.path}: a frame at {picture.time_s:.4f} s follows one at {last_s:.4f} s")
+                raise MediaError(
+                    "times_not_rising",
+                    f"{self.facts.path}: a frame at {picture.time_s:.4f} s follows one at {last_s:.4f} s",
+                )
             last_s = picture.time_s
             yield picture
 
     def _converted(self, pictures: Iterator[Picture]) -> Iterator[Frame]:
         for picture in pictures:
-            yield Frame(picture.time_s, picture.rgb(*picture.geometry.capped_size_px(self.max_pixels)), picture.is_damaged)
+            yield Frame(
+                picture.time_s,
+                picture.rgb(*picture.geometry.capped_size_px(self.max_pixels)),
+                picture.is_damaged,
+            )
 
     def _pillow(self, start_s: float, end_s: float) -> Iterator[Picture]:
         geometry = self.facts.geometry
@@ -99,18 +117,33 @@ class VideoReader:
     def _pyav(self, start_s: float, end_s: float) -> Iterator[Picture]:
         """Decode in order: right on every file, whatever its GOPs and edit lists.
 
-        From the beginning, except in files whose packets show that a seek is exact: there from the keyframe before `start_s`.
+        From the beginning, except in files whose packets show that a seek is exact: there from the keyframe
+        before `start_s`.
         """
         facts, scaler, self._restart_s = self.facts, Scaler(), 0.0
-        num_lost, num_lost_in_all, num_shown, num_out, previous_s, is_whole, is_tainted = 0, 0, 0, 0, -1.0, True, False
+        num_lost, num_lost_in_all, num_shown, num_out, previous_s, is_whole, is_tainted = (
+            0,
+            0,
+            0,
+            0,
+            -1.0,
+            True,
+            False,
+        )
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
-                if facts.container == "avi":  # AVI stores decode order only: the i-th shown frame has the i-th smallest time
+                if (
+                    facts.container == "avi"
+                ):  # AVI stores decode order only: the i-th shown frame has the i-th smallest time
                     self._avi_times_s = scan_packets(container, stream).times_s
                     container.seek(0)
                 elif start_s > 0 and not set(facts.decoder_reasons) - SEEKABLE:
-                    container.seek(int((start_s + facts.start_s - EPSILON_S) / float(stream.time_base or 1)), stream=stream, backward=True)
+                    container.seek(
+                        int((start_s + facts.start_s - EPSILON_S) / float(stream.time_base or 1)),
+                        stream=stream,
+                        backward=True,
+                    )
                     is_whole = False
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
@@ -126,10 +159,17 @@ class VideoReader:
                     if field_filter:
                         decoded = field_filter(decoded, packet.size == 0)
                     for frame in decoded:
-                        time_s = self._time_s(frame.pts, float(frame.time_base or 0) if field_filter else tick_s, num_out, previous_s)
+                        time_s = self._time_s(
+                            frame.pts,
+                            float(frame.time_base or 0) if field_filter else tick_s,
+                            num_out,
+                            previous_s,
+                        )
                         num_out, previous_s = num_out + 1, time_s
                         # what is built on a damaged frame is damaged too, up to the next keyframe
-                        is_tainted = bool(frame.is_corrupt) or (not frame.key_frame and (is_tainted or num_lost > 0))
+                        is_tainted = bool(frame.is_corrupt) or (
+                            not frame.key_frame and (is_tainted or num_lost > 0)
+                        )
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
@@ -139,9 +179,15 @@ class VideoReader:
             if num_out == 0 or not isinstance(error, av.EOFError):
                 raise MediaError("decode", f"{facts.path}: {error}") from error
         if num_lost:
-            raise MediaError("lost_packets", f"{facts.path}: the last {num_lost} packets cannot be decoded, after {previous_s:.3f} s")
+            raise MediaError(
+                "lost_packets",
+                f"{facts.path}: the last {num_lost} packets cannot be decoded, after {previous_s:.3f} s",
+            )
         if is_whole and num_shown - num_out - num_lost_in_all > max(2, MISSING_SHARE * num_shown):
-            raise MediaError("missing_frames", f"{facts.path}: {num_shown} packets gave {num_out} frames, and the decoder reports no error")
+            raise MediaError(
+                "missing_frames",
+                f"{facts.path}: {num_shown} packets gave {num_out} frames, and the decoder reports no error",
+            )
 
     def _decord_then_pyav(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """decord, and from where it gives up the reference decoder."""
@@ -155,7 +201,11 @@ class VideoReader:
 
     def _time_s(self, pts: int | None, tick_s: float, index: int, previous_s: float) -> float:
         if self._avi_times_s is not None:
-            return float(self._avi_times_s[index]) if index < len(self._avi_times_s) else round(previous_s + 1 / (self.facts.fps or 24.0), 6)
+            return (
+                float(self._avi_times_s[index])
+                if index < len(self._avi_times_s)
+                else round(previous_s + 1 / (self.facts.fps or 24.0), 6)
+            )
         if pts is not None:
             time_s = pts * tick_s - self.facts.start_s + self._restart_s
             if index and previous_s - time_s > RESTART_S:
@@ -167,7 +217,9 @@ class VideoReader:
         return round(previous_s + 1 / fps if index else 0.0, 6)
 
     def _decord(self, start_s: float, end_s: float) -> Iterator[Frame]:
-        """Ranges of a file that the probe found safe. decord turns frames itself; scaling to the display size is ours."""
+        """Ranges of a file that the probe found safe. decord turns frames itself; scaling to the display size
+        is ours.
+        """
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
@@ -177,10 +229,15 @@ class VideoReader:
         try:
             video = decord.VideoReader(facts.path, ctx=decord.cpu(0), num_threads=1)
             if len(video) != len(times_s):
-                raise MediaError("wrong_count", f"{facts.path}: decord counts {len(video)} frames, the packets {len(times_s)}")
+                raise MediaError(
+                    "wrong_count",
+                    f"{facts.path}: decord counts {len(video)} frames, the packets {len(times_s)}",
+                )
             first = int(np.searchsorted(times_s, start_s - EPSILON_S))
             last = int(np.searchsorted(times_s, end_s - EPSILON_S)) if end_s != float("inf") else len(times_s)
-            batch = max(1, _DECORD_BATCH_PIXELS // (facts.geometry.stored_width_px * facts.geometry.stored_height_px))
+            batch = max(
+                1, _DECORD_BATCH_PIXELS // (facts.geometry.stored_width_px * facts.geometry.stored_height_px)
+            )
             size = facts.geometry.capped_size_px(self.max_pixels)
             for begin in range(first, last, batch):
                 indices = list(range(begin, min(begin + batch, last)))

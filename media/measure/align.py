@@ -1,12 +1,15 @@
-"""Global motion between two pictures: one similarity (shift, zoom, roll), and how much of the picture agrees with it.
+"""Global motion between two pictures: one similarity (shift, zoom, roll), and how much of the picture agrees
+with it.
 
-The picture is cut into square cells. Each cell is a quadratic of the motion: how much of its luma would not fit. A cell has one vote whatever
-its contrast, so a bright object does not outvote a faint background, and a striped cell leaves the direction along its stripes open. Starting
-points come from the cells themselves, from both pictures' spectra and from the pair before; the answer is the one on which most of the
-picture, from all over it, agrees.
+The picture is cut into square cells. Each cell is a quadratic of the motion: how much of its luma would not
+fit. A cell has one vote whatever its contrast, so a bright object does not outvote a faint background, and a
+striped cell leaves the direction along its stripes open. Starting points come from the cells themselves, from
+both pictures' spectra and from the pair before; the answer is the one on which most of the picture, from all
+over it, agrees.
 
-Lengths are shares of the whole picture's height, from its centre, y down. A state is [6]: tx, ty, a (scale - 1), b (turn, radians), gain (of
-64 luma steps), offset (luma steps). It says where a point of the first picture lies in the second: X + t + aX + b rot X.
+Lengths are shares of the whole picture's height, from its centre, y down. A state is [6]: tx, ty, a (scale -
+1), b (turn, radians), gain (of 64 luma steps), offset (luma steps). It says where a point of the first
+picture lies in the second: X + t + aX + b rot X.
 """
 
 from __future__ import annotations
@@ -36,35 +39,56 @@ class _Level:
         side_px: side of a cell at this level.
     """
 
-    def __init__(self, shape: tuple[int, int], box: tuple[int, int, int, int], cells: tuple[int, int], side_px: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int], box: tuple[int, int, int, int], cells: tuple[int, int], side_px: int
+    ) -> None:
         (height, width), (top, bottom, left, right) = shape, box
         self.cells, self.side = cells, side_px
         self.height, self.width = cells[0] * side_px, cells[1] * side_px
         sx, sy = self.width / (right - left), self.height / (bottom - top)
         self.kx, self.ky = height * sx, height * sy  # level pixels per picture height
-        self.ox, self.oy = (width / 2 - left) * sx - 0.5, (height / 2 - top) * sy - 0.5  # the picture's centre in level pixels
+        self.ox, self.oy = (
+            (width / 2 - left) * sx - 0.5,
+            (height / 2 - top) * sy - 0.5,
+        )  # the picture's centre in level pixels
         self.x = ((np.arange(self.width, dtype=np.float32) - self.ox) / self.kx)[None]
         self.y = ((np.arange(self.height, dtype=np.float32) - self.oy) / self.ky)[:, None]
 
     def split(self, planes: Array) -> Array:
         """[height, width, n] in cells: [cells, pixels of a cell, n]."""
         (rows, columns), side = self.cells, self.side
-        return planes.reshape(rows, side, columns, side, -1).swapaxes(1, 2).reshape(rows * columns, side * side, -1)
+        return (
+            planes.reshape(rows, side, columns, side, -1)
+            .swapaxes(1, 2)
+            .reshape(rows * columns, side * side, -1)
+        )
 
     def warp(self, image: Array, motion: Array) -> Array:
-        """`image` pulled back by `motion` (tx, ty, a, b): out(X) = image(X + t + aX + b rot X); far below 0 where there is no picture."""
+        """`image` pulled back by `motion` (tx, ty, a, b): out(X) = image(X + t + aX + b rot X); far below 0
+        where there is no picture.
+        """
         tx, ty, a, b = (float(value) for value in motion)
         across, down = -b * self.kx / self.ky, b * self.ky / self.kx
-        matrix = np.array([
-            [1 + a, across, self.kx * tx - a * self.ox - across * self.oy],
-            [down, 1 + a, self.ky * ty - down * self.ox - a * self.oy],
-        ])  # fmt: skip
+        matrix = np.array(
+            [
+                [1 + a, across, self.kx * tx - a * self.ox - across * self.oy],
+                [down, 1 + a, self.ky * ty - down * self.ox - a * self.oy],
+            ]
+        )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(image, matrix, (self.width, self.height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=-1e4)
+        return cv2.warpAffine(
+            image,
+            matrix,
+            (self.width, self.height),
+            flags=flags,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=-1e4,
+        )
 
 
 class _Fit:
-    """A pair at one level. Every cell knows, as a quadratic of the step from where the pair stands, how much of its luma would not fit.
+    """A pair at one level. Every cell knows, as a quadratic of the step from where the pair stands, how much
+    of its luma would not fit.
 
     `first`, `second`: [height, width] float32 at the level's size.
     """
@@ -74,12 +98,24 @@ class _Fit:
         gx = cv2.Sobel(first, cv2.CV_32F, 1, 0, ksize=3, scale=level.kx / 8)
         gy = cv2.Sobel(first, cv2.CV_32F, 0, 1, ksize=3, scale=level.ky / 8)
         self.tone = (first - first.mean()) / 64
-        planes = np.stack([gx, gy, gx * level.x + gy * level.y, gy * level.x - gx * level.y, -self.tone, np.full_like(first, -1.0)], 2)
+        planes = np.stack(
+            [
+                gx,
+                gy,
+                gx * level.x + gy * level.y,
+                gy * level.x - gx * level.y,
+                -self.tone,
+                np.full_like(first, -1.0),
+            ],
+            2,
+        )
         self.columns = level.split(planes).swapaxes(1, 2)  # [cells, 6, pixels]
         self.normal = self.columns @ self.columns.swapaxes(1, 2)  # [cells, 6, 6]
         self.flat = self.normal.reshape(-1, 36)
         self.flat_shift = np.ascontiguousarray(self.normal[:, [0, 0, 1], [0, 1, 1]].T)  # [3, cells]
-        texture = self.normal[:, 0, 0] / level.kx**2 + self.normal[:, 1, 1] / level.ky**2  # squared luma steps per pixel of motion
+        texture = (
+            self.normal[:, 0, 0] / level.kx**2 + self.normal[:, 1, 1] / level.ky**2
+        )  # squared luma steps per pixel of motion
         pixels = level.side**2
         self.votes = texture / (texture + NOISE**2 * pixels)
         self.slack = SLACK * NOISE**2 * pixels
@@ -122,7 +158,9 @@ class _Fit:
         return held @ self.weight / self.total
 
     def extent(self, held: Array) -> float:
-        """How far over the picture the agreeing cells lie, 0 to 1: a background lies everywhere, an object in one place."""
+        """How far over the picture the agreeing cells lie, 0 to 1: a background lies everywhere, an object in
+        one place.
+        """
         weight = self.weight * held**2
         total = weight.sum() + 1e-6
         middle = weight @ self.at / total
@@ -130,11 +168,21 @@ class _Fit:
         return float(np.sqrt(np.minimum(spread, 1).prod()))
 
     def shifts(self, step: Array | None = None) -> Array:
-        """Shifts that each place in the picture still asks for after `step` [6]: [cells, 2], as steps; towards 0 without texture."""
-        pull = self.pull[:, :2] if step is None else self.pull[:, :2] - self.normal[:, :2] @ step.astype(np.float32)
+        """Shifts that each place in the picture still asks for after `step` [6]: [cells, 2], as steps;
+        towards 0 without texture.
+        """
+        pull = (
+            self.pull[:, :2]
+            if step is None
+            else self.pull[:, :2] - self.normal[:, :2] @ step.astype(np.float32)
+        )
         rows, columns = self.level.cells
         terms = np.concatenate([self.normal[:, [0, 0, 1], [0, 1, 1]], pull], 1).reshape(rows, columns, 5)
-        sums = cv2.boxFilter(terms, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT).reshape(-1, 5).astype(np.float64)
+        sums = (
+            cv2.boxFilter(terms, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+            .reshape(-1, 5)
+            .astype(np.float64)
+        )
         xx, xy, yy, px, py = sums.T
         floor = 0.3 * NOISE**2 * 9 * self.level.side**2 * self.level.ky**2
         xx, yy = xx + floor, yy + floor
@@ -142,7 +190,9 @@ class _Fit:
         return np.stack([(yy * px - xy * py) / determinant, (xx * py - xy * px) / determinant], 1)
 
     def solve(self, step: Array, eases: tuple[float, ...], stiff: float) -> tuple[Array, float]:
-        """Reweighted least squares from `step` [6] where the pair stands, one round an ease. Returns the step and its score times extent."""
+        """Reweighted least squares from `step` [6] where the pair stands, one round an ease. Returns the step
+        and its score times extent.
+        """
         ridge = np.array([10.0, 10.0, stiff, stiff, 3000, 300])
         for ease in eases:
             weights = self.weight * self.held(step, ease) ** 2 / self.unit
@@ -155,7 +205,9 @@ class _Fit:
 
 
 class Aligner:
-    """Aligns pairs of one clip's frames. `shape`: height, width in pixels; `box`: top, bottom, left, right of what is not bars."""
+    """Aligns pairs of one clip's frames. `shape`: height, width in pixels; `box`: top, bottom, left, right of
+    what is not bars.
+    """
 
     def __init__(self, shape: tuple[int, int], box: tuple[int, int, int, int]) -> None:
         self.box = box
@@ -163,7 +215,10 @@ class Aligner:
         side = math.sqrt((bottom - top) * (right - left) / NUM_CELLS)
         rows, columns = (max(4, round(length / side)) for length in (bottom - top, right - left))
         self.levels = fine, _ = _Level(shape, box, (rows, columns), 8), _Level(shape, box, (rows, columns), 4)
-        self.window = np.minimum(1, 6 * np.hanning(fine.height))[:, None] * np.minimum(1, 6 * np.hanning(fine.width))[None]
+        self.window = (
+            np.minimum(1, 6 * np.hanning(fine.height))[:, None]
+            * np.minimum(1, 6 * np.hanning(fine.width))[None]
+        )
         self.window = self.window.astype(np.float32)
         down, across = np.fft.fftfreq(fine.height)[:, None], np.fft.rfftfreq(fine.width)[None]
         self.lowpass = np.exp(-20 * (down**2 + across**2)).astype(np.float32)
@@ -183,17 +238,29 @@ class Aligner:
         level = self.levels[0]
         cross = np.conj(first) * second
         size = np.abs(cross)
-        surface = np.fft.irfft2(cross / (size + size.mean() * 0.01 + 1e-6) * self.lowpass, s=(level.height, level.width))
+        surface = np.fft.irfft2(
+            cross / (size + size.mean() * 0.01 + 1e-6) * self.lowpass, s=(level.height, level.width)
+        )
         found = []
         for _ in range(count):
             row, column = divmod(int(np.argmax(surface)), level.width)
-            surface[np.ix_(np.arange(row - 1, row + 2) % level.height, np.arange(column - 1, column + 2) % level.width)] = -1.0
-            dy, dx = ((at + side // 2) % side - side // 2 for at, side in ((row, level.height), (column, level.width)))
+            surface[
+                np.ix_(
+                    np.arange(row - 1, row + 2) % level.height,
+                    np.arange(column - 1, column + 2) % level.width,
+                )
+            ] = -1.0
+            dy, dx = (
+                (at + side // 2) % side - side // 2
+                for at, side in ((row, level.height), (column, level.width))
+            )
             found.append(np.array([dx / level.kx, dy / level.ky, 0, 0, 0, 0]))
         return found
 
     def _ask_cells(self, fit: _Fit, start: Array) -> list[tuple[float, Array]]:
-        """Scored states that the cells ask for, from `start`: where they stand and the two shifts that most of them like."""
+        """Scored states that the cells ask for, from `start`: where they stand and the two shifts that most
+        of them like.
+        """
         fit.stand(start)
         shifts = fit.shifts()
         scores = fit.held_shifts(shifts) @ fit.weight
@@ -202,14 +269,19 @@ class Aligner:
             top = int(np.argmax(scores))
             steps.append(np.array([*shifts[top], 0, 0, 0, 0]))
             scores[np.abs(shifts - shifts[top]).max(1) < 0.01] = -1.0
-        return [(score, start + step) for step, score in (fit.solve(step, (1.5, 1.0, 1.0), 1e3) for step in steps)]
+        return [
+            (score, start + step) for step, score in (fit.solve(step, (1.5, 1.0, 1.0), 1e3) for step in steps)
+        ]
 
-    def align(self, first: list[Array], second: list[Array], guess: Array) -> tuple[list[tuple[float, Array]], float, float]:
-        """Motion of the picture from `first` to `second`, both as `prepare` gives them, with `guess` [6] as one starting point.
+    def align(
+        self, first: list[Array], second: list[Array], guess: Array
+    ) -> tuple[list[tuple[float, Array]], float, float]:
+        """Motion of the picture from `first` to `second`, both as `prepare` gives them, with `guess` [6] as
+        one starting point.
 
         Returns:
-            one or two states with their agreement 0 to 1, best first; the mean motion that the best one leaves, heights; the share of
-            the picture that has texture.
+            one or two states with their agreement 0 to 1, best first; the mean motion that the best one
+            leaves, heights; the share of the picture that has texture.
         """
         fine, middle = (_Fit(*parts) for parts in zip(self.levels, first[:2], second[:2], strict=True))
         starts = [np.zeros(6)] + ([guess] if np.abs(guess).max() > SAME else [])

@@ -1,9 +1,12 @@
-"""The camera's move in a clip, from the motion of the whole picture between pairs of frames an eighth and a quarter of a second apart.
+"""The camera's move in a clip, from the motion of the whole picture between pairs of frames an eighth and a
+quarter of a second apart.
 
-Short steps tell fast moves over repeating ground (bricks look the same one brick further), long ones slow moves over faint ground.
+Short steps tell fast moves over repeating ground (bricks look the same one brick further), long ones slow
+moves over faint ground.
 
-Rates are of the camera, medians over the pairs; where two motions compete in a pair (a large object, the background), the one that the rest
-of the clip also shows wins. The background slides against the camera: a camera that pans right moves the picture left.
+Rates are of the camera, medians over the pairs; where two motions compete in a pair (a large object, the
+background), the one that the rest of the clip also shows wins. The background slides against the camera: a
+camera that pans right moves the picture left.
 """
 
 from __future__ import annotations
@@ -23,10 +26,23 @@ STILL, MOVES = 0.03, 0.04  # heights per second: at most this in a static shot, 
 OTHERS = 0.6  # a named move is that much above all other motion of the camera
 SHAKES = 0.03  # heights per second of unsteadiness in a handheld shot
 SUPPORT, ALIKE = 0.5, 0.03  # say of the rest of the clip, and rates (heights per second) that count as alike
-UNCHANGED, FLAT = 0.1, 3.0  # luma steps: pictures that differ by less on average are one; a picture that varies by less has nothing to follow
+UNCHANGED, FLAT = (
+    0.1,
+    3.0,
+    # luma steps: pictures that differ by less on average are one; a picture that varies by less has nothing
+    # to
+    # follow
+)
 AGREED = 0.05  # with less of the picture in agreement nothing is known
-UNITS = np.array([1.0, 1.0, 0.5, 0.5 * math.pi / 180])  # pan, tilt, log zoom, roll degrees: the motion each causes, in heights
-NAMES = (("pan_left", "pan_right"), ("tilt_down", "tilt_up"), ("zoom_out", "zoom_in"), ("roll_left", "roll_right"))
+UNITS = np.array(
+    [1.0, 1.0, 0.5, 0.5 * math.pi / 180]
+)  # pan, tilt, log zoom, roll degrees: the motion each causes, in heights
+NAMES = (
+    ("pan_left", "pan_right"),
+    ("tilt_down", "tilt_up"),
+    ("zoom_out", "zoom_in"),
+    ("roll_left", "roll_right"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ class Camera:
     """A clip's camera.
 
     Attributes:
-        tag: static, pan_left, pan_right, tilt_up, tilt_down, zoom_in, zoom_out, roll_left, roll_right, handheld, moving (by no single named
-            move) or unknown.
+        tag: static, pan_left, pan_right, tilt_up, tilt_down, zoom_in, zoom_out, roll_left, roll_right,
+            handheld, moving (by no single named move) or unknown.
         confidence: 0 to 1, how sure `tag` is.
         pan_per_s: picture heights per second, to the right > 0.
         tilt_per_s: picture heights per second, up > 0.
@@ -59,8 +75,8 @@ class Camera:
 class Track:
     """A clip's pairs. `rates` [n, 4]: pan, tilt, zoom, roll per second; the others [n].
 
-    `agreement`: share of the picture that moves so. `lead`: how far that is ahead of the next best motion, 0 to 1. `support`: how much the
-    other pairs show the same.
+    `agreement`: share of the picture that moves so. `lead`: how far that is ahead of the next best motion, 0
+    to 1. `support`: how much the other pairs show the same.
     """
 
     rates: Array
@@ -85,7 +101,9 @@ def pick_pairs(times_s: list[float]) -> list[tuple[int, int]]:
 
 
 def inner_box(luma: list[Array]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of the picture without bars: rows and columns at the border that are one flat tone through the clip."""
+    """Top, bottom, left, right of the picture without bars: rows and columns at the border that are one flat
+    tone through the clip.
+    """
     some = np.stack([luma[index] for index in np.unique(np.linspace(0, len(luma) - 1, 6).astype(int))])
     box = []
     for axes, side in (((0, 2), luma[0].shape[0]), ((0, 1), luma[0].shape[1])):
@@ -97,7 +115,9 @@ def inner_box(luma: list[Array]) -> tuple[int, int, int, int]:
 
 def _rate(state: Array, elapsed_s: float) -> Array:
     tx, ty, a, b = state[:4]
-    return np.array([-tx, ty, math.log(math.hypot(1 + a, b)), -math.degrees(math.atan2(b, 1 + a))]) / elapsed_s
+    return (
+        np.array([-tx, ty, math.log(math.hypot(1 + a, b)), -math.degrees(math.atan2(b, 1 + a))]) / elapsed_s
+    )
 
 
 def track(luma: list[Array], times_s: list[float]) -> Track | None:
@@ -114,7 +134,10 @@ def track(luma: list[Array], times_s: list[float]) -> Track | None:
         if cv2.norm(luma[first], luma[second], cv2.NORM_L1) < UNCHANGED * luma[first].size:
             options, left, textured = [(1.0, np.zeros(6))], 0.0, float(luma[first].std() > FLAT)
         else:
-            ready = {index: ready[index] if index in ready else aligner.prepare(luma[index]) for index in (first, second)}
+            ready = {
+                index: ready[index] if index in ready else aligner.prepare(luma[index])
+                for index in (first, second)
+            }
             options, left, textured = aligner.align(ready[first], ready[second], guess * elapsed)
         guess = np.array([*(options[0][1][:4] / elapsed), 0, 0])
         objects.append(left / elapsed)
@@ -134,7 +157,9 @@ def track(luma: list[Array], times_s: list[float]) -> Track | None:
         mine = mine[np.argsort(-total[mine], kind="stable")]
         picks.append(int(mine[0]))
         lead.append(1 - total[mine[1]] / max(total[mine[0]], 1e-6) if len(mine) > 1 else 1.0)
-    return Track(moves[picks], agreed[picks], np.array(lead), support[picks], np.array(objects), np.array(texture))
+    return Track(
+        moves[picks], agreed[picks], np.array(lead), support[picks], np.array(objects), np.array(texture)
+    )
 
 
 def _median(values: Array, weights: Array) -> Array:
@@ -161,7 +186,9 @@ def judge(found: Track) -> Camera:
     others = float(np.linalg.norm(np.delete(motion, axis))) / max(strength, 1e-6)
     along = found.rates[:, axis] * UNITS[axis] * np.sign(motion[axis]) > 0.3 * strength
     share = float(weights @ along / weights.sum())
-    agreed, lead, support = (float(np.median(values)) for values in (found.agreement, found.lead, found.support))
+    agreed, lead, support = (
+        float(np.median(values)) for values in (found.agreement, found.lead, found.support)
+    )
     rest = (*(float(value) for value in steady), shake, float(np.median(found.objects)))
     if agreed < AGREED or float(np.median(found.texture)) < 0.02:
         return Camera("unknown", 0.0, *rest)
@@ -169,12 +196,22 @@ def judge(found: Track) -> Camera:
     if speed < STILL and strength < STILL and shake < SHAKES:
         return Camera("static", round(evidence * _ramp(1.3 * STILL - max(speed, shake), 0, STILL), 4), *rest)
     if strength > MOVES and others < OTHERS and share > 0.7 and shake < 0.9 * max(strength, 0.06):
-        clear = _ramp(strength, 0.7 * MOVES, 1.6 * MOVES) * _ramp(1.2 * OTHERS - others, 0, OTHERS / 2) * _ramp(share, 0.5, 0.85)
+        clear = (
+            _ramp(strength, 0.7 * MOVES, 1.6 * MOVES)
+            * _ramp(1.2 * OTHERS - others, 0, OTHERS / 2)
+            * _ramp(share, 0.5, 0.85)
+        )
         return Camera(
-            NAMES[axis][int(motion[axis] > 0)], round(evidence * clear * _ramp(support / agreed, 0.1, 0.4) * _ramp(lead, 0.0, 0.2), 4), *rest
+            NAMES[axis][int(motion[axis] > 0)],
+            round(evidence * clear * _ramp(support / agreed, 0.1, 0.4) * _ramp(lead, 0.0, 0.2), 4),
+            *rest,
         )
     if shake > max(SHAKES, 0.8 * strength):
-        clear = _ramp(agreed, 0.15, 0.45) * _ramp(shake, 0.5 * SHAKES, 1.5 * SHAKES) * _ramp(1.2 - strength / shake, 0, 0.4)
+        clear = (
+            _ramp(agreed, 0.15, 0.45)
+            * _ramp(shake, 0.5 * SHAKES, 1.5 * SHAKES)
+            * _ramp(1.2 - strength / shake, 0, 0.4)
+        )
         return Camera("handheld", round(evidence * clear, 4), *rest)
     return Camera("moving", round(0.45 * evidence, 4), *rest)
 

@@ -1,4 +1,6 @@
-"""How much of a picture is text: rows of dense, strong, upright strokes. No recognition, no weights; a measure to sort by, not a reader."""
+"""How much of a picture is text: rows of dense, strong, upright strokes. No recognition, no weights; a
+measure to sort by, not a reader.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ _ROW = cv2.getStructuringElement(cv2.MORPH_RECT, (11, 3))
 def text_share(luma: np.ndarray) -> float:
     """Share of the picture's area, 0 to 1, that rows of text cover.
 
-    Letters are edges close together along a line: strong horizontal changes are joined along the row, and a joined region counts as text if it is wide, of
-    a line's height, well filled, and dense in edges of both signs.
+    Letters are edges close together along a line: strong horizontal changes are joined along the row, and a
+    joined region counts as text if it is wide, of a line's height, well filled, and dense in edges of both
+    signs.
 
     Args:
         luma: [H, W] uint8, about 512 pixels long.
@@ -28,7 +31,11 @@ def text_share(luma: np.ndarray) -> float:
     if not joined.any():
         return 0.0
     _, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
-    width, height, filled = stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT], stats[1:, cv2.CC_STAT_AREA]
+    width, height, filled = (
+        stats[1:, cv2.CC_STAT_WIDTH],
+        stats[1:, cv2.CC_STAT_HEIGHT],
+        stats[1:, cv2.CC_STAT_AREA],
+    )
     lines = (
         (height >= MIN_HEIGHT_PX)
         & (height <= MAX_HEIGHT_SHARE * luma.shape[0])

@@ -1,20 +1,25 @@
 """A perceptual hash of a clip: one small bar-free colour thumbnail a frame, compared along time.
 
-Each frame is cropped to the box that is free of black bars, squeezed to 12 x 12 cells (area average) and kept as Y, Cr, Cb bytes; with them go the
-frames' times and the box's aspect ratio. Scale, encoder and the cut of the bars drop out there; brightness and contrast drop out on comparison, where
-each thumbnail is centred and divided by its own contrast.
+Each frame is cropped to the box that is free of black bars, squeezed to 12 x 12 cells (area average) and kept
+as Y, Cr, Cb bytes; with them go the frames' times and the box's aspect ratio. Scale, encoder and the cut of
+the bars drop out there; brightness and contrast drop out on comparison, where each thumbnail is centred and
+divided by its own contrast.
 
-Two clips are compared at every offset in time at which the shorter lies (nearly) within the longer. Between two samples a thumbnail is blended
-linearly, so that copies sampled out of phase meet. What counts is the worst part of the picture, not the mean: two shots of one set differ only where
-the objects are. The difference is averaged over 2 x 2 cells before it is squared, so that coding noise and edges a little aside cancel.
+Two clips are compared at every offset in time at which the shorter lies (nearly) within the longer. Between
+two samples a thumbnail is blended linearly, so that copies sampled out of phase meet. What counts is the
+worst part of the picture, not the mean: two shots of one set differ only where the objects are. The
+difference is averaged over 2 x 2 cells before it is squared, so that coding noise and edges a little aside
+cancel.
 
-The 64 bits a frame that a search needs are the signs of low DCT coefficients of the thumbnail (as pHash: Zauner, "Implementation and benchmarking of
-perceptual image hash functions", 2010), each with its margin.
+The 64 bits a frame that a search needs are the signs of low DCT coefficients of the thumbnail (as pHash:
+Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010), each with its margin.
 
-Where something bright stands before black, nothing tells a bar from the scene: then the clip is kept twice, with the doubtful black and without.
+Where something bright stands before black, nothing tells a bar from the scene: then the clip is kept twice,
+with the doubtful black and without.
 
-Byte format "rvh1", little endian: magic 4 bytes, views uint8 (1 or 2), frames uint16, times float32 [n] in seconds from the clip's first frame; then for
-each view its aspect float32 and thumbnails uint8 [n, 12, 12, 3].
+Byte format "rvh1", little endian: magic 4 bytes, views uint8 (1 or 2), frames uint16, times float32 [n] in
+seconds from the clip's first frame; then for each view its aspect float32 and thumbnails uint8 [n, 12, 12,
+3].
 """
 
 from __future__ import annotations
@@ -38,18 +43,22 @@ CHROMA_WEIGHT = 1.5
 SAME = 0.2
 """Clips at this distance or nearer are taken for copies."""
 MIN_CORRELATION = 0.85
-"""Luma of copies correlates at least this much; it tells dull pictures apart, whose differences are all small."""
+"""Luma of copies correlates at least this much; it tells dull pictures apart, whose differences are all
+small."""
 ASPECT_RATIO = 1.2
 """Bar-free pictures whose aspects differ by more than this factor are never copies."""
 ROUGH_MAX = 6.0
-"""Mean squared distance of the coefficients beyond which no copy was ever seen (the most: 2.7); saves the exact comparison."""
+"""Mean squared distance of the coefficients beyond which no copy was ever seen (the most: 2.7); saves the
+exact comparison."""
 OFFSET_STEP_S, SLACK_S = 1 / 16, 0.26
 _BAR_LEVEL, _BAR_LIT_SHARE = 20, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """`times_s` [n] float32 rising from 0; `cells` [n, 12, 12, 3] uint8 (Y, Cr, Cb); `aspect`: width over height of the box they show."""
+    """`times_s` [n] float32 rising from 0; `cells` [n, 12, 12, 3] uint8 (Y, Cr, Cb); `aspect`: width over
+    height of the box they show.
+    """
 
     aspect: float
     times_s: np.ndarray
@@ -62,7 +71,7 @@ class View:
 
     @functools.cached_property
     def normal(self) -> np.ndarray:
-        """[n, 12, 12, 3] float32: luma centred, all in units of the frame's own luma contrast plus the floor."""
+        """[n, 12, 12, 3] float32: luma centred, all divided by the frame's luma contrast plus the floor."""
         planes = self.cells.astype(np.float32)
         luma = planes[..., 0]
         scale = luma.std((1, 2))[:, None, None, None] + CONTRAST_FLOOR
@@ -72,11 +81,17 @@ class View:
 
     @functools.cached_property
     def coefficients(self) -> np.ndarray:
-        """[n, 64] float32: low DCT coefficients, 44 of luma (without the mean), 10 of each chroma; orthonormal."""
+        """[n, 64] float32: low DCT coefficients, 44 of luma (without the mean), 10 of each chroma;
+        orthonormal.
+        """
         basis = _dct()
         rows = np.einsum("ui,nijc,vj->nuvc", basis, self.normal, basis, optimize=True)
         luma, chroma = _low(45)[1:], _low(10)
-        parts = [rows[:, luma[:, 0], luma[:, 1], 0], rows[:, chroma[:, 0], chroma[:, 1], 1], rows[:, chroma[:, 0], chroma[:, 1], 2]]
+        parts = [
+            rows[:, luma[:, 0], luma[:, 1], 0],
+            rows[:, chroma[:, 0], chroma[:, 1], 1],
+            rows[:, chroma[:, 0], chroma[:, 1], 2],
+        ]
         return np.concatenate(parts, 1).astype(np.float32)
 
 
@@ -92,7 +107,11 @@ class VideoHash:
         return self.views[0].times_s
 
     def to_bytes(self) -> bytes:
-        head = MAGIC + struct.pack("<BH", len(self.views), len(self.times_s)) + self.times_s.astype("<f4").tobytes()
+        head = (
+            MAGIC
+            + struct.pack("<BH", len(self.views), len(self.times_s))
+            + self.times_s.astype("<f4").tobytes()
+        )
         return head + b"".join(struct.pack("<f", view.aspect) + view.cells.tobytes() for view in self.views)
 
     @classmethod
@@ -128,9 +147,11 @@ def _low(count: int) -> np.ndarray:
 
 
 def bar_free_boxes(frames: Sequence[np.ndarray]) -> list[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) of the picture inside black bars that stay through the clip; a second box where that is in doubt.
+    """(top, bottom, left, right) of the picture inside black bars that stay through the clip; a second box
+    where that is in doubt.
 
-    A bar ends at a straight edge: just inside, at least half of the line lights up at some time. The second box is free of all black at its sides.
+    A bar ends at a straight edge: just inside, at least half of the line lights up at some time. The second
+    box is free of all black at its sides.
     """
     lit = cv2.blur(functools.reduce(np.maximum, frames).max(2), (3, 3)) > _BAR_LEVEL
     if not lit.any():
@@ -142,7 +163,10 @@ def bar_free_boxes(frames: Sequence[np.ndarray]) -> list[tuple[int, int, int, in
         rows, across = np.nonzero(lines.any(1))[0], np.nonzero(lines.any(0))[0]
         shares = lines[:, across[0] : across[-1] + 1].mean(1)
         low, high = int(rows[0]), int(rows[-1]) + 1
-        inner = (low + 1 if low > 0 else 0, high - 1 if high < size else size)  # the blur spread the picture by one
+        inner = (
+            low + 1 if low > 0 else 0,
+            high - 1 if high < size else size,
+        )  # the blur spread the picture by one
         inner = inner if inner[1] - inner[0] >= 4 else (0, size)
         tight += inner
         sure.append(inner[0] if shares[min(low + 2, size - 1)] >= _BAR_LIT_SHARE else 0)
@@ -152,20 +176,27 @@ def bar_free_boxes(frames: Sequence[np.ndarray]) -> list[tuple[int, int, int, in
 
 
 def video_hash(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> VideoHash:
-    """The hash of a clip from frames [H, W, 3] uint8 RGB of one size and their times in seconds; 4 a second serve well, 2 find fewer trimmed copies."""
+    """The hash of a clip from frames [H, W, 3] uint8 RGB of one size and their times in seconds; 4 a second
+    serve well, 2 find fewer trimmed copies.
+    """
     if not len(frames) or len(frames) != len(times_s):
         raise ValueError(f"a video hash needs frames and as many times, got {len(frames)} and {len(times_s)}")
     times = (np.asarray(times_s, np.float64) - times_s[0]).astype(np.float32)
     views = []
     for top, bottom, left, right in bar_free_boxes(frames):
-        cells = [cv2.resize(rgb[top:bottom, left:right], (GRID, GRID), interpolation=cv2.INTER_AREA) for rgb in frames]
+        cells = [
+            cv2.resize(rgb[top:bottom, left:right], (GRID, GRID), interpolation=cv2.INTER_AREA)
+            for rgb in frames
+        ]
         planes = np.stack([cv2.cvtColor(cell, cv2.COLOR_RGB2YCrCb) for cell in cells])
         views.append(View(float(np.float32((right - left) / (bottom - top))), times, planes))
     return VideoHash(tuple(views))
 
 
 def _places(times_s: np.ndarray, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample before, sample after and the share of the one after, for each of the times `at_s` (any shape), held at the ends."""
+    """Sample before, sample after and the share of the one after, for each of the times `at_s` (any shape),
+    held at the ends.
+    """
     last = len(times_s) - 1
     at_s = np.clip(at_s, times_s[0], times_s[-1])
     before = np.clip(np.searchsorted(times_s, at_s, side="right") - 1, 0, max(last - 1, 0))
@@ -175,27 +206,41 @@ def _places(times_s: np.ndarray, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _rough(short: View, long: View, offsets_s: np.ndarray) -> np.ndarray:
-    """[offsets] mean squared distance of the coefficients, the short clip's frames against the long clip blended at their times."""
+    """[offsets] mean squared distance of the coefficients, the short clip's frames against the long clip
+    blended at their times.
+    """
     a, b = short.coefficients, long.coefficients
     cross, own = a @ b.T, (b * b).sum(1)
     next_to = np.append((b[:-1] * b[1:]).sum(1), 0.0)
     before, after, share = _places(long.times_s, short.times_s[None] + offsets_s[:, None])
     rows, rest = np.arange(len(a))[None], 1 - share
     dot = rest * cross[rows, before] + share * cross[rows, after]
-    size = rest**2 * own[before] + share**2 * own[after] + 2 * share * rest * np.where(after > before, next_to[before], own[before])
+    size = (
+        rest**2 * own[before]
+        + share**2 * own[after]
+        + 2 * share * rest * np.where(after > before, next_to[before], own[before])
+    )
     return ((a * a).sum(1)[None] + size - 2 * dot).mean(1)
 
 
 def _aligned(short: View, long: View, offset_s: float) -> float:
-    """Distance at one offset: root mean squared difference at the four worst places, over all frames that say something."""
+    """Distance at one offset: root mean squared difference at the four worst places, over all frames that say
+    something.
+    """
     pairs = []
     for one, other, shift in ((short, long, offset_s), (long, short, -offset_s)):
         at = one.times_s + np.float32(shift)
-        inside = (at >= other.times_s[0] - SLACK_S) & (at <= other.times_s[-1] + SLACK_S) if one is short else (at >= 0) & (at <= other.times_s[-1])
+        inside = (
+            (at >= other.times_s[0] - SLACK_S) & (at <= other.times_s[-1] + SLACK_S)
+            if one is short
+            else (at >= 0) & (at <= other.times_s[-1])
+        )
         before, after, share = _places(other.times_s, at[inside])
         share = share[:, None, None, None]
         first, second = other.normal[before], other.normal[after]
-        choices = np.stack([first * (1 - share) + second * share, first, second])  # a cut between two samples is not to be blended over
+        choices = np.stack(
+            [first * (1 - share) + second * share, first, second]
+        )  # a cut between two samples is not to be blended over
         nearest = ((choices - one.normal[inside]) ** 2).sum((2, 3, 4)).argmin(0)
         blended = choices[nearest, np.arange(len(nearest))]
         tells = ~(one.is_flat[inside] & other.is_flat[before] & other.is_flat[after])
@@ -220,7 +265,9 @@ def _view_distance(a: View, b: View) -> float:
     )
     short, long = (a, b) if is_first_shorter else (b, a)
     room = max(float(long.times_s[-1] - short.times_s[-1]), 0.0)
-    offsets = np.arange(-round(SLACK_S / OFFSET_STEP_S), int((room + SLACK_S) / OFFSET_STEP_S) + 2) * OFFSET_STEP_S
+    offsets = (
+        np.arange(-round(SLACK_S / OFFSET_STEP_S), int((room + SLACK_S) / OFFSET_STEP_S) + 2) * OFFSET_STEP_S
+    )
     rough = _rough(short, long, offsets)
     best = int(rough.argmin())
     if rough[best] > ROUGH_MAX:
@@ -230,7 +277,9 @@ def _view_distance(a: View, b: View) -> float:
 
 
 def distance(a: VideoHash, b: VideoHash) -> float:
-    """How far two clips are from being copies, one perhaps a part of the other: 0 the same, up to `SAME` copies, infinite if nothing fits."""
+    """How far two clips are from being copies, one perhaps a part of the other: 0 the same, up to `SAME`
+    copies, infinite if nothing fits.
+    """
     return min(_view_distance(one, two) for one in a.views for two in b.views)
 
 

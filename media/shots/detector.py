@@ -1,8 +1,10 @@
 """Shots: where one take ends and the next begins, from one pass over the frames, with finite memory.
 
-Hard cuts come from PySceneDetect's adaptive detector, driven by our own decode: a frame starts a shot when it differs from the one before far more
-than its neighbours do, so fast motion and flicker are no cuts. Its minimum scene length is off: such a rule remembers the last cut, and cutting a long
-video into segments would then give other shots than the whole. Short shots are judged afterwards. Fades and dissolves come from `transitions`.
+Hard cuts come from PySceneDetect's adaptive detector, driven by our own decode: a frame starts a shot when it
+differs from the one before far more than its neighbours do, so fast motion and flicker are no cuts. Its
+minimum scene length is off: such a rule remembers the last cut, and cutting a long video into segments would
+then give other shots than the whole. Short shots are judged afterwards. Fades and dissolves come from
+`transitions`.
 """
 
 from __future__ import annotations
@@ -28,19 +30,25 @@ Item = TypeVar("Item")
 
 
 class FastAdaptiveDetector(AdaptiveDetector):
-    """PySceneDetect's adaptive detector for RGB frames, its frame score computed by one call of OpenCV: the same numbers at a third of the time."""
+    """PySceneDetect's adaptive detector for RGB frames, its frame score computed by one call of OpenCV: the
+    same numbers at a third of the time.
+    """
 
     _last_hsv: np.ndarray | None = None
 
     def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
         hsv = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
         last, self._last_hsv = self._last_hsv, hsv
-        return 0.0 if last is None else cv2.norm(hsv, last, cv2.NORM_L1) / hsv.size  # hue, saturation and value weigh the same
+        return (
+            0.0 if last is None else cv2.norm(hsv, last, cv2.NORM_L1) / hsv.size
+        )  # hue, saturation and value weigh the same
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a frame is: the first of a shot after a hard cut; a mixture of two shots; or just the next frame of one."""
+    """What a frame is: the first of a shot after a hard cut; a mixture of two shots; or just the next frame
+    of one.
+    """
 
     is_cut: bool
     is_transition: bool
@@ -55,11 +63,15 @@ class ShotDetector(Generic[Item]):
     """
 
     def __init__(self, threshold: float, fps: float) -> None:
-        self._detector = FastAdaptiveDetector(adaptive_threshold=threshold, min_scene_len=0, window_width=_CUT_WINDOW)
+        self._detector = FastAdaptiveDetector(
+            adaptive_threshold=threshold, min_scene_len=0, window_width=_CUT_WINDOW
+        )
         self._transitions = Transitions(fps)
         self._gap = math.ceil(FLAT_GAP_S * fps) if self._transitions.halves else 0
         self.delay = max(self._transitions.reach + self._gap, _CUT_WINDOW) + 1
-        self.lead_in_frames = self.delay + 2 * _CUT_WINDOW  # frames before a segment that make its labels those of the whole
+        self.lead_in_frames = (
+            self.delay + 2 * _CUT_WINDOW
+        )  # frames before a segment that make its labels those of the whole
         self._count = 0
         self._given = 0
         self._waiting: deque[Item] = deque()
@@ -71,7 +83,8 @@ class ShotDetector(Generic[Item]):
     def labelled(self, frames: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, Label]]:
         """Each item with its label. `frames` gives items with their glance, [s, s, 3] uint8.
 
-        Where the frames end in an error, those in hand are given out with the labels they have before it is raised.
+        Where the frames end in an error, those in hand are given out with the labels they have before it is
+        raised.
         """
         problem: Exception | None = None
         stream = iter(frames)
@@ -92,10 +105,14 @@ class ShotDetector(Generic[Item]):
             raise problem
 
     def _push(self, item: Item, glance: np.ndarray) -> None:
-        change = 0.0 if self._before is None else cv2.norm(glance, self._before, cv2.NORM_L1) / glance.size / 255
+        change = (
+            0.0 if self._before is None else cv2.norm(glance, self._before, cv2.NORM_L1) / glance.size / 255
+        )
         self._before = glance
         self._changes[self._count % (_CUT_WINDOW + 1)] = change
-        found = {code.frame_num for code in self._detector.process_frame(FrameTimecode(self._count, 24.0), glance)}
+        found = {
+            code.frame_num for code in self._detector.process_frame(FrameTimecode(self._count, 24.0), glance)
+        }
         self._cuts |= {frame for frame in found if self._changes[frame % (_CUT_WINDOW + 1)] >= MIN_CUT_CHANGE}
         if self._transitions.halves:
             vector = tiny(glance)
@@ -136,7 +153,8 @@ class ShotDetector(Generic[Item]):
 def window_lengths(length_s: float, max_s: float) -> list[float]:
     """Lengths of the windows of a take: whole windows of `max_s`, and the last two share what is left evenly.
 
-    The rule needs at most two windows of look-ahead, so it streams; it counts from the shot's start, so segmenting does not change it.
+    The rule needs at most two windows of look-ahead, so it streams; it counts from the shot's start, so
+    segmenting does not change it.
     """
     windows = []
     while length_s > 2 * max_s:

@@ -1,12 +1,15 @@
 """Gradual transitions: fades and dissolves, told from motion by what they are, a blend.
 
-In a dissolve every picture is a weighted sum of the last of one shot and the first of the next, and before and after it the picture (nearly) stands.
-So, for a picture with `k` frames on either side: the two ends differ and do not resemble each other; each picture between them lies close to the line
-from one end to the other, and goes along it without jumps; just outside, nothing moves along that line. Motion leaves the line: it shows neither a
-blend nor a stand. A fade is a dissolve with a flat picture.
+In a dissolve every picture is a weighted sum of the last of one shot and the first of the next, and before
+and after it the picture (nearly) stands.
+So, for a picture with `k` frames on either side: the two ends differ and do not resemble each other; each
+picture between them lies close to the line from one end to the other, and goes along it without jumps; just
+outside, nothing moves along that line. Motion leaves the line: it shows neither a blend nor a stand. A fade
+is a dissolve with a flat picture.
 
-All of it follows from inner products of tiny pictures, so each is compared once with those in the window. Memory is finite: a frame's verdict depends
-on `reach` frames before and after it and on nothing else, so cutting a video into segments changes no verdict.
+All of it follows from inner products of tiny pictures, so each is compared once with those in the window.
+Memory is finite: a frame's verdict depends on `reach` frames before and after it and on nothing else, so
+cutting a video into segments changes no verdict.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _TINY_PX = 12
 
 
 def tiny(glance: np.ndarray) -> np.ndarray:
-    """A glance [s, s, 3] uint8 as a vector of 12 x 12 blurred pixels, 0..1: small motion leaves it almost as it is."""
+    """A glance [s, s, 3] uint8 as a vector of 12 x 12 blurred pixels, 0..1: small motion leaves it almost as
+    it is.
+    """
     small = cv2.resize(glance, (_TINY_PX, _TINY_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     return cv2.GaussianBlur(small, (3, 3), 0).ravel() / 255.0
 
@@ -48,13 +53,17 @@ class Blend:
 
 
 class Transitions:
-    """Feed tiny pictures in order with `push`; `settled` tells up to which frame all transitions are known."""
+    """Push tiny pictures in order; up to frame `settled` all transitions are known."""
 
     def __init__(self, fps: float) -> None:
         is_on = fps >= MIN_FPS
-        self.halves = sorted({min(MAX_HALF_FRAMES, max(2, round(fps * scale))) for scale in SCALES_S}) if is_on else []
+        self.halves = (
+            sorted({min(MAX_HALF_FRAMES, max(2, round(fps * scale))) for scale in SCALES_S}) if is_on else []
+        )
         self._most = max(self.halves, default=0)
-        self._side = self._most + max(1, self._most // 2)  # frames on either side that a judgement of one frame looks at
+        self._side = self._most + max(
+            1, self._most // 2
+        )  # frames on either side that a judgement of one frame looks at
         self.reach = self._side + 3 * self._most if is_on else 0
         self._size = 2 * self._side + 1
         self._vectors = np.zeros((self._size, _TINY_PX * _TINY_PX * 3), np.float32)
@@ -103,7 +112,13 @@ class Transitions:
             return
         for step in range(-2 * self._most, 2 * self._most + 1):
             other = self._best.get(middle + step)
-            if step and other and other.begin < blend.end and blend.begin < other.end and (other.score, -step) > (blend.score, 0):
+            if (
+                step
+                and other
+                and other.begin < blend.end
+                and blend.begin < other.end
+                and (other.score, -step) > (blend.score, 0)
+            ):
                 return
         self.found.append(blend)
 

@@ -1,8 +1,9 @@
 """Cutting: from the labelled frames of one segment to its clips and gaps.
 
-A shot belongs to the segment in which it starts: decoding begins a little before the segment, so that its frames are judged as in the whole, and goes
-on past its end until the last shot ends. A decode that goes wrong midway keeps the shots before it. Frames that are no part of any shot (transitions,
-damage) are gaps; each frame of a gap belongs to the segment in which its time lies.
+A shot belongs to the segment in which it starts: decoding begins a little before the segment, so that its
+frames are judged as in the whole, and goes on past its end until the last shot ends. A decode that goes wrong
+midway keeps the shots before it. Frames that are no part of any shot (transitions, damage) are gaps; each
+frame of a gap belongs to the segment in which its time lies.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ class Cutter:
         """Take the next sample; gives what is finished by it."""
         reason = "transition" if label.is_transition else "damaged_frames" if sample.is_damaged else ""
         starts_with = "" if reason else self._starts(sample, label)
-        end_s = sample.time_s if starts_with != "time_gap" or self.last is None else self.last.time_s + self.config.max_clip_s
+        end_s = (
+            sample.time_s
+            if starts_with != "time_gap" or self.last is None
+            else self.last.time_s + self.config.max_clip_s
+        )
         is_past = sample.time_s >= self.end_s - EPSILON_S and self.last is not None
         self.last, self._was_gap = sample, bool(reason)
         if self._gap and (reason != self._gap.reason or is_past):
@@ -98,7 +103,9 @@ class Cutter:
         yield from self._end_take(source_end_s)
 
 
-def pieces(segment: dict, source: dict, config: CurateConfig, beat: Callable[[], None] = lambda: None) -> Iterator[Clip | Gap]:
+def pieces(
+    segment: dict, source: dict, config: CurateConfig, beat: Callable[[], None] = lambda: None
+) -> Iterator[Clip | Gap]:
     """Clips of the shots that start in the segment, and the gaps that lie in it, in order.
 
     Args:
@@ -118,7 +125,9 @@ def pieces(segment: dict, source: dict, config: CurateConfig, beat: Callable[[],
     cutter = Cutter(segment["start_s"], segment["end_s"], config)
     problem: MediaError | None = None
     try:
-        for sample, label in ShotDetector[Sample](config.cut_threshold, facts.fps).labelled(_samples(reader, config, cutter.start_s)):
+        for sample, label in ShotDetector[Sample](config.cut_threshold, facts.fps).labelled(
+            _samples(reader, config, cutter.start_s)
+        ):
             beat()
             yield from cutter.feed(sample, label)
             if cutter.is_done:
@@ -127,15 +136,21 @@ def pieces(segment: dict, source: dict, config: CurateConfig, beat: Callable[[],
         problem = error
     if cutter.last:
         last_s = cutter.last.time_s
-        yield from cutter.finish(last_s + 1 / max(facts.fps, 1.0) if problem else max(facts.duration_s, last_s + 1e-3))
+        yield from cutter.finish(
+            last_s + 1 / max(facts.fps, 1.0) if problem else max(facts.duration_s, last_s + 1e-3)
+        )
     if problem:
         raise problem
     if cutter.last is None and cutter.start_s == 0:
         raise MediaError("no_frames", f"{source['uri']} gave no frame")
 
 
-def _samples(reader: VideoReader, config: CurateConfig, start_s: float) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Samples and glances from far enough before `start_s` that every label from there on is that of the whole source."""
+def _samples(
+    reader: VideoReader, config: CurateConfig, start_s: float
+) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Samples and glances from far enough before `start_s` that every label from there on is that of the
+    whole source.
+    """
     need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
     while start_s > 0:

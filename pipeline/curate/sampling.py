@@ -1,7 +1,10 @@
-"""From a decoded picture to what curation keeps of it: a glance for the shot detector, and now and then a small picture and a preview.
+"""From a decoded picture to what curation keeps of it: a glance for the shot detector, and now and then a
+small picture and a preview.
 
-When something is kept follows from the source's own clock and from the step before, never from where a segment or a shot begins, so cutting a video
-into segments changes nothing: small pictures for the proxy at `proxy_fps` and where the picture changes at once, previews at `preview_fps`.
+When something is kept follows from the source's own clock and from the step before, never from where a
+segment or a shot begins, so cutting a video
+into segments changes nothing: small pictures for the proxy at `proxy_fps` and where the picture changes at
+once, previews at `preview_fps`.
 """
 
 from __future__ import annotations
@@ -56,9 +59,14 @@ class Sampler:
         """The sample and the glance of the next picture."""
         config, glance = self.config, picture.glance(GLANCE_PX)
         is_first = self._before is None
-        change = 0.0 if self._before is None else cv2.norm(glance, self._before, cv2.NORM_L1) / glance.size / 255
+        change = (
+            0.0 if self._before is None else cv2.norm(glance, self._before, cv2.NORM_L1) / glance.size / 255
+        )
         self._before = glance
-        slots = (int(picture.time_s * config.proxy_fps + 1e-3), int(picture.time_s * config.preview_fps + 1e-3))
+        slots = (
+            int(picture.time_s * config.proxy_fps + 1e-3),
+            int(picture.time_s * config.preview_fps + 1e-3),
+        )
         preview = seen = None
         if slots[1] != self._slots[1]:
             rgb = picture.draft(config.preview_px)
@@ -68,7 +76,16 @@ class Sampler:
         if is_first or change > JUMP or slots[0] != self._slots[0]:
             small = picture.draft(config.proxy_px)
         self._slots = slots
-        return Sample(picture.time_s, change, picture.geometry, picture.is_damaged, _is_grey(glance), small, preview, seen), glance
+        return Sample(
+            picture.time_s,
+            change,
+            picture.geometry,
+            picture.is_damaged,
+            _is_grey(glance),
+            small,
+            preview,
+            seen,
+        ), glance
 
 
 def _is_grey(glance: np.ndarray) -> bool:

@@ -1,4 +1,6 @@
-"""The `preview` column: decode each segment once; measure, preview and proxy each of its clips; write down what became of everything."""
+"""The `preview` column: decode each segment once; measure, preview and proxy each of its clips; write down
+what became of everything.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Curate:
     def setup(self) -> None:
         """Nothing to load."""
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         segments, sources = queries.plan_rows(dataset, shard, generation)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             book = Book(commit, self.config, shard)
@@ -46,7 +50,9 @@ class Curate:
                 if why := journal.poison(segment["segment_id"]):
                     book.fail(segment["segment_id"], "poison", why, attempt=2)
                     continue
-                with journal.item(segment["segment_id"], self.config.item_limit_s, self.config.item_limit_bytes) as beat:
+                with journal.item(
+                    segment["segment_id"], self.config.item_limit_s, self.config.item_limit_bytes
+                ) as beat:
                     try:
                         with held(segment["uri"]):
                             for item in pieces(segment, book.source, self.config, beat):
@@ -55,13 +61,23 @@ class Curate:
                         book.fail(f"{segment['segment_id']}/rest", *blame(error))
                 book.close()
                 progress(f"{number + 1}/{len(segments)} segments, {len(book.clips)} clips")
-            account = Account(len(book.clips) + len(book.drops) + len(book.failures), len(book.clips), len(book.drops), len(book.failures))
-            commit.commit({"clips": book.clips, "hashes": book.hashes, "drops": book.drops, "failures": book.failures}, account)
+            account = Account(
+                len(book.clips) + len(book.drops) + len(book.failures),
+                len(book.clips),
+                len(book.drops),
+                len(book.failures),
+            )
+            commit.commit(
+                {"clips": book.clips, "hashes": book.hashes, "drops": book.drops, "failures": book.failures},
+                account,
+            )
         return account
 
 
 class Book:
-    """Writes down what becomes of each item of a shard: rows of clips, drops and failures, members of the tar."""
+    """Writes down what becomes of each item of a shard: rows of clips, drops and failures, members of the
+    tar.
+    """
 
     def __init__(self, commit: ShardCommit, config: CurateConfig, shard: int) -> None:
         self.commit, self.config, self.shard = commit, config, shard
@@ -72,30 +88,62 @@ class Book:
 
     def open(self, segment: dict, source: dict) -> None:
         self.segment, self.source, self._num_before = segment, source, self._num
-        self._origin = {"source_id": segment["source_id"], "uri": segment["uri"], "stage": Curate.name, "shard": self.shard}
+        self._origin = {
+            "source_id": segment["source_id"],
+            "uri": segment["uri"],
+            "stage": Curate.name,
+            "shard": self.shard,
+        }
 
     @property
     def _num(self) -> int:
         return len(self.clips) + len(self.drops) + len(self.failures)
 
     def close(self) -> None:
-        if self._num == self._num_before:  # what fills it began in an earlier segment, and is kept or failed there
-            self._drop(self.segment["segment_id"], "no_shot_starts_here", self.segment["start_s"], self.segment["end_s"])
+        if (
+            self._num == self._num_before
+        ):  # what fills it began in an earlier segment, and is kept or failed there
+            self._drop(
+                self.segment["segment_id"],
+                "no_shot_starts_here",
+                self.segment["start_s"],
+                self.segment["end_s"],
+            )
 
     def fail(self, item: str, error: str, cause: str, attempt: int = 1) -> None:
         span = {key: self.segment[key] for key in ("start_s", "end_s")}
-        self.failures.append({**self._origin, **span, "item_id": item, "error": error, "cause": cause, "attempt": attempt})
+        self.failures.append(
+            {**self._origin, **span, "item_id": item, "error": error, "cause": cause, "attempt": attempt}
+        )
 
-    def _drop(self, item: str, reason: str, start_s: float, end_s: float, value: float | None = None, threshold: float | None = None) -> None:
+    def _drop(
+        self,
+        item: str,
+        reason: str,
+        start_s: float,
+        end_s: float,
+        value: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
         self.drops.append(
-            {**self._origin, "item_id": item, "reason": reason, "start_s": start_s, "end_s": end_s, "value": value, "threshold": threshold}
+            {
+                **self._origin,
+                "item_id": item,
+                "reason": reason,
+                "start_s": start_s,
+                "end_s": end_s,
+                "value": value,
+                "threshold": threshold,
+            }
         )
 
     def note(self, piece: Clip | Gap) -> None:
         """Keep a clip, or drop it with a reason; count a gap."""
         if isinstance(piece, Gap):
             name = f"{self.segment['segment_id']}/{piece.reason}-{round(piece.start_s * 1000):08d}"
-            self._drop(name, piece.reason, round(piece.start_s, 6), round(piece.end_s, 6), piece.num_frames, 0.0)
+            self._drop(
+                name, piece.reason, round(piece.start_s, 6), round(piece.end_s, 6), piece.num_frames, 0.0
+            )
             return
         is_image = self.source["kind"] == "image"
         start_s, end_s = round(piece.start_s, 6), 0.0 if is_image else round(piece.end_s, 6)
@@ -104,7 +152,10 @@ class Book:
         is_whole_source = start_s == 0 and end_s >= self.source["duration_s"] - EPSILON_S
         if not is_image and piece.is_grey:
             self.fail(
-                item, "grey_frames", f"{self.source['uri']}: all {len(piece.samples)} frames from {start_s} s are the grey of a decoder without data"
+                item,
+                "grey_frames",
+                f"{self.source['uri']}: all {len(piece.samples)} frames from {start_s} s are the grey of a "
+                "decoder without data",
             )
         elif not is_image and not is_whole_source and end_s - start_s < self.config.min_clip_s:
             self._drop(item, "too_short", start_s, end_s, end_s - start_s, self.config.min_clip_s)
@@ -116,20 +167,46 @@ class Book:
         proxy, proxy_fps = piece.proxy(self.config.proxy_fps)
         width_px, height_px = samples[0].geometry.display_size_px
         pictures = piece.pictures
-        timed = [caption for caption in json.loads(source["timed_captions_json"]) if _overlaps(caption, start_s, end_s, is_image)]
+        timed = [
+            caption
+            for caption in json.loads(source["timed_captions_json"])
+            if _overlaps(caption, start_s, end_s, is_image)
+        ]
         row = {
-            "clip_id": clip_id, "source_id": self.segment["source_id"], "uri": self.segment["uri"], "start_s": start_s, "end_s": end_s, "shard": self.shard,
-            "segment_id": self.segment["segment_id"], "kind": source["kind"], "width_px": width_px, "height_px": height_px, "num_frames": len(samples),
-            "fps": len(samples) / (end_s - start_s) if end_s > start_s else 0.0, "is_vfr": source["is_vfr"], "has_audio": source["has_audio"],
-            "decoder": "pillow" if source["decoder"] == "pillow" else "pyav", "num_damaged_frames": piece.num_damaged, "starts_with": piece.starts_with,
-            "preview_times_s": [time_s for time_s, _ in previews], "proxy_fps": proxy_fps, "alt": source["alt"], "timed_captions_json": json.dumps(timed),
+            "clip_id": clip_id,
+            "source_id": self.segment["source_id"],
+            "uri": self.segment["uri"],
+            "start_s": start_s,
+            "end_s": end_s,
+            "shard": self.shard,
+            "segment_id": self.segment["segment_id"],
+            "kind": source["kind"],
+            "width_px": width_px,
+            "height_px": height_px,
+            "num_frames": len(samples),
+            "fps": len(samples) / (end_s - start_s) if end_s > start_s else 0.0,
+            "is_vfr": source["is_vfr"],
+            "has_audio": source["has_audio"],
+            "decoder": "pillow" if source["decoder"] == "pillow" else "pyav",
+            "num_damaged_frames": piece.num_damaged,
+            "starts_with": piece.starts_with,
+            "preview_times_s": [time_s for time_s, _ in previews],
+            "proxy_fps": proxy_fps,
+            "alt": source["alt"],
+            "timed_captions_json": json.dumps(timed),
             **measure(
-                piece.looks, [small for _, small in pictures], [time_s for time_s, _ in pictures], piece.changes,
-                samples[-1].time_s - samples[0].time_s, width_px,
+                piece.looks,
+                [small for _, small in pictures],
+                [time_s for time_s, _ in pictures],
+                piece.changes,
+                samples[-1].time_s - samples[0].time_s,
+                width_px,
             ),
-        }  # fmt: skip
+        }
         picks = pick_times([time_s for time_s, _ in pictures], HASH_FPS)
-        found = video_hash([pictures[index][1] for index in picks], [pictures[index][0] for index in picks]).to_bytes()
+        found = video_hash(
+            [pictures[index][1] for index in picks], [pictures[index][0] for index in picks]
+        ).to_bytes()
         self.hashes.append({"clip_id": clip_id, "shard": self.shard, "video_hash": found})
         self.clips.append(row)  # from here on the clip is in: all that could fail has been done
         for index, (_, jpeg) in enumerate(previews):
@@ -137,9 +214,23 @@ class Book:
         self.commit.add(f"{clip_id}.poster.jpg", previews[len(previews) // 2][1])
         if proxy:
             self.commit.add(f"{clip_id}.proxy.webm", proxy)
-        shown = ("uri", "start_s", "end_s", "width_px", "height_px", "num_frames", "fps", "preview_times_s", "motion", "camera")
+        shown = (
+            "uri",
+            "start_s",
+            "end_s",
+            "width_px",
+            "height_px",
+            "num_frames",
+            "fps",
+            "preview_times_s",
+            "motion",
+            "camera",
+        )
         flow = ("pan_per_s", "tilt_per_s", "zoom_per_s", "roll_deg_per_s", "shake", "object_motion")
-        self.commit.add(f"{clip_id}.clip.json", json.dumps({key: row[key] for key in (*shown, *flow)}, sort_keys=True).encode())
+        self.commit.add(
+            f"{clip_id}.clip.json",
+            json.dumps({key: row[key] for key in (*shown, *flow)}, sort_keys=True).encode(),
+        )
 
 
 def _overlaps(caption: dict, start_s: float, end_s: float, is_image: bool) -> bool:

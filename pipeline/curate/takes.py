@@ -42,7 +42,9 @@ class Clip:
     @property
     def looks(self) -> list[Look]:
         """Numbers of its pictures, at least of one."""
-        return [sample.look for sample in self.samples if sample.look is not None] or [look(small) for _, small in self.pictures[:1]]
+        return [sample.look for sample in self.samples if sample.look is not None] or [
+            look(small) for _, small in self.pictures[:1]
+        ]
 
     @property
     def num_damaged(self) -> int:

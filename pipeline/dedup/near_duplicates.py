@@ -1,11 +1,14 @@
-"""Near-duplicate clips: candidates by banded hashing, proof by the aligned distance, groups around the clip that is kept.
+"""Near-duplicate clips: candidates by banded hashing, proof by the aligned distance, groups around the clip
+that is kept.
 
-Search is locality-sensitive hashing by sampled bits (Indyk and Motwani 1998, Gionis et al. 1999): each of several tables reads a fixed part of a
-frame's 64 bits; frames that agree on all of a part share a bucket. The bits nearest to their threshold are tried both ways on both sides (multi-probe,
-Lv et al. 2007). All steps map or reduce: `band_keys` a clip, `bucket_pairs` a bucket, `VideoHash` distance a pair, `group` a set of pairs.
+Search is locality-sensitive hashing by sampled bits (Indyk and Motwani 1998, Gionis et al. 1999): each of
+several tables reads a fixed part of a frame's 64 bits; frames that agree on all of a part share a bucket. The
+bits nearest to their threshold are tried both ways on both sides (multi-probe, Lv et al. 2007). All steps map
+or reduce: `band_keys` a clip, `bucket_pairs` a bucket, `VideoHash` distance a pair, `group` a set of pairs.
 
-A bucket with more than `BUCKET_CAP` members is a common look, not a copy: its members are put in order of their bits and each is compared with the next
-`BUCKET_CAP` // 2 alone. How many buckets and comparisons that touched is in the report.
+A bucket with more than `BUCKET_CAP` members is a common look, not a copy: its members are put in order of
+their bits and each is compared with the next `BUCKET_CAP` // 2 alone. How many buckets and comparisons that
+touched is in the report.
 """
 
 from __future__ import annotations
@@ -21,20 +24,30 @@ from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX, SAME, VideoHash, Vi
 
 TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
 MAX_BITS_APART = 16
-"""Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13 apart)."""
+"""Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13
+apart)."""
 CLIPS_A_TASK, PAIRS_A_TASK = 2000, 5000
 BUCKET_CAP = 128
 LOOSE = 1.4 * SAME
-"""A clip this near to the kept one joins its group too if it matches a member that matches the kept one: no chain goes further."""
+"""A clip this near to the kept one joins its group too if it matches a member that matches the kept one: no
+chain goes further."""
 COMPONENT_CAP = 256
-"""Linked sets up to this size are compared in full with the clip kept; in larger ones the pairs found must do."""
+"""Linked sets up to this size are compared in full with the clip kept; in larger ones the pairs found must
+do."""
 _STRIDES = range(1, 2 * TABLES, 2)
-_PARTS = np.array([[(stride * (5 * table + 1 + position)) % 64 for position in range(TABLE_BITS)] for table, stride in enumerate(_STRIDES)])
+_PARTS = np.array(
+    [
+        [(stride * (5 * table + 1 + position)) % 64 for position in range(TABLE_BITS)]
+        for table, stride in enumerate(_STRIDES)
+    ]
+)
 
 
 @dataclass(frozen=True, order=True)
 class Quality:
-    """What decides which clip of a group is kept: most pixels, then longest, then sharpest, then the smallest clip_id."""
+    """What decides which clip of a group is kept: most pixels, then longest, then sharpest, then the smallest
+    clip_id.
+    """
 
     pixels: int = 0
     duration_s: float = 0.0
@@ -43,7 +56,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Group:
-    """Two or more clips of one content. `distances` are those of `others` from `kept`, each at most `LOOSE` (nan: matched by embedding alone)."""
+    """Two or more clips of one content. `distances` are those of `others` from `kept`, each at most `LOOSE`
+    (nan: matched by embedding alone).
+    """
 
     kept: str
     others: list[str]
@@ -69,7 +84,8 @@ def band_keys(found: View) -> tuple[np.ndarray, np.ndarray]:
     """Bucket keys of one view of a clip and the frame behind each.
 
     Returns:
-        keys [k] uint32 (table in the high half), each once, rising; frames [k] int64: the first frame that has the key. Flat frames give none.
+        keys [k] uint32 (table in the high half), each once, rising; frames [k] int64: the first frame that
+        has the key. Flat frames give none.
     """
     telling = np.nonzero(~found.is_flat)[0]
     values = found.coefficients[telling]
@@ -94,7 +110,9 @@ def frame_bits(coefficients: np.ndarray) -> np.ndarray:
 
 
 def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, int]:
-    """Pairs of places [p, 2] to compare within one bucket of frame bits [n] uint64, and how many comparisons the cap left out."""
+    """Pairs of places [p, 2] to compare within one bucket of frame bits [n] uint64, and how many comparisons
+    the cap left out.
+    """
     count = len(bits)
     if count <= cap:
         return np.stack(np.triu_indices(count, 1), 1), 0
@@ -103,8 +121,12 @@ def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, i
     return pairs, count * (count - 1) // 2 - len(pairs)
 
 
-def _pairs_by_size(bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, report: Report) -> Iterator[np.ndarray]:
-    """Pairs of places [p, 2] of all buckets, many small ones at a time; buckets are runs of the sorted members."""
+def _pairs_by_size(
+    bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, report: Report
+) -> Iterator[np.ndarray]:
+    """Pairs of places [p, 2] of all buckets, many small ones at a time; buckets are runs of the sorted
+    members.
+    """
     report.largest_bucket = int(sizes.max(initial=0))
     for size in range(2, BUCKET_CAP + 1):
         chosen = starts[sizes == size]
@@ -120,10 +142,14 @@ def _pairs_by_size(bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, repo
         yield pairs + start
 
 
-def candidate_pairs(hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1) -> np.ndarray:
-    """Pairs of clips [p, 2] int64, i < j, each once, that share a bucket with frames near to each other, and are alike in aspect.
+def candidate_pairs(
+    hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1
+) -> np.ndarray:
+    """Pairs of clips [p, 2] int64, i < j, each once, that share a bucket with frames near to each other, and
+    are alike in aspect.
 
-    With `parts`, only the buckets of that part are looked at: the parts' pairs together, each once, are those of the whole.
+    With `parts`, only the buckets of that part are looked at: the parts' pairs together, each once, are those
+    of the whole.
     """
     report = report if report is not None else Report()
     if not len(hashes):
@@ -139,7 +165,10 @@ def candidate_pairs(hashes: Sequence[VideoHash], report: Report | None = None, p
     frames = np.concatenate([pair[1] + begin for pair, begin in zip(emitted, begins, strict=False)])
     mine = keys % parts == part
     keys, frames = keys[mine], frames[mine]
-    report.keys, report.flat_clips = len(keys), sum(all(view.is_flat.all() for view in found.views) for found in hashes)
+    report.keys, report.flat_clips = (
+        len(keys),
+        sum(all(view.is_flat.all() for view in found.views) for found in hashes),
+    )
     order = np.argsort(keys, kind="stable")
     keys, frames = keys[order], frames[order]
     bits = frame_bits(values)[frames]
@@ -152,15 +181,21 @@ def candidate_pairs(hashes: Sequence[VideoHash], report: Report | None = None, p
         hits = hits[owner[hits[:, 0]] != owner[hits[:, 1]]]
         for begin in range(0, len(hits), 1 << 18):
             some = hits[begin : begin + (1 << 18)]
-            two = np.sort(owner[some[((values[some[:, 0]] - values[some[:, 1]]) ** 2).sum(1) <= ROUGH_MAX]], axis=1)
+            two = np.sort(
+                owner[some[((values[some[:, 0]] - values[some[:, 1]]) ** 2).sum(1) <= ROUGH_MAX]], axis=1
+            )
             proposed.append(np.unique(two[:, 0] * len(hashes) + two[:, 1]))
     codes = np.unique(np.concatenate(proposed))
     report.candidates = len(codes)
     return np.stack([codes // len(hashes), codes % len(hashes)], 1)
 
 
-def embedding_pairs(vectors: Mapping[str, np.ndarray], threshold: float, block: int = 2048) -> list[tuple[str, str, float]]:
-    """All pairs of clips whose unit vectors [d] float32 have a cosine of at least `threshold`; exact, in blocks, ids in order."""
+def embedding_pairs(
+    vectors: Mapping[str, np.ndarray], threshold: float, block: int = 2048
+) -> list[tuple[str, str, float]]:
+    """All pairs of clips whose unit vectors [d] float32 have a cosine of at least `threshold`; exact, in
+    blocks, ids in order.
+    """
     ids = sorted(vectors)
     if not ids:
         return []
@@ -176,10 +211,13 @@ def embedding_pairs(vectors: Mapping[str, np.ndarray], threshold: float, block: 
 
 
 def group(
-    pairs: Mapping[tuple[str, str], float], quality: Mapping[str, Quality],
-    measure: Callable[[str, str], float] | None = None, report: Report | None = None,
-) -> list[Group]:  # fmt: skip
-    """Groups around kept clips: the best clip not yet in a group is kept and takes those that match it, and so on within each linked set.
+    pairs: Mapping[tuple[str, str], float],
+    quality: Mapping[str, Quality],
+    measure: Callable[[str, str], float] | None = None,
+    report: Report | None = None,
+) -> list[Group]:
+    """Groups around kept clips: the best clip not yet in a group is kept and takes those that match it, and
+    so on within each linked set.
 
     Args:
         pairs: distance of each matching pair (smaller id first).
@@ -203,7 +241,9 @@ def group(
         is_small = len(linked) <= COMPONENT_CAP
         if report is not None and not is_small:
             report.capped_components += 1
-        ranked = sorted(sorted(linked), key=lambda clip_id: quality.get(clip_id, Quality()), reverse=True)  # a reversed sort keeps ties in order
+        ranked = sorted(
+            sorted(linked), key=lambda clip_id: quality.get(clip_id, Quality()), reverse=True
+        )  # a reversed sort keeps ties in order
         free = dict.fromkeys(ranked)
         for kept in ranked:
             if kept not in free:
@@ -213,7 +253,11 @@ def group(
             if measure is not None and is_small:
                 asked = {clip_id: measure(kept, clip_id) for clip_id in free if clip_id not in members}
                 members |= {clip_id: gap for clip_id, gap in asked.items() if gap <= SAME}
-                ring = {clip_id: gap for clip_id, gap in asked.items() if SAME < gap <= LOOSE and neighbours[clip_id].keys() & members.keys()}
+                ring = {
+                    clip_id: gap
+                    for clip_id, gap in asked.items()
+                    if SAME < gap <= LOOSE and neighbours[clip_id].keys() & members.keys()
+                }
                 members |= ring
             for clip_id in members:
                 del free[clip_id]
@@ -223,7 +267,8 @@ def group(
 
 
 Spread = Callable[[Callable[..., Any], list[bytes], list[tuple]], list[Any]]
-"""Runs one function over many jobs, with the hashes (as bytes) at hand: `(function, hashes, jobs) -> results`."""
+"""Runs one function over many jobs, with the hashes (as bytes) at hand: `(function, hashes, jobs) ->
+results`."""
 
 
 def in_process(function: Callable[..., Any], hashes: list[bytes], jobs: list[tuple]) -> list[Any]:
@@ -244,9 +289,13 @@ def distances_of(hashes: list[bytes], pairs: np.ndarray) -> np.ndarray:
 
 
 def find_groups(
-    hashes: Mapping[str, bytes], quality: Mapping[str, Quality] | None = None, vectors: Mapping[str, np.ndarray] | None = None,
-    min_cosine: float = 0.97, may_match: Callable[[str, str], bool] = lambda one, two: True, spread: Spread = in_process,
-) -> tuple[list[Group], Report]:  # fmt: skip
+    hashes: Mapping[str, bytes],
+    quality: Mapping[str, Quality] | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
+    min_cosine: float = 0.97,
+    may_match: Callable[[str, str], bool] = lambda one, two: True,
+    spread: Spread = in_process,
+) -> tuple[list[Group], Report]:
     """Groups of near-duplicate clips of a set; the order of `hashes` makes no difference.
 
     Args:
@@ -268,12 +317,16 @@ def find_groups(
             report.comparisons_left_out + own.comparisons_left_out,
         )
         report.largest_bucket = max(report.largest_bucket, own.largest_bucket)
-    proposed = [pair for pair in np.unique(np.concatenate(found), axis=0) if may_match(ids[pair[0]], ids[pair[1]])]
+    proposed = [
+        pair for pair in np.unique(np.concatenate(found), axis=0) if may_match(ids[pair[0]], ids[pair[1]])
+    ]
     places = np.array(proposed, np.int64).reshape(-1, 2)
     report.candidates = len(places)
     jobs = [(piece,) for piece in np.array_split(places, max(1, math.ceil(len(places) / PAIRS_A_TASK)))]
     gaps = np.concatenate(spread(distances_of, stored, jobs))
-    matches = {(ids[one], ids[two]): float(gap) for (one, two), gap in zip(places, gaps, strict=True) if gap <= SAME}
+    matches = {
+        (ids[one], ids[two]): float(gap) for (one, two), gap in zip(places, gaps, strict=True) if gap <= SAME
+    }
     for first, second, _ in embedding_pairs(vectors, min_cosine) if vectors else []:
         if may_match(first, second):
             matches.setdefault((first, second), float("nan"))

@@ -1,4 +1,4 @@
-"""Ray: join the cluster there is or start a small one of our own, and refuse at once what it can never run."""
+"""Ray: join a cluster or start a small one of our own, and refuse at once what it can never run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _OBJECT_STORE_BYTES = 256 << 20  # rows name shards; no frame crosses the object
 def connect(num_cpus: int | None = None) -> str:
     """Connect to Ray and return where: the address of a cluster, or "embedded".
 
-    `RAY_ADDRESS` (set by `ray job submit`) names a cluster. Without it a local Ray is started on loopback for this run alone, with its token
-    authentication off, which a local start would otherwise switch on for every later Ray command of the user.
+    `RAY_ADDRESS` (set by `ray job submit`) names a cluster. Without it a local Ray is started on loopback for
+    this run alone, with its token authentication off, which a local start would otherwise switch on for every
+    later Ray command of the user.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
@@ -31,9 +32,14 @@ def connect(num_cpus: int | None = None) -> str:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, log_to_driver=False,
-            logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
-        )  # fmt: skip
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
     interrupt_on_signals()  # Ray has set a handler of its own
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -43,7 +49,9 @@ def connect(num_cpus: int | None = None) -> str:
 
 
 def interrupt_on_signals() -> None:
-    """SIGTERM ends a run as Ctrl-C does, also where the shell that started it in the background had Ctrl-C ignored."""
+    """SIGTERM ends a run as Ctrl-C does, also where the shell that started it in the background had Ctrl-C
+    ignored.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -55,8 +63,8 @@ def interrupt_on_signals() -> None:
 def preflight(wanted: dict[str, Resources], is_autoscaling: bool = False) -> dict[str, int]:
     """How many actors each stage may have on this cluster.
 
-    One actor of every stage runs at the same time, so their sum must fit. Ray Data grows a stage's pool where work waits, up to what fits beside one
-    actor of every other stage.
+    One actor of every stage runs at the same time, so their sum must fit. Ray Data grows a stage's pool where
+    work waits, up to what fits beside one actor of every other stage.
 
     Args:
         wanted: resources of one actor, by stage.
@@ -67,13 +75,20 @@ def preflight(wanted: dict[str, Resources], is_autoscaling: bool = False) -> dic
     """
     have = ray.cluster_resources()
     cpus, gpus = float(have.get("CPU", 0)), float(have.get("GPU", 0))
-    need_cpus, need_gpus = sum(item.num_cpus for item in wanted.values()), sum(item.num_gpus for item in wanted.values())
-    listing = ", ".join(f"{name} {item.num_cpus:g} CPU {item.num_gpus:g} GPU" for name, item in wanted.items())
+    need_cpus, need_gpus = (
+        sum(item.num_cpus for item in wanted.values()),
+        sum(item.num_gpus for item in wanted.values()),
+    )
+    listing = ", ".join(
+        f"{name} {item.num_cpus:g} CPU {item.num_gpus:g} GPU" for name, item in wanted.items()
+    )
     if not is_autoscaling and (need_cpus > cpus + 1e-6 or need_gpus > gpus + 1e-6):
         raise UsageError(
             "preflight",
-            f"the stages need {need_cpus:g} CPU and {need_gpus:g} GPU at once ({listing}), the cluster has {cpus:g} and {gpus:g}",
-            "Lower a stage's share (--curate-on.num-cpus ...), add nodes, or pass --autoscaling if nodes will come.",
+            f"the stages need {need_cpus:g} CPU and {need_gpus:g} GPU at once ({listing}), the cluster has "
+            f"{cpus:g} and {gpus:g}",
+            "Lower a stage's share (--curate-on.num-cpus ...), add nodes, or pass --autoscaling if nodes "
+            "will come.",
         )
     if is_autoscaling:
         return {name: item.max_actors or 1000 for name, item in wanted.items()}
@@ -86,5 +101,8 @@ def preflight(wanted: dict[str, Resources], is_autoscaling: bool = False) -> dic
         return max(1, int(fits + 1e-6)) if fits != float("inf") else 1
 
     actors = {name: room(item) for name, item in wanted.items()}
-    say(f"preflight: {cpus:g} CPU, {gpus:g} GPU; actors: " + ", ".join(f"{name} up to {count}" for name, count in actors.items()))
+    say(
+        f"preflight: {cpus:g} CPU, {gpus:g} GPU; actors: "
+        + ", ".join(f"{name} up to {count}" for name, count in actors.items())
+    )
     return actors

@@ -1,4 +1,6 @@
-"""What an ingest will take: hours and money, from rates measured on this dataset's own runs, or on a sample of its footage."""
+"""What an ingest will take: hours and money, from rates measured on this dataset's own runs, or on a sample
+of its footage.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def seconds_of(segments: list[dict]) -> float:
 
 
 def rates_of_runs(dataset: Dataset) -> dict[str, float]:
-    """By stage, actor seconds per second of footage, from the shards that earlier runs of this dataset committed."""
+    """By stage, actor seconds per second of footage, from the shards that earlier runs of this dataset
+    committed.
+    """
     by_shard: dict[int, float] = {}
     for row in queries.plan(dataset).to_pylist():
         by_shard[row["shard"]] = by_shard.get(row["shard"], 0.0) + seconds_of([row])
@@ -55,10 +59,20 @@ def rates_of_runs(dataset: Dataset) -> dict[str, float]:
 def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
     """The same, from the first seconds of a few segments spread over the plan, run here and thrown away."""
     segments = queries.plan(dataset).to_pylist()
-    spread = [segments[round(index * (len(segments) - 1) / max(1, SAMPLE_SEGMENTS - 1))] for index in range(min(SAMPLE_SEGMENTS, len(segments)))]
+    spread = [
+        segments[round(index * (len(segments) - 1) / max(1, SAMPLE_SEGMENTS - 1))]
+        for index in range(min(SAMPLE_SEGMENTS, len(segments)))
+    ]
     unique = {row["segment_id"]: row for row in spread}
-    chosen = [{**row, "shard": 0, "generation": 0, "end_s": min(row["end_s"], row["start_s"] + SAMPLE_S)} for row in unique.values()]
-    sources = [row for row in queries.table(dataset, "sources").to_pylist() if row["source_id"] in {item["source_id"] for item in chosen}]
+    chosen = [
+        {**row, "shard": 0, "generation": 0, "end_s": min(row["end_s"], row["start_s"] + SAMPLE_S)}
+        for row in unique.values()
+    ]
+    sources = [
+        row
+        for row in queries.table(dataset, "sources").to_pylist()
+        if row["source_id"] in {item["source_id"] for item in chosen}
+    ]
     with tempfile.TemporaryDirectory(prefix="rushes-estimate-") as folder:
         sample = Dataset.create(str(Path(folder) / "sample"))
         for name in ("drops", "failures"):
@@ -67,27 +81,44 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
         write_part(sample, sample.plan_path(0), to_table("segments", chosen))
         rates: dict[str, float] = {}
         clips: list[dict] = []
-        for stage in build_stages(replace(config, curate=replace(config.curate, max_clip_s=min(config.curate.max_clip_s, SAMPLE_S / 2)))):
+        for stage in build_stages(
+            replace(
+                config, curate=replace(config.curate, max_clip_s=min(config.curate.max_clip_s, SAMPLE_S / 2))
+            )
+        ):
             stage.setup()
             _, seconds = run_stage(stage, sample, "estimate", 0, 0, lambda _: None)
-            if stage.name == "preview":  # a shot is followed past its segment's end, so what was read is more than was asked for
+            if (
+                stage.name == "preview"
+            ):  # a shot is followed past its segment's end, so what was read is more than was asked for
                 clips = queries.table(sample, "clips").to_pylist()
             rates[stage.name] = seconds / max(seconds_of(clips), seconds_of(chosen))
     return rates
 
 
 def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> None:
-    """Print, for each stage: its rate, actors, hours and cost for what is not committed yet; then the whole, whose stages run side by side."""
+    """Print, for each stage: its rate, actors, hours and cost for what is not committed yet; then the whole,
+    whose stages run side by side.
+    """
     segments = queries.plan(dataset).to_pylist()
     if not segments:
         cli.say("estimate: the plan is empty")
         return
     stages = build_stages(config)
-    on = {"preview": config.curate_on, "embed": config.embed_on, "caption": config.caption_on, "text": config.text_on, "latent": config.encode_on}
+    on = {
+        "preview": config.curate_on,
+        "embed": config.embed_on,
+        "caption": config.caption_on,
+        "text": config.text_on,
+        "latent": config.encode_on,
+    }
     actors = preflight({stage.name: on[stage.name] for stage in stages})
     rates, how = rates_of_runs(dataset), "earlier runs of this dataset"
     if not set(rates) >= {stage.name for stage in stages}:
-        rates, how = rates_of_sample(dataset, config), f"{min(SAMPLE_SEGMENTS, len(segments))} sampled segments, run here"
+        rates, how = (
+            rates_of_sample(dataset, config),
+            f"{min(SAMPLE_SEGMENTS, len(segments))} sampled segments, run here",
+        )
     rows, slowest_h, work_cpu_h, cost = [], 0.0, 0.0, 0.0
     for stage in stages:
         done = set(dataset.committed_shards(stage.column))
@@ -95,8 +126,24 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
         needs, rate = on[stage.name], rates.get(stage.name, 0.0)
         actor_h = left_s * rate / 3600
         money = actor_h * (needs.num_cpus * prices.cpu_hour + needs.num_gpus * prices.gpu_hour)
-        rows.append([stage.name, f"{left_s / 3600:.3g}", f"{rate:.4f}", actors[stage.name], f"{actor_h / actors[stage.name]:.3g}", f"{money:.3g}"])
-        slowest_h, work_cpu_h, cost = max(slowest_h, actor_h / actors[stage.name]), work_cpu_h + actor_h * needs.num_cpus, cost + money
+        rows.append(
+            [
+                stage.name,
+                f"{left_s / 3600:.3g}",
+                f"{rate:.4f}",
+                actors[stage.name],
+                f"{actor_h / actors[stage.name]:.3g}",
+                f"{money:.3g}",
+            ]
+        )
+        slowest_h, work_cpu_h, cost = (
+            max(slowest_h, actor_h / actors[stage.name]),
+            work_cpu_h + actor_h * needs.num_cpus,
+            cost + money,
+        )
     cpus = float(ray.cluster_resources().get("CPU", 1))
     cli.print_table("estimate", ["stage", "footage_h", "actor_s_per_s", "actors", "hours", "cost"], rows)
-    print(f"estimate: about {max(slowest_h, work_cpu_h / cpus):.3g} h and {cost:.3g} (in the prices' currency) on {cpus:g} CPUs, from {how}")
+    print(
+        f"estimate: about {max(slowest_h, work_cpu_h / cpus):.3g} h and {cost:.3g} (in the prices' "
+        f"currency) on {cpus:g} CPUs, from {how}"
+    )

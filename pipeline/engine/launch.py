@@ -1,7 +1,10 @@
-"""`python -m pipeline launch`: a training command of another package as a Ray Train job, one process a worker; what `torchrun` does, on a Ray cluster.
+"""`python -m pipeline launch`: a training command of another package as a Ray Train job, one process a
+worker; what `torchrun` does, on a Ray cluster.
 
-Ray Train starts the workers and joins them in a process group; the command finds it and takes its share. A worker that dies takes the group down, and the group is
-started anew up to `retries` times: the command itself goes on from its own last checkpoint. Signals reach only this process; the workers hear of them through an actor.
+Ray Train starts the workers and joins them in a process group; the command finds it and takes its share. A
+worker that dies takes the group down, and the group is
+started anew up to `retries` times: the command itself goes on from its own last checkpoint. Signals reach
+only this process; the workers hear of them through an actor.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from pipeline.engine.cluster import connect
 
 PACKAGES = ("captioner", "trainer", "vae")
 SAVES_WHEN_ASKED = {"trainer"}
-"""Trainings that save when they are asked to stop; the others are interrupted, and go on from their last checkpoint."""
+"""Trainings that save when they are asked to stop; the others are interrupted, and go on from their last
+checkpoint."""
 POLL_S = 0.5
 
 
@@ -63,7 +67,9 @@ def work(job: dict[str, Any]) -> None:
     finally:
         is_over.set()
     if code not in {cli.DONE, cli.INTERRUPTED}:
-        raise RushesError(f"python -m {job['package']} {' '.join(job['arguments'])}", f"ended with exit code {code}")
+        raise RushesError(
+            f"python -m {job['package']} {' '.join(job['arguments'])}", f"ended with exit code {code}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,8 @@ class Launch:
     workers: int = 2
     """Processes."""
     least_workers: int = 0
-    """Go on with as few as this when nodes are lost, and with more when they come back, each time from the last checkpoint; 0: wait for all."""
+    """Go on with as few as this when nodes are lost, and with more when they come back, each time from the
+    last checkpoint; 0: wait for all."""
     cpus: float = 1.0
     """CPUs of each."""
     gpus: float = 0.0
@@ -92,16 +99,22 @@ class Launch:
         from ray.train.torch import TorchTrainer
 
         if not self.command or self.command[0] not in PACKAGES:
-            raise UsageError(f"command {' '.join(self.command)}", "is not a training command", f"Packages: {', '.join(PACKAGES)}.")
+            raise UsageError(
+                f"command {' '.join(self.command)}",
+                "is not a training command",
+                f"Packages: {', '.join(PACKAGES)}.",
+            )
         connect()
         each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
         count: Any = (self.least_workers, self.workers) if self.least_workers else self.workers
         wish = ray.remote(num_cpus=0)(Wish).remote()
         job = {"package": self.command[0], "arguments": list(self.command[1:]), "wish": wish}
         trainer = TorchTrainer(
-            work, train_loop_config=job, scaling_config=ScalingConfig(num_workers=count, use_gpu=self.gpus > 0, resources_per_worker=each),
+            work,
+            train_loop_config=job,
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=self.gpus > 0, resources_per_worker=each),
             run_config=RunConfig(failure_config=FailureConfig(max_failures=self.retries)),
-        )  # fmt: skip
+        )
         return self._until_done(trainer, wish)
 
     def _until_done(self, trainer: Any, wish: Any) -> int:

@@ -1,4 +1,6 @@
-"""Mending and looking closer: `retry` does failed work again; `replay` does one shard's work again beside the dataset and compares the bytes."""
+"""Mending and looking closer: `retry` does failed work again; `replay` does one shard's work again beside the
+dataset and compares the bytes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[
         UsageError: no run of this dataset is like that.
     """
     for run_id in reversed(run_ids(dataset)):
-        stored = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))["config"]
+        stored = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))[
+            "config"
+        ]
         try:
             config = IngestConfig.from_dict(stored)
             stages = build_stages(config)
@@ -38,7 +42,9 @@ def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[
         if column is None or column in {stage.column for stage in stages}:
             return stages, config
     raise UsageError(
-        dataset.uri, f"has no run whose settings make {column or 'its columns'} with this version", "Run `python -m pipeline ingest` first."
+        dataset.uri,
+        f"has no run whose settings make {column or 'its columns'} with this version",
+        "Run `python -m pipeline ingest` first.",
     )
 
 
@@ -56,7 +62,9 @@ def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str
 
 
 def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]]) -> None:
-    """Delete the commit records of shard columns, those that read others first: at no moment is a column there whose input is not."""
+    """Delete the commit records of shard columns, those that read others first: at no moment is a column
+    there whose input is not.
+    """
     for shard, names in sorted(forced.items()):
         for stage in reversed(stages):
             if stage.name in names:
@@ -74,9 +82,11 @@ def made_column(dataset: Dataset, view: str) -> Column | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Do what failed again, and only that: sources that could not be read, and shard columns with failed items (and what was made from them).
+    """Do what failed again, and only that: sources that could not be read, and shard columns with failed
+    items (and what was made from them).
 
-    The commit records of those columns are taken back first, so that whatever dies midway, the next retry or ingest makes what is missing.
+    The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
+    ingest makes what is missing.
 
     Example: python -m pipeline retry DATASET
     """
@@ -95,10 +105,17 @@ class Retry:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         stages, config = stages_of_run(dataset, made_column(dataset, self.view))
-        latest = {row["uri"]: row["status"] for row in queries.table(dataset, "sources").select(["uri", "status"]).to_pylist()}
+        latest = {
+            row["uri"]: row["status"]
+            for row in queries.table(dataset, "sources").select(["uri", "status"]).to_pylist()
+        }
         sources = sorted(uri for uri, status in latest.items() if status == "failed")
         forced = shards_to_retry(dataset, stages)
-        cli.print_table("to retry", ["sources", "shard columns"], [[len(sources), sum(len(names) for names in forced.values())]])
+        cli.print_table(
+            "to retry",
+            ["sources", "shard columns"],
+            [[len(sources), sum(len(names) for names in forced.values())]],
+        )
         if self.dry_run:
             return cli.DONE
         where = connect()
@@ -127,10 +144,11 @@ class Beside(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Do one stage's work on one shard again, in this process and without Ray, and compare it with what is committed.
+    """Do one stage's work on one shard again, in this process and without Ray, and compare it with what is
+    committed.
 
-    For debugging a stage on the very input it met, and for proving that a column is a function of its inputs. The dataset stays as it is; what is
-    made lies below runs/replay. Exit code 4 where the bytes differ.
+    For debugging a stage on the very input it met, and for proving that a column is a function of its inputs.
+    The dataset stays as it is; what is made lies below runs/replay. Exit code 4 where the bytes differ.
 
     Example: python -m pipeline replay preview 3 --dataset DATASET
     """
@@ -149,10 +167,19 @@ class Replay:
         stages, _ = stages_of_run(dataset, made_column(dataset, self.view))
         stage = next((stage for stage in stages if stage.name == self.stage), None)
         if stage is None:
-            raise UsageError(self.stage, "is no stage of the last run", f"Stages: {', '.join(stage.name for stage in stages)}.")
-        generation = next((row["generation"] for row in queries.plan(dataset).to_pylist() if row["shard"] == self.shard), None)
+            raise UsageError(
+                self.stage,
+                "is no stage of the last run",
+                f"Stages: {', '.join(stage.name for stage in stages)}.",
+            )
+        generation = next(
+            (row["generation"] for row in queries.plan(dataset).to_pylist() if row["shard"] == self.shard),
+            None,
+        )
         if generation is None:
-            raise UsageError(f"shard {self.shard}", "is not in the plan", "See `python -m pipeline status DATASET`.")
+            raise UsageError(
+                f"shard {self.shard}", "is not in the plan", "See `python -m pipeline status DATASET`."
+            )
         stage.setup()
         journals = dataset.path("runs", "replay", "journal")  # of replays that were interrupted
         if dataset.filesystem.get_file_info(journals).type == fs.FileType.Directory:
@@ -161,18 +188,29 @@ class Replay:
         account, seconds = run_stage(stage, beside, "replay", self.shard, generation, cli.say, is_forced=True)
         assert account is not None
         cli.say(
-            f"{stage.column} shard {self.shard}: {account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in {seconds:.1f} s"
+            f"{stage.column} shard {self.shard}: {account.num_kept} kept, {account.num_dropped} dropped, "
+            f"{account.num_failed} failed in {seconds:.1f} s"
         )
         if not dataset.is_committed(stage.column, self.shard):
             print(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
             return cli.DONE
-        [old], [new] = (queries.read_part(place, place.part_path("shards", stage.column, self.shard)).to_pylist() for place in (dataset, beside))
+        [old], [new] = (
+            queries.read_part(place, place.part_path("shards", stage.column, self.shard)).to_pylist()
+            for place in (dataset, beside)
+        )
         before, after = ({item["name"]: item["crc32"] for item in record["members"]} for record in (old, new))
         members = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         digests = [{part["table"]: part["sha256"] for part in record["parts"]} for record in (old, new)]
-        tables = sorted(name for name in digests[0].keys() | digests[1].keys() if digests[0].get(name) != digests[1].get(name))
+        tables = sorted(
+            name
+            for name in digests[0].keys() | digests[1].keys()
+            if digests[0].get(name) != digests[1].get(name)
+        )
         if old["tar_sha256"] == new["tar_sha256"] and not tables:
             print(f"the same bytes as committed: {len(before)} members, {len(digests[0])} tables")
             return cli.DONE
-        print(f"differs from what is committed: members {', '.join(members) or 'none'}; tables {', '.join(tables) or 'none'}")
+        print(
+            f"differs from what is committed: members {', '.join(members) or 'none'}; tables "
+            f"{', '.join(tables) or 'none'}"
+        )
         return cli.INTEGRITY

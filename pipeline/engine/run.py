@@ -1,4 +1,6 @@
-"""The engine room that the verbs share: which stages there are, running them on Ray, and what a run says at its end."""
+"""The engine room that the verbs share: which stages there are, running them on Ray, and what a run says at
+its end.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,18 @@ from pipeline.stages.protocol import Stage
 from pipeline.stages.text import TextStage
 
 NOT_BLACK = "black_share < 0.9"
-_PACKAGES = {"rushes", "ray", "torch", "av", "decord", "pyarrow", "scenedetect", "scenedetect-headless", "numpy", "pillow"}
+_PACKAGES = {
+    "rushes",
+    "ray",
+    "torch",
+    "av",
+    "decord",
+    "pyarrow",
+    "scenedetect",
+    "scenedetect-headless",
+    "numpy",
+    "pillow",
+}
 
 
 def build_stages(config: IngestConfig) -> list[Stage]:
@@ -37,7 +50,13 @@ def build_stages(config: IngestConfig) -> list[Stage]:
     curate = Curate(config.curate)
     caption = CaptionStage(config.caption, curate.column)
     embed: list[Stage] = [Embed(config.embed, curate.column)] if config.embed.model else []
-    return [curate, *embed, caption, TextStage(config.text, caption.column), Encode(config.encode, curate.column)]
+    return [
+        curate,
+        *embed,
+        caption,
+        TextStage(config.text, caption.column),
+        Encode(config.encode, curate.column),
+    ]
 
 
 def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Column | None = None) -> View:
@@ -46,7 +65,9 @@ def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Colu
     where = f"{NOT_BLACK} AND {NOT_DUPLICATE}" if duplicates else NOT_BLACK
     with contextlib.suppress(UsageError):
         before = View.load(dataset, name)
-        if before.where != NOT_BLACK:  # made by a user, or the full one: it stays, and so do the duplicates it speaks of
+        if (
+            before.where != NOT_BLACK
+        ):  # made by a user, or the full one: it stays, and so do the duplicates it speaks of
             where = before.where
             columns = {key: column for key, column in before.columns.items() if key == "dedup"} | columns
     view = View(columns=columns, where=where)
@@ -54,14 +75,21 @@ def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Colu
     return view
 
 
-def mark_duplicates(dataset: Dataset, stages: list[Stage], config: IngestConfig, spread: Spread = on_ray) -> Column | None:
+def mark_duplicates(
+    dataset: Dataset, stages: list[Stage], config: IngestConfig, spread: Spread = on_ray
+) -> Column | None:
     """The dedup column over all that is curated, where it is asked for."""
     columns = {stage.name: stage.column for stage in stages}
-    return dedup(dataset, columns["preview"], columns.get("embed"), config.dedup, spread) if config.dedup.enabled else None
+    return (
+        dedup(dataset, columns["preview"], columns.get("embed"), config.dedup, spread)
+        if config.dedup.enabled
+        else None
+    )
 
 
 def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
-    """The dataset at `out`, made if missing, and the files that the footage names: these first, so that a wrong path leaves nothing behind.
+    """The dataset at `out`, made if missing, and the files that the footage names: these first, so that a
+    wrong path leaves nothing behind.
 
     Raises:
         UsageError: the footage names nothing at all and there is no plan to go on with.
@@ -70,34 +98,63 @@ def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
     before = Dataset.open_if_there(out)
     if not found and (before is None or not before.generations()):
         raise UsageError(
-            ", ".join(footage) or "no footage", "holds no file to ingest", "Name folders, files, patterns or lists of videos and images."
+            ", ".join(footage) or "no footage",
+            "holds no file to ingest",
+            "Name folders, files, patterns or lists of videos and images.",
         )
     return before or Dataset.create(out), found
 
 
-def plan_generation(dataset: Dataset, found: list[Found], config: PlanConfig, retries_failed: bool = False) -> None:
-    """Append what is new of the files to the plan; with `retries_failed`, also what could not be read before."""
+def plan_generation(
+    dataset: Dataset, found: list[Found], config: PlanConfig, retries_failed: bool = False
+) -> None:
+    """Append the new files to the plan; with `retries_failed`, also those that could not be read before."""
     rows = make_plan(dataset, found, config, probe_on_ray(source_row, failed_row), retries_failed)
     counts = Counter(row["status"] for row in rows)
-    cli.say(f"plan: {len(rows)} new files: {counts['kept']} kept, {counts['dropped']} dropped, {counts['failed']} failed")
+    cli.say(
+        f"plan: {len(rows)} new files: {counts['kept']} kept, {counts['dropped']} dropped, "
+        f"{counts['failed']} failed"
+    )
 
 
 def execute(
-    dataset: Dataset, stages: list[Stage], config: IngestConfig, is_autoscaling: bool, where: str, is_json: bool = False, view: str = "",
-) -> int:  # fmt: skip
-    """Run the stages over all shards of the dataset and print the outcome; the last line says it in words and numbers.
+    dataset: Dataset,
+    stages: list[Stage],
+    config: IngestConfig,
+    is_autoscaling: bool,
+    where: str,
+    is_json: bool = False,
+    view: str = "",
+) -> int:
+    """Run the stages over all shards of the dataset and print the outcome; the last line says it in words and
+    numbers.
 
     Args:
         view: point this view at the columns, near-duplicates left out; empty for none.
     """
     on = {
-        "preview": config.curate_on, "embed": config.embed_on, "caption": config.caption_on, "text": config.text_on, "latent": config.encode_on,
-    }  # fmt: skip
+        "preview": config.curate_on,
+        "embed": config.embed_on,
+        "caption": config.caption_on,
+        "text": config.text_on,
+        "latent": config.encode_on,
+    }
     resources = {stage.name: on[stage.name] for stage in stages}
-    shards = sorted({(row["shard"], row["generation"]) for row in queries.plan(dataset).select(["shard", "generation"]).to_pylist()})
+    shards = sorted(
+        {
+            (row["shard"], row["generation"])
+            for row in queries.plan(dataset).select(["shard", "generation"]).to_pylist()
+        }
+    )
     if not shards:
-        raise UsageError(dataset.uri, "has no plan with anything in it", "No source could be kept; see `python -m manifests ls DATASET sources`.")
-    versions = {item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES}
+        raise UsageError(
+            dataset.uri,
+            "has no plan with anything in it",
+            "No source could be kept; see `python -m manifests ls DATASET sources`.",
+        )
+    versions = {
+        item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES
+    }
     run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where)
     outcome = run_stages(dataset, stages, shards, run_id, preflight(resources, is_autoscaling), resources)
     duplicates = mark_duplicates(dataset, stages, config) if view and not outcome.shard_errors else None
@@ -107,8 +164,11 @@ def execute(
 
 
 def funnel(dataset: Dataset, columns: list[Column]) -> list[dict]:
-    """What entered each step, and what became of it: in = kept + dropped + failed, reasons with their counts."""
-    latest = {row["uri"]: row for row in queries.table(dataset, "sources").select(["uri", "status", "reason"]).to_pylist()}  # a retry comes later
+    """Counts of each step: in = kept + dropped + failed, and how often each reason was given."""
+    latest = {
+        row["uri"]: row
+        for row in queries.table(dataset, "sources").select(["uri", "status", "reason"]).to_pylist()
+    }  # a retry comes later
     sources = Counter(row["status"] for row in latest.values())
     reasons = Counter(row["reason"] for row in latest.values() if row["status"] != "kept")
     steps: list[dict] = [
@@ -128,16 +188,28 @@ def funnel(dataset: Dataset, columns: list[Column]) -> list[dict]:
             queries.table(dataset, "failures", column)["error"].to_pylist()
         )
         numbers = {key: account[key] for key in ("in", "kept", "dropped", "failed")}
-        steps.append({"stage": column.name, "column": str(column), **numbers, "reasons": dict(sorted(found.items()))})
+        steps.append(
+            {"stage": column.name, "column": str(column), **numbers, "reasons": dict(sorted(found.items()))}
+        )
     return steps
 
 
 def report(
-    dataset: Dataset, stages: list[Stage], duplicates: Column | None, shard_errors: list[str], seconds: float, run_id: str, is_json: bool
-) -> int:  # fmt: skip
+    dataset: Dataset,
+    stages: list[Stage],
+    duplicates: Column | None,
+    shard_errors: list[str],
+    seconds: float,
+    run_id: str,
+    is_json: bool,
+) -> int:
     """Print the funnel, write it to the run's folder, and return the exit code."""
     steps = funnel(dataset, [stage.column for stage in stages] + ([duplicates] if duplicates else []))
-    num_failed = sum(step["failed"] for step in steps if step["stage"] != "plan" or any(stage.name == "preview" for stage in stages))
+    num_failed = sum(
+        step["failed"]
+        for step in steps
+        if step["stage"] != "plan" or any(stage.name == "preview" for stage in stages)
+    )
     code = cli.FAILED if shard_errors else cli.FAILED_ITEMS if num_failed else cli.DONE
     words = {
         cli.DONE: "done",
@@ -145,23 +217,40 @@ def report(
         cli.FAILED: f"failed: {len(shard_errors)} shards have errors",
     }
     summary: dict[str, Any] = {
-        "outcome": words[code], "exit_code": code, "seconds": round(seconds, 3), "dataset": dataset.uri, "run_id": run_id, "funnel": steps,
+        "outcome": words[code],
+        "exit_code": code,
+        "seconds": round(seconds, 3),
+        "dataset": dataset.uri,
+        "run_id": run_id,
+        "funnel": steps,
         "shard_errors": shard_errors,
-    }  # fmt: skip
+    }
     captioned = next((stage.column for stage in stages if stage.name == "caption"), None)
     if captioned and not shard_errors:
         summary["captions"] = caption_summary(dataset, captioned, run_id)
         print_caption_summary(summary["captions"])
-    storage.write_bytes(dataset.filesystem, dataset.path("runs", run_id, "summary.json"), json.dumps(summary, indent=2).encode())
+    storage.write_bytes(
+        dataset.filesystem,
+        dataset.path("runs", run_id, "summary.json"),
+        json.dumps(summary, indent=2).encode(),
+    )
     for error in shard_errors:
         cli.say(f"error: {error}")
     if is_json:
         cli.print_json(summary)
         return code
     rows = [
-        [step["stage"], step["column"], step["in"], step["kept"], step["dropped"], step["failed"], ", ".join(f"{key} {value}" for key, value in step["reasons"].items())]
+        [
+            step["stage"],
+            step["column"],
+            step["in"],
+            step["kept"],
+            step["dropped"],
+            step["failed"],
+            ", ".join(f"{key} {value}" for key, value in step["reasons"].items()),
+        ]
         for step in steps
-    ]  # fmt: skip
+    ]
     cli.print_table("funnel", ["stage", "column", "in", "kept", "dropped", "failed", "reasons"], rows)
     print(f"outcome: {words[code]}; {seconds:.0f} s; {dataset.uri}; exit code {code}", flush=True)
     return code

@@ -1,7 +1,8 @@
 """The runner: one row per shard flows through the stage actors on Ray Data, while the driver watches.
 
-Ray does scheduling, retries, autoscaling and back-pressure. A row holds a shard's number, never pixels. An actor that dies is restarted and its row
-tried again; the stage's journal sees to it that an item which kills its process twice is passed over, so trying again always ends.
+Ray does scheduling, retries, autoscaling and back-pressure. A row holds a shard's number, never pixels. An
+actor that dies is restarted and its row tried again; the stage's journal sees to it that an item which kills
+its process twice is passed over, so trying again always ends.
 """
 
 from __future__ import annotations
@@ -53,7 +54,16 @@ class StageActor:
         self.stage.setup()
 
     def _tell(self, event: str, text: str, shard: int, **value: Any) -> None:
-        self.hub.put.remote({"event": event, "stage": self.stage.name, "shard": shard, "text": text, "time_s": time.time(), **value})
+        self.hub.put.remote(
+            {
+                "event": event,
+                "stage": self.stage.name,
+                "shard": shard,
+                "text": text,
+                "time_s": time.time(),
+                **value,
+            }
+        )
 
     def __call__(self, batch: dict) -> dict:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
@@ -70,11 +80,17 @@ class StageActor:
         try:
             account, seconds = run_stage(self.stage, self.dataset, self.run_id, shard, generation, progress)
         except Exception as failure:  # noqa: BLE001
-            # told, returned in the row and counted by the driver: a shard that cannot be written must not take the others with it
-            self._tell("shard_failed", f"{type(failure).__name__}: {failure}", shard, trace=traceback.format_exc())
+            # told, returned in the row and counted by the driver: a shard that cannot be written must not
+            # take the others with it
+            self._tell(
+                "shard_failed", f"{type(failure).__name__}: {failure}", shard, trace=traceback.format_exc()
+            )
             return {**batch, "error": [f"{self.stage.name}: {type(failure).__name__}: {failure}"]}
         if account is not None:
-            text = f"{account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in {seconds:.1f} s"
+            text = (
+                f"{account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in "
+                f"{seconds:.1f} s"
+            )
             self._tell("committed", text, shard, seconds=seconds, **vars(account))
         return batch
 
@@ -102,10 +118,17 @@ class Watcher(threading.Thread):
             self.log.write(**event)
             if event["event"] == "committed":
                 self._done += 1
-                account = Account(event["num_in"], event["num_kept"], event["num_dropped"], event["num_failed"])
-                self.accounts[event["stage"]] = self.accounts.get(event["stage"], Account(0, 0, 0, 0)) + account
+                account = Account(
+                    event["num_in"], event["num_kept"], event["num_dropped"], event["num_failed"]
+                )
+                self.accounts[event["stage"]] = (
+                    self.accounts.get(event["stage"], Account(0, 0, 0, 0)) + account
+                )
                 left_s = (time.monotonic() - self._begin) / self._done * (self.num_jobs - self._done)
-                say(f"[{self._done}/{self.num_jobs}] {event['stage']} shard {event['shard']}: {event['text']}; about {left_s:.0f} s left")
+                say(
+                    f"[{self._done}/{self.num_jobs}] {event['stage']} shard {event['shard']}: "
+                    f"{event['text']}; about {left_s:.0f} s left"
+                )
             else:
                 say(f"  {event['stage']} shard {event['shard']}: {event['event']}: {event['text']}")
         self.log.flush()
@@ -124,8 +147,13 @@ class Watcher(threading.Thread):
 
 
 def run_stages(
-    dataset: Dataset, stages: list[Stage], shards: list[tuple[int, int]], run_id: str, actors: dict[str, int], resources: dict[str, Resources],
-) -> Outcome:  # fmt: skip
+    dataset: Dataset,
+    stages: list[Stage],
+    shards: list[tuple[int, int]],
+    run_id: str,
+    actors: dict[str, int],
+    resources: dict[str, Resources],
+) -> Outcome:
     """Make every missing column of every shard.
 
     Args:
@@ -135,12 +163,19 @@ def run_stages(
         resources: of one actor of each stage.
     """
     committed = {stage.name: set(dataset.committed_shards(stage.column)) for stage in stages}
-    pending = [(shard, generation) for shard, generation in shards if any(shard not in done for done in committed.values())]
+    pending = [
+        (shard, generation)
+        for shard, generation in shards
+        if any(shard not in done for done in committed.values())
+    ]
     num_jobs = sum(shard not in done for shard, _ in pending for done in committed.values())
     begin = time.monotonic()
     if not pending:
         return Outcome()
-    say(f"ingest: {num_jobs} shard columns to make for {len(pending)} shards ({', '.join(str(stage.column) for stage in stages)})")
+    say(
+        f"ingest: {num_jobs} shard columns to make for {len(pending)} shards "
+        f"({', '.join(str(stage.column) for stage in stages)})"
+    )
     log = EventLog(dataset, run_id)
     log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs)
     hub = EventHub.remote()  # type: ignore[attr-defined]
@@ -150,10 +185,15 @@ def run_stages(
     flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in stages:
         flow = flow.map_batches(
-            StageActor, batch_size=1, fn_constructor_args=(stage, dataset.uri, run_id, hub),
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2),
-            num_cpus=resources[stage.name].num_cpus, num_gpus=resources[stage.name].num_gpus or None,
-        )  # fmt: skip
+            StageActor,
+            batch_size=1,
+            fn_constructor_args=(stage, dataset.uri, run_id, hub),
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=resources[stage.name].num_cpus,
+            num_gpus=resources[stage.name].num_gpus or None,
+        )
     outcome = Outcome()
     try:
         for row in flow.iter_rows():
@@ -173,18 +213,34 @@ def run_stages(
     return outcome
 
 
-def start_run(dataset: Dataset, command: list[str], config: dict, versions: dict[str, str], where: str) -> str:
+def start_run(
+    dataset: Dataset, command: list[str], config: dict, versions: dict[str, str], where: str
+) -> str:
     """Record what runs: `runs/<run id>/run.json`. Returns the run id."""
     run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
-    record = {"run_id": run_id, "command": command, "config": config, "versions": versions, "ray": where, "started_s": time.time()}
-    storage.write_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json"), json.dumps(record, indent=2, default=str).encode())
+    record = {
+        "run_id": run_id,
+        "command": command,
+        "config": config,
+        "versions": versions,
+        "ray": where,
+        "started_s": time.time(),
+    }
+    storage.write_bytes(
+        dataset.filesystem,
+        dataset.path("runs", run_id, "run.json"),
+        json.dumps(record, indent=2, default=str).encode(),
+    )
     return run_id
 
 
-def probe_on_ray(source_row: Callable[[Any], dict], failed_row: Callable[[Any, str, str], dict]) -> Callable[[list[Any]], list[dict]]:
+def probe_on_ray(
+    source_row: Callable[[Any], dict], failed_row: Callable[[Any, str, str], dict]
+) -> Callable[[list[Any]], list[dict]]:
     """Probe many files in parallel as Ray tasks, a handful of files each.
 
-    Where a task dies, or none of them ends for `PROBE_LIMIT_S`, its files are probed one by one; one that kills or holds its task again is a failure row.
+    Where a task dies, or none of them ends for `PROBE_LIMIT_S`, its files are probed one by one; one that
+    kills or holds its task again is a failure row.
     """
 
     @ray.remote(num_cpus=1, max_retries=0)
@@ -200,14 +256,23 @@ def probe_on_ray(source_row: Callable[[Any], dict], failed_row: Callable[[Any, s
                 rows += answer
             except ray.exceptions.GetTimeoutError:
                 ray.cancel(task, force=True)
-                rows.append(failed_row(file, "poison", f"its probe gave no answer for {PROBE_LIMIT_S:g} s, twice"))
+                rows.append(
+                    failed_row(file, "poison", f"its probe gave no answer for {PROBE_LIMIT_S:g} s, twice")
+                )
             except ray.exceptions.RayError as error:
-                rows.append(failed_row(file, "poison", f"its probe killed the process, twice ({type(error).__name__})"))
+                rows.append(
+                    failed_row(
+                        file, "poison", f"its probe killed the process, twice ({type(error).__name__})"
+                    )
+                )
         return rows
 
     def probing(files: list[Any]) -> list[dict]:
         size = max(1, min(64, len(files) // 8))
-        running = {probe_some.remote(files[begin : begin + size]): files[begin : begin + size] for begin in range(0, len(files), size)}
+        running = {
+            probe_some.remote(files[begin : begin + size]): files[begin : begin + size]
+            for begin in range(0, len(files), size)
+        }
         rows: list[dict] = []
         suspects: list[Any] = []
         while running:

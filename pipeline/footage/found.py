@@ -13,7 +13,22 @@ from dataclasses import dataclass, field, replace
 from media.bytes.access import is_local
 from media.bytes.tar_member import split_member
 
-NOT_MEDIA = {".json", ".jsonl", ".tsv", ".csv", ".txt", ".md", ".parquet", ".srt", ".vtt", ".xml", ".yaml", ".py", ".part", ".tmp"}
+NOT_MEDIA = {
+    ".json",
+    ".jsonl",
+    ".tsv",
+    ".csv",
+    ".txt",
+    ".md",
+    ".parquet",
+    ".srt",
+    ".vtt",
+    ".xml",
+    ".yaml",
+    ".py",
+    ".part",
+    ".tmp",
+}
 URI_COLUMNS = ("uri", "path", "url", "file", "file_name")
 _ALT_COLUMNS = ("alt", "caption", "text")
 _LICENCE_COLUMNS = ("licence", "license")
@@ -60,7 +75,9 @@ def split_query(uri: str) -> tuple[str, str]:
 def suffix_of(uri: str) -> str:
     """The ending of a file's name in small letters, of the member's name for a member of a tar."""
     member = None if is_local(uri) else split_member(uri)
-    return posixpath.splitext(member[1] if member else split_query(uri.partition("#")[0] if "://" in uri else uri)[0])[1].lower()
+    return posixpath.splitext(
+        member[1] if member else split_query(uri.partition("#")[0] if "://" in uri else uri)[0]
+    )[1].lower()
 
 
 def beside(uri: str, suffix: str) -> str:
@@ -99,10 +116,13 @@ def _tags(value: object) -> object:
 def row_fields(row: Mapping[str, object]) -> tuple[str, dict]:
     """Alt text and metadata of a row of a list, its address left out by the caller.
 
-    `alt`, `caption` or `text` is the alt text, the first that is not empty; `license` is spelt `licence`; empty cells are left out.
+    `alt`, `caption` or `text` is the alt text, the first that is not empty; `license` is spelt `licence`;
+    empty cells are left out.
     """
     alt, metadata = "", {}
-    used = next((name for name in _ALT_COLUMNS if isinstance(row.get(name), str) and str(row[name]).strip()), None)
+    used = next(
+        (name for name in _ALT_COLUMNS if isinstance(row.get(name), str) and str(row[name]).strip()), None
+    )
     for name, value in row.items():
         if name == used:
             alt = str(value).strip()

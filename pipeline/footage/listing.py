@@ -1,7 +1,9 @@
 """Footage: everything there is to ingest, wherever it lies, each once and in a fixed order.
 
-Folders, patterns and files; prefixes and objects of a store; files on the web; tars of media; lists of all of these. Files that are no
-media are listed as well, so that each is accounted for, except those that only describe others: sidecars, and metadata files of folders.
+Folders, patterns and files; prefixes and objects of a store; files on the web; tars of media; lists of all of
+these. Files that are no
+media are listed as well, so that each is accounted for, except those that only describe others: sidecars, and
+metadata files of folders.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ _SCHEMES = "Give a path, or an address of s3, gs, http or https."
 
 
 def _text_list(uri: str, parents: tuple[str, ...]) -> Iterator[Found]:
-    """What the lines of a `.txt` name. A relative line counts from the list's folder, or from here where only that names something."""
+    """What the lines of a `.txt` name. A relative line counts from the list's folder, or from here where only
+    that names something.
+    """
     for number, row in read_rows(uri):
         entry = row["uri"]
         beside = entry_uri(entry, uri)
         if "://" in beside and not beside.startswith((*STORES, *WEB)):
-            raise UsageError(f"{shown(uri)} line {number}", f"{shown(entry)} has a scheme that is not read", _SCHEMES)
+            raise UsageError(
+                f"{shown(uri)} line {number}", f"{shown(entry)} has a scheme that is not read", _SCHEMES
+            )
         found = _named(beside, (*parents, uri))
         if found is None and "://" not in entry and "://" not in uri:
             found = _named(entry_uri(entry, str(Path.cwd() / "list.txt")), (*parents, uri))
@@ -38,7 +44,8 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
     """What one argument names; None for nothing.
 
     Raises:
-        UsageError: it has a scheme that is not read, its store cannot be listed, or it is a list that is malformed or contains itself.
+        UsageError: it has a scheme that is not read, its store cannot be listed, or it is a list that is
+            malformed or contains itself.
     """
     is_path = "://" not in argument
     if not is_path and not argument.startswith((*STORES, *WEB)):
@@ -47,7 +54,9 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
         return [Found(argument)]
     if suffix_of(argument) in LIST_SUFFIXES and (not is_path or Path(argument).is_file()):
         if argument in parents:
-            raise UsageError(shown(argument), "is a list that contains itself", "Take it out of its own lines.")
+            raise UsageError(
+                shown(argument), "is a list that contains itself", "Take it out of its own lines."
+            )
         return _text_list(argument, parents) if suffix_of(argument) == ".txt" else list_rows(argument)
     if argument.startswith(STORES):
         return store_files(argument)
@@ -56,18 +65,26 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
 
 def _one_name(argument: str) -> str:
     """One name for one file: no `..` in a path, links as they are named."""
-    return argument if "://" in argument and not argument.startswith("file://") else entry_uri(argument, str(Path.cwd() / "list.txt"))
+    return (
+        argument
+        if "://" in argument and not argument.startswith("file://")
+        else entry_uri(argument, str(Path.cwd() / "list.txt"))
+    )
 
 
 def list_sources(footage: list[str]) -> list[Found]:
-    """Everything that the arguments name, sorted, each once. Sidecars are attached to their media file and not listed.
+    """Everything that the arguments name, sorted, each once. Sidecars are attached to their media file and
+    not listed.
 
     Args:
-        footage: folders (walked), files, glob patterns, `s3://` and `gs://` prefixes or objects, `http(s)://` files, tars of media, or lists
-            of them: `.txt` (one a line), `.csv`, `.jsonl`, `.parquet` (a row each; see `pipeline.footage.lists`).
+        footage: folders (walked), files, glob patterns, `s3://` and `gs://` prefixes or objects, `http(s)://`
+            files, tars of media, or lists
+            of them: `.txt` (one a line), `.csv`, `.jsonl`, `.parquet` (a row each; see
+                `pipeline.footage.lists`).
 
     Raises:
-        UsageError: an argument names nothing, or a list has a malformed line. A missing file that a list names is listed, and fails later.
+        UsageError: an argument names nothing, or a list has a malformed line. A missing file that a list
+            names is listed, and fails later.
     """
     found: dict[str, Found] = {}
 
@@ -78,7 +95,11 @@ def list_sources(footage: list[str]) -> list[Found]:
     for argument in footage:
         named = _named(_one_name(argument))
         if named is None:
-            raise UsageError(shown(argument), "is no file, folder, list, prefix or pattern that matches anything", "Check the path.")
+            raise UsageError(
+                shown(argument),
+                "is no file, folder, list, prefix or pattern that matches anything",
+                "Check the path.",
+            )
         take(named)
     for uri in sorted(found, key=lambda uri: (-uri.count("/"), uri)):  # the deepest folder's word comes first
         if rows := folder_rows(uri):

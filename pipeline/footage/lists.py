@@ -1,7 +1,8 @@
-"""List files: footage named line by line in `.txt`, or row by row in `.csv`, `.jsonl` and `.parquet`, here or at an address.
+"""List files: footage named line by line in `.txt`, or row by row in `.csv`, `.jsonl` and `.parquet`, here or
+at an address.
 
-A row names its file in a column `uri`, `path`, `url`, `file` or `file_name`; a relative name counts from the list's folder; the other
-columns are carried along. Lists are read as a stream and within bounds.
+A row names its file in a column `uri`, `path`, `url`, `file` or `file_name`; a relative name counts from the
+list's folder; the other columns are carried along. Lists are read as a stream and within bounds.
 """
 
 from __future__ import annotations
@@ -38,14 +39,18 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
         number += 1
         if len(line) > MAX_LINE_BYTES:
             raise UsageError(
-                f"{name} line {number}", f"is longer than {MAX_LINE_BYTES} bytes", "Check that the file is a list, and break it into lines."
+                f"{name} line {number}",
+                f"is longer than {MAX_LINE_BYTES} bytes",
+                "Check that the file is a list, and break it into lines.",
             )
         if number > MAX_ROWS:
             raise UsageError(name, f"has more than {MAX_ROWS} lines", "Split it into several lists.")
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8.") from error
+            raise UsageError(
+                f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8."
+            ) from error
 
 
 def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
@@ -55,11 +60,15 @@ def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
         for row in reader:
             if None in row:
                 raise UsageError(
-                    f"{name} line {reader.reader.line_num}", "has more cells than the first line has names", "Quote cells that hold commas."
+                    f"{name} line {reader.reader.line_num}",
+                    "has more cells than the first line has names",
+                    "Quote cells that hold commas.",
                 )
             yield reader.reader.line_num, {key: value for key, value in row.items() if value is not None}
     except csv.Error as error:
-        raise UsageError(f"{name} line {reader.reader.line_num}", f"is not CSV ({error})", "Check its quotes.") from error
+        raise UsageError(
+            f"{name} line {reader.reader.line_num}", f"is not CSV ({error})", "Check its quotes."
+        ) from error
 
 
 def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
@@ -69,9 +78,15 @@ def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{name} line {number}", f"is not JSON ({error})", "Write one JSON object a line.") from error
+            raise UsageError(
+                f"{name} line {number}", f"is not JSON ({error})", "Write one JSON object a line."
+            ) from error
         if not isinstance(row, dict):
-            raise UsageError(f"{name} line {number}", f"is JSON but no object ({type(row).__name__})", "Write one JSON object a line.")
+            raise UsageError(
+                f"{name} line {number}",
+                f"is JSON but no object ({type(row).__name__})",
+                "Write one JSON object a line.",
+            )
         yield number, row
 
 
@@ -86,7 +101,11 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     try:
         table = pq.ParquetFile(pa.PythonFile(file, mode="r"))
         if table.metadata.num_rows > MAX_ROWS:
-            raise UsageError(name, f"has {table.metadata.num_rows} rows, more than {MAX_ROWS}", "Split it into several lists.")
+            raise UsageError(
+                name,
+                f"has {table.metadata.num_rows} rows, more than {MAX_ROWS}",
+                "Split it into several lists.",
+            )
         columns = [item.name for item in table.schema_arrow if not _has_bytes(item.type)]
         number = 0
         for group in range(table.num_row_groups):
@@ -97,7 +116,9 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                 if chunk.path_in_schema.split(".")[0] in columns
             )
             if size > _MAX_GROUP_BYTES:
-                raise UsageError(name, f"row group {group} unpacks to {size} bytes", "Write it with smaller row groups.")
+                raise UsageError(
+                    name, f"row group {group} unpacks to {size} bytes", "Write it with smaller row groups."
+                )
             for batch in table.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
                 for row in batch.to_pylist():
                     number += 1
@@ -110,17 +131,25 @@ def read_rows(uri: str) -> Generator[tuple[int, Row], None, None]:
     """(line or row number from 1, row) of a list; for `.txt` the row is {"uri": line}.
 
     Raises:
-        UsageError: the list cannot be read, or a line is malformed; names the list, the line, the cause and the next step.
+        UsageError: the list cannot be read, or a line is malformed; names the list, the line, the cause and
+            the next step.
     """
     name = shown(uri)
     try:
-        with open_binary(uri) as raw, io.BufferedReader(raw, 1 << 18) if isinstance(raw, io.RawIOBase) else raw as file:
+        with (
+            open_binary(uri) as raw,
+            io.BufferedReader(raw, 1 << 18) if isinstance(raw, io.RawIOBase) else raw as file,
+        ):
             suffix = suffix_of(uri)
             if suffix == ".txt":
                 lines = ((number, line.strip()) for number, line in _lines(file, name))
-                yield from ((number, {"uri": line}) for number, line in lines if line and not line.startswith("#"))
+                yield from (
+                    (number, {"uri": line}) for number, line in lines if line and not line.startswith("#")
+                )
             else:
-                yield from {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix](file, name)
+                yield from {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix](
+                    file, name
+                )
     except MediaError as error:
         raise UsageError(name, f"cannot be read: {error.message}", "Check the list's address.") from error
 
@@ -137,11 +166,19 @@ def entry_uri(entry: str, list_uri: str) -> str:
         return entry
     if list_uri.startswith(WEB):
         if entry.startswith(("/", "~")):
-            raise UsageError(f"{shown(list_uri)}: {entry}", "a list from the web may not name files of this machine", "Download the list first.")
+            raise UsageError(
+                f"{shown(list_uri)}: {entry}",
+                "a list from the web may not name files of this machine",
+                "Download the list first.",
+            )
         return urljoin(list_uri, quote(entry))
     tar, name = split_member(entry) or (entry, "")
     if list_uri.startswith(STORES) and tar.startswith(("/", "~")):
-        raise UsageError(f"{shown(list_uri)}: {entry}", "a list on a store may not name files of this machine", "Download the list first.")
+        raise UsageError(
+            f"{shown(list_uri)}: {entry}",
+            "a list on a store may not name files of this machine",
+            "Download the list first.",
+        )
     path = os.path.expanduser(tar)
     if list_uri.startswith(STORES) and not path.startswith("/"):
         base, query = split_query(list_uri)
@@ -169,7 +206,8 @@ def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
 
 
 def list_rows(uri: str) -> Iterator[Found]:
-    """What a `.csv`, `.jsonl` or `.parquet` list names, row by row; files that are missing too, so that they become failures by name.
+    """What a `.csv`, `.jsonl` or `.parquet` list names, row by row; files that are missing too, so that they
+    become failures by name.
 
     Raises:
         UsageError: as `read_rows`, or a row names no file.

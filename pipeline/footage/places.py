@@ -1,4 +1,6 @@
-"""Places that hold footage: folders, patterns and single files here, prefixes and objects of a store, tars anywhere."""
+"""Places that hold footage: folders, patterns and single files here, prefixes and objects of a store, tars
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _TARS_AT_ONCE = 8
 
 
 def local_files(path: str) -> list[Found] | None:
-    """Files that a local path names: below a folder (names with a leading dot left out), itself, or what the pattern matches.
+    """Files that a local path names: below a folder (names with a leading dot left out), itself, or what the
+    pattern matches.
 
     Returns:
         None where it names nothing.
@@ -29,14 +32,19 @@ def local_files(path: str) -> list[Found] | None:
     root = Path(path)
     if root.is_dir():
         below = (item for item in root.rglob("*") if item.is_file())
-        return [Found(str(item.absolute())) for item in below if not any(part.startswith(".") for part in item.relative_to(root).parts)]
+        return [
+            Found(str(item.absolute()))
+            for item in below
+            if not any(part.startswith(".") for part in item.relative_to(root).parts)
+        ]
     if root.is_file():
         return [Found(str(root))]
     return [Found(match) for match in glob.glob(path, recursive=True) if Path(match).is_file()] or None
 
 
 def store_files(uri: str) -> list[Found] | None:
-    """Objects that a store address names: itself with its JSON beside it, or all below it as a prefix that ends at a slash.
+    """Objects that a store address names: itself with its JSON beside it, or all below it as a prefix that
+    ends at a slash.
 
     Returns:
         None where it names nothing.
@@ -56,23 +64,42 @@ def store_files(uri: str) -> list[Found] | None:
         path = path.rstrip("/")
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.File:
-            side = filesystem.get_file_info(posixpath.splitext(path)[0] + ".json") if not path.endswith(".json") else info
-            sides = [Found(address(side.path), size_bytes=side.size)] if side.type == fs.FileType.File and side.path != path else []
+            side = (
+                filesystem.get_file_info(posixpath.splitext(path)[0] + ".json")
+                if not path.endswith(".json")
+                else info
+            )
+            sides = (
+                [Found(address(side.path), size_bytes=side.size)]
+                if side.type == fs.FileType.File and side.path != path
+                else []
+            )
             return [Found(address(path), size_bytes=info.size), *sides]
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     except MediaError as error:
         raise UsageError(shown(uri), error.message, "Check the address.") from error
     except OSError as error:
         raise UsageError(
-            shown(uri), f"cannot be listed ({str(error).splitlines()[0]})", "Check the address, the credentials and the region."
+            shown(uri),
+            f"cannot be listed ({str(error).splitlines()[0]})",
+            "Check the address, the credentials and the region.",
         ) from error
     files = [item for item in infos if item.type == fs.FileType.File]
-    hidden = (any(part.startswith(".") for part in PurePosixPath(item.path).relative_to(path).parts) for item in files)
-    return [Found(address(item.path), size_bytes=item.size) for item, is_hidden in zip(files, hidden, strict=True) if not is_hidden] or None
+    hidden = (
+        any(part.startswith(".") for part in PurePosixPath(item.path).relative_to(path).parts)
+        for item in files
+    )
+    return [
+        Found(address(item.path), size_bytes=item.size)
+        for item, is_hidden in zip(files, hidden, strict=True)
+        if not is_hidden
+    ] or None
 
 
 def _tar_members(tar: Found) -> list[Found]:
-    """Members of a tar, with the JSON and text of the same key attached; the tar itself too where it is damaged or holds nothing."""
+    """Members of a tar, with the JSON and text of the same key attached; the tar itself too where it is
+    damaged or holds nothing.
+    """
     try:
         index = tar_index(tar.uri)
     except MediaError:
@@ -90,7 +117,10 @@ def _tar_members(tar: Found) -> list[Found]:
         if key in with_media and name in {f"{key}.json", f"{key}.txt"}:
             continue
         has_sides = posixpath.splitext(name)[1].lower() not in NOT_MEDIA
-        sides = {ending: f"{tar.uri}#{key}{ending}" if has_sides and f"{key}{ending}" in index.members else None for ending in (".json", ".txt")}
+        sides = {
+            ending: f"{tar.uri}#{key}{ending}" if has_sides and f"{key}{ending}" in index.members else None
+            for ending in (".json", ".txt")
+        }
         found.append(Found(f"{tar.uri}#{name}", sides[".json"], tar.alt, tar.metadata, sides[".txt"], size))
     return found
 
@@ -98,7 +128,10 @@ def _tar_members(tar: Found) -> list[Found]:
 def with_tars_opened(found: Iterable[Found]) -> list[Found]:
     """The same with every tar replaced by its members."""
     everything = list(found)
-    rest, tars = [item for item in everything if not is_tar(item.uri)], [item for item in everything if is_tar(item.uri)]
+    rest, tars = (
+        [item for item in everything if not is_tar(item.uri)],
+        [item for item in everything if is_tar(item.uri)],
+    )
     with ThreadPoolExecutor(_TARS_AT_ONCE) as pool:
         return rest + [member for members in pool.map(_tar_members, tars) for member in members]
 
@@ -113,7 +146,11 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
         if uri in consumed and uri.split("?", 1)[0].endswith(".json"):
             continue
         side = beside(uri, ".json")
-        if item.sidecar is None and uri in media and (side in found or ("://" not in uri and Path(side).is_file())):
+        if (
+            item.sidecar is None
+            and uri in media
+            and (side in found or ("://" not in uri and Path(side).is_file()))
+        ):
             item = item.joined(Found(uri, side))
         result.append(item)
     return result

@@ -1,7 +1,8 @@
-"""What the files beside a media file say of it: JSON sidecars, captions in text files, and the metadata file of a folder.
+"""What the files beside a media file say of it: JSON sidecars, captions in text files, and the metadata file
+of a folder.
 
-A folder with `metadata.jsonl`, `.csv` or `.parquet` that has a column `file_name` describes the files below it (the layout that Hugging
-Face datasets call videofolder and imagefolder).
+A folder with `metadata.jsonl`, `.csv` or `.parquet` that has a column `file_name` describes the files below
+it (the layout that Hugging Face datasets call videofolder and imagefolder).
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def folder_rows(uri: str) -> list[Found] | None:
     for number, row in [first, *rows]:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
-            raise UsageError(f"{shown(uri)} line {number}", "gives no file_name", "Give every row the name of its file.")
+            raise UsageError(
+                f"{shown(uri)} line {number}", "gives no file_name", "Give every row the name of its file."
+            )
         alt, metadata = row_fields({key: value for key, value in row.items() if key != "file_name"})
         found.append(Found(entry_uri(name, uri), alt=alt, metadata=metadata))
     return found
@@ -58,7 +61,10 @@ def _timed(value: object) -> bool:
     """Whether a value is a list of captions with their times, as curation reads them."""
     return isinstance(value, list) and all(
         isinstance(item, dict)
-        and all(isinstance(item.get(key), int | float) and not isinstance(item[key], bool) for key in ("start_s", "end_s"))
+        and all(
+            isinstance(item.get(key), int | float) and not isinstance(item[key], bool)
+            for key in ("start_s", "end_s")
+        )
         and isinstance(item.get("text"), str)
         and isinstance(item.get("kind"), str)
         for item in value
@@ -66,7 +72,9 @@ def _timed(value: object) -> bool:
 
 
 def sidecar_fields(found: Found) -> dict:
-    """`alt`, `timed_captions_json`, `metadata_json` of a source row, and `detail` where something beside the file cannot be read."""
+    """`alt`, `timed_captions_json`, `metadata_json` of a source row, and `detail` where something beside the
+    file cannot be read.
+    """
     alt, captions, detail = found.alt, [], []
     metadata: dict = {}
     if found.sidecar:
@@ -76,7 +84,10 @@ def sidecar_fields(found: Found) -> dict:
                 raise ValueError(f"it is a {type(sidecar).__name__}, not an object")
             captions = sidecar.pop("captions", [])
             if not _timed(captions):
-                detail.append(f"captions of sidecar {shown(found.sidecar)} are left out: each needs start_s, end_s (numbers), kind and text")
+                detail.append(
+                    f"captions of sidecar {shown(found.sidecar)} are left out: each needs start_s, end_s "
+                    "(numbers), kind and text"
+                )
                 captions = []
             if not is_local(found.sidecar) and split_member(found.sidecar):
                 own_alt, metadata = row_fields(sidecar)
@@ -94,5 +105,9 @@ def sidecar_fields(found: Found) -> dict:
     if not captions and metadata.get("captions") and _timed(metadata["captions"]):
         captions = metadata.pop("captions")
     metadata.pop("truth", None)  # exact truth of the film world: for evaluation, never for training
-    fields = {"alt": alt, "timed_captions_json": json.dumps(captions), "metadata_json": json.dumps(metadata, sort_keys=True)}
+    fields = {
+        "alt": alt,
+        "timed_captions_json": json.dumps(captions),
+        "metadata_json": json.dumps(metadata, sort_keys=True),
+    }
     return fields | ({"detail": "; ".join(detail)} if detail else {})

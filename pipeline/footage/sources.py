@@ -1,7 +1,8 @@
-"""Sources: each file that was found, with its verdict. What there is to ingest is listed by `pipeline.footage.listing`.
+"""Sources: each file that was found, with its verdict. What there is to ingest is listed by
+`pipeline.footage.listing`.
 
-A sidecar `<stem>.json` may give `alt` (the caption it came with), `captions` (timed ground truth: start_s, end_s, kind, text), and anything
-else, which is carried along as metadata.
+A sidecar `<stem>.json` may give `alt` (the caption it came with), `captions` (timed ground truth: start_s,
+end_s, kind, text), and anything else, which is carried along as metadata.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 32
 
 
 def content_id(uri: str) -> str:
-    """A name of a file's bytes: sha256 of all of them, or of the size and 32 spread samples where the file is over 64 MiB.
+    """A name of a file's bytes: sha256 of all of them, or of the size and 32 spread samples where the file is
+    over 64 MiB.
 
     Raises:
         MediaError: the file cannot be read.
@@ -48,7 +50,8 @@ def content_id(uri: str) -> str:
 def same_bytes(first: str, second: str) -> bool:
     """Whether two files of equal content id are equal throughout. Small ones were hashed whole already.
 
-    Where one cannot be read again they are not taken for the same: rather twice (near-duplicates are found later) than not at all.
+    Where one cannot be read again they are not taken for the same: rather twice (near-duplicates are found
+    later) than not at all.
     """
     try:
         if stat_media(first)[0] <= WHOLE_HASH_BYTES:
@@ -64,22 +67,48 @@ def same_bytes(first: str, second: str) -> bool:
         return False
 
 
-def failed_row(found: Found, reason: str, detail: str, source_id: str = "", size_bytes: int | None = None) -> dict:
+def failed_row(
+    found: Found, reason: str, detail: str, source_id: str = "", size_bytes: int | None = None
+) -> dict:
     """The `sources` row of a file that cannot be used."""
     name = source_id or "uri-" + hashlib.sha256(found.uri.encode()).hexdigest()[:12]
-    return {"source_id": name, "uri": found.uri, "status": "failed", "reason": reason, "detail": detail, "size_bytes": size_bytes}
+    return {
+        "source_id": name,
+        "uri": found.uri,
+        "status": "failed",
+        "reason": reason,
+        "detail": detail,
+        "size_bytes": size_bytes,
+    }
 
 
 def probe_fields(facts: Probe) -> dict:
     """A probe as fields of the `sources` table."""
     width, height = facts.geometry.display_size_px
     return {
-        "kind": facts.kind, "container": facts.container, "codec": facts.codec, "pixel_format": facts.pixel_format, "width_px": width, "height_px": height,
-        "stored_width_px": facts.geometry.stored_width_px, "stored_height_px": facts.geometry.stored_height_px,
-        "sample_aspect": facts.geometry.sample_aspect, "rotation_deg": facts.geometry.rotation_deg, "is_mirrored": facts.geometry.is_mirrored, "start_s": facts.start_s, "duration_s": facts.duration_s,
-        "declared_duration_s": facts.declared_duration_s, "num_packets": facts.num_packets, "fps": facts.fps, "is_vfr": facts.is_vfr,
-        "has_audio": facts.has_audio, "transfer": facts.transfer, "is_interlaced": facts.is_interlaced, "decoder": facts.decoder, "decoder_reasons": list(facts.decoder_reasons),
-    }  # fmt: skip
+        "kind": facts.kind,
+        "container": facts.container,
+        "codec": facts.codec,
+        "pixel_format": facts.pixel_format,
+        "width_px": width,
+        "height_px": height,
+        "stored_width_px": facts.geometry.stored_width_px,
+        "stored_height_px": facts.geometry.stored_height_px,
+        "sample_aspect": facts.geometry.sample_aspect,
+        "rotation_deg": facts.geometry.rotation_deg,
+        "is_mirrored": facts.geometry.is_mirrored,
+        "start_s": facts.start_s,
+        "duration_s": facts.duration_s,
+        "declared_duration_s": facts.declared_duration_s,
+        "num_packets": facts.num_packets,
+        "fps": facts.fps,
+        "is_vfr": facts.is_vfr,
+        "has_audio": facts.has_audio,
+        "transfer": facts.transfer,
+        "is_interlaced": facts.is_interlaced,
+        "decoder": facts.decoder,
+        "decoder_reasons": list(facts.decoder_reasons),
+    }
 
 
 def facts_of(row: dict) -> Probe:
@@ -91,15 +120,27 @@ def facts_of(row: dict) -> Probe:
     size = stat_media(row["uri"])[0]
     if size != row["size_bytes"]:
         raise MediaError("source_changed", f"{row['uri']} has {size} bytes, the plan saw {row['size_bytes']}")
-    geometry = Geometry(row["stored_width_px"], row["stored_height_px"], row["sample_aspect"], row["rotation_deg"], row["is_mirrored"])
+    geometry = Geometry(
+        row["stored_width_px"],
+        row["stored_height_px"],
+        row["sample_aspect"],
+        row["rotation_deg"],
+        row["is_mirrored"],
+    )
     same = {item.name: row[item.name] for item in fields(Probe) if item.name in row}
-    return Probe(**{**same, "path": row["uri"], "geometry": geometry, "decoder_reasons": tuple(row["decoder_reasons"])})
+    return Probe(
+        **{**same, "path": row["uri"], "geometry": geometry, "decoder_reasons": tuple(row["decoder_reasons"])}
+    )
 
 
 def source_row(found: Found) -> dict:
-    """The `sources` row of one file: kept with its facts, dropped as no media, or failed with the cause. Never raises for a bad file."""
+    """The `sources` row of one file: kept with its facts, dropped as no media, or failed with the cause.
+    Never raises for a bad file.
+    """
     if found.uri != (safe := found.uri.encode("utf-8", "backslashreplace").decode()):
-        return failed_row(replace(found, uri=safe), "name_not_utf8", f"{safe}: its name is no UTF-8 text; rename it")
+        return failed_row(
+            replace(found, uri=safe), "name_not_utf8", f"{safe}: its name is no UTF-8 text; rename it"
+        )
     if (suffix := suffix_of(found.uri)) in NOT_MEDIA:
         return failed_row(found, "not_media_file", f"{suffix} files hold no footage") | {"status": "dropped"}
     name, size = "", None

@@ -1,4 +1,6 @@
-"""The `caption` column: every caption a clip came with, and those of the captioner with their verdicts and provenance. Reads previews, never the video."""
+"""The `caption` column: every caption a clip came with, and those of the captioner with their verdicts and
+provenance. Reads previews, never the video.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,41 @@ COST_COLUMNS = ("prompt_tokens", "output_tokens", "num_requests")
 
 
 def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
-    """A caption as a row of the `captions` table. Its id is a function of what it says and where it comes from."""
+    """A caption as a row of the `captions` table. Its id is a function of what it says and where it comes
+    from.
+    """
     made, span = caption.provenance, caption.span_s or (None, None)
-    origin = f"{clip_id}|{caption.kind}|{caption.source}|{made.model}|{made.weights}|{made.prompt_id}|{made.seed}|{span[0]}|{caption.text}"
+    origin = (clip_id, caption.kind, caption.source, made.model, made.weights, made.prompt_id, made.seed)
+    key = "|".join(map(str, (*origin, span[0], caption.text)))
     return {
-        "caption_id": hashlib.sha256(origin.encode()).hexdigest()[:12], "clip_id": clip_id, "shard": shard, "kind": caption.kind, "source": caption.source,
-        "text": caption.text, "fields_json": json.dumps(caption.fields, sort_keys=True), "status": caption.verdict.status,
-        "reasons": list(caption.verdict.reasons), "num_words": len(caption.text.split()), "start_s": span[0], "end_s": span[1],
-        "finish_reason": caption.finish_reason, "scores_json": json.dumps(caption.scores, sort_keys=True), "backend": made.backend, "model": made.model,
-        "weights": made.weights, "prompt_id": made.prompt_id, "prompt_sha256": made.prompt_sha256, "sampling_json": json.dumps(made.sampling, sort_keys=True),
-        "seed": made.seed, "frame_indices": list(made.frame_indices), "frame_times_s": list(made.frame_times_s), "code_version": made.code_version,
-        "prompt_tokens": caption.usage.prompt_tokens, "output_tokens": caption.usage.output_tokens, "num_requests": caption.usage.requests,
-    }  # fmt: skip
+        "caption_id": hashlib.sha256(key.encode()).hexdigest()[:12],
+        "clip_id": clip_id,
+        "shard": shard,
+        "kind": caption.kind,
+        "source": caption.source,
+        "text": caption.text,
+        "fields_json": json.dumps(caption.fields, sort_keys=True),
+        "status": caption.verdict.status,
+        "reasons": list(caption.verdict.reasons),
+        "num_words": len(caption.text.split()),
+        "start_s": span[0],
+        "end_s": span[1],
+        "finish_reason": caption.finish_reason,
+        "scores_json": json.dumps(caption.scores, sort_keys=True),
+        "backend": made.backend,
+        "model": made.model,
+        "weights": made.weights,
+        "prompt_id": made.prompt_id,
+        "prompt_sha256": made.prompt_sha256,
+        "sampling_json": json.dumps(made.sampling, sort_keys=True),
+        "seed": made.seed,
+        "frame_indices": list(made.frame_indices),
+        "frame_times_s": list(made.frame_times_s),
+        "code_version": made.code_version,
+        "prompt_tokens": caption.usage.prompt_tokens,
+        "output_tokens": caption.usage.output_tokens,
+        "num_requests": caption.usage.requests,
+    }
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,9 @@ class Previews:
 
 
 class CaptionStage:
-    """Stage `caption`: table captions; drops clips whose every caption was rejected. What it cost is in the events and in the commit record's statistics."""
+    """Stage `caption`: table captions; drops clips whose every caption was rejected. What it cost is in the
+    events and in the commit record's statistics.
+    """
 
     name = "caption"
 
@@ -95,13 +122,17 @@ class CaptionStage:
             "retries": config.retries,
             "low_alignment_share": config.low_alignment_share,
         }
-        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
+        self.column = Column(
+            self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint})
+        )
 
     def setup(self) -> None:
         self.captioner = make_captioner(self.config)
         self.captioner.setup()
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         previews = Previews(dataset, self.preview, shard)
         made = Captioned()
@@ -117,11 +148,14 @@ class CaptionStage:
         self._reject_low(made.rows)
         return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, shard)
 
-    def _caption(self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool) -> list[list[Caption]] | Failure:
+    def _caption(
+        self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool
+    ) -> list[list[Caption]] | Failure:
         """Captions of each clip, or why the batch as a whole has none.
 
         Args:
-            is_paid_for: whether requests were made for the shard, whose captions a spent budget must not discard.
+            is_paid_for: whether requests were made for the shard, whose captions a spent budget must not
+                discard.
 
         Raises:
             BudgetSpentError: the budget was spent before the first request for the shard.
@@ -162,8 +196,14 @@ class CaptionStage:
         return account
 
     def _reject_low(self, rows: list[dict]) -> None:
-        """Reject the captions of the shard that fit their clips worst, where the backend says how well they fit."""
-        scores = {row["caption_id"]: json.loads(row["scores_json"]).get("alignment") for row in rows if row["status"] == "accepted"}
+        """Reject the captions of the shard that fit their clips worst, where the backend says how well they
+        fit.
+        """
+        scores = {
+            row["caption_id"]: json.loads(row["scores_json"]).get("alignment")
+            for row in rows
+            if row["status"] == "accepted"
+        }
         known = {name: score for name, score in scores.items() if score is not None}
         low = lowest_aligned(known, self.config.low_alignment_share)
         for row in rows:
@@ -173,7 +213,9 @@ class CaptionStage:
                     [f"alignment_percentile:{known[row['caption_id']]:.3f}"],
                 )
 
-    def _without_caption(self, clips: list[dict], rows: list[dict], failures: list[dict], shard: int) -> list[dict]:
+    def _without_caption(
+        self, clips: list[dict], rows: list[dict], failures: list[dict], shard: int
+    ) -> list[dict]:
         """Drops of the clips that were captioned and have no caption the trainer could draw."""
         own: dict[str, list[dict]] = defaultdict(list)
         for row in rows:
@@ -182,13 +224,24 @@ class CaptionStage:
         drops = []
         for clip in clips:
             found = own[clip["clip_id"]]
-            if clip["clip_id"] not in failed and not any(row["status"] == "accepted" and row["kind"] != "window" for row in found):
-                reason = "out_of_domain" if found and all(row["status"] == "out_of_domain" for row in found) else "no_caption_accepted"
-                drops.append(self._origin(clip, shard) | {"reason": reason, "value": float(len(found)), "threshold": 1.0})
+            if clip["clip_id"] not in failed and not any(
+                row["status"] == "accepted" and row["kind"] != "window" for row in found
+            ):
+                reason = (
+                    "out_of_domain"
+                    if found and all(row["status"] == "out_of_domain" for row in found)
+                    else "no_caption_accepted"
+                )
+                drops.append(
+                    self._origin(clip, shard)
+                    | {"reason": reason, "value": float(len(found)), "threshold": 1.0}
+                )
         return drops
 
     def _origin(self, clip: dict, shard: int) -> dict:
-        return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"]} | {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}
+        return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"]} | {
+            key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")
+        }
 
     def _failure_row(self, clip: dict, shard: int, failure: Failure) -> dict:
         return self._origin(clip, shard) | {"error": failure.error, "cause": failure.cause, "attempt": 1}

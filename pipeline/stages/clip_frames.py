@@ -1,4 +1,6 @@
-"""The frames of a source's clips at the rate they are encoded: each source read once, in order, a little ahead of who uses them."""
+"""The frames of a source's clips at the rate they are encoded: each source read once, in order, a little
+ahead of who uses them.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ _MOST_AHEAD = 64
 class ClipRouter:
     """Frames of each of a source's clips, which are in order and apart.
 
-    Where the clips are a small part of a source, decord jumps to each. Else the source is read once, in order, and its parts handed out: that is
-    faster than jumping, and memory stays small.
+    Where the clips are a small part of a source, decord jumps to each. Else the source is read once, in
+    order, and its parts handed out: that is faster than jumping, and memory stays small.
     """
 
     def __init__(self, facts: Probe, max_pixels: int | None, clips: list[dict]) -> None:
@@ -35,7 +37,9 @@ class ClipRouter:
         self.problem: MediaError | None = None
 
     def _advance(self) -> None:
-        """Fetch the next frame. An error ends the stream; it concerns the clips that lack frames for it, not the one that is complete."""
+        """Fetch the next frame. An error ends the stream; it concerns the clips that lack frames for it, not
+        the one that is complete.
+        """
         assert self._stream is not None
         self._ahead = None
         try:
@@ -46,7 +50,11 @@ class ClipRouter:
     def frames(self, clip: dict) -> Iterator[Frame]:
         """Frames of one clip. Ask for the clips in order."""
         if self._jumps:
-            yield from self.reader.frames() if clip["kind"] == "image" else self.reader.frames(clip["start_s"], clip["end_s"])
+            yield from (
+                self.reader.frames()
+                if clip["kind"] == "image"
+                else self.reader.frames(clip["start_s"], clip["end_s"])
+            )
             return
         if self._stream is None:
             self._stream = self.reader.frames(self.clips[0]["start_s"], self.clips[-1]["end_s"])
@@ -59,14 +67,17 @@ class ClipRouter:
 
 
 class ReadAhead:
-    """Runs an iterator of frames in a thread, so that decoding and encoding overlap; an error in it is raised where its frame would have come.
+    """Runs an iterator of frames in a thread, so that decoding and encoding overlap; an error in it is raised
+    where its frame would have come.
 
     Use as a context manager: on leaving, the thread is stopped and waited for, so the iterator is at rest.
     """
 
     def __init__(self, frames: Iterator[Frame], frame_bytes: int) -> None:
         self._frames = frames
-        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(max(2, min(_MOST_AHEAD, AHEAD_BYTES // max(1, frame_bytes))))
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(
+            max(2, min(_MOST_AHEAD, AHEAD_BYTES // max(1, frame_bytes)))
+        )
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._fill, daemon=True)
 
@@ -104,7 +115,9 @@ class ReadAhead:
 
 
 class Picked:
-    """The frames of a clip that are encoded: existing ones, at most `max_fps` a second. Counts what it sees; `check` says whether all came."""
+    """The frames of a clip that are encoded: existing ones, at most `max_fps` a second. Counts what it sees;
+    `check` says whether all came.
+    """
 
     def __init__(self, clip: dict, frames: Iterator[Frame], max_fps: float | None) -> None:
         self.clip, self._frames, self._max_fps = clip, frames, max_fps
@@ -129,7 +142,8 @@ class Picked:
         if self.num_seen != self.clip["num_frames"]:
             raise MediaError(
                 "frame_count_differs",
-                f"{self.clip['uri']} gave {self.num_seen} frames of clip {self.clip['clip_id']}, curation saw {self.clip['num_frames']}",
+                f"{self.clip['uri']} gave {self.num_seen} frames of clip {self.clip['clip_id']}, curation "
+                f"saw {self.clip['num_frames']}",
             )
 
     @property

@@ -1,4 +1,6 @@
-"""The `embed` column: one image embedding per clip, from open_clip, over whole frames: padded to the model's square, never cropped to it."""
+"""The `embed` column: one image embedding per clip, from open_clip, over whole frames: padded to the model's
+square, never cropped to it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _GREY = 114  # of the padding
 
 
 def padded_square(rgb: np.ndarray, side_px: int) -> np.ndarray:
-    """The whole picture [H, W, 3] in the middle of a grey square of `side_px`, both axes scaled by one factor."""
+    """The whole picture [H, W, 3] in the middle of a grey square of `side_px`, both axes scaled by one
+    factor.
+    """
     height, width = rgb.shape[:2]
     factor = side_px / max(height, width)
     small = fitted(rgb, max(1, round(width * factor)), max(1, round(height * factor)))
@@ -60,7 +64,9 @@ class Embed:
         self.needs: tuple[Column, ...] = (preview,)
         settings = {"frames": config.frames, "weights": model_digest(config)}
         assert set(settings) | {"model", "pretrained"} >= set(fingerprinted(config))
-        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint}))
+        self.column = Column(
+            self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint})
+        )
 
     def setup(self) -> None:
         import open_clip
@@ -68,19 +74,27 @@ class Embed:
 
         torch.set_num_threads(1)
         try:
-            model, _, transform = open_clip.create_model_and_transforms(self.config.model, pretrained=self.config.pretrained or None)
+            model, _, transform = open_clip.create_model_and_transforms(
+                self.config.model, pretrained=self.config.pretrained or None
+            )
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             raise UsageError(
-                f"--embed.model {self.config.model}", f"cannot be loaded ({error})", "Give local-dir:FOLDER with open_clip weights."
+                f"--embed.model {self.config.model}",
+                f"cannot be loaded ({error})",
+                "Give local-dir:FOLDER with open_clip weights.",
             ) from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         size = model.visual.image_size
         self.side_px = int(size[0] if isinstance(size, tuple | list) else size)
         normalize = next(step for step in transform.transforms if type(step).__name__ == "Normalize")
-        self.mean, self.std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (normalize.mean, normalize.std))
+        self.mean, self.std = (
+            np.array(values, np.float32).reshape(3, 1, 1) for values in (normalize.mean, normalize.std)
+        )
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         tar, members = queries.members(dataset, self.preview).get(shard, ("", []))
         frames: dict[str, list[Member]] = defaultdict(list)
@@ -92,19 +106,44 @@ class Embed:
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             for clip in clips:
                 own = frames[clip["clip_id"]]
-                picks = [own[index] for index in np.unique(np.linspace(0, len(own) - 1, self.config.frames).astype(int))]
-                origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")} | {"stage": self.name, "shard": shard}
+                picks = [
+                    own[index]
+                    for index in np.unique(np.linspace(0, len(own) - 1, self.config.frames).astype(int))
+                ]
+                origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")} | {
+                    "stage": self.name,
+                    "shard": shard,
+                }
                 if why := journal.poison(clip["clip_id"]):
-                    failures.append({**origin, "item_id": clip["clip_id"], "error": "poison", "cause": why, "attempt": 2})
+                    failures.append(
+                        {**origin, "item_id": clip["clip_id"], "error": "poison", "cause": why, "attempt": 2}
+                    )
                     continue
                 with journal.item(clip["clip_id"], _ITEM_LIMIT_S):
                     try:
-                        vector = self.vector([decode_image(read_member(dataset.filesystem, tar, member)) for member in picks])
+                        vector = self.vector(
+                            [decode_image(read_member(dataset.filesystem, tar, member)) for member in picks]
+                        )
                     except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
                         reason, cause = blame(error)
-                        failures.append({**origin, "item_id": clip["clip_id"], "error": reason, "cause": cause, "attempt": 1})
+                        failures.append(
+                            {
+                                **origin,
+                                "item_id": clip["clip_id"],
+                                "error": reason,
+                                "cause": cause,
+                                "attempt": 1,
+                            }
+                        )
                         continue
-                rows.append({"clip_id": clip["clip_id"], "shard": shard, "num_frames": len(picks), "vector": vector.tolist()})
+                rows.append(
+                    {
+                        "clip_id": clip["clip_id"],
+                        "shard": shard,
+                        "num_frames": len(picks),
+                        "vector": vector.tolist(),
+                    }
+                )
                 progress(f"{len(rows)}/{len(clips)} clips")
             account = Account(len(clips), len(rows), 0, len(failures))
             commit.commit({"embeddings": rows, "drops": [], "failures": failures}, account)
@@ -114,8 +153,12 @@ class Embed:
         """Unit vector [d] float32 of a clip's pictures."""
         import torch
 
-        planes = np.stack([padded_square(rgb, self.side_px).transpose(2, 0, 1).astype(np.float32) / 255 for rgb in pictures])
+        planes = np.stack(
+            [padded_square(rgb, self.side_px).transpose(2, 0, 1).astype(np.float32) / 255 for rgb in pictures]
+        )
         with torch.inference_mode():
-            found = self.model.encode_image(torch.from_numpy((planes - self.mean) / self.std).to(self.device), normalize=True)
+            found = self.model.encode_image(
+                torch.from_numpy((planes - self.mean) / self.std).to(self.device), normalize=True
+            )
         mean = found.float().mean(0).cpu().numpy()
         return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)

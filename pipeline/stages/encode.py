@@ -1,7 +1,9 @@
-"""The `latent` column: every kept clip at training size through the spacetime VAE, as posterior mean and log-variance.
+"""The `latent` column: every kept clip at training size through the spacetime VAE, as posterior mean and
+log-variance.
 
-Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with its length; short ones of one shape go through the model
-together. Encoding is in fp32, storage in bf16. A sample of the clips is decoded again and measured (`vae.measuring.audit`).
+Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with
+its length; short ones of one shape go through the model together. Encoding is in fp32, storage in bf16. A
+sample of the clips is decoded again and measured (`vae.measuring.audit`).
 """
 
 from __future__ import annotations
@@ -38,9 +40,13 @@ BATCH_PIXELS = 1 << 20
 
 
 class ShardWriter:
-    """Encodes the clips of one shard in order and adds their members and rows; short clips of one shape wait for each other."""
+    """Encodes the clips of one shard in order and adds their members and rows; short clips of one shape wait
+    for each other.
+    """
 
-    def __init__(self, vae: VAE, device: torch.device, config: EncodeConfig, shard: int, commit: ShardCommit) -> None:
+    def __init__(
+        self, vae: VAE, device: torch.device, config: EncodeConfig, shard: int, commit: ShardCommit
+    ) -> None:
         self.vae, self.device, self.config, self.shard, self.commit = vae, device, config, shard, commit
         self.stats, self.rows = ChannelStats(vae.latent_channels), list[dict]()
         self.failed: list[tuple[dict, Exception]] = []
@@ -59,7 +65,10 @@ class ShardWriter:
             return
         picked.check()
         video = to_video(head)
-        if self._waiting and (self._waiting[0][1].shape != video.shape or (len(self._waiting) + 1) * video[0].numel() > BATCH_PIXELS):
+        if self._waiting and (
+            self._waiting[0][1].shape != video.shape
+            or (len(self._waiting) + 1) * video[0].numel() > BATCH_PIXELS
+        ):
             self.finish()
         self._waiting.append((picked, video))
 
@@ -105,22 +114,44 @@ class ShardWriter:
         if is_audited(clip["clip_id"], self.config.audit_share):
             most = max(1, MOST_PIXELS // video[0, 0].numel())
             audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
-        self.stats.add(mean)  # from here on nothing fails for the clip's own sake: what is in the tar has its row
+        self.stats.add(
+            mean
+        )  # from here on nothing fails for the clip's own sake: what is in the tar has its row
         self.commit.add(
             f"{clip['clip_id']}.latent.safetensors",
-            save({"mean": mean.to(torch.bfloat16).contiguous(), "logvar": logvar.to(torch.bfloat16).contiguous()}),
+            save(
+                {
+                    "mean": mean.to(torch.bfloat16).contiguous(),
+                    "logvar": logvar.to(torch.bfloat16).contiguous(),
+                }
+            ),
         )
         self.commit.add(f"{clip['clip_id']}.latent.png", picture)
-        self.rows.append({
-            "clip_id": clip["clip_id"], "shard": self.shard, "num_channels": mean.shape[0], "latent_t": mean.shape[1], "latent_h": mean.shape[2],
-            "latent_w": mean.shape[3], "num_frames": picked.num_kept, "height_px": picked.size[0], "width_px": picked.size[1], "fps": picked.fps,
-            "scale": picked.size[1] / clip["width_px"], "num_source_frames": picked.num_seen, "factor_t": self.vae.factors[0],
-            "factor_px": self.vae.factors[1], **audited,
-        })  # fmt: skip
+        self.rows.append(
+            {
+                "clip_id": clip["clip_id"],
+                "shard": self.shard,
+                "num_channels": mean.shape[0],
+                "latent_t": mean.shape[1],
+                "latent_h": mean.shape[2],
+                "latent_w": mean.shape[3],
+                "num_frames": picked.num_kept,
+                "height_px": picked.size[0],
+                "width_px": picked.size[1],
+                "fps": picked.fps,
+                "scale": picked.size[1] / clip["width_px"],
+                "num_source_frames": picked.num_seen,
+                "factor_t": self.vae.factors[0],
+                "factor_px": self.vae.factors[1],
+                **audited,
+            }
+        )
 
 
 class Encode:
-    """Stage `latent`: one member per clip, `<clip>.latent.safetensors`; table latents; channel statistics in the commit record."""
+    """Stage `latent`: one member per clip, `<clip>.latent.safetensors`; table latents; channel statistics in
+    the commit record.
+    """
 
     name = "latent"
 
@@ -128,18 +159,29 @@ class Encode:
         self.config, self.preview = config, preview
         self.needs: tuple[Column, ...] = (preview,)
         self.digest = weights_digest(config.vae or DEFAULT_WEIGHTS)
-        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, fingerprinted(config), {"preview": preview.fingerprint}, self.digest))
+        self.column = Column(
+            self.name,
+            fingerprint(
+                self.name, CODE_VERSION, fingerprinted(config), {"preview": preview.fingerprint}, self.digest
+            ),
+        )
 
     def setup(self) -> None:
         torch.set_num_threads(1)  # one thread an actor; and results do not depend on the machine's cores
         folder = self.config.vae or DEFAULT_WEIGHTS
         if weights_digest(folder) != self.digest:
-            raise UsageError(str(folder), "holds other weights here than where the run was started", "Give every node the same weights.")
+            raise UsageError(
+                str(folder),
+                "holds other weights here than where the run was started",
+                "Give every node the same weights.",
+            )
         self.vae = load_vae(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vae.to(self.device)
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         _, sources = queries.plan_rows(dataset, shard, generation)
         failures: list[dict] = []
@@ -153,14 +195,22 @@ class Encode:
                     failures += [self._failure(clip, shard, error.reason, error.message) for clip in own]
                     continue
                 alive = [clip for clip in own if not journal.poison(clip["clip_id"])]
-                failures += [self._failure(clip, shard, "poison", journal.poison(clip["clip_id"]) or "") for clip in own if clip not in alive]
+                failures += [
+                    self._failure(clip, shard, "poison", journal.poison(clip["clip_id"]) or "")
+                    for clip in own
+                    if clip not in alive
+                ]
                 if not alive:
                     continue
                 router = ClipRouter(facts, self.config.max_pixels, alive)
                 for clip in alive:
-                    with journal.item(clip["clip_id"], self.config.item_limit_s, self.config.item_limit_bytes):
+                    with journal.item(
+                        clip["clip_id"], self.config.item_limit_s, self.config.item_limit_bytes
+                    ):
                         try:
-                            with ReadAhead(router.frames(clip), 3 * clip["width_px"] * clip["height_px"]) as frames:
+                            with ReadAhead(
+                                router.frames(clip), 3 * clip["width_px"] * clip["height_px"]
+                            ) as frames:
                                 writer.read(Picked(clip, frames, self.config.max_fps))
                         except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
                             failures.append(self._failure(clip, shard, *blame(router.problem or error)))
@@ -168,9 +218,19 @@ class Encode:
             writer.finish()
             failures += [self._failure(clip, shard, *blame(error)) for clip, error in writer.failed]
             account = Account(len(clips), len(writer.rows), 0, len(failures))
-            commit.commit({"latents": writer.rows, "drops": [], "failures": failures}, account, writer.stats.to_dict())
+            commit.commit(
+                {"latents": writer.rows, "drops": [], "failures": failures}, account, writer.stats.to_dict()
+            )
         return account
 
     def _failure(self, clip: dict, shard: int, error: str, cause: str) -> dict:
         origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}
-        return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"], **origin, "error": error, "cause": cause, "attempt": 1}
+        return {
+            "stage": self.name,
+            "shard": shard,
+            "item_id": clip["clip_id"],
+            **origin,
+            "error": error,
+            "cause": cause,
+            "attempt": 1,
+        }

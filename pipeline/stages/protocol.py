@@ -1,6 +1,8 @@
-"""Stages: a function from (shard, its inputs) to a committed column, and what keeps a run alive when an item kills its process.
+"""Stages: a function from (shard, its inputs) to a committed column, and what keeps a run alive when an item
+kills its process.
 
-A stage is built on the driver from its configuration, shipped to actors, `setup` once there and then `process`ed once per shard. It must be safe
+A stage is built on the driver from its configuration, shipped to actors, `setup` once there and then
+`process`ed once per shard. It must be safe
 to run again: it commits at the end or not at all.
 """
 
@@ -34,9 +36,11 @@ def resident_bytes() -> int:
 
 
 class Journal:
-    """Remembers on disk which item is in hand, so that an item which kills its process is known after the restart.
+    """Remembers on disk which item is in hand, so that an item which kills its process is known after the
+    restart.
 
-    An item that was in hand at two deaths of this run is poison: the stage records it as failed and passes over it.
+    An item that was in hand at two deaths of this run is poison: the stage records it as failed and passes
+    over it.
     """
 
     def __init__(self, dataset: Dataset, run_id: str, column: Column, shard: int) -> None:
@@ -67,11 +71,12 @@ class Journal:
 
     @contextmanager
     def item(self, item: str, limit_s: float, limit_bytes: int = 1 << 62) -> Iterator[Callable[[], None]]:
-        """Hold an item in hand. The process ends itself, and the restart counts a death, where `limit_s` pass without a sign of progress, or memory
-        goes over `limit_bytes`.
+        """Hold an item in hand. The process ends itself, and the restart counts a death, where `limit_s` pass
+        without a sign of progress, or memory goes over `limit_bytes`.
 
         Yields:
-            What to call at each sign of progress, as often as one likes; never called, the limit holds for the whole item.
+            What to call at each sign of progress, as often as one likes; never called, the limit holds for
+            the whole item.
         """
         self._state["in_hand"] = item
         self._write()
@@ -115,14 +120,24 @@ class Stage(Protocol):
     def setup(self) -> None:
         """Load what is needed once per process."""
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         """Make and commit the column of one shard."""
 
 
 def run_stage(
-    stage: Stage, dataset: Dataset, run_id: str, shard: int, generation: int, progress: Callable[[str], None], is_forced: bool = False
+    stage: Stage,
+    dataset: Dataset,
+    run_id: str,
+    shard: int,
+    generation: int,
+    progress: Callable[[str], None],
+    is_forced: bool = False,
 ) -> tuple[Account | None, float]:
-    """Process one shard unless it is committed already, or all the same. Returns its account (None if it was there) and the seconds it took."""
+    """Process one shard unless it is committed already, or all the same. Returns its account (None if it was
+    there) and the seconds it took.
+    """
     if not is_forced and dataset.is_committed(stage.column, shard):
         return None, 0.0
     begin = time.monotonic()

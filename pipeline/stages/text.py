@@ -1,4 +1,6 @@
-"""The `text` column: ragged token embeddings of every accepted caption, several to a clip, in bf16 safetensors."""
+"""The `text` column: ragged token embeddings of every accepted caption, several to a clip, in bf16
+safetensors.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +26,29 @@ _CLIPS_AT_ONCE = 200
 
 
 class TextStage:
-    """Stage `text`: one member per clip, `<clip>.text.safetensors`, with a tensor [num_tokens, width] named by each caption's id."""
+    """Stage `text`: one member per clip, `<clip>.text.safetensors`, with a tensor [num_tokens, width] named
+    by each caption's id.
+    """
 
     name = "text"
 
     def __init__(self, config: TextConfig, caption: Column) -> None:
         self.config, self.caption = config, caption
         self.needs: tuple[Column, ...] = (caption,)
-        settings = fingerprinted(config) | {"version": make_text_encoder(config.encoder, config.model).version}
-        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, {"caption": caption.fingerprint}))
+        settings = fingerprinted(config) | {
+            "version": make_text_encoder(config.encoder, config.model).version
+        }
+        self.column = Column(
+            self.name, fingerprint(self.name, CODE_VERSION, settings, {"caption": caption.fingerprint})
+        )
 
     def setup(self) -> None:
         self.encoder = make_text_encoder(self.config.encoder, self.config.model)
         self.encoder.setup()
 
-    def process(self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]) -> Account:
+    def process(
+        self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
+    ) -> Account:
         by_clip: dict[str, list[dict]] = defaultdict(list)
         for row in queries.rows_of_shard(dataset, "captions", self.caption, shard):
             if row["status"] == "accepted" and row["kind"] != "window":
@@ -48,7 +58,9 @@ class TextStage:
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             for begin in range(0, len(clips), _CLIPS_AT_ONCE):
                 part = clips[begin : begin + _CLIPS_AT_ONCE]
-                texts = list(dict.fromkeys(caption["text"] for _, captions in part for caption in captions))  # each text once
+                texts = list(
+                    dict.fromkeys(caption["text"] for _, captions in part for caption in captions)
+                )  # each text once
                 known = dict(zip(texts, self.encoder.encode(texts), strict=True))
                 for clip_id, captions in part:
                     tensors = {}
@@ -72,5 +84,11 @@ class TextStage:
         found = []
         for number in range(1, self.config.structured_variants + 1):
             rng = np.random.default_rng([int(row["caption_id"], 16), number])
-            found.append({**row, "caption_id": f"{row['caption_id']}~{number}", "text": structured_variant(fields, rng)})
+            found.append(
+                {
+                    **row,
+                    "caption_id": f"{row['caption_id']}~{number}",
+                    "text": structured_variant(fields, rng),
+                }
+            )
         return found

@@ -11,13 +11,25 @@ from manifests.errors import UsageError
 from world.scene import SHAPES
 
 FACTS = {
-    "kind": "video", "num_frames": 30, "width_px": 160, "height_px": 90, "luma_mean": 0.4, "motion": 0.6, "frozen_share": 0.0,
-    "camera": "pan_left", "camera_confidence": 0.9, "palette": ["brown", "red"], "start_s": 0.0, "end_s": 2.0,
-}  # fmt: skip
+    "kind": "video",
+    "num_frames": 30,
+    "width_px": 160,
+    "height_px": 90,
+    "luma_mean": 0.4,
+    "motion": 0.6,
+    "frozen_share": 0.0,
+    "camera": "pan_left",
+    "camera_confidence": 0.9,
+    "palette": ["brown", "red"],
+    "start_s": 0.0,
+    "end_s": 2.0,
+}
 
 
 def measured(**changes):
-    [captions] = make_captioner("measured").caption([ClipFrames(clip_id="a", frames=[], times_s=[], facts=FACTS | changes)])
+    [captions] = make_captioner("measured").caption(
+        [ClipFrames(clip_id="a", frames=[], times_s=[], facts=FACTS | changes)]
+    )
     return {caption.kind: caption for caption in captions}
 
 
@@ -48,7 +60,10 @@ def test_given_captions_cover_the_clip_they_belong_to():
     ]
     facts = FACTS | {"timed_captions_json": json.dumps(timed), "alt": "IMG_1.MOV"}
     found = given_captions(facts)
-    assert [(caption.kind, caption.text, caption.source) for caption in found] == [("dense", "first", "ground_truth"), ("alt", "IMG_1.MOV", "alt")]
+    assert [(caption.kind, caption.text, caption.source) for caption in found] == [
+        ("dense", "first", "ground_truth"),
+        ("alt", "IMG_1.MOV", "alt"),
+    ]
 
 
 def test_mixing_draws_dense_nineteen_times_in_twenty_and_repeats_by_seed():
@@ -77,7 +92,13 @@ def test_mixing_weighs_versions_of_captions():
 
 
 def test_structured_variants_lose_and_shuffle_fields_but_never_the_subjects():
-    fields = {"subjects": ["a red ball"], "actions": ["rolls"], "setting": "a meadow", "lighting": "daylight", "style": ""}
+    fields = {
+        "subjects": ["a red ball"],
+        "actions": ["rolls"],
+        "setting": "a meadow",
+        "lighting": "daylight",
+        "style": "",
+    }
     variants = {structured_variant(fields, np.random.default_rng(seed)) for seed in range(60)}
     assert len(variants) > 20
     assert all("subjects: a red ball" in text for text in variants)

@@ -1,4 +1,6 @@
-"""Long clips: windows cover the clip, share a frame, part at cuts, and merge without adding or losing a sentence."""
+"""Long clips: windows cover the clip, share a frame, part at cuts, and merge without adding or losing a
+sentence.
+"""
 
 import numpy as np
 from hypothesis import given
@@ -10,8 +12,19 @@ from captioner.windows import Windowed, bounds_s, windows
 
 def clip(length_s, cuts_s=(), fps=2.0):
     times = [index / fps for index in range(int(length_s * fps))]
-    facts = {"kind": "video", "num_frames": len(times), "start_s": 0.0, "end_s": length_s, "cuts_s": list(cuts_s)}
-    return ClipFrames(clip_id="c", frames=[np.full((4, 6, 3), index % 250, np.uint8) for index in range(len(times))], times_s=times, facts=facts)
+    facts = {
+        "kind": "video",
+        "num_frames": len(times),
+        "start_s": 0.0,
+        "end_s": length_s,
+        "cuts_s": list(cuts_s),
+    }
+    return ClipFrames(
+        clip_id="c",
+        frames=[np.full((4, 6, 3), index % 250, np.uint8) for index in range(len(times))],
+        times_s=times,
+        facts=facts,
+    )
 
 
 @given(st.floats(1.0, 200.0), st.lists(st.floats(0.0, 200.0), max_size=5), st.floats(2.0, 16.0))
@@ -19,7 +32,9 @@ def test_windows_cover_a_clip_in_order_and_none_is_much_longer_than_asked(length
     bounds = bounds_s(0.0, length_s, cuts, window_s)
     assert bounds[0] == 0.0
     assert bounds[-1] == length_s
-    assert all(0 < high - low <= window_s * 4 / 3 + 1e-6 for low, high in zip(bounds, bounds[1:], strict=False))
+    assert all(
+        0 < high - low <= window_s * 4 / 3 + 1e-6 for low, high in zip(bounds, bounds[1:], strict=False)
+    )
 
 
 def test_windows_share_one_frame_with_the_one_before_but_not_over_a_cut():
@@ -49,7 +64,10 @@ class Teller:
         for one in clips:
             text = f"It is calm. Now it is second {one.facts['start_s']:.0f}."
             out.append(
-                [Caption(kind="short", text="calm", source="teller", usage=Usage(output_tokens=1)), Caption(kind="dense", text=text, source="teller")]
+                [
+                    Caption(kind="short", text="calm", source="teller", usage=Usage(output_tokens=1)),
+                    Caption(kind="dense", text=text, source="teller"),
+                ]
             )
         return out
 
@@ -59,7 +77,10 @@ def test_parts_are_merged_told_what_came_before_and_kept():
     long, short = Windowed(teller, 12.0).caption([clip(30.0, cuts_s=[15.0]), clip(5.0)])
     assert teller.contexts == ["", "", "It is calm. Now it is second 0."]
     dense = next(caption for caption in long if caption.kind == "dense")
-    assert dense.text == "It is calm. Now it is second 0. Then the shot changes. It is calm. Now it is second 15."
+    assert (
+        dense.text
+        == "It is calm. Now it is second 0. Then the shot changes. It is calm. Now it is second 15."
+    )
     kept = [caption for caption in long if caption.kind == "window"]
     assert [caption.span_s for caption in kept] == [(0.0, 15.0), (15.0, 30.0)]
     assert sum(caption.usage.output_tokens for caption in long) == 2

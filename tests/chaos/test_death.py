@@ -36,7 +36,9 @@ ShardCommit.commit = commit
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 def test_an_ingest_killed_and_terminated_and_rerun_ends_with_the_same_bytes(films, tmp_path):
-    """Commits are slowed while the killing goes on, so that each round finds work left whatever the machine's speed."""
+    """Commits are slowed while the killing goes on, so that each round finds work left whatever the machine's
+    speed.
+    """
     reference = ingest_here(films, tmp_path / "reference", shard_s=4)
     total = len(queries.table(reference, "shards"))
     command = ("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--plan.shard-s", 4)
@@ -80,7 +82,9 @@ DEEDS = {
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
 def test_files_that_kill_or_hold_the_decoder_are_failures_and_all_else_is_kept(films, dataset, tmp_path):
-    """The decoder is wrapped from outside, through a sitecustomize that every worker process imports: one file aborts it, one hangs, one eats memory."""
+    """The decoder is wrapped from outside, through a sitecustomize that every worker process imports: one
+    file aborts it, one hangs, one eats memory.
+    """
     victims = [str(path) for path in sorted(films.glob("film-*")) if path.suffix != ".json"][:3]
     deeds = dict(zip(victims, DEEDS, strict=True))
     path = site(tmp_path / "site", DOUBLE.format(deeds=deeds))

@@ -1,12 +1,13 @@
-"""A dataset and a run made by commit 7c235aa stay valid: they verify, resume with the same losses, and sample.
+"""A dataset and a run made by commit 7c235aa stay valid: they verify, resume with the same losses, and
+sample.
 
 The archive was made by that commit's own commands from two films and a still of the film world:
 
     ingest /data/footage --out /data/dataset --plan.shard-s 8 --encode.max-pixels 4096 --curate.preview-px 64
         --curate.proxy-px 64 --caption.kinds dense --text.encoder hashed-words --text.structured-variants 0
-    fit tiny --data /data/dataset --out /data/run --steps 6 --save-every 6 --tokens 512 --settings settings.json
-    fit ... --steps 9                                    (expected_metrics.jsonl)
-    sample /data/run --prompt "a red ball" --width 32 --height 24 --frames 1 --steps 4      (expected.png)
+    fit tiny --data /data/dataset --out /data/run --steps 6 --save-every 6 --tokens 512 --settings
+    settings.json fit ... --steps 9                                    (expected_metrics.jsonl) sample
+    /data/run --prompt "a red ball" --width 32 --height 24 --frames 1 --steps 4      (expected.png)
 
 where settings.json is {"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}.
 """
@@ -47,11 +48,15 @@ def test_a_dataset_of_before_is_sound_and_its_columns_are_those_of_today(before)
     [record] = (before / "dataset" / "runs").glob("*/run.json")
     stages = build_stages(IngestConfig.from_dict(json.loads(record.read_text())["config"]))
     view = View.load(dataset)
-    assert {stage.name: str(stage.column) for stage in stages} == {name: str(column) for name, column in view.columns.items() if name != "dedup"}
+    assert {stage.name: str(stage.column) for stage in stages} == {
+        name: str(column) for name, column in view.columns.items() if name != "dedup"
+    }
 
 
 def test_a_run_of_before_resumes_with_the_same_losses(before):
-    (before / "settings.json").write_text('{"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}')
+    (before / "settings.json").write_text(
+        '{"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}'
+    )
     fit = ("trainer", "fit", "tiny", "--data", before / "dataset", "--out", before / "run", "--tokens", 512)
     done = run(*fit, "--steps", 9, "--save-every", 6, "--settings", before / "settings.json")
     assert "resumed after step 6" in done.stderr
@@ -68,6 +73,8 @@ def test_a_run_of_before_resumes_with_the_same_losses(before):
 def test_a_model_of_before_samples_the_same_picture(before):
     size = ("--width", 32, "--height", 24, "--frames", 1, "--steps", 4)
     run("trainer", "sample", before / "run", "--prompt", "a red ball", *size, "--out", before / "now.png")
-    now, then = (decode_image((before / name).read_bytes()).astype(int) for name in ("now.png", "expected.png"))
+    now, then = (
+        decode_image((before / name).read_bytes()).astype(int) for name in ("now.png", "expected.png")
+    )
     assert now.shape == then.shape == (24, 32, 3)
     assert np.abs(now - then).max() <= 2

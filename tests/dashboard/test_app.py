@@ -13,7 +13,14 @@ def client(dataset):
 
 def test_the_page_shows_the_funnel_and_its_json_twin_says_the_same(client, dataset):
     page, status = client.get("/").text, client.get("/status.json").json()
-    assert [row["column"].split("@")[0] for row in status["funnel"]] == ["plan", "caption", "dedup", "latent", "preview", "text"]
+    assert [row["column"].split("@")[0] for row in status["funnel"]] == [
+        "plan",
+        "caption",
+        "dedup",
+        "latent",
+        "preview",
+        "text",
+    ]
     for row in status["funnel"]:
         assert row["column"] in page
         assert row["in"] == row["kept"] + row["dropped"] + row["failed"]
@@ -28,7 +35,9 @@ def test_posters_and_proxies_come_out_of_the_tars(client, dataset):
     assert proxy.content[:4] == b"\x1a\x45\xdf\xa3"
 
 
-@pytest.mark.parametrize("path", ["/media/nosuch.poster.jpg", "/media/..%2f..%2fdataset.json", "/media/%2fetc%2fpasswd"])
+@pytest.mark.parametrize(
+    "path", ["/media/nosuch.poster.jpg", "/media/..%2f..%2fdataset.json", "/media/%2fetc%2fpasswd"]
+)
 def test_names_outside_the_index_are_not_served(client, path):
     assert client.get(path).status_code == 404
 

@@ -19,15 +19,26 @@ def environment(**extra: str) -> dict[str, str]:
 def run(*arguments: object, check: int | None = 0, **extra: str) -> subprocess.CompletedProcess:
     """`python -m ARGUMENTS...`; fails with the whole output unless the exit code is `check`."""
     command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, check=False, timeout=550)
-    assert check is None or done.returncode == check, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, check=False, timeout=550
+    )
+    assert check is None or done.returncode == check, (
+        f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 
 def start(*arguments: object, **extra: str) -> subprocess.Popen:
     """The same in the background, stderr on stdout."""
     command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def committed(dataset: Path) -> dict[str, bytes]:
@@ -35,7 +46,11 @@ def committed(dataset: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(dataset.rglob("*")):
         name = str(path.relative_to(dataset))
-        if path.is_file() and not name.endswith(".tmp") and name.split("/", maxsplit=1)[0] in {"plan", "columns", "tables"}:
+        if (
+            path.is_file()
+            and not name.endswith(".tmp")
+            and name.split("/", maxsplit=1)[0] in {"plan", "columns", "tables"}
+        ):
             found[name] = path.read_bytes()
     return found
 

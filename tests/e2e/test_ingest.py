@@ -13,7 +13,9 @@ from tests.e2e.commands import INGEST, committed, run
 
 
 @pytest.mark.ray
-def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_resumes(films, dataset, tmp_path):
+def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_resumes(
+    films, dataset, tmp_path
+):
     done = run("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST)
     assert done.stdout.splitlines()[-1].startswith("outcome: done")
     by_hand, by_ray = committed(tmp_path / "ds"), committed(type(films)(dataset.uri))
@@ -23,7 +25,16 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     # the same command with one more file, a broken one: only what is new is done, and the exit code says so
     shutil.copytree(films, tmp_path / "footage")
     (tmp_path / "footage" / "broken.mov").write_bytes(b"\0" * 4096)
-    again = run("pipeline", "ingest", films, tmp_path / "footage" / "broken.mov", "--out", tmp_path / "ds", *INGEST, check=3)
+    again = run(
+        "pipeline",
+        "ingest",
+        films,
+        tmp_path / "footage" / "broken.mov",
+        "--out",
+        tmp_path / "ds",
+        *INGEST,
+        check=3,
+    )
     assert "1 items failed" in again.stdout
     assert "shard columns to make" not in again.stderr
     made = Dataset(str(tmp_path / "ds"))
@@ -43,14 +54,22 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     samples = [sample for tar in previews for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
     assert len(samples) == queries.table(made, "clips").num_rows
 
-    # a second captioner writes captions and their embeddings beside the first; previews and latents are not touched
+    # a second captioner writes captions and their embeddings beside the first; previews and latents are not
+    # touched
     before = committed(tmp_path / "ds")
     run("pipeline", "recaption", tmp_path / "ds", "--caption.captioner", "given", "--view", "second")
     after = committed(tmp_path / "ds")
     assert {name: data for name, data in after.items() if name in before} == before
-    assert {name.split("/")[1].split("@")[0] for name in after if name not in before and name.startswith("columns")} == {"text"}
+    assert {
+        name.split("/")[1].split("@")[0]
+        for name in after
+        if name not in before and name.startswith("columns")
+    } == {"text"}
     first, second = View.load(made), View.load(made, "second")
-    assert (first.column("latent"), first.column("preview")) == (second.column("latent"), second.column("preview"))
+    assert (first.column("latent"), first.column("preview")) == (
+        second.column("latent"),
+        second.column("preview"),
+    )
     assert first.column("caption") != second.column("caption")
     sources = set(queries.table(made, "captions", second.column("caption"))["source"].to_pylist())
     assert sources == {"ground_truth", "alt"}
@@ -59,19 +78,36 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
 
 @pytest.mark.ray
 def test_a_plan_that_can_never_run_is_refused_at_once(films, tmp_path):
-    done = run("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--encode-on.num-gpus", 64, check=2)
+    done = run(
+        "pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--encode-on.num-gpus", 64, check=2
+    )
     assert "preflight" in done.stderr
     assert "64 GPU" in done.stderr
 
 
 def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
     assert "preview@" in run("pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run").stdout
-    assert "nosuch" in run("pipeline", "ingest", tmp_path / "nosuch", "--out", tmp_path / "ds", "--dry-run", check=2).stderr
+    assert (
+        "nosuch"
+        in run(
+            "pipeline", "ingest", tmp_path / "nosuch", "--out", tmp_path / "ds", "--dry-run", check=2
+        ).stderr
+    )
     for options, word in (
-        (["--curate.max-clip-s", "-1"], "--curate.max-clip-s"), (["--encode.max-pixels", 3], "--encode.max-pixels"), (["--encode.vae", "/nowhere"], "/nowhere"),
-    ):  # fmt: skip
-        assert word in run("pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2).stderr
+        (["--curate.max-clip-s", "-1"], "--curate.max-clip-s"),
+        (["--encode.max-pixels", 3], "--encode.max-pixels"),
+        (["--encode.vae", "/nowhere"], "/nowhere"),
+    ):
+        assert (
+            word
+            in run(
+                "pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2
+            ).stderr
+        )
     (tmp_path / "empty").mkdir()
-    assert "holds no file" in run("pipeline", "plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
+    assert (
+        "holds no file"
+        in run("pipeline", "plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
+    )
     assert "nosuch" in run("pipeline", "plan", tmp_path / "nosuch", "--out", tmp_path / "ds", check=2).stderr
     assert not (tmp_path / "ds").exists()

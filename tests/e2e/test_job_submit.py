@@ -37,12 +37,24 @@ def head(tmp_path_factory):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = environment(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", PATH=path)
     options = [
-        "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
-        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
-        "--object-store-memory=200000000", "--min-worker-port=0", "--max-worker-port=0",
-    ]  # fmt: skip
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--dashboard-host=127.0.0.1",
+        f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--metrics-export-port={metrics}",
+        "--object-store-memory=200000000",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]
     with open(folder / "head.log", "w") as log:
-        process = subprocess.Popen([RAY, "start", *options], env=env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [RAY, "start", *options], env=env, stdout=log, stderr=log, start_new_session=True
+        )
         address = f"http://127.0.0.1:{dashboard}"
         try:
             for _ in range(120):
@@ -67,11 +79,30 @@ def head(tmp_path_factory):
 def test_ray_job_submit_runs_the_same_ingest_and_its_logs_show_progress(films, dataset, head, tmp_path):
     address, env = head
     arguments = ["python", "-m", "pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST]
-    command = [RAY, "job", "submit", "--address", address, "--submission-id", "ingest-1", "--working-dir", ".", "--", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=500)
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--submission-id",
+        "ingest-1",
+        "--working-dir",
+        ".",
+        "--",
+        *map(str, arguments),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=500
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     logs = subprocess.run(
-        [RAY, "job", "logs", "--address", address, "ingest-1"], env=env, capture_output=True, text=True, check=True, timeout=100
+        [RAY, "job", "logs", "--address", address, "ingest-1"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
     ).stdout
     assert "preflight: 2 CPU" in logs
     assert "preview shard 0:" in logs

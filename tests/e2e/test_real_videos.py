@@ -18,7 +18,11 @@ MAX_BYTES = 130_000
 @pytest.mark.timeout(1500)
 def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
     footage = tmp_path / "footage"
-    names = [path for path in sorted(real_videos.rglob("*")) if path.is_file() and path.stat().st_size < MAX_BYTES and path.suffix != ".tsv"]
+    names = [
+        path
+        for path in sorted(real_videos.rglob("*"))
+        if path.is_file() and path.stat().st_size < MAX_BYTES and path.suffix != ".tsv"
+    ]
     for path in names:
         (footage / path.relative_to(real_videos)).parent.mkdir(parents=True, exist_ok=True)
         (footage / path.relative_to(real_videos)).symlink_to(path)
@@ -37,7 +41,19 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
     tars = sorted((data / "columns").glob("preview@*/*.tar"))
     assert sum(1 for tar in tars for _ in webdataset.WebDataset(str(tar), shardshuffle=False)) == kept
 
-    fit = ["trainer", "fit", "tiny", "--data", data, "--tokens", 4096, "--steps", 14, "--out", tmp_path / "run"]
+    fit = [
+        "trainer",
+        "fit",
+        "tiny",
+        "--data",
+        data,
+        "--tokens",
+        4096,
+        "--steps",
+        14,
+        "--out",
+        tmp_path / "run",
+    ]
     process = start(*fit)
     lines = []
     for line in process.stdout:
@@ -52,7 +68,9 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
     assert int(shapes.split(" distinct")[0].rsplit(" ", 1)[1]) >= 5
     resumed = run(*fit)
     assert "resumed after step" in resumed.stderr
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(14))
     run(
         "trainer",

@@ -36,15 +36,36 @@ def test_a_dataset_on_s3_is_byte_identical_to_a_local_one_and_reads_alike(films,
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_to_a_local_dataset(films, dataset, bucket, tmp_path):
-    """The same bytes whether the dataset lies on the store or on disk; and but for the addresses in them, those of local footage."""
+def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_to_a_local_dataset(
+    films, dataset, bucket, tmp_path
+):
+    """The same bytes whether the dataset lies on the store or on disk; and but for the addresses in them,
+    those of local footage.
+    """
     address, client = bucket
     footage, out = address("footage"), address("ds")
     for path in films.iterdir():
         client.upload_file(str(path), "rushes", f"footage/{path.name}")
     here = ingest_here(footage, tmp_path / "local")
-    keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED")}
-    process = start("pipeline", "ingest", footage, "--out", out, *INGEST, PYTHONPATH=site(tmp_path / "site", SLOW_COMMITS), **keys)
+    keys = {
+        key: os.environ[key]
+        for key in (
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_DEFAULT_REGION",
+            "AWS_EC2_METADATA_DISABLED",
+        )
+    }
+    process = start(
+        "pipeline",
+        "ingest",
+        footage,
+        "--out",
+        out,
+        *INGEST,
+        PYTHONPATH=site(tmp_path / "site", SLOW_COMMITS),
+        **keys,
+    )
     for line in process.stdout:
         if line.startswith("[3/"):
             process.kill()
@@ -59,7 +80,8 @@ def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_
 
     def shots(made):
         return sorted(
-            (row["clip_id"], row["start_s"], row["end_s"], row["num_frames"], row["camera"]) for row in queries.table(made, "clips").to_pylist()
+            (row["clip_id"], row["start_s"], row["end_s"], row["num_frames"], row["camera"])
+            for row in queries.table(made, "clips").to_pylist()
         )
 
     assert shots(remote) == shots(dataset)

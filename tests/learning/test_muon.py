@@ -1,4 +1,6 @@
-"""Muon in fp32: updates are nearly orthogonal, those of torch's own to its rounding, and attention's projections are taken apart."""
+"""Muon in fp32: updates are nearly orthogonal, those of torch's own to its rounding, and attention's
+projections are taken apart.
+"""
 
 import pytest
 import torch
@@ -18,8 +20,13 @@ def test_singular_values_come_near_one(shape):
 
 def test_steps_are_those_of_torchs_muon_up_to_its_rounding():
     torch.manual_seed(0)
-    ours, theirs = (torch.nn.Parameter(value) for value in torch.randn(24, 32).repeat(2, 1, 1).clone().unbind())
-    optimizers = Muon([ours], 1e-2, 0.1), torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    ours, theirs = (
+        torch.nn.Parameter(value) for value in torch.randn(24, 32).repeat(2, 1, 1).clone().unbind()
+    )
+    optimizers = (
+        Muon([ours], 1e-2, 0.1),
+        torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
     begin = ours.detach().clone()
     for _ in range(4):
         gradient = torch.randn(24, 32)
@@ -35,7 +42,9 @@ def test_the_three_projections_of_an_attention_are_three_matrices():
     weight.grad = torch.randn(48, 16)
     Muon([weight], 1.0).step()
     for part in weight.detach().split(16):
-        values = torch.linalg.svdvals(part / (0.2 * 16**0.5))  # of a random square matrix the least may be too small to come up in five steps
+        values = torch.linalg.svdvals(
+            part / (0.2 * 16**0.5)
+        )  # of a random square matrix the least may be too small to come up in five steps
         assert 0.6 < values[:-2].min() < values.max() < 1.3
 
 
@@ -46,7 +55,11 @@ def _steps(rank: int, size: int, folder: str) -> None:
     optimizer = Muon(weights, 1e-2, 0.1, processes=(rank, size))
     for step in range(3):
         for index, weight in enumerate(weights):
-            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(10 * step + index)) if step + index else None
+            weight.grad = (
+                torch.randn(weight.shape, generator=torch.Generator().manual_seed(10 * step + index))
+                if step + index
+                else None
+            )
         optimizer.step()
     torch.save(weights, f"{folder}/{size}-{rank}.pt")
     dist.destroy_process_group()

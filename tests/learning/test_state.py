@@ -29,7 +29,10 @@ def test_a_training_taken_up_is_bit_equal_to_one_that_never_stopped(tmp_path):
     steps(whole, optimizer, 5, 4)
     other, second = made(1)
     taken = {name: torch.zeros_like(value) for name, value in other.state_dict().items()}
-    assert load_state(tmp_path, {"model": (other, second)}, taken, "digest") == {"step": 5.0, "seconds": 0.1 + 0.2}
+    assert load_state(tmp_path, {"model": (other, second)}, taken, "digest") == {
+        "step": 5.0,
+        "seconds": 0.1 + 0.2,
+    }
     assert all(torch.equal(taken[name], value) for name, value in average.items())
     steps(other, second, 5, 4)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in other.state_dict().items())

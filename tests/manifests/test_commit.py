@@ -18,7 +18,9 @@ def commit_one(dataset, text="x"):
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
 
 
 def test_account_refuses_items_that_vanish():
@@ -33,7 +35,9 @@ def test_two_commits_give_identical_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("dies_at", range(7))
-def test_a_death_at_any_write_leaves_no_half_shard_and_a_rerun_ends_with_the_same_bytes(tmp_path, monkeypatch, dies_at):
+def test_a_death_at_any_write_leaves_no_half_shard_and_a_rerun_ends_with_the_same_bytes(
+    tmp_path, monkeypatch, dies_at
+):
     whole = Dataset.create(str(tmp_path / "whole"))
     commit_one(whole)
     broken = Dataset.create(str(tmp_path / "broken"))

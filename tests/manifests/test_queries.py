@@ -17,7 +17,11 @@ def test_every_clip_has_all_four_columns(dataset):
     clips = set(queries.table(dataset, "clips", view.column("preview"))["clip_id"].to_pylist())
     assert len(clips) >= 12
     for name in ("preview", "text", "latent"):
-        keys = {member.key for _, members in queries.members(dataset, view.column(name)).values() for member in members}
+        keys = {
+            member.key
+            for _, members in queries.members(dataset, view.column(name)).values()
+            for member in members
+        }
         assert keys == clips, name
 
 
@@ -67,7 +71,9 @@ def test_export_joins_columns_for_plain_webdataset(dataset, tmp_path):
         assert json.loads(sample["json"])["captions"]
         assert sample["txt"]
     before = [tar.read_bytes() for tar in tars]
-    assert [tar.read_bytes() for tar in export_webdataset(dataset, View.load(dataset), tmp_path / "out")] == before
+    assert [
+        tar.read_bytes() for tar in export_webdataset(dataset, View.load(dataset), tmp_path / "out")
+    ] == before
 
 
 def test_rows_with_unknown_fields_are_refused():
@@ -95,5 +101,7 @@ def test_a_dataset_cannot_be_made_where_a_file_is(tmp_path):
 def test_versions_of_a_column_are_not_added_up(dataset):
     found = queries.by_column(dataset, "clips")
     [preview] = [column for column in dataset.columns() if column.name == "preview"]
-    assert {name: rows.num_rows for name, rows in found.items()} == {str(preview): queries.table(dataset, "clips", preview).num_rows}
+    assert {name: rows.num_rows for name, rows in found.items()} == {
+        str(preview): queries.table(dataset, "clips", preview).num_rows
+    }
     assert set(queries.by_column(dataset, "sources")) == {"plan"}

@@ -79,7 +79,10 @@ def test_ranges_of_a_store_are_fetched_once_and_bad_copies_anew(remote, tmp_path
     assert reader.view("a.tar", members[3]).tobytes() == b"\3" * 1000
     assert kept.read_bytes() == b"\3" * 1000
     shutil.rmtree(tmp_path / "store")
-    assert MemberReader(filesystem, RangeCache(tmp_path / "cache", 1 << 20)).view("a.tar", members[3]).tobytes() == b"\3" * 1000
+    assert (
+        MemberReader(filesystem, RangeCache(tmp_path / "cache", 1 << 20)).view("a.tar", members[3]).tobytes()
+        == b"\3" * 1000
+    )
     with pytest.raises(OSError, match=r"a\.tar"):
         reader.view("a.tar", members[4])
 
@@ -112,7 +115,9 @@ def test_a_full_disk_costs_the_cache_and_not_the_data(tmp_path, remote, monkeypa
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_store_that_fails_is_asked_again_and_what_a_killed_process_left_is_swept(tmp_path, remote, monkeypatch):
+def test_a_store_that_fails_is_asked_again_and_what_a_killed_process_left_is_swept(
+    tmp_path, remote, monkeypatch
+):
     filesystem, members = remote
     real, answers = storage.read_range, iter([OSError("reset"), OSError("reset"), None])
 

@@ -31,7 +31,9 @@ def test_same_members_give_same_bytes_and_index_points_at_payloads(tmp_path_fact
         assert data[member.offset : member.offset + member.size_bytes] == payload
         assert member.offset % 512 == 0
     with tarfile.open(folder / "a.tar") as tar:
-        assert [(info.name, info.mtime, info.size) for info in tar] == [(member.name, 0, member.size_bytes) for member in first.members]
+        assert [(info.name, info.mtime, info.size) for info in tar] == [
+            (member.name, 0, member.size_bytes) for member in first.members
+        ]
 
 
 def test_plain_webdataset_groups_members_by_clip(tmp_path):

@@ -23,7 +23,9 @@ def test_a_fresh_dataset_is_sound(dataset):
 
 def test_deep_verify_finds_a_flipped_bit_in_any_tar_and_any_part(copy):
     files = [
-        path for path in sorted(copy.rglob("*")) if path.suffix in {".tar", ".parquet"} and "plan" not in str(path) and "/shards/" not in str(path)
+        path
+        for path in sorted(copy.rglob("*"))
+        if path.suffix in {".tar", ".parquet"} and "plan" not in str(path) and "/shards/" not in str(path)
     ]
     assert len(files) > 10
     for path in files:

@@ -16,9 +16,16 @@ def here(files):
     return [source_row(file) for file in files]
 
 
-@given(lengths=st.lists(st.floats(0.1, 2000), min_size=1, max_size=60), shard_s=st.floats(50, 2000), seed=st.integers(0, 9))
+@given(
+    lengths=st.lists(st.floats(0.1, 2000), min_size=1, max_size=60),
+    shard_s=st.floats(50, 2000),
+    seed=st.integers(0, 9),
+)
 def test_segments_tile_their_source_and_shards_hold_about_equal_seconds(lengths, shard_s, seed):
-    rows = [{"source_id": f"{i:04d}", "uri": f"/v/{i:04d}", "kind": "video", "duration_s": length} for i, length in enumerate(lengths)]
+    rows = [
+        {"source_id": f"{i:04d}", "uri": f"/v/{i:04d}", "kind": "video", "duration_s": length}
+        for i, length in enumerate(lengths)
+    ]
     segments = [segment for row in rows for segment in segments_of(row, 600.0)]
     for row in rows:
         own = [segment for segment in segments if segment["source_id"] == row["source_id"]]
@@ -29,7 +36,9 @@ def test_segments_tile_their_source_and_shards_hold_about_equal_seconds(lengths,
     assert dealt == deal([dict(segment) for segment in segments], shard_s, seed, 5)
     loads = {}
     for segment in dealt:
-        loads[segment["shard"]] = loads.get(segment["shard"], 0) + max(segment["end_s"] - segment["start_s"], 0.5)
+        loads[segment["shard"]] = loads.get(segment["shard"], 0) + max(
+            segment["end_s"] - segment["start_s"], 0.5
+        )
     assert min(loads) >= 5
     assert max(loads.values()) - min(loads.values()) <= 600.0 + 1e-6 or len(loads) == 1
 
@@ -42,7 +51,10 @@ def test_every_file_gets_a_verdict_duplicates_are_dropped_and_new_footage_append
     (footage / "broken.mp4").write_bytes(b"garbage" * 100)
     (footage / "notes.txt").write_text("hello")
     dataset = Dataset.create(str(tmp_path / "ds"))
-    rows = {row["uri"].rsplit("/", 1)[1]: row for row in make_plan(dataset, list_sources([str(footage)]), PlanConfig(), here)}
+    rows = {
+        row["uri"].rsplit("/", 1)[1]: row
+        for row in make_plan(dataset, list_sources([str(footage)]), PlanConfig(), here)
+    }
     assert len(rows) == 12 + 3
     assert (rows["broken.mp4"]["status"], rows["broken.mp4"]["reason"]) == ("failed", "not_media")
     assert rows["notes.txt"]["status"] == "dropped"

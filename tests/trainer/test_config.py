@@ -1,4 +1,6 @@
-"""Settings: what makes no sense is refused by name, every one can be set, and what a resumed run has changed is told."""
+"""Settings: what makes no sense is refused by name, every one can be set, and what a resumed run has changed
+is told.
+"""
 
 import dataclasses
 import json
@@ -17,13 +19,27 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (FitConfig, {"lr": NAN}), (FitConfig, {"lr": -1.0}), (FitConfig, {"ema_decay": 2.0}), (FitConfig, {"ema_more": (0.9, 3.0)}),
-        (FitConfig, {"attention_cost": -1.0}), (FitConfig, {"shard_size": -1}), (FitConfig, {"roll_back_after": -1}), (FitConfig, {"spike_factor": -2.0}),
-        (FitConfig, {"held_out": 5.0}), (FitConfig, {"mix": {"a": -1.0}}), (FitConfig, {"image_share": 2.0}), (FitConfig, {"tokens": 0}),
-        (FlowConfig, {"text_dropout": 1.1}), (FlowConfig, {"condition": {"none": 0.0}}), (FlowConfig, {"condition": {"some": 1.0}}),
-        (ModelConfig, {"width": 50, "num_heads": 3}), (ModelConfig, {"patch": (0, 2, 2)}), (StageConfig, {"image_share": 2.0}), (StageConfig, {"max_s": -1.0}),
+        (FitConfig, {"lr": NAN}),
+        (FitConfig, {"lr": -1.0}),
+        (FitConfig, {"ema_decay": 2.0}),
+        (FitConfig, {"ema_more": (0.9, 3.0)}),
+        (FitConfig, {"attention_cost": -1.0}),
+        (FitConfig, {"shard_size": -1}),
+        (FitConfig, {"roll_back_after": -1}),
+        (FitConfig, {"spike_factor": -2.0}),
+        (FitConfig, {"held_out": 5.0}),
+        (FitConfig, {"mix": {"a": -1.0}}),
+        (FitConfig, {"image_share": 2.0}),
+        (FitConfig, {"tokens": 0}),
+        (FlowConfig, {"text_dropout": 1.1}),
+        (FlowConfig, {"condition": {"none": 0.0}}),
+        (FlowConfig, {"condition": {"some": 1.0}}),
+        (ModelConfig, {"width": 50, "num_heads": 3}),
+        (ModelConfig, {"patch": (0, 2, 2)}),
+        (StageConfig, {"image_share": 2.0}),
+        (StageConfig, {"max_s": -1.0}),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused_by_name(kind, values):
     name = next(iter(values))
     with pytest.raises(UsageError) as refused:
@@ -32,11 +48,22 @@ def test_settings_that_make_no_sense_are_refused_by_name(kind, values):
 
 
 def test_every_setting_can_be_set_by_its_name_or_in_a_file(tmp_path):
-    (tmp_path / "own.json").write_text(json.dumps({"clip_norm": 0.5, "flow": {"text_dropout": 0.3}, "captions": {"short": 1.0}}))
-    found = with_settings(
-        preset("tiny"), tmp_path / "own.json", ["model.patch=[2,2,2]", "flow.condition.none=0.5", "seed=7", 'captions={"dense": 1}', "wandb=mine"]
+    (tmp_path / "own.json").write_text(
+        json.dumps({"clip_norm": 0.5, "flow": {"text_dropout": 0.3}, "captions": {"short": 1.0}})
     )
-    assert (found.clip_norm, found.flow.text_dropout, found.model.patch, found.seed, found.captions, found.wandb) == (
+    found = with_settings(
+        preset("tiny"),
+        tmp_path / "own.json",
+        ["model.patch=[2,2,2]", "flow.condition.none=0.5", "seed=7", 'captions={"dense": 1}', "wandb=mine"],
+    )
+    assert (
+        found.clip_norm,
+        found.flow.text_dropout,
+        found.model.patch,
+        found.seed,
+        found.captions,
+        found.wandb,
+    ) == (
         0.5,
         0.3,
         (2, 2, 2),
@@ -48,14 +75,18 @@ def test_every_setting_can_be_set_by_its_name_or_in_a_file(tmp_path):
     assert found.flow.condition["first"] == FlowConfig().condition["first"]
 
 
-@pytest.mark.parametrize("text", ["lr", "nothing=1", "model.nothing=1", "seed.x=1", "steps=many", "bf16.on=1"])
+@pytest.mark.parametrize(
+    "text", ["lr", "nothing=1", "model.nothing=1", "seed.x=1", "steps=many", "bf16.on=1"]
+)
 def test_what_cannot_be_set_is_named(text):
     with pytest.raises(UsageError) as refused:
         with_settings(preset("tiny"), None, [text])
     assert text.split("=")[0].split(".")[0] in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '[{"steps": "10"}]', '[{"min_fps": "a"}]', "[3]", '[{"stops": 1}]'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '[{"steps": "10"}]', '[{"min_fps": "a"}]', "[3]", '[{"stops": 1}]']
+)
 def test_files_of_stages_that_cannot_be_read_are_named(tmp_path, text):
     (tmp_path / "stages.json").write_text(text)
     with pytest.raises(UsageError, match=r"stages\.json"):

@@ -1,4 +1,6 @@
-"""Tiny models of the real diffusers classes, saved and loaded from disk: no frame dropped, no border cropped, and streaming equal to their own encode."""
+"""Tiny models of the real diffusers classes, saved and loaded from disk: no frame dropped, no border cropped,
+and streaming equal to their own encode.
+"""
 
 import pytest
 import torch
@@ -26,7 +28,11 @@ def clip(*size, seed=0):
 def test_any_size_comes_back_and_its_cells_are_covered(vae, size):
     video = clip(*size)
     latent = vae.encode(video)
-    assert latent.mean.shape == (vae.latent_channels, *latent_size(Extent(*size), vae.factors)) == latent.logvar.shape
+    assert (
+        latent.mean.shape
+        == (vae.latent_channels, *latent_size(Extent(*size), vae.factors))
+        == latent.logvar.shape
+    )
     assert latent.validity.shape == latent.mean.shape[1:]
     assert torch.equal(latent.validity, validity(Extent(*size), vae.factors))
     assert vae.decode(latent).shape == video.shape

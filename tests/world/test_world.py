@@ -10,12 +10,16 @@ from world.scene import Shot, Thing, sample_shot
 
 
 def shot(motion="right", move="static", seed=5):
-    thing = Thing("ball", "red", "large", "plain", motion, 0.0, 0.0, 0.25 if motion != "still" else 0.0, 0.0, 0.0)
+    thing = Thing(
+        "ball", "red", "large", "plain", motion, 0.0, 0.0, 0.25 if motion != "still" else 0.0, 0.0, 0.0
+    )
     return Shot(seed, 2.0, "brick wall", "daylight", move, 0.2, [thing])
 
 
 def centre_of_red(picture):
-    mask = (picture[..., 0].astype(int) - picture[..., 1] > 90) & (picture[..., 1] < 90) & (picture[..., 2] < 90)
+    mask = (
+        (picture[..., 0].astype(int) - picture[..., 1] > 90) & (picture[..., 1] < 90) & (picture[..., 2] < 90)
+    )
     ys, xs = np.nonzero(mask)
     return xs.mean(), ys.mean()
 
@@ -34,7 +38,9 @@ def luma(take, time_s, width, height):
     return cv2.cvtColor(render_frame(take, time_s, width, height), cv2.COLOR_RGB2GRAY)
 
 
-@pytest.mark.parametrize(("motion", "axis", "sign"), [("right", 0, 1), ("left", 0, -1), ("down", 1, 1), ("up", 1, -1)])
+@pytest.mark.parametrize(
+    ("motion", "axis", "sign"), [("right", 0, 1), ("left", 0, -1), ("down", 1, 1), ("up", 1, -1)]
+)
 @pytest.mark.parametrize("move", ["static", "pan_left", "zoom_in"])
 def test_things_move_on_screen_as_their_caption_says(motion, axis, sign, move):
     first, last = (centre_of_red(render_frame(shot(motion, move), time, 160, 120)) for time in (0.5, 1.5))
@@ -42,14 +48,22 @@ def test_things_move_on_screen_as_their_caption_says(motion, axis, sign, move):
     assert abs(last[1 - axis] - first[1 - axis]) < 6
 
 
-@pytest.mark.parametrize("move", ["static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"])
+@pytest.mark.parametrize(
+    "move", ["static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out"]
+)
 def test_the_camera_moves_as_it_is_named_and_is_measured_so(move):
-    found = camera([luma(shot("still", move), i / 12, 160, 120) for i in range(24)], [i / 12 for i in range(24)])
+    found = camera(
+        [luma(shot("still", move), i / 12, 160, 120) for i in range(24)], [i / 12 for i in range(24)]
+    )
     assert found.tag == move  # how sure it is differs: bricks look alike half a row further
 
 
 def test_the_truth_counts_frames_and_cuts_where_they_are():
-    film = next(film for film in (make_film(1, index) for index in range(50)) if film.joins and set(film.joins) == {"cut"})
+    film = next(
+        film
+        for film in (make_film(1, index) for index in range(50))
+        if film.joins and set(film.joins) == {"cut"}
+    )
     frames = list(render_film(film))
     facts = truth(film)
     assert len(frames) == facts["truth"]["num_frames"]

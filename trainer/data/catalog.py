@@ -20,7 +20,9 @@ from vae.measuring.stats import corpus_stats
 
 @dataclass(frozen=True)
 class ViewTexts:
-    """The text side of one view. texts: (tar path, member) by clip; captions: (caption id, kind, source) of each clip, in stored order."""
+    """The text side of one view. texts: (tar path, member) by clip; captions: (caption id, kind, source) of
+    each clip, in stored order.
+    """
 
     texts: dict[str, tuple[str, Member]]
     captions: dict[str, list[tuple[str, str, str]]]
@@ -30,8 +32,9 @@ class ViewTexts:
 class Catalog:
     """Samples and where their bytes lie.
 
-    table: samples to train on; held_out: those for validation; clips: the latent row of each clip; latents: (tar path, member) by clip; views: the texts of each view
-    that is mixed; mean, std: per-channel statistics of the latents; digest names it all.
+    table: samples to train on; held_out: those for validation; clips: the latent row of each clip; latents:
+    (tar path, member) by clip; views: the texts of each view that is mixed; mean, std: per-channel statistics
+    of the latents; digest names it all.
     """
 
     table: SampleTable
@@ -50,7 +53,9 @@ class Catalog:
 def _member_index(dataset: Dataset, view: View, name: str) -> dict[str, tuple[str, Member]]:
     found = {}
     for path, members in queries.members(dataset, view.column(name)).values():
-        found.update({member.key: (path, member) for member in members if member.name.endswith(".safetensors")})
+        found.update(
+            {member.key: (path, member) for member in members if member.name.endswith(".safetensors")}
+        )
     return found
 
 
@@ -76,10 +81,15 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
     weights = list(config.mix.values()) or [1.0]
     if len({str(view.column("latent")) for view in views}) > 1:
         raise UsageError(
-            dataset.uri, "the views that are mixed read several latent columns", "Mix views that share one; they may differ in all else."
+            dataset.uri,
+            "the views that are mixed read several latent columns",
+            "Mix views that share one; they may differ in all else.",
         )
     latents = _member_index(dataset, views[0], "latent")
-    rows = {row["clip_id"]: row for row in queries.table(dataset, "latents", views[0].column("latent")).to_pylist()}
+    rows = {
+        row["clip_id"]: row
+        for row in queries.table(dataset, "latents", views[0].column("latent")).to_pylist()
+    }
     texts, usable = list[ViewTexts](), list[list[str]]()
     widths: set[int] = set()
     for number, view in enumerate(views):
@@ -88,23 +98,51 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
         usable.append(sorted(kept & set(latents) & set(own.texts) & set(rows)))
         if not usable[-1]:
             raise UsageError(
-                dataset.uri, f"view {list(config.mix)[number] if config.mix else ''} keeps {len(kept)} clips, {len(latents)} have latents, {len(own.texts)} have text; none has all",
+                dataset.uri,
+                f"view {list(config.mix)[number] if config.mix else ''} keeps {len(kept)} clips, "
+                f"{len(latents)} have latents, {len(own.texts)} have text; none has all",
                 "Run `python -m pipeline ingest` to the end.",
-            )  # fmt: skip
+            )
         texts.append(own)
     if len(widths) > 1:
-        raise UsageError(dataset.uri, f"the views that are mixed have texts of widths {sorted(widths)}", "Mix views of one text encoder.")
-    every = [(_sample(rows[name], number), weight) for number, weight in enumerate(weights) for name in usable[number]]
-    aside = [sample for sample, _ in every if sample.view == 0 and is_held_out(sample.clip_id, config.held_out)] or [every[0][0]]
+        raise UsageError(
+            dataset.uri,
+            f"the views that are mixed have texts of widths {sorted(widths)}",
+            "Mix views of one text encoder.",
+        )
+    every = [
+        (_sample(rows[name], number), weight)
+        for number, weight in enumerate(weights)
+        for name in usable[number]
+    ]
+    aside = [
+        sample for sample, _ in every if sample.view == 0 and is_held_out(sample.clip_id, config.held_out)
+    ] or [every[0][0]]
     names = {sample.clip_id for sample in aside}
     train = [(sample, weight) for sample, weight in every if sample.clip_id not in names]
     if not train and len({sample.clip_id for sample, _ in every}) > 1:
-        raise UsageError("--held-out", f"{config.held_out:g} leaves none of {len(every)} clips to train on", "Lower it.")
+        raise UsageError(
+            "--held-out", f"{config.held_out:g} leaves none of {len(every)} clips to train on", "Lower it."
+        )
     train = train or every  # a dataset of one clip is for trying things out
     factors, channels = _one_vae(dataset, rows)
     stats = corpus_stats(dataset, views[0].column("latent"))
-    digest = hashlib.sha256("|".join([*(name for own in usable for name in own), *(view.digest for view in views)]).encode()).hexdigest()[:16]
-    return Catalog(_table(train, rows), aside, rows, latents, texts, stats["mean"], stats["std"], channels, factors, widths.pop(), digest)
+    digest = hashlib.sha256(
+        "|".join([*(name for own in usable for name in own), *(view.digest for view in views)]).encode()
+    ).hexdigest()[:16]
+    return Catalog(
+        _table(train, rows),
+        aside,
+        rows,
+        latents,
+        texts,
+        stats["mean"],
+        stats["std"],
+        channels,
+        factors,
+        widths.pop(),
+        digest,
+    )
 
 
 def _sample(row: dict, view: int) -> Sample:
@@ -130,10 +168,16 @@ def _one_vae(dataset: Dataset, rows: dict[str, dict]) -> tuple[tuple[int, int, i
     """The factors and the channels that all latents share."""
     channels = {row["num_channels"] for row in rows.values()}
     if len(channels) != 1:
-        raise UsageError(dataset.uri, f"latents have {sorted(channels)} channels", "A view reads one latent column; make it again.")
+        raise UsageError(
+            dataset.uri,
+            f"latents have {sorted(channels)} channels",
+            "A view reads one latent column; make it again.",
+        )
     factors = {(row["factor_t"], row["factor_px"], row["factor_px"]) for row in rows.values()}
     if len(factors) != 1 or None in next(iter(factors)):
         raise UsageError(
-            dataset.uri, f"latents have factors {sorted(map(str, factors))}", "They are of several VAEs or of an older version; encode again."
+            dataset.uri,
+            f"latents have factors {sorted(map(str, factors))}",
+            "They are of several VAEs or of an older version; encode again.",
         )
     return factors.pop(), channels.pop()

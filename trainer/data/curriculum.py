@@ -1,7 +1,8 @@
-"""What a run reads when: stages one after the other, each with its own share of the samples, as one stream of steps addressed by one integer.
+"""What a run reads when: stages one after the other, each with its own share of the samples, as one stream of
+steps addressed by one integer.
 
-A stage may show clips in shorter windows, leave some frame rates out, and set the share of images among the tokens. Image sizes and lengths are never made alike: a stage
-is a choice of what to read, not a bucket.
+A stage may show clips in shorter windows, leave some frame rates out, and set the share of images among the
+tokens. Image sizes and lengths are never made alike: a stage is a choice of what to read, not a bucket.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ EPOCHS_OF_A_STAGE = 1_000_000
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, ready to plan: `first` is its first step, `left_out` the number of samples it does not read."""
+    """One stage, ready to plan: its first step, and the number of samples it leaves out."""
 
     first: int
     table: SampleTable
@@ -30,7 +31,9 @@ class Stage:
     left_out: int
 
 
-def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: int, is_covering: bool = True) -> SampleTable:
+def stage_table(
+    table: SampleTable, stage: StageConfig, patch: Size, factor_t: int, is_covering: bool = True
+) -> SampleTable:
     """The samples of a stage, with their weights and the most latents of each to show at once.
 
     Raises:
@@ -44,7 +47,11 @@ def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: i
     if stage.image_share == 1:
         keep &= is_image
     if not keep.any():
-        raise UsageError(f"stage {stage}", f"leaves none of {len(table)} samples", "Widen its rates, or its share of images.")
+        raise UsageError(
+            f"stage {stage}",
+            f"leaves none of {len(table)} samples",
+            "Widen its rates, or its share of images.",
+        )
     kept, is_image, rates = table.where(keep), is_image[keep], rates[keep]
     if stage.max_s:
         limit = 1 + np.floor(stage.max_s * rates / factor_t).astype(np.int64)
@@ -54,14 +61,20 @@ def stage_table(table: SampleTable, stage: StageConfig, patch: Size, factor_t: i
     return kept
 
 
-def _shared(table: SampleTable, is_image: np.ndarray, share: float, patch: Size, is_covering: bool) -> np.ndarray:
+def _shared(
+    table: SampleTable, is_image: np.ndarray, share: float, patch: Size, is_covering: bool
+) -> np.ndarray:
     """Weights with which images make up `share` of the tokens; videos keep theirs."""
     weight = np.ones(len(table)) if table.weight is None else table.weight
-    latents = table.latent_t if table.limit_t is None or is_covering else np.minimum(table.latent_t, table.limit_t)
+    latents = (
+        table.latent_t if table.limit_t is None or is_covering else np.minimum(table.latent_t, table.limit_t)
+    )
     tokens = -(-latents // patch[0]) * table.per_frame(patch) * weight
     images, videos = float(tokens[is_image].sum()), float(tokens[~is_image].sum())
     if not images or not videos:
-        raise UsageError(f"--image-share {share:g}", "needs both images and videos in the data", "Leave it out.")
+        raise UsageError(
+            f"--image-share {share:g}", "needs both images and videos in the data", "Leave it out."
+        )
     return np.where(is_image, weight * share / (1 - share) * videos / images, weight)
 
 
@@ -75,19 +88,30 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
     found, first = [], 0
     for index, stage in enumerate(wanted):
         if stage.steps < 1 and index + 1 < len(wanted):
-            raise UsageError(f"stage {index + 1}", "has no number of steps", "Only the last may go on to the end.")
+            raise UsageError(
+                f"stage {index + 1}", "has no number of steps", "Only the last may go on to the end."
+            )
         own = stage_table(table, stage, config.model.patch, factor_t, config.long_clips == "cover")
-        found.append(Stage(first, own, replace(pack_settings(config), max_tokens=stage.max_tokens), len(table) - len(own)))
+        found.append(
+            Stage(
+                first, own, replace(pack_settings(config), max_tokens=stage.max_tokens), len(table) - len(own)
+            )
+        )
         first += stage.steps
     return found
 
 
 class Curriculum:
-    """The steps of all stages in a row. The epochs of stage n are counted from n millions, so no two stages draw the same noise."""
+    """The steps of all stages in a row. The epochs of stage n are counted from n millions, so no two stages
+    draw the same noise.
+    """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = list(stages)
-        self._streams = [PlanStream(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE) for number, stage in enumerate(stages)]
+        self._streams = [
+            PlanStream(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE)
+            for number, stage in enumerate(stages)
+        ]
 
     def _number(self, step: int) -> int:
         return max(index for index, stage in enumerate(self.stages) if stage.first <= step)
@@ -98,7 +122,9 @@ class Curriculum:
         return self._streams[number].at(step - self.stages[number].first)
 
     def mark(self, step: int) -> list[int]:
-        """Where the epoch of a step began: number of the stage, the epoch, its first step within the stage. For a checkpoint."""
+        """Where the epoch of a step began: number of the stage, the epoch, its first step within the stage.
+        For a checkpoint.
+        """
         number = self._number(step)
         return [number, *self._streams[number].mark(step - self.stages[number].first)]
 

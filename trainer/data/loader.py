@@ -1,8 +1,8 @@
 """The loader: planned packs to tensors, by a few threads that read ahead.
 
-One ranged read per member, crc32 checked. An unreadable sample is left out of its pack, named and counted; later packs do not shift, so
-determinism survives. What a sample draws (its caption, its text dropout) is a function of (seed, epoch, sample), so any rank, any number of
-threads and any resumed run draw the same.
+One ranged read per member, crc32 checked. An unreadable sample is left out of its pack, named and counted;
+later packs do not shift, so determinism survives. What a sample draws (its caption, its text dropout) is a
+function of (seed, epoch, sample), so any rank, any number of threads and any resumed run draw the same.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def offsets_of(lengths: Iterable[int]) -> Tensor:
 
 def sample_seed(seed: int, epoch: int, sample: Sample) -> int:
     """A seed for everything random about one showing of a sample in one epoch."""
-    key = f"{seed}|{epoch}|{sample.clip_id}" + (f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else "")
+    key = f"{seed}|{epoch}|{sample.clip_id}" + (
+        f"|{sample.view}|{sample.repeat}" if sample.view or sample.repeat else ""
+    )
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
 
 
@@ -103,7 +105,9 @@ class PackReader:
         cache: where ranges of an object store are kept; None: they are fetched each time.
     """
 
-    def __init__(self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset | None, catalog: Catalog, config: FitConfig, cache: RangeCache | None = None
+    ) -> None:
         self.dataset, self.catalog, self.config = dataset, catalog, config
         self.members = MemberReader(dataset.filesystem, cache) if dataset else None
         self.mean = torch.tensor(catalog.mean).float().view(-1, 1, 1, 1)
@@ -120,10 +124,14 @@ class PackReader:
     def stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and log variance of what is shown of a sample, [C, t, h, w], in the VAE's units."""
         part = (
-            slice(None), slice(sample.start, sample.start + sample.latent_t), slice(sample.top, sample.top + sample.latent_h),
+            slice(None),
+            slice(sample.start, sample.start + sample.latent_t),
+            slice(sample.top, sample.top + sample.latent_h),
             slice(sample.left, sample.left + sample.latent_w),
-        )  # fmt: skip
-        mean, logvar = (torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample))
+        )
+        mean, logvar = (
+            torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample)
+        )
         return mean, logvar
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
@@ -150,7 +158,9 @@ class PackReader:
         return caption_id, self.embedding(sample, caption_id)
 
     def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[Tensor, str]:
-        """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null text) where it is dropped or there is none."""
+        """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null
+        text) where it is dropped or there is none.
+        """
         captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < dropout:
@@ -208,7 +218,10 @@ class PackReader:
             frame=torch.zeros(0, dtype=torch.long),
             text=torch.zeros(0, self.catalog.text_width),
         )
-        columns = {item.name: torch.cat([getattr(part, item.name) for part in [none, *parts]]) for item in fields(none)}
+        columns = {
+            item.name: torch.cat([getattr(part, item.name) for part in [none, *parts]])
+            for item in fields(none)
+        }
         return Pack(
             members=members,
             corrupt=corrupt,
@@ -238,7 +251,9 @@ class Loader:
         ahead: int = 4,
     ) -> None:
         if reader.config.packs_per_step % world_size:
-            raise ValueError(f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}")
+            raise ValueError(
+                f"packs_per_step {reader.config.packs_per_step} does not divide by world size {world_size}"
+            )
         self.reader, self.plan, self.rank, self.world_size, self.threads, self.ahead = (
             reader,
             plan,
@@ -252,7 +267,9 @@ class Loader:
         """Where the plan's epoch of a step began, for a checkpoint."""
         return list(self.plan.mark(step))
 
-    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
+    def steps_from(
+        self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack
+    ) -> Iterator[tuple[int, int, list[Any]]]:
         """(step, epoch, packs of this rank) from `step` on, without end.
 
         Args:

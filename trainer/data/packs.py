@@ -1,10 +1,13 @@
-"""The pack plan: which samples share a sequence, at which step. A pure function of the manifest, the seed and the epoch.
+"""The pack plan: which samples share a sequence, at which step. A pure function of the manifest, the seed and
+the epoch.
 
-Token counts are known from the manifest, so packs are planned without reading data; every rank plans the same list and takes its share, so no
-collective is needed, the loader's state is one integer, and the world size may change between runs.
+Token counts are known from the manifest, so packs are planned without reading data; every rank plans the same
+list and takes its share, so no collective is needed, the loader's state is one integer, and the world size
+may change between runs.
 
-Samples are columns of numbers and a plan holds their indices, made window by window of shards as it is asked for: planning a million takes seconds and
-little memory. Fill, balance and speed beside other packers: benchmarks/packing.py.
+Samples are columns of numbers and a plan holds their indices, made window by window of shards as it is asked
+for: planning a million takes seconds and little memory. Fill, balance and speed beside other packers:
+benchmarks/packing.py.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 32
 PLAN_VERSION = 2
-"""Goes up with every change after which the same settings give another plan; a run of another version is not resumed."""
+"""Goes up with every change after which the same settings give another plan; a run of another version is not
+resumed."""
 _SHIFT = 40
 _MASK = (1 << _SHIFT) - 1
 
@@ -34,15 +38,19 @@ Chosen = list[list[int]]
 
 
 def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterator[list[int]]:
-    """Fill bins of `budget` from a look-ahead pool: the oldest first, then again and again the largest that still fits.
+    """Fill bins of `budget` from a look-ahead pool: the oldest first, then again and again the largest that
+    still fits.
 
     Args:
         lengths: tokens of each item, each <= budget, in stream order.
 
     Returns:
-        Bins of positions in the stream. Every one occurs once; none waits for long, since each bin starts with the oldest.
+        Bins of positions in the stream. Every one occurs once; none waits for long, since each bin starts
+        with the oldest.
     """
-    waiting: list[int] = []  # length and age in one number, sorted: of equal lengths the older stands later and is taken first
+    waiting: list[
+        int
+    ] = []  # length and age in one number, sorted: of equal lengths the older stands later and is taken first
     order: deque[int] = deque()  # the same numbers, oldest first
     gone: set[int] = set()
     stream = enumerate(lengths)
@@ -103,13 +111,17 @@ class EpochPlan:
         return self.num_tokens / max(1, self.budget * self.num_packs)
 
     def sample(self, index: int) -> Sample:
-        """The sample behind an index, windowed as planned. Indices from n on are further showings of the same samples."""
+        """The sample behind an index, windowed as planned. Indices from n on are further showings of the same
+        samples.
+        """
         table = self.table
         repeat, at = divmod(index, len(table))
         whole = Window(0, int(table.latent_t[at]), 0, int(table.latent_h[at]), 0, int(table.latent_w[at]))
         start, length, top, height, left, width = self.windows.get(index, whole)
         view = 0 if table.view is None else int(table.view[at])
-        return Sample(table.clip_ids[at], int(table.shard[at]), length, height, width, start, top, left, repeat, view)
+        return Sample(
+            table.clip_ids[at], int(table.shard[at]), length, height, width, start, top, left, repeat, view
+        )
 
     def packs(self, step: Chosen) -> list[list[Sample]]:
         """The packs of a step as samples."""
@@ -132,8 +144,10 @@ class PackSettings:
         packs_per_step: packs of a step over all ranks.
         attention_cost: of a squared token, where a token costs 1: what packs are balanced by.
         max_tokens: of one sample; 0: the budget.
-        is_covering: whether an epoch shows all of a sample that is longer, in consecutive windows; else one random window.
-        is_cropping: whether a frame that has more tokens than that alone is shown through a window of its cells; else it is refused.
+        is_covering: whether an epoch shows all of a sample that is longer, in consecutive windows; else one
+            random window.
+        is_cropping: whether a frame that has more tokens than that alone is shown through a window of its
+            cells; else it is refused.
     """
 
     seed: int
@@ -152,7 +166,9 @@ class PackSettings:
 
 
 def attention_cost_of(config: FitConfig) -> float:
-    """As measured on the device, or by operations: attention takes n^2 of them where the linear layers take 6 n times the width."""
+    """As measured on the device, or by operations: attention takes n^2 of them where the linear layers take 6
+    n times the width.
+    """
     return config.attention_cost or 1 / (6 * config.model.width)
 
 
@@ -160,13 +176,22 @@ def pack_settings(config: FitConfig) -> PackSettings:
     """What a run's plan depends on."""
     model = config.model
     return PackSettings(
-        seed=config.seed, budget=config.tokens, packs_per_step=config.packs_per_step, patch=model.patch, attention_cost=attention_cost_of(config),
-        is_covering=config.long_clips == "cover", is_cropping=config.oversize == "window",
-    )  # fmt: skip
+        seed=config.seed,
+        budget=config.tokens,
+        packs_per_step=config.packs_per_step,
+        patch=model.patch,
+        attention_cost=attention_cost_of(config),
+        is_covering=config.long_clips == "cover",
+        is_cropping=config.oversize == "window",
+    )
 
 
-def _shard_windows(table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of all showings of an epoch, a few shards at a time in an order of shards drawn anew, shuffled within."""
+def _shard_windows(
+    table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Indices of all showings of an epoch, a few shards at a time in an order of shards drawn anew, shuffled
+    within.
+    """
     draws = table.draws(epoch)
     showings = pieces if draws is None else draws * pieces
     is_plain = bool((showings == 1).all())
@@ -175,10 +200,15 @@ def _shard_windows(table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.r
     ends = np.append(starts[1:], len(by_shard))
     order = rng.permutation(len(names))
     for begin in range(0, len(order), SHARD_WINDOW):
-        window = np.concatenate([by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]])
+        window = np.concatenate(
+            [by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]]
+        )
         if not is_plain:
             count = showings[window]
-            window = np.concatenate([window[count > repeat] + repeat * len(table) for repeat in range(int(count.max(initial=0)))] or [window[:0]])
+            window = np.concatenate(
+                [window[count > repeat] + repeat * len(table) for repeat in range(int(count.max(initial=0)))]
+                or [window[:0]]
+            )
         rng.shuffle(window)
         yield window
 
@@ -186,8 +216,9 @@ def _shard_windows(table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.r
 def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
     """The steps of an epoch, every sample exactly as often as its weight says: once, if it has none.
 
-    Shuffle within windows of shards (reads stay local), show what is over the limit in parts, fill packs, sort packs by cost within a few steps so that ranks of one step
-    have equal work, shuffle these steps. The last step may have fewer packs than `packs_per_step`.
+    Shuffle within windows of shards (reads stay local), show what is over the limit in parts, fill packs,
+    sort packs by cost within a few steps so that ranks of one step have equal work, shuffle these steps. The
+    last step may have fewer packs than `packs_per_step`.
 
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
@@ -196,9 +227,12 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
     per_frame = table.per_frame(patch)
     if not settings.is_cropping and (over := np.flatnonzero(per_frame > limit)).size:
         raise UsageError(
-            "--tokens", f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip {table.clip_ids[over[0]]} needs ({over.size} clips are so)",
-            "Raise the budget, encode at fewer pixels, or give --oversize window to show a part of such frames.",
-        )  # fmt: skip
+            "--tokens",
+            f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip "
+            f"{table.clip_ids[over[0]]} needs ({over.size} clips are so)",
+            "Raise the budget, encode at fewer pixels, or give --oversize window to show a part of such "
+            "frames.",
+        )
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
     cutter = Cutter(table, patch, limit, settings.is_covering)
     ahead: dict[int, int] = {}  # index of the sample at each position of the stream that is not in a step yet
@@ -211,7 +245,9 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
             tokens = -(-table.latent_t[base] // patch[0]) * per_frame[base]
             for at in np.flatnonzero(cutter.is_over[base]):
                 cut = plan.windows[int(window[at])] = cutter.cut(int(window[at]), rng)
-                tokens[at] = -(-cut.length // patch[0]) * -(-cut.height // patch[1]) * -(-cut.width // patch[2])
+                tokens[at] = (
+                    -(-cut.length // patch[0]) * -(-cut.height // patch[1]) * -(-cut.width // patch[2])
+                )
             counts = tokens.tolist()
             places = range(position, position + len(counts))
             ahead.update(zip(places, window.tolist(), strict=True))
@@ -229,9 +265,13 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
         plan.num_tokens += int(count.sum())
         plan.num_packs += len(bins)
         indices = list(map(ahead.pop, flat))
-        packs = [indices[begin : begin + size] for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)]
+        packs = [
+            indices[begin : begin + size] for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)
+        ]
         ranked = np.argsort(costs, kind="stable")
-        groups = [ranked[at : at + settings.packs_per_step] for at in range(0, len(ranked), settings.packs_per_step)]
+        groups = [
+            ranked[at : at + settings.packs_per_step] for at in range(0, len(ranked), settings.packs_per_step)
+        ]
         tail = [groups.pop()] if len(groups) > 1 and len(groups[-1]) < settings.packs_per_step else []
         groups = [groups[position] for position in rng.permutation(len(groups))] + tail
         for group in groups:
@@ -255,7 +295,9 @@ def plan_epoch(table: SampleTable, settings: PackSettings, epoch: int) -> EpochP
 
 
 def rank_packs(step: list, rank: int, world_size: int, packs_per_step: int) -> list:
-    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many. Dealt to and fro, since they are sorted by cost."""
+    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many. Dealt to
+    and fro, since they are sorted by cost.
+    """
     padded = [*step, *([] for _ in range(packs_per_step - len(step)))]
     rounds = [padded[at : at + world_size] for at in range(0, packs_per_step, world_size)]
     return [row[rank if number % 2 == 0 else world_size - 1 - rank] for number, row in enumerate(rounds)]

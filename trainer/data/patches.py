@@ -1,7 +1,8 @@
 """Spacetime patches: a latent of any shape to tokens with true coordinates, and back.
 
-Token order: time, then rows, then columns. Coordinates: seconds from the clip's start (the centre of the frames a latent stands for), and
-rows and columns in tokens from the picture's centre. So 16 and 30 fps clips, wide and tall ones, live in one space with no largest size.
+Token order: time, then rows, then columns. Coordinates: seconds from the clip's start (the centre of the
+frames a latent stands for), and rows and columns in tokens from the picture's centre. So 16 and 30 fps clips,
+wide and tall ones, live in one space with no largest size.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
 
 
 def latent_time_s(index: Tensor, fps: float, factor_t: int = FACTORS[0]) -> Tensor:
-    """Centre time of latents by index: the first stands for frame 0, each later one for the `factor_t` frames that end with frame `factor_t` * index."""
+    """Centre time of latents by index: the first stands for frame 0, each later one for the `factor_t` frames
+    that end with frame `factor_t` * index.
+    """
     frame = torch.where(index > 0, factor_t * index - (factor_t - 1) / 2, 0.0)
     return frame / fps if fps > 0 else torch.zeros_like(frame)
 
 
-def coordinates(grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0]) -> tuple[Tensor, Tensor]:
+def coordinates(
+    grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0]
+) -> tuple[Tensor, Tensor]:
     """Coordinates [n, 3] (seconds, row, column) and the frame index [n] of each token of a grid.
 
     Args:
@@ -74,8 +79,12 @@ def coordinates(grid: Size, patch: Size, fps: float, start: int = 0, factor_t: i
 
 
 def token_validity(extent: Extent, sample: Sample, patch: Size, factors: Factors = FACTORS) -> Tensor:
-    """[n, cells]: share of real pixels of each latent cell in each token of a sample (a window of a clip of `extent`); cells that only pad a patch are 0."""
+    """[n, cells]: share of real pixels of each latent cell in each token of a sample (a window of a clip of
+    `extent`); cells that only pad a patch are 0.
+    """
     share = validity(extent, factors)[None, sample.start : sample.start + sample.latent_t]
-    share = share[:, :, sample.top : sample.top + sample.latent_h, sample.left : sample.left + sample.latent_w]
+    share = share[
+        :, :, sample.top : sample.top + sample.latent_h, sample.left : sample.left + sample.latent_w
+    ]
     pad = [(-side) % size for side, size in zip(share.shape[1:], patch, strict=True)]
     return patchify(F.pad(share, (0, pad[2], 0, pad[1], 0, pad[0])), patch)[0]

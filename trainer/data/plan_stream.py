@@ -1,4 +1,6 @@
-"""The steps of all epochs in a row, addressed by one integer: what a run reads at a step, whoever asks and whenever."""
+"""The steps of all epochs in a row, addressed by one integer: what a run reads at a step, whoever asks and
+whenever.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,15 @@ class PlanStream:
         self.seek(first_epoch, 0)
 
     def seek(self, epoch: int, first_step: int) -> None:
-        """Go to the begin of an epoch whose first step is known (`mark`), without planning those before it."""
+        """Go to the start of an epoch whose first step is known (`mark`), without planning earlier ones."""
         self._step, self._epoch, self._barren = first_step - 1, epoch - 1, 0
         self._plan, self._steps = EpochPlan(self._table, self._settings.budget), iter(list[Chosen]())
         self._chosen, self._now = list[list[int]](), list[list[Sample]]()
 
     def mark(self, step: int) -> tuple[int, int]:
-        """Epoch of a step that was asked for lately, and the first step of that epoch: where a resumed run may `seek`."""
+        """Epoch of a step that was asked for lately, and the first step of that epoch: where a resumed run
+        may `seek`.
+        """
         known = [(epoch, begin) for epoch, begin in self._begins.items() if begin <= step]
         return max(known, default=(self._first_epoch, 0))
 
@@ -55,7 +59,11 @@ class PlanStream:
         self._epoch += 1
         self._barren += 1
         if self._barren > BARREN_EPOCHS:
-            raise UsageError("the plan", f"draws no sample in {BARREN_EPOCHS} epochs", "Raise the weights of the views that are mixed.")
+            raise UsageError(
+                "the plan",
+                f"draws no sample in {BARREN_EPOCHS} epochs",
+                "Raise the weights of the views that are mixed.",
+            )
         self._begins[self._epoch] = self._step + 1
         while len(self._begins) > KEPT_BEGINS:
             del self._begins[min(self._begins)]

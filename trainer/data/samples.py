@@ -1,4 +1,6 @@
-"""Samples as the trainer sees them: one clip each, as columns of numbers, with how often an epoch draws it and what of it is shown."""
+"""Samples as the trainer sees them: one clip each, as columns of numbers, with how often an epoch draws it
+and what of it is shown.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Size = tuple[int, int, int]
 
 
 class Window(NamedTuple):
-    """A part of a latent: [start, start + length) in time, and a rectangle of cells. What a sample over the budget is cut to."""
+    """A part of a latent: [start, start + length) in time, and a rectangle of cells. What a sample over the
+    budget is cut to.
+    """
 
     start: int
     length: int
@@ -26,7 +30,8 @@ class Window(NamedTuple):
 class Sample:
     """One showing of a clip: `latent_t` latents from `start` on, cells from (`top`, `left`) on.
 
-    `repeat` counts the showings of a clip in an epoch that has several; `view` is the position of the view it comes from among those that are mixed.
+    `repeat` counts the showings of a clip in an epoch that has several; `view` is the position of the view it
+    comes from among those that are mixed.
     """
 
     clip_id: str
@@ -74,9 +79,12 @@ class SampleTable:
     @staticmethod
     def of(samples: Sequence[Sample]) -> SampleTable:
         shard, t, h, w, view = (
-            np.array([getattr(sample, name) for sample in samples], dtype=np.int64) for name in ("shard", "latent_t", "latent_h", "latent_w", "view")
+            np.array([getattr(sample, name) for sample in samples], dtype=np.int64)
+            for name in ("shard", "latent_t", "latent_h", "latent_w", "view")
         )
-        return SampleTable([sample.clip_id for sample in samples], shard, t, h, w, view=view if view.any() else None)
+        return SampleTable(
+            [sample.clip_id for sample in samples], shard, t, h, w, view=view if view.any() else None
+        )
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -84,7 +92,9 @@ class SampleTable:
     def where(self, keep: np.ndarray) -> SampleTable:
         """The rows for which `keep` [n] is true."""
         parts = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(self, clip_ids=[self.clip_ids[index] for index in np.flatnonzero(keep).tolist()], **parts)
+        return replace(
+            self, clip_ids=[self.clip_ids[index] for index in np.flatnonzero(keep).tolist()], **parts
+        )
 
     def per_frame(self, patch: Size) -> np.ndarray:
         """Tokens of one layer of patches in time, [n]."""
@@ -93,10 +103,12 @@ class SampleTable:
     def draws(self, epoch: int) -> np.ndarray | None:
         """Showings of each sample in an epoch, [n]; None: one each.
 
-        A weight of 2 shows a sample twice in every epoch, one of 0.25 in one of four epochs in a row, each sample in its own: over many epochs each is shown as often
-        as its weight says, to within one.
+        A weight of 2 shows a sample twice in every epoch, one of 0.25 in one of four epochs in a row, each
+        sample in its own: over many epochs each is shown as often as its weight says, to within one.
         """
         if self.weight is None:
             return None
         phase = np.arange(len(self)) * 0.6180339887498949 % 1.0  # spread evenly, whatever the weight
-        return np.floor((epoch + 1) * self.weight + phase).astype(np.int64) - np.floor(epoch * self.weight + phase).astype(np.int64)
+        return np.floor((epoch + 1) * self.weight + phase).astype(np.int64) - np.floor(
+            epoch * self.weight + phase
+        ).astype(np.int64)

@@ -1,7 +1,9 @@
-"""Training from plain WebDataset tars that hold latent, text and json of each clip (what `python -m manifests export` writes), streamed by `webdataset` without an index.
+"""Training from plain WebDataset tars that hold latent, text and json of each clip (what `python -m manifests
+export` writes), streamed by `webdataset` without an index.
 
-For data that lies on a disk or a server as tars alone. What an index gives is not there: no plan before the run, no clip exactly once, no exact resume (a resumed run goes
-on with tars in a new order). Each process reads its own share of the tars, again and again, and packs what comes.
+For data that lies on a disk or a server as tars alone. What an index gives is not there: no plan before the
+run, no clip exactly once, no exact resume (a resumed run goes on with tars in a new order). Each process
+reads its own share of the tars, again and again, and packs what comes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ SURVEY, HELD_OUT, POOL = 256, 32, 64
 
 @dataclass(frozen=True)
 class StreamedClip:
-    """A clip read whole. row: its sizes and rate; captions: (id, kind, source); latent: mean and log variance, [C, t, h, w]; texts: embeddings by caption id."""
+    """A clip read whole. row: its sizes and rate; captions: (id, kind, source); latent: mean and log
+    variance, [C, t, h, w]; texts: embeddings by caption id.
+    """
 
     row: dict[str, Any]
     captions: list[tuple[str, str, str]]
@@ -51,11 +55,20 @@ def read_clip(sample: dict[str, Any]) -> StreamedClip:
     where = f"{sample.get('__url__', '')}:{sample.get('__key__', '')}"
     try:
         record = json.loads(sample["json"])
-        latent, texts = (tensors_in(np.frombuffer(sample[name], np.uint8).copy(), where) for name in ("latent.safetensors", "text.safetensors"))
+        latent, texts = (
+            tensors_in(np.frombuffer(sample[name], np.uint8).copy(), where)
+            for name in ("latent.safetensors", "text.safetensors")
+        )
         row = {**record["clip"], **record["latent"], "made_by": record["made_by"]}
     except KeyError as error:
-        raise UsageError(where, f"has no member {error}", "Such tars are made by `python -m manifests export`.") from error
-    captions = [(item["caption_id"], item["kind"], item["source"]) for item in record["captions"] if item["caption_id"] in texts]
+        raise UsageError(
+            where, f"has no member {error}", "Such tars are made by `python -m manifests export`."
+        ) from error
+    captions = [
+        (item["caption_id"], item["kind"], item["source"])
+        for item in record["captions"]
+        if item["caption_id"] in texts
+    ]
     if not captions:
         raise UsageError(where, "has no caption with an embedding", "Export a view with a text column.")
     return StreamedClip(row, captions, (latent["mean"], latent["logvar"]), texts)
@@ -67,15 +80,25 @@ def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
     Raises:
         UsageError: a tar cannot be read, or holds something else.
     """
-    ordered = urls if seed is None else [urls[index] for index in np.random.default_rng(seed).permutation(len(urls))]
-    data = webdataset.WebDataset(ordered, shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None)
+    ordered = (
+        urls
+        if seed is None
+        else [urls[index] for index in np.random.default_rng(seed).permutation(len(urls))]
+    )
+    data = webdataset.WebDataset(
+        ordered, shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None
+    )
     if seed is not None:
         data = data.shuffle(POOL, seed=seed)
     try:
         for sample in data:
             yield read_clip(sample)
     except (OSError, tarfile.TarError) as error:
-        raise UsageError("--tars", f"cannot be read ({error})", "Give existing tars, as `python -m manifests export` writes them.") from error
+        raise UsageError(
+            "--tars",
+            f"cannot be read ({error})",
+            "Give existing tars, as `python -m manifests export` writes them.",
+        ) from error
 
 
 class StreamReader(PackReader):
@@ -84,20 +107,36 @@ class StreamReader(PackReader):
     def __init__(self, catalog: Catalog, config: FitConfig) -> None:
         super().__init__(None, catalog, config)
         self.held: dict[str, StreamedClip] = {}
-        self._uses: Counter[str] = Counter()  # of few clips, the next epoch's showing of one may wait beside this one's
+        self._uses: Counter[str] = (
+            Counter()
+        )  # of few clips, the next epoch's showing of one may wait beside this one's
 
     def hold(self, clip: StreamedClip) -> Sample:
-        """Keep a clip until `let_go`. Returns it as a sample, cut to a random window where it is longer than a pack."""
+        """Keep a clip until `let_go`. Returns it as a sample, cut to a random window where it is longer than
+        a pack.
+        """
         row, name = clip.row, clip.row["clip_id"]
         self.held[name] = clip
         self._uses[name] += 1
         self.catalog.clips[name] = row
         whole = Sample(name, row["shard"], row["latent_t"], row["latent_h"], row["latent_w"])
-        cutter = Cutter(SampleTable.of([whole]), self.config.model.patch, self.config.tokens, is_covering=False)
+        cutter = Cutter(
+            SampleTable.of([whole]), self.config.model.patch, self.config.tokens, is_covering=False
+        )
         if not cutter.is_over[0]:
             return whole
-        cut = cutter.cut(0, np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")))
-        return replace(whole, latent_t=cut.length, latent_h=cut.height, latent_w=cut.width, start=cut.start, top=cut.top, left=cut.left)
+        cut = cutter.cut(
+            0, np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+        )
+        return replace(
+            whole,
+            latent_t=cut.length,
+            latent_h=cut.height,
+            latent_w=cut.width,
+            start=cut.start,
+            top=cut.top,
+            left=cut.left,
+        )
 
     def let_go(self, samples: list[Sample]) -> None:
         for sample in samples:
@@ -121,19 +160,27 @@ class StreamLoader:
     def __init__(self, urls: list[str], reader: StreamReader, rank: int = 0, world_size: int = 1) -> None:
         self.urls, self.reader, self.rank, self.world_size = urls[rank::world_size], reader, rank, world_size
         if not self.urls:
-            raise UsageError("--tars", f"{len(urls)} are fewer than the {world_size} processes that read them", "Export with smaller shards.")
+            raise UsageError(
+                "--tars",
+                f"{len(urls)} are fewer than the {world_size} processes that read them",
+                "Export with smaller shards.",
+            )
 
     def _clips(self, first: int) -> Iterator[tuple[int, StreamedClip]]:
         """(epoch, clip) without end."""
         for epoch in itertools.count():
-            seed = int(np.random.default_rng([self.reader.config.seed, first, epoch, self.rank]).integers(1 << 31))
+            seed = int(
+                np.random.default_rng([self.reader.config.seed, first, epoch, self.rank]).integers(1 << 31)
+            )
             count = 0
             for clip in stream(self.urls, seed):
                 if not is_held_out(clip.row["clip_id"], self.reader.config.held_out):
                     count += 1
                     yield epoch, clip
             if not count:
-                raise UsageError(", ".join(self.urls), "hold no clip to train on", "Lower --held-out, or export more.")
+                raise UsageError(
+                    ", ".join(self.urls), "hold no clip to train on", "Lower --held-out, or export more."
+                )
 
     def _packs(self, first: int) -> Iterator[tuple[int, list[Sample]]]:
         """(epoch, samples of a pack) without end."""
@@ -153,8 +200,12 @@ class StreamLoader:
         """There is no plan to go back to."""
         return []
 
-    def steps_from(self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack) -> Iterator[tuple[int, int, list[Any]]]:
-        """(step, epoch, packs of this process, prepared) without end, in an order of its own for each first step."""
+    def steps_from(
+        self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        """(step, epoch, packs of this process, prepared) without end, in an order of its own for each first
+        step.
+        """
         packs, each = self._packs(step), self.reader.config.packs_per_step // self.world_size
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]
@@ -177,13 +228,31 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `python -m manifests export`.")
     first = clips[0]
     values = [mean.float().flatten(1) for mean, _ in (clip.latent for clip in clips)]
-    spread = torch.cat([logvar.float().exp().flatten(1) for _, logvar in (clip.latent for clip in clips)], dim=1)
+    spread = torch.cat(
+        [logvar.float().exp().flatten(1) for _, logvar in (clip.latent for clip in clips)], dim=1
+    )
     every = torch.cat(values, dim=1)
     mean, std = every.mean(1), (every.var(1) + spread.mean(1)).sqrt()
-    aside = [clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out)][:HELD_OUT] or clips[:1]
+    aside = [clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out)][:HELD_OUT] or clips[
+        :1
+    ]
     factors = (first.row["factor_t"], first.row["factor_px"], first.row["factor_px"])
-    digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[
+        :16
+    ]
     width = next(iter(first.texts.values())).shape[1]
-    catalog = Catalog(SampleTable.of([]), [], {}, {}, [], mean.tolist(), std.tolist(), first.row["num_channels"], factors, width, digest)
+    catalog = Catalog(
+        SampleTable.of([]),
+        [],
+        {},
+        {},
+        [],
+        mean.tolist(),
+        std.tolist(),
+        first.row["num_channels"],
+        factors,
+        width,
+        digest,
+    )
     record = {"columns": {}, **first.row.get("made_by", {})}
     return catalog, aside, record

@@ -1,6 +1,8 @@
-"""Tensors that lie in a buffer of safetensors bytes, without copying them. Every offset is checked before it is used.
+"""Tensors that lie in a buffer of safetensors bytes, without copying them. Every offset is checked before it
+is used.
 
-The format: 8 bytes with the length of a JSON header, the header (dtype, shape and byte span of each tensor), the bytes (github.com/huggingface/safetensors).
+The format: 8 bytes with the length of a JSON header, the header (dtype, shape and byte span of each tensor),
+the bytes (github.com/huggingface/safetensors).
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from torch import Tensor
 
 from manifests.errors import IntegrityError
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
 _HEADER_LIMIT = 1 << 20
 
 
@@ -35,13 +44,19 @@ def tensors_in(data: np.ndarray, where: str) -> dict[str, Tensor]:
         header.pop("__metadata__", None)
         return {name: _one(data[8 + length :], entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(where, f"is not safetensors ({error})", "Delete the shard's commit record and ingest again.") from error
+        raise IntegrityError(
+            where, f"is not safetensors ({error})", "Delete the shard's commit record and ingest again."
+        ) from error
 
 
 def _one(body: np.ndarray, entry: dict) -> Tensor:
     dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     count = math.prod(shape)
-    if not (0 <= begin <= end <= len(body) and min(shape, default=0) >= 0 and end - begin == count * dtype.itemsize):
+    if not (
+        0 <= begin <= end <= len(body)
+        and min(shape, default=0) >= 0
+        and end - begin == count * dtype.itemsize
+    ):
         raise ValueError(f"tensor of shape {shape} at bytes {begin} to {end} of {len(body)}")
     if not count:
         return torch.empty(shape, dtype=dtype)

@@ -1,4 +1,6 @@
-"""What is shown of samples that are longer or larger than the limit: consecutive windows that cover all of it, or one at random; of a frame too large, a part."""
+"""What is shown of samples that are longer or larger than the limit: consecutive windows that cover all of
+it, or one at random; of a frame too large, a part.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Cutter:
 
     Args:
         limit: most tokens of a window.
-        is_covering: whether a long sample is shown whole in every epoch, window after window; else one random window of it.
+        is_covering: whether a long sample is shown whole in every epoch, window after window; else one random
+            window of it.
     """
 
     def __init__(self, table: SampleTable, patch: Size, limit: int, is_covering: bool) -> None:
@@ -28,7 +31,11 @@ class Cutter:
             self._most = np.minimum(self._most, np.maximum(table.limit_t // patch[0], 1))
         is_long = self._layers > self._most
         self.is_over = is_long | (per_frame > limit)
-        self.pieces = np.where(is_long, -(-self._layers // self._most), 1) if is_covering else np.ones(len(table), dtype=np.int64)
+        self.pieces = (
+            np.where(is_long, -(-self._layers // self._most), 1)
+            if is_covering
+            else np.ones(len(table), dtype=np.int64)
+        )
 
     def cut(self, index: int, rng: np.random.Generator) -> Window:
         """The window of a showing; indices from n on are further showings of the same samples."""
@@ -50,7 +57,7 @@ class Cutter:
         return Window(start, min(t, last * self.patch[0]) - start, top, height, left, width)
 
     def _fitting(self, h: int, w: int) -> tuple[int, int]:
-        """The largest rectangle of about the frame's aspect, in cells, of which one layer keeps to the limit."""
+        """The largest rectangle of cells, of about the aspect of the frame, within `limit` tokens a layer."""
         rows, columns = -(-h // self.patch[1]), -(-w // self.patch[2])
         if rows * columns > self.limit:
             rows = max(1, int(rows * (self.limit / (rows * columns)) ** 0.5))

@@ -1,10 +1,13 @@
 """Attention over packed documents: each sample attends within itself (or to its own text), never across.
 
-Shape legend: N packed query tokens, M packed key tokens, H heads, K head width, S documents; `cu` are [S + 1] offsets.
+Shape legend: N packed query tokens, M packed key tokens, H heads, K head width, S documents; `cu` are [S + 1]
+offsets.
 
-On a GPU in half precision it is torch's variable-length kernel (`varlen_attn`), otherwise FlexAttention with a document mask. On a CPU, for which the one has no kernel
-and the other no backward pass, documents of equal lengths go through one batched call of `scaled_dot_product_attention`, the rest one by one: several times faster there than
-one dense block mask (benchmarks/attention.py). All give what the dense mask gives.
+On a GPU in half precision it is torch's variable-length kernel (`varlen_attn`), otherwise FlexAttention with
+a document mask. On a CPU, for which the one has no kernel
+and the other no backward pass, documents of equal lengths go through one batched call of
+`scaled_dot_product_attention`, the rest one by one: several times faster there than one dense block mask
+(benchmarks/attention.py). All give what the dense mask gives.
 """
 
 from __future__ import annotations
@@ -42,13 +45,17 @@ class Documents(NamedTuple):
 
 
 def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
-    """Documents by their offsets, for values of a kind. On a GPU this waits for it, and makes FlexAttention's mask if there will be need of one: once a pass, not once a layer."""
+    """Documents by their offsets, for values of a kind. On a GPU this waits for it, and makes FlexAttention's
+    mask if there will be need of one: once a pass, not once a layer.
+    """
     mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
     return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
-    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at least one key."""
+    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at
+    least one key.
+    """
     q, k = q.to(v.dtype), k.to(v.dtype)
     if not q.is_cuda:
         return attend_grouped(q, k, v, of)
@@ -62,7 +69,9 @@ def _is_varlen(dtype: torch.dtype) -> bool:
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
     assert _varlen is not None
-    return _varlen(q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k)  # type: ignore[no-any-return]
+    return _varlen(
+        q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k
+    )  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -77,12 +86,16 @@ def document_mask(cu_q: Tensor, cu_k: Tensor) -> Any:
     """FlexAttention's block mask; made by compiled code on a GPU, which needs no N x M memory."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    owner_q, owner_k = (torch.repeat_interleave(torch.arange(len(cu) - 1, device=cu.device), cu.diff()) for cu in (cu_q, cu_k))
+    owner_q, owner_k = (
+        torch.repeat_interleave(torch.arange(len(cu) - 1, device=cu.device), cu.diff()) for cu in (cu_q, cu_k)
+    )
 
     def is_own(batch: Tensor, head: Tensor, at_q: Tensor, at_k: Tensor) -> Tensor:
         return owner_q[at_q] == owner_k[at_k]
 
-    return create_block_mask(is_own, None, None, len(owner_q), len(owner_k), device=str(cu_q.device), _compile=cu_q.is_cuda)
+    return create_block_mask(
+        is_own, None, None, len(owner_q), len(owner_k), device=str(cu_q.device), _compile=cu_q.is_cuda
+    )
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
@@ -95,7 +108,11 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by one call for all documents of equal lengths."""
     lengths_q, lengths_k = of.cu_q.diff().tolist(), of.cu_k.diff().tolist()
-    parts_q, parts_k, parts_v = q.split(lengths_q), k.split(lengths_k), v.split(lengths_k)  # split, whose gradient is one concatenation
+    parts_q, parts_k, parts_v = (
+        q.split(lengths_q),
+        k.split(lengths_k),
+        v.split(lengths_k),
+    )  # split, whose gradient is one concatenation
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
         groups[lengths].append(index)
@@ -103,7 +120,9 @@ def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     for (length_q, _), members in groups.items():
         if length_q == 0:
             continue
-        queries, keys, values = (torch.stack([parts[i] for i in members]).transpose(1, 2) for parts in (parts_q, parts_k, parts_v))
+        queries, keys, values = (
+            torch.stack([parts[i] for i in members]).transpose(1, 2) for parts in (parts_q, parts_k, parts_v)
+        )
         out = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
         for index, piece in zip(members, out.unbind(0), strict=True):
             pieces[index] = piece
@@ -112,7 +131,12 @@ def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """The oracle: one dense mask. For tests."""
-    owner_q, owner_k = (torch.repeat_interleave(torch.arange(len(cu) - 1, device=q.device), cu.diff()) for cu in (of.cu_q, of.cu_k))
+    owner_q, owner_k = (
+        torch.repeat_interleave(torch.arange(len(cu) - 1, device=q.device), cu.diff())
+        for cu in (of.cu_q, of.cu_k)
+    )
     mask = owner_q[:, None] == owner_k[None]
-    out = F.scaled_dot_product_attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask
+    )
     return out.transpose(0, 1)

@@ -1,4 +1,6 @@
-"""What attention costs on this device beside all that is linear in tokens, so that packs are balanced by time and not by operations."""
+"""What attention costs on this device beside all that is linear in tokens, so that packs are balanced by time
+and not by operations.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,14 @@ def timed(model: DiT, lengths: list[int], is_bf16: bool) -> float:
     config, device, count = model.config, next(model.parameters()).device, sum(lengths)
     cu, text_cu = (torch.tensor([0, *own]).cumsum(0) for own in (lengths, [WORDS] * len(lengths)))
     inputs = (
-        torch.randn(count, model.head.out_features), torch.rand(len(lengths)).repeat_interleave(torch.tensor(lengths)), torch.zeros(count), torch.rand(count, 3), cu,
-        torch.randn(int(text_cu[-1]), config.text_width), text_cu,
-    )  # fmt: skip
+        torch.randn(count, model.head.out_features),
+        torch.rand(len(lengths)).repeat_interleave(torch.tensor(lengths)),
+        torch.zeros(count),
+        torch.rand(count, 3),
+        cu,
+        torch.randn(int(text_cu[-1]), config.text_width),
+        text_cu,
+    )
     placed, found = [value.to(device) for value in inputs], []
     for _ in range(ROUNDS + 1):
         if device.type == "cuda":
@@ -38,7 +45,9 @@ def timed(model: DiT, lengths: list[int], is_bf16: bool) -> float:
 
 
 def measure(config: FitConfig, device: torch.device, tokens: int) -> tuple[float, float]:
-    """(seconds per token, seconds per squared token) from packs of the same number of tokens in documents of several lengths, by least squares."""
+    """(seconds per token, seconds per squared token) from packs of the same number of tokens in documents of
+    several lengths, by least squares.
+    """
     torch.manual_seed(0)
     model = DiT(config.model).to(device)
     torch.nn.init.normal_(model.head.weight, std=0.02)

@@ -1,9 +1,11 @@
 """A diffusion transformer on packed spacetime patches with a noise level per token.
 
-Shape legend: N packed tokens, S samples, D width, H heads, K head width, P patch values, L packed text tokens.
+Shape legend: N packed tokens, S samples, D width, H heads, K head width, P patch values, L packed text
+tokens.
 
-Sources: DiT (Peebles and Xie 2023, arXiv:2212.09748); AdaLN-single with per-block offsets (PixArt-alpha, arXiv:2310.00426); RMS QK-norm
-(arXiv:2302.05442); rotary positions (arXiv:2104.09864), here over seconds, rows and columns without a largest position; SwiGLU (arXiv:2002.05202).
+Sources: DiT (Peebles and Xie 2023, arXiv:2212.09748); AdaLN-single with per-block offsets (PixArt-alpha,
+arXiv:2310.00426); RMS QK-norm (arXiv:2302.05442); rotary positions (arXiv:2104.09864), here over seconds,
+rows and columns without a largest position; SwiGLU (arXiv:2002.05202).
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from trainer.config import ModelConfig
 from trainer.model.attention import Documents, attend, documents
 from trainer.model.sequence import SequenceGroup
 
-SECONDS_TO_TOKENS = 4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+SECONDS_TO_TOKENS = (
+    4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
+)
 
 
 def rope_angles(coords: Tensor, head_width: int, theta: float) -> Tensor:
@@ -52,7 +56,9 @@ class RMSNorm32(nn.RMSNorm):
 
 
 def linear32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer in fp32, also where all else is computed in less: noise levels and what they modulate need it."""
+    """A linear layer in fp32, also where all else is computed in less: noise levels and what they modulate
+    need it.
+    """
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
 
@@ -66,7 +72,9 @@ class SigmaEmbedding(nn.Module):
         self.up, self.out = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        rates = torch.exp(-math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies)
+        rates = torch.exp(
+            -math.log(1e4) * torch.arange(self.num_frequencies, device=sigma.device) / self.num_frequencies
+        )
         angles = 1000.0 * sigma.float()[:, None] * rates
         return linear32(self.out, F.silu(linear32(self.up, torch.cat([angles.cos(), angles.sin()], dim=-1))))
 
@@ -174,7 +182,9 @@ class JointLayout:
 
 
 def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
-    """What a weight of the DiT begins with, by its name in the plain model: Xavier, but the layers whose output is added begin with zero, so a new model predicts zero."""
+    """What a weight of the DiT begins with, by its name in the plain model: Xavier, but the layers whose
+    output is added begin with zero, so a new model predicts zero.
+    """
     parts = name.split(".")
     is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "cross_out" in parts
     if is_closed or parts[-1] in {"bias", "offset"}:
@@ -195,7 +205,9 @@ class DiT(nn.Module):
         self.config = config
         d = config.width
         values = config.latent_channels * math.prod(config.patch)
-        self.embed = nn.Linear(values + 2, d)  # + whether the token is given, + whether it is of the first latent frame
+        self.embed = nn.Linear(
+            values + 2, d
+        )  # + whether the token is given, + whether it is of the first latent frame
         self.sigma = SigmaEmbedding(d)
         self.modulation = nn.Linear(d, 6 * d)
         self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.SiLU(), nn.Linear(d, d), RMSNorm32(d))
@@ -210,7 +222,9 @@ class DiT(nn.Module):
                     value.copy_(initial_value(name, value.shape))
 
     def share_sequence(self, group: SequenceGroup | None) -> None:
-        """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process holds all."""
+        """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process
+        holds all.
+        """
         self.sequence = group
         for module in self.modules():  # blocks may be wrapped
             if isinstance(module, DiTBlock):
@@ -242,14 +256,18 @@ class DiT(nn.Module):
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
         first = (coords[:, 0] == 0).to(x.dtype)
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
-        distinct, which = torch.unique(sigma, return_inverse=True)  # few distinct levels: modulate those, and look up in each block
+        distinct, which = torch.unique(
+            sigma, return_inverse=True
+        )  # few distinct levels: modulate those, and look up in each block
         level = F.silu(self.sigma(distinct))
         levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
         dtype = attention_dtype(h)
         if self.config.text == "joint":
             samples = documents(cu + text_cu, cu + text_cu, dtype)
-            h = self._joint(h, BlockContext(levels, which, angles, samples, words, None), cu.diff(), text_cu.diff())
+            h = self._joint(
+                h, BlockContext(levels, which, angles, samples, words, None), cu.diff(), text_cu.diff()
+            )
         else:
             local_cu = cu if self.sequence is None else self.sequence.offsets(cu)
             samples, captions = documents(cu, cu, dtype), documents(local_cu, text_cu, dtype)
@@ -265,7 +283,8 @@ class DiT(nn.Module):
     def _joint(self, h: Tensor, context: BlockContext, num_tokens: Tensor, num_words: Tensor) -> Tensor:
         """Run the blocks on one stream of tokens and words; returns the tokens [N, D].
 
-        Words have no position. Their noise level is the highest of their sample: that of its tokens that are not given.
+        Words have no position. Their noise level is the highest of their sample: that of its tokens that are
+        not given.
 
         Args:
             h: tokens [N, D].
@@ -274,9 +293,13 @@ class DiT(nn.Module):
         """
         layout, text = JointLayout(num_tokens.tolist(), num_words.tolist()), context.text.to(h.dtype)
         sample_of_token = torch.repeat_interleave(num_tokens)  # [N]
-        highest = num_tokens.new_zeros(len(num_tokens)).scatter_reduce(0, sample_of_token, context.level, "amax")  # rising
+        highest = num_tokens.new_zeros(len(num_tokens)).scatter_reduce(
+            0, sample_of_token, context.level, "amax"
+        )  # rising
         level = layout.interleave(context.level, highest.repeat_interleave(num_words))
-        angles = layout.interleave(context.angles, context.angles.new_zeros(len(text), context.angles.shape[1]))
+        angles = layout.interleave(
+            context.angles, context.angles.new_zeros(len(text), context.angles.shape[1])
+        )
         stream = self._run_blocks(layout.interleave(h, text), context._replace(level=level, angles=angles))
         return layout.tokens_of(stream)
 

@@ -1,8 +1,12 @@
-"""Paths from data to noise with a noise level per token, and what the model is to say on them: the direction of the path.
+"""Paths from data to noise with a noise level per token, and what the model is to say on them: the direction
+of the path.
 
-linear: x = (1 - sigma) clean + sigma noise, the velocity is noise - clean (rectified flow, Liu et al. 2022, arXiv:2209.03003).
-cosine: x = cos(a) clean + sin(a) noise with a = sigma pi / 2, and v = cos(a) noise - sin(a) clean (v-prediction, Salimans and Ho 2022, arXiv:2202.00512), which is
-the direction in a. Logit-normal sigma and shift by size: Esser et al. 2024 (arXiv:2403.03206, eq. 19 and 23), here with separate, bounded spatial and temporal powers.
+linear: x = (1 - sigma) clean + sigma noise, the velocity is noise - clean (rectified flow, Liu et al. 2022,
+arXiv:2209.03003).
+cosine: x = cos(a) clean + sin(a) noise with a = sigma pi / 2, and v = cos(a) noise - sin(a) clean
+(v-prediction, Salimans and Ho 2022, arXiv:2202.00512), which is the direction in a. Logit-normal sigma and
+shift by size: Esser et al. 2024 (arXiv:2403.03206, eq. 19 and 23), here with separate, bounded spatial and
+temporal powers.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
 
 
 def shift_of(grid: tuple[int, int, int], config: FlowConfig) -> float:
-    """How far noise levels move up for a shape: more redundant pixels need more noise to hide. One function for training and sampling.
+    """How far noise levels move up for a shape: more redundant pixels need more noise to hide. One function
+    for training and sampling.
 
     Args:
         grid: (t, h, w) in tokens.
@@ -57,12 +62,16 @@ def draw_sigma(grid: tuple[int, int, int], config: FlowConfig, generator: torch.
     return float(shifted(value, shift_of(grid, config)))
 
 
-def draw_known(grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator) -> Tensor:
-    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it. A one-frame sample gets none."""
+def draw_known(
+    grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator
+) -> Tensor:
+    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it; none of an image."""
     names = list(config.condition)
     weights = torch.tensor([config.condition[name] for name in names])
     name = names[int(torch.multinomial(weights, 1, generator=generator))]
-    is_dropped = config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
+    is_dropped = (
+        config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
+    )
     if grid[0] < 2 or name == "none" or is_dropped:
         return torch.zeros(len(frame), dtype=torch.bool)
     most = max(2, grid[0] // 4 + 1)
@@ -88,7 +97,9 @@ class SampleNoise:
     noise: Tensor  # [n, P]
 
 
-def draw_noise(grid: Size, frame: Tensor, values: int, config: FlowConfig, generator: torch.Generator) -> SampleNoise:
+def draw_noise(
+    grid: Size, frame: Tensor, values: int, config: FlowConfig, generator: torch.Generator
+) -> SampleNoise:
     """Noise of a sample in training: one level for the sample, and some of its frames given.
 
     Args:
@@ -157,7 +168,9 @@ class NoisyPack:
     def error(self, velocity: Tensor) -> Tensor:
         """Weighted squared error of each token [N]; padding and given tokens count 0."""
         device = velocity.device
-        target, weight = (value.to(device, non_blocking=True) for value in (self.tokens.target, self.tokens.weight))
+        target, weight = (
+            value.to(device, non_blocking=True) for value in (self.tokens.target, self.tokens.weight)
+        )
         return ((velocity.float() - target).pow(2) * weight).sum(dim=1)
 
 
@@ -183,7 +196,9 @@ def add_noise(
             draws.append(draw_noise(member.grid, frame, values, config, generator))
         else:
             draws.append(fixed_noise(sigma, len(frame), values, generator))
-    levels, known, noise = (torch.cat([getattr(draw, name) for draw in draws]) for name in ("sigma", "known", "noise"))
+    levels, known, noise = (
+        torch.cat([getattr(draw, name) for draw in draws]) for name in ("sigma", "known", "noise")
+    )
     x, target = noised(pack.clean, noise, levels[:, None], config.path)
     channels = values // pack.valid.shape[1]
     weight = (pack.valid * ~known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major

@@ -1,6 +1,8 @@
-"""Long sequences over several processes (Ulysses, Jacobs et al. 2023, arXiv:2309.14509): each holds a part of the tokens, and for attention all tokens of a part of the heads.
+"""Long sequences over several processes (Ulysses, Jacobs et al. 2023, arXiv:2309.14509): each holds a part of
+the tokens, and for attention all tokens of a part of the heads.
 
-Two exchanges of all with all around self-attention; everything else in a block is per token, or reads the text, which every process of a group has whole.
+Two exchanges of all with all around self-attention; everything else in a block is per token, or reads the
+text, which every process of a group has whole.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch import Tensor
 
 
 class _Exchange(torch.autograd.Function):
-    """Part i of x [size, ...] to process i of the group, its part in return; the gradient goes the same ways back."""
+    """Part i of x [size, ...] to process i of the group, its part in return; the gradient goes the same ways
+    back.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:

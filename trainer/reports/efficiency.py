@@ -1,4 +1,6 @@
-"""What a step costs and where its loss lies: exact floating-point operations of packs, loss by shape class and noise band."""
+"""What a step costs and where its loss lies: exact floating-point operations of packs, loss by shape class
+and noise band.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def shape_classes(sample: Sample) -> tuple[str, ...]:
 
 
 def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Sequence[int]) -> float:
-    """Floating-point operations of one forward pass over documents of these lengths: two for each multiply-add of every matrix product, attention within documents only."""
+    """Floating-point operations of one forward pass over documents of these lengths: two for each
+    multiply-add of every matrix product, attention within documents only.
+    """
     d, tokens, words = config.width, sum(lengths), sum(text_lengths)
     hidden = 8 * d // 3 // 16 * 16
     values = config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
@@ -77,7 +81,9 @@ class LossTable:
         """Add a pack, given the weighted error of each of its tokens here [N]."""
         self.total += float(error.sum())
         error, weight, sigma = error.cpu(), noisy.tokens.weight.sum(1), noisy.tokens.sigma
-        for sample, (begin, end) in zip(noisy.pack.samples, itertools.pairwise(noisy.local_cu.tolist()), strict=False):
+        for sample, (begin, end) in zip(
+            noisy.pack.samples, itertools.pairwise(noisy.local_cu.tolist()), strict=False
+        ):
             if begin == end:  # all its tokens are on other processes
                 continue
             band = bisect_right(BANDS, float(sigma[begin:end].max())) - 1
@@ -89,7 +95,9 @@ class LossTable:
     def reduce(self, ranks: Ranks) -> LossTable:
         """The sum of the tables of all processes."""
         whole = LossTable()
-        whole.total, *cells = ranks.sum([self.total, *self.error.ravel().tolist(), *self.weight.ravel().tolist()])
+        whole.total, *cells = ranks.sum(
+            [self.total, *self.error.ravel().tolist(), *self.weight.ravel().tolist()]
+        )
         whole.error, whole.weight = np.reshape(cells, (2, *self.error.shape))
         return whole
 
@@ -123,7 +131,9 @@ class Efficiency:
     mfu: float | None  # share of the peak operations; None where the peak was not given
 
 
-def step_efficiency(packs: list[Pack], num_tokens: float, time: StepTime, config: FitConfig, ranks: Ranks) -> Efficiency:
+def step_efficiency(
+    packs: list[Pack], num_tokens: float, time: StepTime, config: FitConfig, ranks: Ranks
+) -> Efficiency:
     """Efficiency of one step; every process must call.
 
     Args:
@@ -135,7 +145,9 @@ def step_efficiency(packs: list[Pack], num_tokens: float, time: StepTime, config
     forward = sum(forward_flops(config.model, own, text) for own, text in zip(lengths, texts, strict=True))
     cost = sum(pack_cost(own, attention_cost_of(config)) for own in lengths)
     costs = ranks.gather(cost / ranks.num_sharing)
-    stalled_s, flops = ranks.sum([time.stalled_s, 3 * forward / ranks.num_sharing])  # backward costs twice the forward
+    stalled_s, flops = ranks.sum(
+        [time.stalled_s, 3 * forward / ranks.num_sharing]
+    )  # backward costs twice the forward
     seconds, peak = max(time.total_s, 1e-9), config.peak_tflops * 1e12 * ranks.size
     return Efficiency(
         fill=round(num_tokens / (config.tokens * config.packs_per_step), 4),

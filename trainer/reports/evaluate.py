@@ -1,4 +1,6 @@
-"""Validation at fixed noise levels and fixed noise, by shape class, with the true captions and with shuffled ones."""
+"""Validation at fixed noise levels and fixed noise, by shape class, with the true captions and with shuffled
+ones.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,16 @@ SIGMAS = (0.3, 0.6, 0.9)
 
 
 def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) -> list[Pack]:
-    """This process' share of the held-out samples in packs, read once; those over the budget are cut to their first latents that fit.
+    """This process' share of the held-out samples in packs, read once; those over the budget are cut to their
+    first latents that fit.
 
-    No more samples are taken than `config.validate_on`, the same ones in every run. All processes get equally many packs, some of them empty.
+    No more samples are taken than `config.validate_on`, the same ones in every run. All processes get equally
+    many packs, some of them empty.
     """
     patch, budget = reader.config.model.patch, reader.config.tokens
-    samples = sorted(samples, key=lambda sample: hashlib.sha256(sample.clip_id.encode()).digest())[: reader.config.validate_on]
+    samples = sorted(samples, key=lambda sample: hashlib.sha256(sample.clip_id.encode()).digest())[
+        : reader.config.validate_on
+    ]
     packs: list[list[Sample]] = [[]]
     room = budget
     for sample in samples:
@@ -45,10 +51,15 @@ def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) ->
         packs[-1].append(fitting)
         room -= fitting.tokens(patch)
     own = packs[ranks.data_rank :: ranks.data_size]
-    read = [reader.read(pack, epoch=-1, is_for_validation=True) for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))]
+    read = [
+        reader.read(pack, epoch=-1, is_for_validation=True)
+        for pack in own + [[]] * (-(-len(packs) // ranks.data_size) - len(own))
+    ]
     shares = ranks.sequence.size if ranks.sequence else 1
     if (bad := ranks.sum([sum(len(pack.corrupt) for pack in read) / shares])[0]) and ranks.is_first:
-        say(f"fit: {bad:.0f} of {len(samples)} held-out clips cannot be read; validation goes on without them")
+        say(
+            f"fit: {bad:.0f} of {len(samples)} held-out clips cannot be read; validation goes on without them"
+        )
     return read
 
 
@@ -68,23 +79,32 @@ NAMES = (*CLASSES, "all")
 
 
 @torch.no_grad()
-def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False) -> dict[str, dict[str, float]]:
-    """Mean squared velocity error per valid value, by shape class and over all. Every process must call, with its share of the packs.
+def evaluate(
+    model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False
+) -> dict[str, dict[str, float]]:
+    """Mean squared velocity error per valid value, by shape class and over all. Every process must call, with
+    its share of the packs.
 
     Returns:
-        For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline` (predicting the mean velocity, zero).
+        For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline`
+            (predicting the mean velocity, zero).
     """
     was_training = model.training
     model.eval()
     totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
     for pack, swapped in zip(packs, with_other_texts(packs), strict=True):
         for sigma in SIGMAS:
-            noisy, other = (add_noise(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence) for item in (pack, swapped))
+            noisy, other = (
+                add_noise(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
+                for item in (pack, swapped)
+            )
             said = {
                 "loss": _velocity(model, noisy, ranks, is_bf16),
                 "shuffled": _velocity(model, other, ranks, is_bf16),
             }
-            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {"baseline": noisy.error(torch.zeros_like(noisy.tokens.x))}
+            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {
+                "baseline": noisy.error(torch.zeros_like(noisy.tokens.x))
+            }
             for index, sample in enumerate(pack.samples):
                 span = slice(int(noisy.local_cu[index]), int(noisy.local_cu[index + 1]))
                 for name in (*shape_classes(sample), "all"):
@@ -96,8 +116,10 @@ def evaluate(model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Rank
     numbers = iter(ranks.sum([totals[name][key] for name in NAMES for key in KEYS]))
     summed = {name: {key: next(numbers) for key in KEYS} for name in NAMES}
     return {
-        name: {key: round(value[key] / value["weight"], 5) for key in KEYS[1:]} for name, value in sorted(summed.items()) if value["weight"]
-    }  # fmt: skip
+        name: {key: round(value[key] / value["weight"], 5) for key in KEYS[1:]}
+        for name, value in sorted(summed.items())
+        if value["weight"]
+    }
 
 
 def _velocity(model: DiT, noisy: NoisyPack, ranks: Ranks, is_bf16: bool) -> torch.Tensor:

@@ -19,8 +19,16 @@ class StepProgress:
     def __init__(self, ranks: Ranks, first: int, steps: int) -> None:
         self._is_first, self._first, self._steps = ranks.is_first, first, steps
         self._begin, self._told_s, self._tokens = time.monotonic(), 0.0, 0.0
-        columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=cli.stderr) if ranks.is_first and cli.stderr.is_terminal else None
+        columns = (
+            TextColumn("fit"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = (
+            Progress(*columns, console=cli.stderr) if ranks.is_first and cli.stderr.is_terminal else None
+        )
         self._task = self._bar.add_task("fit", total=steps, completed=first, told="") if self._bar else None
 
     def step(self, done: int, epoch: int, loss: float, num_tokens: float) -> None:
@@ -33,13 +41,17 @@ class StepProgress:
             self._bar.update(self._task, completed=done, told=told)
         elif self._is_first and (now - self._told_s > EVERY_S or done == self._steps):
             self._told_s = now
-            cli.say(f"fit: step {done}/{self._steps} {told}, about {each_s * (self._steps - done):.0f} s left")
+            cli.say(
+                f"fit: step {done}/{self._steps} {told}, about {each_s * (self._steps - done):.0f} s left"
+            )
 
     def __enter__(self) -> StepProgress:
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()

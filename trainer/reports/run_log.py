@@ -1,4 +1,6 @@
-"""What a run tells while it trains: `metrics.jsonl`, `consumed*.jsonl` (which samples each process read at each step), TensorBoard's files, and Weights & Biases where a project is named."""
+"""What a run tells while it trains: `metrics.jsonl`, `consumed*.jsonl` (which samples each process read at
+each step), TensorBoard's files, and Weights & Biases where a project is named.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,18 @@ from trainer.state.parallel import Ranks
 
 
 class RunLog:
-    """Rows by step, one a line. On resume, rows past the checkpoint are cut off, also those of processes that are no more."""
+    """Rows by step, one a line. On resume, rows past the checkpoint are cut off, also those of processes that
+    are no more.
+    """
 
-    def __init__(self, folder: Path, from_step: int, ranks: Ranks, with_tensorboard: bool = False, wandb_project: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        from_step: int,
+        ranks: Ranks,
+        with_tensorboard: bool = False,
+        wandb_project: str = "",
+    ) -> None:
         if ranks.is_first:
             for path in [folder / "metrics.jsonl", *folder.glob("consumed*.jsonl")]:
                 cut_rows(path, from_step)
@@ -38,7 +49,9 @@ class RunLog:
     def metrics(self, row: dict[str, Any]) -> None:
         """The numbers of a step; on the first process alone."""
         if self._metrics is not None:
-            plain = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
+            plain = {
+                name: finite(value) if isinstance(value, float) else value for name, value in row.items()
+            }
             plain["loss_by"] = {name: finite(value) for name, value in row.get("loss_by", {}).items()}
             self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
         scalars = {name: value for name, value in row.items() if isinstance(value, (int, float))}
@@ -48,15 +61,22 @@ class RunLog:
     def validation(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """The scores of a validation; on the first process alone."""
         if self._metrics is not None:
-            cut_rows(self._folder / "validation.jsonl", step)  # those of this step, from before a resume, are written again
+            cut_rows(
+                self._folder / "validation.jsonl", step
+            )  # those of this step, from before a resume, are written again
             with open(self._folder / "validation.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "scores": scores}) + "\n")
-        self._report({f"validation/{name}/{key}": value for name, own in scores.items() for key, value in own.items()}, step)
+        self._report(
+            {f"validation/{name}/{key}": value for name, own in scores.items() for key, value in own.items()},
+            step,
+        )
 
     def sheet(self, step: int, path: Path) -> None:
         """A picture of samples."""
         if self._board is not None:
-            self._board.add_image("samples", np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+            self._board.add_image(
+                "samples", np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
+            )
 
     def _report(self, scalars: dict[str, float], step: int) -> None:
         if self._board is not None:
@@ -89,4 +109,9 @@ def _wandb(folder: Path, project: str) -> Any:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise UsageError("--wandb", "needs the package wandb", "Install it: pip install wandb.") from error
-    return wandb.init(project=project, dir=str(folder), id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12], resume="allow")
+    return wandb.init(
+        project=project,
+        dir=str(folder),
+        id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
+        resume="allow",
+    )

@@ -1,4 +1,6 @@
-"""Sheets of samples while training: a few held-out clips beside what the averaged model makes of their captions at their own shapes. To see learning."""
+"""Sheets of samples while training: a few held-out clips beside what the averaged model makes of their
+captions at their own shapes. To see learning.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,29 @@ ROWS, STEPS, GUIDANCE = 4, 20, 2.0
 
 
 class Sheets:
-    """Makes `samples/step-<n>.png` in a run folder: each row shows the first and the last frame of a clip as the VAE keeps it, then of a sample."""
+    """Makes `samples/step-<n>.png` in a run folder: each row shows the first and the last frame of a clip as
+    the VAE keeps it, then of a sample.
+    """
 
-    def __init__(self, dataset: Dataset, view: View, catalog: Catalog, reader: PackReader, config: FitConfig, out: Path, ranks: Ranks) -> None:
-        self.dataset, self.view, self.catalog, self.reader, self.config, self.out, self.ranks = dataset, view, catalog, reader, config, out, ranks
+    def __init__(
+        self,
+        dataset: Dataset,
+        view: View,
+        catalog: Catalog,
+        reader: PackReader,
+        config: FitConfig,
+        out: Path,
+        ranks: Ranks,
+    ) -> None:
+        self.dataset, self.view, self.catalog, self.reader, self.config, self.out, self.ranks = (
+            dataset,
+            view,
+            catalog,
+            reader,
+            config,
+            out,
+            ranks,
+        )
         self.chosen = self._choose()
 
     def _choose(self) -> list[Sample]:
@@ -44,8 +65,12 @@ class Sheets:
         return (list(found.values()) + [sample for sample in fitting if sample not in found.values()])[:ROWS]
 
     def make(self, ema: DiT, step: int) -> Path | None:
-        """Every process must call; the first writes. Returns None where the VAE of the latents is not at hand here."""
-        ema.share_sequence(None)  # each process computes the same samples, so that sharded weights can be asked for by all
+        """Every process must call; the first writes. Returns None where the VAE of the latents is not at hand
+        here.
+        """
+        ema.share_sequence(
+            None
+        )  # each process computes the same samples, so that sharded weights can be asked for by all
         rows = [self._sampled(ema, sample) for sample in self.chosen]
         ema.share_sequence(self.ranks.sequence)
         reshard(ema)
@@ -58,7 +83,12 @@ class Sheets:
             for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
                 truth = to_frames(vae, self._stored(sample), canvas).numpy()
                 made = to_frames(vae, latent, canvas).numpy()
-                drawn.append(([truth[0], truth[-1], made[0], made[-1]], f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}"))
+                drawn.append(
+                    (
+                        [truth[0], truth[-1], made[0], made[-1]],
+                        f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}",
+                    )
+                )
         except (RushesError, OSError) as error:
             print(f"fit: no sheet of samples: {error}", flush=True)
             return None
@@ -68,16 +98,35 @@ class Sheets:
 
     def _sampled(self, ema: DiT, sample: Sample) -> tuple[torch.Tensor, Canvas, str]:
         row = self.catalog.clips[sample.clip_id]
-        canvas = Canvas(num_frames=row["num_frames"], height_px=row["height_px"], width_px=row["width_px"], fps=row["fps"])
+        canvas = Canvas(
+            num_frames=row["num_frames"], height_px=row["height_px"], width_px=row["width_px"], fps=row["fps"]
+        )
         try:
             caption_id, text = self.reader.text_of(sample, "dense")
-        except (RushesError, OSError, KeyError) as error:  # a damaged clip costs its words on the sheet, not the run
-            say(f"fit: the caption of held-out clip {sample.clip_id} cannot be read ({error}); it is sampled without")
+        except (
+            RushesError,
+            OSError,
+            KeyError,
+        ) as error:  # a damaged clip costs its words on the sheet, not the run
+            say(
+                f"fit: the caption of held-out clip {sample.clip_id} cannot be read ({error}); it is "
+                "sampled without"
+            )
             caption_id, text = "", torch.zeros(1, self.catalog.text_width)
         record = {"factors": self.catalog.factors}
-        trained = TrainedModel(ema, self.config.flow, torch.tensor(self.catalog.mean), torch.tensor(self.catalog.std).clamp_min(1e-4), record)
+        trained = TrainedModel(
+            ema,
+            self.config.flow,
+            torch.tensor(self.catalog.mean),
+            torch.tensor(self.catalog.std).clamp_min(1e-4),
+            record,
+        )
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.is_bf16):
-            return sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"), canvas, caption_id
+            return (
+                sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"),
+                canvas,
+                caption_id,
+            )
 
     def _stored(self, sample: Sample) -> torch.Tensor:
         """The latent's mean in the VAE's own units, [C, t, h, w]."""
@@ -86,4 +135,7 @@ class Sheets:
     def _words(self, caption_ids: list[str]) -> dict[str, str]:
         """Captions by id."""
         table = queries.table(self.dataset, "captions", self.view.column("caption"))
-        return {row["caption_id"]: row["text"] for row in table.filter(pc.field("caption_id").isin(caption_ids)).to_pylist()}
+        return {
+            row["caption_id"]: row["text"]
+            for row in table.filter(pc.field("caption_id").isin(caption_ids)).to_pylist()
+        }

@@ -1,8 +1,9 @@
-"""A training run from its command to its exported model, exact to resume, on one process or many. To resume, run the same command again, with as many processes as are
-at hand.
+"""A training run from its command to its exported model, exact to resume, on one process or many. To resume,
+run the same command again, with as many processes as are at hand.
 
-A step is one integer; what it reads, the noise it adds and the captions it draws follow from (seed, step), and its packs are dealt to however many processes there are.
-Ctrl-C and SIGTERM finish the step in hand, save, and end.
+A step is one integer; what it reads, the noise it adds and the captions it draws follow from (seed, step),
+and its packs are dealt to however many processes there are. Ctrl-C and SIGTERM finish the step in hand, save,
+and end.
 """
 
 from __future__ import annotations
@@ -46,14 +47,20 @@ def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
 
 
 def run_digest(catalog: Catalog, config: FitConfig) -> str:
-    """What a checkpoint must agree on to be resumed: the data and all that decides the order and the noise; not the number of steps or of processes."""
+    """What a checkpoint must agree on to be resumed: the data and all that decides the order and the noise;
+    not the number of steps or of processes.
+    """
     settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
-    return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[
+        :16
+    ]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run reads: what there is, how to read it, for validation and step by step, and what made it, for the exported model."""
+    """What a run reads: what there is, how to read it, for validation and step by step, and what made it, for
+    the exported model.
+    """
 
     config: FitConfig
     catalog: Catalog
@@ -63,13 +70,18 @@ class Source:
     sheets: Sheets | None = None
 
 
-def dataset_source(dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None, ranks: Ranks) -> Source:
+def dataset_source(
+    dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None, ranks: Ranks
+) -> Source:
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
     catalog = load_catalog(dataset, views, config)
     config = _sized(config, catalog)
     reader = PackReader(dataset, catalog, config, cache)
-    made_by = {"columns": {name: str(column) for name, column in views[0].columns.items()}, **ingest_settings(dataset)}
+    made_by = {
+        "columns": {name: str(column) for name, column in views[0].columns.items()},
+        **ingest_settings(dataset),
+    }
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
     return Source(config, catalog, validation_packs(reader, catalog.held_out, ranks), loader, made_by, sheets)
@@ -83,21 +95,31 @@ def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
     held = [reader.hold(clip) for clip in aside]
     validation = validation_packs(reader, held, ranks)
     reader.let_go(held)
-    return Source(config, catalog, validation, StreamLoader(urls, reader, ranks.data_rank, ranks.data_size), made_by)
+    return Source(
+        config, catalog, validation, StreamLoader(urls, reader, ranks.data_rank, ranks.data_size), made_by
+    )
 
 
 def _sized(config: FitConfig, catalog: Catalog) -> FitConfig:
-    return replace(config, model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width))
+    return replace(
+        config,
+        model=replace(config.model, latent_channels=catalog.latent_channels, text_width=catalog.text_width),
+    )
 
 
-def fit(dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None) -> int:
-    """`fit_until` on a dataset, with SIGINT and SIGTERM turned into a wish to stop, from the first line to the last.
+def fit(
+    dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None
+) -> int:
+    """`fit_until` on a dataset, with SIGINT and SIGTERM turned into a wish to stop, from the first line to
+    the last.
 
     Args:
         cache: where ranges of a dataset on an object store are kept.
     """
     with stop_on_signals() as stop:
-        return fit_until(config, out, stop, lambda ranks: dataset_source(dataset, view_name, config, out, cache, ranks))
+        return fit_until(
+            config, out, stop, lambda ranks: dataset_source(dataset, view_name, config, out, cache, ranks)
+        )
 
 
 def fit_tars(urls: list[str], config: FitConfig, out: Path) -> int:
@@ -119,27 +141,40 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     config, digest = source.config, run_digest(source.catalog, source.config)
     lock, changes = _claim(out, source.catalog, config, digest, ranks)
     model = build(config, ranks)
-    emas: dict[float, nn.Module] = {decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)}
+    emas: dict[float, nn.Module] = {
+        decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)
+    }
     trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
     if newest := newest_sound(out / "checkpoints", ranks):
         state = load_checkpoint(newest, trained, digest, ranks)
         tell(ranks, f"resumed after step {state.step} from {newest}")
-        if state.plan_mark and isinstance(source.loader, Loader) and isinstance(source.loader.plan, Curriculum):
+        if (
+            state.plan_mark
+            and isinstance(source.loader, Loader)
+            and isinstance(source.loader.plan, Curriculum)
+        ):
             source.loader.plan.seek(*state.plan_mark)
     if ranks.is_first:
         note_changes(out, state.step, changes)
         save_record(out, source.config, source.catalog, source.made_by)
     samples = (
-        f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out" if len(source.catalog.table) else "tars without an index"
+        f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out"
+        if len(source.catalog.table)
+        else "tars without an index"
     )
-    tell(ranks, f"{count_parameters(model) / 1e6:.2f} M parameters, {samples}, {config.tokens} tokens a pack, {ranks.size} processes")
+    tell(
+        ranks,
+        f"{count_parameters(model) / 1e6:.2f} M parameters, {samples}, {config.tokens} tokens a pack, "
+        f"{ranks.size} processes",
+    )
     run = Run(config, out, ranks, trained, state, source.validation, source.sheets)
     try:
         before = run.validate(state.step) if state.step == 0 else None
         try:
             step = run.loop(source.loader, stop)
         finally:
-            # one may sample from a run that was stopped by hand; where a machine is taken away there is no time, and `trainer export` makes the model from the checkpoint
+            # one may sample from a run that was stopped by hand; where a machine is taken away there is no
+            # time, and `trainer export` makes the model from the checkpoint
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
                 _export(out, trained, config, ranks)
         after = run.validate(step)
@@ -151,7 +186,8 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     if before:
         tell(
             ranks,
-            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean velocity {after['all']['baseline']:.4f}; "
+            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean "
+            f"velocity {after['all']['baseline']:.4f}; "
             f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
         )
     return step
@@ -165,7 +201,9 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
             save_model(out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}"), weights, out)
 
 
-def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks) -> tuple[RunLock | None, Changes]:
+def _claim(
+    out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks
+) -> tuple[RunLock | None, Changes]:
     """Write the resolved settings into the run folder, if it is this run's and no other process is at it.
 
     Returns:
@@ -184,11 +222,18 @@ def _claim(out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: R
         before = load_config(saved)
         changes = changes_between(before, config)
         if run_digest(catalog, before) != digest:
-            own = [f"{name} {old} is now {new}" for name, (old, new) in changes.items() if name.split(".")[0] not in RUN_ONLY]
+            own = [
+                f"{name} {old} is now {new}"
+                for name, (old, new) in changes.items()
+                if name.split(".")[0] not in RUN_ONLY
+            ]
             raise UsageError(
-                str(out), f"holds a run with other settings: {'; '.join(own)}" if own else "holds a run on other data (clips, captions or views differ)",
+                str(out),
+                f"holds a run with other settings: {'; '.join(own)}"
+                if own
+                else "holds a run on other data (clips, captions or views differ)",
                 "Give another --out, or the same settings to resume.",
-            )  # fmt: skip
+            )
         checkpoints = list_checkpoints(out / "checkpoints")
         if checkpoints and read_state(checkpoints[-1]).digest != digest:
             raise UsageError(

@@ -1,4 +1,6 @@
-"""The steps of a run, on one process or many: forward, backward, guard, optimizer, average, logs, checkpoints."""
+"""The steps of a run, on one process or many: forward, backward, guard, optimizer, average, logs,
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ class StepResult:
     is_skipped: bool = False
 
 
-def train_step(model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop) -> StepResult | None:
+def train_step(
+    model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop
+) -> StepResult | None:
     """Forward and backward on the packs of this process.
 
     The loss is the mean over the valid values of all packs of the step, on whichever process they are.
@@ -103,7 +107,9 @@ def consumed_row(packs: list[Pack], is_skipped: bool) -> dict[str, Any]:
     corrupt = [clip_id for pack in packs for clip_id in pack.corrupt]
     row: dict[str, Any] = {
         "samples": [[member.sample.clip_id, member.sample.shard] for member in members],
-        "windows": {member.sample.clip_id: list(member.sample.window) for member in members if member.is_window},
+        "windows": {
+            member.sample.clip_id: list(member.sample.window) for member in members if member.is_window
+        },
     }
     return row | ({"corrupt": corrupt} if corrupt else {}) | ({"skipped": True} if is_skipped else {})
 
@@ -190,7 +196,8 @@ class Run:
         if step < config.steps:
             tell(
                 self.ranks,
-                f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to go on",
+                f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to "
+                "go on",
             )
             raise Interrupted(stop.signal_name)
         return step
@@ -226,7 +233,8 @@ class Run:
         """One optimizer step, unless the guard refuses it.
 
         Raises:
-            RushesError: too many samples are unreadable, or too many steps were refused; on every process alike.
+            RushesError: too many samples are unreadable, or too many steps were refused; on every process
+                alike.
         """
         config, trained = self.config, self.trained
         for optimizer in trained.optimizers:
@@ -236,7 +244,9 @@ class Run:
         if result is None:
             return None
         self._count(result)
-        result.norm = float(whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm)))
+        result.norm = float(
+            whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm))
+        )
         why = self.guard.refuses(result.loss, result.norm)
         for optimizer in trained.optimizers:
             if not why:
@@ -257,12 +267,16 @@ class Run:
         limit = self.config.max_corrupt
         if self.num_corrupt > max(3, limit * self.num_read):
             raise RushesError(
-                "training data", f"{self.num_corrupt} of {self.num_read} samples read so far are unreadable, over the limit of {limit:.0%}",
+                "training data",
+                f"{self.num_corrupt} of {self.num_read} samples read so far are unreadable, over the limit "
+                f"of {limit:.0%}",
                 "They are named above and in consumed*.jsonl. Run `python -m manifests verify --deep`.",
-            )  # fmt: skip
+            )
 
     def _roll_back(self) -> None:
-        """After several skipped steps in a row the weights themselves are not to be trusted: take those of the last checkpoint, and go on with the data from here."""
+        """After several skipped steps in a row the weights themselves are not to be trusted: take those of
+        the last checkpoint, and go on with the data from here.
+        """
         config, guard = self.config, self.guard
         if not config.roll_back_after or guard.in_a_row % config.roll_back_after:
             return
@@ -272,7 +286,8 @@ class Run:
         if sound is None:
             tell(
                 self.ranks,
-                "there is no sound checkpoint from before the refused steps to go back to; the weights stay as they are",
+                "there is no sound checkpoint from before the refused steps to go back to; the weights stay "
+                "as they are",
             )
             return
         load_checkpoint(sound, self.trained, self.state.digest, self.ranks)
@@ -308,5 +323,6 @@ class Run:
         held = sum(len(pack.samples) for pack in packs)
         tell(
             self.ranks,
-            f"the first pack holds {held} samples of {len(shapes)} distinct shapes (t x h x w in tokens): {', '.join(shapes)}",
+            f"the first pack holds {held} samples of {len(shapes)} distinct shapes (t x h x w in tokens): "
+            f"{', '.join(shapes)}",
         )

@@ -12,7 +12,8 @@ PATIENCE_S = 60.0
 
 
 class RunLock:
-    """Held by the run in a folder and let go by its death, however it dies; what is left of a killed one is waited for.
+    """Held by the run in a folder and let go by its death, however it dies; what is left of a killed one is
+    waited for.
 
     Raises:
         UsageError: another run is still there.
@@ -27,7 +28,9 @@ class RunLock:
                 return
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    raise UsageError(str(out), "is in use by another run", "Wait for it, stop it, or give another --out.") from error
+                    raise UsageError(
+                        str(out), "is in use by another run", "Wait for it, stop it, or give another --out."
+                    ) from error
                 time.sleep(0.2)
 
     def release(self) -> None:

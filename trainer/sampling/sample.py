@@ -1,6 +1,8 @@
-"""Sampling: a canvas of any size and length, a prompt, and perhaps given latents; the model fills in the rest.
+"""Sampling: a canvas of any size and length, a prompt, and perhaps given latents; the model fills in the
+rest.
 
-Text-to-image is text-to-video with one frame. Given latent frames stay bit-equal: their noise level is 0 from start to end.
+Text-to-image is text-to-video with one frame. Given latent frames stay bit-equal: their noise level is 0 from
+start to end.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def sigma_grid(steps: int, shift: float) -> Tensor:
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
-def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solver: str = "heun", pace: float = 1.0) -> Tensor:
+def integrate(
+    velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solver: str = "heun", pace: float = 1.0
+) -> Tensor:
     """Follow the flow from noise to data.
 
     Args:
@@ -73,15 +77,23 @@ def integrate(velocity: Velocity, x: Tensor, known: Tensor, sigmas: Tensor, solv
 
 @torch.no_grad()
 def sample_latent(
-    trained: TrainedModel, canvas: Canvas, prompt: str | Tensor, *, seed: int = 0, steps: int = 24, guidance: float = 3.0, solver: str = "heun",
+    trained: TrainedModel,
+    canvas: Canvas,
+    prompt: str | Tensor,
+    *,
+    seed: int = 0,
+    steps: int = 24,
+    guidance: float = 3.0,
+    solver: str = "heun",
     known: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """A latent [C, t, h, w] in the VAE's own units, on the CPU.
 
     Args:
         prompt: what to show, or its embedding [L, Dt]; empty for anything.
         guidance: weight of classifier-free guidance (Ho and Salimans 2022); 1 turns it off.
-        known: given latents: values [C, t, h, w] in the VAE's units, and which latent frames of them are given [t] bool.
+        known: given latents: values [C, t, h, w] in the VAE's units, and which latent frames of them are
+            given [t] bool.
     """
     dit, patch = trained.dit, trained.dit.config.patch
     device = next(dit.parameters()).device
@@ -89,18 +101,30 @@ def sample_latent(
     mean, std = trained.mean.view(-1, 1, 1, 1), trained.std.view(-1, 1, 1, 1)
     noise = torch.randn((len(trained.mean), *size), generator=torch.Generator().manual_seed(seed))
     x, grid = patchify(noise, patch)
-    coords, frame = coordinates(grid, patch, canvas.fps if canvas.num_frames > 1 else 0.0, factor_t=trained.factors[0])
+    coords, frame = coordinates(
+        grid, patch, canvas.fps if canvas.num_frames > 1 else 0.0, factor_t=trained.factors[0]
+    )
     given = torch.zeros(len(x), dtype=torch.bool)
     if known is not None:
         values, frames = known
-        layers = F.pad(frames, (0, -len(frames) % patch[0]), value=True).view(-1, patch[0]).all(1)  # a token is given if all its latents are
+        layers = (
+            F.pad(frames, (0, -len(frames) % patch[0]), value=True).view(-1, patch[0]).all(1)
+        )  # a token is given if all its latents are
         given = layers[frame]
         x = torch.where(given[:, None], patchify(padded((values - mean) / std, patch), patch)[0], x)
     null, wanted = torch.zeros(1, dit.config.text_width), _embedding(trained, prompt)
     texts = [null] if wanted is None else [wanted] if guidance == 1.0 else [wanted, null]
     copies = len(texts)
     text_cu = torch.tensor([0, *(len(text) for text in texts)]).cumsum(0)
-    fixed = [value.to(device) for value in (coords.repeat(copies, 1), torch.arange(copies + 1) * len(x), torch.cat(texts).float(), text_cu)]
+    fixed = [
+        value.to(device)
+        for value in (
+            coords.repeat(copies, 1),
+            torch.arange(copies + 1) * len(x),
+            torch.cat(texts).float(),
+            text_cu,
+        )
+    ]
     x, given = x.to(device), given.to(device)
 
     def velocity(value: Tensor, sigma: Tensor) -> Tensor:
@@ -136,6 +160,10 @@ def to_frames(vae: VAE, latent: Tensor, canvas: Canvas) -> Tensor:
         UsageError: the latent is not of this VAE's shape.
     """
     if tuple(latent.shape) != (vae.latent_channels, *latent_size(canvas.extent, vae.factors)):
-        raise UsageError("--vae", f"cannot decode latents of shape {tuple(latent.shape)}", "Name the VAE that the training latents were made by.")
+        raise UsageError(
+            "--vae",
+            f"cannot decode latents of shape {tuple(latent.shape)}",
+            "Name the VAE that the training latents were made by.",
+        )
     video = vae.decode(Latent(latent, torch.zeros_like(latent), canvas.extent, vae.factors))
     return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

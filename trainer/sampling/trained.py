@@ -1,4 +1,6 @@
-"""A trained model as it is read for sampling: averaged weights in safetensors and a record in JSON (`trainer.state.export` writes both)."""
+"""A trained model as it is read for sampling: averaged weights in safetensors and a record in JSON
+(`trainer.state.export` writes both).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     folder = run / "model" if (run / "model" / "model.safetensors").exists() else run
     if not (folder / "model.safetensors").exists() or not (folder / RECORD).exists():
         raise UsageError(
-            str(run), "holds no exported model", "Train one with `python -m trainer fit`; `python -m trainer export` makes one of a checkpoint."
+            str(run),
+            "holds no exported model",
+            "Train one with `python -m trainer fit`; `python -m trainer export` makes one of a checkpoint.",
         )
     record = json.loads((folder / RECORD).read_text())
     if record.get("format") != FORMAT:

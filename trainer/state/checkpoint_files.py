@@ -1,7 +1,9 @@
-"""Checkpoint folders on disk: they appear, give way and go whole, each file's size and crc32 is kept beside, and a damaged one is told from a sound one.
+"""Checkpoint folders on disk: they appear, give way and go whole, each file's size and crc32 is kept beside,
+and a damaged one is told from a sound one.
 
-Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being written; `.step-<n>.old` was complete and gives way to one of the same step;
-`.step-<n>.gone` is being deleted; `.step-<n>.damaged` was found so and is left for whoever wants to look.
+Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being written; `.step-<n>.old` was
+complete and gives way to one of the same step; `.step-<n>.gone` is being deleted; `.step-<n>.damaged` was
+found so and is left for whoever wants to look.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ _CHUNK = 16 << 20
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands: `step` steps are done; `digest` names the data and the plan; `plan_mark` is where the plan's epoch began (`Curriculum.mark`); then what the guard
-    against spikes remembers, and how many samples were read and were unreadable."""
+    """Where a run stands: `step` steps are done; `digest` names the data and the plan; `plan_mark` is where
+    the plan's epoch began (`Curriculum.mark`); then what the guard against spikes remembers, and how many
+    samples were read and were unreadable."""
 
     step: int
     digest: str
@@ -50,7 +53,11 @@ def read_state(path: Path) -> TrainState:
     """
     stored = json.loads((path / STATE).read_text())
     if "state" not in stored or "files" not in stored:
-        raise UsageError(str(path / STATE), "was written by another version", "Go on with that version, or give another --out to begin anew.")
+        raise UsageError(
+            str(path / STATE),
+            "was written by another version",
+            "Go on with that version, or give another --out to begin anew.",
+        )
     return TrainState(**stored["state"])
 
 
@@ -81,7 +88,9 @@ def _checked(path: Path) -> tuple[int, int]:
 
 
 def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
-    """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go. Every process must call: each takes its share of the checksums."""
+    """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go.
+    Every process must call: each takes its share of the checksums.
+    """
     ranks.wait()
     temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -91,7 +100,10 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
         flush(paths[index])
     summed = ranks.sum([*sizes, *crcs])  # whole numbers below 2^53: exact
     if ranks.is_first:
-        files = {str(path.relative_to(temporary)): [int(summed[index]), int(summed[index + len(paths)])] for index, path in enumerate(paths)}
+        files = {
+            str(path.relative_to(temporary)): [int(summed[index]), int(summed[index + len(paths)])]
+            for index, path in enumerate(paths)
+        }
         (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
         flush(temporary / STATE)
         flush(temporary)
@@ -102,7 +114,9 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
         flush(folder)
         shutil.rmtree(old, ignore_errors=True)
         found = list_checkpoints(folder)
-        calm = [path for path in found if not read_state(path).in_a_row][-1:]  # what a roll back would take is kept as well
+        calm = [path for path in found if not read_state(path).in_a_row][
+            -1:
+        ]  # what a roll back would take is kept as well
         for path in (path for path in found[:-keep] if path not in calm):
             gone = path.with_name(f".{path.name}.gone")
             path.rename(gone)
@@ -111,7 +125,9 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
 
 
 def damage(path: Path, ranks: Ranks) -> str:
-    """What is wrong with a checkpoint's files; empty if nothing. Every process must call: each reads its share."""
+    """What is wrong with a checkpoint's files; empty if nothing. Every process must call: each reads its
+    share.
+    """
     files: dict[str, list[int]] = json.loads((path / STATE).read_text())["files"]
     names, bad = sorted(files), [0.0] * len(files)
     for index in range(ranks.rank, len(names), ranks.size):
@@ -124,7 +140,8 @@ def damage(path: Path, ranks: Ranks) -> str:
 
 
 def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
-    """The newest checkpoint whose files are what was written; damaged ones are named and set aside. Every process must call.
+    """The newest checkpoint whose files are what was written; damaged ones are named and set aside. Every
+    process must call.
 
     Raises:
         IntegrityError: there are checkpoints, and all are damaged.
@@ -142,6 +159,8 @@ def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
         ranks.wait()
     if found:
         raise IntegrityError(
-            str(folder), f"all {len(found)} checkpoints are damaged", "Restore one from a backup, or give another --out to begin anew."
+            str(folder),
+            f"all {len(found)} checkpoints are damaged",
+            "Restore one from a backup, or give another --out to begin anew.",
         )
     return None

@@ -1,7 +1,9 @@
-"""Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any number of processes reads them.
+"""Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any
+number of processes reads them.
 
-A checkpoint is a folder that appears when all of it is written (trainer/state/checkpoint_files.py). It holds no pickle: torch's own format keeps its index in one, its
-safetensors format does not. Written in the background, it is first copied to memory, and appears some steps later.
+A checkpoint is a folder that appears when all of it is written (trainer/state/checkpoint_files.py). It holds
+no pickle: torch's own format keeps its index in one, its safetensors format does not. Written in the
+background, it is first copied to memory, and appears some steps later.
 """
 
 from __future__ import annotations
@@ -42,18 +44,28 @@ class Trained:
     optimizers: list[torch.optim.Optimizer]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first state."""
+        """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first
+        state.
+        """
         optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
-        found: dict[str, Any] = {f"model.{name}": value for name, value in get_model_state_dict(self.model).items()}
+        found: dict[str, Any] = {
+            f"model.{name}": value for name, value in get_model_state_dict(self.model).items()
+        }
         for decay, ema in self.emas.items():
             found |= {f"ema{decay:g}.{name}": value for name, value in get_model_state_dict(ema).items()}
-        return found | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
+        return found | {
+            f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)
+        }
 
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave and a checkpoint filled."""
 
         def part(name: str) -> dict[str, Any]:
-            return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            return {
+                key.removeprefix(f"{name}."): value
+                for key, value in tensors.items()
+                if key.startswith(f"{name}.")
+            }
 
         set_model_state_dict(self.model, part("model"))
         for decay, ema in self.emas.items():
@@ -67,13 +79,15 @@ class Saver:
     """Writes the checkpoints of a run and keeps the newest `keep`. Every process must make the same calls.
 
     Args:
-        is_async: return once the values are copied, and write while training goes on; `poll` makes what is written appear.
+        is_async: return once the values are copied, and write while training goes on; `poll` makes what is
+            written appear.
     """
 
     def __init__(self, folder: Path, keep: int, ranks: Ranks, is_async: bool = False) -> None:
         self.folder, self.keep, self.ranks, self.is_async = folder, keep, ranks, is_async
         self._pending: tuple[Future[Any], TrainState] | None = None
-        # its own group: the writing thread must not come between what the training processes say to each other
+        # its own group: the writing thread must not come between what the training processes say to each
+        # other
         self._group: Any = dist.new_group(backend="gloo") if is_async and ranks.size > 1 else None
 
     def save(self, trained: Trained, state: TrainState) -> None:
@@ -88,7 +102,9 @@ class Saver:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that one process is one process
             if self.is_async:
-                pending: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group, no_dist=alone)
+                pending: Any = dcp.async_save(
+                    tensors, storage_writer=writer, process_group=self._group, no_dist=alone
+                )
                 self._pending = pending, state
                 return
             dcp.save(tensors, storage_writer=writer, no_dist=alone)
@@ -130,7 +146,9 @@ def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> 
 
 
 def load_part(path: Path, part: str, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One part of a checkpoint (`model`, or `ema<decay>`) into tensors of these shapes, on this process alone."""
+    """One part of a checkpoint (`model`, or `ema<decay>`) into tensors of these shapes, on this process
+    alone.
+    """
     wanted = {f"{part}.{name}": torch.empty_like(value) for name, value in shapes.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,6 @@
-"""Writing the exported model: averaged weights in safetensors, and in JSON all that sampling needs to know. `trainer.sampling.trained` reads it."""
+"""Writing the exported model: averaged weights in safetensors, and in JSON all that sampling needs to know.
+`trainer.sampling.trained` reads it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from trainer.state.checkpoints import load_part
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
-    """Write into the run folder all that sampling needs besides weights: latent statistics, shift rule, and in `made_by` the columns, the text encoder and the VAE."""
+    """Write into the run folder all that sampling needs besides weights: latent statistics, shift rule, and
+    in `made_by` the columns, the text encoder and the VAE.
+    """
     record = {
         "format": FORMAT,
         "model": asdict(config.model),
@@ -35,7 +39,9 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
-    """Write a model for sampling, with the run's record. It appears whole: the record, by which it is known, comes last."""
+    """Write a model for sampling, with the run's record. It appears whole: the record, by which it is known,
+    comes last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
@@ -44,7 +50,8 @@ def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
 
 
 def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Path) -> Path:
-    """Make a model of a run's checkpoint, on one process whatever the number that wrote it. Returns the checkpoint.
+    """Make a model of a run's checkpoint, on one process whatever the number that wrote it. Returns the
+    checkpoint.
 
     Args:
         step: the newest checkpoint if None.
@@ -56,12 +63,18 @@ def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Pat
     config = load_config(run / "config.json")
     found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
     if not found or (step is not None and step not in found):
-        raise UsageError(str(run), f"has no checkpoint{'' if step is None else f' of step {step}'}", f"It has those of steps {sorted(found)}.")
+        raise UsageError(
+            str(run),
+            f"has no checkpoint{'' if step is None else f' of step {step}'}",
+            f"It has those of steps {sorted(found)}.",
+        )
     path = found[max(found) if step is None else step]
     decay = config.ema_decay if decay is None else decay
     if decay not in (config.ema_decay, *config.ema_more):
         raise UsageError(
-            "--ema", f"{decay:g} is no average of this run", f"It keeps {', '.join(f'{own:g}' for own in (config.ema_decay, *config.ema_more))}."
+            "--ema",
+            f"{decay:g} is no average of this run",
+            f"It keeps {', '.join(f'{own:g}' for own in (config.ema_decay, *config.ema_more))}.",
         )
     weights = load_part(path, f"ema{decay:g}", DiT(config.model).state_dict())
     save_model(out, weights, run)

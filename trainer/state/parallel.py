@@ -1,8 +1,10 @@
-"""Processes of one run: joined by torchrun or Ray Train, the model sharded over them (FSDP2), numbers added up.
+"""Processes of one run: joined by torchrun or Ray Train, the model sharded over them (FSDP2), numbers added
+up.
 
-One process is the same code with nothing to shard. FSDP averages gradients over processes, so a process scales its share of the loss by their number (`Ranks.size`).
-Weights are made where they will lie: the model is built without memory, sharded, and each shard filled with its part of a value that follows from the seed and the
-weight's name, the same for any number of processes.
+One process is the same code with nothing to shard. FSDP averages gradients over processes, so a process
+scales its share of the loss by their number (`Ranks.size`).
+Weights are made where they will lie: the model is built without memory, sharded, and each shard filled with
+its part of a value that follows from the seed and the weight's name, the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ def join(sequence_parallel: int = 1) -> Ranks:
     """
     rank, size, device = processes.join()
     if size % sequence_parallel:
-        raise UsageError("--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}")
+        raise UsageError(
+            "--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}"
+        )
     if sequence_parallel == 1:
         return Ranks(rank, size, device)
     groups = [
@@ -97,20 +101,26 @@ def check(config: FitConfig, ranks: Ranks) -> None:
     """
     if config.packs_per_step % ranks.data_size:
         raise UsageError(
-            "--packs-per-step", f"{config.packs_per_step} do not divide among {ranks.data_size} processes",
+            "--packs-per-step",
+            f"{config.packs_per_step} do not divide among {ranks.data_size} processes",
             f"Give {-(-config.packs_per_step // ranks.data_size) * ranks.data_size}.",
-        )  # fmt: skip
+        )
     if config.shard_size and ranks.size % config.shard_size:
-        raise UsageError("--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}")
+        raise UsageError(
+            "--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}"
+        )
     if ranks.sequence and (config.model.num_heads % ranks.sequence.size or config.model.text == "joint"):
         raise UsageError(
-            "--sequence-parallel", f"{config.model.num_heads} heads with text by {config.model.text} cannot be dealt to {ranks.sequence.size} processes",
+            "--sequence-parallel",
+            f"{config.model.num_heads} heads with text by {config.model.text} cannot be dealt to "
+            f"{ranks.sequence.size} processes",
             "Give a divisor of the number of heads, and text by cross-attention.",
-        )  # fmt: skip
+        )
 
 
 def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
-    """A new model on this process' device, in this order: activations recomputed per block, blocks compiled, sharded, filled.
+    """A new model on this process' device, in this order: activations recomputed per block, blocks compiled,
+    sharded, filled.
 
     Args:
         is_trained: False for an average of the weights, which needs neither gradients nor speed.
@@ -120,13 +130,21 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
         model = DiT(config.model)
     model.requires_grad_(is_trained)
     for index, plain in enumerate(model.blocks):
-        block = checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT) if config.is_checkpointed and is_trained else plain
+        block = (
+            checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+            if config.is_checkpointed and is_trained
+            else plain
+        )
         if config.is_compiled and is_trained:
             block.compile(dynamic=True)
         model.blocks[index] = block
     if ranks.size > 1:
-        shape = (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)  # two: copies of shards (HSDP)
-        mesh = dist.init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
+        shape = (
+            (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)
+        )  # two: copies of shards (HSDP)
+        mesh = dist.init_device_mesh(
+            ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :]
+        )
         half = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )  # angles and modulation stay fp32
@@ -148,7 +166,11 @@ def fill(model: DiT, seed: int) -> None:
         full = initial_value(plain, value.shape, torch.Generator().manual_seed(number))
         if isinstance(value, DTensor):
             own = value.to_local()
-            own.copy_(distribute_tensor(full.to(own.device), value.device_mesh, value.placements, src_data_rank=None).to_local())
+            own.copy_(
+                distribute_tensor(
+                    full.to(own.device), value.device_mesh, value.placements, src_data_rank=None
+                ).to_local()
+            )
         else:
             value.copy_(full)
 
@@ -177,7 +199,9 @@ def own_part(value: Tensor) -> Tensor:
 
 
 def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
-    """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first alone is given them."""
+    """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first
+    alone is given them.
+    """
     found = {}
     for name, value in model.state_dict().items():
         full = whole(value).detach()

@@ -40,20 +40,30 @@ class Audit:
 def audit(vae: VAE, video: Tensor) -> Audit:
     """Measure a video [3, T, H, W] in [-1, 1]."""
     found = measure(through(vae), video)
-    amiss = {"low_psnr": found.psnr_db < MIN_PSNR_DB, "flicker": found.flicker > MAX_FLICKER, "drift": found.drift_db > MAX_DRIFT_DB}
-    psnr, similarity, unsteady, drift = (round(value, 4) for value in (found.psnr_db, found.ssim, found.flicker, found.drift_db))
+    amiss = {
+        "low_psnr": found.psnr_db < MIN_PSNR_DB,
+        "flicker": found.flicker > MAX_FLICKER,
+        "drift": found.drift_db > MAX_DRIFT_DB,
+    }
+    psnr, similarity, unsteady, drift = (
+        round(value, 4) for value in (found.psnr_db, found.ssim, found.flicker, found.drift_db)
+    )
     return Audit(psnr, similarity, unsteady, drift, ",".join(name for name, is_so in amiss.items() if is_so))
 
 
 def latent_picture(mean: Tensor) -> bytes:
-    """PNG of a latent [C, t, h, w]: its first three principal components as red, green and blue, up to eight latents in time side by side."""
+    """PNG of a latent [C, t, h, w]: its first three principal components as red, green and blue, up to eight
+    latents in time side by side.
+    """
     picks = torch.linspace(0, mean.shape[1] - 1, min(STRIP_LATENTS, mean.shape[1])).round().long()
     some = mean.float().cpu()[:, picks].double()
     flat = some.flatten(1).t()
     flat = flat - flat.mean(0)
     _, axes = torch.linalg.eigh(flat.t() @ flat)
     axes = axes.flip(1)[:, :3]
-    axes = axes * torch.where(axes.gather(0, axes.abs().argmax(0)[None]) < 0, -1.0, 1.0)  # a sign that does not depend on the solver
+    axes = axes * torch.where(
+        axes.gather(0, axes.abs().argmax(0)[None]) < 0, -1.0, 1.0
+    )  # a sign that does not depend on the solver
     planes = (flat @ axes).view(*some.shape[1:], -1)
     spread = planes.flatten(0, 2).std(0, correction=0).clamp_min(1e-6)
     pixels = ((planes / spread / 5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).numpy()

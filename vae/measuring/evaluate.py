@@ -1,4 +1,6 @@
-"""Evaluation on clips of the film world never trained on and on real footage, beside codes of the same size and other VAEs."""
+"""Evaluation on clips of the film world never trained on and on real footage, beside codes of the same size
+and other VAEs.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Named:
 def film_clips(count: int) -> list[Named]:
     """Held-out clips of the film world; every eighth is a still."""
     found = world_clips(count, HELD_OUT_SEED)
-    return [Named(f"film-{index}", clip[:, :1] if index % 8 == 7 else clip) for index, clip in enumerate(found)]
+    return [
+        Named(f"film-{index}", clip[:, :1] if index % 8 == 7 else clip) for index, clip in enumerate(found)
+    ]
 
 
 def real_clips(paths: Iterable[Path]) -> list[Named]:
@@ -55,20 +59,35 @@ def real_clips(paths: Iterable[Path]) -> list[Named]:
 
 def _mean(rows: list[Quality]) -> dict[str, Any]:
     values = [asdict(row) for row in rows]
-    found: dict[str, Any] = {key: round(float(np.mean([value[key] for value in values])), 4) for key in ("psnr_db", "ssim", "flicker", "drift_db")}
-    found["bands"] = [round(float(np.median([row.bands[band] for row in rows])), 4) for band in range(len(rows[0].bands))]
+    found: dict[str, Any] = {
+        key: round(float(np.mean([value[key] for value in values])), 4)
+        for key in ("psnr_db", "ssim", "flicker", "drift_db")
+    }
+    found["bands"] = [
+        round(float(np.median([row.bands[band] for row in rows])), 4) for band in range(len(rows[0].bands))
+    ]
     return found
 
 
-def quality_table(codes: dict[str, Callable[[Tensor], Tensor]], clips: list[Named], with_drift: Iterable[str]) -> dict[str, dict[str, Any]]:
+def quality_table(
+    codes: dict[str, Callable[[Tensor], Tensor]], clips: list[Named], with_drift: Iterable[str]
+) -> dict[str, dict[str, Any]]:
     """Mean measures of each code over clips."""
     drifting = set(with_drift)
-    return {name: _mean([measure(code, as_float(clip.video), name in drifting) for clip in clips]) for name, code in codes.items()}
+    return {
+        name: _mean([measure(code, as_float(clip.video), name in drifting) for clip in clips])
+        for name, code in codes.items()
+    }
 
 
-def baselines(vae: VAE, factors: tuple[int, int, int], clips: list[Named]) -> dict[str, Callable[[Tensor], Tensor]]:
+def baselines(
+    vae: VAE, factors: tuple[int, int, int], clips: list[Named]
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """Codes with as many numbers as the VAE's; the components are of other clips than those compared."""
-    return {"block PCA": BlockPca(pca_cells(clips, factors), vae.latent_channels, factors), "bicubic": bicubic(factors, vae.latent_channels)}
+    return {
+        "block PCA": BlockPca(pca_cells(clips, factors), vae.latent_channels, factors),
+        "bicubic": bicubic(factors, vae.latent_channels),
+    }
 
 
 def pca_cells(clips: list[Named], factors: tuple[int, int, int]) -> Tensor:
@@ -80,13 +99,21 @@ def pca_cells(clips: list[Named], factors: tuple[int, int, int]) -> Tensor:
         video = as_float(clip.video)
         whole = [side // factor * factor for side, factor in zip(video.shape[1:], factors, strict=True)]
         if min(whole):
-            cells = patchify(video[None, :, : whole[0], : whole[1], : whole[2]], factors[0], factors[1])[0].flatten(1).t()
-            found.append(cells[torch.randperm(len(cells), generator=generator)[: max(8, PCA_CELLS // len(clips))]])
+            cells = (
+                patchify(video[None, :, : whole[0], : whole[1], : whole[2]], factors[0], factors[1])[0]
+                .flatten(1)
+                .t()
+            )
+            found.append(
+                cells[torch.randperm(len(cells), generator=generator)[: max(8, PCA_CELLS // len(clips))]]
+            )
     return torch.cat(found)
 
 
 def throughput(vae: VAE, side_px: int = 128, num_frames: int = 33, rounds: int = 3) -> dict[str, float]:
-    """Megapixels a second of CPU time (of GPU time where the model is on one), encoding and decoding; medians."""
+    """Megapixels a second of CPU time (of GPU time where the model is on one), encoding and decoding;
+    medians.
+    """
     device = next(vae.parameters()).device if isinstance(vae, torch.nn.Module) else torch.device("cpu")
     video = torch.rand(3, num_frames, side_px, side_px, device=device) * 2 - 1
     latent = vae.encode(video)
@@ -98,7 +125,10 @@ def throughput(vae: VAE, side_px: int = 128, num_frames: int = 33, rounds: int =
             run()
             times[name].append(_clock(device) - begin)
     unit = "gpu" if device.type == "cuda" else "cpu"
-    return {f"{name}_mpx_per_{unit}_s": round(megapixels / float(np.median(found)), 3) for name, found in times.items()}
+    return {
+        f"{name}_mpx_per_{unit}_s": round(megapixels / float(np.median(found)), 3)
+        for name, found in times.items()
+    }
 
 
 def _clock(device: torch.device) -> float:
@@ -109,7 +139,9 @@ def _clock(device: torch.device) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def evaluate(vaes: dict[str, VAE], sets: dict[str, list[Named]], fit_on: dict[str, list[Named]]) -> dict[str, Any]:
+def evaluate(
+    vaes: dict[str, VAE], sets: dict[str, list[Named]], fit_on: dict[str, list[Named]]
+) -> dict[str, Any]:
     """Everything `python -m vae eval` tells, as JSON-able data.
 
     Args:
@@ -120,13 +152,20 @@ def evaluate(vaes: dict[str, VAE], sets: dict[str, list[Named]], fit_on: dict[st
     first = next(iter(vaes.values()))
     report: dict[str, Any] = {"sets": {}, "vaes": {}}
     for name, clips in sets.items():
-        codes = {**{key: through(vae) for key, vae in vaes.items()}, **baselines(first, first.factors, fit_on[name])}
+        codes = {
+            **{key: through(vae) for key, vae in vaes.items()},
+            **baselines(first, first.factors, fit_on[name]),
+        }
         report["sets"][name] = {"clips": len(clips), "codes": quality_table(codes, clips, vaes)}
     for name, vae in vaes.items():
         report["vaes"][name] = {
-            "factors": list(vae.factors), "channels": vae.latent_channels, "is_strictly_causal": vae.is_strictly_causal, "chunk_rule": vae.chunk_rule,
-            "constant_grid_steps": round(constant_grid(vae), 3), **throughput(vae),
-        }  # fmt: skip
+            "factors": list(vae.factors),
+            "channels": vae.latent_channels,
+            "is_strictly_causal": vae.is_strictly_causal,
+            "chunk_rule": vae.chunk_rule,
+            "constant_grid_steps": round(constant_grid(vae), 3),
+            **throughput(vae),
+        }
     return report
 
 
@@ -141,23 +180,32 @@ def table(report: dict[str, Any]) -> str:
         for code, row in found["codes"].items():
             drift = f"{row['drift_db']:10.2f}" if code in report["vaes"] else " " * 9 + "-"
             bands = " ".join(f"{band:.3f}" for band in row["bands"])
-            lines.append(f"  {code:24}{row['psnr_db']:9.2f}{row['ssim']:8.3f}{row['flicker']:9.3f}{drift}   {bands}")
+            lines.append(
+                f"  {code:24}{row['psnr_db']:9.2f}{row['ssim']:8.3f}{row['flicker']:9.3f}{drift}   {bands}"
+            )
     for name, row in report["vaes"].items():
         lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
     return "\n".join(lines)
 
 
 def sheet(vae: VAE, clips: list[Named], path: Path, tile_px: int = 192) -> None:
-    """PNG with a row for each clip: original, reconstruction, error (grey is none, four times as loud), of the frame in the middle."""
+    """PNG with a row for each clip: original, reconstruction, error (grey is none, four times as loud), of
+    the frame in the middle.
+    """
     font, rows = ImageFont.load_default(13), []
     for clip in clips:
         video = as_float(clip.video)
         made = vae.decode(vae.encode(video))
         middle = video.shape[1] // 2
         pictures = [video[:, middle], made[:, middle], (made - video)[:, middle] * 4]
-        tiles = [_tile(((picture.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy(), tile_px) for picture in pictures]
+        tiles = [
+            _tile(((picture.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy(), tile_px)
+            for picture in pictures
+        ]
         row = Image.fromarray(np.concatenate(tiles, axis=1))
-        ImageDraw.Draw(row).text((4, 4), f"{clip.name}  {psnr_db(made, video):.1f} dB", fill=(255, 255, 0), font=font)
+        ImageDraw.Draw(row).text(
+            (4, 4), f"{clip.name}  {psnr_db(made, video):.1f} dB", fill=(255, 255, 0), font=font
+        )
         rows.append(np.asarray(row))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
@@ -165,7 +213,11 @@ def sheet(vae: VAE, clips: list[Named], path: Path, tile_px: int = 192) -> None:
 
 def _tile(picture: np.ndarray, side_px: int) -> np.ndarray:
     scale = side_px / max(picture.shape[:2])
-    small = cv2.resize(picture, (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        picture,
+        (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))),
+        interpolation=cv2.INTER_AREA,
+    )
     out = np.full((side_px, side_px, 3), 24, np.uint8)
     out[: small.shape[0], : small.shape[1]] = small
     return out

@@ -28,9 +28,11 @@ class Quality:
     Attributes:
         psnr_db: peak signal-to-noise ratio.
         ssim: structural similarity, mean over frames.
-        flicker: mean |d/dt of the error| over mean |d/dt of the video|, so unsteadiness that the original does not have; 0 for one frame.
+        flicker: mean |d/dt of the error| over mean |d/dt of the video|, so unsteadiness that the original
+            does not have; 0 for one frame.
         drift_db: PSNR lost from the first round trip to the fifth.
-        bands: share of the original's energy that is error, in `BANDS` rings of spatial frequency from coarse to fine.
+        bands: share of the original's energy that is error, in `BANDS` rings of spatial frequency from coarse
+            to fine.
     """
 
     psnr_db: float
@@ -49,7 +51,9 @@ def flicker(made: Tensor, video: Tensor) -> float:
 
 def band_errors(made: Tensor, video: Tensor) -> tuple[float, ...]:
     """See `Quality.bands`."""
-    spectrum, error = (torch.fft.rfft2(x - x.mean((2, 3), keepdim=True)).abs().pow(2) for x in (video, made - video))
+    spectrum, error = (
+        torch.fft.rfft2(x - x.mean((2, 3), keepdim=True)).abs().pow(2) for x in (video, made - video)
+    )
     rows, columns = torch.fft.fftfreq(video.shape[2]).abs(), torch.fft.rfftfreq(video.shape[3])
     ring = ((rows[:, None] ** 2 + columns[None] ** 2).sqrt() / 0.5 * BANDS).long().clamp(max=BANDS - 1)
     shares = []
@@ -66,7 +70,13 @@ def measure(round_trip: Callable[[Tensor], Tensor], video: Tensor, with_drift: b
     for _ in range(ROUND_TRIPS - 1 if with_drift else 0):
         last = round_trip(last)
     similarity = float(ssim(frames_of(made[None]), frames_of(video[None]))[0].mean())
-    return Quality(first, similarity, flicker(made, video), first - psnr_db(last, video) if with_drift else 0.0, band_errors(made, video))
+    return Quality(
+        first,
+        similarity,
+        flicker(made, video),
+        first - psnr_db(last, video) if with_drift else 0.0,
+        band_errors(made, video),
+    )
 
 
 def through(vae: VAE) -> Callable[[Tensor], Tensor]:
@@ -75,7 +85,9 @@ def through(vae: VAE) -> Callable[[Tensor], Tensor]:
 
 
 def constant_grid(vae: VAE, side_px: int = 64) -> float:
-    """Largest difference between neighbouring pixels in what comes back of clips of one colour, in 8-bit steps: a grid or a checkerboard shows here."""
+    """Largest difference between neighbouring pixels in what comes back of clips of one colour, in 8-bit
+    steps: a grid or a checkerboard shows here.
+    """
     worst = 0.0
     for level in (-0.8, 0.0, 0.5):
         made = vae.decode(vae.encode(torch.full((3, 5, side_px, side_px), level))) * 127.5
@@ -85,7 +97,9 @@ def constant_grid(vae: VAE, side_px: int = 64) -> float:
 
 
 class BlockPca:
-    """A linear code with as many numbers as the VAE's latent: the leading principal components of its cells of pixels."""
+    """A linear code with as many numbers as the VAE's latent: the leading principal components of its cells
+    of pixels.
+    """
 
     def __init__(self, cells: Tensor, components: int, factors: tuple[int, int, int]) -> None:
         """cells: [N, 3 * f_t * f * f] training cells."""
@@ -109,7 +123,9 @@ def bicubic(factors: tuple[int, int, int], channels: int) -> Callable[[Tensor], 
         cells = latent_size(Extent(t, h, w), factors)
         share = (channels * cells[0] * cells[1] * cells[2] / (3 * t * h * w)) ** 0.5
         small = (max(1, round(h * share)), max(1, round(w * share)))
-        frames = F.interpolate(video.transpose(0, 1), small, mode="bicubic", antialias=True, align_corners=False)
+        frames = F.interpolate(
+            video.transpose(0, 1), small, mode="bicubic", antialias=True, align_corners=False
+        )
         return F.interpolate(frames, (h, w), mode="bicubic", align_corners=False).transpose(0, 1).clamp(-1, 1)
 
     return round_trip

@@ -1,4 +1,6 @@
-"""Mean and deviation of each latent channel over a corpus, in one pass, mergeable across shards (Welford 1962; Chan et al. 1979)."""
+"""Mean and deviation of each latent channel over a corpus, in one pass, mergeable across shards (Welford
+1962; Chan et al. 1979).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def merged(parts: Iterable[dict[str, Any]]) -> ChannelStats | None:
 
 
 def corpus_stats(dataset: Dataset, column: Column) -> dict[str, Any]:
-    """Count of cells, mean and std of each channel of a latent column, from the commit records of its shards."""
+    """Number of cells, mean and std of each channel of a latent column, from its commit records."""
     rows = queries.table(dataset, "shards", column).to_pylist()
     total = merged(json.loads(row["stats_json"]) for row in rows if row["stats_json"])
     if total is None:

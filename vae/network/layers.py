@@ -1,4 +1,5 @@
-"""Layers whose every output depends on a finite past and neighbourhood: what makes streaming and tiling exact.
+"""Layers whose every output depends on a finite past and neighbourhood: what makes streaming and tiling
+exact.
 
 Shape legend: B batch, C channels, T frames, H W pixels or cells.
 """
@@ -35,7 +36,9 @@ def bias_of(layer: nn.Conv3d) -> Tensor:
 
 
 class CausalConv(nn.Module):
-    """A 3x3x3 convolution that sees only the past in time. Before the first frame lies zero memory; `cache` carries memory between pieces."""
+    """A 3x3x3 convolution that sees only the past in time. Before the first frame lies zero memory; `cache`
+    carries memory between pieces.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -78,7 +81,9 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Residual blocks in a row; with `is_checkpointed` their activations are computed anew in the backward pass instead of kept."""
+    """Residual blocks in a row; with `is_checkpointed` their activations are computed anew in the backward
+    pass instead of kept.
+    """
 
     is_checkpointed = False
 
@@ -87,5 +92,9 @@ class Blocks(nn.ModuleList):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         for block in self:
-            x = checkpoint(block, x, use_reentrant=False) if self.is_checkpointed and cache is None and self.training else block(x, cache)
+            x = (
+                checkpoint(block, x, use_reentrant=False)
+                if self.is_checkpointed and cache is None and self.training
+                else block(x, cache)
+            )
         return x

@@ -2,9 +2,11 @@
 
 Shape legend: B batch, C channels, T frames, H W pixels, t h w latent cells, f_t f f the factors.
 
-Why this shape: a patchify front end makes the first layer cheap; no attention and a norm per position make every output depend on a finite past and
-neighbourhood, so streaming in pieces and tiling with a halo equal the whole; a linear highway from the blocks of a cell, initialised with their principal
-components, starts training at PCA quality. The residual linear path follows WF-VAE (arXiv:2411.17459) and DC-AE (arXiv:2410.10733).
+Why this shape: a patchify front end makes the first layer cheap; no attention and a norm per position make
+every output depend on a finite past and neighbourhood, so streaming in pieces and tiling with a halo equal
+the whole; a linear highway from the blocks of a cell, initialised with their principal components, starts
+training at PCA quality. The residual linear path follows WF-VAE (arXiv:2411.17459) and DC-AE
+(arXiv:2410.10733).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class VAEConfig:
 
     latent_channels: int = 16
     widths: tuple[int, int, int] = (32, 64, 96)
-    """Channels at half the factor in space with every frame, at the whole factor with some of the frames, and at the latent's grid."""
+    """Channels at half the factor in space with every frame, at the whole factor with some of the frames, and
+    at the latent's grid."""
     num_blocks: int = 1
     """Residual blocks per stage of the encoder; the decoder has one more."""
     factor_t: int = 4
@@ -39,7 +42,9 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.factor_t not in (2, 4, 8) or self.factor_px not in (4, 8, 16, 32):
             raise UsageError(
-                f"VAE factors {self.factor_t}x{self.factor_px}x{self.factor_px}", "are not offered", "Time: 2, 4, 8; space: 4, 8, 16, 32."
+                f"VAE factors {self.factor_t}x{self.factor_px}x{self.factor_px}",
+                "are not offered",
+                "Time: 2, 4, 8; space: 4, 8, 16, 32.",
             )
 
     def to_dict(self) -> dict:
@@ -51,7 +56,9 @@ class VAEConfig:
 
 
 class CausalVAE(nn.Module):
-    """The project's own VAE. `encode` and `decode` are total: any T >= 1, H >= 1, W >= 1, and back to exactly that size."""
+    """The project's own VAE. `encode` and `decode` are total: any T >= 1, H >= 1, W >= 1, and back to exactly
+    that size.
+    """
 
     is_strictly_causal = True
     chunk_rule = "any"
@@ -68,7 +75,11 @@ class CausalVAE(nn.Module):
         self.patch_px, self.down_t = self.config.factor_px // 2, self.config.factor_t // 2
         pixels, cell = 3 * self.patch_px**2, 3 * self.config.factor_t * self.config.factor_px**2
 
-        self.enc_in, self.enc1, self.down1 = CausalConv(pixels, a), Blocks(a, n), nn.Conv3d(a * 4 * self.down_t, b, 1)
+        self.enc_in, self.enc1, self.down1 = (
+            CausalConv(pixels, a),
+            Blocks(a, n),
+            nn.Conv3d(a * 4 * self.down_t, b, 1),
+        )
         self.enc2, self.down2, self.enc3 = Blocks(b, n), nn.Conv3d(b * 2, c, 1), Blocks(c, n)
         self.enc_out = nn.Conv3d(c, 2 * z, 1)
         self.dec_in, self.dec3, self.up2 = CausalConv(z, c), Blocks(c, n + 1), nn.Conv3d(c, b * 2, 1)
@@ -108,7 +119,9 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def init_highway(self, blocks: Tensor) -> None:
-        """Set the linear highway to the whitened principal components of training cells [N, 3 * f_t * f * f] (as `cells` gives them)."""
+        """Set the linear highway to the whitened principal components of training cells [N, 3 * f_t * f * f]
+        (as `cells` gives them).
+        """
         z = self.config.latent_channels
         mean = blocks.mean(0)
         _, scale, axes = torch.linalg.svd(blocks - mean, full_matrices=False)
@@ -123,7 +136,9 @@ class CausalVAE(nn.Module):
         return patchify(x, self.config.factor_t, self.config.factor_px)
 
     def encode_groups(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
-        """Posterior of whole groups of frames. x: [B, 3, f_t*t, f*h, f*w]; returns mean and logvar [B, C, t, h, w]."""
+        """Posterior of whole groups of frames. x: [B, 3, f_t*t, f*h, f*w]; returns mean and logvar [B, C, t,
+        h, w].
+        """
         h = self.enc1(self.enc_in(patchify(x, 1, self.patch_px), cache), cache)
         h = self.enc2(self.down1(patchify(h, self.down_t, 2)), cache)
         h = self.enc3(self.down2(patchify(h, 2, 1)), cache)
@@ -140,7 +155,9 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor, fps: float = 0.0) -> Latent:
-        """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1. `fps` is part of the protocol; this model does not need it."""
+        """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1. `fps` is part of the protocol; this
+        model does not need it.
+        """
         stream = self.stream()
         pieces = [*stream.push(video), *stream.flush()]
         mean, logvar = (torch.cat(part, dim=1) for part in zip(*pieces, strict=True))
@@ -148,16 +165,24 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1, 1], in one pass."""
+        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
+        1], in one pass.
+        """
         mean, logvar = self.encode_groups(pad_to_grid(videos, self.factors))
         return list(zip(mean, logvar, strict=True))
 
     @torch.no_grad()
     def decode(self, latent: Latent) -> Tensor:
         """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`."""
-        found, expected = tuple(latent.mean.shape), (self.latent_channels, *latent_size(latent.extent, self.factors))
+        found, expected = (
+            tuple(latent.mean.shape),
+            (self.latent_channels, *latent_size(latent.extent, self.factors)),
+        )
         if latent.first_type == "frame" and found != expected:
-            raise UsageError(f"latent of shape {found}", f"is not of this VAE, whose latent of {tuple(latent.extent)} is {expected}")
+            raise UsageError(
+                f"latent of shape {found}",
+                f"is not of this VAE, whose latent of {tuple(latent.extent)} is {expected}",
+            )
         stream = self.decode_stream(latent.extent, latent.first_type)
         return torch.cat([*stream.push(latent.mean), *stream.flush()], dim=1)
 
@@ -165,10 +190,15 @@ class CausalVAE(nn.Module):
         """An encoder that takes frames in pieces of any size, with memory constant in T.
 
         Args:
-            tile_px: side of the tiles a large frame is encoded in, with a halo, to the same latents; None: as memory asks.
+            tile_px: side of the tiles a large frame is encoded in, with a halo, to the same latents; None: as
+                memory asks.
         """
         return EncodeStream(self.encode_groups, self.factors, self.encode_halo, tile_px)
 
-    def decode_stream(self, extent: Extent, first_type: Literal["frame", "group"] = "frame", tile_px: int | None = None) -> DecodeStream:
-        """A decoder that takes latents in pieces of any size and gives the frames of `extent`, with memory constant in T."""
+    def decode_stream(
+        self, extent: Extent, first_type: Literal["frame", "group"] = "frame", tile_px: int | None = None
+    ) -> DecodeStream:
+        """A decoder that takes latents in pieces of any size and gives the frames of `extent`, with memory
+        constant in T.
+        """
         return DecodeStream(self.decode_groups, self.factors, self.decode_halo, extent, first_type, tile_px)

@@ -1,7 +1,8 @@
 """Encoding and decoding in pieces, in time and in space, to the same numbers as the whole.
 
-In time each convolution remembers its last two frames. In space a frame too large to hold is run in tiles, each with a halo as wide as the network can see; what a
-tile computes inside its halo is what the whole would have computed there. Each tile has a memory of its own.
+In time each convolution remembers its last two frames. In space a frame too large to hold is run in tiles,
+each with a halo as wide as the network can see; what a tile computes inside its halo is what the whole would
+have computed there. Each tile has a memory of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def _spans(count: int, core: int, halo: int) -> Iterator[tuple[slice, slice]]:
 
 def tiles(rows: int, columns: int, core: int, halo: int) -> list[list[Tile]]:
     """Tiles of `core` x `core` cells and their halos that cover a grid, by row."""
-    return [[Tile(r, c, keep_r, keep_c) for c, keep_c in _spans(columns, core, halo)] for r, keep_r in _spans(rows, core, halo)]
+    return [
+        [Tile(r, c, keep_r, keep_c) for c, keep_c in _spans(columns, core, halo)]
+        for r, keep_r in _spans(rows, core, halo)
+    ]
 
 
 def _core(rows: int, columns: int, factors: Factors, halo: int, tile_px: int | None) -> int:
@@ -61,7 +65,9 @@ class _Tiled:
 
     def _plan(self, rows: int, columns: int) -> list[list[Tile]]:
         if not self._grid:
-            self._grid = tiles(rows, columns, _core(rows, columns, self.factors, self._halo, self._tile_px), self._halo)
+            self._grid = tiles(
+                rows, columns, _core(rows, columns, self.factors, self._halo, self._tile_px), self._halo
+            )
         return self._grid
 
     def _memory(self, row: int, column: int) -> Cache:
@@ -72,10 +78,16 @@ class _Tiled:
 
 
 class EncodeStream(_Tiled):
-    """Push frames, get latents as soon as their group of frames is there, flush at the end. Equals the whole encoding."""
+    """Push frames, get latents as soon as their group of frames is there, flush at the end. Equals the whole
+    encoding.
+    """
 
     def __init__(
-        self, encode_groups: Callable[[Tensor, Cache], tuple[Tensor, Tensor]], factors: Factors, halo: int, tile_px: int | None = None
+        self,
+        encode_groups: Callable[[Tensor, Cache], tuple[Tensor, Tensor]],
+        factors: Factors,
+        halo: int,
+        tile_px: int | None = None,
     ) -> None:
         super().__init__(factors, halo, tile_px)
         self._encode = encode_groups
@@ -89,9 +101,19 @@ class EncodeStream(_Tiled):
         for i, line in enumerate(self._plan(groups.shape[2] // f_h, groups.shape[3] // f_w)):
             row: list[tuple[Tensor, Tensor]] = []
             for j, tile in enumerate(line):
-                part = groups[:, :, tile.rows.start * f_h : tile.rows.stop * f_h, tile.columns.start * f_w : tile.columns.stop * f_w]
+                part = groups[
+                    :,
+                    :,
+                    tile.rows.start * f_h : tile.rows.stop * f_h,
+                    tile.columns.start * f_w : tile.columns.stop * f_w,
+                ]
                 mean, logvar = self._encode(part[None], self._memory(i, j))
-                row.append((mean[0][..., tile.keep_rows, tile.keep_columns], logvar[0][..., tile.keep_rows, tile.keep_columns]))
+                row.append(
+                    (
+                        mean[0][..., tile.keep_rows, tile.keep_columns],
+                        logvar[0][..., tile.keep_rows, tile.keep_columns],
+                    )
+                )
             lines.append((torch.cat([part[0] for part in row], -1), torch.cat([part[1] for part in row], -1)))
         return torch.cat([part[0] for part in lines], -2), torch.cat([part[1] for part in lines], -2)
 
@@ -102,7 +124,9 @@ class EncodeStream(_Tiled):
 
     @torch.no_grad()
     def push(self, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, n, h, w] of the latents completed."""
+        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, n, h, w] of the latents
+        completed.
+        """
         factor_t, f_h, f_w = self.factors
         padded = F.pad(frames, (0, -frames.shape[3] % f_w, 0, -frames.shape[2] % f_h), mode="replicate")
         before = padded[:, :1].expand(-1, factor_t - 1, -1, -1) if self._pending is None else self._pending
@@ -124,7 +148,9 @@ class EncodeStream(_Tiled):
 
 
 class DecodeStream(_Tiled):
-    """Push latents, get the frames they stand for, in [-1, 1]; together exactly those of the extent. Equals the whole decoding."""
+    """Push latents, get the frames they stand for, in [-1, 1]; together exactly those of the extent. Equals
+    the whole decoding.
+    """
 
     def __init__(
         self,
@@ -148,7 +174,12 @@ class DecodeStream(_Tiled):
             for j, tile in enumerate(line):
                 video = self._decode(z[None, :, :, tile.rows, tile.columns], self._memory(i, j))[0]
                 row.append(
-                    video[:, :, tile.keep_rows.start * f_h : tile.keep_rows.stop * f_h, tile.keep_columns.start * f_w : tile.keep_columns.stop * f_w]
+                    video[
+                        :,
+                        :,
+                        tile.keep_rows.start * f_h : tile.keep_rows.stop * f_h,
+                        tile.keep_columns.start * f_w : tile.keep_columns.stop * f_w,
+                    ]
                 )
             lines.append(torch.cat(row, -1))
         return torch.cat(lines, -2)[:, :, : self._extent.height_px, : self._extent.width_px].clamp(-1, 1)

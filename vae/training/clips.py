@@ -1,6 +1,8 @@
-"""Training clips of the VAE, in their own shapes: from the film world, from a folder of footage, from a dataset's kept clips.
+"""Training clips of the VAE, in their own shapes: from the film world, from a folder of footage, from a
+dataset's kept clips.
 
-Nothing is resized to fit. Training windows are cut from these clips (`Windows`); that is the only cropping there is, encoding never crops.
+Nothing is resized to fit. Training windows are cut from these clips (`Windows`); that is the only cropping
+there is, encoding never crops.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ def as_float(video: Tensor) -> Tensor:
 def _world_array(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 144)) -> np.ndarray:
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(side_px[0], side_px[1] + 1, 2))
-    fps, shot = float(rng.choice([8, 12, 16, 24, 30])), sample_shot(int(rng.integers(1 << 31)), width / height, 2.0)
+    fps, shot = (
+        float(rng.choice([8, 12, 16, 24, 30])),
+        sample_shot(int(rng.integers(1 << 31)), width / height, 2.0),
+    )
     start = rng.uniform(0, 1.0)
     return np.stack([render_frame(shot, start + i / fps, width, height) for i in range(num_frames)])
 
@@ -53,7 +58,9 @@ def world_clip(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 
 
 
 def world_clips(count: int, seed: int, workers: int = 2) -> list[Tensor]:
-    """Clips of the film world, drawn by `workers` processes; these do not touch torch, whose threads do not survive a fork."""
+    """Clips of the film world, drawn by `workers` processes; these do not touch torch, whose threads do not
+    survive a fork.
+    """
     seeds = [seed * 1_000_003 + index for index in range(count)]
     if workers < 2 or count < 32:
         return [world_clip(item) for item in seeds]
@@ -61,8 +68,11 @@ def world_clips(count: int, seed: int, workers: int = 2) -> list[Tensor]:
         return [to_video(list(found)) for found in pool.map(_world_array, seeds, chunksize=16)]
 
 
-def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_PIXELS) -> Tensor | None:
-    """The first `max_frames` sound frames of one size of a part of a file, [3, T, H, W] uint8; None where there are none.
+def read_part(
+    path: str, start_s: float, end_s: float, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_PIXELS
+) -> Tensor | None:
+    """The first `max_frames` sound frames of one size of a part of a file, [3, T, H, W] uint8; None where
+    there are none.
 
     Raises:
         MediaError: the file cannot be read.
@@ -79,12 +89,18 @@ def read_part(path: str, start_s: float, end_s: float, max_frames: int = MAX_FRA
 
 
 def footage_clips(paths: Iterable[Path], per_file: int, seed: int) -> Iterator[Tensor]:
-    """Parts of real videos and images, at most 256 x 256 pixels; files that cannot be read are named and passed over."""
+    """Parts of real videos and images, at most 256 x 256 pixels; files that cannot be read are named and
+    passed over.
+    """
     for path in paths:
         rng = np.random.default_rng([seed, int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16)])
         try:
             length_s = probe(str(path)).duration_s
-            for start_s in [0.0, *sorted(rng.uniform(0, max(0.0, length_s - 1.0), per_file - 1))] if length_s > 2 else [0.0]:
+            for start_s in (
+                [0.0, *sorted(rng.uniform(0, max(0.0, length_s - 1.0), per_file - 1))]
+                if length_s > 2
+                else [0.0]
+            ):
                 if (clip := read_part(str(path), start_s, start_s + 4.0)) is not None:
                     yield clip
         except MediaError as error:
@@ -100,7 +116,11 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
     dataset = Dataset(address)
     view = View.load(dataset, view_name)
     kept = set(view.clips(dataset)["clip_id"].to_pylist())
-    rows = [row for row in queries.table(dataset, "clips", view.column("preview")).to_pylist() if row["clip_id"] in kept]
+    rows = [
+        row
+        for row in queries.table(dataset, "clips", view.column("preview")).to_pylist()
+        if row["clip_id"] in kept
+    ]
     if not rows:
         raise UsageError(address, f"view {view_name} keeps no clip", "Ingest footage first.")
     for index in np.random.default_rng(seed).permutation(len(rows))[:most]:
@@ -113,10 +133,11 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
 
 
 class Windows:
-    """Training windows: batches of one shape, cut anywhere from clips that hold it, each a function of (seed, step).
+    """Training windows: batches of one shape, cut anywhere from clips that hold it, each a function of (seed,
+    step).
 
-    A batch has about `budget` pixels: many small windows, or few long or large ones; every sixth is of single frames, and some are of sizes off the grid, so that
-    padding is met in training as in use.
+    A batch has about `budget` pixels: many small windows, or few long or large ones; every sixth is of single
+    frames, and some are of sizes off the grid, so that padding is met in training as in use.
     """
 
     SHAPES = ((9, 32, 32), (9, 32, 32), (17, 32, 32), (9, 40, 56), (17, 64, 64), (1, 64, 64))
@@ -136,7 +157,11 @@ class Windows:
 
     def _holding(self, shape: tuple[int, int, int]) -> list[int]:
         if shape not in self._fitting:
-            held = [i for i, clip in enumerate(self.clips) if all(have >= want for have, want in zip(clip.shape[1:], shape, strict=True))]
+            held = [
+                i
+                for i, clip in enumerate(self.clips)
+                if all(have >= want for have, want in zip(clip.shape[1:], shape, strict=True))
+            ]
             self._fitting[shape] = held
         return self._fitting[shape]
 
@@ -153,12 +178,19 @@ class Windows:
         shape = shapes[step % len(self.SHAPES) % len(shapes)]
         t, h, w = shape
         if rng.random() < self.ODD_SHARE:
-            t, h, w = max(1, t - int(rng.integers(0, 3))), h - int(rng.integers(0, 8)), w - int(rng.integers(0, 8))
+            t, h, w = (
+                max(1, t - int(rng.integers(0, 3))),
+                h - int(rng.integers(0, 8)),
+                w - int(rng.integers(0, 8)),
+            )
         count = max(processes, self.budget // (shape[0] * shape[1] * shape[2]))
         windows = []
         for number, index in enumerate(rng.choice(self._holding(shape), count)):
             clip = self.clips[index]
-            t0, h0, w0 = (int(rng.integers(0, have - want + 1)) for have, want in zip(clip.shape[1:], (t, h, w), strict=True))
+            t0, h0, w0 = (
+                int(rng.integers(0, have - want + 1))
+                for have, want in zip(clip.shape[1:], (t, h, w), strict=True)
+            )
             flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
             if number % processes == rank:
                 windows.append(clip[:, t0 : t0 + t, h0 : h0 + h, w0 : w0 + w].flip(flips))

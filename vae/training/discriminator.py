@@ -1,6 +1,8 @@
-"""An optional late adversarial loss: a 3D PatchGAN with the hinge loss, weighted so that its gradient at the last layer is as large as the reconstruction's.
+"""An optional late adversarial loss: a 3D PatchGAN with the hinge loss, weighted so that its gradient at the
+last layer is as large as the reconstruction's.
 
-Sources: Isola et al. 2017 (patches), Lim & Ye 2017 (hinge), Esser et al. 2021, arXiv:2012.09841, section 3.1 (the adaptive weight).
+Sources: Isola et al. 2017 (patches), Lim & Ye 2017 (hinge), Esser et al. 2021, arXiv:2012.09841, section 3.1
+(the adaptive weight).
 """
 
 from __future__ import annotations
@@ -16,11 +18,16 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv3d(3, width, 3, (1, 2, 2), 1), nn.LeakyReLU(0.2),
-            nn.Conv3d(width, 2 * width, 3, (1, 2, 2), 1, bias=False), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
-            nn.Conv3d(2 * width, 4 * width, 3, 1, 1, bias=False), nn.GroupNorm(8, 4 * width), nn.LeakyReLU(0.2),
+            nn.Conv3d(3, width, 3, (1, 2, 2), 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(width, 2 * width, 3, (1, 2, 2), 1, bias=False),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(2 * width, 4 * width, 3, 1, 1, bias=False),
+            nn.GroupNorm(8, 4 * width),
+            nn.LeakyReLU(0.2),
             nn.Conv3d(4 * width, 1, 3, 1, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, video: Tensor) -> Tensor:
         return self.layers(video)
@@ -32,7 +39,9 @@ def judge_loss(judge: PatchDiscriminator, real: Tensor, made: Tensor) -> Tensor:
 
 
 def fooling_loss(judge: PatchDiscriminator, made: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
-    """The generator's loss, brought to the scale of `reconstruction` by their gradients at the weights of the last layer."""
+    """The generator's loss, brought to the scale of `reconstruction` by their gradients at the weights of the
+    last layer.
+    """
     loss = -judge(made).mean()
     ours = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
     theirs = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()

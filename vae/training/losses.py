@@ -1,6 +1,7 @@
 """Losses of reconstruction that need no downloaded weights.
 
-All compare a video [B, 3, T, H, W] with its reconstruction over the frames and pixels that are real: the caller cuts the padding off, so that nothing of it is learnt.
+All compare a video [B, 3, T, H, W] with its reconstruction over the frames and pixels that are real: the
+caller cuts the padding off, so that nothing of it is learnt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, Multisca
 
 
 def haar(x: Tensor) -> Tensor:
-    """Coefficients of one level of the 3D Haar transform, orthonormal: [B, C, T, H, W] to [B, 8 C, T/2, H/2, W/2]; odd ends are left out."""
+    """Coefficients of one level of the 3D Haar transform, orthonormal: [B, C, T, H, W] to [B, 8 C, T/2, H/2,
+    W/2]; odd ends are left out.
+    """
     for axis in (2, 3, 4):
         count = x.shape[axis] // 2 * 2
         if count == 0:  # one frame has no partner in time
@@ -26,7 +29,9 @@ def haar(x: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 7) -> tuple[Tensor, Tensor]:
-    """(similarity, its contrast-structure part) per picture of [N, C, H, W] in [0, 1], means over a uniform window (Wang et al. 2004)."""
+    """(similarity, its contrast-structure part) per picture of [N, C, H, W] in [0, 1], means over a uniform
+    window (Wang et al. 2004).
+    """
     size = min(window, a.shape[-2], a.shape[-1])
     mean_a, mean_b = F.avg_pool2d(a, size, 1), F.avg_pool2d(b, size, 1)
     var_a, var_b = F.avg_pool2d(a * a, size, 1) - mean_a**2, F.avg_pool2d(b * b, size, 1) - mean_b**2

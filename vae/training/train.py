@@ -1,7 +1,8 @@
 """Training the VAE from scratch on any clips, without downloaded weights; exact to resume.
 
-A step's batch is a function of (seed, step), so a checkpoint is weights, averages, optimizer and one integer, and the same command goes on. One process or several
-(`torchrun`): each takes its share of the same global batch.
+A step's batch is a function of (seed, step), so a checkpoint is weights, averages, optimizer and one integer,
+and the same command goes on. One process or several (`torchrun`): each takes its share of the same global
+batch.
 """
 
 from __future__ import annotations
@@ -61,12 +62,18 @@ class TrainConfig:
 
 
 def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(reconstruction of the real frames and pixels, mean, logvar) of a batch [B, 3, T, H, W] of any size, through a sample of the posterior."""
+    """(reconstruction of the real frames and pixels, mean, logvar) of a batch [B, 3, T, H, W] of any size,
+    through a sample of the posterior.
+    """
     _, _, t, h, w = video.shape
     mean, logvar = model.encode_groups(pad_to_grid(video, model.factors))
     noise = torch.randn(mean.shape, generator=generator).to(mean)
     skip = model.factors[0] - 1
-    return model.decode_groups(mean + noise * (0.5 * logvar).exp())[:, :, skip : skip + t, :h, :w], mean, logvar
+    return (
+        model.decode_groups(mean + noise * (0.5 * logvar).exp())[:, :, skip : skip + t, :h, :w],
+        mean,
+        logvar,
+    )
 
 
 def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Tensor:
@@ -84,11 +91,17 @@ def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Ten
 
 def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) -> Tensor:
     """[count, 3 * f_t * f * f]: cells of pixels from the clips, for the highway."""
-    generator, found, need = torch.Generator().manual_seed(seed), [], count // max(1, min(256, len(clips))) + 1
+    generator, found, need = (
+        torch.Generator().manual_seed(seed),
+        [],
+        count // max(1, min(256, len(clips))) + 1,
+    )
     for index in torch.randperm(len(clips), generator=generator)[:256].tolist():
         factor_t, f_h, f_w = model.factors
         clip = clips[index][:, 1:]
-        whole = [side // factor * factor for side, factor in zip(clip.shape[1:], (factor_t, f_h, f_w), strict=True)]
+        whole = [
+            side // factor * factor for side, factor in zip(clip.shape[1:], (factor_t, f_h, f_w), strict=True)
+        ]
         if min(whole) == 0:
             continue
         cells = model.cells(as_float(clip[:, : whole[0], : whole[1], : whole[2]])[None])[0].flatten(1).t()
@@ -103,8 +116,12 @@ class Run:
         self.model, self.config, self.folder, self.digest, self.step = model, config, folder, digest, 0
         self.seconds, self._begun_s = 0.0, time.monotonic()
         self.judge = PatchDiscriminator().to(next(model.parameters()).device) if config.adversarial else None
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-        self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9)) if self.judge else None
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+        self.judge_optimizer = (
+            torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9)) if self.judge else None
+        )
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def _modules(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
@@ -114,7 +131,9 @@ class Run:
         return found
 
     def save(self) -> None:
-        save_state(self.folder, self._modules(), self.average, self.digest, step=self.step, seconds=self.spent_s())
+        save_state(
+            self.folder, self._modules(), self.average, self.digest, step=self.step, seconds=self.spent_s()
+        )
 
     def spent_s(self) -> float:
         """Seconds of training, those before a resume too."""
@@ -138,7 +157,11 @@ def _average_gradients(module: nn.Module, count: int) -> None:
 
 def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     config, model, device = run.config, run.model, next(run.model.parameters()).device
-    rate = config.lr * min(1, (run.step + 1) / config.warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / config.steps)))
+    rate = (
+        config.lr
+        * min(1, (run.step + 1) / config.warmup_steps)
+        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / config.steps)))
+    )
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     video = windows.at(run.step, rank, count).to(device)
@@ -148,7 +171,11 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     made = made.float()
     loss = reconstruction_loss(made, video, config)
     told = float(loss.detach())
-    if run.judge is not None and run.judge_optimizer is not None and run.step >= config.adversarial_from * config.steps:
+    if (
+        run.judge is not None
+        and run.judge_optimizer is not None
+        and run.step >= config.adversarial_from * config.steps
+    ):
         own = judge_loss(run.judge, video, made)
         own.backward()
         _average_gradients(run.judge, count)
@@ -170,8 +197,11 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     return told
 
 
-def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path, is_fresh: bool = True) -> dict:
-    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its averaged weights.
+def train(
+    model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path, is_fresh: bool = True
+) -> dict:
+    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its
+    averaged weights.
 
     Args:
         is_fresh: begin with principal components; else with the model as it is.
@@ -185,7 +215,14 @@ def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path,
     model.to(device).train().requires_grad_(True)
     model.checkpoint_blocks(config.is_checkpointed)
     settings = json.dumps(
-        [{**asdict(config), "save_every": 0}, model.config.to_dict(), windows.digest(), count, "" if is_fresh else model.fingerprint], sort_keys=True
+        [
+            {**asdict(config), "save_every": 0},
+            model.config.to_dict(),
+            windows.digest(),
+            count,
+            "" if is_fresh else model.fingerprint,
+        ],
+        sort_keys=True,
     )
     run = Run(model, config, folder, hashlib.sha256(settings.encode()).hexdigest()[:16])
     if run.load() and rank == 0:
@@ -204,7 +241,10 @@ def train(model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path,
             elapsed = time.monotonic() - begin
             if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
                 told_s = elapsed
-                say(f"vae: step {run.step}/{config.steps} loss {loss:.4f}, {elapsed / (run.step - first) * (config.steps - run.step):.0f} s left")
+                say(
+                    f"vae: step {run.step}/{config.steps} loss {loss:.4f}, "
+                    f"{elapsed / (run.step - first) * (config.steps - run.step):.0f} s left"
+                )
             if run.step % config.save_every == 0 or run.step == config.steps:
                 run.save()
     model.load_state_dict(run.average)

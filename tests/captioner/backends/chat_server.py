@@ -8,13 +8,22 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = {
-    "short": "a red ball", "dense": "A red ball moves from left to right over a meadow. The camera is static.", "subjects": ["red ball"], "actions": ["moves right"],
-    "setting": "meadow", "shot_type": "wide", "lighting": "daylight", "style": "animation", "camera": "static",
-}  # fmt: skip
+    "short": "a red ball",
+    "dense": "A red ball moves from left to right over a meadow. The camera is static.",
+    "subjects": ["red ball"],
+    "actions": ["moves right"],
+    "setting": "meadow",
+    "shot_type": "wide",
+    "lighting": "daylight",
+    "style": "animation",
+    "camera": "static",
+}
 
 
 class ChatServer:
-    """Serves on a free port of loopback. `faults` are used up first; `answer(request)` gives the text of the rest."""
+    """Serves on a free port of loopback. `faults` are used up first; `answer(request)` gives the text of the
+    rest.
+    """
 
     def __init__(self, answer=None, has_schema=True):
         self.faults: list[str] = []
@@ -36,7 +45,9 @@ class ChatServer:
                     outer.most_at_once = max(outer.most_at_once, outer._now)
                     fault = outer.faults.pop(0) if outer.faults else ""
                 try:
-                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a client that no longer waits
+                    with contextlib.suppress(
+                        BrokenPipeError, ConnectionResetError
+                    ):  # a client that no longer waits
                         outer._reply(self, body, fault)
                 finally:
                     with outer._lock:
@@ -74,20 +85,34 @@ class ChatServer:
         if fault == "half":
             return self._send(handler, 200, '{"id": "x", "choices": [{"mess')
         if not self.has_schema and "response_format" in body:
-            return self._send(handler, 400, json.dumps({"error": {"message": "response_format json_schema is not supported"}}))
-        text = {"refusal": "I'm sorry, I cannot describe this.", "repeat": "a ball " * 60}.get(fault) or self.answer(body)
+            return self._send(
+                handler,
+                400,
+                json.dumps({"error": {"message": "response_format json_schema is not supported"}}),
+            )
+        text = {"refusal": "I'm sorry, I cannot describe this.", "repeat": "a ball " * 60}.get(
+            fault
+        ) or self.answer(body)
         finish = "length" if fault == "repeat" else "stop"
         reply = {
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-            "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
-        }  # fmt: skip
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+            "choices": [
+                {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+            ],
+        }
         return self._send(handler, 200, json.dumps(reply))
 
     @staticmethod
     def _send(handler, status, text, headers=None):
         data = text.encode()
         handler.send_response(status)
-        for name, value in ({"content-type": "application/json", "content-length": str(len(data))} | (headers or {})).items():
+        for name, value in (
+            {"content-type": "application/json", "content-length": str(len(data))} | (headers or {})
+        ).items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(data)
@@ -96,4 +121,8 @@ class ChatServer:
 def pictures(request):
     """The image parts of a request, decoded to bytes."""
     parts = request["messages"][-1]["content"]
-    return [base64.b64decode(part["image_url"]["url"].split(",", 1)[1]) for part in parts if part["type"] == "image_url"]
+    return [
+        base64.b64decode(part["image_url"]["url"].split(",", 1)[1])
+        for part in parts
+        if part["type"] == "image_url"
+    ]

@@ -1,4 +1,6 @@
-"""The openai backend against a real HTTP server that can be told to fail: every clip is accounted for, none is lost or doubled."""
+"""The openai backend against a real HTTP server that can be told to fail: every clip is accounted for, none
+is lost or doubled.
+"""
 
 import json
 
@@ -24,12 +26,25 @@ def quick(monkeypatch):
 
 def clip(index):
     frames = [np.full((40, 60, 3), 10 * index + 3 * place, np.uint8) for place in range(3)]
-    facts = {"kind": "video", "num_frames": 36, "fps": 24.0, "start_s": 0.0, "end_s": 1.5, "camera": "static", "camera_confidence": 0.9}
+    facts = {
+        "kind": "video",
+        "num_frames": 36,
+        "fps": 24.0,
+        "start_s": 0.0,
+        "end_s": 1.5,
+        "camera": "static",
+        "camera_confidence": 0.9,
+    }
     return ClipFrames(clip_id=f"clip-{index}", frames=frames, times_s=[0.0, 0.5, 1.0], facts=facts)
 
 
 def options(server, **changes):
-    return CaptionerOptions(**({"captioner": "openai", "server": server.url, "model": "tiny", "concurrency": 3, "timeout_s": 0.8} | changes))
+    return CaptionerOptions(
+        **(
+            {"captioner": "openai", "server": server.url, "model": "tiny", "concurrency": 3, "timeout_s": 0.8}
+            | changes
+        )
+    )
 
 
 def test_every_clip_is_captioned_through_faults_and_once():
@@ -41,7 +56,9 @@ def test_every_clip_is_captioned_through_faults_and_once():
         for captions in found:
             accepted = [caption.kind for caption in captions if caption.verdict.status == "accepted"]
             assert sorted(accepted) == ["dense", "short", "structured"], captions
-        rejected = [caption for captions in found for caption in captions if caption.verdict.status == "rejected"]
+        rejected = [
+            caption for captions in found for caption in captions if caption.verdict.status == "rejected"
+        ]
         reasons = {reason.split(":")[0] for caption in rejected for reason in caption.verdict.reasons}
         assert {"refusal", "cut_off"} <= reasons
         assert server.most_at_once <= 3
@@ -62,7 +79,9 @@ def test_what_a_clip_shows_is_sent_whole_with_its_times():
         assert texts[:3] == ["Frame at 0.00 s:", "Frame at 0.50 s:", "Frame at 1.00 s:"]
         assert request["response_format"]["json_schema"]["strict"] is True
         ServerCaptioner(options(server, video_parts="video")).caption([clip(4)])
-        assert server.requests[-1]["messages"][-1]["content"][0]["video_url"]["url"].startswith("data:video/webm;base64,")
+        assert server.requests[-1]["messages"][-1]["content"][0]["video_url"]["url"].startswith(
+            "data:video/webm;base64,"
+        )
 
 
 def test_a_server_without_schemas_is_asked_in_words():
@@ -91,7 +110,11 @@ def test_what_is_left_of_an_object_is_no_caption_and_asked_for_again(broken):
     with ChatServer(lambda request: next(answers, json.dumps(ANSWER))) as server:
         [captions] = write_captions(ServerCaptioner(options(server)), [clip(1)], retries=1)
         assert [reason.split(":")[0] for reason in captions[0].verdict.reasons][-1] == "schema"
-        assert {caption.kind for caption in captions if caption.verdict.status == "accepted"} == {"short", "dense", "structured"}
+        assert {caption.kind for caption in captions if caption.verdict.status == "accepted"} == {
+            "short",
+            "dense",
+            "structured",
+        }
 
 
 def test_an_answer_of_another_protocol_costs_one_request_and_says_so():
@@ -106,7 +129,12 @@ def test_a_merge_without_an_answer_leaves_the_parts_joined_in_order():
     with ChatServer() as server:
         server.faults = ["", "", "400"]
         frames = [np.zeros((8, 8, 3), np.uint8)] * 20
-        long = ClipFrames(clip_id="long", frames=frames, times_s=[index / 2 for index in range(20)], facts=clip(0).facts | {"end_s": 10.0})
+        long = ClipFrames(
+            clip_id="long",
+            frames=frames,
+            times_s=[index / 2 for index in range(20)],
+            facts=clip(0).facts | {"end_s": 10.0},
+        )
         [captions] = make_captioner(options(server, window_s=4.0)).caption([long])
         assert len(server.requests) == 3
         assert "A red ball moves" in next(caption.text for caption in captions if caption.kind == "dense")
@@ -116,7 +144,12 @@ def test_a_window_without_an_answer_is_told_of_the_whole():
     with ChatServer() as server:
         server.faults = ["", "401"]
         frames = [np.zeros((8, 8, 3), np.uint8)] * 20
-        long = ClipFrames(clip_id="long", frames=frames, times_s=[index / 2 for index in range(20)], facts=clip(0).facts | {"end_s": 10.0})
+        long = ClipFrames(
+            clip_id="long",
+            frames=frames,
+            times_s=[index / 2 for index in range(20)],
+            facts=clip(0).facts | {"end_s": 10.0},
+        )
         inner = ServerCaptioner(options(server))
         inner.merge = lambda clip, parts: []
         [captions] = Windowed(inner, 4.0).caption([long])
@@ -137,8 +170,15 @@ def test_an_error_keeps_what_the_server_said_and_the_others_their_captions():
 def test_a_budget_stops_before_it_is_overspent():
     with ChatServer() as server:
         captioner = ServerCaptioner(options(server, budget_requests=2, concurrency=1))
-        found = captioner.caption([clip(index) for index in range(4)])  # what is paid for is kept, the others say why they have nothing
-        assert [captions[0].finish_reason.split(":")[0] for captions in found] == ["stop", "stop", "error", "error"]
+        found = captioner.caption(
+            [clip(index) for index in range(4)]
+        )  # what is paid for is kept, the others say why they have nothing
+        assert [captions[0].finish_reason.split(":")[0] for captions in found] == [
+            "stop",
+            "stop",
+            "error",
+            "error",
+        ]
         assert "--budget-requests" in found[2][0].finish_reason
         assert len(server.requests) == 2
         with pytest.raises(BudgetSpentError):
@@ -147,7 +187,9 @@ def test_a_budget_stops_before_it_is_overspent():
             write_captions(captioner, [clip(5)], retries=1)
         server.faults = ["refusal"]
         captioner = ServerCaptioner(options(server, budget_requests=2, concurrency=1))
-        refused, good = write_captions(captioner, [clip(0), clip(1)], retries=1)  # it runs out before the second try
+        refused, good = write_captions(
+            captioner, [clip(0), clip(1)], retries=1
+        )  # it runs out before the second try
         assert any("--budget-requests" in caption.finish_reason for caption in refused)
         assert {caption.verdict.status for caption in good} == {"accepted"}
         captioner = ServerCaptioner(options(server, budget_tokens=100, concurrency=1))
@@ -158,7 +200,12 @@ def test_a_long_clip_is_told_what_came_before_and_merged_by_the_model():
     with ChatServer() as server:
         captioner = make_captioner(options(server, window_s=4.0))
         frames = [np.zeros((8, 8, 3), np.uint8)] * 20
-        long = ClipFrames(clip_id="long", frames=frames, times_s=[index / 2 for index in range(20)], facts=clip(0).facts | {"end_s": 10.0})
+        long = ClipFrames(
+            clip_id="long",
+            frames=frames,
+            times_s=[index / 2 for index in range(20)],
+            facts=clip(0).facts | {"end_s": 10.0},
+        )
         [captions] = captioner.caption([long])
         assert len(server.requests) == 3  # two windows and the merge
         assert "Before it: A red ball moves" in server.requests[1]["messages"][-1]["content"][-1]["text"]
@@ -173,13 +220,20 @@ def test_servers_and_models_must_be_named():
 
 def test_a_models_upsampling_is_taken_only_if_no_word_is_lost():
     answers = iter(
-        ["A cat sleeps.", "A small black cat sits on a mat in warm light while the camera holds still in one long shot of the quiet room."]
+        [
+            "A cat sleeps.",
+            "A small black cat sits on a mat in warm light while the camera holds still in one long shot of "
+            "the quiet room.",
+        ]
     )
     with ChatServer(answer=lambda request: next(answers)) as server:
         upsample = model_upsampler(asker(server.url, "tiny"), PhraseUpsampler())
         assert upsample("a black cat on a mat").startswith("A small black cat")
     with ChatServer(
-        answer=lambda request: "Something else entirely, with very many words that have nothing to do with what was asked for at all."
+        answer=lambda request: (
+            "Something else entirely, with very many words that have nothing to do with what was asked for "
+            "at all."
+        )
     ) as server:
         upsample = model_upsampler(asker(server.url, "tiny"), PhraseUpsampler())
         assert lost_words("a black cat on a mat", upsample("a black cat on a mat")) == []
@@ -194,22 +248,36 @@ def test_benchmarks_with_a_judge_say_how_steady_it_was(tmp_path):
         if text.startswith("List the visual events"):
             return "- a dog runs\n- a sun sets"
         asked.append(text)
-        event = text.split("Event: ")[-1].split("\n")[0] if "Event: " in text else text.split("True answer: ")[-1].split("\n")[0]
+        event = (
+            text.split("Event: ")[-1].split("\n")[0]
+            if "Event: " in text
+            else text.split("True answer: ")[-1].split("\n")[0]
+        )
         if "wavers" in event:
             return "yes" if len(asked) % 2 else "no"
         return "yes" if event.split()[-1] in text.split("\n")[0] else "No."
 
     (tmp_path / "dream.jsonl").write_text(
-        '{"video_file": "v/a.mp4", "events": ["a dog runs", "a cat sleeps", "it wavers"], "description": "a dog runs and a cat sleeps"}\n'
+        '{"video_file": "v/a.mp4", "events": ["a dog runs", "a cat sleeps", "it wavers"], "description": "a '
+        'dog runs and a cat sleeps"}\n'
     )
-    (tmp_path / "vdc.json").write_text('{"a.mp4": [{"question": "what runs?", "answer": "dog"}, {"question": "where?", "answer": "moon"}]}')
+    (tmp_path / "vdc.json").write_text(
+        '{"a.mp4": [{"question": "what runs?", "answer": "dog"}, {"question": "where?", "answer": "moon"}]}'
+    )
     accepted = {"status": "accepted"}
-    captions = f'[{{"file": "x/a.mp4", "kind": "dense", "text": "a dog runs", "verdict": {{"status": "{accepted["status"]}"}}}}]'
+    captions = (
+        f'[{{"file": "x/a.mp4", "kind": "dense", "text": "a dog runs", "verdict": {{"status": '
+        f'"{accepted["status"]}"}}}}]'
+    )
     (tmp_path / "captions.json").write_text(captions)
     with ChatServer(answer=answer) as server:
         told = load_captions(tmp_path / "captions.json")
-        events = judge_events(load_truth(tmp_path / "dream.jsonl", "events"), told, asker(server.url, "judge"), runs=3)
-        questions = judge_questions(load_truth(tmp_path / "vdc.json", "questions"), told, asker(server.url, "judge"), runs=3)
+        events = judge_events(
+            load_truth(tmp_path / "dream.jsonl", "events"), told, asker(server.url, "judge"), runs=3
+        )
+        questions = judge_questions(
+            load_truth(tmp_path / "vdc.json", "questions"), told, asker(server.url, "judge"), runs=3
+        )
     assert round(events["recall"], 2) in {0.33, 0.67}
     assert events["precision"] == 0.5
     assert events["steady_verdicts"] == pytest.approx(4 / 5)

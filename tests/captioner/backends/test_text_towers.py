@@ -26,7 +26,9 @@ def check(encoder):
         assert one.dtype == torch.float32
         assert one.shape == other.shape == (len(one), encoder.width)
         assert torch.allclose(one, other, atol=2e-5)
-    assert not torch.allclose(encoder.encode(["red ball on blue box"])[0][:3], encoder.encode(["blue ball on red box"])[0][:3])
+    assert not torch.allclose(
+        encoder.encode(["red ball on blue box"])[0][:3], encoder.encode(["blue ball on red box"])[0][:3]
+    )
     return together
 
 
@@ -34,7 +36,16 @@ def check(encoder):
 def test_encoders_of_t5_kind(tmp_path, config, model):
     words = tokenizer(["<|endoftext|>", "</s>"], eos_token="</s>")
     torch.manual_seed(0)
-    sizes = config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1)
+    sizes = config(
+        vocab_size=len(words),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
     model(sizes).eval().save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     check(make_text_encoder("transformers", str(tmp_path)))
@@ -44,7 +55,12 @@ def test_last_hidden_states_of_a_causal_model(tmp_path):
     words = tokenizer(["<|endoftext|>", "<|im_end|>"], eos_token="<|im_end|>")
     torch.manual_seed(0)
     sizes = Qwen2Config(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     Qwen2Model(sizes).eval().save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
@@ -57,13 +73,18 @@ def test_any_text_tower_of_open_clip(tmp_path):
     import open_clip
 
     sizes = {
-        "embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }  # fmt: skip
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
+    }
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": sizes, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    )
     torch.manual_seed(0)
     torch.save(
-        open_clip.CLIP(32, open_clip.CLIPVisionCfg(**sizes["vision_cfg"]), open_clip.CLIPTextCfg(**sizes["text_cfg"])).state_dict(),
+        open_clip.CLIP(
+            32, open_clip.CLIPVisionCfg(**sizes["vision_cfg"]), open_clip.CLIPTextCfg(**sizes["text_cfg"])
+        ).state_dict(),
         tmp_path / "open_clip_pytorch_model.bin",
     )
     check(make_text_encoder("open_clip", f"local-dir:{tmp_path}"))
@@ -76,7 +97,9 @@ def test_the_captioners_own_tower(tmp_path):
     encoder = make_text_encoder("coca", str(tmp_path))
     check(encoder)
     long = " and ".join(TEXTS[1:2] * 12)
-    assert len(encoder.encode([long])[0]) == len(words.encode(long)) + 2 > SMALL.context_length  # nothing is cut off
+    assert (
+        len(encoder.encode([long])[0]) == len(words.encode(long)) + 2 > SMALL.context_length
+    )  # nothing is cut off
     assert encoder.version.startswith("coca-text/2:")
     with pytest.raises(UsageError, match="holds no captioner"):
         make_text_encoder("coca", str(tmp_path / "nothing"))

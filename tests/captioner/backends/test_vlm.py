@@ -10,7 +10,7 @@ from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captio
 from captioner.backends.vlm import VlmCaptioner, reduced, video_metadata
 from captioner.prompts import PROMPTS, answer_faults, parse_answer
 from manifests.errors import RushesError, UsageError
-from tests.captioner import tiny_vlm
+from tests.captioner.backends import tiny_vlm
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl")
 
@@ -33,12 +33,29 @@ def clip(name, num_frames, fps=24.0, start_s=3.0, size=(64, 96)):
     frames = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for _ in range(num_frames)]
     times = [start_s + index / 2 for index in range(num_frames)]
     end_s = start_s + num_frames / 2
-    facts = {"kind": "video" if num_frames > 1 else "image", "num_frames": num_frames * 12, "fps": fps, "start_s": start_s, "end_s": end_s}
+    facts = {
+        "kind": "video" if num_frames > 1 else "image",
+        "num_frames": num_frames * 12,
+        "fps": fps,
+        "start_s": start_s,
+        "end_s": end_s,
+    }
     return ClipFrames(clip_id=name, frames=frames, times_s=times, facts=facts)
 
 
 def options(folder, **changes):
-    return CaptionerOptions(**({"captioner": "transformers", "model": str(folder), "prompt": "plain-1", "max_tokens": 8, "device": "cpu"} | changes))
+    return CaptionerOptions(
+        **(
+            {
+                "captioner": "transformers",
+                "model": str(folder),
+                "prompt": "plain-1",
+                "max_tokens": 8,
+                "device": "cpu",
+            }
+            | changes
+        )
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,7 +78,9 @@ def test_the_times_the_model_sees_are_the_clips(folders, family):
     captioner = VlmCaptioner(options(folders[family]))
     captioner.setup()
     one = clip("a", 4)
-    assert captioner.takes_video == (family != "internvl")  # whose processor would number the frames and drop their times
+    assert captioner.takes_video == (
+        family != "internvl"
+    )  # whose processor would number the frames and drop their times
     as_pictures = captioner.inputs([one], as_video=False)
     assert "Frame at 1.50 s:" in captioner.processor.tokenizer.decode(as_pictures["input_ids"][0])
     if not captioner.takes_video:
@@ -75,7 +94,12 @@ def test_the_times_the_model_sees_are_the_clips(folders, family):
             [np.mean(seconds[:2]), np.mean(seconds[2:])], abs=0.06
         )
     elif family == "smolvlm":
-        assert re.findall(r"(\d\d):(\d\d)", said)[1:5] == [("00", "00"), ("00", "00"), ("00", "01"), ("00", "01")]
+        assert re.findall(r"(\d\d):(\d\d)", said)[1:5] == [
+            ("00", "00"),
+            ("00", "00"),
+            ("00", "01"),
+            ("00", "01"),
+        ]
     else:  # seconds between patches of two frames, at two frames a second
         assert float(inputs["second_per_grid_ts"][0]) == pytest.approx(1.0, abs=0.02)
 
@@ -94,7 +118,10 @@ def test_a_retry_samples_and_the_same_seed_repeats(folders):
 def test_a_clip_is_captioned_the_same_beside_others(folders):
     captioner = VlmCaptioner(options(folders["qwen3_vl"], max_tokens=12))
     captioner.setup()
-    [[alone]], [[beside], _] = captioner.caption([clip("a", 2)]), captioner.caption([clip("a", 2), clip("b", 6)])
+    [[alone]], [[beside], _] = (
+        captioner.caption([clip("a", 2)]),
+        captioner.caption([clip("a", 2), clip("b", 6)]),
+    )
     assert alone.text == beside.text
 
 

@@ -1,4 +1,6 @@
-"""The video CoCa: equal to open_clip's image model, decoding with and without a cache, training exact to resume."""
+"""The video CoCa: equal to open_clip's image model, decoding with and without a cache, training exact to
+resume.
+"""
 
 import json
 import signal
@@ -68,7 +70,9 @@ def examples():
 
 @pytest.fixture(scope="module")
 def tokenizer(examples):
-    return CaptionTokenizer.train((text for example in examples for texts in example.texts.values() for text in texts), SMALL.vocab_size)
+    return CaptionTokenizer.train(
+        (text for example in examples for texts in example.texts.values() for text in texts), SMALL.vocab_size
+    )
 
 
 def filled(model):
@@ -100,7 +104,9 @@ def test_released_sizes_load_and_equal_the_image_model(tmp_path):
 
     torch.manual_seed(0)
     image = filled(open_clip.create_model("coca_ViT-B-32"))
-    save_file({key: value.clone() for key, value in image.state_dict().items()}, tmp_path / "weights.safetensors")
+    save_file(
+        {key: value.clone() for key, value in image.state_dict().items()}, tmp_path / "weights.safetensors"
+    )
     video = load_open_clip("coca_ViT-B-32", tmp_path / "weights.safetensors")
     pictures, text = torch.randn(1, 3, 224, 224), torch.randint(1, 49000, (1, 20))
     with torch.no_grad():
@@ -116,17 +122,28 @@ def test_how_well_a_text_fits_does_not_hang_on_the_length_of_others_in_its_batch
     short = "a red ball"
     with torch.no_grad():
         alone = model._encode_text(batch(tokenizer, [short], 64))
-        beside = model._encode_text(batch(tokenizer, [short, f"{short} that moves left on a green meadow under a pale sky, in daylight"], 64))
+        beside = model._encode_text(
+            batch(
+                tokenizer,
+                [short, f"{short} that moves left on a green meadow under a pale sky, in daylight"],
+                64,
+            )
+        )
     length = alone[1].shape[1]
     assert beside[1].shape[1] > length + 5
     assert torch.allclose(alone[0][0], beside[0][0], atol=1e-5)
     assert torch.allclose(alone[1][0], beside[1][0, :length], atol=1e-4)
-    assert batch(ClipTokenizer(), [short], 76).shape == (1, 76)  # released weights have learnt it behind the whole context
+    assert batch(ClipTokenizer(), [short], 76).shape == (
+        1,
+        76,
+    )  # released weights have learnt it behind the whole context
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 0), (0, 3), (1, -2)])
 def test_matching_tells_how_each_place_moved(dx, dy):
-    """Ten pictures of noise, moved by some cells: at every place away from the border the likeliest displacement is that one."""
+    """Ten pictures of noise, moved by some cells: at every place away from the border the likeliest
+    displacement is that one.
+    """
     here = torch.randn(10, 3, 14, 14, generator=torch.Generator().manual_seed(0))
     there = torch.roll(here, (dy, dx), dims=(2, 3))
     likely = matches(here, there)
@@ -173,7 +190,10 @@ def test_a_clip_is_captioned_the_same_alone_and_in_a_batch_and_samples_repeat_by
     clips = torch.randn(3, 2, 3, 48, 48)
     together = [item.ids for item in write(model, clips, START, END, Decoding())]
     assert together == [write(model, clip[None], START, END, Decoding())[0].ids for clip in clips]
-    drawn = [[item.ids for item in write(model, clips, START, END, Decoding(method="nucleus", seed=seed))] for seed in (1, 1, 2)]
+    drawn = [
+        [item.ids for item in write(model, clips, START, END, Decoding(method="nucleus", seed=seed))]
+        for seed in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -183,7 +203,10 @@ def test_beam_search_finds_captions_at_least_as_probable_as_greedy():
         torch.manual_seed(seed)
         model = VideoCoCa(SMALL).eval()
         clip = torch.randn(1, 2, 3, 48, 48)
-        greedy, beam = (write(model, clip, START, -1, Decoding(method=method, max_tokens=8, beams=6))[0] for method in ("greedy", "beam"))
+        greedy, beam = (
+            write(model, clip, START, -1, Decoding(method=method, max_tokens=8, beams=6))[0]
+            for method in ("greedy", "beam")
+        )
         assert sum(beam.logprobs) >= sum(greedy.logprobs) - 1e-4
         better += sum(beam.logprobs) > sum(greedy.logprobs) + 1e-4
     assert better
@@ -205,7 +228,12 @@ def test_words_that_hardly_occur_apart_are_one_token_and_slots_that_go_with_any_
 
     found = parts("A large red striped ball that moves from left to right by the open sea")
     assert found[-5:] == ["red", "striped", "ball", "that moves from left to right", "by the open sea"]
-    for text in ("The camera pans to the leftmost", "that moves from leftovers", "that moves  from left to right", "A red ball."):
+    for text in (
+        "The camera pans to the leftmost",
+        "that moves from leftovers",
+        "that moves  from left to right",
+        "A red ball.",
+    ):
         assert learnt.decode(learnt.encode(text)).split() == text.split()
 
 
@@ -255,13 +283,17 @@ def test_batches_repeat_by_step_and_come_as_their_lesson_says(examples):
             assert not any("moves" in text or "camera" in text for text in texts)
     assert any("moves" in text for step in range(20, 30) for text in first.at(step)[1])
     every = Batches(examples, "dense", 4, 7, changes=lambda example, rng: example)
-    assert {text for step in range(200) for text in every.at(step)[1]} == {example.texts["dense"][0] for example in examples}
+    assert {text for step in range(200) for text in every.at(step)[1]} == {
+        example.texts["dense"][0] for example in examples
+    }
 
 
 def test_looking_and_watching_teach_the_words_of_captions(examples, tokenizer, tmp_path):
     torch.manual_seed(0)
     config = StageConfig(kind="dense", steps=45, look_steps=20, watch_steps=20, batch=8, warmup_steps=3)
-    train_stage(VideoCoCa(SMALL), tokenizer, Batches(examples, "dense", 8, 0, config.lesson), config, tmp_path)
+    train_stage(
+        VideoCoCa(SMALL), tokenizer, Batches(examples, "dense", 8, 0, config.lesson), config, tmp_path
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["words"] > 0 for row in rows] == [True] * 40 + [False] * 5
     assert np.mean([row["words"] for row in rows[15:20]]) < 0.5 * rows[0]["words"]
@@ -275,8 +307,12 @@ def test_a_fork_begins_between_its_base_and_something_new(tokenizer, tmp_path):
     folder = write_folder(tmp_path, SMALL, tokenizer)
     base = VideoCoCa(SMALL).eval()
     save_stage(folder, "base", base.state_dict(), {})
-    whole, half, again = (fork(folder, StageConfig(kind="dense", steps=1, kept=kept)) for kept in (1.0, 0.5, 0.5))
-    for (name, own), kept, mixed, repeated in zip(base.named_parameters(), whole.parameters(), half.parameters(), again.parameters(), strict=True):
+    whole, half, again = (
+        fork(folder, StageConfig(kind="dense", steps=1, kept=kept)) for kept in (1.0, 0.5, 0.5)
+    )
+    for (name, own), kept, mixed, repeated in zip(
+        base.named_parameters(), whole.parameters(), half.parameters(), again.parameters(), strict=True
+    ):
         assert torch.allclose(kept, own, atol=5e-3), name  # the base is kept in half precision
         assert torch.equal(mixed, repeated), name
     own, mixed = base.text.token_embedding.weight, half.text.token_embedding.weight
@@ -294,7 +330,9 @@ def test_a_sampled_caption_is_the_one_it_would_be_alone():
     model, clips = VideoCoCa(SMALL).eval(), torch.randn(5, 2, 3, 48, 48)
     decoding = Decoding(method="nucleus", temperature=1.0, top_p=0.95, max_tokens=12, seed=5)
     together = [item.ids for item in write(model, clips, START, END, decoding)]
-    assert together == [write(model, clips[index : index + 1], START, END, decoding)[0].ids for index in range(5)]
+    assert together == [
+        write(model, clips[index : index + 1], START, END, decoding)[0].ids for index in range(5)
+    ]
 
 
 def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokenizer, tmp_path):
@@ -326,22 +364,46 @@ def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokeniz
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     with pytest.raises(UsageError, match="other data or with other settings"):
-        train_stage(fresh(), tokenizer, Batches(examples, "dense", 8, 1), StageConfig(kind="dense", steps=12, batch=8, seed=1), tmp_path / "killed")
+        train_stage(
+            fresh(),
+            tokenizer,
+            Batches(examples, "dense", 8, 1),
+            StageConfig(kind="dense", steps=12, batch=8, seed=1),
+            tmp_path / "killed",
+        )
 
 
-def test_learning_lowers_the_loss_and_accumulation_changes_nothing_of_the_caption_loss(examples, tokenizer, tmp_path):
+def test_learning_lowers_the_loss_and_accumulation_changes_nothing_of_the_caption_loss(
+    examples, tokenizer, tmp_path
+):
     found = []
     for parts in (1, 2):
         torch.manual_seed(0)
-        config = StageConfig(kind="short", steps=40, batch=8, accumulate=parts, contrast_weight=0.0, warmup_steps=5)
-        train_stage(VideoCoCa(SMALL), tokenizer, Batches(examples, "short", 8, 0), config, tmp_path / str(parts))
+        config = StageConfig(
+            kind="short", steps=40, batch=8, accumulate=parts, contrast_weight=0.0, warmup_steps=5
+        )
+        train_stage(
+            VideoCoCa(SMALL), tokenizer, Batches(examples, "short", 8, 0), config, tmp_path / str(parts)
+        )
         found.append(losses_of(tmp_path / str(parts)))
     assert np.allclose(found[0][:10], found[1][:10], rtol=2e-3)
     assert np.mean(found[0][-5:]) < 0.4 * np.mean(found[0][:3])
 
 
 def train_arguments(folder, steps, *options):
-    return ["train", str(folder), "--films", "24", "--steps", str(steps), "--batch", "4", "--threads", "1", *options]
+    return [
+        "train",
+        str(folder),
+        "--films",
+        "24",
+        "--steps",
+        str(steps),
+        "--batch",
+        "4",
+        "--threads",
+        "1",
+        *options,
+    ]
 
 
 def command(launcher, folder, *options, steps=3):
@@ -392,29 +454,44 @@ def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     command(["captioner"], tmp_path / "one", "--stage", "base")
-    command(["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "captioner"], tmp_path / "two", "--stage", "base")
+    command(
+        ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "captioner"],
+        tmp_path / "two",
+        "--stage",
+        "base",
+    )
     one, two = (losses_of(tmp_path / name / "training" / "base") for name in ("one", "two"))
-    assert one[0] == pytest.approx(two[0], rel=1e-4)  # the same global batch; afterwards the contrastive loss sees half of it at a time
+    assert one[0] == pytest.approx(
+        two[0], rel=1e-4
+    )  # the same global batch; afterwards the contrastive loss sees half of it at a time
     assert one == pytest.approx(two, rel=0.05)
 
 
 def test_of_a_dataset_one_clip_in_twenty_is_held_out_and_its_like_are_known(monkeypatch):
-    """Thresholds are measured on clips that were not learnt from, and of films and footage together both are known."""
+    """Thresholds are measured on clips that were not learnt from, and of films and footage together both are
+    known.
+    """
     own = film_examples(60, 6, SMALL, workers=1)
     monkeypatch.setattr(stages, "dataset_examples", lambda *arguments: own)
     learnt, held = stages.Source(films=0, data="somewhere").examples(SMALL)
     assert (len(learnt), len(held)) == (57, 3)
     assert not {id(example) for example in learnt} & {id(example) for example in held}
     films = film_examples(40, 7, SMALL, workers=1)
-    looks = Looks.measure([example.frames for example in [*films, *learnt]], [example.frames for example in held])
+    looks = Looks.measure(
+        [example.frames for example in [*films, *learnt]], [example.frames for example in held]
+    )
     assert max(looks.distance(example.frames) for example in learnt) < 1e-1
 
 
 def test_clips_unlike_the_training_clips_are_sent_away_and_those_like_them_are_not(tmp_path):
     films = film_examples(260, 5, tiny(), workers=1)
-    Looks.measure([example.frames for example in films[:200]], [example.frames for example in films[200:]]).save(tmp_path)
+    Looks.measure(
+        [example.frames for example in films[:200]], [example.frames for example in films[200:]]
+    ).save(tmp_path)
     looks = Looks.load(tmp_path)
-    assert not any(looks.reasons(example.frames) for example in films[:200])  # its own training clips are at distance 0
+    assert not any(
+        looks.reasons(example.frames) for example in films[:200]
+    )  # its own training clips are at distance 0
     assert sum(bool(looks.reasons(example.frames)) for example in films[200:]) <= 1
     rng = np.random.default_rng(0)
     for strange in (

@@ -7,9 +7,15 @@ from captioner import Caption, ClipFrames, Usage, Verdict, judge, write_captions
 from captioner.gates.gates import duplicates, lowest_aligned, stripped
 
 FACTS = {
-    "kind": "video", "num_frames": 48, "camera": "pan_left", "camera_confidence": 0.9, "motion": 0.8, "frozen_share": 0.0, "palette": ["green", "dark blue"],
+    "kind": "video",
+    "num_frames": 48,
+    "camera": "pan_left",
+    "camera_confidence": 0.9,
+    "motion": 0.8,
+    "frozen_share": 0.0,
+    "palette": ["green", "dark blue"],
     "cuts_s": [],
-}  # fmt: skip
+}
 
 
 def dense(text, **changes):
@@ -27,7 +33,10 @@ def dense(text, **changes):
         (dense("A man walks over a bridge and then he goes on a 2 2 2 2 2 2"), "repeated_ending"),
         (dense("A dog runs over the wide green field and", finish_reason="length"), "cut_off"),
         (dense("Собака бежит по зелёному полю к реке"), "language"),
-        (Caption(kind="structured", text="subjects: a dog", source="coca", fields={"subjects": "a dog"}), "schema"),
+        (
+            Caption(kind="structured", text="subjects: a dog", source="coca", fields={"subjects": "a dog"}),
+            "schema",
+        ),
     ],
 )
 def test_each_fault_is_named(caption, reason):
@@ -98,7 +107,9 @@ def test_one_caption_on_many_unrelated_clips_raises_the_alarm():
     def row(source_number, text, source="openai"):
         return {"kind": "dense", "source": source, "text": text, "clip_id": f"s{source_number}-00000000"}
 
-    rows = [row(index, "A man talks.") for index in range(40)] + [row(index, f"Clip {index}.") for index in range(40)]
+    rows = [row(index, "A man talks.") for index in range(40)] + [
+        row(index, f"Clip {index}.") for index in range(40)
+    ]
     rows += [row(index, "There is steady motion.", "measured") for index in range(40)]
     rows += [{**row(0, "One long take."), "clip_id": f"s0-{index:08d}"} for index in range(40)]
     [alarm] = duplicates(rows)
@@ -122,12 +133,30 @@ class Careless:
 
     def caption(self, clips, attempt=0):
         self.asked += [(clip.clip_id, attempt) for clip in clips]
-        return [[Caption(kind="dense", text=self.answers[clip.clip_id][attempt], source="careless", usage=Usage(output_tokens=5))] for clip in clips]
+        return [
+            [
+                Caption(
+                    kind="dense",
+                    text=self.answers[clip.clip_id][attempt],
+                    source="careless",
+                    usage=Usage(output_tokens=5),
+                )
+            ]
+            for clip in clips
+        ]
 
 
 def test_only_rejected_clips_are_written_anew_and_the_rejected_text_stays():
-    backend = Careless({"good": ["A dog runs over a field."], "bad": ["I'm sorry, I cannot describe it.", "A cat sleeps on a red chair."]})
-    clips = [ClipFrames(clip_id=name, frames=[np.zeros((4, 4, 3), np.uint8)], times_s=[0.0], facts=FACTS) for name in ("good", "bad")]
+    backend = Careless(
+        {
+            "good": ["A dog runs over a field."],
+            "bad": ["I'm sorry, I cannot describe it.", "A cat sleeps on a red chair."],
+        }
+    )
+    clips = [
+        ClipFrames(clip_id=name, frames=[np.zeros((4, 4, 3), np.uint8)], times_s=[0.0], facts=FACTS)
+        for name in ("good", "bad")
+    ]
     good, bad = write_captions(backend, clips, retries=2)
     assert backend.asked == [("good", 0), ("bad", 0), ("bad", 1)]
     assert [caption.verdict.status for caption in good] == ["accepted"]

@@ -23,7 +23,9 @@ def two_things():
     return next(
         shot
         for seed in range(200)
-        if len((shot := sample_clip(seed, is_video=True).shot).things) == 2 and shot.things[0].motion == "right" and not shot.title
+        if len((shot := sample_clip(seed, is_video=True).shot).things) == 2
+        and shot.things[0].motion == "right"
+        and not shot.title
     )
 
 
@@ -33,14 +35,23 @@ def test_each_false_word_is_a_fault_in_its_own_attribute():
     assert wrong(text.replace("from left to right", "from right to left", 1), shot) == {"direction"}
     assert wrong(text.replace(shot.things[0].shape, "cone"), shot) >= {"object"}
     camera = text[text.index("The camera") :]
-    assert wrong(text.replace(camera, "The camera zooms in." if "zooms in" not in camera else "The camera is static."), shot) == {"camera"}
+    assert wrong(
+        text.replace(camera, "The camera zooms in." if "zooms in" not in camera else "The camera is static."),
+        shot,
+    ) == {"camera"}
 
 
 def test_synonyms_are_understood():
-    found = read("A tiny crimson sphere rises and a big violet cube is motionless in front of bricks. The shaky camera is hand-held.")
-    assert [(thing.size, thing.color, thing.shape, thing.direction or thing.motion) for thing in found.things] == [
-        ("small", "red", "ball", "up"), ("large", "purple", "box", "still"),
-    ]  # fmt: skip
+    found = read(
+        "A tiny crimson sphere rises and a big violet cube is motionless in front of bricks. The shaky "
+        "camera is hand-held."
+    )
+    assert [
+        (thing.size, thing.color, thing.shape, thing.direction or thing.motion) for thing in found.things
+    ] == [
+        ("small", "red", "ball", "up"),
+        ("large", "purple", "box", "still"),
+    ]
     assert (found.background, found.camera) == ("brick wall", "handheld")
 
 
@@ -56,15 +67,28 @@ def test_cuts_are_counted():
     text = f"{captions.dense(one)} Then the shot changes. {captions.dense(two)}"
     tallies = new_tallies()
     compare(read(text), truth([one, two]), tallies)
-    assert (tallies["shot changes"].recall, tallies["object"].recall, tallies["object"].precision) == (1.0, 1.0, 1.0)
+    assert (tallies["shot changes"].recall, tallies["object"].recall, tallies["object"].precision) == (
+        1.0,
+        1.0,
+        1.0,
+    )
 
 
 def test_cider_ranks_a_false_template_above_a_true_paraphrase():
     """Why it is printed as not for ranking."""
     shots = [sample_clip(seed, is_video=True).shot for seed in range(60)]
     true = [captions.dense(shot) for shot in shots]
-    half_false = [text.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right").replace("small", "large") for text in true]
-    paraphrase = [f"One sees {shot.things[0].color} and {shot.background}; what is there is a {shot.things[0].shape}" for shot in shots]
+    half_false = [
+        text.replace("left", "LEFT")
+        .replace("right", "left")
+        .replace("LEFT", "right")
+        .replace("small", "large")
+        for text in true
+    ]
+    paraphrase = [
+        f"One sees {shot.things[0].color} and {shot.background}; what is there is a {shot.things[0].shape}"
+        for shot in shots
+    ]
     references = [[text] for text in true]
     assert cider(true, references) > 9.9
     assert cider(half_false, references) > 3 * cider(paraphrase, references)

@@ -1,4 +1,6 @@
-"""The evaluation gives full marks to the truth, chance to a guesser, and sees counterfactual clips for what they are."""
+"""The evaluation gives full marks to the truth, chance to a guesser, and sees counterfactual clips for what
+they are.
+"""
 
 import numpy as np
 import pytest
@@ -33,7 +35,10 @@ class Oracle:
 
 
 def test_the_truth_scores_one_everywhere(clips):
-    known = {test.clip.clip_id: " Then the shot changes. ".join(captions.dense(shot) for shot in test.shots) for test in clips}
+    known = {
+        test.clip.clip_id: " Then the shot changes. ".join(captions.dense(shot) for shot in test.shots)
+        for test in clips
+    }
     report = evaluate(Oracle(known), clips, "dense")
     assert report.mean_recall == report.mean_precision == report.main_subject == 1.0
     assert report.to_json()["attributes"]["shot changes"]["facts"] > 0
@@ -80,7 +85,11 @@ def test_counterfactual_shots_change_what_they_say_they_change(kind):
     assert (frames is None) == (kind == "recoloured")
     changed = set()
     for thing in shot.things:
-        twin = other.things[shot.things.index(thing)] if kind == "recoloured" else next(item for item in other.things if item.color == thing.color)
+        twin = (
+            other.things[shot.things.index(thing)]
+            if kind == "recoloured"
+            else next(item for item in other.things if item.color == thing.color)
+        )
         changed |= {"colour"} if twin.color != thing.color else set()
         changed |= {"motion"} if (twin.motion == "still") != (thing.motion == "still") else set()
         changed |= {"direction"} if twin.motion != thing.motion else set()

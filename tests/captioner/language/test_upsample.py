@@ -1,4 +1,6 @@
-"""Prompt upsampling keeps every word of the user's, stays within the rule of length, and adds only camera, light and style."""
+"""Prompt upsampling keeps every word of the user's, stays within the rule of length, and adds only camera,
+light and style.
+"""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,11 @@ from world.scene import SHAPES
 
 FITTED = PhraseUpsampler.fit(captions.dense(sample_clip(seed).shot) for seed in range(300))
 WORDS = st.lists(
-    st.sampled_from("a red cat dog runs on the hill camera pans light slowly 3 café rock'n'roll blue-grey ! , .".split()), min_size=1, max_size=120
+    st.sampled_from(
+        "a red cat dog runs on the hill camera pans light slowly 3 café rock'n'roll blue-grey ! , .".split()
+    ),
+    min_size=1,
+    max_size=120,
 )
 
 
@@ -32,6 +38,11 @@ def test_a_short_prompt_gains_light_and_camera_but_no_thing():
 
 
 def test_what_the_user_says_is_not_said_again():
-    assert FITTED("a dog in daylight, the camera pans left and stays with the dog for a long while").count("camera") == 1
+    assert (
+        FITTED("a dog in daylight, the camera pans left and stays with the dog for a long while").count(
+            "camera"
+        )
+        == 1
+    )
     assert len({FITTED("a dog", choice=choice) for choice in range(8)}) > 3
     assert FITTED("word " * 90).split() == ["word"] * 90

@@ -11,7 +11,9 @@ from urllib.parse import unquote
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/MODE/NAME`: file NAME of the folder, served in a manner. Requests are counted by path, their headers kept."""
+    """`/MODE/NAME`: file NAME of the folder, served in a manner. Requests are counted by path, their headers
+    kept.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Server

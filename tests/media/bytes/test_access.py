@@ -23,7 +23,9 @@ from media.decode.probe import probe
 from media.errors import shown
 from tests.media.bytes.http_server import Server
 
-QUICK = HttpLimits(allow_private=("127.0.0.1/32",), backoff_s=0.01, max_wait_s=0.05, read_s=2, connect_s=2, max_attempts=3)
+QUICK = HttpLimits(
+    allow_private=("127.0.0.1/32",), backoff_s=0.01, max_wait_s=0.05, read_s=2, connect_s=2, max_attempts=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,14 @@ def footage(films, tmp_path_factory):
     (folder / "film.webm").write_bytes(sorted(films.glob("*.webm"))[0].read_bytes())
     (folder / "noise.bin").write_bytes(np.random.default_rng(0).bytes(5_500_000))
     (folder / "empty.mp4").write_bytes(b"")
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / "still.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(
+        folder / "still.png"
+    )
     with tarfile.open(folder / "films.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         for name in ("film.mp4", "film.webm", "still.png", "noise.bin"):
-            tar.add(folder / name, arcname=f"däta/{'long' * 40}/{name}" if name == "film.webm" else f"d/{name}")
+            tar.add(
+                folder / name, arcname=f"däta/{'long' * 40}/{name}" if name == "film.webm" else f"d/{name}"
+            )
     return folder
 
 
@@ -50,13 +56,21 @@ def server(footage):
 
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
-    for name, value in {"ALLOW_PRIVATE": "127.0.0.1/32", "BACKOFF_S": "0.01", "MAX_WAIT_S": "0.05", "READ_S": "2", "MAX_ATTEMPTS": "3"}.items():
+    for name, value in {
+        "ALLOW_PRIVATE": "127.0.0.1/32",
+        "BACKOFF_S": "0.01",
+        "MAX_WAIT_S": "0.05",
+        "READ_S": "2",
+        "MAX_ATTEMPTS": "3",
+    }.items():
         monkeypatch.setenv(f"RUSHES_HTTP_{name}", value)
 
 
 def frames(uri):
     facts = probe(uri)
-    return facts, [(frame.time_s, frame.rgb.tobytes()) for frame in VideoReader(facts, 4096, decoder="pyav").frames()]
+    return facts, [
+        (frame.time_s, frame.rgb.tobytes()) for frame in VideoReader(facts, 4096, decoder="pyav").frames()
+    ]
 
 
 def test_films_and_stills_read_alike_from_every_kind_of_address(footage, server):
@@ -68,14 +82,22 @@ def test_films_and_stills_read_alike_from_every_kind_of_address(footage, server)
             f"{footage}/films.tar#d/film.mp4",
             f"{server.url}/ok/films.tar#d/film.mp4",
         ],
-        "film.webm": [f"{server.url}/ok/film.webm", f"{footage}/films.tar#{long_name}", f"{server.url}/plain/films.tar#{long_name}"],
+        "film.webm": [
+            f"{server.url}/ok/film.webm",
+            f"{footage}/films.tar#{long_name}",
+            f"{server.url}/plain/films.tar#{long_name}",
+        ],
         "still.png": [f"{server.url}/ok/still.png", f"{footage}/films.tar#d/still.png"],
     }.items():
         facts, local = frames(str(footage / name))
         for address in addresses:
             there, remote = frames(address)
             assert remote == local, address
-            assert (there.num_packets, there.duration_s, there.geometry) == (facts.num_packets, facts.duration_s, facts.geometry)
+            assert (there.num_packets, there.duration_s, there.geometry) == (
+                facts.num_packets,
+                facts.duration_s,
+                facts.geometry,
+            )
             assert there.decoder in {"pyav", "pillow"}
             assert there.kind == "image" or "remote" in there.decoder_reasons
             assert stat_media(address)[0] == (footage / name).stat().st_size
@@ -92,7 +114,12 @@ def test_av_and_pillow_take_what_open_media_gives(footage, server):
 
 def test_real_videos_read_alike_out_of_a_tar_and_over_http(real_videos, tmp_path):
     files = sorted(
-        (path for path in real_videos.iterdir() if path.suffix in {".mp4", ".mkv", ".webm", ".ts", ".avi", ".mov"}), key=lambda p: p.stat().st_size
+        (
+            path
+            for path in real_videos.iterdir()
+            if path.suffix in {".mp4", ".mkv", ".webm", ".ts", ".avi", ".mov"}
+        ),
+        key=lambda p: p.stat().st_size,
     )[:12]
     with tarfile.open(tmp_path / "real.tar", "w") as tar:
         for path in files:
@@ -106,7 +133,11 @@ def test_real_videos_read_alike_out_of_a_tar_and_over_http(real_videos, tmp_path
 
     with Server(real_videos) as served:
         for path in files:
-            assert outcome(str(path)) == outcome(f"{tmp_path}/real.tar#{path.name}") == outcome(f"{served.url}/ok/{path.name}")
+            assert (
+                outcome(str(path))
+                == outcome(f"{tmp_path}/real.tar#{path.name}")
+                == outcome(f"{served.url}/ok/{path.name}")
+            )
 
 
 def test_a_seek_far_into_a_remote_file_reads_only_part_of_it(footage, server):
@@ -133,7 +164,12 @@ def test_one_connection_serves_many_reads(footage, server):
 def test_blocks_read_ahead_where_reading_goes_straight_on_and_keep_few():
     data, asked = np.random.default_rng(0).bytes(100_000), []
     blocks = Blocks(
-        "x", len(data), lambda offset, size: asked.append((offset, size)) or data[offset : offset + size], block_bytes=1000, max_ahead=4, num_blocks=8
+        "x",
+        len(data),
+        lambda offset, size: asked.append((offset, size)) or data[offset : offset + size],
+        block_bytes=1000,
+        max_ahead=4,
+        num_blocks=8,
     )
     reader = BlockReader(blocks)
     assert b"".join(iter(lambda: reader.read(37), b"")) == data
@@ -167,7 +203,10 @@ def test_blocks_read_ahead_where_reading_goes_straight_on_and_keep_few():
     ],
 )
 def test_a_server_that_misbehaves_is_an_error_in_words(server, path, reason, words):
-    with pytest.raises(MediaError, match=words) as caught, open_binary(f"{server.url.replace('//', '//user:secret@')}/{path}") as file:
+    with (
+        pytest.raises(MediaError, match=words) as caught,
+        open_binary(f"{server.url.replace('//', '//user:secret@')}/{path}") as file,
+    ):
         file.seek(2_000_000)
         file.read(10)
     assert caught.value.reason == reason
@@ -224,20 +263,28 @@ def test_one_download_serves_all_that_open_it_at_the_same_time(server):
 
 def test_private_addresses_are_refused_unless_allowed(server, monkeypatch):
     monkeypatch.delenv("RUSHES_HTTP_ALLOW_PRIVATE")
-    for url in (server.url, server.url.replace("127.0.0.1", "localhost"), server.url.replace("127.0.0.1", "0x7f.1")):
+    for url in (
+        server.url,
+        server.url.replace("127.0.0.1", "localhost"),
+        server.url.replace("127.0.0.1", "0x7f.1"),
+    ):
         with pytest.raises(MediaError) as caught:
             open_binary(f"{url}/ok/film.mp4")
         assert caught.value.reason == "private_address"
     for text in (
-        "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 0.0.0.0 100.64.0.1 224.0.0.1 240.0.0.1 255.255.255.255 192.0.2.1 198.18.0.1 "
-        "::1 :: fe80::1 fc00::1 fec0::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1 ::7f00:1 2001:db8::1"
+        "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 0.0.0.0 100.64.0.1 224.0.0.1 240.0.0.1 "
+        "255.255.255.255 192.0.2.1 198.18.0.1 "
+        "::1 :: fe80::1 fc00::1 fec0::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 2002:7f00:1:: "
+        "64:ff9b::7f00:1 ::7f00:1 2001:db8::1"
     ).split():
         assert not is_public(ipaddress.ip_address(text)), text
     for text in "8.8.8.8 1.1.1.1 2606:4700:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808".split():
         assert is_public(ipaddress.ip_address(text)), text
 
 
-def test_a_name_is_resolved_once_and_the_checked_address_is_the_one_connected_to(footage, server, monkeypatch):
+def test_a_name_is_resolved_once_and_the_checked_address_is_the_one_connected_to(
+    footage, server, monkeypatch
+):
     real, asked = socket.getaddrinfo, []
 
     def rebinding(host, port, *args, **kwargs):
@@ -256,16 +303,24 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_the_one_connected_to
         open_binary(url)
 
 
-def test_credentials_come_from_the_address_alone_and_stay_with_its_origin(server, footage, monkeypatch, tmp_path):
+def test_credentials_come_from_the_address_alone_and_stay_with_its_origin(
+    server, footage, monkeypatch, tmp_path
+):
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hidden")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with open_binary(f"{server.url}/ok/film.mp4"):
         assert "Authorization" not in server.seen[-1][1]
-    with Server(footage) as other, open_binary(f"{server.url.replace('//', '//u:p@')}/to/x?{other.url}/ok/film.mp4"):
+    with (
+        Server(footage) as other,
+        open_binary(f"{server.url.replace('//', '//u:p@')}/to/x?{other.url}/ok/film.mp4"),
+    ):
         assert server.seen[-1][1]["Authorization"] == "Basic dTpw"
         assert "Authorization" not in other.seen[-1][1]
-    assert shown("see https://u:p@ss@h/x.mp4?sig=abc and s3://k:s@b/x") == "see https://***@h/x.mp4?... and s3://***@b/x"
+    assert (
+        shown("see https://u:p@ss@h/x.mp4?sig=abc and s3://k:s@b/x")
+        == "see https://***@h/x.mp4?... and s3://***@b/x"
+    )
 
 
 def test_a_playlist_from_afar_cannot_make_ffmpeg_open_other_files(server, footage):
@@ -279,15 +334,37 @@ def test_a_playlist_from_afar_cannot_make_ffmpeg_open_other_files(server, footag
 
 def test_tls_names_are_checked_against_the_host_that_was_asked_for(footage, tmp_path, monkeypatch):
     made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=films.test", "-addext", "subjectAltName=DNS:films.test",
-         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], capture_output=True, check=False,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=films.test",
+            "-addext",
+            "subjectAltName=DNS:films.test",
+            "-keyout",
+            tmp_path / "key.pem",
+            "-out",
+            tmp_path / "cert.pem",
+        ],
+        capture_output=True,
+        check=False,
+    )
     if made.returncode:
         pytest.skip("no openssl")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     real = socket.getaddrinfo
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *args, **kwargs: real("127.0.0.1" if str(host).endswith(".test") else host, *args, **kwargs)
+        socket,
+        "getaddrinfo",
+        lambda host, *args, **kwargs: real(
+            "127.0.0.1" if str(host).endswith(".test") else host, *args, **kwargs
+        ),
     )
     with Server(footage) as served:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -302,8 +379,13 @@ def test_tls_names_are_checked_against_the_host_that_was_asked_for(footage, tmp_
 
 
 def test_settings_come_from_the_environment_and_nonsense_is_named():
-    assert HttpLimits.from_environment({"RUSHES_HTTP_READ_S": "5", "RUSHES_HTTP_MAX_BYTES": "7"}) == HttpLimits(read_s=5.0, max_bytes=7)
-    assert HttpLimits.from_environment({"RUSHES_HTTP_ALLOW_PRIVATE": "1"}).allow_private == ("0.0.0.0/0", "::/0")
+    assert HttpLimits.from_environment(
+        {"RUSHES_HTTP_READ_S": "5", "RUSHES_HTTP_MAX_BYTES": "7"}
+    ) == HttpLimits(read_s=5.0, max_bytes=7)
+    assert HttpLimits.from_environment({"RUSHES_HTTP_ALLOW_PRIVATE": "1"}).allow_private == (
+        "0.0.0.0/0",
+        "::/0",
+    )
     for name in ("RUSHES_HTTP_READ_S", "RUSHES_HTTP_ALLOW_PRIVATE"):
         with pytest.raises(UsageError, match=name):
             HttpLimits.from_environment({name: "soon"})
@@ -330,7 +412,11 @@ def test_a_host_or_port_that_is_not_there_is_named(server):
 def test_tars_that_are_cut_or_no_tars_say_so(footage, tmp_path):
     whole = (footage / "films.tar").read_bytes()
     offset, size = tar_index(f"{footage}/films.tar").members["d/film.mp4"]
-    for name, data in {"cut": whole[: len(whole) // 2], "junk": b"junk" * 4000, "holes": whole[: offset + size + 512 * 3] + b"x" * 4096}.items():
+    for name, data in {
+        "cut": whole[: len(whole) // 2],
+        "junk": b"junk" * 4000,
+        "holes": whole[: offset + size + 512 * 3] + b"x" * 4096,
+    }.items():
         (tmp_path / f"{name}.tar").write_bytes(data)
         index = tar_index(f"{tmp_path}/{name}.tar")
         assert index.damage, name
@@ -363,7 +449,11 @@ def test_many_readers_of_one_address_get_the_same_bytes(footage, server):
 
 
 def test_an_empty_or_missing_file_is_named(server, footage):
-    for uri, reason in ((f"{server.url}/ok/empty.mp4", "empty"), (f"{footage}/empty.mp4", "empty"), (f"{footage}/none.mp4", "missing")):
+    for uri, reason in (
+        (f"{server.url}/ok/empty.mp4", "empty"),
+        (f"{footage}/empty.mp4", "empty"),
+        (f"{footage}/none.mp4", "missing"),
+    ):
         with pytest.raises(MediaError) as caught:
             probe(uri)
         assert caught.value.reason == reason

@@ -7,7 +7,13 @@ from media.decode.geometry import Geometry, pick_times
 sides = st.integers(1, 4000)
 
 
-@given(width=sides, height=sides, aspect=st.floats(0.3, 3), turns=st.integers(-3, 3), cap=st.integers(64, 1_000_000))
+@given(
+    width=sides,
+    height=sides,
+    aspect=st.floats(0.3, 3),
+    turns=st.integers(-3, 3),
+    cap=st.integers(64, 1_000_000),
+)
 def test_a_cap_scales_both_axes_by_one_factor_and_never_enlarges(width, height, aspect, turns, cap):
     geometry = Geometry(width, height, aspect, 90 * turns)
     shown, capped = geometry.display_size_px, geometry.capped_size_px(cap)

@@ -11,7 +11,8 @@ from world.render import render_frame
 from world.scene import sample_shot
 
 LIMIT_MIB = 400
-# VmHWM and not ru_maxrss: the latter is inherited from the process that started this one, and pytest with torch in it is large
+# VmHWM and not ru_maxrss: the latter is inherited from the process that started this one, and pytest with
+# torch in it is large
 CURATE = """
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ clips = frames = 0
 for piece in pieces({"start_s": 0.0, "end_s": row["duration_s"]}, row, CurateConfig()):
     if not isinstance(piece, Gap):
         clips, frames = clips + 1, frames + len(piece.samples)
-peak_kib = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+status = Path("/proc/self/status").read_text().splitlines()
+peak_kib = next(line.split()[1] for line in status if line.startswith("VmHWM"))
 print(row["duration_s"], row["num_packets"], clips, frames, int(peak_kib) // 1024)
 """
 
@@ -36,11 +38,18 @@ def repeated(source, target, times):
         out = output.add_stream_from_template(stream)
         packets = [packet for packet in container.demux(stream) if packet.size]
         length = max(packet.pts + packet.duration for packet in packets)
-        kept = [(bytes(packet), packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.time_base) for packet in packets]
+        kept = [
+            (bytes(packet), packet.pts, packet.dts, packet.duration, packet.is_keyframe, packet.time_base)
+            for packet in packets
+        ]
         for number in range(times):
             for data, pts, dts, duration, is_key, base in kept:
                 packet = av.Packet(data)
-                packet.pts, packet.dts, packet.duration = pts + number * length, dts + number * length, duration
+                packet.pts, packet.dts, packet.duration = (
+                    pts + number * length,
+                    dts + number * length,
+                    duration,
+                )
                 packet.time_base, packet.is_keyframe, packet.stream = base, is_key, out
                 output.mux(packet)
 
@@ -52,9 +61,14 @@ def test_three_hours_are_curated_in_bounded_memory(tmp_path):
     frames = [render_frame(shots[index // 180], (index % 180) / 6, 320, 180) for index in range(360)]
     write_video(tmp_path / "minute.mp4", frames, 6, "mpeg4")  # every minute: two takes of half a minute
     repeated(tmp_path / "minute.mp4", tmp_path / "long.mp4", 180)
-    done = subprocess.run([sys.executable, "-c", CURATE, str(tmp_path / "long.mp4")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CURATE, str(tmp_path / "long.mp4")], capture_output=True, text=True, check=True
+    )
     length_s, num_packets, clips, kept, peak_mib = (float(value) for value in done.stdout.split())
-    print(f"{length_s / 3600:.2f} hours, {num_packets:.0f} frames, {clips:.0f} clips, peak RSS {peak_mib:.0f} MiB")
+    print(
+        f"{length_s / 3600:.2f} hours, {num_packets:.0f} frames, {clips:.0f} clips, peak RSS {peak_mib:.0f} "
+        "MiB"
+    )
     assert length_s == pytest.approx(3 * 3600, abs=1)
     assert kept == num_packets
     assert clips >= 360

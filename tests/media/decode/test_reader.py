@@ -14,7 +14,9 @@ from media.writer import webm_bytes, write_video
 
 def gradient(index, width=48, height=32):
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([(x * 4 + index * 3) % 256, (y * 6) % 256, np.full_like(x, (index * 9) % 256)], -1).astype(np.uint8)
+    return np.stack(
+        [(x * 4 + index * 3) % 256, (y * 6) % 256, np.full_like(x, (index * 9) % 256)], -1
+    ).astype(np.uint8)
 
 
 def test_world_films_come_back_with_every_frame_at_its_time(films):
@@ -77,14 +79,17 @@ def test_exif_orientation_is_applied(tmp_path):
 
 def test_animated_webp_has_its_own_times(tmp_path):
     pictures = [Image.fromarray(gradient(i * 20)) for i in range(3)]
-    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=[100, 300, 50], lossless=True)
+    pictures[0].save(
+        tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=[100, 300, 50], lossless=True
+    )
     facts = probe(str(tmp_path / "a.webp"))
     assert facts.kind == "video"
     assert [frame.time_s for frame in VideoReader(facts).frames()] == pytest.approx([0.0, 0.1, 0.4])
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"), [("a.mp4", b"", "empty"), ("b.mp4", b"not a video" * 99, "not_media"), (None, b"", "missing")]
+    ("name", "content", "reason"),
+    [("a.mp4", b"", "empty"), ("b.mp4", b"not a video" * 99, "not_media"), (None, b"", "missing")],
 )
 def test_what_cannot_be_read_says_why_and_names_the_file(tmp_path, name, content, reason):
     path = tmp_path / (name or "nosuch.mp4")
@@ -110,7 +115,10 @@ def test_streams_joined_end_to_end_go_on_in_time_and_each_keeps_its_size(tmp_pat
     assert [frame.time_s for frame in part] == pytest.approx([1.5, 1.625, 1.75])
 
 
-@pytest.mark.parametrize(("matrix", "turned"), [((-1, 0, 0, 1), "mirror"), ((0, 1, -1, 0), "clockwise"), ((0, 1, 1, 0), "transpose")])
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [((-1, 0, 0, 1), "mirror"), ((0, 1, -1, 0), "clockwise"), ((0, 1, 1, 0), "transpose")],
+)
 def test_the_display_matrix_turns_and_mirrors(tmp_path, matrix, turned):
     path, picture = tmp_path / "a.mp4", gradient(0)
     write_video(path, [picture] * 4, 4, options={"crf": "1"})
@@ -119,7 +127,11 @@ def test_the_display_matrix_turns_and_mirrors(tmp_path, matrix, turned):
     a, b, c, d = (value * 65536 for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    shown = {"mirror": picture[:, ::-1], "clockwise": np.rot90(picture, -1), "transpose": picture.transpose(1, 0, 2)}[turned]
+    shown = {
+        "mirror": picture[:, ::-1],
+        "clockwise": np.rot90(picture, -1),
+        "transpose": picture.transpose(1, 0, 2),
+    }[turned]
     [frame, *_] = VideoReader(probe(str(path)), decoder="pyav").frames()
     assert frame.rgb.shape == shown.shape
     assert np.abs(frame.rgb.astype(int) - shown).mean() < 4
@@ -145,12 +157,17 @@ def test_interlaced_frames_are_woven_into_whole_ones_at_their_own_times(tmp_path
         return picture
 
     path = tmp_path / "a.mp4"
-    write_video(path, [field_pair(i) for i in range(8)], 25, options={"x264-params": "interlaced=1:tff=1", "crf": "4"})
+    write_video(
+        path, [field_pair(i) for i in range(8)], 25, options={"x264-params": "interlaced=1:tff=1", "crf": "4"}
+    )
     facts = probe(str(path))
     assert facts.is_interlaced
     frames = list(VideoReader(facts).frames())
     assert [frame.time_s for frame in frames] == pytest.approx(np.arange(8) / 25, abs=1e-6)
-    combed = [np.abs(np.diff(picture[16:48, :, 0].astype(int), axis=0)).mean() for picture in (field_pair(4), frames[4].rgb)]
+    combed = [
+        np.abs(np.diff(picture[16:48, :, 0].astype(int), axis=0)).mean()
+        for picture in (field_pair(4), frames[4].rgb)
+    ]
     assert combed[1] < 0.5 * combed[0]
 
 

@@ -1,4 +1,6 @@
-"""Every real file against what FFmpeg itself says of it (`ffmpeg_truth.json`, made by `make_ffmpeg_truth.py`), or a refusal that names the cause."""
+"""Every real file against what FFmpeg itself says of it (`ffmpeg_truth.json`, made by
+`make_ffmpeg_truth.py`), or a refusal that names the cause.
+"""
 
 import csv
 import json
@@ -24,18 +26,35 @@ TONE_MAPPED = {
     "am_hlg10-color-test.mp4",
     "derived/tagged_pq_bt2020.mp4",
 }  # FFmpeg shows the code values
-OVER_WHITE = {"iio_newtonscradle.gif", "mpy_pigs_in_a_polka.gif", "pil_iss634.gif", "w3c_giphy.gif", "imm_denali.webp"}  # FFmpeg drops transparency
-OWN_CLOCK = {"derived/midstream_resize.ts"}  # its clock begins anew and its size changes; FFmpeg's times fall back and it scales to the first size
+OVER_WHITE = {
+    "iio_newtonscradle.gif",
+    "mpy_pigs_in_a_polka.gif",
+    "pil_iss634.gif",
+    "w3c_giphy.gif",
+    "imm_denali.webp",
+}  # FFmpeg drops transparency
+OWN_CLOCK = {
+    "derived/midstream_resize.ts"
+}  # its clock begins anew and its size changes; FFmpeg's times fall back and it scales to the first size
 REFUSED = {
-    "am_bbb_1ch_48kHz_q10_opus.webm": "no_video", "am_sample_audio_only_15s.mp4": "no_video", "derived/audio_only.m4a": "no_video",
-    "derived/corrupt/text.mp4": "not_media", "derived/corrupt/trunc50_prores.mov": "not_media", "fq_fragmented.mp4": "no_frames",
-    "mp4p_chunk_out_of_range.mp4": "not_media", "mp4p_zero_empty_stsc.mp4": "no_frames",
-}  # fmt: skip
-# Broken on purpose, and what is said of them. The rest of `corrupt/` is damaged where no decoder can see it: all their frames are kept.
+    "am_bbb_1ch_48kHz_q10_opus.webm": "no_video",
+    "am_sample_audio_only_15s.mp4": "no_video",
+    "derived/audio_only.m4a": "no_video",
+    "derived/corrupt/text.mp4": "not_media",
+    "derived/corrupt/trunc50_prores.mov": "not_media",
+    "fq_fragmented.mp4": "no_frames",
+    "mp4p_chunk_out_of_range.mp4": "not_media",
+    "mp4p_zero_empty_stsc.mp4": "no_frames",
+}
+# Broken on purpose, and what is said of them. The rest of `corrupt/` is damaged where no decoder can see it:
+# all their frames are kept.
 DAMAGED = {
-    "derived/corrupt/flip20_h264.mp4": "damaged", "derived/corrupt/flip50.ts": "damaged", "derived/corrupt/zero8k_mid.mp4": "damaged",
-    "derived/corrupt/zero4k_mid.mkv": "missing_frames", "derived/corrupt/trunc98_faststart.mp4": "lost_packets",
-}  # fmt: skip
+    "derived/corrupt/flip20_h264.mp4": "damaged",
+    "derived/corrupt/flip50.ts": "damaged",
+    "derived/corrupt/zero8k_mid.mp4": "damaged",
+    "derived/corrupt/zero4k_mid.mkv": "missing_frames",
+    "derived/corrupt/trunc98_faststart.mp4": "lost_packets",
+}
 
 
 def rows(folder):
@@ -97,7 +116,11 @@ def check(folder, row):
 
 
 def test_small_real_files_match_ffmpeg(real_videos):
-    small = [row for row in rows(real_videos) if int(row["n"] or 0) * int(row["w"] or 0) * int(row["h"] or 0) < 30_000_000]
+    small = [
+        row
+        for row in rows(real_videos)
+        if int(row["n"] or 0) * int(row["w"] or 0) * int(row["h"] or 0) < 30_000_000
+    ]
     assert len(small) > 80
     for row in small:
         check(real_videos, row)
@@ -117,12 +140,21 @@ def test_a_range_read_after_a_seek_equals_the_range_of_the_whole(real_videos):
         facts = probe(str(real_videos / row["file"]))
         if facts.decoder == "pillow" or row["file"] in OWN_CLOCK:
             continue
-        whole = [(frame.time_s, frame.rgb.tobytes()) for frame in VideoReader(facts, 1024, decoder="pyav").frames()]
+        whole = [
+            (frame.time_s, frame.rgb.tobytes()) for frame in VideoReader(facts, 1024, decoder="pyav").frames()
+        ]
         start = 0.6 * facts.duration_s
         for decoder in (None, "pyav"):
-            part = [frame.time_s for frame in VideoReader(facts, 1024, decoder=decoder).frames(start, start + 0.5)]
-            assert part == [time for time, _ in whole if start - 1e-4 <= time < start + 0.5 - 1e-4], row["file"]
-        part = [(frame.time_s, frame.rgb.tobytes()) for frame in VideoReader(facts, 1024, decoder="pyav").frames(start, start + 0.5)]
+            part = [
+                frame.time_s for frame in VideoReader(facts, 1024, decoder=decoder).frames(start, start + 0.5)
+            ]
+            assert part == [time for time, _ in whole if start - 1e-4 <= time < start + 0.5 - 1e-4], row[
+                "file"
+            ]
+        part = [
+            (frame.time_s, frame.rgb.tobytes())
+            for frame in VideoReader(facts, 1024, decoder="pyav").frames(start, start + 0.5)
+        ]
         assert part == [item for item in whole if start - 1e-4 <= item[0] < start + 0.5 - 1e-4], row["file"]
         checked += 1
     assert checked > 20

@@ -1,4 +1,6 @@
-"""The camera estimate: against the film world's truth, on what real footage does to it, and on nothing at all."""
+"""The camera estimate: against the film world's truth, on what real footage does to it, and on nothing at
+all.
+"""
 
 from __future__ import annotations
 
@@ -56,31 +58,40 @@ def scene(seed: int = 0) -> np.ndarray:
     return np.clip(128 + 90 * soft / np.abs(soft).max() * 2, 0, 255).astype(np.uint8)
 
 
-def moved(motions: list[tuple[float, float, float, float]], size: tuple[int, int] = (144, 256)) -> list[np.ndarray]:
-    """Frames of `scene` seen by a camera at (x, y) pixels right and down of its middle, a scale and a turn clockwise in degrees."""
+def moved(
+    motions: list[tuple[float, float, float, float]], size: tuple[int, int] = (144, 256)
+) -> list[np.ndarray]:
+    """Frames of `scene` seen by a camera at (x, y) pixels right and down of its middle, a scale and a turn
+    clockwise in degrees.
+    """
     height, width = size
     frames = []
     for x, y, scale, turn in motions:
         cos, sin = np.cos(np.radians(turn)) / scale, np.sin(np.radians(turn)) / scale
         matrix = np.array([[cos, -sin, 350 + x], [sin, cos, 200 + y]])
         matrix[:, 2] -= matrix[:, :2] @ [(width - 1) / 2, (height - 1) / 2]
-        frames.append(cv2.warpAffine(scene(), matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
+        frames.append(
+            cv2.warpAffine(scene(), matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        )
     return frames
 
 
 TIMES = [index / 24 for index in range(48)]
 
 
-@pytest.mark.parametrize("tag, field, rate, path", [
-    ("pan_right", "pan_per_s", 0.25, lambda t: (36 * t, 0, 1, 0)),
-    ("pan_left", "pan_per_s", -0.5, lambda t: (-72 * t, 0, 1, 0)),
-    ("tilt_up", "tilt_per_s", 0.2, lambda t: (0, -28.8 * t, 1, 0)),
-    ("zoom_in", "zoom_per_s", 0.2, lambda t: (0, 0, np.exp(0.2 * t), 0)),
-    ("zoom_out", "zoom_per_s", -0.1, lambda t: (0, 0, np.exp(-0.1 * t), 0)),
-    ("roll_right", "roll_deg_per_s", 10, lambda t: (0, 0, 1, 10 * t)),
-    ("static", "pan_per_s", 0, lambda t: (0, 0, 1, 0)),
-    ("handheld", "pan_per_s", 0, lambda t: (2 * np.sin(9 * t), 2 * np.sin(11 * t + 1), 1, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tag, field, rate, path",
+    [
+        ("pan_right", "pan_per_s", 0.25, lambda t: (36 * t, 0, 1, 0)),
+        ("pan_left", "pan_per_s", -0.5, lambda t: (-72 * t, 0, 1, 0)),
+        ("tilt_up", "tilt_per_s", 0.2, lambda t: (0, -28.8 * t, 1, 0)),
+        ("zoom_in", "zoom_per_s", 0.2, lambda t: (0, 0, np.exp(0.2 * t), 0)),
+        ("zoom_out", "zoom_per_s", -0.1, lambda t: (0, 0, np.exp(-0.1 * t), 0)),
+        ("roll_right", "roll_deg_per_s", 10, lambda t: (0, 0, 1, 10 * t)),
+        ("static", "pan_per_s", 0, lambda t: (0, 0, 1, 0)),
+        ("handheld", "pan_per_s", 0, lambda t: (2 * np.sin(9 * t), 2 * np.sin(11 * t + 1), 1, 0)),
+    ],
+)
 def test_rates_are_measured(tag: str, field: str, rate: float, path) -> None:
     found = camera(moved([path(time - 1) for time in TIMES]), TIMES)
     assert found.tag == tag and found.confidence > 0.5, found

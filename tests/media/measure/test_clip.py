@@ -17,14 +17,20 @@ def page(lines=7):
     image = Image.new("RGB", (480, 270), (250, 250, 250))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
     for number in range(lines):
-        draw.text((16, 12 + 36 * number), "Rushes turn raw footage into a model", fill=(20, 20, 30), font=font)
+        draw.text(
+            (16, 12 + 36 * number), "Rushes turn raw footage into a model", fill=(20, 20, 30), font=font
+        )
     return np.asarray(image)
 
 
 def measured(frames, fps=8.0):
     times = [index / fps for index in range(len(frames))]
-    changes = [float(np.abs(a.astype(int) - b).mean() / 255) for a, b in zip(frames, frames[1:], strict=False)]
-    return measure([look(frame) for frame in frames[::4]], frames, times, changes, times[-1], frames[0].shape[1])
+    changes = [
+        float(np.abs(a.astype(int) - b).mean() / 255) for a, b in zip(frames, frames[1:], strict=False)
+    ]
+    return measure(
+        [look(frame) for frame in frames[::4]], frames, times, changes, times[-1], frames[0].shape[1]
+    )
 
 
 def test_text_is_told_from_pictures_and_grows_with_its_lines():
@@ -39,7 +45,9 @@ def test_text_is_told_from_pictures_and_grows_with_its_lines():
 def test_noise_is_measured_in_steps_of_luma():
     clean = natural()
     for sigma in (4.0, 12.0):
-        noisy = np.clip(clean + np.random.default_rng(0).normal(0, sigma, (*clean.shape[:2], 1)), 0, 255).astype(np.uint8)
+        noisy = np.clip(
+            clean + np.random.default_rng(0).normal(0, sigma, (*clean.shape[:2], 1)), 0, 255
+        ).astype(np.uint8)
         assert look(noisy).noise == pytest.approx(sigma, rel=0.35)
     assert look(clean).noise < 2.5
 
@@ -61,7 +69,10 @@ def test_a_loop_leads_back_and_a_shot_does_not():
 def test_recorded_screens_and_still_pictures():
     assert screen_likelihood([look(page())] * 3) > 0.8
     assert screen_likelihood([look(natural(seed)) for seed in range(5)]) < 0.2
-    still, moving = measured([natural()] * 24), measured([natural(9, time_s=index / 8) for index in range(16)])
+    still, moving = (
+        measured([natural()] * 24),
+        measured([natural(9, time_s=index / 8) for index in range(16)]),
+    )
     assert still["slideshow_likelihood"] > 0.9
     assert moving["slideshow_likelihood"] < 0.6
     assert (still["frozen_share"], still["motion"]) == (1.0, 0.0)

@@ -15,7 +15,11 @@ FPS = 4.0
 
 
 def clip(
-    seed: int, start_s: float = 0.0, end_s: float = 2.5, size: tuple[int, int] = (160, 90), duration_s: float = 2.5
+    seed: int,
+    start_s: float = 0.0,
+    end_s: float = 2.5,
+    size: tuple[int, int] = (160, 90),
+    duration_s: float = 2.5,
 ) -> tuple[list[np.ndarray], list[float]]:
     shot = sample_shot(seed, 16 / 9, duration_s)
     times = list(np.arange(start_s, end_s - 1e-6, 1 / FPS))
@@ -32,9 +36,14 @@ def changed(frames: list[np.ndarray], how: str) -> list[np.ndarray]:
         return [decode_image(encode_jpeg(rgb, 40)) for rgb in frames]
     if how in {"half", "larger"}:
         factor = 0.5 if how == "half" else 1.5
-        return [cv2.resize(rgb, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA) for rgb in frames]
+        return [
+            cv2.resize(rgb, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
+            for rgb in frames
+        ]
     if how in {"brighter", "darker"}:
-        return [np.clip(rgb * (1.15 if how == "brighter" else 0.85), 0, 255).astype(np.uint8) for rgb in frames]
+        return [
+            np.clip(rgb * (1.15 if how == "brighter" else 0.85), 0, 255).astype(np.uint8) for rgb in frames
+        ]
     pad = ((14, 14), (0, 0), (0, 0)) if how == "letterbox" else ((0, 0), (20, 20), (0, 0))
     return [np.pad(rgb, pad) for rgb in frames]
 

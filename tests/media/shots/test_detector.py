@@ -1,4 +1,6 @@
-"""Shots against truth: the film world's cuts and dissolves, joined real clips, and the same shots however a video is cut into segments."""
+"""Shots against truth: the film world's cuts and dissolves, joined real clips, and the same shots however a
+video is cut into segments.
+"""
 
 import json
 
@@ -19,7 +21,9 @@ SEED = 202
 def labels(pictures, fps):
     """Frames that start a shot after a cut, and [begin, end) of each transition."""
     detector = ShotDetector(CurateConfig().cut_threshold, fps)
-    found = [label for _, label in detector.labelled((index, picture) for index, picture in enumerate(pictures))]
+    found = [
+        label for _, label in detector.labelled((index, picture) for index, picture in enumerate(pictures))
+    ]
     cuts = [index for index, label in enumerate(found) if label.is_cut and not label.is_transition]
     edges = np.flatnonzero(np.diff([0, *[label.is_transition for label in found], 0]))
     return cuts, [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
@@ -44,7 +48,11 @@ def score(films):
         hits = len(true_cuts & set(cuts))
         hard += (hits, len(true_cuts) - hits, len(set(cuts) - true_cuts))
         found = [frame for frame in fades if any(begin - 1 <= frame <= end + 1 for begin, end in blends)]
-        soft += (len(found), len(fades) - len(found), sum(not any(begin - 1 <= frame <= end + 1 for frame in fades) for begin, end in blends))
+        soft += (
+            len(found),
+            len(fades) - len(found),
+            sum(not any(begin - 1 <= frame <= end + 1 for frame in fades) for begin, end in blends),
+        )
     return hard, soft
 
 
@@ -58,7 +66,10 @@ def drawn(count):
         index += 1
         if len(film.shots) > 1:
             count -= 1
-            pictures = [Picture(0.0, rgb, Geometry(film.width_px, film.height_px)).glance(GLANCE_PX) for rgb in render_film(film)]
+            pictures = [
+                Picture(0.0, rgb, Geometry(film.width_px, film.height_px)).glance(GLANCE_PX)
+                for rgb in render_film(film)
+            ]
             yield pictures, film.fps, truth(film)["truth"]["joins"]
 
 
@@ -90,11 +101,17 @@ def test_the_fast_detector_is_pyscenedetects_own():
 
     from media.shots.detector import FastAdaptiveDetector
 
-    ours, theirs = (kind(adaptive_threshold=3.0, min_scene_len=0, window_width=2) for kind in (FastAdaptiveDetector, AdaptiveDetector))
+    ours, theirs = (
+        kind(adaptive_threshold=3.0, min_scene_len=0, window_width=2)
+        for kind in (FastAdaptiveDetector, AdaptiveDetector)
+    )
     found = ([], [])
     for index, rgb in enumerate(render_film(make_film(SEED, 3))):
         for detector, cuts, picture in ((ours, found[0], rgb), (theirs, found[1], rgb[..., ::-1])):
-            cuts += [code.frame_num for code in detector.process_frame(FrameTimecode(index, 24.0), np.ascontiguousarray(picture))]
+            cuts += [
+                code.frame_num
+                for code in detector.process_frame(FrameTimecode(index, 24.0), np.ascontiguousarray(picture))
+            ]
         assert ours._frame_score == pytest.approx(theirs._frame_score, rel=1e-9)
     assert found[0] == found[1]
 
@@ -120,7 +137,10 @@ def test_labelled_real_trailers(real_videos):
         labelled = 648 if "partial" in known[name]["by"] else 10**9
         assert len([frame for frame in cuts if frame < labelled]) == len(known[name]["cuts"])
         gradual += len(known[name]["gradual"])
-        found += sum(any(begin < last and first < end for begin, end in blends) for first, last in known[name]["gradual"])
+        found += sum(
+            any(begin < last and first < end for begin, end in blends)
+            for first, last in known[name]["gradual"]
+        )
     assert found >= 0.7 * gradual
 
 
@@ -143,9 +163,18 @@ def test_any_segmenting_of_films_gives_the_shots_of_the_whole(tmp_path):
 
 
 REAL = [
-    "bower_bbb_480p_30s.mp4", "cos_test_video_30s.mp4", "dvr_traffic_camera_vfr.mp4", "sim_chrome.ogv", "sim_chrome.webm", "mee_echo-hereweare.webm",
-    "gr_world.mp4", "dj_video4.mp4", "intel_car-detection.mp4", "mdnl_crystal.mp4", "derived/multi_fade.mp4",
-]  # fmt: skip
+    "bower_bbb_480p_30s.mp4",
+    "cos_test_video_30s.mp4",
+    "dvr_traffic_camera_vfr.mp4",
+    "sim_chrome.ogv",
+    "sim_chrome.webm",
+    "mee_echo-hereweare.webm",
+    "gr_world.mp4",
+    "dj_video4.mp4",
+    "intel_car-detection.mp4",
+    "mdnl_crystal.mp4",
+    "derived/multi_fade.mp4",
+]
 
 
 @pytest.mark.slow

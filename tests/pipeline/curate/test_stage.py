@@ -31,7 +31,11 @@ def long_film(tmp_path_factory):
     path = tmp_path_factory.mktemp("long") / "long.mp4"
     lengths, frames, cuts, background = [9, 50, 20, 13, 40, 31, 11, 25, 36], [], [0], ""
     for index, count in enumerate(lengths):
-        shot = next(shot for seed in range(100) if (shot := sample_shot(1000 * index + seed, 1.5, count / 10)).background != background)
+        shot = next(
+            shot
+            for seed in range(100)
+            if (shot := sample_shot(1000 * index + seed, 1.5, count / 10)).background != background
+        )
         background = shot.background
         frames += [render_frame(shot, i / 10, 96, 64) for i in range(count)]
         cuts.append(cuts[-1] + count)
@@ -77,12 +81,22 @@ def test_films_become_their_true_shots_and_no_good_frame_is_lost(dataset, films)
     drops = queries.table(dataset, "drops").to_pylist()
     for path in films.glob("film-*.json"):
         truth, stem = json.loads(path.read_text())["truth"], str(path.with_suffix(""))
-        own = sorted((clip for clip in clips if clip["uri"].rsplit(".", 1)[0] == stem), key=lambda clip: clip["start_s"])
+        own = sorted(
+            (clip for clip in clips if clip["uri"].rsplit(".", 1)[0] == stem),
+            key=lambda clip: clip["start_s"],
+        )
         gone = [drop for drop in drops if drop["uri"].rsplit(".", 1)[0] == stem]
-        lost = sum(drop["value"] if drop["reason"] == "transition" else round((drop["end_s"] - drop["start_s"]) * truth["fps"]) for drop in gone)
+        lost = sum(
+            drop["value"]
+            if drop["reason"] == "transition"
+            else round((drop["end_s"] - drop["start_s"]) * truth["fps"])
+            for drop in gone
+        )
         assert sum(clip["num_frames"] for clip in own) + lost == truth["num_frames"]
         if all(join["kind"] == "cut" for join in truth["joins"]):
-            assert [round(clip["start_s"] * truth["fps"]) for clip in own] == [shot["start_frame"] for shot in truth["shots"]]
+            assert [round(clip["start_s"] * truth["fps"]) for clip in own] == [
+                shot["start_frame"] for shot in truth["shots"]
+            ]
             assert not gone
 
 

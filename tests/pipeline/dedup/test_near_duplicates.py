@@ -1,4 +1,6 @@
-"""The search for near-duplicates: what is found, what is not, and that order, limits and flat clips do as said."""
+"""The search for near-duplicates: what is found, what is not, and that order, limits and flat clips do as
+said.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ import pytest
 
 from media.measure.videohash import SAME, VideoHash, video_hash
 from pipeline.dedup import near_duplicates as neardup
-from pipeline.dedup.near_duplicates import Group, Quality, Report, bucket_pairs, candidate_pairs, embedding_pairs, find_groups, group
+from pipeline.dedup.near_duplicates import (
+    Group,
+    Quality,
+    Report,
+    bucket_pairs,
+    candidate_pairs,
+    embedding_pairs,
+    find_groups,
+    group,
+)
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import sample_shot
@@ -26,11 +37,20 @@ def copies(seed: int, duration_s: float = 2.2) -> list[tuple[str, bytes]]:
         "whole": (frames, times),
         "half": ([cv2.resize(rgb, (80, 45), interpolation=cv2.INTER_AREA) for rgb in frames], times),
         "dark": ([(rgb * 0.85).astype(np.uint8) for rgb in frames], times),
-        "noise": ([np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8) for rgb in frames], times),
+        "noise": (
+            [
+                np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
+                for rgb in frames
+            ],
+            times,
+        ),
         "bars": ([np.pad(rgb, ((12, 12), (0, 0), (0, 0))) for rgb in frames], times),
         "late": ([render_frame(shot, time, 160, 90) for time in late], late),
     }
-    return [(f"{seed:04d}-{name}", video_hash(pictures, list(at)).to_bytes()) for name, (pictures, at) in changed.items()]
+    return [
+        (f"{seed:04d}-{name}", video_hash(pictures, list(at)).to_bytes())
+        for name, (pictures, at) in changed.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +100,9 @@ def test_unlike_clips_are_not_chained() -> None:
     chain = {("a", "b"): 0.1, ("b", "c"): 0.1, ("c", "d"): 0.1}
     assert group(chain, {}) == [Group("a", ["b"], [0.1]), Group("c", ["d"], [0.1])]
     near = group(chain, {}, lambda first, second: 1.2 * SAME)
-    assert near == [Group("a", ["b", "c"], [0.1, 1.2 * SAME])]  # c matches b and is near a; d is near but matches no first member
+    assert near == [
+        Group("a", ["b", "c"], [0.1, 1.2 * SAME])
+    ]  # c matches b and is near a; d is near but matches no first member
 
 
 def test_a_large_bucket_is_capped_and_said_so() -> None:
@@ -97,7 +119,13 @@ def test_a_set_of_one_look_stays_bounded(pool: dict[str, bytes]) -> None:
     pairs = candidate_pairs([VideoHash.from_bytes(data)] * 300, report)
     assert report.capped_buckets > 0 and report.comparisons_left_out > 0
     assert len(pairs) <= 300 * neardup.BUCKET_CAP // 2
-    assert sum(1 + len(found.others) for found in find_groups({f"{number:03d}": data for number in range(300)})[0]) == 300
+    assert (
+        sum(
+            1 + len(found.others)
+            for found in find_groups({f"{number:03d}": data for number in range(300)})[0]
+        )
+        == 300
+    )
 
 
 def test_nothing_and_flat_clips() -> None:
@@ -110,7 +138,10 @@ def test_nothing_and_flat_clips() -> None:
 
 def test_embeddings_are_compared_exactly_and_join_the_groups(pool: dict[str, bytes]) -> None:
     rng = np.random.default_rng(1)
-    vectors = {f"{number:03d}": vector / np.linalg.norm(vector) for number, vector in enumerate(rng.normal(size=(60, 16)).astype(np.float32))}
+    vectors = {
+        f"{number:03d}": vector / np.linalg.norm(vector)
+        for number, vector in enumerate(rng.normal(size=(60, 16)).astype(np.float32))
+    }
     vectors["copy"] = vectors["007"]
     assert [pair[:2] for pair in embedding_pairs(vectors, 0.99, block=8)] == [("007", "copy")]
     hashes = list(pool.values())
@@ -128,5 +159,7 @@ def test_no_false_pair_among_500_shots() -> None:
         duration = float(rng.uniform(1.2, 3.4))
         shot = sample_shot(int(rng.integers(1 << 31)), width / height, duration)
         times = list(np.arange(0, duration, 0.25))
-        hashes[f"{number:03d}"] = video_hash([render_frame(shot, time, width, height) for time in times], times).to_bytes()
+        hashes[f"{number:03d}"] = video_hash(
+            [render_frame(shot, time, width, height) for time in times], times
+        ).to_bytes()
     assert find_groups(hashes)[0] == []

@@ -1,4 +1,6 @@
-"""Near-duplicates through the whole stage: copies made by real encoders are found, nothing else is; the view leaves them out and can bring them back."""
+"""Near-duplicates through the whole stage: copies made by real encoders are found, nothing else is; the view
+leaves them out and can bring them back.
+"""
 
 import itertools
 import json
@@ -32,7 +34,12 @@ def frames_of(seed, size=(160, 96), duration_s=2.5):
 
 
 def scaled(frames, factor):
-    return [cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC) for rgb in frames]
+    return [
+        cv2.resize(
+            rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        )
+        for rgb in frames
+    ]
 
 
 def brighter(frames, factor):
@@ -47,20 +54,28 @@ def write_copies(folder, seed):
     write_video(folder / f"{seed}-lowq.mp4", frames, FPS, options={"crf": "36"})
     write_video(folder / f"{seed}-half.webm", scaled(frames, 0.5), FPS, "vp9", options={"crf": "40"})
     write_video(folder / f"{seed}-light.mp4", brighter(frames, 1 + 0.15 * sign), FPS, options={"crf": "26"})
-    write_video(folder / f"{seed}-bars.mp4", [np.pad(rgb, bars) for rgb in frames], FPS, options={"crf": "28"})
-    write_video(folder / f"{seed}-trim.mp4", frames[7:] if seed % 2 else frames[:-7], FPS, options={"crf": "26"})
+    write_video(
+        folder / f"{seed}-bars.mp4", [np.pad(rgb, bars) for rgb in frames], FPS, options={"crf": "28"}
+    )
+    write_video(
+        folder / f"{seed}-trim.mp4", frames[7:] if seed % 2 else frames[:-7], FPS, options={"crf": "26"}
+    )
 
 
 def curated(folder, out, embed=None):
     """The preview column (and the embed column) of a folder, made here."""
     config = IngestConfig()
     dataset = Dataset.create(str(out))
-    make_plan(dataset, list_sources([str(folder)]), config.plan, lambda files: [source_row(file) for file in files])
+    make_plan(
+        dataset, list_sources([str(folder)]), config.plan, lambda files: [source_row(file) for file in files]
+    )
     stages = [Curate(config.curate)]
     stages += [Embed(embed, stages[0].column)] if embed else []
     for stage in stages:
         stage.setup()
-        for shard, generation in sorted({(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}):
+        for shard, generation in sorted(
+            {(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}
+        ):
             run_stage(stage, dataset, "test", shard, generation, lambda text: None)
     return dataset, [stage.column for stage in stages]
 
@@ -76,7 +91,10 @@ def small(tmp_path_factory):
 
 
 def name_of(dataset):
-    return {row["clip_id"]: row["uri"].rsplit("/", 1)[1].split(".")[0] for row in queries.table(dataset, "clips").to_pylist()}
+    return {
+        row["clip_id"]: row["uri"].rsplit("/", 1)[1].split(".")[0]
+        for row in queries.table(dataset, "clips").to_pylist()
+    }
 
 
 def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(small):
@@ -87,19 +105,32 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
     assert all(names[row["clip_id"]].split("-")[0] == names[row["group_id"]].split("-")[0] for row in rows)
     assert all(names[row["clip_id"]].endswith("bars") for row in rows if row["is_kept"])  # most pixels
     assert len(rows) >= 16
-    view = View(columns={"preview": preview, "dedup": column}, where="clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)")
+    view = View(
+        columns={"preview": preview, "dedup": column},
+        where="clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)",
+    )
     assert view.clips(dataset).num_rows == 24 - sum(not row["is_kept"] for row in rows)
     assert replace(view, where="true").clips(dataset).num_rows == 24
     records = queries.table(dataset, "shards", column).to_pylist()
-    drops = [row for row in queries.table(dataset, "drops", column).to_pylist() if row["reason"] == "near_duplicate"]
-    assert sum(record["num_dropped"] for record in records) == len(drops) == sum(not row["is_kept"] for row in rows)
+    drops = [
+        row
+        for row in queries.table(dataset, "drops", column).to_pylist()
+        if row["reason"] == "near_duplicate"
+    ]
+    assert (
+        sum(record["num_dropped"] for record in records)
+        == len(drops)
+        == sum(not row["is_kept"] for row in rows)
+    )
     assert dedup(dataset, preview, None, DedupConfig(), in_process) == column  # done already
 
 
 def test_clips_of_one_source_are_compared_only_when_asked(small):
     dataset, [preview] = small
     clips = queries.table(dataset, "clips", preview).to_pylist()
-    hashes = {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()}
+    hashes = {
+        row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()
+    }
     one_source = [{**clip, "source_id": "s"} for clip in clips]
     assert groups_of(one_source, hashes, {}, DedupConfig(), in_process)[0] == []
     assert len(groups_of(one_source, hashes, {}, DedupConfig(within_source=True), in_process)[0]) >= 3
@@ -136,8 +167,13 @@ def tiny_clip(folder):
     model = open_clip.CLIP(**config)
     folder.mkdir()
     preprocess = {"size": 32, "mode": "RGB", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return EmbedConfig(model=f"local-dir:{folder}")
 
 
@@ -150,7 +186,10 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
     dataset, [_, embed] = curated(folder, tmp_path / "ds", config)
     rows = queries.table(dataset, "embeddings", embed).to_pylist()
     assert len(rows) == 2
-    assert all(np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-5) and len(row["vector"]) == 16 for row in rows)
+    assert all(
+        np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-5) and len(row["vector"]) == 16
+        for row in rows
+    )
     alike = groups_of(
         queries.table(dataset, "clips").to_pylist(),
         {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes").to_pylist()},
@@ -166,7 +205,9 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
-    """Through encoders, the decode layer and the shot detector: precision and recall of (copy, original) pairs; no pair among the others."""
+    """Through encoders, the decode layer and the shot detector: precision and recall of (copy, original)
+    pairs; no pair among the others.
+    """
     folder = tmp_path / "footage"
     folder.mkdir()
     for seed in range(2000, 2050):
@@ -175,7 +216,9 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
         write_video(folder / f"{seed}-other.mp4", frames_of(seed, duration_s=1.5), FPS)
     dataset, [preview] = curated(folder, tmp_path / "ds")
     clips = queries.table(dataset, "clips", preview).to_pylist()
-    hashes = {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()}
+    hashes = {
+        row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()
+    }
     groups, report = groups_of(clips, hashes, {}, DedupConfig(), in_process)
     names = name_of(dataset)
     assert len(set(names.values())) == 800
@@ -184,9 +227,16 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
         members = sorted({names[clip_id] for clip_id in (one.kept, *one.others)})
         found |= set(itertools.combinations(members, 2))
     right = {pair for pair in found if pair[0].split("-")[0] == pair[1].split("-")[0]}
-    wanted = {tuple(sorted((f"{seed}-whole", f"{seed}-{copy}"))) for seed in range(2000, 2050) for copy in ("lowq", "half", "light", "bars", "trim")}
+    wanted = {
+        tuple(sorted((f"{seed}-whole", f"{seed}-{copy}")))
+        for seed in range(2000, 2050)
+        for copy in ("lowq", "half", "light", "bars", "trim")
+    }
     recall, precision = len(wanted & found) / len(wanted), len(right) / max(1, len(found))
-    print(f"{len(clips)} clips, {report.candidates} pairs compared: precision {precision:.3f}, recall {recall:.3f}")
+    print(
+        f"{len(clips)} clips, {report.candidates} pairs compared: precision {precision:.3f}, recall "
+        f"{recall:.3f}"
+    )
     assert precision >= 0.99
     assert recall >= 0.95
     assert not any(name.endswith("other") for pair in found for name in pair)

@@ -14,9 +14,24 @@ OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage",
 @pytest.mark.ray
 def test_two_ray_workers_train_as_one_process(tmp_path):
     run("captioner", "train", tmp_path / "one", *OPTIONS)
-    run("pipeline", "launch", "--workers", 2, "--cpus", 0.5, "--", "captioner", "train", tmp_path / "two", *OPTIONS)
+    run(
+        "pipeline",
+        "launch",
+        "--workers",
+        2,
+        "--cpus",
+        0.5,
+        "--",
+        "captioner",
+        "train",
+        tmp_path / "two",
+        *OPTIONS,
+    )
     one, two = (
-        [json.loads(line)["loss"] for line in (tmp_path / name / "training" / "base" / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "training" / "base" / "metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("one", "two")
     )
     assert len(two) == 2

@@ -1,4 +1,6 @@
-"""Retry, replay and estimate: failed work is done again and nothing else, a column is a function of its inputs, and rates are measured."""
+"""Retry, replay and estimate: failed work is done again and nothing else, a column is a function of its
+inputs, and rates are measured.
+"""
 
 import json
 import shutil

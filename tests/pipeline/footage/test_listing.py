@@ -36,10 +36,19 @@ def folder(films, tmp_path, monkeypatch):
     monkeypatch.setenv("RUSHES_HTTP_BACKOFF_S", "0.01")
     root = tmp_path / "footage"
     (root / "sub dir").mkdir(parents=True)
-    first, second, third = sorted(path for path in films.iterdir() if path.suffix in {".mp4", ".mkv", ".webm"})[:3]
+    first, second, third = sorted(
+        path for path in films.iterdir() if path.suffix in {".mp4", ".mkv", ".webm"}
+    )[:3]
     shutil.copy(first, root / f"a{first.suffix}")
     (root / "a.json").write_text(
-        json.dumps({"alt": "a film", "captions": [{"start_s": 0, "end_s": 1, "kind": "k", "text": "t"}], "truth": 1, "licence": "CC0"})
+        json.dumps(
+            {
+                "alt": "a film",
+                "captions": [{"start_s": 0, "end_s": 1, "kind": "k", "text": "t"}],
+                "truth": 1,
+                "licence": "CC0",
+            }
+        )
     )
     shutil.copy(second, root / f"b{second.suffix}")
     shutil.copy(third, root / "sub dir" / f"c ü{third.suffix}")
@@ -58,7 +67,10 @@ def media(folder):
 def plan(tmp_path, footage, name="ds"):
     dataset = Dataset.create(str(tmp_path / name))
     return dataset, {
-        row["uri"]: row for row in make_plan(dataset, list_sources(footage), PlanConfig(), lambda files: [source_row(file) for file in files])
+        row["uri"]: row
+        for row in make_plan(
+            dataset, list_sources(footage), PlanConfig(), lambda files: [source_row(file) for file in files]
+        )
     }
 
 
@@ -67,12 +79,25 @@ def test_folders_patterns_and_files_name_the_same_things_once(folder):
     assert [item.uri for item in whole] == media(folder)
     assert whole[0].sidecar == str(folder / "a.json")
     assert list_sources([f"{folder}/**/*"]) == whole
-    assert list_sources([str(folder), f"{folder}/*.png", f"file://{quote(str(folder))}/still.png", f"{folder}/sub dir/../still.png"]) == whole
+    assert (
+        list_sources(
+            [
+                str(folder),
+                f"{folder}/*.png",
+                f"file://{quote(str(folder))}/still.png",
+                f"{folder}/sub dir/../still.png",
+            ]
+        )
+        == whole
+    )
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "x.mp4").write_bytes(b"x")
     (folder / "notes.md").write_text("x")
     (folder / "alone.json").write_text("{}")
-    assert set(names(list_sources([str(folder)]), folder)) == set(names(whole, folder)) | {"notes.md", "alone.json"}
+    assert set(names(list_sources([str(folder)]), folder)) == set(names(whole, folder)) | {
+        "notes.md",
+        "alone.json",
+    }
     with pytest.raises(UsageError, match="nosuch"):
         list_sources([f"{folder}/nosuch*"])
     with pytest.raises(UsageError, match="scheme"):
@@ -83,15 +108,41 @@ def rows_of(folder):
     first, second = media(folder)[:2]
     day = datetime.date(2024, 5, 1)
     return [
-        {"uri": Path(first).name, "caption": "said, by the list", "license": "MIT", "tags": "sea, sky", "day": day, "score": 0.5, "empty": None},
-        {"uri": second, "caption": "", "license": None, "tags": None, "day": None, "score": float("nan"), "empty": None},
-        {"uri": "gone.mp4", "caption": "was here", "license": "", "tags": "", "day": None, "score": None, "empty": None},
+        {
+            "uri": Path(first).name,
+            "caption": "said, by the list",
+            "license": "MIT",
+            "tags": "sea, sky",
+            "day": day,
+            "score": 0.5,
+            "empty": None,
+        },
+        {
+            "uri": second,
+            "caption": "",
+            "license": None,
+            "tags": None,
+            "day": None,
+            "score": float("nan"),
+            "empty": None,
+        },
+        {
+            "uri": "gone.mp4",
+            "caption": "was here",
+            "license": "",
+            "tags": "",
+            "day": None,
+            "score": None,
+            "empty": None,
+        },
     ]
 
 
 def write_list(path, rows):
     if path.suffix == ".parquet":
-        table = pa.Table.from_pylist(rows).append_column("video", pa.array([{"bytes": b"x" * 99, "path": "p"}] * len(rows)))
+        table = pa.Table.from_pylist(rows).append_column(
+            "video", pa.array([{"bytes": b"x" * 99, "path": "p"}] * len(rows))
+        )
         pq.write_table(table, path, row_group_size=2)
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row, default=str) for row in rows) + "\n\n")
@@ -105,13 +156,21 @@ def write_list(path, rows):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("column", ["uri", "path", "url", "file", "file_name"])
 def test_lists_with_columns_carry_their_rows(folder, tmp_path, suffix, column):
-    write_list(folder / f"list{suffix}", [{column: row["uri"], **{key: row[key] for key in row if key != "uri"}} for row in rows_of(folder)])
+    write_list(
+        folder / f"list{suffix}",
+        [{column: row["uri"], **{key: row[key] for key in row if key != "uri"}} for row in rows_of(folder)],
+    )
     found = list_sources([str(folder / f"list{suffix}")])
     first, second = media(folder)[:2]
     assert [item.uri for item in found] == sorted([first, second, str(folder / "gone.mp4")])
     told = next(item for item in found if item.uri == first)
     assert (told.alt, told.sidecar) == ("said, by the list", str(folder / "a.json"))
-    assert told.metadata | {"score": 0.5} == {"licence": "MIT", "tags": ["sea", "sky"], "day": "2024-05-01", "score": 0.5}
+    assert told.metadata | {"score": 0.5} == {
+        "licence": "MIT",
+        "tags": ["sea", "sky"],
+        "day": "2024-05-01",
+        "score": 0.5,
+    }
     row = source_row(told)
     assert row["alt"] == "said, by the list"
     assert json.loads(row["metadata_json"])["licence"] == "MIT"
@@ -174,7 +233,11 @@ def make_tar(folder, path):
     a, b, c, still = (Path(item).read_bytes() for item in media(folder))
     with tarfile.open(path, "w") as tar:
         add(tar, "set/0001.mp4", a)
-        add(tar, "set/0001.json", json.dumps({"caption": "from json", "license": "MIT", "truth": 1, "fps": 8}).encode())
+        add(
+            tar,
+            "set/0001.json",
+            json.dumps({"caption": "from json", "license": "MIT", "truth": 1, "fps": 8}).encode(),
+        )
         add(tar, "set/0001.txt", b"from text")
         add(tar, "set/0002.mp4", b)
         add(tar, "set/0002.txt", " a caption ü\n".encode())
@@ -192,7 +255,15 @@ def test_a_tar_of_videos_is_its_members_with_what_lies_beside_them(folder, tmp_p
     tar = f"{tmp_path}/x.tar"
     found = list_sources([tar])
     assert names(found, tar) == [
-        f"{tar}#{name}" for name in ("../../escape.mp4", "broken.mp4", "readme.md", "set/0001.mp4", "set/0002.mp4", "still.png")
+        f"{tar}#{name}"
+        for name in (
+            "../../escape.mp4",
+            "broken.mp4",
+            "readme.md",
+            "set/0001.mp4",
+            "set/0002.mp4",
+            "still.png",
+        )
     ]
     rows = {item.uri.split("#")[1]: source_row(item) for item in found}
     assert rows["set/0001.mp4"]["alt"] == "from json"
@@ -204,7 +275,9 @@ def test_a_tar_of_videos_is_its_members_with_what_lies_beside_them(folder, tmp_p
     local = media(folder)[1]
     assert rows["set/0002.mp4"]["source_id"] == content_id(local)
     assert same_bytes(f"{tar}#set/0002.mp4", local)
-    assert [item.uri for item in list_sources([str(tmp_path)])] == sorted([item.uri for item in found] + media(folder))
+    assert [item.uri for item in list_sources([str(tmp_path)])] == sorted(
+        [item.uri for item in found] + media(folder)
+    )
     _, planned = plan(tmp_path, [str(tmp_path / "footage"), tar])
     assert sum(row["reason"] == "exact_duplicate" for row in planned.values()) == 4
 
@@ -232,7 +305,10 @@ def test_a_folder_with_metadata_describes_its_files(folder, suffix):
     found = {item.uri: item for item in list_sources([str(folder)])}
     described = [path for path in media(folder) if not path.endswith(f"metadata{suffix}")]
     assert sorted(found) == sorted([*described, str(folder / "gone.mp4")])
-    assert (found[str(folder / "still.png")].alt, found[str(folder / "still.png")].metadata) == ("black", {"source": "s"})
+    assert (found[str(folder / "still.png")].alt, found[str(folder / "still.png")].metadata) == (
+        "black",
+        {"source": "s"},
+    )
     assert found[inner].alt == "inside"
     assert found[media(folder)[0]].alt == ""
     assert source_row(found[str(folder / "gone.mp4")])["reason"] == "missing"
@@ -258,7 +334,9 @@ def test_files_lists_and_tars_on_the_web(folder, tmp_path):
     with Server(folder) as server:
         first = f"{server.url}/ok/{Path(local[0]).name}"
         (folder / "list.jsonl").write_text(
-            json.dumps({"url": Path(local[0]).name, "alt": "web"}) + "\n" + json.dumps({"url": f"{server.url}/status/404/x.mp4"})
+            json.dumps({"url": Path(local[0]).name, "alt": "web"})
+            + "\n"
+            + json.dumps({"url": f"{server.url}/status/404/x.mp4"})
         )
         found = list_sources([f"{server.url}/ok/list.jsonl"])
         assert [item.uri for item in found] == [first, f"{server.url}/status/404/x.mp4"]
@@ -267,15 +345,25 @@ def test_files_lists_and_tars_on_the_web(folder, tmp_path):
         assert (missing["reason"], "404" in missing["detail"]) == ("missing", True)
         members = list_sources([f"{server.url}/ok/x.tar"])
         assert f"{server.url}/ok/x.tar#set/0002.mp4" in [item.uri for item in members]
-        assert source_row(next(item for item in members if item.uri.endswith("0002.mp4")))["alt"] == "a caption ü"
+        assert (
+            source_row(next(item for item in members if item.uri.endswith("0002.mp4")))["alt"]
+            == "a caption ü"
+        )
         (folder / "evil.txt").write_text("/etc/passwd\n")
         with pytest.raises(UsageError, match="may not name files of this machine"):
             list_sources([f"{server.url}/ok/evil.txt"])
         with pytest.raises(UsageError, match="cannot be read"):
             list_sources([f"{server.url.replace('//', '//u:secret@')}/status/404/list.csv"])
         dataset, planned = plan(tmp_path, [first, str(folder)])
-        assert planned[first]["reason"] == "exact_duplicate" or planned[local[0]]["reason"] == "exact_duplicate"
-        again = make_plan(dataset, list_sources([first, str(folder)]), PlanConfig(), lambda files: [source_row(file) for file in files])
+        assert (
+            planned[first]["reason"] == "exact_duplicate" or planned[local[0]]["reason"] == "exact_duplicate"
+        )
+        again = make_plan(
+            dataset,
+            list_sources([first, str(folder)]),
+            PlanConfig(),
+            lambda files: [source_row(file) for file in files],
+        )
         assert again == []
         assert len(queries.plan(dataset)) == 4
 
@@ -295,7 +383,9 @@ def test_prefixes_objects_lists_and_tars_of_a_store(folder, bucket, tmp_path, ca
     address, client = bucket
     make_tar(folder, folder / "x.tar")
     (folder / "odd #1?.png").write_bytes((folder / "still.png").read_bytes())
-    (folder / "sub dir" / "metadata.csv").write_text(f"file_name,text\n{Path(next(p for p in media(folder) if 'sub dir' in p)).name},told\n")
+    (folder / "sub dir" / "metadata.csv").write_text(
+        f"file_name,text\n{Path(next(p for p in media(folder) if 'sub dir' in p)).name},told\n"
+    )
     for path in folder.rglob("*"):
         if path.is_file():
             client.upload_file(str(path), "rushes", f"f/{path.relative_to(folder)}")
@@ -306,22 +396,36 @@ def test_prefixes_objects_lists_and_tars_of_a_store(folder, bucket, tmp_path, ca
     for name, item in local.items():
         tar, mark, member = name.partition("#") if ".tar#" in name else (name, "", "")
         there = next(other for other in found if other.uri == address(quote(f"f/{tar}")) + mark + member)
-        assert (there.alt, there.metadata, bool(there.sidecar)) == (item.alt, item.metadata, bool(item.sidecar)), name
+        assert (there.alt, there.metadata, bool(there.sidecar)) == (
+            item.alt,
+            item.metadata,
+            bool(item.sidecar),
+        ), name
         assert there.size_bytes == stat_media(item.uri)[0]
         here, row = source_row(item), source_row(there)
-        assert {key: row.get(key) for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")} == {
-            key: here.get(key) for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")
+        assert {
+            key: row.get(key)
+            for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")
+        } == {
+            key: here.get(key)
+            for key in ("source_id", "status", "reason", "alt", "metadata_json", "num_packets", "duration_s")
         } or row["status"] != "kept"
         assert row["status"] == here["status"], (name, row["detail"])
     first = media(folder)[0]
     remote = address(f"f/{Path(first).name}")
     assert [item.sidecar for item in list_sources([remote])] == [address("f/a.json")]
     ours, theirs = (list(VideoReader(probe(uri), 4096, decoder="pyav").frames()) for uri in (first, remote))
-    assert [(frame.time_s, frame.rgb.tobytes()) for frame in ours] == [(frame.time_s, frame.rgb.tobytes()) for frame in theirs]
+    assert [(frame.time_s, frame.rgb.tobytes()) for frame in ours] == [
+        (frame.time_s, frame.rgb.tobytes()) for frame in theirs
+    ]
     assert read_range(remote, 5, 10) == Path(first).read_bytes()[5:15]
-    client.put_object(Bucket="rushes", Key="f/list.txt", Body=f"sub dir\n{Path(first).name}\nnone.mp4\n".encode())
+    client.put_object(
+        Bucket="rushes", Key="f/list.txt", Body=f"sub dir\n{Path(first).name}\nnone.mp4\n".encode()
+    )
     listed = list_sources([address("f/list.txt")])
-    assert [item.uri for item in listed] == sorted([remote, address("f/none.mp4"), next(item.uri for item in found if "sub%20dir" in item.uri)])
+    assert [item.uri for item in listed] == sorted(
+        [remote, address("f/none.mp4"), next(item.uri for item in found if "sub%20dir" in item.uri)]
+    )
     assert source_row(Found(address("f/none.mp4")))["reason"] == "missing"
     with pytest.raises(MediaError):
         probe(address("none/x.mp4"))

@@ -1,4 +1,6 @@
-"""The caption stage with real backends: every clip accounted for through a server's faults, provenance in each row, two versions side by side."""
+"""The caption stage with real backends: every clip accounted for through a server's faults, provenance in
+each row, two versions side by side.
+"""
 
 import json
 
@@ -38,7 +40,9 @@ def caption(dataset, config, run_id="again"):
             account, _ = run_stage(one, dataset, run_id, shard, 0, lambda text: None)
             if one is stage and account is not None:
                 total = account if total is None else total + account
-    View(columns={**base.columns, "caption": stage.column, "text": stages[1].column}, where=base.where).save(dataset, "second")
+    View(columns={**base.columns, "caption": stage.column, "text": stages[1].column}, where=base.where).save(
+        dataset, "second"
+    )
     return stages, total
 
 
@@ -47,14 +51,20 @@ def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
     clips = queries.table(copy, "clips").num_rows
     with ChatServer(answer=calm) as server:
         server.faults = ["429", "500", "half", "refusal", "401", "repeat", "timeout"]
-        config = CaptionConfig(captioner="openai", server=server.url, model="tiny", timeout_s=0.8, concurrency=2, batch=4)
+        config = CaptionConfig(
+            captioner="openai", server=server.url, model="tiny", timeout_s=0.8, concurrency=2, batch=4
+        )
         stages, account = caption(copy, config)
     assert account.num_in == clips
     assert account.num_failed == 1
     [failure] = queries.table(copy, "failures", stages[0].column).to_pylist()
     assert failure["error"] == "no_answer"
     assert "told to fail with 401" in failure["cause"]
-    rows = [row for row in queries.table(copy, "captions", stages[0].column).to_pylist() if row["source"] == "openai"]
+    rows = [
+        row
+        for row in queries.table(copy, "captions", stages[0].column).to_pylist()
+        if row["source"] == "openai"
+    ]
     accepted = [(row["clip_id"], row["kind"]) for row in rows if row["status"] == "accepted"]
     assert len(set(accepted)) == len(accepted) == 3 * (clips - 1)
     assert len({row["caption_id"] for row in rows}) == len(rows)
@@ -72,29 +82,65 @@ def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
 def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_path, capsys):
     with ChatServer(answer=calm) as server:
         caption(copy, CaptionConfig(captioner="openai", server=server.url, model="tiny", batch=8))
-    first, second = (load_catalog(copy, [View.load(copy, name)], preset("tiny")) for name in ("default", "second"))
+    first, second = (
+        load_catalog(copy, [View.load(copy, name)], preset("tiny")) for name in ("default", "second")
+    )
     assert first.digest != second.digest
-    assert {source for rows in second.views[0].captions.values() for _, _, source in rows} >= {"openai", "ground_truth", "alt"}
+    assert {source for rows in second.views[0].captions.values() for _, _, source in rows} >= {
+        "openai",
+        "ground_truth",
+        "alt",
+    }
     assert "measured" not in {source for rows in second.views[0].captions.values() for _, _, source in rows}
-    variants = [name for rows in second.views[0].captions.values() for name, kind, source in rows if kind == "structured" and "~" in name]
+    variants = [
+        name
+        for rows in second.views[0].captions.values()
+        for name, kind, source in rows
+        if kind == "structured" and "~" in name
+    ]
     assert variants
-    code = cli.main("captioner", "", VERBS, ["compare", copy.uri, "default", "second", "--json", "--sheet", str(tmp_path / "c.png")])
+    code = cli.main(
+        "captioner",
+        "",
+        VERBS,
+        ["compare", copy.uri, "default", "second", "--json", "--sheet", str(tmp_path / "c.png")],
+    )
     assert code == cli.DONE
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == queries.table(copy, "clips").num_rows
     assert all(row["b"] == ["A red ball lies over a meadow in clear light."] != row["a"] for row in rows)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
-    assert cli.main("captioner", "", VERBS, ["compare", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
+    assert (
+        cli.main("captioner", "", VERBS, ["compare", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
+    )
 
 
 def test_a_new_prompt_or_model_is_a_new_column_and_the_number_of_requests_at_once_is_not(copy):
     preview = View.load(copy).column("preview")
 
     def column(**changes):
-        return CaptionStage(CaptionConfig(**({"captioner": "openai", "server": "http://127.0.0.1:9/v1", "model": "a"} | changes)), preview).column
+        return CaptionStage(
+            CaptionConfig(
+                **({"captioner": "openai", "server": "http://127.0.0.1:9/v1", "model": "a"} | changes)
+            ),
+            preview,
+        ).column
 
-    assert column() == column(concurrency=2) == column(timeout_s=5.0) == column(server="http://127.0.0.1:10/v1")
-    assert len({str(column()), str(column(model="b")), str(column(prompt="plain-1")), str(column(seed=1)), str(column(temperature=0.5))}) == 5
+    assert (
+        column() == column(concurrency=2) == column(timeout_s=5.0) == column(server="http://127.0.0.1:10/v1")
+    )
+    assert (
+        len(
+            {
+                str(column()),
+                str(column(model="b")),
+                str(column(prompt="plain-1")),
+                str(column(seed=1)),
+                str(column(temperature=0.5)),
+            }
+        )
+        == 5
+    )
 
 
 def test_the_projects_own_captioner_gives_the_same_bytes_twice_and_says_where_they_came_from(copy, tmp_path):
@@ -106,11 +152,20 @@ def test_the_projects_own_captioner_gives_the_same_bytes_twice_and_says_where_th
     config = CaptionConfig(captioner="coca", model=str(tmp_path / "weights"), max_tokens=12, retries=0)
     stages, account = caption(copy, config)
     assert account.num_in == account.num_kept  # what footage came with is kept, whatever random weights say
-    rows = [row for row in queries.table(copy, "captions", stages[0].column).to_pylist() if row["source"] == "coca"]
-    assert {row["weights"] for row in rows} == {stage_digest(tmp_path / "weights", stage) for stage in ("short", "dense")}
+    rows = [
+        row
+        for row in queries.table(copy, "captions", stages[0].column).to_pylist()
+        if row["source"] == "coca"
+    ]
+    assert {row["weights"] for row in rows} == {
+        stage_digest(tmp_path / "weights", stage) for stage in ("short", "dense")
+    }
     assert all(json.loads(row["scores_json"])["mean_logprob"] < 0 for row in rows)
     assert all("cut_off" in row["reasons"] for row in rows if row["finish_reason"] == "length")
-    parts = {path: path.read_bytes() for path in (tmp_path / "ds" / "tables" / "captions" / str(stages[0].column)).iterdir()}
+    parts = {
+        path: path.read_bytes()
+        for path in (tmp_path / "ds" / "tables" / "captions" / str(stages[0].column)).iterdir()
+    }
     for path in (tmp_path / "ds" / "tables" / "shards" / str(stages[0].column)).iterdir():
         path.unlink()
     caption(copy, config)

@@ -1,4 +1,6 @@
-"""The encode stage: another VAE is another column and nothing else, a kill costs nothing, what is batched equals what is streamed, and a sample is measured."""
+"""The encode stage: another VAE is another column and nothing else, a kill costs nothing, what is batched
+equals what is streamed, and a sample is measured.
+"""
 
 import os
 import random
@@ -45,14 +47,20 @@ def encode(dataset, run_id="again", **settings):
 
 
 def files(dataset):
-    return {path: path.read_bytes() for path in Path(dataset.uri).rglob("*") if path.is_file() and path.parts[-2] not in {"views"}}
+    return {
+        path: path.read_bytes()
+        for path in Path(dataset.uri).rglob("*")
+        if path.is_file() and path.parts[-2] not in {"views"}
+    }
 
 
 def latents(dataset, column):
     return {
         member.key: load(read_member(dataset.filesystem, path, member))
-        for path, members in queries.members(dataset, column).values() for member in members if member.field == "latent.safetensors"
-    }  # fmt: skip
+        for path, members in queries.members(dataset, column).values()
+        for member in members
+        if member.field == "latent.safetensors"
+    }
 
 
 @pytest.mark.parametrize("name", ["wan21", "ltx"])
@@ -65,7 +73,9 @@ def test_another_vae_touches_only_the_latent_column(copy, tmp_path, name):
     assert new
     assert all(str(stage.column) in path or path.startswith("runs/") for path in new)
     assert verify(copy, deep=True).is_sound
-    first, second = (load_catalog(copy, [View.load(copy, view)], preset("tiny")) for view in ("default", "second"))
+    first, second = (
+        load_catalog(copy, [View.load(copy, view)], preset("tiny")) for view in ("default", "second")
+    )
     assert first.digest != second.digest
     assert (first.latent_channels, second.latent_channels) == (16, load_vae(tmp_path / name).latent_channels)
     rows = queries.table(copy, "latents", stage.column).to_pylist()
@@ -76,7 +86,9 @@ def test_another_vae_touches_only_the_latent_column(copy, tmp_path, name):
 def test_latents_of_two_vaes_never_mix(copy, tmp_path):
     encode(copy, vae=str(save_tiny("ltx", tmp_path / "ltx")), audit_share=0.0)
     view = View.load(copy)
-    mixed = View(columns={name: column for name, column in view.columns.items() if name != "latent"}, where=view.where)
+    mixed = View(
+        columns={name: column for name, column in view.columns.items() if name != "latent"}, where=view.where
+    )
     with pytest.raises(UsageError, match="latent"):
         load_catalog(copy, [mixed], preset("tiny"))
 
@@ -124,7 +136,11 @@ def test_a_sample_is_measured_and_every_latent_has_a_picture(copy):
         assert row["audit_drift_db"] < 8
         assert row["audit_flag"] in {"", "low_psnr", "flicker", "drift", "low_psnr,flicker"}
     for path, members in queries.members(copy, stage.column).values():
-        pictures = [decode_image(read_member(copy.filesystem, path, member)) for member in members if member.field == "latent.png"]
+        pictures = [
+            decode_image(read_member(copy.filesystem, path, member))
+            for member in members
+            if member.field == "latent.png"
+        ]
         assert len(pictures) == len(members) // 2
         assert all(picture.std() > 5 for picture in pictures)
 
@@ -179,15 +195,25 @@ def test_killed_five_times_at_random_it_ends_with_the_same_bytes(copy):
     column = View.load(copy).column("latent")
 
     def parts():
-        return {path: data for path, data in files(copy).items() if str(column) in str(path) and "runs" not in path.parts}
+        return {
+            path: data
+            for path, data in files(copy).items()
+            if str(column) in str(path) and "runs" not in path.parts
+        }
 
     whole = parts()
     for path in whole:
-        if "tables" in path.parts or random.Random(str(path.name)).random() < 0.5:  # the commit records; the tars stay as debris
+        if (
+            "tables" in path.parts or random.Random(str(path.name)).random() < 0.5
+        ):  # the commit records; the tars stay as debris
             path.unlink()
     dice = random.Random(5)
     for attempt in range(5):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, copy.uri, f"run-{attempt}", "0.1"], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, copy.uri, f"run-{attempt}", "0.1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(dice.randint(1, 6)):
             if not process.stdout.readline():
                 break

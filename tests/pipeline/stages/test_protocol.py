@@ -91,7 +91,11 @@ def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(datase
                 assert decode_image(read_member(dataset.filesystem, path, member)).shape[0] == row["latent_h"]
                 continue
             tensors = load(read_member(dataset.filesystem, path, member))
-            assert tensors["mean"].shape == tensors["logvar"].shape == (row["num_channels"], row["latent_t"], row["latent_h"], row["latent_w"])
+            assert (
+                tensors["mean"].shape
+                == tensors["logvar"].shape
+                == (row["num_channels"], row["latent_t"], row["latent_h"], row["latent_w"])
+            )
             assert row["height_px"] * row["width_px"] <= 4096 * 1.05
     for root, _, files in os.walk(dataset.root):
         assert not [name for name in files if name.endswith((".pkl", ".pt", ".pth"))], root
@@ -104,7 +108,9 @@ def test_a_source_that_breaks_midway_keeps_every_clip_before_the_break(films, tm
 
     media_files = {path.stem: path for path in films.glob("film-*") if path.suffix != ".json"}
     truth = {path.stem: json.loads(path.read_text())["truth"] for path in sorted(films.glob("film-*.json"))}
-    name = next(stem for stem, film in truth.items() if [join["kind"] for join in film["joins"]][:1] == ["cut"])
+    name = next(
+        stem for stem, film in truth.items() if [join["kind"] for join in film["joins"]][:1] == ["cut"]
+    )
     (tmp_path / "footage").mkdir()
     shutil.copy(media_files[name], tmp_path / "footage")
     break_s = truth[name]["joins"][0]["frame"] / truth[name]["fps"] + 0.3
@@ -136,14 +142,19 @@ def test_a_change_of_size_is_a_new_clip_of_its_own_shape(tmp_path):
     parts = []
     for index, size in enumerate([(64, 48), (48, 64)]):
         shot = sample_shot(index, 1.3, 2.0)
-        write_video(tmp_path / f"{index}.ts", [render_frame(shot, i / 12, *size) for i in range(24)], 12, "mpeg4")
+        write_video(
+            tmp_path / f"{index}.ts", [render_frame(shot, i / 12, *size) for i in range(24)], 12, "mpeg4"
+        )
         parts.append((tmp_path / f"{index}.ts").read_bytes())
     (tmp_path / "footage" / "both.ts").write_bytes(b"".join(parts))
     dataset = ingest_here(tmp_path / "footage", tmp_path / "ds")
     clips = queries.table(dataset, "clips").to_pylist()
-    assert [(clip["width_px"], clip["height_px"], clip["num_frames"], clip["starts_with"]) for clip in clips] == [
-        (64, 48, 24, "source_start"), (48, 64, 24, "size_change"),
-    ]  # fmt: skip
+    assert [
+        (clip["width_px"], clip["height_px"], clip["num_frames"], clip["starts_with"]) for clip in clips
+    ] == [
+        (64, 48, 24, "source_start"),
+        (48, 64, 24, "size_change"),
+    ]
     latents = queries.table(dataset, "latents").to_pylist()
     assert [(row["width_px"], row["height_px"]) for row in latents] == [(64, 48), (48, 64)]
     assert not queries.table(dataset, "failures").num_rows
@@ -165,7 +176,11 @@ def test_an_unexpected_error_in_one_file_is_a_failure_and_a_full_disk_is_not(fil
     monkeypatch.setattr(curate, "pieces", fragile)
     dataset = ingest_here(films, tmp_path / "ds")
     [failure] = queries.table(dataset, "failures").to_pylist()
-    assert (failure["uri"], failure["error"], failure["cause"]) == (str(victim), "ZeroDivisionError", "odd file")
+    assert (failure["uri"], failure["error"], failure["cause"]) == (
+        str(victim),
+        "ZeroDivisionError",
+        "odd file",
+    )
     assert str(victim) not in queries.table(dataset, "clips")["uri"].to_pylist()
     broken["error"] = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left"):

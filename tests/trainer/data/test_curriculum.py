@@ -23,19 +23,31 @@ from trainer.run.fit import fit, plan_stream
 
 PATCH = (1, 2, 2)
 TEST = dataclasses.replace(
-    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15, is_tensorboard=False
+    preset("tiny"),
+    model=ModelConfig(width=48, depth=2, num_heads=2),
+    tokens=256,
+    save_every=4,
+    held_out=0.15,
+    is_tensorboard=False,
 )
 
 
 def table_of(count=60, seed=0):
     rng = np.random.default_rng(seed)
-    every = [Sample(f"c{index:03d}", index // 9, 1 if index % 3 == 0 else int(rng.integers(2, 12)), 8, 10) for index in range(count)]
-    fps = np.array([0.0 if sample.latent_t == 1 else (16.0 if index % 2 else 30.0) for index, sample in enumerate(every)])
+    every = [
+        Sample(f"c{index:03d}", index // 9, 1 if index % 3 == 0 else int(rng.integers(2, 12)), 8, 10)
+        for index in range(count)
+    ]
+    fps = np.array(
+        [0.0 if sample.latent_t == 1 else (16.0 if index % 2 else 30.0) for index, sample in enumerate(every)]
+    )
     return dataclasses.replace(SampleTable.of(every), fps=fps)
 
 
 def settings_of(**more):
-    return PackSettings(**{"seed": 1, "budget": 400, "packs_per_step": 2, "patch": PATCH, "attention_cost": 1 / 1152, **more})
+    return PackSettings(
+        **{"seed": 1, "budget": 400, "packs_per_step": 2, "patch": PATCH, "attention_cost": 1 / 1152, **more}
+    )
 
 
 def shown(plan):
@@ -52,7 +64,9 @@ def test_over_many_epochs_a_sample_is_shown_as_often_as_its_weight_says(weight, 
 
 
 def test_showings_of_one_epoch_have_their_own_windows_and_noise():
-    table = dataclasses.replace(SampleTable.of([Sample("a", 0, 60, 8, 8), Sample("b", 0, 2, 8, 8)]), weight=np.array([3.0, 1.0]))
+    table = dataclasses.replace(
+        SampleTable.of([Sample("a", 0, 60, 8, 8), Sample("b", 0, 2, 8, 8)]), weight=np.array([3.0, 1.0])
+    )
     plan = plan_epoch(table, settings_of(budget=160, is_covering=False), 4)
     parts = shown(plan)
     assert Counter(part.clip_id for part in parts) == {"a": 3, "b": 1}
@@ -74,11 +88,19 @@ def test_images_make_up_the_share_of_tokens_that_is_asked_for():
 
 
 def test_a_stage_shows_short_windows_and_leaves_rates_out_counted():
-    config = dataclasses.replace(preset("tiny"), stages=(StageConfig(steps=5, max_s=1.0, max_fps=20.0), StageConfig(max_tokens=100)))
+    config = dataclasses.replace(
+        preset("tiny"), stages=(StageConfig(steps=5, max_s=1.0, max_fps=20.0), StageConfig(max_tokens=100))
+    )
     first, second = stages_of(table_of(), config, 4)
     assert (first.first, second.first) == (0, 5)
     assert first.left_out == int((table_of().fps == 30.0).sum())
-    assert {sample.latent_t for sample in shown(plan_epoch(first.table, first.settings, 0))} <= {1, 2, 3, 4, 5}  # 16 fps: a second is 1 + 4 latents
+    assert {sample.latent_t for sample in shown(plan_epoch(first.table, first.settings, 0))} <= {
+        1,
+        2,
+        3,
+        4,
+        5,
+    }  # 16 fps: a second is 1 + 4 latents
     assert max(sample.tokens(PATCH) for sample in shown(plan_epoch(second.table, second.settings, 0))) <= 100
     assert second.left_out == 0
 
@@ -86,7 +108,11 @@ def test_a_stage_shows_short_windows_and_leaves_rates_out_counted():
 @given(step=st.integers(0, 40))
 @settings(max_examples=20)
 def test_stages_follow_one_another_and_any_step_can_be_resumed_at(step):
-    config = dataclasses.replace(preset("tiny"), tokens=400, stages=(StageConfig(steps=7, image_share=1.0), StageConfig(steps=9), StageConfig()))
+    config = dataclasses.replace(
+        preset("tiny"),
+        tokens=400,
+        stages=(StageConfig(steps=7, image_share=1.0), StageConfig(steps=9), StageConfig()),
+    )
 
     def stream():
         return Curriculum(stages_of(table_of(), config, 4))
@@ -94,11 +120,19 @@ def test_stages_follow_one_another_and_any_step_can_be_resumed_at(step):
     walked = [item for item, _ in zip(stream().steps_from(0), range(step + 1), strict=False)]
     assert next(stream().steps_from(step)) == walked[-1]
     assert walked[-1][1] // EPOCHS_OF_A_STAGE == (0 if step < 7 else 1 if step < 16 else 2)
-    assert all(sample.latent_t == 1 for _, epoch, packs in walked if epoch < EPOCHS_OF_A_STAGE for pack in packs for sample in pack)
+    assert all(
+        sample.latent_t == 1
+        for _, epoch, packs in walked
+        if epoch < EPOCHS_OF_A_STAGE
+        for pack in packs
+        for sample in pack
+    )
 
 
 def test_a_frame_over_the_budget_is_shown_in_part_where_that_is_asked_for():
-    table = SampleTable.of([Sample("wide", 0, 3, 20, 80), Sample("tall", 0, 1, 90, 6), Sample("fits", 0, 2, 8, 8)])
+    table = SampleTable.of(
+        [Sample("wide", 0, 3, 20, 80), Sample("tall", 0, 1, 90, 6), Sample("fits", 0, 2, 8, 8)]
+    )
     with pytest.raises(UsageError, match="--oversize window"):
         plan_epoch(table, settings_of(budget=100), 0)
     plan = plan_epoch(table, settings_of(budget=100, is_cropping=True, is_covering=False), 0)
@@ -107,7 +141,15 @@ def test_a_frame_over_the_budget_is_shown_in_part_where_that_is_asked_for():
     assert found["wide"].tokens(PATCH) > 80  # as much of it as fits
     assert found["wide"].latent_w > found["wide"].latent_h
     assert (found["fits"].latent_t, found["fits"].latent_h) == (2, 8)
-    assert len({plan_epoch(table, settings_of(budget=100, is_cropping=True), epoch).windows[0] for epoch in range(8)}) > 4
+    assert (
+        len(
+            {
+                plan_epoch(table, settings_of(budget=100, is_cropping=True), epoch).windows[0]
+                for epoch in range(8)
+            }
+        )
+        > 4
+    )
 
 
 def test_a_crop_keeps_its_true_place_and_its_validity(dataset):
@@ -133,13 +175,20 @@ def test_views_are_mixed_by_weight_each_with_its_own_texts(dataset, tmp_path):
     catalog = load_catalog(copy, [view, View.load(copy, "long")], config)
     epoch = Counter()
     table = catalog.table
-    is_long = table.latent_t * table.per_frame(config.model.patch) > config.tokens  # shown through several windows each time
+    is_long = (
+        table.latent_t * table.per_frame(config.model.patch) > config.tokens
+    )  # shown through several windows each time
     windowed = {clip for clip, long in zip(table.clip_ids, is_long, strict=True) if long}
     stream = plan_stream(catalog, config)
     for number, found, packs in stream.steps_from(0):
         if found:
             break
-        epoch.update((sample.view, sample.clip_id) for pack in packs for sample in pack if sample.clip_id not in windowed)
+        epoch.update(
+            (sample.view, sample.clip_id)
+            for pack in packs
+            for sample in pack
+            if sample.clip_id not in windowed
+        )
         assert number < 500
     long = set(View.load(copy, "long").clips(copy)["clip_id"].to_pylist())
     held = {sample.clip_id for sample in catalog.held_out}
@@ -152,7 +201,10 @@ def test_views_are_mixed_by_weight_each_with_its_own_texts(dataset, tmp_path):
 
 def test_views_of_several_vaes_are_not_mixed(dataset):
     view = View.load(dataset)
-    other = dataclasses.replace(view, columns={**view.columns, "latent": dataclasses.replace(view.column("latent"), fingerprint="other")})
+    other = dataclasses.replace(
+        view,
+        columns={**view.columns, "latent": dataclasses.replace(view.column("latent"), fingerprint="other")},
+    )
     with pytest.raises(UsageError, match="several latent columns"):
         load_catalog(dataset, [view, other], dataclasses.replace(TEST, mix={"default": 1.0, "other": 1.0}))
 
@@ -170,4 +222,8 @@ def test_stages_are_read_strictly_and_saved_with_the_run(tmp_path):
     with pytest.raises(UsageError, match="number of steps"):
         stages_of(table_of(), dataclasses.replace(FitConfig(), stages=(StageConfig(), StageConfig())), 4)
     with pytest.raises(UsageError, match="leaves none"):
-        stages_of(table_of(), dataclasses.replace(FitConfig(), stages=(StageConfig(min_fps=99.0, image_share=0.0),)), 4)
+        stages_of(
+            table_of(),
+            dataclasses.replace(FitConfig(), stages=(StageConfig(min_fps=99.0, image_share=0.0),)),
+            4,
+        )

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from benchmarks import packing
 from manifests.errors import UsageError
 from trainer.config import ModelConfig, preset
-from trainer.data.packs import PackSettings, pack_cost, pack_settings, plan_epoch, pool_largest_fit, rank_packs
+from trainer.data.packs import (
+    PackSettings,
+    pack_cost,
+    pack_settings,
+    plan_epoch,
+    pool_largest_fit,
+    rank_packs,
+)
 from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, SampleTable
 from trainer.model.costs import measure
@@ -24,10 +31,14 @@ def samples(sizes):
 
 
 def settings_of(budget=600, packs_per_step=8, seed=3):
-    return PackSettings(seed=seed, budget=budget, packs_per_step=packs_per_step, patch=PATCH, attention_cost=1 / 1152)
+    return PackSettings(
+        seed=seed, budget=budget, packs_per_step=packs_per_step, patch=PATCH, attention_cost=1 / 1152
+    )
 
 
-sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=80)
+sizes = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=80
+)
 
 
 @given(lengths=st.lists(st.integers(1, 100), max_size=200))
@@ -46,7 +57,9 @@ def slow_largest_fit(lengths, budget, pool=128):
         if not waiting:
             return bins
         chosen = [waiting.pop(0)]
-        while fitting := [item for item in waiting if lengths[item] <= budget - sum(lengths[index] for index in chosen)]:
+        while fitting := [
+            item for item in waiting if lengths[item] <= budget - sum(lengths[index] for index in chosen)
+        ]:
             best = max(fitting, key=lambda item: (lengths[item], -item))
             waiting.remove(best)
             chosen.append(best)
@@ -79,7 +92,9 @@ def test_global_batches_are_the_same_for_every_world_size_and_hold_each_sample_o
         for item in pack
         for at in range(item.start, item.start + item.latent_t)
     )
-    assert latents == Counter((name, at) for name, count in zip(every.clip_ids, every.latent_t, strict=True) for at in range(count))
+    assert latents == Counter(
+        (name, at) for name, count in zip(every.clip_ids, every.latent_t, strict=True) for at in range(count)
+    )
     for step in plan.steps:
         reference = sorted(index for pack in step for index in pack)
         for world_size in (1, 2, 4, 8):
@@ -94,7 +109,10 @@ def test_a_step_is_the_same_whether_reached_or_resumed_at(sizes, step):
     def stream():
         return PlanStream(samples(sizes), settings_of(packs_per_step=2))
 
-    walked = [(number, epoch, packs) for (number, epoch, packs), _ in zip(stream().steps_from(0), range(step + 1), strict=False)][-1]
+    walked = [
+        (number, epoch, packs)
+        for (number, epoch, packs), _ in zip(stream().steps_from(0), range(step + 1), strict=False)
+    ][-1]
     assert next(stream().steps_from(step)) == walked
     jumping = stream()
     jumping.at(step + 5)
@@ -105,7 +123,9 @@ def test_a_step_is_the_same_whether_reached_or_resumed_at(sizes, step):
 def test_a_sample_over_the_budget_is_windowed_and_counted():
     long = SampleTable.of([Sample("long", 0, 50, 8, 8)])  # 16 tokens a frame
     covered = plan_epoch(long, settings_of(100, 1), 1)
-    parts = sorted((item.start, item.latent_t) for step in covered.steps for pack in covered.packs(step) for item in pack)
+    parts = sorted(
+        (item.start, item.latent_t) for step in covered.steps for pack in covered.packs(step) for item in pack
+    )
     assert len(parts) == len(covered.windows) == 9
     assert all(start + length == later for (start, length), (later, _) in zip(parts, parts[1:], strict=False))
     plan = plan_epoch(long, dataclasses.replace(settings_of(100, 1), is_covering=False), 1)
@@ -122,13 +142,26 @@ def test_a_frame_over_the_budget_is_refused_by_name():
 
 def test_ranks_of_one_step_have_equal_work():
     rng = np.random.default_rng(0)
-    every = samples(np.stack([rng.integers(1, 30, 4000), rng.integers(2, 24, 4000), rng.integers(2, 24, 4000)], 1).tolist())
+    every = samples(
+        np.stack(
+            [rng.integers(1, 30, 4000), rng.integers(2, 24, 4000), rng.integers(2, 24, 4000)], 1
+        ).tolist()
+    )
     plan = plan_epoch(every, settings_of(4096, 32), 0)
     for world_size in (8, 32):
-        costs = np.array([
-            [sum(pack_cost([item.tokens(PATCH) for item in pack], 1 / 1152) for pack in rank_packs(plan.packs(step), rank, world_size, 32)) for rank in range(world_size)]
-            for step in plan.steps if len(step) == 32
-        ])  # fmt: skip
+        costs = np.array(
+            [
+                [
+                    sum(
+                        pack_cost([item.tokens(PATCH) for item in pack], 1 / 1152)
+                        for pack in rank_packs(plan.packs(step), rank, world_size, 32)
+                    )
+                    for rank in range(world_size)
+                ]
+                for step in plan.steps
+                if len(step) == 32
+            ]
+        )
         assert np.mean(costs.max(1) / costs.mean(1)) < 1.06
     assert plan.fill > 0.98
 
@@ -139,7 +172,10 @@ def test_the_cost_of_attention_is_measured_on_the_device():
     assert each > 0
     assert square >= 0
     table = samples([(1, 8, 8), (9, 16, 16)] * 20)
-    plans = [plan_epoch(table, pack_settings(preset("tiny", tokens=600, packs_per_step=4, attention_cost=cost)), 0) for cost in (0.0, 1 / (6 * 192))]
+    plans = [
+        plan_epoch(table, pack_settings(preset("tiny", tokens=600, packs_per_step=4, attention_cost=cost)), 0)
+        for cost in (0.0, 1 / (6 * 192))
+    ]
     assert plans[0].steps == plans[1].steps  # by operations, if nothing was measured
 
 
@@ -151,7 +187,10 @@ def test_a_resumed_run_plans_only_the_epoch_it_is_in_and_windows_are_let_go():
     walked = [whole.at(step) for step in range(200)]
     assert walked[-1][0] > 2
     epoch, first = whole.mark(150)
-    assert (epoch, first) == (walked[150][0], next(step for step, (own, _) in enumerate(walked) if own == walked[150][0]))
+    assert (epoch, first) == (
+        walked[150][0],
+        next(step for step, (own, _) in enumerate(walked) if own == walked[150][0]),
+    )
     assert len(whole._plan.windows) < sum(len(pack) for _, packs in walked[first:] for pack in packs)
     again = stream()
     again.seek(epoch, first)
@@ -177,4 +216,6 @@ def test_packs_of_the_published_catalogue_are_full_and_equal(budget, least):
 def test_a_million_samples_are_planned_in_seconds():
     cpu_s, steps = packing.million()
     assert steps > 1000
-    assert cpu_s <= 5 * 3  # the aim is 5 CPU seconds (benchmarks/packing.py); machines that do other work are slower
+    assert (
+        cpu_s <= 5 * 3
+    )  # the aim is 5 CPU seconds (benchmarks/packing.py); machines that do other work are slower

@@ -19,12 +19,20 @@ from trainer.run.fit import fit_tars
 from trainer.sampling.sample import Canvas, sample_latent
 from trainer.sampling.trained import load_model
 
-TEST = dataclasses.replace(preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, held_out=0.15, is_tensorboard=False)
+TEST = dataclasses.replace(
+    preset("tiny"),
+    model=ModelConfig(width=48, depth=2, num_heads=2),
+    tokens=256,
+    held_out=0.15,
+    is_tensorboard=False,
+)
 
 
 @pytest.fixture(scope="module")
 def tars(dataset, tmp_path_factory):
-    return [str(path) for path in export_webdataset(dataset, View.load(dataset), tmp_path_factory.mktemp("tars"))]
+    return [
+        str(path) for path in export_webdataset(dataset, View.load(dataset), tmp_path_factory.mktemp("tars"))
+    ]
 
 
 def test_a_streamed_pack_is_what_the_index_gives(dataset, tars):
@@ -50,11 +58,15 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order_and_nothing_is_kept(tars)
         for pack in packs:
             assert pack.num_tokens <= TEST.tokens
             epochs.setdefault(epoch, []).extend(sample.clip_id for sample in pack.samples)
-    wanted = sorted(clip.row["clip_id"] for clip in stream(tars) if not is_held_out(clip.row["clip_id"], TEST.held_out))
+    wanted = sorted(
+        clip.row["clip_id"] for clip in stream(tars) if not is_held_out(clip.row["clip_id"], TEST.held_out)
+    )
     shown = sorted(name for names in epochs.values() for name in names)
     assert set(shown) == set(wanted)
     counts = [shown.count(name) for name in wanted]
-    assert max(counts) - min(counts) <= 1 + 64 // len(wanted) + 1  # alike, but for what waits in the packer's pool
+    assert (
+        max(counts) - min(counts) <= 1 + 64 // len(wanted) + 1
+    )  # alike, but for what waits in the packer's pool
     assert not [text for pack in packs for text in pack.corrupt]
     assert epochs[1] != epochs[2]
     assert len(loader.reader.held) <= 64 + 8  # the pool alone
@@ -63,7 +75,10 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order_and_nothing_is_kept(tars)
 def test_processes_read_different_tars_and_more_of_them_than_tars_are_refused(tars):
     catalog, _, _ = survey(tars, TEST)
     config = dataclasses.replace(TEST, packs_per_step=2)
-    parts = [StreamLoader(tars, StreamReader(dataclasses.replace(catalog, clips={}), config), rank, 2).urls for rank in range(2)]
+    parts = [
+        StreamLoader(tars, StreamReader(dataclasses.replace(catalog, clips={}), config), rank, 2).urls
+        for rank in range(2)
+    ]
     assert sorted(parts[0] + parts[1]) == sorted(tars)
     with pytest.raises(UsageError, match="fewer than the 99"):
         StreamLoader(tars, StreamReader(catalog, TEST), 98, 99)
@@ -75,7 +90,11 @@ def test_a_run_on_plain_tars_trains_resumes_and_samples(tars, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(6))
     trained = load_model(tmp_path)
-    assert sample_latent(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=2).isfinite().all()
+    assert (
+        sample_latent(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=2)
+        .isfinite()
+        .all()
+    )
 
 
 def test_tars_of_another_kind_are_refused_by_name(tars, tmp_path):
@@ -89,4 +108,9 @@ def test_tars_of_another_kind_are_refused_by_name(tars, tmp_path):
         survey([str(tmp_path / "gone.tar")], TEST)
     shutil.copy(tars[0], tmp_path / "fine.tar")
     with pytest.raises(UsageError, match="hold no clip to train on"):
-        next(StreamLoader([str(tmp_path / "fine.tar")], StreamReader(survey(tars, TEST)[0], dataclasses.replace(TEST, held_out=1.0))).steps_from(0))
+        next(
+            StreamLoader(
+                [str(tmp_path / "fine.tar")],
+                StreamReader(survey(tars, TEST)[0], dataclasses.replace(TEST, held_out=1.0)),
+            ).steps_from(0)
+        )

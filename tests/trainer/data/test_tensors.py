@@ -39,13 +39,18 @@ def forged(entry, body=16):
 @pytest.mark.parametrize(
     "data",
     [
-        array(b""), array(b"\xff" * 40), array((5).to_bytes(8, "little") + b"[]   "),
-        forged({"dtype": "F32", "shape": [4], "data_offsets": [0, 32]}), forged({"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}),
-        forged({"dtype": "F32", "shape": [5], "data_offsets": [0, 16]}), forged({"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}),
-        forged({"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]}), forged({"dtype": "Q7", "shape": [4], "data_offsets": [0, 16]}),
+        array(b""),
+        array(b"\xff" * 40),
+        array((5).to_bytes(8, "little") + b"[]   "),
+        forged({"dtype": "F32", "shape": [4], "data_offsets": [0, 32]}),
+        forged({"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}),
+        forged({"dtype": "F32", "shape": [5], "data_offsets": [0, 16]}),
+        forged({"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}),
+        forged({"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]}),
+        forged({"dtype": "Q7", "shape": [4], "data_offsets": [0, 16]}),
         forged({"shape": [4]}),
     ],
-)  # fmt: skip
+)
 def test_bytes_that_lie_are_refused_by_name(data):
     with pytest.raises(IntegrityError, match="shard 7"):
         tensors_in(data, "shard 7")

@@ -21,13 +21,18 @@ def offsets(lengths):
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [([5, 3, 5, 1], [5, 3, 5, 1]), ([4, 4, 7], [2, 9, 2]), ([6], [1])])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [([5, 3, 5, 1], [5, 3, 5, 1]), ([4, 4, 7], [2, 9, 2]), ([6], [1])]
+)
 def test_grouped_attention_equals_the_dense_oracle(queries, keys):
     q, k, v = (torch.randn(sum(lengths), 2, 8) for lengths in (queries, keys, keys))
     of = documents(offsets(queries), offsets(keys), q.dtype)
     expected = attend_dense(q, k, v, of)
     assert torch.allclose(attend(q, k, v, of), expected, atol=1e-6)
-    with torch.no_grad(), warnings.catch_warnings():  # FlexAttention has no backward pass on a CPU, and says that it is slow there
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):  # FlexAttention has no backward pass on a CPU, and says that it is slow there
         warnings.simplefilter("ignore")
         assert torch.allclose(attend_flex(q, k, v, of), expected, atol=1e-5)
 
@@ -40,7 +45,9 @@ def test_the_gpus_attention_equals_the_dense_oracle(path):
     q, k, v = (torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     cu = offsets(lengths).cuda()
     of = documents(cu, cu, q.dtype)
-    assert torch.allclose(path(q, k, v, of).float(), attend_dense(q.float(), k.float(), v.float(), of), atol=3e-2)
+    assert torch.allclose(
+        path(q, k, v, of).float(), attend_dense(q.float(), k.float(), v.float(), of), atol=3e-2
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (4, 4, 2), (2, 1, 9)])
@@ -92,14 +99,29 @@ def test_a_sample_in_a_pack_gives_what_it_gives_alone(text, path, monkeypatch):
     monkeypatch.setattr("trainer.model.dit.attend", path)
     model, parts = open_model(text=text), []
     for index, (grid, fps, words, sigma) in enumerate(
-        [((3, 2, 4), 16.0, 5, 0.7), ((1, 5, 3), 0.0, 1, 0.2), ((4, 2, 2), 30.0, 9, 0.95), ((3, 2, 4), 8.0, 5, 0.7)]
+        [
+            ((3, 2, 4), 16.0, 5, 0.7),
+            ((1, 5, 3), 0.0, 1, 0.2),
+            ((4, 2, 2), 30.0, 9, 0.95),
+            ((3, 2, 4), 8.0, 5, 0.7),
+        ]
     ):
         coords, frame = coordinates(grid, CONFIG.patch, fps)
         count = len(coords)
         known = frame == 0 if index == 2 else torch.zeros(count, dtype=torch.bool)
-        parts.append((torch.randn(count, 16), torch.where(known, 0.0, sigma), known, coords, torch.randn(words, 8)))
+        parts.append(
+            (torch.randn(count, 16), torch.where(known, 0.0, sigma), known, coords, torch.randn(words, 8))
+        )
     x, sigma, known, coords, text = (torch.cat(column) for column in zip(*parts, strict=True))
-    packed = model(x, sigma, known, coords, offsets([len(part[0]) for part in parts]), text, offsets([len(part[4]) for part in parts]))
+    packed = model(
+        x,
+        sigma,
+        known,
+        coords,
+        offsets([len(part[0]) for part in parts]),
+        text,
+        offsets([len(part[4]) for part in parts]),
+    )
     begin = 0
     for part in parts:
         alone = model(*part[:4], offsets([len(part[0])]), part[4], offsets([len(part[4])]))
@@ -122,13 +144,23 @@ def test_text_sigma_position_and_given_flag_all_reach_the_output(text):
     moved = coords + torch.tensor([0.0, 40.0, -7.0])
     if own == "joint":  # words stand at the origin
         return
-    assert torch.allclose(out, model(x, sigma, known, moved, cu, text, text_cu), atol=1e-4)  # positions are relative
+    assert torch.allclose(
+        out, model(x, sigma, known, moved, cu, text, text_cu), atol=1e-4
+    )  # positions are relative
 
 
 def test_a_new_model_predicts_zero():
     model = DiT(CONFIG)
     coords, _ = coordinates((1, 2, 2), CONFIG.patch, 0.0)
-    assert not model(torch.randn(4, 16), torch.rand(4), torch.zeros(4), coords, offsets([4]), torch.randn(2, 8), offsets([2])).any()
+    assert not model(
+        torch.randn(4, 16),
+        torch.rand(4),
+        torch.zeros(4),
+        coords,
+        offsets([4]),
+        torch.randn(2, 8),
+        offsets([2]),
+    ).any()
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
@@ -143,7 +175,9 @@ def test_following_the_true_direction_leads_from_noise_to_data(path):
     assert torch.allclose(start, noise, atol=1e-6)
     assert torch.allclose(integrate(direction, start, known, levels, "heun", pace(path)), clean, atol=1e-3)
     middle, _ = noised(clean, noise, torch.full((5, 1), 0.5), "cosine")
-    assert torch.allclose(middle, (clean + noise) / 2**0.5, atol=1e-6)  # as much of the one as of the other, at unit variance
+    assert torch.allclose(
+        middle, (clean + noise) / 2**0.5, atol=1e-6
+    )  # as much of the one as of the other, at unit variance
 
 
 def test_the_shift_grows_with_shape_and_is_bounded():
@@ -164,13 +198,17 @@ def test_known_patterns_are_drawn_as_often_as_configured():
     none = sum(not pattern.any() for pattern in patterns) / 1500
     ends = sum(bool(pattern[0] and pattern[-1]) for pattern in patterns) / 1500
     last = sum(bool(pattern[-1]) for pattern in patterns) / 1500
-    inside = sum(bool(pattern[4:28].any()) and not pattern[0] and not pattern[-1] for pattern in patterns) / 1500
+    inside = (
+        sum(bool(pattern[4:28].any()) and not pattern[0] and not pattern[-1] for pattern in patterns) / 1500
+    )
     assert 0.58 < none < 0.66
     assert 0.03 < ends < 0.07
     assert 0.11 < last < 0.18
     assert 0.015 < inside < 0.06
     assert not any(bool(pattern.all()) for pattern in patterns)
     assert not draw_known((1, 2, 2), frame[:4], config, generator).any()
-    assert not draw_known(grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator).any()
+    assert not draw_known(
+        grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator
+    ).any()
     with pytest.raises(UsageError, match="unknown patterns"):
         draw_known(grid, frame, FlowConfig(condition={"backwards": 1.0}), generator)

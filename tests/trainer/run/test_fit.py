@@ -33,7 +33,12 @@ from vae import load_vae
 from vae.measuring.stats import merged
 
 TEST = dataclasses.replace(
-    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, save_every=4, held_out=0.15, is_tensorboard=False
+    preset("tiny"),
+    model=ModelConfig(width=48, depth=2, num_heads=2),
+    tokens=256,
+    save_every=4,
+    held_out=0.15,
+    is_tensorboard=False,
 )
 
 
@@ -62,9 +67,17 @@ def test_a_run_resumed_from_a_checkpoint_is_bit_equal_to_one_that_never_stopped(
     fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
     assert losses(tmp_path) == losses(whole_run)
     assert consumed(tmp_path) == consumed(whole_run)
-    [shard] = [path.relative_to(whole_run) for path in (whole_run / "checkpoints" / "step-00000012").glob("*.safetensors")]
-    assert (tmp_path / "model/model.safetensors").read_bytes() == (whole_run / "model/model.safetensors").read_bytes()
-    resumed, whole = load_file(tmp_path / shard), load_file(whole_run / shard)  # torch writes its tensors in no fixed order
+    [shard] = [
+        path.relative_to(whole_run)
+        for path in (whole_run / "checkpoints" / "step-00000012").glob("*.safetensors")
+    ]
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (
+        whole_run / "model/model.safetensors"
+    ).read_bytes()
+    resumed, whole = (
+        load_file(tmp_path / shard),
+        load_file(whole_run / shard),
+    )  # torch writes its tensors in no fixed order
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
@@ -79,7 +92,9 @@ def test_an_epoch_reads_every_training_sample_once(dataset, whole_run):
     is_long = table.latent_t * table.per_frame(TEST.model.patch) > TEST.tokens
     counts = Counter(first)
     assert sorted(counts) == sorted(table.clip_ids)
-    assert {clip for clip, count in counts.items() if count > 1} == {clip for clip, long in zip(table.clip_ids, is_long, strict=True) if long}
+    assert {clip for clip, count in counts.items() if count > 1} == {
+        clip for clip, long in zip(table.clip_ids, is_long, strict=True) if long
+    }
     assert not {sample.clip_id for sample in catalog.held_out} & set(first)
 
 
@@ -101,7 +116,13 @@ def test_normalised_latents_have_unit_variance(dataset):
     catalog = load_catalog(dataset, [View.load(dataset)], dataclasses.replace(TEST, held_out=0.0))
     reader = PackReader(dataset, catalog, TEST)
     whole = EpochPlan(catalog.table, TEST.tokens)
-    values = torch.cat([reader._latent(whole.sample(index), torch.Generator()).flatten(1) for index in range(len(catalog.table))], dim=1)
+    values = torch.cat(
+        [
+            reader._latent(whole.sample(index), torch.Generator()).flatten(1)
+            for index in range(len(catalog.table))
+        ],
+        dim=1,
+    )
     assert values.mean(1).abs().max() < 0.25  # the statistics are of all clips, the samples leave one aside
     assert (values.std(1) - 1).abs().max() < 0.1
 
@@ -110,7 +131,11 @@ def test_statistics_merge_as_if_measured_at_once():
     rng = np.random.default_rng(0)
     data = rng.normal(3, 2, (4, 900))
     parts = [
-        {"count": part.shape[1], "mean": part.mean(1).tolist(), "m2": ((part - part.mean(1, keepdims=True)) ** 2).sum(1).tolist()}
+        {
+            "count": part.shape[1],
+            "mean": part.mean(1).tolist(),
+            "m2": ((part - part.mean(1, keepdims=True)) ** 2).sum(1).tolist(),
+        }
         for part in np.split(data, [100, 450], 1)
     ]
     found = merged([*parts, {"count": 0, "mean": [], "m2": []}])
@@ -157,7 +182,9 @@ def test_a_damaged_caption_of_a_held_out_clip_costs_its_words_and_not_the_run(da
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
-def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(dataset, whole_run, tmp_path, capsys, harm):
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(
+    dataset, whole_run, tmp_path, capsys, harm
+):
     fit(dataset, "default", dataclasses.replace(TEST, cooldown=0.0, steps=9), tmp_path)
     kept = sorted((tmp_path / "checkpoints").glob("step-*"))
     victim = max(kept[-1].glob("*.safetensors"))
@@ -176,15 +203,25 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(datase
 
 
 def test_what_a_killed_save_left_is_cleared_and_a_checkpoint_that_gave_way_comes_back(tmp_path):
-    for name in (".step-00000004.tmp", ".step-00000001.gone", ".step-00000003.old", ".step-00000002.old", "step-00000002"):
+    for name in (
+        ".step-00000004.tmp",
+        ".step-00000001.gone",
+        ".step-00000003.old",
+        ".step-00000002.old",
+        "step-00000002",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").write_text("{}")
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(dataset, tmp_path, monkeypatch, capsys):
-    """From step 9 on the loss is far above those before: the guard refuses all, saves nothing meanwhile (step 10 is due) and goes back to the checkpoint of step 5."""
+def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """From step 9 on the loss is far above those before: the guard refuses all, saves nothing meanwhile (step
+    10 is due) and goes back to the checkpoint of step 5.
+    """
     real = loop.train_step
 
     steps = iter([*range(16), *range(11), *range(11, 16)])
@@ -272,7 +309,9 @@ def test_every_preset_builds_and_its_config_reloads_strictly(name, tmp_path):
 def test_samples_have_exactly_the_size_asked_for_and_repeat_by_seed(whole_run, frames, height, width):
     trained, vae = load_model(whole_run), load_vae()
     canvas = Canvas(num_frames=frames, height_px=height, width_px=width, fps=10)
-    first, again, other = (sample_latent(trained, canvas, "a red ball", seed=seed, steps=2) for seed in (3, 3, 4))
+    first, again, other = (
+        sample_latent(trained, canvas, "a red ball", seed=seed, steps=2) for seed in (3, 3, 4)
+    )
     assert to_frames(vae, first, canvas).shape == (frames, height, width, 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -288,7 +327,13 @@ def test_given_latents_come_back_bit_equal(whole_run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--out", "x.png"], ["--out", "x.webm", "--frames", "1"], ["--out", "x.webm", "--width", "0"], ["--out", "x.gif"]]
+    "arguments",
+    [
+        ["--out", "x.png"],
+        ["--out", "x.webm", "--frames", "1"],
+        ["--out", "x.webm", "--width", "0"],
+        ["--out", "x.gif"],
+    ],
 )
 def test_sampling_refuses_what_cannot_be(whole_run, arguments):
     assert cli.main("t", "", VERBS, ["sample", str(whole_run), *arguments]) == cli.USAGE
@@ -318,7 +363,12 @@ def test_settings_that_decide_nothing_may_change_at_a_resume_and_are_noted(datas
     assert row["step"] == 12
     assert row["changes"] == {"lr": [1.5e-3, 1e-4], "steps": [12, 13]}
     with pytest.raises(UsageError, match=r"flow\.text_dropout 0\.1 is now 0\.5"):
-        fit(dataset, "default", dataclasses.replace(TEST, flow=dataclasses.replace(TEST.flow, text_dropout=0.5)), tmp_path / "run")
+        fit(
+            dataset,
+            "default",
+            dataclasses.replace(TEST, flow=dataclasses.replace(TEST.flow, text_dropout=0.5)),
+            tmp_path / "run",
+        )
 
 
 def test_a_checkpoint_of_another_version_is_refused_by_name(dataset, whole_run, tmp_path):

@@ -1,4 +1,6 @@
-"""Several processes train as one does: the same losses, each sample once, and a run goes on with another number of processes after any death."""
+"""Several processes train as one does: the same losses, each sample once, and a run goes on with another
+number of processes after any death.
+"""
 
 import json
 import os
@@ -28,8 +30,8 @@ from trainer.config import ModelConfig, preset
 from trainer.run.fit import fit
 torch.set_num_threads(1)
 config = dataclasses.replace(
-    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, packs_per_step=4, steps=int(sys.argv[3]), cooldown=0.0,
-    save_every=4, held_out=0.15, keep=20,
+    preset("tiny"), model=ModelConfig(width=48, depth=2, num_heads=2), tokens=256, packs_per_step=4,
+    steps=int(sys.argv[3]), cooldown=0.0, save_every=4, held_out=0.15, keep=20,
 )
 if len(sys.argv) > 4:
     config = dataclasses.replace(config, **json.loads(sys.argv[4]))
@@ -45,9 +47,19 @@ def start(dataset, out, steps, processes, *more, **env):
     command = [sys.executable, "-c", SCRIPT, dataset.uri, str(out), str(steps), *more]
     if processes == 1:
         return [subprocess.Popen(command, env=environment() | env, stderr=subprocess.PIPE, text=True)]
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     return [
-        subprocess.Popen(command, env=environment() | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=environment() | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(processes)
     ]
 
@@ -73,7 +85,10 @@ def consumed(out: Path):
 
 
 def validation(out: Path):
-    return [json.loads(line)["scores"]["all"]["loss"] for line in (out / "validation.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["scores"]["all"]["loss"]
+        for line in (out / "validation.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +104,10 @@ def test_two_processes_train_as_one_does(dataset, alone, tmp_path):
     run(dataset, tmp_path, 20, 2, '{"is_checkpointed": true}')
     assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
     assert consumed(tmp_path) == consumed(alone)
-    ours, theirs = load_file(tmp_path / "model" / "model.safetensors"), load_file(alone / "model" / "model.safetensors")
+    ours, theirs = (
+        load_file(tmp_path / "model" / "model.safetensors"),
+        load_file(alone / "model" / "model.safetensors"),
+    )
     assert ours.keys() == theirs.keys()
     assert max(float((value - theirs[name]).abs().max()) for name, value in ours.items()) < 1e-4
     shards = list((tmp_path / "checkpoints" / "step-00000020").glob("*.safetensors"))
@@ -103,10 +121,14 @@ def test_two_processes_that_share_each_pack_train_as_one_does(dataset, alone, tm
     run(dataset, tmp_path, 20, 2, '{"sequence_parallel": 2, "is_checkpointed": true}')
     assert np.allclose(losses(tmp_path), losses(alone), atol=1e-4)
     assert consumed(tmp_path) == consumed(alone)
-    rows, whole = ([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (tmp_path, alone))
+    rows, whole = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (tmp_path, alone)
+    )
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in whole]
     assert all(
-        abs(a["tflops"] * a["tokens"] / a["tokens_per_s"] - b["tflops"] * b["tokens"] / b["tokens_per_s"]) < 0.02
+        abs(a["tflops"] * a["tokens"] / a["tokens_per_s"] - b["tflops"] * b["tokens"] / b["tokens_per_s"])
+        < 0.02
         for a, b in zip(rows, whole, strict=True)
     )
     assert validation(tmp_path) == pytest.approx(validation(alone), abs=1e-3)
@@ -122,21 +144,34 @@ def test_copies_of_shards_and_shared_packs_train_as_one_does(dataset, alone, tmp
 
 
 @pytest.mark.timeout(600)
-def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processes_and_across_a_resume(dataset, tmp_path):
+def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processes_and_across_a_resume(
+    dataset, tmp_path
+):
     more = '{"optimizer": "muon", "ema_more": [0.3], "is_async_saving": true}'
     run(dataset, tmp_path / "one", 10, 1, more)
     run(dataset, tmp_path / "two", 6, 2, more)
     run(dataset, tmp_path / "two", 10, 2, more)
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-3)
     assert consumed(tmp_path / "one") == consumed(tmp_path / "two")
-    assert [path.name for path in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [f"step-{step:08d}" for step in (4, 6, 8, 10)]
-    parts = [load_file(path) for path in sorted((tmp_path / "two" / "checkpoints" / "step-00000010").rglob("*.safetensors"))]
-    held = [sum(value.numel() for name, value in part.items() if name.startswith("ema0.3.")) for part in parts]
-    whole = sum(value.numel() for value in load_file(tmp_path / "two" / "model-ema0.3" / "model.safetensors").values())
+    assert [path.name for path in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [
+        f"step-{step:08d}" for step in (4, 6, 8, 10)
+    ]
+    parts = [
+        load_file(path)
+        for path in sorted((tmp_path / "two" / "checkpoints" / "step-00000010").rglob("*.safetensors"))
+    ]
+    held = [
+        sum(value.numel() for name, value in part.items() if name.startswith("ema0.3.")) for part in parts
+    ]
+    whole = sum(
+        value.numel() for value in load_file(tmp_path / "two" / "model-ema0.3" / "model.safetensors").values()
+    )
     assert len(held) == 2  # each process holds and writes its part of the average
     assert sum(held) == whole
     assert all(0.3 * whole < part < 0.7 * whole for part in held)
-    slow, fast = (load_file(tmp_path / "two" / name / "model.safetensors") for name in ("model", "model-ema0.3"))
+    slow, fast = (
+        load_file(tmp_path / "two" / name / "model.safetensors") for name in ("model", "model-ema0.3")
+    )
     assert any(not torch.equal(slow[name], fast[name]) for name in slow)
 
 
@@ -166,7 +201,11 @@ def test_killed_and_terminated_it_goes_on_and_nothing_is_trained_twice_or_skippe
     for number, (victims, by) in enumerate(((1, signal.SIGKILL), (2, signal.SIGTERM), (2, signal.SIGKILL))):
         processes, before = start(dataset, tmp_path, 20, 2), steps_done()
         deadline = time.monotonic() + 120
-        while steps_done() < min(before + 3, 17) and time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        while (
+            steps_done() < min(before + 3, 17)
+            and time.monotonic() < deadline
+            and all(process.poll() is None for process in processes)
+        ):
             time.sleep(0.05)
         for process in processes[:victims] if number % 2 == 0 else processes:
             os.kill(process.pid, by)

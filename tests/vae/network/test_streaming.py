@@ -1,4 +1,4 @@
-"""Pieces in time and tiles in space give the numbers of the whole, in memory that does not grow with length."""
+"""Pieces in time and tiles in space give the numbers of the whole, in constant memory."""
 
 import subprocess
 import sys
@@ -23,9 +23,15 @@ def opened(config):
     return model
 
 
-@pytest.fixture(scope="module", params=[(4, 8), (8, 8), (4, 16)], ids=lambda factors: "{0}x{1}x{1}".format(*factors))
+@pytest.fixture(
+    scope="module", params=[(4, 8), (8, 8), (4, 16)], ids=lambda factors: "{0}x{1}x{1}".format(*factors)
+)
 def model(request):
-    return opened(VAEConfig(widths=(12, 16, 20), latent_channels=6, factor_t=request.param[0], factor_px=request.param[1]))
+    return opened(
+        VAEConfig(
+            widths=(12, 16, 20), latent_channels=6, factor_t=request.param[0], factor_px=request.param[1]
+        )
+    )
 
 
 def clip(*size, seed=0):
@@ -34,7 +40,11 @@ def clip(*size, seed=0):
 
 def joined(stream, pieces):
     found = [part for piece in pieces for part in stream.push(piece)] + stream.flush()
-    return torch.cat(found, dim=1) if isinstance(found[0], torch.Tensor) else tuple(torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    return (
+        torch.cat(found, dim=1)
+        if isinstance(found[0], torch.Tensor)
+        else tuple(torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    )
 
 
 @given(size=st.tuples(st.integers(1, 40), st.integers(1, 100), st.integers(1, 100)), seed=st.integers(0, 99))
@@ -72,7 +82,9 @@ def test_many_short_ones_at_once_equal_each_alone(model):
 
 def test_a_slice_decodes_as_groups_and_says_so(model):
     latent = model.encode(clip(1 + 4 * model.factors[0], 32, 32))
-    part = Latent(latent.mean[:, 2:], latent.logvar[:, 2:], Extent(3 * model.factors[0], 32, 32), model.factors, "group")
+    part = Latent(
+        latent.mean[:, 2:], latent.logvar[:, 2:], Extent(3 * model.factors[0], 32, 32), model.factors, "group"
+    )
     assert model.decode(part).shape == (3, 3 * model.factors[0], 32, 32)
 
 
@@ -93,7 +105,9 @@ def test_a_large_frame_is_tiled_by_itself():
     found = stream.push(clip(1, 1000, 1203))
     assert found[0][0].shape == (4, 1, 125, 151)
     assert len(stream._grid) > 1
-    assert (found[0][0][:, :, 60:70, 70:80] - model.encode(clip(1, 1000, 1203)).mean[:, :, 60:70, 70:80]).abs().max() < 1e-5
+    assert (
+        found[0][0][:, :, 60:70, 70:80] - model.encode(clip(1, 1000, 1203)).mean[:, :, 60:70, 70:80]
+    ).abs().max() < 1e-5
 
 
 MEMORY = """
@@ -115,6 +129,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 def test_memory_does_not_grow_with_length():
     used = [
-        int(subprocess.run([sys.executable, "-c", MEMORY, str(count)], capture_output=True, text=True, check=True).stdout) for count in (200, 2000)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", MEMORY, str(count)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for count in (200, 2000)
     ]
     assert used[1] <= 1.2 * used[0], used

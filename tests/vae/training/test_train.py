@@ -1,4 +1,6 @@
-"""Training: exact to resume, padding out of the loss, latents of unit size from the first step, and a record of what made the weights."""
+"""Training: exact to resume, padding out of the loss, latents of unit size from the first step, and a record
+of what made the weights.
+"""
 
 import json
 
@@ -82,7 +84,9 @@ def test_windows_repeat_by_step_keep_to_their_budget_and_split_over_processes(cl
         assert whole[:, 0].numel() <= 1.35 * windows.budget
         halves = [windows.at(step, rank, 2) for rank in range(2)]
         assert sum(len(half) for half in halves) == len(whole)
-        assert torch.equal(torch.cat(halves)[:, 0, 0].sum((1, 2)).sort().values, whole[:, 0, 0].sum((1, 2)).sort().values)
+        assert torch.equal(
+            torch.cat(halves)[:, 0, 0].sum((1, 2)).sort().values, whole[:, 0, 0].sum((1, 2)).sort().values
+        )
     assert any(shape[0] == 1 for shape in shapes)
     assert any(shape[1] % 8 for shape in shapes)
     with pytest.raises(UsageError, match="no clip of 32"):
@@ -109,10 +113,14 @@ def test_measures_say_what_they_mean():
     alternating = x + 0.05 * (torch.arange(x.shape[1]) % 2 * 2 - 1)[None, :, None, None]
     steady = x + 0.05
     assert flicker(alternating, x) > 10 * flicker(steady, x)
-    blurred = torch.nn.functional.avg_pool2d(x.transpose(0, 1), 3, 1, 1, count_include_pad=False).transpose(0, 1)
+    blurred = torch.nn.functional.avg_pool2d(x.transpose(0, 1), 3, 1, 1, count_include_pad=False).transpose(
+        0, 1
+    )
     bands = band_errors(blurred, x)
     assert bands[0] < bands[1] < bands[2]
-    assert haar(x[None]).pow(2).sum() == pytest.approx(float(x[:, :16, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2].pow(2).sum()), rel=1e-4)
+    assert haar(x[None]).pow(2).sum() == pytest.approx(
+        float(x[:, :16, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2].pow(2).sum()), rel=1e-4
+    )
     frames = x.transpose(0, 1) / 2 + 0.5
     assert float(ms_ssim(frames, frames)) == pytest.approx(1.0, abs=1e-5)
     assert float(ssim(frames, frames.flip(3))[0].mean()) < 0.9
@@ -164,7 +172,10 @@ def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
     assert not (out / "training" / "state.safetensors").exists()
     capsys.readouterr()
     picture = tmp_path / "sheet.png"
-    assert cli.main("vae", "", VERBS, ["eval", str(out), "--films", "4", "--json", "--sheet", str(picture)]) == cli.DONE
+    assert (
+        cli.main("vae", "", VERBS, ["eval", str(out), "--films", "4", "--json", "--sheet", str(picture)])
+        == cli.DONE
+    )
     report = json.loads(capsys.readouterr().out)
     assert set(report["sets"]["film world"]["codes"]) == {"vae", "block PCA", "bicubic"}
     assert report["vaes"]["vae"]["encode_mpx_per_cpu_s"] > 0
@@ -175,13 +186,26 @@ def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
     from world.film import make_film, write_film
 
     film = write_film(make_film(3, 0), tmp_path)
-    for source, target in ((film, "back.mp4"), (write_film(make_film(3, 1, is_still=True), tmp_path), "back.png")):
+    for source, target in (
+        (film, "back.mp4"),
+        (write_film(make_film(3, 1, is_still=True), tmp_path), "back.png"),
+    ):
         latent = tmp_path / f"{target}.safetensors"
-        assert cli.main("vae", "", VERBS, ["encode", str(source), str(latent), "--weights", str(out)]) == cli.DONE
-        assert cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / target), "--weights", str(out)]) == cli.DONE
-        before, after = (list(VideoReader(probe(str(path)), None).frames()) for path in (source, tmp_path / target))
+        assert (
+            cli.main("vae", "", VERBS, ["encode", str(source), str(latent), "--weights", str(out)])
+            == cli.DONE
+        )
+        assert (
+            cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / target), "--weights", str(out)])
+            == cli.DONE
+        )
+        before, after = (
+            list(VideoReader(probe(str(path)), None).frames()) for path in (source, tmp_path / target)
+        )
         assert [frame.rgb.shape for frame in before] == [frame.rgb.shape for frame in after]
-    assert cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / "x.png")]) == cli.FAILED  # another VAE's
+    assert (
+        cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / "x.png")]) == cli.FAILED
+    )  # another VAE's
     assert cli.main("vae", "", VERBS, ["stats", str(out)]) == cli.DONE
 
 
