@@ -41,7 +41,7 @@ bench: setup  ## side-by-side measurements
 	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 dashboard: setup  ## watch DATA (default: the demo's dataset) at http://127.0.0.1:8000
-	@$(BIN)/python -m dashboard serve $(DATA)
+	@$(BIN)/rushes dashboard $(DATA)
 
 clean:  ## remove the demo's output
 	rm -rf demo

@@ -12,12 +12,12 @@ import time
 
 import torch
 
-from captioner import CaptionerOptions
 from captioner.coca.config import CocaConfig
 from captioner.coca.decoding import Decoding, write, write_uncached
 from captioner.coca.model import VideoCoCa
-from captioner.commands import print_report
+from captioner.judging.commands import print_report
 from captioner.judging.evaluation import run_evaluation
+from captioner.options import CaptionerOptions
 
 TOKENS, CLIPS, ROUNDS = 200, 4, 3
 

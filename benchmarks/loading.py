@@ -24,8 +24,8 @@ import torch
 from pyarrow.fs import LocalFileSystem
 from safetensors.torch import load, save
 
-from manifests.reading import MemberReader
-from manifests.shards import Member, TarWriter
+from manifests.store.reading import MemberReader
+from manifests.store.shards import Member, TarWriter
 from trainer.config import FitConfig
 from trainer.data.catalog import Catalog
 from trainer.data.loader import PackReader

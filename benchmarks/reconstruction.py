@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from vae import DEFAULT_WEIGHTS, load_vae
+from vae.checkpoint import load_vae
+from vae.folder import DEFAULT_WEIGHTS
 from vae.measuring.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
 from vae.published import published
 from vae.training.clips import world_clips
@@ -27,7 +28,7 @@ LIST = Path(__file__).parent / "vae_files.txt"
 
 MEMORY = """
 import resource, sys, torch
-from vae import load_vae
+from vae.checkpoint import load_vae
 torch.set_num_threads(1)
 vae, way = load_vae(sys.argv[1]), sys.argv[2]
 def frame(index):

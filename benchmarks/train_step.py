@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
-from trainer.config import PRESETS
 from trainer.data.packs import PackSettings, plan_epoch
 from trainer.data.patches import coordinates
 from trainer.data.samples import Sample, SampleTable
 from trainer.model import attention, dit
 from trainer.model.dit import DiT, count_parameters
+from trainer.presets import PRESETS
 from trainer.reports.efficiency import forward_flops
 
 ROUNDS, WORDS = 5, 40

@@ -1,293 +1,236 @@
-"""Verbs of the captioner's command line that measure and compare."""
+"""Verbs of the captioner: `caption`, `train-captioner`, `upsample`."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from captioner.language.upsample import PhraseUpsampler, model_upsampler
+from captioner.backends.server import BudgetSpentError
+from captioner.facts import file_facts
+from captioner.judging.sheet import SheetRow, contact_sheet
 from captioner.options import CaptionerOptions
-from manifests import cli, queries
+from captioner.protocol import Caption, Captioner, ClipFrames
+from captioner.registry import make_captioner, make_upsampler
+from captioner.writing import write_captions
+from learning.launching import run_processes, without
+from manifests import cli
 from manifests.errors import UsageError
-from manifests.layout import Column, Dataset
-from manifests.shards import read_member
-from manifests.views import View
-
-
-def upsampler(server: str = "", model: str = "") -> Callable[..., str]:
-    """The prompt upsampler: of phrases, or of a server's model with phrases to fall back on."""
-    from captioner.coca.checkpoint import DEFAULT_WEIGHTS
-
-    path = DEFAULT_WEIGHTS / "phrases.json"
-    phrases = PhraseUpsampler.load(path) if path.exists() else PhraseUpsampler()
-    if not server:
-        return phrases
-    from captioner.judging.judged import asker
-
-    return model_upsampler(asker(server, model), phrases)
+from media.errors import MediaError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval:
-    """Measure a captioner on held-out clips of the film world, whose truth is exact: by attribute, beside
-    chance and the `measured` baseline.
+class CaptionFiles:
+    """Print captions of videos and images, each taken as one clip; cuts inside are seen and named.
 
-    Example: python -m captioner eval --clips 500
+    Examples:
+      rushes caption clip.mp4 --json
+      rushes caption ~/videos --with.captioner transformers --with.model ~/models/Qwen3-VL-8B-Instruct
     """
 
-    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(
-        default_factory=lambda: CaptionerOptions(captioner="coca")
-    )
-    clips: int = 500
-    """Held-out clips."""
-    seed: int = 0
-    """Which ones."""
-    out: Path | None = None
-    """Folder for report.json and the contact sheet of the worst clips (worst.png)."""
-    record: bool = False
-    """Write the scores into the config.json of the captioner's own weights."""
+    source: Annotated[Path, tyro.conf.Positional]
+    """A file, or a folder of files."""
+    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(default_factory=CaptionerOptions)
     json: bool = False
-    """Print JSON."""
-    threads: int = 2
-    """CPU threads."""
+    """Print JSON with verdicts, provenance and cost."""
+    sheet: Path | None = None
+    """Also write a PNG with frames and captions side by side."""
+    overwrite: bool = False
+    """Replace a sheet that exists."""
+    limit: int = 0
+    """Take only the first N files; 0 for all."""
 
     def run(self) -> int:
+        if self.sheet and self.sheet.suffix.lower() not in {".png", ".jpg", ".webp"}:
+            raise UsageError(
+                f"--sheet {self.sheet}", "does not name a picture", "Give a name that ends in .png."
+            )
+        cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        files = self._files()
+        backend = make_captioner(self.with_)
+        backend.setup()
+        found: list[dict[str, Any]] = []
+        rows: list[SheetRow] = []
+        num_failed = 0
+        for path in files:
+            try:
+                frames, captions = self._captions(path, backend)
+            except MediaError as error:
+                cli.say(f"{path}: {error}")
+                num_failed += 1
+                continue
+            except BudgetSpentError as error:
+                cli.say(f"{path} and those after it: {error}")
+                num_failed += 1
+                break
+            errors = [item.finish_reason for item in captions if item.finish_reason.startswith("error")]
+            if errors:
+                cli.say(f"{path}: {errors[0]}")
+                num_failed += 1
+            found += [{"file": str(path), **asdict(caption)} for caption in captions]
+            rows.append((frames, f"{path.name}\n{_on_sheet(captions)}"))
+            if not self.json:
+                for caption in captions:
+                    print(f"{cli.printable(str(path))}\t{caption.kind}\t{_in_words(caption)}")
+        if self.json:
+            cli.print_json(found)
+        if self.sheet:
+            contact_sheet(rows, self.sheet)
+            cli.say(f"sheet: {self.sheet}")
+        return cli.FAILED_ITEMS if num_failed else cli.DONE
+
+    def _files(self) -> list[Path]:
+        """The files to caption; in a folder, JSON files only describe others.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not self.source.exists():
+            raise UsageError(str(self.source), "does not exist")
+        if self.source.is_dir():
+            below = sorted(path for path in self.source.rglob("*") if path.is_file())
+            files = [path for path in below if path.suffix != ".json"]
+        else:
+            files = [self.source]
+        if not files:
+            raise UsageError(str(self.source), "holds no file")
+        return files[: self.limit] if self.limit else files
+
+    def _captions(self, path: Path, backend: Captioner) -> tuple[Sequence[np.ndarray], list[Caption]]:
+        """The frames looked at, and the captions of a file.
+
+        Raises:
+            MediaError: it cannot be read.
+            BudgetSpentError: the budget was spent before it.
+        """
+        frames, times_s, facts = file_facts(path)
+        if facts["is_part"]:
+            cli.say(f"{path}: only the first minute is looked at; `rushes ingest` takes all of it")
+        clip = ClipFrames(clip_id=path.name, frames=frames, times_s=times_s, facts=facts)
+        [captions] = write_captions(backend, [clip], self.with_.retries)
+        return frames, captions
+
+
+def _in_words(caption: Caption) -> str:
+    """The text, and why it is not accepted if it is not."""
+    verdict = caption.verdict
+    flaw = "" if verdict.status == "accepted" else f" [{verdict.status}: {'; '.join(verdict.reasons)}]"
+    return f"{cli.printable(caption.text)}{flaw}"
+
+
+def _on_sheet(captions: list[Caption]) -> str:
+    shown = [item for item in captions if item.kind in {"short", "dense"}]
+    return "\n".join(f"{item.kind} ({item.verdict.status}): {item.text}" for item in shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the project's own captioner: a base, and from it a short and a dense fork.
+
+    Run the same command again to resume.
+
+    Examples:
+      rushes train-captioner OUT
+      rushes train-captioner OUT --stage dense --films 0 --data DATASET
+      torchrun --nproc-per-node 8 -m rushes train-captioner OUT --preset coca_ViT-L-14 --films 0
+        --data DATASET --init open_clip_weights.safetensors
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the weights."""
+    stage: Literal["all", "base", "short", "dense"] = "all"
+    """One stage, or all in order; the forks need the base."""
+    preset: Literal["tiny", "coca_ViT-B-32", "coca_ViT-L-14"] = "tiny"
+    """Size of the model."""
+    films: int = 16000
+    """Clips of the film world to learn from; 0 for none."""
+    data: str = ""
+    """Dataset to learn from: its previews and captions."""
+    view: str = "default"
+    """View of the dataset."""
+    init: Path | None = None
+    """Weights of open_clip's CoCa of the same size for the base to start from."""
+    steps: int | None = None
+    """Steps of each stage, its parts shortened alike; left out, the preset's."""
+    batch: int | None = None
+    """Clips a step."""
+    accumulate: int | None = None
+    """Parts of a step, to save memory."""
+    lr: float | None = None
+    """Peak learning rate."""
+    seed: int | None = None
+    """Of the initial weights, the films and the order of clips."""
+    processes: int = 1
+    """Processes on this machine that share each step; on a CPU one process of several threads is faster."""
+    threads: int = 2
+    """CPU threads of each process."""
+
+    def run(self) -> int:
+        if self.processes > 1:
+            return run_processes(
+                [sys.executable, "-m", "rushes", "train-captioner", *without(sys.argv[2:], ("--processes",))],
+                self.processes,
+            )
         import torch
 
-        from captioner.coca.checkpoint import DEFAULT_WEIGHTS
-        from captioner.judging.evaluation import run_evaluation
-        from captioner.judging.sheet import contact_sheet
+        from captioner.coca.stages import STAGES, Source, settings_of, train_stages
+        from learning.processes import join
 
-        if self.clips < 1:
-            raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
-        result, worst = run_evaluation(
-            self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads)
-        )
-        if self.json:
-            cli.print_json(result)
-        else:
-            print_report(result)
-        if self.record:
-            record_scores(Path(self.with_.model or DEFAULT_WEIGHTS), result)
-        if self.out:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-            contact_sheet(worst, self.out / "worst.png")
-            cli.say(f"report: {self.out / 'report.json'}, worst clips: {self.out / 'worst.png'}")
+        if not self.films and not self.data:
+            raise UsageError(
+                "--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET."
+            )
+        if any(value is not None and value < 1 for value in (self.steps, self.batch, self.accumulate)):
+            raise UsageError("--steps, --batch and --accumulate", "are at least 1")
+        if self.init and not self.init.exists():
+            raise UsageError(f"--init {self.init}", "does not exist")
+        cli.writable(self.out)
+        torch.set_num_threads(self.threads)
+        given = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "lr", "seed")}
+        settings = settings_of(self.preset, given)
+        source = Source(films=self.films, data=self.data, view=self.view)
+        stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
+        train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
+        if join().rank == 0:
+            print(self.out)
         return cli.DONE
 
-
-def record_scores(path: Path, result: dict[str, Any]) -> None:
-    """Keep an evaluation's means and recalls beside the weights it was of."""
-    from captioner.coca.checkpoint import update_record
-
-    for report in result["reports"]:
-        name, _, stage = report["captioner"].partition(" ")
-        if name == "coca":
-            recalls = {key: row["recall"] for key, row in report["attributes"].items()}
-            means = {key: report[key] for key in ("mean_recall", "mean_precision", "main_subject")}
-            update_record(path, stage, {"scores": {"clips": result["num_clips"], **means, "recall": recalls}})
-
-
-def print_report(result: dict[str, Any]) -> None:
-    reports = result["reports"]
-    header = ["attribute", "facts", "chance"] + [
-        f"{item['captioner']} {name}" for item in reports for name in ("recall", "precision", "said")
-    ]
-    rows = []
-    for name in reports[0]["attributes"]:
-        cells = [item["attributes"][name] for item in reports]
-        rows.append(
-            [
-                name,
-                cells[0]["facts"],
-                cells[0]["chance"],
-                *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate")),
-            ]
-        )
-    rows.append(
-        [
-            "mean",
-            "",
-            "",
-            *(value for item in reports for value in (item["mean_recall"], item["mean_precision"], "")),
-        ]
-    )
-    cli.print_table(f"{result['num_clips']} held-out clips of the film world", header, rows)
-    cli.print_table(
-        "captions",
-        [
-            "captioner",
-            "main subject",
-            "mean words",
-            "most words",
-            "abstained",
-            "rejected",
-            "CIDEr (not for ranking)",
-            "own score (not for ranking)",
-        ],
-        [
-            [
-                item["captioner"],
-                item["main_subject"],
-                item["mean_words"],
-                item["max_words"],
-                item["num_abstained"],
-                item["num_rejected"],
-                item["not_for_ranking"]["cider"],
-                item["not_for_ranking"]["contrastive_score"],
-            ]
-            for item in reports
-        ],
-    )
-    cli.print_table(
-        "counterfactual clips",
-        ["change", "clips", "directions", "flip", "slots that must change, right", "other slots, kept"],
-        [
-            [
-                item["kind"],
-                item["num_clips"],
-                item["num_directions"],
-                item["direction_flips"],
-                item["changed_slots_right"],
-                item["other_slots_kept"],
-            ]
-            for item in result["counterfactuals"]
-        ],
-    )
+    def _command(self) -> str:
+        """The command line without the folders of this machine, for the weights' record."""
+        words = f"rushes train-captioner {self.out.name} --preset {self.preset} --films {self.films}"
+        for name in ("steps", "batch", "lr", "seed"):
+            value = getattr(self, name)
+            words += "" if value is None else f" --{name} {value}"
+        return words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Two caption versions of a dataset side by side, clip by clip.
+class Upsample:
+    """Fill a short prompt up to the kind of caption a model was trained on; every word of it stays.
 
-    Example: python -m captioner compare DATASET default recaptioned --sheet compare.png
+    Examples:
+      rushes upsample "a red ball on a meadow"
+      rushes upsample "a cat" --server http://127.0.0.1:8000/v1 --model NAME
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
-    """Dataset folder or address."""
-    a: Annotated[str, tyro.conf.Positional]
-    """A view, or a caption column such as caption@1a2b3c4d5e."""
-    b: Annotated[str, tyro.conf.Positional]
-    """Another."""
-    kind: str = "dense"
-    """Which captions."""
-    limit: int = 10
-    """Clips to print."""
-    json: bool = False
-    """Print JSON."""
-    sheet: Path | None = None
-    """Also write a PNG with frames."""
+    prompt: Annotated[str, tyro.conf.Positional]
+    """What to show."""
+    image: bool = False
+    """For a picture: nothing is said of a camera's move."""
+    choice: int = 0
+    """Other numbers give other phrases."""
+    server: str = ""
+    """OpenAI-compatible server to ask; none: phrases learnt from captions."""
+    model: str = ""
+    """The server's name for its model."""
 
     def run(self) -> int:
-        from captioner.judging.sheet import contact_sheet
-        from media.decode.images import decode_image
-
-        dataset = Dataset(self.dataset)
-        columns = [_caption_column(dataset, name) for name in (self.a, self.b)]
-        sides = [_texts(dataset, column, self.kind) for column in columns]
-        shared = sorted(set(sides[0]) & set(sides[1]))
-        if not shared:
-            raise UsageError(
-                self.dataset,
-                f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions",
-                "See `python -m manifests ls DATASET captions`.",
-            )
-        rows = [{"clip_id": name, "a": sides[0][name], "b": sides[1][name]} for name in shared]
-        counts = [np.mean([len(text.split()) for texts in side.values() for text in texts]) for side in sides]
-        if self.json:
-            cli.print_json(rows)
-        else:
-            summary = [
-                [name, str(column), len(side), f"{count:.1f}"]
-                for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
-            ]
-            cli.print_table("versions", ["side", "column", "clips", "mean words"], summary)
-            for row in rows[: self.limit]:
-                print(f"\n{row['clip_id']}\n  a: {' | '.join(row['a'])}\n  b: {' | '.join(row['b'])}")
-        if self.sheet:
-            previews = View.load(dataset, self.a if "@" not in self.a else "default").column("preview")
-            pictures = defaultdict(list)
-            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows[: self.limit]]
-            wanted = {name for name, _, _ in shown}
-            for tar, members in queries.members(dataset, previews).values():
-                for member in members:
-                    if member.key in wanted and member.field.startswith("frame"):
-                        pictures[member.key].append(
-                            decode_image(read_member(dataset.filesystem, tar, member))
-                        )
-            contact_sheet([(pictures[name], f"a: {one}\nb: {two}") for name, one, two in shown], self.sheet)
-            cli.say(f"sheet: {self.sheet}")
-        return cli.DONE
-
-
-def _caption_column(dataset: Dataset, name: str) -> Column:
-    if "@" in name:
-        found = [column for column in dataset.columns() if str(column) == name]
-        if not found:
-            raise UsageError(
-                name, "is not a column of the dataset", f"Columns: {', '.join(map(str, dataset.columns()))}."
-            )
-        return found[0]
-    return View.load(dataset, name).column("caption")
-
-
-def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
-    """Captions a backend wrote, by clip; where it wrote none, those the clip came with."""
-    own: dict[str, list[str]] = defaultdict(list)
-    given: dict[str, list[str]] = defaultdict(list)
-    for row in queries.table(dataset, "captions", column).to_pylist():
-        if row["kind"] == kind:
-            side = given if row["source"] in {"ground_truth", "alt"} else own
-            side[row["clip_id"]].append(
-                row["text"] + ("" if row["status"] == "accepted" else f" [{row['status']}]")
-            )
-    return given | own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC); more
-    than one run shows how steady the judge is.
-
-    Example: python -m captioner judge events dream-1k.jsonl captions.json --server http://127.0.0.1:8000/v1
-    --model NAME --runs 3
-    """
-
-    form: Annotated[str, tyro.conf.Positional]
-    """events or questions."""
-    truth: Annotated[Path, tyro.conf.Positional]
-    """File of the benchmark (JSON or JSON lines)."""
-    captions: Annotated[Path, tyro.conf.Positional]
-    """What `caption --json` printed."""
-    server: str
-    """OpenAI-compatible server of the judge."""
-    model: str
-    """The judge; pin its version."""
-    runs: int = 3
-    """How often each verdict is asked for."""
-
-    def run(self) -> int:
-        from captioner.judging.judged import asker, judge_events, judge_questions, load_captions, load_truth
-
-        if self.form not in {"events", "questions"}:
-            raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")
-        for path in (self.truth, self.captions):
-            if not path.exists():
-                raise UsageError(str(path), "does not exist")
-        judge = judge_events if self.form == "events" else judge_questions
-        result = judge(
-            load_truth(self.truth, self.form),
-            load_captions(self.captions),
-            asker(self.server, self.model),
-            self.runs,
-        )
-        cli.print_json({"judge": self.model, **result})
+        if not self.prompt.strip():
+            raise UsageError("the prompt", "is empty")
+        print(make_upsampler(self.server, self.model)(self.prompt, not self.image, self.choice))
         return cli.DONE

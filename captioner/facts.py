@@ -12,8 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from media import MediaError, VideoReader
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from media.measure.clip import look, measure
 from media.shots.detector import GLANCE_PX, ShotDetector
 
@@ -90,7 +91,7 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
     ):
         raise MediaError(
             "size_changes",
-            f"{path} changes its picture size at {changed:.2f} s; `python -m pipeline ingest` parts it there",
+            f"{path} changes its picture size at {changed:.2f} s; `rushes ingest` parts it there",
         )
     width, height = facts.geometry.display_size_px
     row = facts_of_frames(small, times_s, picks, max(length_s, min(facts.duration_s, _MAX_SECONDS)))

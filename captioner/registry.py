@@ -97,3 +97,14 @@ def make_text_encoder(name: str, model: str = "") -> TextEncoder:
 
         return text_towers.make(name, model)
     raise UsageError(f"text encoder {name}", "is not known", f"Encoders: {', '.join(TEXT_ENCODERS)}.")
+
+
+def make_upsampler(server: str = "", model: str = "") -> Callable[..., str]:
+    """A prompt upsampler: of phrases learnt from captions, or a server's model that falls back on them."""
+    from captioner.coca.checkpoint import DEFAULT_WEIGHTS
+    from captioner.language.asking import asker
+    from captioner.language.upsample import PhraseUpsampler, model_upsampler
+
+    path = DEFAULT_WEIGHTS / "phrases.json"
+    phrases = PhraseUpsampler.load(path) if path.exists() else PhraseUpsampler()
+    return model_upsampler(asker(server, model), phrases) if server else phrases

@@ -14,7 +14,7 @@ from dashboard.summary import summary
 from manifests import queries
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
-from manifests.shards import Member, read_member
+from manifests.store.shards import Member, read_member
 
 TEMPLATES = Jinja2Templates(directory=str(Path(__file__).parent / "templates"))
 _NUM_CLIPS = 24

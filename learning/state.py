@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from learning.weights import read_metadata, read_weights
 from manifests.errors import UsageError
 
 Parts = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
@@ -56,13 +56,12 @@ def load_state(
     path = folder / NAME
     if not path.exists():
         return None
-    with safe_open(path, "pt") as file:
-        metadata = dict(file.metadata())
-    if metadata.pop("digest") != digest:
+    metadata = read_metadata(path)
+    if metadata.pop("digest", "") != digest:
         raise UsageError(
             str(folder), "was begun on other data or with other settings", "Remove the folder to begin anew."
         )
-    tensors = load_file(path)
+    tensors = read_weights(path)
     for name, value in average.items():
         value.copy_(tensors[f"average.{name}"])
     for part, (module, optimizer) in parts.items():

@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests import storage
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
-from manifests.shards import TarWriter
+from manifests.store import storage
+from manifests.store.shards import TarWriter
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import os
 import time
 from typing import Any
 
-from manifests import storage
+from manifests.errors import IntegrityError
 from manifests.layout import Dataset
+from manifests.store import storage
+from manifests.store.json_files import RESTORE, parse_lines, read_object
 
 _REWRITE_EVERY_S = 10.0
 
@@ -68,8 +70,7 @@ def read_events(dataset: Dataset, run_id: str) -> list[dict]:
     path = dataset.path("runs", run_id, "events.jsonl")
     if not storage.exists(dataset.filesystem, path):
         return []
-    text = storage.read_bytes(dataset.filesystem, path).decode()
-    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+    return parse_lines(storage.read_bytes(dataset.filesystem, path), path, "Delete the line.")
 
 
 def run_ids(dataset: Dataset) -> list[str]:
@@ -78,15 +79,26 @@ def run_ids(dataset: Dataset) -> list[str]:
     return sorted(info.path.split("/")[-2] for info in files)
 
 
+def run_config(dataset: Dataset, run_id: str) -> dict[str, Any]:
+    """The resolved settings of a run.
+
+    Raises:
+        IntegrityError: its `run.json` is damaged.
+    """
+    path = dataset.path("runs", run_id, "run.json")
+    config = read_object(dataset.filesystem, path).get("config")
+    if not isinstance(config, dict):
+        raise IntegrityError(path, "lacks the run's settings (`config`)", RESTORE)
+    return config
+
+
 def ingest_settings(dataset: Dataset) -> dict[str, str]:
     """Text encoder and VAE that the newest ingest used: names for a sampler to load."""
-    for run_id in reversed(run_ids(dataset)):
-        config = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))[
-            "config"
-        ]
-        return {
-            "text_encoder": config["text"]["encoder"],
-            "text_model": config["text"]["model"],
-            "vae": config["encode"]["vae"],
-        }
-    return {"text_encoder": "coca", "text_model": "", "vae": ""}
+    runs = run_ids(dataset)
+    config = run_config(dataset, runs[-1]) if runs else {}
+    text, encode = config.get("text", {}), config.get("encode", {})
+    return {
+        "text_encoder": text.get("encoder", "coca"),
+        "text_model": text.get("model", ""),
+        "vae": encode.get("vae", ""),
+    }

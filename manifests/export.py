@@ -12,10 +12,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from manifests import queries, storage
+from manifests import queries
 from manifests.events import ingest_settings
 from manifests.layout import Dataset
-from manifests.shards import Member, TarWriter, read_member
+from manifests.store import storage
+from manifests.store.shards import Member, TarWriter, read_member
 from manifests.views import View
 
 CAPTION_ORDER = ("dense", "short", "structured", "alt")

@@ -18,9 +18,10 @@ from functools import cached_property
 
 from pyarrow import fs
 
-from manifests import storage
 from manifests.errors import IntegrityError, UsageError
 from manifests.schemas import FORMAT_VERSION
+from manifests.store import storage
+from manifests.store.json_files import read_object
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 _FINGERPRINT = re.compile(r"^[0-9a-z_-]+$")
@@ -57,15 +58,17 @@ class Dataset:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = uri = storage.absolute(uri)
         header = self.path("dataset.json")
         if not storage.exists(self.filesystem, header):
             raise UsageError(
                 uri,
                 "is not a rushes dataset (no dataset.json)",
-                "Make one with `python -m pipeline ingest FOOTAGE --out ...`.",
+                "Make one with `rushes ingest FOOTAGE --out ...`.",
             )
-        self.header = json.loads(storage.read_bytes(self.filesystem, header))
+        self.header = read_object(
+            self.filesystem, header, f'Write {{"format": "{FORMAT_VERSION}"}} into it if the rest is whole.'
+        )
         if str(self.header.get("format", "")).split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise IntegrityError(
                 uri, f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}"

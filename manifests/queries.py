@@ -6,35 +6,64 @@ never seen.
 
 from __future__ import annotations
 
-import duckdb
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from manifests import storage
-from manifests.errors import RushesError, UsageError
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, check_version, schema
-from manifests.shards import Member
+from manifests.store import storage
+from manifests.store.shards import Member
+
+if TYPE_CHECKING:
+    import duckdb
 
 _PLAN_TABLES = ("sources", "drops", "failures")
 
 
 def read_part(dataset: Dataset, path: str) -> pa.Table:
-    """One Parquet part, its format version checked."""
-    with dataset.filesystem.open_input_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        check_version(parquet.schema_arrow, path)
-        return parquet.read()
+    """One Parquet part, its format version checked.
+
+    Raises:
+        IntegrityError: it is damaged, or of another format version.
+    """
+    try:
+        with dataset.filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            check_version(parquet.schema_arrow, path)
+            return parquet.read()
+    except pa.ArrowException as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> IntegrityError:
+    first = str(error).strip().splitlines()[0]
+    return IntegrityError(
+        path,
+        f"is not readable Parquet ({first})",
+        "`rushes verify --deep` lists all damage. Restore the file, or delete its commit record and ingest.",
+    )
 
 
 def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
+    """The rows of a table's parts, in the order of the paths.
+
+    Raises:
+        IntegrityError: a part is damaged; the error names it.
+    """
     if not paths:
         return schema(name).empty_table()
-    return pads.dataset(
-        paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet"
-    ).to_table()
+    parts = pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet")
+    try:
+        return parts.to_table()
+    except (pa.ArrowException, OSError):
+        for path in paths:  # which one?
+            read_part(dataset, path)
+        raise
 
 
 def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
@@ -86,6 +115,8 @@ def connect(dataset: Dataset, columns: dict[str, Column] | None = None) -> duckd
         columns: restrict tables written by a column (by its name) to that version, so a view sees one version
             only.
     """
+    import duckdb
+
     connection = duckdb.connect(":memory:")
     for name in TABLES:
         if name == "events":
@@ -116,11 +147,13 @@ def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) 
     Raises:
         RushesError: DuckDB refuses the query; the message is DuckDB's.
     """
+    import duckdb
+
     with connect(dataset, columns) as connection:
         try:
             return connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise RushesError(f"SQL {query!r}", str(error)) from error
+            raise RushesError(f"SQL {query!r}", " ".join(str(error).split())) from error
 
 
 def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Member]]]:

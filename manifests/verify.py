@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests import queries, storage
+from manifests import queries
 from manifests.commit import Account
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
-from manifests.shards import Member
+from manifests.store import storage
+from manifests.store.shards import Member
 
 
 @dataclass

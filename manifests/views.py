@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from manifests import queries, storage
-from manifests.errors import UsageError
+from manifests import queries
+from manifests.errors import IntegrityError, UsageError
 from manifests.fingerprint import canonical_json
 from manifests.layout import Column, Dataset
+from manifests.store import storage
+from manifests.store.json_files import read_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,12 @@ class View:
 
     @classmethod
     def load(cls, dataset: Dataset, name: str = "default") -> View:
+        """The view of a name.
+
+        Raises:
+            UsageError: there is none.
+            IntegrityError: its file is damaged.
+        """
         path = dataset.view_path(name)
         if not storage.exists(dataset.filesystem, path):
             have = [
@@ -52,11 +60,12 @@ class View:
                 "does not exist",
                 f"Views here: {', '.join(have) or 'none yet; run ingest first'}.",
             )
-        stored = json.loads(storage.read_bytes(dataset.filesystem, path))
-        return cls(
-            columns={key: Column.parse(value) for key, value in stored["columns"].items()},
-            where=stored["where"],
-        )
+        step = "Restore it, or delete it and run `rushes ingest` again, which makes the default view."
+        stored = read_object(dataset.filesystem, path, step)
+        columns, where = stored.get("columns"), stored.get("where")
+        if not isinstance(columns, dict) or not isinstance(where, str):
+            raise IntegrityError(path, "lacks `columns` (an object) or `where` (text)", step)
+        return cls(columns={key: Column.parse(str(value)) for key, value in columns.items()}, where=where)
 
     def save(self, dataset: Dataset, name: str = "default") -> None:
         storage.write_bytes(dataset.filesystem, dataset.view_path(name), self.to_json().encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import av
 
 from manifests.errors import RushesError
-from media import MediaError
+from media.errors import MediaError
 
 
 def blame(error: Exception) -> tuple[str, str]:

@@ -195,6 +195,10 @@ class IngestConfig:
     text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
     encode_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.6))
 
+    def settings(self) -> IngestConfig:
+        """These settings alone, without the options that a verb adds to them."""
+        return IngestConfig(**{item.name: getattr(self, item.name) for item in fields(IngestConfig)})
+
     def to_dict(self) -> dict:
         return asdict(self)
 

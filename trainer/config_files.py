@@ -11,8 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from manifests import storage
 from manifests.errors import UsageError
+from manifests.store import storage
 from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
 
 Changes = dict[str, tuple[Any, Any]]

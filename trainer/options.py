@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from trainer.config import FitConfig, preset
+from trainer.config import FitConfig
 from trainer.config_files import load_stages, with_settings
+from trainer.presets import PRESETS, preset
 
 Preset = Literal["tiny", "small", "base", "large", "xl", "3b", "14b"]
+
+_SETTINGS = {
+    "bf16": "is_bf16",
+    "compile": "is_compiled",
+    "checkpointing": "is_checkpointed",
+    "tensorboard": "is_tensorboard",
+    "async_saving": "is_async_saving",
+    "text": "model.text",
+    "path": "flow.path",
+}
+"""Options whose setting has another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +48,7 @@ class RunOptions:
     seed: int | None = None
     """Seed of order, noise and initial weights."""
     attention_cost: float | None = None
-    """What `trainer measure` found; by operations if left out."""
+    """What `rushes measure` found; by operations if left out."""
     ema_decay: float | None = None
     """Of the averaged weights."""
     held_out: float | None = None
@@ -61,29 +74,39 @@ class RunOptions:
     """Any setting by its name there: --set flow.text_dropout=0.2 'captions={"dense": 1}' model.patch=[2,2,2].
     """
 
-    def config(self, **more: Any) -> FitConfig:
-        """The preset with these options, and more fields by name; then what `--set` says."""
-        names = (
-            "tokens",
-            "packs_per_step",
-            "steps",
-            "lr",
-            "seed",
-            "ema_decay",
-            "held_out",
-            "mix",
-            "image_share",
-            "long_clips",
-            "oversize",
-            "attention_cost",
-        )
-        given = {name: getattr(self, name) for name in names}
-        base = with_settings(preset(self.preset), self.settings, ())
-        more |= {"stages": load_stages(self.stages) if self.stages else None, **given}
-        found = replace(base, **{key: value for key, value in more.items() if value is not None})
-        found = replace(
-            found,
-            model=replace(found.model, text=self.text or found.model.text),
-            flow=replace(found.flow, path=self.path or found.flow.path),
-        )
-        return with_settings(found, None, self.set)
+    def config(self) -> FitConfig:
+        """The preset, then the settings file, then these options, then `--set`: the later one counts.
+
+        Raises:
+            UsageError: a setting does not exist or has a value that it cannot have.
+        """
+        found = with_settings(preset(self.preset), self.settings, ())
+        given = {
+            setting: getattr(self, name)
+            for name, setting in settings_of(type(self)).items()
+            if getattr(self, name) is not None
+        }
+        if self.stages:
+            given["stages"] = load_stages(self.stages)
+        text, path = given.pop("model.text", found.model.text), given.pop("flow.path", found.flow.path)
+        model, flow = replace(found.model, text=text), replace(found.flow, path=path)
+        return with_settings(replace(found, model=model, flow=flow, **given), None, self.set)
+
+    @classmethod
+    def defaults_shown(cls, words: Sequence[str]) -> dict[str, str]:
+        """What the preset on the command line gives, by option, for the help."""
+        name = next((word for word in words if word in PRESETS), "tiny")
+        found = preset(name)
+        shown = {}
+        for option, setting in settings_of(cls).items():
+            part, _, last = setting.rpartition(".")
+            value = getattr(getattr(found, part) if part else found, last)
+            shown[option] = f"{name}: {'none' if value in ('', (), {}, None) else value}"
+        return shown
+
+
+def settings_of(options: type) -> dict[str, str]:
+    """The setting that each option of a verb sets, by the option's name; dotted where it lies deeper."""
+    known = {item.name for item in fields(FitConfig)} - {"preset", "stages"}
+    named = {item.name: _SETTINGS.get(item.name, item.name) for item in fields(options)}
+    return {name: setting for name, setting in named.items() if setting in known or "." in setting}

@@ -1,11 +1,11 @@
-"""`python -m trainer plan`: what a run would do with a dataset, from the manifest alone, before anyone buys
+"""`rushes plan-training`: what a run would do with a dataset, from the manifest alone, before anyone buys
 GPUs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -110,8 +110,12 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
 class Plan(RunOptions):
     """Fill, kept frames, balance, steps and time of an epoch, from the manifest alone.
 
-    Example: python -m trainer plan xl --data DATASET --packs-per-step 64 --gpus 64 --tflops 400
+    Example: rushes plan-training xl --data DATASET --packs-per-step 64 --gpus 64 --tflops 400
     """
+
+    essential: ClassVar[tuple[str, ...]] = (
+        *("data", "view", "tokens", "packs_per_step", "mix", "stages", "set", "gpus", "tflops", "json"),
+    )
 
     gpus: int = 0
     """Devices to estimate time for; 0: no estimate."""
@@ -166,7 +170,7 @@ class Plan(RunOptions):
 class Measure:
     """Time attention and the rest on this device; give the ratio to `plan` and `fit` as --attention-cost.
 
-    Example: python -m trainer measure xl --tokens 65536
+    Example: rushes measure xl --tokens 65536
     """
 
     preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
@@ -179,8 +183,8 @@ class Measure:
     def run(self) -> int:
         import torch
 
-        from trainer.config import preset
         from trainer.model.costs import measure
+        from trainer.presets import preset
 
         if self.tokens < 256 or self.threads < 1:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""`python -m trainer fit`: the options of a training run, and how it is started."""
+"""`rushes fit`: the options of a training run, and how it is started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn
 
 from learning.launching import run_processes, without
 from learning.stopping import Interrupted
@@ -15,23 +15,27 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from trainer.options import RunOptions
 
+if TYPE_CHECKING:
+    from manifests.store.reading import RangeCache
+
 _OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(RunOptions):
-    """Train. Run the same command again to resume; Ctrl-C and SIGTERM save first. On several devices: under
-    torchrun, or with --launch ray.
+    """Train a diffusion transformer. Run the same command again to resume; Ctrl-C and SIGTERM save first.
 
     Examples:
-      python -m trainer fit tiny --data DATASET --steps 500 --out runs/tiny
-      python -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 8 --launch processes --workers 8
-      --optimizer muon --async-saving True
-      torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST -m trainer fit xl --data
-      DATASET --out runs/xl --packs-per-step 32
-      python -m trainer fit xl --data DATASET --out runs/xl --packs-per-step 16 --launch ray --workers 16
-      --gpus 1
+      rushes fit tiny --data DATASET --out RUN --steps 500
+      rushes fit xl --data DATASET --out RUN --packs-per-step 8 --launch processes --workers 8
+      rushes fit xl --data DATASET --out RUN --packs-per-step 16 --launch ray --workers 16 --gpus 1
+      torchrun --nnodes 4 --nproc-per-node 8 -m rushes fit xl --data DATASET --out RUN
     """
+
+    essential: ClassVar[tuple[str, ...]] = (
+        *("data", "out", "view", "steps", "tokens", "packs_per_step", "lr", "bf16", "compile"),
+        *("launch", "workers", "gpus", "set"),
+    )
 
     out: Path | None = None
     """Run folder; DATASET/training/PRESET if left out."""
@@ -74,13 +78,13 @@ class Fit(RunOptions):
     cache_gb: float = 100.0
     """Most that it holds, over the processes of a machine."""
     tars: tuple[str, ...] = ()
-    """Plain WebDataset tars to stream instead of a dataset (`python -m manifests export` makes them);
+    """Plain WebDataset tars to stream instead of a dataset (`rushes export` makes them);
     several, or one pattern such as 'tars/{000000..000009}.tar'."""
     threads: int = 2
     """CPU threads."""
     launch: Literal["here", "processes", "ray"] = "here"
-    """processes: several on this machine, which a SIGTERM ends with 0 once they have saved; ray: workers of a
-    Ray cluster, started anew when one dies (`python -m pipeline launch`). Under torchrun: here."""
+    """processes: several on this machine; ray: workers of a Ray cluster, restarted when one dies. Under
+    torchrun: here."""
     workers: int = 2
     """Processes, or workers on Ray."""
     least_workers: int = 0
@@ -89,107 +93,67 @@ class Fit(RunOptions):
     """GPUs of each worker on Ray."""
 
     def run(self) -> int:
-        if (
-            self.threads < 1
-            or self.workers < 1
-            or self.cache_gb <= 0
-            or not 0 <= self.least_workers <= self.workers
-        ):
-            raise UsageError(
-                "--threads, --workers, --cache-gb",
-                "must be more than 0, and --least-workers no more than --workers",
-            )
+        if min(self.threads, self.workers) < 1 or self.cache_gb <= 0:
+            raise UsageError("--threads, --workers, --cache-gb", "must be more than 0")
+        if not 0 <= self.least_workers <= self.workers:
+            raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")
         if self.launch == "processes":
             return run_processes(
-                [sys.executable, "-m", "trainer", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers
+                [sys.executable, "-m", "rushes", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers
             )
         if self.launch == "ray":
             self._on_ray()
-        from glob import glob
-
         import torch
-        from braceexpand import braceexpand
 
-        from manifests.reading import RangeCache
         from trainer.run.fit import fit, fit_tars
 
         torch.set_num_threads(self.threads)
-        if self.out is None and ("://" in self.data or not self.data):
-            raise UsageError("--out", "is needed where no local dataset is read", "Give a local run folder.")
-        if bool(self.tars) == bool(self.data):
-            raise UsageError(
-                "--data, --tars", "give one of the two", "--data for a dataset, --tars for plain tars."
-            )
-        out = self.out or Path(self.data) / "training" / self.preset
-        names = (
-            "optimizer",
-            "schedule",
-            "ema_more",
-            "save_every",
-            "validate_every",
-            "sample_every",
-            "spike_factor",
-            "roll_back_after",
-            "shard_size",
-            "sequence_parallel",
-            "wandb",
-            "peak_tflops",
-        )
-        more = {name: getattr(self, name) for name in names} | {
-            "is_bf16": self.bf16,
-            "is_checkpointed": self.checkpointing,
-            "is_compiled": self.compile,
-            "is_tensorboard": self.tensorboard,
-            "is_async_saving": self.async_saving,
-        }
-        config = self.config(**more)
-        # each process of a machine keeps to its part of the whole
-        cache = (
-            RangeCache(self.cache, round(self.cache_gb * 1e9 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-            if self.cache
-            else None
-        )
+        out, config = self._checked_out(), self.config()
         try:
             if self.tars:
-                fit_tars(
-                    [
-                        url
-                        for pattern in self.tars
-                        for one in braceexpand(pattern)
-                        for url in sorted(glob(one)) or [one]
-                    ],
-                    config,
-                    out,
-                )
+                fit_tars(self._tar_urls(), config, out)
             else:
-                fit(Dataset(self.data), self.view, config, out, cache)
+                fit(Dataset(self.data), self.view, config, out, self._cache())
         except Interrupted as stopped:
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)
         return cli.DONE
 
+    def _checked_out(self) -> Path:
+        """The run folder.
+
+        Raises:
+            UsageError: it is not given where it must be, or there is nothing to train on, or two things.
+        """
+        if bool(self.tars) == bool(self.data):
+            raise UsageError(
+                "--data, --tars", "give one of the two", "--data for a dataset, --tars for plain tars."
+            )
+        if self.out is None and ("://" in self.data or not self.data):
+            raise UsageError("--out", "is needed where no local dataset is read", "Give a local run folder.")
+        return self.out or Path(self.data) / "training" / self.preset
+
+    def _tar_urls(self) -> list[str]:
+        from glob import glob
+
+        from braceexpand import braceexpand
+
+        names = [name for pattern in self.tars for name in braceexpand(pattern)]
+        return [url for name in names for url in sorted(glob(name)) or [name]]
+
+    def _cache(self) -> RangeCache | None:
+        """This process's part of the cache on the local disk."""
+        if self.cache is None:
+            return None
+        from manifests.store.reading import RangeCache
+
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return RangeCache(self.cache, round(self.cache_gb * 1e9 / processes))
+
     def _on_ray(self) -> NoReturn:
         """Become the pipeline's launcher of the same command, so that what is sent to this process reaches
         the run.
         """
-        launch = [
-            "--workers",
-            str(self.workers),
-            "--least-workers",
-            str(self.least_workers),
-            "--gpus",
-            str(self.gpus),
-        ]
-        os.execv(
-            sys.executable,
-            [
-                sys.executable,
-                "-m",
-                "pipeline",
-                "launch",
-                *launch,
-                "--",
-                "trainer",
-                *without(sys.argv[1:], _OF_THE_LAUNCH),
-            ],
-        )
+        launch = f"--workers {self.workers} --least-workers {self.least_workers} --gpus {self.gpus}".split()
+        verb = ["fit", *without(sys.argv[2:], _OF_THE_LAUNCH)]
+        os.execv(sys.executable, [sys.executable, "-m", "rushes", "launch", *launch, "--", *verb])

@@ -1,15 +1,10 @@
-"""`python -m vae train | eval | encode | decode | stats`: train and judge the spacetime VAE, encode a file,
-decode a latent.
-"""
-
-from __future__ import annotations
+"""`python -m vae VERB`: from a checkout, the same verbs as `rushes VERB`."""
 
 import sys
-
-from manifests import cli
-from vae.commands import Decode, Encode, Eval, Stats, Train
-
-VERBS = {"train": Train, "eval": Eval, "encode": Encode, "decode": Decode, "stats": Stats}
+from pathlib import Path
 
 if __name__ == "__main__":
-    sys.exit(cli.main("python -m vae", "The spacetime VAE.", VERBS))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # ours before folders of the same names
+    from manifests.cli import main
+
+    sys.exit(main("vae"))

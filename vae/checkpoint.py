@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from learning.weights import fill, read_weights
 from manifests.errors import UsageError
 from vae.folder import DEFAULT_WEIGHTS, read_record, weights_digest
 from vae.network.model import CausalVAE, VAEConfig
@@ -50,6 +51,7 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
 
     Raises:
         UsageError: it holds something else.
+        IntegrityError: its files are damaged.
     """
     record = read_record(folder)
     if record.get("model") != FORMAT:
@@ -57,8 +59,7 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
             str(folder), f"holds a {record.get('model') or record.get('_class_name')}, not a {FORMAT}"
         )
     model = CausalVAE(VAEConfig.from_dict(record["config"]))
-    model.load_state_dict(
-        {name: value.float() for name, value in load_file(Path(folder) / "model.safetensors").items()}
-    )
+    path = Path(folder) / "model.safetensors"
+    fill(model, {name: value.float() for name, value in read_weights(path).items()}, path)
     model.fingerprint = weights_digest(folder)
     return model.eval().requires_grad_(False)

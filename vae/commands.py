@@ -1,4 +1,4 @@
-"""The verbs of `python -m vae`."""
+"""Verbs of the VAE: `encode`, `decode`, `train-vae`, `eval-vae`, `latent-stats`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from learning.processes import join
+from learning.weights import read_metadata, read_weights
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from media import MediaError, VideoReader
 from media.decode.images import encode_png
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from media.writer import write_video
 from vae.checkpoint import load_own, load_vae, save_vae
 from vae.folder import DEFAULT_WEIGHTS, read_record
@@ -40,12 +41,11 @@ PUSH_FRAMES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train the VAE from scratch on the film world, on footage, on a dataset's clips, or on all of them. The
-    same command resumes.
+    """Train the VAE on the film world, on footage, on a dataset's clips. The same command resumes.
 
-    Example: python -m vae train weights/vae-mine --films 800 --footage ~/videos --train.steps 8000
-    Example: torchrun --nproc-per-node 8 -m vae train weights/vae-large --data /data/set --films 0
-    --model.widths 128 256 512 --train.is-bf16
+    Examples:
+      rushes train-vae OUT --films 800 --footage ~/videos --train.steps 8000
+      torchrun --nproc-per-node 8 -m rushes train-vae OUT --data DATASET --films 0 --train.is-bf16
     """
 
     out: Annotated[Path, tyro.conf.Positional]
@@ -61,6 +61,7 @@ class Train:
     data: str = ""
     """Dataset whose kept clips to train on as well."""
     view: str = "default"
+    """View of the dataset."""
     most_clips: int = 2000
     """Clips of the dataset to draw."""
     init: Path | None = None
@@ -68,6 +69,8 @@ class Train:
     begins as principal components."""
     threads: int | None = None
     """CPU threads; as many as cores otherwise."""
+    overwrite: bool = False
+    """Replace finished weights."""
     model: VAEConfig = field(default_factory=VAEConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -86,6 +89,7 @@ class Train:
         return clips
 
     def run(self) -> int:
+        cli.check_new(self.out / "model.safetensors", is_overwriting=self.overwrite)
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.train.seed)
@@ -133,7 +137,7 @@ class Train:
 
     def _command(self) -> str:
         """The command line without the folders of this machine."""
-        return "python -m vae train " + shlex.join(
+        return "rushes train-vae " + shlex.join(
             word if "/" not in word else Path(word).name for word in sys.argv[2:]
         )
 
@@ -144,26 +148,30 @@ def _name(path: Path, folder: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Judge a VAE on held-out clips of the film world and on real files, beside linear codes of the same size
-    and other VAEs.
+    """Judge VAEs on held-out films and on real files, beside linear codes of the same size.
 
-    Example: python -m vae eval --footage ~/videos --files benchmarks/vae_files.txt --sheet sheet.png
+    Example: rushes eval-vae OUT weights/vae-tiny --footage ~/videos --sheet sheet.png
     """
 
     weights: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=lambda: [DEFAULT_WEIGHTS])
     """Folders of VAEs, ours or of diffusers."""
     films: int = 32
+    """Held-out films."""
     footage: Path | None = None
     """Folder of real files."""
     files: Path | None = None
     """List of names below it to judge on; the others serve the linear code. All, and none, otherwise."""
     sheet: Path | None = None
     """PNG to write: original, reconstruction, error."""
+    overwrite: bool = False
+    """Replace a sheet that exists."""
     json: bool = False
     """Print the report as JSON."""
     threads: int = 2
+    """CPU threads."""
 
     def run(self) -> int:
+        cli.check_new(self.sheet, is_overwriting=self.overwrite)
         torch.set_num_threads(self.threads)
         sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
         if self.footage:
@@ -200,7 +208,7 @@ def _fit_clips(count: int) -> list[evaluate.Named]:
 class Encode:
     """Encode one video or image of any shape and length to a latent file, and say how well it comes back.
 
-    Example: python -m vae encode clip.mp4 clip.safetensors --max-pixels 65536
+    Example: rushes encode clip.mp4 clip.safetensors --max-pixels 65536
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -211,6 +219,8 @@ class Encode:
     """Folder of the VAE."""
     max_pixels: int | None = None
     """Cap on width x height."""
+    overwrite: bool = False
+    """Replace a file that exists."""
 
     def _pieces(self, facts: object) -> Iterator[torch.Tensor]:
         batch: list[np.ndarray] = []
@@ -223,6 +233,7 @@ class Encode:
             yield to_video(batch)
 
     def run(self) -> int:
+        cli.check_new(self.out, is_overwriting=self.overwrite)
         vae = load_vae(self.weights)
         stream, found, size, count = vae.stream(), [], (0, 0), 0
         try:
@@ -263,7 +274,7 @@ class Encode:
 class Decode:
     """Decode a latent file to a video, or to a PNG if it is one frame.
 
-    Example: python -m vae decode clip.safetensors clip.mp4
+    Example: rushes decode clip.safetensors clip.mp4
     """
 
     latent: Annotated[Path, tyro.conf.Positional]
@@ -272,16 +283,20 @@ class Decode:
     """.mp4, .webm or .png."""
     weights: Path = DEFAULT_WEIGHTS
     """Folder of the VAE."""
+    overwrite: bool = False
+    """Replace a file that exists."""
 
     def run(self) -> int:
         if not self.latent.exists():
             raise UsageError(str(self.latent), "does not exist")
+        if self.out.suffix not in {".mp4", ".webm", ".png"}:
+            raise UsageError(str(self.out), "is no kind of video or image", "Name a .mp4, .webm or .png.")
+        cli.check_new(self.out, is_overwriting=self.overwrite)
         vae = load_vae(self.weights)
-        with safe_open(self.latent, "pt") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(self.latent)
         if "extent" not in metadata:
             raise UsageError(
-                str(self.latent), "is no latent file of `vae encode`: it does not say its extent"
+                str(self.latent), "is no latent file of `rushes encode`: it does not say its extent"
             )
         if metadata.get("vae") != vae.fingerprint:
             raise RushesError(
@@ -292,7 +307,7 @@ class Decode:
             raise UsageError(
                 str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4 or .webm."
             )
-        frames = _frames(vae, load_file(self.latent)["mean"], extent)
+        frames = _frames(vae, read_weights(self.latent)["mean"], extent)
         if self.out.suffix == ".png":
             self.out.write_bytes(encode_png(next(frames)))
         else:
@@ -320,10 +335,9 @@ def _frames(vae: object, mean: torch.Tensor, extent: Extent) -> Iterator[np.ndar
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What is known of a VAE, or of the latents of a dataset: sizes, scores, mean and deviation of each
-    channel.
+    """Sizes and scores of a VAE, or mean and deviation of each channel of a dataset's latents.
 
-    Example: python -m vae stats --data /data/set
+    Example: rushes latent-stats --data DATASET
     """
 
     weights: Annotated[Path, tyro.conf.Positional] = DEFAULT_WEIGHTS
@@ -331,6 +345,7 @@ class Stats:
     data: str = ""
     """Dataset whose latent statistics to print instead."""
     view: str = "default"
+    """View of the dataset."""
 
     def run(self) -> int:
         if self.data:

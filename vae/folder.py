@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from manifests.errors import UsageError
+from manifests.store.json_files import read_local_object
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "vae-tiny"
 
@@ -24,10 +25,9 @@ def read_record(folder: Path | str) -> dict:
         raise UsageError(
             str(folder),
             "holds no VAE (no config.json)",
-            "Train one with `python -m vae train`, or give a folder of a diffusers autoencoder.",
+            "Train one with `rushes train-vae`, or give a folder of a diffusers autoencoder.",
         )
-    record: dict = json.loads(path.read_text())
-    return record
+    return read_local_object(path)
 
 
 def weights_digest(folder: Path | str = DEFAULT_WEIGHTS) -> str:
@@ -38,9 +38,7 @@ def weights_digest(folder: Path | str = DEFAULT_WEIGHTS) -> str:
     """
     paths = sorted(Path(folder).glob("*.safetensors"))
     if not paths:
-        raise UsageError(
-            str(folder), "holds no VAE (no .safetensors)", "Train one with `python -m vae train`."
-        )
+        raise UsageError(str(folder), "holds no VAE (no .safetensors)", "Train one with `rushes train-vae`.")
     record, seen = read_record(folder), hashlib.sha256()
     settings = record if "_class_name" in record else record["config"]
     seen.update(

@@ -1,58 +1,10 @@
-"""`python -m world make OUT --films N --seed S`: render a film world."""
-
-from __future__ import annotations
+"""`python -m world VERB`: from a checkout, the same verbs as `rushes VERB`."""
 
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from manifests import cli
-from world.film import make_film, write_film
-
-
-def _one(job: tuple[int, int, bool, float, str]) -> int:
-    seed, index, is_still, scale, folder = job
-    film = make_film(seed, index, is_still, scale)
-    write_film(film, Path(folder))
-    return film.num_frames
-
-
-@dataclass(frozen=True, kw_only=True)
-class Make:
-    """Render films and stills, each with its truth as JSON beside it.
-
-    Example: python -m world make footage --films 60 --stills 20 --seed 1
-    """
-
-    out: Annotated[Path, tyro.conf.Positional]
-    """Folder to write to."""
-    films: int = 60
-    """Number of films."""
-    stills: int = 20
-    """Number of still images."""
-    seed: int = 0
-    """The same seed gives the same world."""
-    scale: float = 1.0
-    """Factor on the picture sizes (1.0: 80 to 192 px a side)."""
-    workers: int = 2
-    """Processes that render."""
-
-    def run(self) -> int:
-        self.out.mkdir(parents=True, exist_ok=True)
-        jobs = [(self.seed, index, False, self.scale, str(self.out)) for index in range(self.films)]
-        jobs += [(self.seed, index, True, self.scale, str(self.out)) for index in range(self.stills)]
-        with ProcessPoolExecutor(self.workers) as pool:
-            frames = sum(pool.map(_one, jobs, chunksize=4))
-        cli.say(f"world: {self.films} films and {self.stills} stills, {frames} frames, in {self.out}")
-        print(self.out)
-        return cli.DONE
-
-
-VERBS = {"make": Make}
 
 if __name__ == "__main__":
-    sys.exit(cli.main("python -m world", "A procedural film world with exact truth.", VERBS))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # ours before folders of the same names
+    from manifests.cli import main
+
+    sys.exit(main("world"))

@@ -273,7 +273,7 @@ class ServerCaptioner:
         raise ClipError(
             f"clip {clip.clip_id}",
             f"no answer from {self.options.server}: {said}",
-            "See the server's log; `pipeline retry` asks again.",
+            "See the server's log; `rushes retry` asks again.",
         )
 
 

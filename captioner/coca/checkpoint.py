@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from captioner.coca import looks
 from captioner.coca.config import CocaConfig
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
+from learning.weights import fill, read_weights
 from manifests.errors import UsageError
+from manifests.store.json_files import read_local_object
 
 FORMAT = "video-coca/1"
 STAGES = ("base", "short", "dense")
+_AGAIN = "Take it from where the weights came from, or train anew."
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "captioner-tiny"
 
 
@@ -45,16 +47,9 @@ def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
     path = Path(path)
     if not (path / "config.json").exists():
         raise UsageError(
-            str(path), "holds no captioner (no config.json)", "Train one with `python -m captioner train`."
+            str(path), "holds no captioner (no config.json)", "Train one with `rushes train-captioner`."
         )
-    try:
-        record = json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise UsageError(
-            str(path / "config.json"),
-            f"is damaged: {error}",
-            "Take it from where the weights came from, or train anew.",
-        ) from error
+    record = read_local_object(path / "config.json", _AGAIN)
     if record.get("format") != FORMAT:
         raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
     config = CocaConfig.from_dict(record["config"])
@@ -95,7 +90,7 @@ def save_stage(folder: CaptionerFolder, stage: str, state: dict[str, Tensor], re
 
 def update_record(path: Path, stage: str, record: dict[str, Any]) -> None:
     """Merge facts about a stage into `config.json`."""
-    whole = json.loads((path / "config.json").read_text())
+    whole = read_local_object(path / "config.json", _AGAIN)
     whole["stages"][stage] = whole["stages"].get(stage, {}) | record
     temporary = path / ".config.tmp"
     temporary.write_text(json.dumps(whole, indent=2) + "\n")
@@ -113,17 +108,10 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
         raise UsageError(
             str(folder.path),
             f"has no stage {stage}",
-            f"Train it with `python -m captioner train {folder.path} --stage {stage}`.",
+            f"Train it with `rushes train-captioner {folder.path} --stage {stage}`.",
         )
     model = VideoCoCa(folder.config)
-    try:
-        model.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise UsageError(
-            str(weights),
-            f"is damaged or of another model: {error}",
-            "Take it from where the weights came from, or train anew.",
-        ) from error
+    fill(model, {name: value.float() for name, value in read_weights(weights).items()}, weights)
     return model.eval().requires_grad_(False)
 
 
@@ -136,7 +124,7 @@ def stage_digest(path: Path | str, stage: str) -> str:
         raise UsageError(
             str(path),
             f"has no stage {stage}",
-            f"Train it with `python -m captioner train {path} --stage {stage}`.",
+            f"Train it with `rushes train-captioner {path} --stage {stage}`.",
         )
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 

@@ -24,7 +24,7 @@ from captioner.film_clips import PREVIEW_FPS, frames_at, sample_clip, times_of
 from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.shards import read_member
+from manifests.store.shards import read_member
 from manifests.views import View
 from media.decode.images import decode_image, encode_jpeg
 from world import captions as words

@@ -16,7 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+
+from learning.weights import read_weights
 
 GRID = 4
 REFERENCES = 1500
@@ -88,5 +90,5 @@ class Looks:
         """None where the captioner has none: it then never abstains by looks."""
         if not (folder / NAME).exists():
             return None
-        found = {name: value.numpy() for name, value in load_file(folder / NAME).items()}
+        found = {name: value.numpy() for name, value in read_weights(folder / NAME).items()}
         return Looks(found["known"], found["mean"], found["deviation"], float(found["far"][0]))

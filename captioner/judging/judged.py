@@ -8,16 +8,16 @@ verdicts that held is part of the result.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manifests.errors import RushesError, UsageError
-
-Ask = Callable[[str], str]
+from captioner.language.asking import Ask
+from manifests.errors import IntegrityError, UsageError
+from manifests.store.json_files import parse_json, parse_lines
 
 _NAMES = ("video_file", "video", "video_name", "vid", "idx")
 _EVENTS = (
@@ -46,37 +46,17 @@ class Item:
     questions: tuple[tuple[str, str], ...] = ()
 
 
-def asker(server: str, model: str) -> Ask:
-    """A function that asks one model of an OpenAI-compatible server, at temperature 0."""
-    import os
-
-    import openai
-
-    client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=4)
-
-    def ask(text: str) -> str:
-        try:
-            reply = client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": text}], temperature=0.0, max_tokens=512
-            )
-        except openai.OpenAIError as error:
-            raise RushesError(server, f"gave no answer: {error}", "See the server's log.") from error
-        return reply.choices[0].message.content or ""
-
-    return ask
-
-
 def load_truth(path: Path, form: str) -> list[Item]:
     """Read a benchmark's file: a JSON list, a JSON object by video, or JSON lines.
 
     Raises:
         UsageError: a row has no name, or no events or questions.
     """
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        value = [json.loads(line) for line in text.splitlines() if line.strip()]
+        value = parse_lines(text + "\n", str(path), "It should be JSON or JSON lines.")
     if isinstance(value, dict) and not any(key in value for key in _NAMES):
         value = [
             {"video": key, **(item if isinstance(item, dict) else {"qa": item})}
@@ -102,12 +82,18 @@ def load_truth(path: Path, form: str) -> list[Item]:
 
 
 def load_captions(path: Path) -> dict[str, str]:
-    """Dense captions by file name, from what `caption --json` printed; of several the accepted one."""
-    found: dict[str, str] = {}
-    for row in sorted(json.loads(path.read_text()), key=lambda item: item["verdict"]["status"] == "accepted"):
-        if row["kind"] == "dense":
-            found[Path(row["file"]).name] = row["text"]
-    return found
+    """Dense captions by file name, from what `caption --json` printed; of several the accepted one.
+
+    Raises:
+        IntegrityError: the file holds something else.
+    """
+    step = "Give what `rushes caption --json` printed."
+    rows = parse_json(path.read_bytes(), str(path), step)
+    try:
+        ranked = sorted(rows, key=lambda row: bool(row["verdict"]["status"] == "accepted"))
+        return {Path(row["file"]).name: str(row["text"]) for row in ranked if row["kind"] == "dense"}
+    except (TypeError, KeyError) as error:
+        raise IntegrityError(str(path), f"is no list of captions ({error!r})", step) from error
 
 
 def _verdict(ask: Ask, text: str, runs: int) -> tuple[bool, bool]:

@@ -14,13 +14,12 @@ from captioner.coca.inputs import spread
 
 FRAME_PX, FRAMES, TEXT_WIDTH_PX, GAP_PX = 120, 4, 620, 6
 
+SheetRow = tuple[Sequence[np.ndarray], str]
+"""Frames [H, W, 3] uint8 of a clip, and the text beside them."""
 
-def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], str]], path: Path) -> None:
-    """Write a PNG with one row a clip: up to four frames, whole, and the text beside them.
 
-    Args:
-        rows: (frames [H, W, 3] uint8, text) of each clip.
-    """
+def contact_sheet(rows: Sequence[SheetRow], path: Path) -> None:
+    """Write a PNG with one row a clip: up to four frames, whole, and the text beside them."""
     font = ImageFont.load_default(13)
     width = FRAMES * (FRAME_PX + GAP_PX) + TEXT_WIDTH_PX
     lines = [

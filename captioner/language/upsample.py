@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner.windows import sentences
+from manifests.store.json_files import read_local_object
 
 MIN_WORDS, MAX_WORDS = 15, 80
 _LIGHT = re.compile(r"\bin ((?:\w+ )?(?:light|daylight|moonlight|sunlight))\b", re.IGNORECASE)
@@ -80,7 +81,7 @@ class PhraseUpsampler:
 
     @staticmethod
     def load(path: Path) -> PhraseUpsampler:
-        values = json.loads(path.read_text())
+        values = read_local_object(path)
         return PhraseUpsampler(camera=tuple(values["camera"]), light=tuple(values["light"]))
 
     def save(self, path: Path) -> None:

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
-from manifests import storage
 from manifests.errors import UsageError
+from manifests.store import storage
 from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_file import HttpReader, http_source, http_stat
 from media.bytes.http_rules import HttpLimits

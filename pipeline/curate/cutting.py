@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from media import MediaError, VideoReader
-from media.decode.reader import EPSILON_S
+from media.decode.reader import EPSILON_S, VideoReader
+from media.errors import MediaError
 from media.shots.detector import Label, ShotDetector
 from pipeline.config import CurateConfig
 from pipeline.curate.sampling import Sample, Sampler

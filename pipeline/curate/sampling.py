@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media import Geometry, Picture
+from media.decode.geometry import Geometry
 from media.decode.images import encode_jpeg
+from media.decode.picture import Picture
 from media.measure.clip import Look, look
 from media.shots.detector import GLANCE_PX
 from pipeline.config import CurateConfig

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 from ray.data import DataContext
@@ -13,6 +16,7 @@ from manifests.cli import say
 from manifests.errors import UsageError
 from pipeline.config import Resources
 
+_CODE = Path(__file__).resolve().parents[2]
 _OBJECT_STORE_BYTES = 256 << 20  # rows name shards; no frame crosses the object store
 
 
@@ -25,27 +29,49 @@ def connect(num_cpus: int | None = None) -> str:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+    # Ray puts the working directory first on the module path of every worker, where a folder of the user's
+    # named `media` would hide ours: so it starts from ours, and the workers go back to the user's (`go_to`).
+    with contextlib.chdir(_CODE):
+        if address:
+            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
     interrupt_on_signals()  # Ray has set a handler of its own
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return address or "embedded"
+
+
+def go_to(folder: str) -> None:
+    """Make the folder in which the user gave a command this worker's own, if it is there on this machine."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+@contextlib.contextmanager
+def session(num_cpus: int | None = None) -> Iterator[str]:
+    """Be connected to Ray inside the `with` block, and let go of it in every case.
+
+    Yields:
+        Where: the address of a cluster, or "embedded".
+    """
+    try:
+        yield connect(num_cpus)
+    finally:
+        ray.shutdown()
 
 
 def interrupt_on_signals() -> None:

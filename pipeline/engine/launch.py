@@ -1,19 +1,17 @@
-"""`python -m pipeline launch`: a training command of another package as a Ray Train job, one process a
-worker; what `torchrun` does, on a Ray cluster.
+"""`rushes launch`: a training verb as a Ray Train job, one process a worker: `torchrun` on a Ray cluster.
 
-Ray Train starts the workers and joins them in a process group; the command finds it and takes its share. A
-worker that dies takes the group down, and the group is
-started anew up to `retries` times: the command itself goes on from its own last checkpoint. Signals reach
-only this process; the workers hear of them through an actor.
+Ray Train starts the workers and joins them in a process group; the verb finds the group and takes its
+share of the work. When a worker dies, the whole group is restarted, up to `retries` times, and the verb
+resumes from its own last checkpoint. Signals reach only the launching process; workers poll an actor.
 """
 
 from __future__ import annotations
 
-import importlib
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -21,66 +19,63 @@ import tyro
 from learning.stopping import ask_to_stop, stop_on_signals
 from manifests import cli
 from manifests.errors import RushesError, UsageError
-from pipeline.engine.cluster import connect
+from pipeline.engine.cluster import go_to, session
 
-PACKAGES = ("captioner", "trainer", "vae")
-SAVES_WHEN_ASKED = {"trainer"}
-"""Trainings that save when they are asked to stop; the others are interrupted, and go on from their last
-checkpoint."""
+TRAINING_VERBS = ("fit", "train-captioner", "train-vae")
+SAVES_WHEN_ASKED = {"fit"}
+"""Verbs that save when they are asked to stop; others resume from their last regular checkpoint."""
 POLL_S = 0.5
 
 
-class Wish:
-    """An actor that knows whether the run is to stop, and for what signal."""
+class StopFlag:
+    """An actor that holds the signal by which the run is asked to stop; empty: it goes on."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.signal_name = ""
 
-    def say(self, name: str) -> None:
-        self.name = name
+    def put(self, signal_name: str) -> None:
+        self.signal_name = signal_name
 
-    def heard(self) -> str:
-        return self.name
+    def get(self) -> str:
+        return self.signal_name
 
 
-def _listen(wish: Any, is_over: threading.Event) -> None:
-    """Hand on what was wished for to the training in this process."""
+def _watch(flag: Any, is_over: threading.Event) -> None:
+    """Ask the training in this process to stop once the flag is set."""
     import ray
 
     while not is_over.wait(POLL_S):
-        if name := ray.get(wish.heard.remote()):
+        if name := ray.get(flag.get.remote()):
             ask_to_stop(name)
             return
 
 
 def work(job: dict[str, Any]) -> None:
-    """What a worker runs: `python -m PACKAGE ARGUMENTS`, inside the group.
+    """Run a verb in a worker, inside the process group.
 
     Raises:
-        RushesError: the command failed.
+        RushesError: it failed.
     """
+    go_to(job["folder"])
     is_over = threading.Event()
-    threading.Thread(target=_listen, args=(job["wish"], is_over), daemon=True).start()
-    verbs = importlib.import_module(f"{job['package']}.__main__").VERBS
+    threading.Thread(target=_watch, args=(job["stop_flag"], is_over), daemon=True).start()
     try:
-        code = cli.main(f"python -m {job['package']}", "", verbs, job["arguments"])
+        code = cli.main(arguments=job["arguments"])
     finally:
         is_over.set()
     if code not in {cli.DONE, cli.INTERRUPTED}:
-        raise RushesError(
-            f"python -m {job['package']} {' '.join(job['arguments'])}", f"ended with exit code {code}"
-        )
+        raise RushesError(f"rushes {' '.join(job['arguments'])}", f"ended with exit code {code}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Run a training command on several Ray workers.
+    """Run a training verb (fit, train-captioner, train-vae) on several Ray workers.
 
-    Example: python -m pipeline launch --workers 4 --gpus 1 captioner train OUT --films 0 --data DATASET
+    Example: rushes launch --workers 4 --gpus 1 -- train-captioner OUT --films 0 --data DATASET
     """
 
     command: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Package, verb and options, as behind `python -m`; put -- before it where it has options."""
+    """The verb with its options, as behind `rushes`; put -- before it."""
     workers: int = 2
     """Processes."""
     least_workers: int = 0
@@ -94,31 +89,35 @@ class Launch:
     """How often the group is started anew after a worker died."""
 
     def run(self) -> int:
+        if not self.command or self.command[0] not in TRAINING_VERBS:
+            raise UsageError(
+                f"command {' '.join(self.command)}",
+                "is not a training verb",
+                f"Verbs: {', '.join(TRAINING_VERBS)}.",
+            )
+        with session():
+            return self._until_done(*self._job())
+
+    def _job(self) -> tuple[Any, Any]:
+        """The Ray Train job, and the flag by which it is asked to stop."""
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        if not self.command or self.command[0] not in PACKAGES:
-            raise UsageError(
-                f"command {' '.join(self.command)}",
-                "is not a training command",
-                f"Packages: {', '.join(PACKAGES)}.",
-            )
-        connect()
         each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
         count: Any = (self.least_workers, self.workers) if self.least_workers else self.workers
-        wish = ray.remote(num_cpus=0)(Wish).remote()
-        job = {"package": self.command[0], "arguments": list(self.command[1:]), "wish": wish}
+        flag = ray.remote(num_cpus=0)(StopFlag).remote()
+        job = {"arguments": list(self.command), "stop_flag": flag, "folder": str(Path.cwd())}
         trainer = TorchTrainer(
             work,
             train_loop_config=job,
             scaling_config=ScalingConfig(num_workers=count, use_gpu=self.gpus > 0, resources_per_worker=each),
             run_config=RunConfig(failure_config=FailureConfig(max_failures=self.retries)),
         )
-        return self._until_done(trainer, wish)
+        return trainer, flag
 
-    def _until_done(self, trainer: Any, wish: Any) -> int:
-        """Run the job beside this thread, which alone hears signals, and pass on what it hears."""
+    def _until_done(self, trainer: Any, flag: Any) -> int:
+        """Run the job in a thread; this one receives signals and passes them on."""
         failed: list[Exception] = []
 
         def run() -> None:
@@ -135,7 +134,7 @@ class Launch:
             if stop.signal_name and self.command[0] not in SAVES_WHEN_ASKED:
                 raise KeyboardInterrupt
             if stop.signal_name:
-                wish.say.remote(stop.signal_name)
+                flag.put.remote(stop.signal_name)
             while thread.is_alive():
                 thread.join(POLL_S)
         if failed:

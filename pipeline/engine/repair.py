@@ -4,7 +4,6 @@ dataset and compares the bytes.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,13 +11,13 @@ from typing import Annotated
 import tyro
 from pyarrow import fs
 
-from manifests import cli, queries, storage
+from manifests import cli, queries
 from manifests.errors import UsageError
-from manifests.events import run_ids
+from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
 from manifests.views import View
 from pipeline.config import IngestConfig
-from pipeline.engine.cluster import connect
+from pipeline.engine.cluster import interrupt_on_signals, session
 from pipeline.engine.run import build_stages, execute, plan_generation
 from pipeline.footage.sources import list_sources
 from pipeline.stages.protocol import Stage, run_stage
@@ -31,9 +30,7 @@ def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[
         UsageError: no run of this dataset is like that.
     """
     for run_id in reversed(run_ids(dataset)):
-        stored = json.loads(storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")))[
-            "config"
-        ]
+        stored = run_config(dataset, run_id)
         try:
             config = IngestConfig.from_dict(stored)
             stages = build_stages(config)
@@ -44,7 +41,7 @@ def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[
     raise UsageError(
         dataset.uri,
         f"has no run whose settings make {column or 'its columns'} with this version",
-        "Run `python -m pipeline ingest` first.",
+        "Run `rushes ingest` first.",
     )
 
 
@@ -88,7 +85,7 @@ class Retry:
     The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
     ingest makes what is missing.
 
-    Example: python -m pipeline retry DATASET
+    Example: rushes retry DATASET
     """
 
     dataset: Annotated[str, tyro.conf.Positional]
@@ -118,11 +115,14 @@ class Retry:
         )
         if self.dry_run:
             return cli.DONE
-        where = connect()
-        if sources:
-            plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
-        take_back(dataset, stages, forced)
-        return execute(dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view)
+        interrupt_on_signals()
+        with session() as where:
+            if sources:
+                plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
+            take_back(dataset, stages, forced)
+            return execute(
+                dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
+            )
 
 
 class Beside(Dataset):
@@ -150,7 +150,7 @@ class Replay:
     For debugging a stage on the very input it met, and for proving that a column is a function of its inputs.
     The dataset stays as it is; what is made lies below runs/replay. Exit code 4 where the bytes differ.
 
-    Example: python -m pipeline replay preview 3 --dataset DATASET
+    Example: rushes replay preview 3 --dataset DATASET
     """
 
     stage: Annotated[str, tyro.conf.Positional]
@@ -177,9 +177,7 @@ class Replay:
             None,
         )
         if generation is None:
-            raise UsageError(
-                f"shard {self.shard}", "is not in the plan", "See `python -m pipeline status DATASET`."
-            )
+            raise UsageError(f"shard {self.shard}", "is not in the plan", "See `rushes status DATASET`.")
         stage.setup()
         journals = dataset.path("runs", "replay", "journal")  # of replays that were interrupted
         if dataset.filesystem.get_file_info(journals).type == fs.FileType.Directory:

@@ -11,9 +11,10 @@ import sys
 from collections import Counter
 from typing import Any
 
-from manifests import cli, queries, storage
+from manifests import cli, queries
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.store import storage
 from manifests.views import View
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate.stage import Curate
@@ -150,7 +151,7 @@ def execute(
         raise UsageError(
             dataset.uri,
             "has no plan with anything in it",
-            "No source could be kept; see `python -m manifests ls DATASET sources`.",
+            "No source could be kept; see `rushes ls DATASET sources`.",
         )
     versions = {
         item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES

@@ -13,17 +13,19 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
-from manifests import storage
 from manifests.cli import say
 from manifests.commit import Account
 from manifests.events import EventLog
 from manifests.layout import Dataset
+from manifests.store import storage
 from pipeline.config import Resources
+from pipeline.engine.cluster import go_to
 from pipeline.stages.protocol import Stage, run_stage
 
 PROBE_LIMIT_S = 300.0
@@ -49,7 +51,8 @@ class EventHub:
 class StageActor:
     """Runs one stage, shard by shard, in one process."""
 
-    def __init__(self, stage: Stage, dataset_uri: str, run_id: str, hub: Any) -> None:
+    def __init__(self, stage: Stage, dataset_uri: str, run_id: str, hub: Any, folder: str) -> None:
+        go_to(folder)  # for models that are named by a relative path
         self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
         self.stage.setup()
 
@@ -187,7 +190,7 @@ def run_stages(
         flow = flow.map_batches(
             StageActor,
             batch_size=1,
-            fn_constructor_args=(stage, dataset.uri, run_id, hub),
+            fn_constructor_args=(stage, dataset.uri, run_id, hub, str(Path.cwd())),
             compute=ActorPoolStrategy(
                 min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2
             ),

@@ -10,16 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from captioner import Caption, ClipFrames, Usage, judge, make_captioner, write_captions
 from captioner.backends.given import given_captions
 from captioner.backends.server import BudgetSpentError
-from captioner.gates.gates import lowest_aligned
-from captioner.protocol import with_verdict
+from captioner.gates.gates import judge, lowest_aligned
+from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
+from captioner.registry import make_captioner
+from captioner.writing import write_captions
 from manifests import queries
 from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
-from manifests.shards import read_member
+from manifests.store.shards import read_member
 from media.decode.images import decode_image
 from pipeline.blame import blame
 from pipeline.config import CaptionConfig

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from media import Frame, MediaError, Probe, VideoReader
-from media.decode.reader import EPSILON_S
+from media.decode.probe import Probe
+from media.decode.reader import EPSILON_S, Frame, VideoReader
+from media.errors import MediaError
 
 SPARSE_SHARE = 0.3  # below it, jumping to the clips costs less than reading past them
 AHEAD_BYTES = 48 << 20

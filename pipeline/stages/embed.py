@@ -16,7 +16,7 @@ from manifests.commit import Account, ShardCommit
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
-from manifests.shards import Member, read_member
+from manifests.store.shards import Member, read_member
 from media.decode.images import decode_image
 from media.decode.picture import fitted
 from pipeline.blame import blame

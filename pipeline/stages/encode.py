@@ -21,15 +21,17 @@ from manifests.commit import Account, ShardCommit
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
-from media import MediaError
+from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.config import EncodeConfig, fingerprinted
 from pipeline.footage.sources import facts_of
 from pipeline.stages.clip_frames import ClipRouter, Picked, ReadAhead
 from pipeline.stages.protocol import Journal
-from vae import DEFAULT_WEIGHTS, VAE, load_vae, weights_digest
+from vae.checkpoint import load_vae
+from vae.folder import DEFAULT_WEIGHTS, weights_digest
 from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
 from vae.measuring.stats import ChannelStats
+from vae.protocol import VAE
 from vae.training.clips import as_float, to_video
 
 CODE_VERSION = 2

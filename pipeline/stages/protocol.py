@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from manifests import storage
 from manifests.commit import Account
 from manifests.layout import Column, Dataset
+from manifests.store import storage
 
 MAX_DEATHS = 2
 _LIMIT_EXIT = 70

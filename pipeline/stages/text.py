@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from captioner import make_text_encoder
 from captioner.mixing import structured_variant
+from captioner.registry import make_text_encoder
 from manifests import queries
 from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from captioner import ClipFrames, judge, make_captioner, make_text_encoder
 from captioner.backends.given import given_captions
+from captioner.gates.gates import judge
 from captioner.mixing import Mixing, draw, structured_variant
+from captioner.protocol import ClipFrames
+from captioner.registry import make_captioner, make_text_encoder
 from manifests.errors import UsageError
 from world.scene import SHAPES
 

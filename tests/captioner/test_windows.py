@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner import Caption, ClipFrames, Usage
+from captioner.protocol import Caption, ClipFrames, Usage
 from captioner.windows import Windowed, bounds_s, windows
 
 

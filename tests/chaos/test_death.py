@@ -41,7 +41,7 @@ def test_an_ingest_killed_and_terminated_and_rerun_ends_with_the_same_bytes(film
     """
     reference = ingest_here(films, tmp_path / "reference", shard_s=4)
     total = len(queries.table(reference, "shards"))
-    command = ("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--plan.shard-s", 4)
+    command = ("ingest", films, "--out", tmp_path / "ds", *INGEST, "--plan.shard-s", 4)
     path = site(tmp_path / "site", SLOW_COMMITS)
     for kills_at, by, code in (
         ("[2/", signal.SIGKILL, -signal.SIGKILL),
@@ -89,7 +89,7 @@ def test_files_that_kill_or_hold_the_decoder_are_failures_and_all_else_is_kept(f
     deeds = dict(zip(victims, DEEDS, strict=True))
     path = site(tmp_path / "site", DOUBLE.format(deeds=deeds))
     limits = ("--curate.item-limit-s", 12, "--curate.item-limit-bytes", 2 << 30)
-    run("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, *limits, check=3, PYTHONPATH=path)
+    run("ingest", films, "--out", tmp_path / "ds", *INGEST, *limits, check=3, PYTHONPATH=path)
     made = Dataset(str(tmp_path / "ds"))
     failures = {row["uri"]: row for row in queries.table(made, "failures").to_pylist()}
     assert set(failures) == set(victims)
@@ -100,7 +100,7 @@ def test_files_that_kill_or_hold_the_decoder_are_failures_and_all_else_is_kept(f
     whole = {row["clip_id"]: row["uri"] for row in queries.table(dataset, "clips").to_pylist()}
     assert clips == {clip for clip, uri in whole.items() if uri not in victims}
     assert verify(made, deep=True).is_sound
-    run("pipeline", "retry", tmp_path / "ds")  # without the double the same files are fine
+    run("retry", tmp_path / "ds")  # without the double the same files are fine
     assert {row["clip_id"] for row in queries.table(made, "clips").to_pylist()} == set(whole)
     assert not queries.table(made, "failures").num_rows
     assert verify(made, deep=True).is_sound

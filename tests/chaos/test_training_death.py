@@ -37,7 +37,7 @@ def command(dataset, out, *more):
     return [
         sys.executable,
         "-m",
-        "trainer",
+        "rushes",
         "fit",
         "tiny",
         "--data",

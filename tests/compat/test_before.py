@@ -57,7 +57,7 @@ def test_a_run_of_before_resumes_with_the_same_losses(before):
     (before / "settings.json").write_text(
         '{"model": {"width": 16, "depth": 1, "num_heads": 2}, "is_tensorboard": false}'
     )
-    fit = ("trainer", "fit", "tiny", "--data", before / "dataset", "--out", before / "run", "--tokens", 512)
+    fit = ("fit", "tiny", "--data", before / "dataset", "--out", before / "run", "--tokens", 512)
     done = run(*fit, "--steps", 9, "--save-every", 6, "--settings", before / "settings.json")
     assert "resumed after step 6" in done.stderr
 
@@ -72,7 +72,7 @@ def test_a_run_of_before_resumes_with_the_same_losses(before):
 
 def test_a_model_of_before_samples_the_same_picture(before):
     size = ("--width", 32, "--height", 24, "--frames", 1, "--steps", 4)
-    run("trainer", "sample", before / "run", "--prompt", "a red ball", *size, "--out", before / "now.png")
+    run("sample", before / "run", "--prompt", "a red ball", *size, "--out", before / "now.png")
     now, then = (
         decode_image((before / name).read_bytes()).astype(int) for name in ("now.png", "expected.png")
     )

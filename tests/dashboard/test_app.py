@@ -1,7 +1,6 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from dashboard.__main__ import VERBS
 from dashboard.app import make_app
 from manifests import cli, queries
 
@@ -48,4 +47,4 @@ def test_nothing_can_be_written(client):
 
 
 def test_only_loopback_is_bound(dataset):
-    assert cli.main("d", "", VERBS, ["serve", dataset.uri, "--host", "0.0.0.0"]) == cli.USAGE
+    assert cli.main(arguments=["dashboard", dataset.uri, "--host", "0.0.0.0"]) == cli.USAGE

@@ -32,4 +32,4 @@ def test_kuberay_files_name_one_ray_version_and_both_kinds_of_worker(name):
     assert cluster["rayVersion"] == ray.__version__
     assert {group["groupName"] for group in cluster["workerGroupSpecs"]} == {"decode", "gpu"}
     if "entrypoint" in spec:
-        assert spec["entrypoint"].startswith("python -m pipeline ingest")
+        assert spec["entrypoint"].startswith("rushes ingest")

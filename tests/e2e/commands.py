@@ -17,8 +17,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run(*arguments: object, check: int | None = 0, **extra: str) -> subprocess.CompletedProcess:
-    """`python -m ARGUMENTS...`; fails with the whole output unless the exit code is `check`."""
-    command = [sys.executable, "-m", *map(str, arguments)]
+    """`rushes ARGUMENTS...`; fails with the whole output unless the exit code is `check`."""
+    command = [sys.executable, "-m", "rushes", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, check=False, timeout=550
     )
@@ -30,7 +30,7 @@ def run(*arguments: object, check: int | None = 0, **extra: str) -> subprocess.C
 
 def start(*arguments: object, **extra: str) -> subprocess.Popen:
     """The same in the background, stderr on stdout."""
-    command = [sys.executable, "-m", *map(str, arguments)]
+    command = [sys.executable, "-m", "rushes", *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import webdataset
@@ -9,14 +11,14 @@ from manifests.events import read_events, run_ids
 from manifests.layout import Dataset
 from manifests.verify import verify
 from manifests.views import View
-from tests.e2e.commands import INGEST, committed, run
+from tests.e2e.commands import INGEST, ROOT, committed, environment, run
 
 
 @pytest.mark.ray
 def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_resumes(
     films, dataset, tmp_path
 ):
-    done = run("pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST)
+    done = run("ingest", films, "--out", tmp_path / "ds", *INGEST)
     assert done.stdout.splitlines()[-1].startswith("outcome: done")
     by_hand, by_ray = committed(tmp_path / "ds"), committed(type(films)(dataset.uri))
     assert by_hand.keys() == by_ray.keys()
@@ -26,7 +28,6 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     shutil.copytree(films, tmp_path / "footage")
     (tmp_path / "footage" / "broken.mov").write_bytes(b"\0" * 4096)
     again = run(
-        "pipeline",
         "ingest",
         films,
         tmp_path / "footage" / "broken.mov",
@@ -48,7 +49,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
     assert events.count("committed") == 4 * len({row["shard"] for row in queries.plan(made).to_pylist()})
-    status = json.loads(run("pipeline", "status", tmp_path / "ds", "--json").stdout)
+    status = json.loads(run("status", tmp_path / "ds", "--json").stdout)
     assert set(status["columns"].values()) == {status["num_shards"]}
     previews = sorted((tmp_path / "ds" / "columns").glob("preview@*/*.tar"))
     samples = [sample for tar in previews for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
@@ -57,7 +58,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     # a second captioner writes captions and their embeddings beside the first; previews and latents are not
     # touched
     before = committed(tmp_path / "ds")
-    run("pipeline", "recaption", tmp_path / "ds", "--caption.captioner", "given", "--view", "second")
+    run("recaption", tmp_path / "ds", "--caption.captioner", "given", "--view", "second")
     after = committed(tmp_path / "ds")
     assert {name: data for name, data in after.items() if name in before} == before
     assert {
@@ -73,41 +74,62 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     assert first.column("caption") != second.column("caption")
     sources = set(queries.table(made, "captions", second.column("caption"))["source"].to_pylist())
     assert sources == {"ground_truth", "alt"}
-    run("trainer", "plan", "tiny", "--data", tmp_path / "ds", "--view", "second")
+    run("plan-training", "tiny", "--data", tmp_path / "ds", "--view", "second")
 
 
 @pytest.mark.ray
 def test_a_plan_that_can_never_run_is_refused_at_once(films, tmp_path):
-    done = run(
-        "pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST, "--encode-on.num-gpus", 64, check=2
-    )
+    done = run("ingest", films, "--out", tmp_path / "ds", *INGEST, "--encode-on.num-gpus", 64, check=2)
     assert "preflight" in done.stderr
     assert "64 GPU" in done.stderr
 
 
 def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
-    assert "preview@" in run("pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run").stdout
+    assert "preview@" in run("ingest", films, "--out", tmp_path / "ds", "--dry-run").stdout
     assert (
-        "nosuch"
-        in run(
-            "pipeline", "ingest", tmp_path / "nosuch", "--out", tmp_path / "ds", "--dry-run", check=2
-        ).stderr
+        "nosuch" in run("ingest", tmp_path / "nosuch", "--out", tmp_path / "ds", "--dry-run", check=2).stderr
     )
     for options, word in (
         (["--curate.max-clip-s", "-1"], "--curate.max-clip-s"),
         (["--encode.max-pixels", 3], "--encode.max-pixels"),
         (["--encode.vae", "/nowhere"], "/nowhere"),
     ):
-        assert (
-            word
-            in run(
-                "pipeline", "ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2
-            ).stderr
-        )
+        assert word in run("ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2).stderr
     (tmp_path / "empty").mkdir()
-    assert (
-        "holds no file"
-        in run("pipeline", "plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
-    )
-    assert "nosuch" in run("pipeline", "plan", tmp_path / "nosuch", "--out", tmp_path / "ds", check=2).stderr
+    assert "holds no file" in run("plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
+    assert "nosuch" in run("plan", tmp_path / "nosuch", "--out", tmp_path / "ds", check=2).stderr
     assert not (tmp_path / "ds").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("program", [["rushes"], ["pipeline"]])
+def test_folders_that_are_named_like_our_packages_do_not_matter(program, films, tmp_path):
+    """`rushes` and `python -m pipeline` from a folder with packages named as ours, the workers of Ray too."""
+    for name in ("media", "vae", "manifests", "captioner"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not ours')")
+    first = sorted(path for path in films.iterdir() if path.suffix in {".mp4", ".mkv", ".webm"})[0]
+    (tmp_path / "films").mkdir()
+    shutil.copy(first, tmp_path / "films")
+    command = [
+        sys.executable,
+        "-m",
+        *program,
+        "ingest",
+        "films",
+        "--out",
+        "ds",
+        "--encode.max-pixels",
+        "4096",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"; {tmp_path / 'ds'}; exit code 0" in done.stdout  # addresses are told in full

@@ -78,7 +78,7 @@ def head(tmp_path_factory):
 @pytest.mark.ray
 def test_ray_job_submit_runs_the_same_ingest_and_its_logs_show_progress(films, dataset, head, tmp_path):
     address, env = head
-    arguments = ["python", "-m", "pipeline", "ingest", films, "--out", tmp_path / "ds", *INGEST]
+    arguments = ["rushes", "ingest", films, "--out", tmp_path / "ds", *INGEST]
     command = [
         RAY,
         "job",

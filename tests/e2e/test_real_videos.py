@@ -28,9 +28,9 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
         (footage / path.relative_to(real_videos)).symlink_to(path)
     assert len(names) > 50
     data = tmp_path / "ds"
-    done = run("pipeline", "ingest", footage, "--out", data, "--encode.max-pixels", 8192, check=3)
+    done = run("ingest", footage, "--out", data, "--encode.max-pixels", 8192, check=3)
     assert done.stdout.splitlines()[-1].endswith("exit code 3")
-    run("manifests", "verify", "--deep", data)
+    run("verify", "--deep", data)
 
     sources = duckdb.sql(f"select uri, status, reason from '{data}/tables/sources/**/*.parquet'").fetchall()
     assert len(sources) == len(names)
@@ -42,7 +42,6 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
     assert sum(1 for tar in tars for _ in webdataset.WebDataset(str(tar), shardshuffle=False)) == kept
 
     fit = [
-        "trainer",
         "fit",
         "tiny",
         "--data",
@@ -62,7 +61,7 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
             process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0, "".join(lines)
     assert any("saved after step" in line for line in lines), "".join(lines)
-    run("trainer", "export", tmp_path / "run")  # one may sample from a run that was stopped
+    run("export-model", tmp_path / "run")  # one may sample from a run that was stopped
     assert (tmp_path / "run" / "model" / "model.json").exists()
     shapes = next(line for line in lines if "distinct shapes" in line)
     assert int(shapes.split(" distinct")[0].rsplit(" ", 1)[1]) >= 5
@@ -73,7 +72,6 @@ def test_real_files_become_a_dataset_and_a_model(real_videos, tmp_path):
     ]
     assert steps == list(range(14))
     run(
-        "trainer",
         "sample",
         tmp_path / "run",
         "--prompt",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries, storage
+from manifests import queries
 from manifests.layout import Dataset
+from manifests.store import storage
 from manifests.verify import verify
 from tests.chaos.test_death import SLOW_COMMITS, site
 from tests.conftest import ingest_here
@@ -57,7 +58,6 @@ def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_
         )
     }
     process = start(
-        "pipeline",
         "ingest",
         footage,
         "--out",
@@ -74,7 +74,7 @@ def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_
     remote = Dataset(out)
     assert not verify(remote).problems
     assert 0 < len(queries.table(remote, "shards")) < len(queries.table(here, "shards"))
-    run("pipeline", "ingest", footage, "--out", out, *INGEST, **keys)
+    run("ingest", footage, "--out", out, *INGEST, **keys)
     assert stored_in(remote) == committed(tmp_path / "local")
     assert verify(remote, deep=True).is_sound
 

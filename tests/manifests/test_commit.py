@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries, storage
+from manifests import queries
 from manifests.commit import Account, ShardCommit
 from manifests.layout import Column, Dataset
+from manifests.store import storage
 
 COLUMN = Column("preview", "abc123")
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from manifests.__main__ import VERBS
 from manifests.cli import INTEGRITY, USAGE, main
 from manifests.layout import Dataset
 from manifests.verify import verify
@@ -49,6 +48,6 @@ def test_cheap_verify_finds_a_cut_tail_and_a_missing_file(copy):
 
 def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp_path):
     sorted(copy.rglob("*.tar"))[0].unlink()
-    assert main("m", "", VERBS, ["verify", str(copy)]) == INTEGRITY
+    assert main(arguments=["verify", str(copy)]) == INTEGRITY
     assert "missing" in capsys.readouterr().out
-    assert main("m", "", VERBS, ["info", str(tmp_path)]) == USAGE
+    assert main(arguments=["info", str(tmp_path)]) == USAGE

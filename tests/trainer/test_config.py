@@ -10,8 +10,9 @@ import pytest
 from learning.step_log import cut_rows
 from manifests.errors import UsageError
 from tests.e2e.commands import run
-from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig, preset
+from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
 from trainer.config_files import changes_between, load_config, load_stages, save_config, with_settings
+from trainer.presets import preset
 
 NAN = float("nan")
 
@@ -109,7 +110,7 @@ def test_what_differs_between_two_runs_is_listed(tmp_path):
 
 def test_the_command_line_refuses_nonsense_without_a_traceback(tmp_path):
     for arguments in (["--lr", "nan"], ["--threads", "0"], ["--set", "nothing=1"], ["--cache-gb", "-1"]):
-        said = run("trainer", "fit", "tiny", "--data", tmp_path, *arguments, check=2).stderr
+        said = run("fit", "tiny", "--data", tmp_path, *arguments, check=2).stderr
         assert "Traceback" not in said
         assert arguments[0].removeprefix("--") in said
 

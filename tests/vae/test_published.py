@@ -7,7 +7,8 @@ import torch
 
 from manifests.errors import UsageError
 from tests.vae.tiny_published import TINY, save_tiny
-from vae import Extent, latent_size, load_vae, validity
+from vae.checkpoint import load_vae
+from vae.grid import Extent, latent_size, validity
 
 
 @pytest.fixture(scope="module")

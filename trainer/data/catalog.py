@@ -11,7 +11,7 @@ import numpy as np
 from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.shards import Member
+from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
 from trainer.data.samples import Sample, SampleTable
@@ -101,7 +101,7 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
                 dataset.uri,
                 f"view {list(config.mix)[number] if config.mix else ''} keeps {len(kept)} clips, "
                 f"{len(latents)} have latents, {len(own.texts)} have text; none has all",
-                "Run `python -m pipeline ingest` to the end.",
+                "Run `rushes ingest` to the end.",
             )
         texts.append(own)
     if len(widths) > 1:

@@ -24,7 +24,7 @@ from captioner.mixing import Mixing, draw
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
-from manifests.reading import MemberReader, RangeCache
+from manifests.store.reading import MemberReader, RangeCache
 from trainer.config import FitConfig
 from trainer.data.catalog import Catalog
 from trainer.data.curriculum import Curriculum

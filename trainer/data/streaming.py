@@ -61,9 +61,7 @@ def read_clip(sample: dict[str, Any]) -> StreamedClip:
         )
         row = {**record["clip"], **record["latent"], "made_by": record["made_by"]}
     except KeyError as error:
-        raise UsageError(
-            where, f"has no member {error}", "Such tars are made by `python -m manifests export`."
-        ) from error
+        raise UsageError(where, f"has no member {error}", "Such tars are made by `rushes export`.") from error
     captions = [
         (item["caption_id"], item["kind"], item["source"])
         for item in record["captions"]
@@ -97,7 +95,7 @@ def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
         raise UsageError(
             "--tars",
             f"cannot be read ({error})",
-            "Give existing tars, as `python -m manifests export` writes them.",
+            "Give existing tars, as `rushes export` writes them.",
         ) from error
 
 
@@ -225,7 +223,7 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
     for clip in itertools.islice(stream(urls), SURVEY):
         clips.append(clip)
     if not clips:
-        raise UsageError(", ".join(urls), "hold no clip", "Make them with `python -m manifests export`.")
+        raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
     first = clips[0]
     values = [mean.float().flatten(1) for mean, _ in (clip.latent for clip in clips)]
     spread = torch.cat(

@@ -26,9 +26,8 @@ class StepProgress:
             TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
         )
-        self._bar = (
-            Progress(*columns, console=cli.stderr) if ranks.is_first and cli.stderr.is_terminal else None
-        )
+        console = cli.terminal() if ranks.is_first else None
+        self._bar = Progress(*columns, console=console) if console else None
         self._task = self._bar.add_task("fit", total=steps, completed=first, told="") if self._bar else None
 
     def step(self, done: int, epoch: int, loss: float, num_tokens: float) -> None:

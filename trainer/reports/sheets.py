@@ -25,7 +25,8 @@ from trainer.reports.efficiency import shape_classes
 from trainer.sampling.sample import Canvas, sample_latent, to_frames
 from trainer.sampling.trained import TrainedModel
 from trainer.state.parallel import Ranks, reshard
-from vae import DEFAULT_WEIGHTS, load_vae
+from vae.checkpoint import load_vae
+from vae.folder import DEFAULT_WEIGHTS
 
 ROWS, STEPS, GUIDANCE = 4, 20, 2.0
 

@@ -21,7 +21,7 @@ from manifests.errors import UsageError
 from manifests.events import ingest_settings
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
-from manifests.reading import RangeCache
+from manifests.store.reading import RangeCache
 from trainer.config import RUN_ONLY, FitConfig
 from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.data.catalog import Catalog, load_catalog, views_of
@@ -174,7 +174,7 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
             step = run.loop(source.loader, stop)
         finally:
             # one may sample from a run that was stopped by hand; where a machine is taken away there is no
-            # time, and `trainer export` makes the model from the checkpoint
+            # time, and `rushes export-model` makes the model from the checkpoint
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
                 _export(out, trained, config, ranks)
         after = run.validate(step)

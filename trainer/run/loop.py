@@ -270,7 +270,7 @@ class Run:
                 "training data",
                 f"{self.num_corrupt} of {self.num_read} samples read so far are unreadable, over the limit "
                 f"of {limit:.0%}",
-                "They are named above and in consumed*.jsonl. Run `python -m manifests verify --deep`.",
+                "They are named above and in consumed*.jsonl. Run `rushes verify --deep`.",
             )
 
     def _roll_back(self) -> None:

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner import make_text_encoder
+from captioner.registry import make_text_encoder
 from manifests.errors import UsageError
 from trainer.data.patches import coordinates, padded, patchify, unpatchify
 from trainer.model.flow import pace, shift_of, shifted
 from trainer.sampling.trained import TrainedModel
-from vae import Extent, Latent, latent_size
+from vae.grid import Extent, Latent, latent_size
 from vae.protocol import VAE
 
 Velocity = Callable[[Tensor, Tensor], Tensor]

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from learning.weights import fill, read_weights
 from manifests.errors import UsageError
+from manifests.store.json_files import read_local_object
 from trainer.config import FlowConfig, ModelConfig
 from trainer.data.patches import FACTORS
 from trainer.model.dit import DiT
@@ -39,13 +39,13 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
         raise UsageError(
             str(run),
             "holds no exported model",
-            "Train one with `python -m trainer fit`; `python -m trainer export` makes one of a checkpoint.",
+            "Train one with `rushes fit`; `rushes export-model` makes one of a checkpoint.",
         )
-    record = json.loads((folder / RECORD).read_text())
+    record = read_local_object(folder / RECORD)
     if record.get("format") != FORMAT:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
     dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))
-    dit.load_state_dict(load_file(folder / "model.safetensors"))
+    fill(dit, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
     dit.to(device).eval().requires_grad_(False)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
     return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from manifests.cli import say
 from manifests.errors import IntegrityError, UsageError
-from manifests.storage import flush
+from manifests.store.json_files import read_local_object
+from manifests.store.storage import flush
 from trainer.state.parallel import Ranks
 
 STATE = "state.json"
@@ -51,7 +52,7 @@ def read_state(path: Path) -> TrainState:
     Raises:
         UsageError: another version wrote it.
     """
-    stored = json.loads((path / STATE).read_text())
+    stored = read_local_object(path / STATE)
     if "state" not in stored or "files" not in stored:
         raise UsageError(
             str(path / STATE),
@@ -128,7 +129,10 @@ def damage(path: Path, ranks: Ranks) -> str:
     """What is wrong with a checkpoint's files; empty if nothing. Every process must call: each reads its
     share.
     """
-    files: dict[str, list[int]] = json.loads((path / STATE).read_text())["files"]
+    try:
+        files: dict[str, list[int]] = read_local_object(path / STATE)["files"]
+    except (IntegrityError, KeyError, OSError):
+        return f"{STATE} cannot be read"
     names, bad = sorted(files), [0.0] * len(files)
     for index in range(ranks.rank, len(names), ranks.size):
         try:

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manifests import storage
 from manifests.errors import UsageError
+from manifests.store import storage
 from trainer.config import FitConfig
 from trainer.config_files import load_config
 from trainer.data.catalog import Catalog

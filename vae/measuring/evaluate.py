@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from manifests.cli import say
-from media import MediaError
+from media.errors import MediaError
 from vae.measuring.measures import BlockPca, Quality, bicubic, constant_grid, measure, through
 from vae.protocol import VAE
 from vae.training.clips import as_float, read_part, world_clips
@@ -142,7 +142,7 @@ def _clock(device: torch.device) -> float:
 def evaluate(
     vaes: dict[str, VAE], sets: dict[str, list[Named]], fit_on: dict[str, list[Named]]
 ) -> dict[str, Any]:
-    """Everything `python -m vae eval` tells, as JSON-able data.
+    """Everything `rushes eval-vae` tells, as JSON-able data.
 
     Args:
         vaes: by name; the first is compared with codes of its size.

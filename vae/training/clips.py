@@ -21,8 +21,9 @@ from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from media import MediaError, VideoReader
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from world.render import render_frame
 from world.scene import sample_shot
 

@@ -7,12 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captions
 from captioner.backends import server as module
 from captioner.backends.server import BudgetSpentError, ServerCaptioner
 from captioner.judging.judged import asker, judge_events, judge_questions, load_captions, load_truth
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
+from captioner.options import CaptionerOptions
+from captioner.protocol import ClipFrames
+from captioner.registry import make_captioner
 from captioner.windows import Windowed
+from captioner.writing import write_captions
 from manifests.errors import UsageError
 from media.decode.images import decode_image
 from tests.captioner.backends.chat_server import ANSWER, ChatServer, pictures

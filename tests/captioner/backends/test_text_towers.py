@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-from captioner import make_text_encoder
 from captioner.coca.checkpoint import save_stage, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
+from captioner.registry import make_text_encoder
 from manifests.errors import UsageError
 from tests.captioner.backends.tiny_vlm import tokenizer
 from tests.captioner.coca.test_coca import SMALL

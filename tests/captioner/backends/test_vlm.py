@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from captioner import CaptionerOptions, ClipFrames, make_captioner, write_captions
 from captioner.backends.vlm import VlmCaptioner, reduced, video_metadata
+from captioner.options import CaptionerOptions
 from captioner.prompts import PROMPTS, answer_faults, parse_answer
+from captioner.protocol import ClipFrames
+from captioner.registry import make_captioner
+from captioner.writing import write_captions
 from manifests.errors import RushesError, UsageError
 from tests.captioner.backends import tiny_vlm
 

@@ -392,7 +392,7 @@ def test_learning_lowers_the_loss_and_accumulation_changes_nothing_of_the_captio
 
 def train_arguments(folder, steps, *options):
     return [
-        "train",
+        "train-captioner",
         str(folder),
         "--films",
         "24",
@@ -408,7 +408,7 @@ def train_arguments(folder, steps, *options):
 
 def command(launcher, folder, *options, steps=3):
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *train_arguments(folder, steps, *options)],
+        [sys.executable, "-m", *launcher, "rushes", *train_arguments(folder, steps, *options)],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -421,23 +421,23 @@ def command(launcher, folder, *options, steps=3):
 
 @pytest.mark.slow
 def test_the_command_trains_three_stages_and_knows_what_is_done(tmp_path):
-    command(["captioner"], tmp_path / "w")
+    command([], tmp_path / "w")
     record = json.loads((tmp_path / "w" / "config.json").read_text())
     assert set(record["stages"]) == {"base", "short", "dense"}
-    assert record["stages"]["dense"]["command"].startswith("python -m captioner train w")
+    assert record["stages"]["dense"]["command"].startswith("rushes train-captioner w")
     assert record["stages"]["dense"]["domain"]["min_alignment"] > -1
     assert Looks.load(tmp_path / "w") is not None
-    assert command(["captioner"], tmp_path / "w").count("is done") == 3
+    assert command([], tmp_path / "w").count("is done") == 3
 
 
 @pytest.mark.slow
 def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(tmp_path):
     """SIGKILL after a save of the base, and again in the dense fork."""
     whole, killed = tmp_path / "whole" / "w", tmp_path / "killed" / "w"
-    command(["captioner"], whole, steps=220)
+    command([], whole, steps=220)
     for stage, after in (("base", 204), ("dense", 204)):
         with open(tmp_path / f"{stage}.txt", "w") as told:
-            arguments = [sys.executable, "-m", "captioner", *train_arguments(killed, 220)]
+            arguments = [sys.executable, "-m", "rushes", *train_arguments(killed, 220)]
             process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=told, stderr=told)
         log = killed / "training" / stage / "metrics.jsonl"
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after):
@@ -445,7 +445,7 @@ def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert "alt: resumed after step 200" in (tmp_path / "dense.txt").read_text()
-    assert "dense: resumed after step 200" in command(["captioner"], killed, steps=220)
+    assert "dense: resumed after step 200" in command([], killed, steps=220)
     for stage in ("base", "short", "dense"):
         assert losses_of(killed / "training" / stage) == losses_of(whole / "training" / stage)
         assert (killed / f"{stage}.safetensors").read_bytes() == (whole / f"{stage}.safetensors").read_bytes()
@@ -453,9 +453,9 @@ def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    command(["captioner"], tmp_path / "one", "--stage", "base")
+    command([], tmp_path / "one", "--stage", "base")
     command(
-        ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "captioner"],
+        ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m"],
         tmp_path / "two",
         "--stage",
         "base",

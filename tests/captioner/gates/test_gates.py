@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from captioner import Caption, ClipFrames, Usage, Verdict, judge, write_captions
-from captioner.gates.gates import duplicates, lowest_aligned, stripped
+from captioner.gates.gates import duplicates, judge, lowest_aligned, stripped
+from captioner.protocol import Caption, ClipFrames, Usage, Verdict
+from captioner.writing import write_captions
 
 FACTS = {
     "kind": "video",

@@ -5,9 +5,10 @@ they are.
 import numpy as np
 import pytest
 
-from captioner import Caption, make_captioner
 from captioner.gates.slots import CHANCE
 from captioner.judging.evaluate import counterfactuals, evaluate, held_out
+from captioner.protocol import Caption
+from captioner.registry import make_captioner
 from captioner.windows import Windowed
 from tests.captioner.gates.test_slots import two_things
 from world import captions

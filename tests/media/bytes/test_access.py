@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from manifests.errors import UsageError
-from media import MediaError, VideoReader
 from media.bytes.access import held, is_local, open_binary, open_media, read_range, stat_media, tar_index
 from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_client import HttpClient
@@ -20,7 +19,8 @@ from media.bytes.http_file import http_source
 from media.bytes.http_rules import HttpLimits, is_public
 from media.decode.container import open_container
 from media.decode.probe import probe
-from media.errors import shown
+from media.decode.reader import VideoReader
+from media.errors import MediaError, shown
 from tests.media.bytes.http_server import Server
 
 QUICK = HttpLimits(

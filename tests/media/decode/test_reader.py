@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media import MediaError, VideoReader
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from media.writer import webm_bytes, write_video
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media import MediaError, VideoReader
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 
 TRUTH = json.loads((Path(__file__).parent / "ffmpeg_truth.json").read_text())
 TIME_LIMIT_S = 60.0

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from media import VideoReader
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
 from media.shots.detector import GLANCE_PX, ShotDetector
 from pipeline.config import CurateConfig
 from pipeline.footage.sources import Found, source_row
@@ -58,7 +58,8 @@ def score(films):
 
 def drawn(count):
     """Films of several shots, as drawn."""
-    from media import Geometry, Picture
+    from media.decode.geometry import Geometry
+    from media.decode.picture import Picture
 
     index = 0
     while count:

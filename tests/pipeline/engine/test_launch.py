@@ -13,17 +13,15 @@ OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage",
 @pytest.mark.slow
 @pytest.mark.ray
 def test_two_ray_workers_train_as_one_process(tmp_path):
-    run("captioner", "train", tmp_path / "one", *OPTIONS)
+    run("train-captioner", tmp_path / "one", *OPTIONS)
     run(
-        "pipeline",
         "launch",
         "--workers",
         2,
         "--cpus",
         0.5,
         "--",
-        "captioner",
-        "train",
+        "train-captioner",
         tmp_path / "two",
         *OPTIONS,
     )
@@ -40,7 +38,7 @@ def test_two_ray_workers_train_as_one_process(tmp_path):
 
 
 def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
-    assert "is not a training command" in run("pipeline", "launch", "manifests", "info", check=2).stderr
+    assert "is not a training command" in run("launch", "info", check=2).stderr
 
 
 @pytest.mark.slow
@@ -49,15 +47,13 @@ def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
 def test_fewer_workers_than_wanted_begin_where_that_is_allowed(tmp_path):
     """Eight workers of one CPU each do not fit this machine; one to eight do."""
     run(
-        "pipeline",
         "launch",
         "--workers",
         max(8, 2 * (os.cpu_count() or 1)),
         "--least-workers",
         1,
         "--",
-        "captioner",
-        "train",
+        "train-captioner",
         tmp_path / "out",
         *OPTIONS,
     )

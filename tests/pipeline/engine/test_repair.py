@@ -46,7 +46,7 @@ def test_a_replay_names_what_differs(films, tmp_path, capsys, monkeypatch):
     def changed(stage, beside, *arguments, **options):
         import pipeline.curate.sampling
 
-        monkeypatch.setattr(pipeline.sampling, "JPEG_QUALITY", 60)
+        monkeypatch.setattr(pipeline.curate.sampling, "JPEG_QUALITY", 60)
         return real(stage, beside, *arguments, **options)
 
     monkeypatch.setattr(repair, "run_stage", changed)

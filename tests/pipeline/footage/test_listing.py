@@ -16,9 +16,10 @@ from PIL import Image
 from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from media import MediaError, VideoReader
 from media.bytes.access import read_range, stat_media
 from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from pipeline.config import PlanConfig
 from pipeline.footage import lists as footage_lists
 from pipeline.footage import sources

@@ -6,7 +6,6 @@ import json
 
 import torch
 
-from captioner.__main__ import VERBS
 from captioner.backends import server as module
 from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
@@ -20,8 +19,8 @@ from pipeline.stages.protocol import run_stage
 from pipeline.stages.text import TextStage
 from tests.captioner.backends.chat_server import ANSWER, ChatServer
 from tests.captioner.coca.test_coca import SMALL
-from trainer.config import preset
 from trainer.data.catalog import load_catalog
+from trainer.presets import preset
 
 
 def calm(request):
@@ -99,20 +98,14 @@ def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_
         if kind == "structured" and "~" in name
     ]
     assert variants
-    code = cli.main(
-        "captioner",
-        "",
-        VERBS,
-        ["compare", copy.uri, "default", "second", "--json", "--sheet", str(tmp_path / "c.png")],
-    )
+    sheet = str(tmp_path / "c.png")
+    code = cli.main(arguments=["compare-captions", copy.uri, "default", "second", "--json", "--sheet", sheet])
     assert code == cli.DONE
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == queries.table(copy, "clips").num_rows
     assert all(row["b"] == ["A red ball lies over a meadow in clear light."] != row["a"] for row in rows)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
-    assert (
-        cli.main("captioner", "", VERBS, ["compare", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
-    )
+    assert cli.main(arguments=["compare-captions", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
 
 
 def test_a_new_prompt_or_model_is_a_new_column_and_the_number_of_requests_at_once_is_not(copy):

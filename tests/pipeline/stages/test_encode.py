@@ -16,20 +16,21 @@ from safetensors.torch import load
 
 from manifests import queries
 from manifests.errors import UsageError
-from manifests.shards import read_member
+from manifests.store.shards import read_member
 from manifests.verify import verify
 from manifests.views import View
-from media import Frame, MediaError
 from media.decode.images import decode_image
+from media.decode.reader import Frame
+from media.errors import MediaError
 from pipeline.config import EncodeConfig
 from pipeline.stages import encode as module
 from pipeline.stages.clip_frames import ReadAhead
 from pipeline.stages.encode import Encode
 from pipeline.stages.protocol import run_stage
 from tests.vae.tiny_published import save_tiny
-from trainer.config import preset
 from trainer.data.catalog import load_catalog
-from vae import load_vae
+from trainer.presets import preset
+from vae.checkpoint import load_vae
 from vae.measuring.audit import latent_picture
 
 SIZE = {"max_pixels": 4096}

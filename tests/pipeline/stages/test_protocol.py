@@ -78,7 +78,7 @@ def test_a_setting_renames_the_columns_it_changes_and_no_other(change, moves):
 def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(dataset):
     from safetensors.torch import load
 
-    from manifests.shards import read_member
+    from manifests.store.shards import read_member
     from manifests.views import View
     from media.decode.images import decode_image
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from trainer.config import FitConfig, ModelConfig, StageConfig, preset
+from trainer.config import FitConfig, ModelConfig, StageConfig
 from trainer.config_files import load_config, load_stages, save_config
 from trainer.data.catalog import load_catalog
 from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Curriculum, stage_table, stages_of
 from trainer.data.loader import PackReader
 from trainer.data.packs import PackSettings, plan_epoch
 from trainer.data.samples import Sample, SampleTable
+from trainer.presets import preset
 from trainer.run.fit import fit, plan_stream
 
 PATCH = (1, 2, 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks import packing
 from manifests.errors import UsageError
-from trainer.config import ModelConfig, preset
+from trainer.config import ModelConfig
 from trainer.data.packs import (
     PackSettings,
     pack_cost,
@@ -22,6 +22,7 @@ from trainer.data.packs import (
 from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, SampleTable
 from trainer.model.costs import measure
+from trainer.presets import preset
 
 PATCH = (1, 2, 2)
 

@@ -10,11 +10,12 @@ import torch
 from manifests.errors import UsageError
 from manifests.export import export_webdataset
 from manifests.views import View
-from trainer.config import ModelConfig, preset
+from trainer.config import ModelConfig
 from trainer.data.catalog import is_held_out, load_catalog
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.data.streaming import StreamLoader, StreamReader, stream, survey
+from trainer.presets import preset
 from trainer.run.fit import fit_tars
 from trainer.sampling.sample import Canvas, sample_latent
 from trainer.sampling.trained import load_model

@@ -12,7 +12,7 @@ from trainer.model.attention import attend, attend_dense, attend_flex, attend_va
 from trainer.model.dit import DiT
 from trainer.model.flow import draw_known, noised, pace, shift_of, shifted
 from trainer.sampling.sample import integrate
-from vae import Extent, latent_size
+from vae.grid import Extent, latent_size
 
 CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
 

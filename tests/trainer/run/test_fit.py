@@ -14,14 +14,14 @@ from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from trainer.__main__ import VERBS
-from trainer.config import PRESETS, ModelConfig, preset
+from trainer.config import ModelConfig
 from trainer.config_files import load_config, save_config
 from trainer.data.catalog import load_catalog
 from trainer.data.loader import PackReader
 from trainer.data.packs import EpochPlan
 from trainer.model.dit import DiT
 from trainer.model.flow import add_noise
+from trainer.presets import PRESETS, preset
 from trainer.run import loop
 from trainer.run.fit import fit, plan_stream
 from trainer.run.run_lock import RunLock
@@ -29,7 +29,7 @@ from trainer.sampling.sample import Canvas, sample_latent, to_frames
 from trainer.sampling.trained import load_model
 from trainer.state.checkpoint_files import sweep
 from trainer.state.export import export_checkpoint
-from vae import load_vae
+from vae.checkpoint import load_vae
 from vae.measuring.stats import merged
 
 TEST = dataclasses.replace(
@@ -336,7 +336,7 @@ def test_given_latents_come_back_bit_equal(whole_run):
     ],
 )
 def test_sampling_refuses_what_cannot_be(whole_run, arguments):
-    assert cli.main("t", "", VERBS, ["sample", str(whole_run), *arguments]) == cli.USAGE
+    assert cli.main(arguments=["sample", str(whole_run), *arguments]) == cli.USAGE
 
 
 def test_a_model_is_made_of_any_checkpoint_also_of_a_run_that_was_killed(dataset, whole_run, tmp_path):

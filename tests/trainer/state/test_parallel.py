@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from manifests.errors import UsageError
 from tests.e2e.commands import environment
-from trainer.config import preset
+from trainer.presets import preset
 from trainer.state.parallel import Ranks, check
 
 SCRIPT = """
@@ -26,7 +26,8 @@ import dataclasses, json, sys
 from pathlib import Path
 import torch
 from manifests.layout import Dataset
-from trainer.config import ModelConfig, preset
+from trainer.config import ModelConfig
+from trainer.presets import preset
 from trainer.run.fit import fit
 torch.set_num_threads(1)
 config = dataclasses.replace(

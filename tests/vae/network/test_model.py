@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae import CausalVAE, Extent, latent_size, load_own, validity
-from vae.grid import pad_to_grid
+from vae.checkpoint import load_own
+from vae.grid import Extent, latent_size, pad_to_grid, validity
+from vae.network.model import CausalVAE
 from vae.training.clips import as_float, world_clip
 from vae.training.losses import psnr_db
 

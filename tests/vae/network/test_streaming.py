@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import UsageError
-from vae import CausalVAE, Extent, VAEConfig, latent_size
-from vae.grid import Latent
+from vae.grid import Extent, Latent, latent_size
+from vae.network.model import CausalVAE, VAEConfig
 
 
 def opened(config):
@@ -112,7 +112,8 @@ def test_a_large_frame_is_tiled_by_itself():
 
 MEMORY = """
 import resource, sys, torch
-from vae import load_vae, Extent
+from vae.checkpoint import load_vae
+from vae.grid import Extent
 torch.set_num_threads(1)
 vae, frames = load_vae(), int(sys.argv[1])
 stream, kept = vae.stream(), 0

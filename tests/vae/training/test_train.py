@@ -9,12 +9,11 @@ import torch
 
 from manifests import cli
 from manifests.errors import UsageError
-from vae import CausalVAE, VAEConfig, load_own
-from vae.__main__ import VERBS
-from vae.checkpoint import save_vae
+from vae.checkpoint import load_own, save_vae
 from vae.folder import read_record
 from vae.grid import pad_to_grid
 from vae.measuring.measures import BlockPca, band_errors, bicubic, constant_grid, flicker, measure, through
+from vae.network.model import CausalVAE, VAEConfig
 from vae.training.clips import Windows, as_float, world_clips
 from vae.training.losses import haar, ms_ssim, psnr_db, ssim
 from vae.training.train import TrainConfig, first_cells, reconstruction_loss, train
@@ -149,7 +148,7 @@ def test_a_grid_shows_on_a_constant_colour(clips):
 def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
     out = tmp_path / "vae"
     arguments = [
-        "train",
+        "train-vae",
         str(out),
         "--films",
         "12",
@@ -164,16 +163,16 @@ def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
         "--threads",
         "1",
     ]
-    assert cli.main("vae", "", VERBS, arguments) == cli.DONE
+    assert cli.main(arguments=arguments) == cli.DONE
     record = read_record(out)
     assert record["train"]["steps"] == 6
     assert set(record) >= {"command", "data", "held_out", "latent_stats", "seconds"}
-    assert "/" not in record["command"].replace("python -m vae train ", "")
+    assert "/" not in record["command"].replace("rushes train-vae ", "")
     assert not (out / "training" / "state.safetensors").exists()
     capsys.readouterr()
     picture = tmp_path / "sheet.png"
     assert (
-        cli.main("vae", "", VERBS, ["eval", str(out), "--films", "4", "--json", "--sheet", str(picture)])
+        cli.main(arguments=["eval-vae", str(out), "--films", "4", "--json", "--sheet", str(picture)])
         == cli.DONE
     )
     report = json.loads(capsys.readouterr().out)
@@ -181,8 +180,8 @@ def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
     assert report["vaes"]["vae"]["encode_mpx_per_cpu_s"] > 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
-    from media import VideoReader
     from media.decode.probe import probe
+    from media.decode.reader import VideoReader
     from world.film import make_film, write_film
 
     film = write_film(make_film(3, 0), tmp_path)
@@ -191,22 +190,17 @@ def test_the_command_trains_evaluates_encodes_and_decodes(tmp_path, capsys):
         (write_film(make_film(3, 1, is_still=True), tmp_path), "back.png"),
     ):
         latent = tmp_path / f"{target}.safetensors"
+        assert cli.main(arguments=["encode", str(source), str(latent), "--weights", str(out)]) == cli.DONE
         assert (
-            cli.main("vae", "", VERBS, ["encode", str(source), str(latent), "--weights", str(out)])
-            == cli.DONE
-        )
-        assert (
-            cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / target), "--weights", str(out)])
+            cli.main(arguments=["decode", str(latent), str(tmp_path / target), "--weights", str(out)])
             == cli.DONE
         )
         before, after = (
             list(VideoReader(probe(str(path)), None).frames()) for path in (source, tmp_path / target)
         )
         assert [frame.rgb.shape for frame in before] == [frame.rgb.shape for frame in after]
-    assert (
-        cli.main("vae", "", VERBS, ["decode", str(latent), str(tmp_path / "x.png")]) == cli.FAILED
-    )  # another VAE's
-    assert cli.main("vae", "", VERBS, ["stats", str(out)]) == cli.DONE
+    assert cli.main(arguments=["decode", str(latent), str(tmp_path / "x.png")]) == cli.FAILED  # another VAE's
+    assert cli.main(arguments=["latent-stats", str(out)]) == cli.DONE
 
 
 def test_weights_come_back_and_other_settings_are_another_fingerprint(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from manifests.errors import IntegrityError
-from manifests.shards import Member, TarWriter, read_member
+from manifests.store.shards import Member, TarWriter, read_member
 
 payloads = st.lists(st.binary(max_size=2000), min_size=1, max_size=8)
 

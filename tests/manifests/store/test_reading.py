@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from manifests import storage
 from manifests.errors import IntegrityError
-from manifests.reading import OPEN_TARS, MemberReader, RangeCache
-from manifests.shards import TarWriter, read_member
+from manifests.store import storage
+from manifests.store.reading import OPEN_TARS, MemberReader, RangeCache
+from manifests.store.shards import TarWriter, read_member
 
 
 def write(path, parts):
@@ -126,8 +126,8 @@ def test_a_store_that_fails_is_asked_again_and_what_a_killed_process_left_is_swe
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr("manifests.storage.read_range", flaky)
-    monkeypatch.setattr("manifests.reading.PAUSE_S", 0.0)
+    monkeypatch.setattr("manifests.store.storage.read_range", flaky)
+    monkeypatch.setattr("manifests.store.reading.PAUSE_S", 0.0)
     (tmp_path / "cache").mkdir()
     name = RangeCache.name("a.tar", members[0])
     left, own = tmp_path / "cache" / f".{name}.0123abcd.tmp", tmp_path / "cache" / "notes.tmp"

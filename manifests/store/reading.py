@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from manifests import storage
 from manifests.cli import say
 from manifests.errors import IntegrityError
-from manifests.shards import Member, check_payload
+from manifests.store import storage
+from manifests.store.shards import Member, check_payload
 
 OPEN_TARS = 32
 STALE_S = 24 * 3600

@@ -17,8 +17,8 @@ from types import TracebackType
 
 from pyarrow import fs
 
-from manifests import storage
 from manifests.errors import IntegrityError
+from manifests.store import storage
 
 BLOCK_BYTES = 512
 

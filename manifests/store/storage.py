@@ -18,6 +18,11 @@ from manifests.errors import UsageError
 CHUNK_BYTES = 8 << 20
 
 
+def absolute(uri: str) -> str:
+    """The address in full: a local path from the root of the disk, others as they are."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem and the path inside it of a local path or a `scheme://` URI.
 
@@ -25,7 +30,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         UsageError: the scheme is not one that pyarrow can open.
     """
     if "://" not in uri:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+        return fs.LocalFileSystem(), absolute(uri)
     try:
         return fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, TypeError) as error:

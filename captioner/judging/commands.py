@@ -1,0 +1,285 @@
+"""Verbs that measure and compare captions: `eval-captioner`, `compare-captions`, `judge-captions`."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from captioner.options import CaptionerOptions
+from manifests import cli, queries
+from manifests.errors import UsageError
+from manifests.layout import Column, Dataset
+from manifests.store.shards import read_member
+from manifests.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Measure a captioner on held-out clips of the film world, whose truth is exact: by attribute, beside
+    chance and the `measured` baseline.
+
+    Example: rushes eval-captioner --clips 500
+    """
+
+    with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(
+        default_factory=lambda: CaptionerOptions(captioner="coca")
+    )
+    clips: int = 500
+    """Held-out clips."""
+    seed: int = 0
+    """Which ones."""
+    out: Path | None = None
+    """Folder for report.json and the contact sheet of the worst clips (worst.png)."""
+    overwrite: bool = False
+    """Replace files that exist there."""
+    record: bool = False
+    """Write the scores into the config.json of the captioner's own weights."""
+    json: bool = False
+    """Print JSON."""
+    threads: int = 2
+    """CPU threads."""
+
+    def run(self) -> int:
+        import torch
+
+        from captioner.coca.checkpoint import DEFAULT_WEIGHTS
+        from captioner.judging.evaluation import run_evaluation
+        from captioner.judging.sheet import contact_sheet
+
+        if self.clips < 1:
+            raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
+        report, worst_clips = (self.out / name if self.out else None for name in ("report.json", "worst.png"))
+        cli.check_new(report, worst_clips, is_overwriting=self.overwrite)
+        result, worst = run_evaluation(
+            self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads)
+        )
+        if self.json:
+            cli.print_json(result)
+        else:
+            print_report(result)
+        if self.record:
+            record_scores(Path(self.with_.model or DEFAULT_WEIGHTS), result)
+        if report and worst_clips:
+            report.write_text(json.dumps(result, indent=2) + "\n")
+            contact_sheet(worst, worst_clips)
+            cli.say(f"report: {report}, worst clips: {worst_clips}")
+        return cli.DONE
+
+
+def record_scores(path: Path, result: dict[str, Any]) -> None:
+    """Keep an evaluation's means and recalls beside the weights it was of."""
+    from captioner.coca.checkpoint import update_record
+
+    for report in result["reports"]:
+        name, _, stage = report["captioner"].partition(" ")
+        if name == "coca":
+            recalls = {key: row["recall"] for key, row in report["attributes"].items()}
+            means = {key: report[key] for key in ("mean_recall", "mean_precision", "main_subject")}
+            update_record(path, stage, {"scores": {"clips": result["num_clips"], **means, "recall": recalls}})
+
+
+def print_report(result: dict[str, Any]) -> None:
+    reports = result["reports"]
+    header = ["attribute", "facts", "chance"] + [
+        f"{item['captioner']} {name}" for item in reports for name in ("recall", "precision", "said")
+    ]
+    rows = []
+    for name in reports[0]["attributes"]:
+        cells = [item["attributes"][name] for item in reports]
+        rows.append(
+            [
+                name,
+                cells[0]["facts"],
+                cells[0]["chance"],
+                *(cell[key] for cell in cells for key in ("recall", "precision", "assertion_rate")),
+            ]
+        )
+    rows.append(
+        [
+            "mean",
+            "",
+            "",
+            *(value for item in reports for value in (item["mean_recall"], item["mean_precision"], "")),
+        ]
+    )
+    cli.print_table(f"{result['num_clips']} held-out clips of the film world", header, rows)
+    cli.print_table(
+        "captions",
+        [
+            "captioner",
+            "main subject",
+            "mean words",
+            "most words",
+            "abstained",
+            "rejected",
+            "CIDEr (not for ranking)",
+            "own score (not for ranking)",
+        ],
+        [
+            [
+                item["captioner"],
+                item["main_subject"],
+                item["mean_words"],
+                item["max_words"],
+                item["num_abstained"],
+                item["num_rejected"],
+                item["not_for_ranking"]["cider"],
+                item["not_for_ranking"]["contrastive_score"],
+            ]
+            for item in reports
+        ],
+    )
+    cli.print_table(
+        "counterfactual clips",
+        ["change", "clips", "directions", "flip", "slots that must change, right", "other slots, kept"],
+        [
+            [
+                item["kind"],
+                item["num_clips"],
+                item["num_directions"],
+                item["direction_flips"],
+                item["changed_slots_right"],
+                item["other_slots_kept"],
+            ]
+            for item in result["counterfactuals"]
+        ],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Two caption versions of a dataset side by side, clip by clip.
+
+    Example: rushes compare-captions DATASET default recaptioned --sheet compare.png
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Dataset folder or address."""
+    a: Annotated[str, tyro.conf.Positional]
+    """A view, or a caption column such as caption@1a2b3c4d5e."""
+    b: Annotated[str, tyro.conf.Positional]
+    """Another."""
+    kind: str = "dense"
+    """Which captions."""
+    limit: int = 10
+    """Clips to print."""
+    json: bool = False
+    """Print JSON."""
+    sheet: Path | None = None
+    """Also write a PNG with frames."""
+    overwrite: bool = False
+    """Replace a sheet that exists."""
+
+    def run(self) -> int:
+        from captioner.judging.sheet import contact_sheet
+        from media.decode.images import decode_image
+
+        cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        dataset = Dataset(self.dataset)
+        columns = [_caption_column(dataset, name) for name in (self.a, self.b)]
+        sides = [_texts(dataset, column, self.kind) for column in columns]
+        shared = sorted(set(sides[0]) & set(sides[1]))
+        if not shared:
+            raise UsageError(
+                self.dataset,
+                f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions",
+                "See `rushes ls DATASET captions`.",
+            )
+        rows = [{"clip_id": name, "a": sides[0][name], "b": sides[1][name]} for name in shared]
+        counts = [np.mean([len(text.split()) for texts in side.values() for text in texts]) for side in sides]
+        if self.json:
+            cli.print_json(rows)
+        else:
+            summary = [
+                [name, str(column), len(side), f"{count:.1f}"]
+                for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
+            ]
+            cli.print_table("versions", ["side", "column", "clips", "mean words"], summary)
+            for row in rows[: self.limit]:
+                print(f"\n{row['clip_id']}\n  a: {' | '.join(row['a'])}\n  b: {' | '.join(row['b'])}")
+        if self.sheet:
+            previews = View.load(dataset, self.a if "@" not in self.a else "default").column("preview")
+            pictures = defaultdict(list)
+            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows[: self.limit]]
+            wanted = {name for name, _, _ in shown}
+            for tar, members in queries.members(dataset, previews).values():
+                for member in members:
+                    if member.key in wanted and member.field.startswith("frame"):
+                        pictures[member.key].append(
+                            decode_image(read_member(dataset.filesystem, tar, member))
+                        )
+            contact_sheet([(pictures[name], f"a: {one}\nb: {two}") for name, one, two in shown], self.sheet)
+            cli.say(f"sheet: {self.sheet}")
+        return cli.DONE
+
+
+def _caption_column(dataset: Dataset, name: str) -> Column:
+    if "@" in name:
+        found = [column for column in dataset.columns() if str(column) == name]
+        if not found:
+            raise UsageError(
+                name, "is not a column of the dataset", f"Columns: {', '.join(map(str, dataset.columns()))}."
+            )
+        return found[0]
+    return View.load(dataset, name).column("caption")
+
+
+def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
+    """Captions a backend wrote, by clip; where it wrote none, those the clip came with."""
+    own: dict[str, list[str]] = defaultdict(list)
+    given: dict[str, list[str]] = defaultdict(list)
+    for row in queries.table(dataset, "captions", column).to_pylist():
+        if row["kind"] == kind:
+            side = given if row["source"] in {"ground_truth", "alt"} else own
+            side[row["clip_id"]].append(
+                row["text"] + ("" if row["status"] == "accepted" else f" [{row['status']}]")
+            )
+    return given | own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC); more
+    than one run shows how steady the judge is.
+
+    Example: rushes judge-captions events dream-1k.jsonl captions.json --server http://127.0.0.1:8000/v1
+    --model NAME --runs 3
+    """
+
+    form: Annotated[str, tyro.conf.Positional]
+    """events or questions."""
+    truth: Annotated[Path, tyro.conf.Positional]
+    """File of the benchmark (JSON or JSON lines)."""
+    captions: Annotated[Path, tyro.conf.Positional]
+    """What `caption --json` printed."""
+    server: str
+    """OpenAI-compatible server of the judge."""
+    model: str
+    """The judge; pin its version."""
+    runs: int = 3
+    """How often each verdict is asked for."""
+
+    def run(self) -> int:
+        from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
+        from captioner.language.asking import asker
+
+        if self.form not in {"events", "questions"}:
+            raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")
+        for path in (self.truth, self.captions):
+            if not path.exists():
+                raise UsageError(str(path), "does not exist")
+        judge = judge_events if self.form == "events" else judge_questions
+        result = judge(
+            load_truth(self.truth, self.form),
+            load_captions(self.captions),
+            asker(self.server, self.model),
+            self.runs,
+        )
+        cli.print_json({"judge": self.model, **result})
+        return cli.DONE

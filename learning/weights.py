@@ -1,0 +1,60 @@
+"""Weights in safetensors files, read so that a damaged one gives an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from manifests.errors import IntegrityError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name.
+
+    Raises:
+        IntegrityError: the file is damaged, or no safetensors.
+        OSError: it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise IntegrityError(
+            str(path), f"is not readable safetensors ({error})", "Restore it from a backup."
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text that a file carries besides its tensors.
+
+    Raises:
+        IntegrityError: the file is damaged, or no safetensors.
+        OSError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise IntegrityError(
+            str(path), f"is not readable safetensors ({error})", "Restore it from a backup."
+        ) from error
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a model of the same sizes.
+
+    Raises:
+        IntegrityError: names or shapes differ from the model's.
+    """
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[1:2] or [str(error)]
+        raise IntegrityError(
+            str(path),
+            f"does not fit the sizes said beside it ({first[0].strip()})",
+            "Restore both from a backup.",
+        ) from error

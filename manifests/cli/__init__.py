@@ -1,0 +1,39 @@
+"""The command line's frame, shared by every package: one table of verbs, one way to print, one way to fail.
+
+A verb is a frozen dataclass with a `run` method that returns an exit code: its fields are its options, its
+docstring is its help. Data goes to stdout, everything else to stderr. Nothing heavy is imported here, so that
+`rushes --help` answers at once.
+"""
+
+from manifests.cli.files import check_new, writable
+from manifests.cli.frame import main
+from manifests.cli.output import (
+    DONE,
+    FAILED,
+    FAILED_ITEMS,
+    INTEGRITY,
+    INTERRUPTED,
+    USAGE,
+    print_json,
+    print_table,
+    printable,
+    say,
+    terminal,
+)
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "FAILED_ITEMS",
+    "INTEGRITY",
+    "INTERRUPTED",
+    "USAGE",
+    "check_new",
+    "main",
+    "print_json",
+    "print_table",
+    "printable",
+    "say",
+    "terminal",
+    "writable",
+]

@@ -1,0 +1,45 @@
+"""Checks of the places a command will write to, made before any work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from manifests.errors import UsageError
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if missing.
+
+    Raises:
+        UsageError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            str(folder), f"cannot be made ({error.strerror})", "Name a folder you may write to."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(str(folder), "may not be written to", "Name a folder you may write to.")
+    return folder
+
+
+def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
+    """Check that files can be written, and that none of them is there already.
+
+    Args:
+        paths: files to be written; None for one that was not asked for.
+        is_overwriting: whether the user said that existing files may be replaced (`--overwrite`).
+
+    Raises:
+        UsageError: a file exists, is a folder, or lies where one may not write.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(str(path), "is a folder", "Name a file.")
+        if path.exists() and not is_overwriting:
+            raise UsageError(str(path), "exists", "Name another file, or add --overwrite to replace it.")
+        writable(path.parent)

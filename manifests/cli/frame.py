@@ -1,0 +1,104 @@
+"""`rushes VERB ...`: parse the command line, run the verb, turn errors into exit codes and one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from manifests.cli.failures import failure_of
+from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
+from manifests.cli.table import Entry, find, overview
+
+_HELP = {"-h", "--help", "--help-all"}
+
+
+class Verb(Protocol):
+    """One command: its fields are its options, its docstring is its help."""
+
+    def run(self) -> int:
+        """Do it; returns the exit code."""
+        ...
+
+
+def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
+    """Run the verb that a command line names.
+
+    Args:
+        package: of `python -m PACKAGE VERB`; empty: `rushes VERB`.
+        arguments: those of this process if None.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(package, words)
+    except SystemExit as ended:  # of the parser, which has said why
+        return ended.code if isinstance(ended.code, int) else USAGE
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again to go on")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        line, code = failure
+        red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+        print(f"{red}error{plain} {line}", file=sys.stderr, flush=True)
+        return code
+
+
+def _run(package: str, words: list[str]) -> int:
+    if not words or words[0] in {*_HELP, "help"}:
+        print(overview(package))
+        return DONE
+    if words[0] in {"-V", "--version", "version"}:
+        from manifests.cli.version import version_line
+
+        print(version_line())
+        return DONE
+    entry = find(words[0], package, tuple(words[1:]))
+    return _parsed(entry, words[1:]).run()
+
+
+def verb_class(entry: Entry) -> type:
+    """The class of a verb, whose module is imported now."""
+    module, _, name = entry.target.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _parsed(entry: Entry, words: list[str]) -> Verb:
+    """The options of a verb from the command line.
+
+    Raises:
+        SystemExit: help was asked for and printed, or the words are no options of it.
+    """
+    import tyro
+
+    kind, program = verb_class(entry), f"rushes {entry.name}"
+    flags = (tyro.conf.FlagCreatePairsOff,)  # --json has no --no-json beside it
+    before_rest = words[: words.index("--")] if "--" in words else words
+    asked = _HELP & set(before_rest)
+    if not asked:
+        parsed: Verb = tyro.cli(kind, prog=program, args=words, config=flags)
+        return parsed
+    from manifests.cli.help import described
+
+    is_short = "--help-all" not in asked
+    hints = kind.defaults_shown(words) if hasattr(kind, "defaults_shown") else {}
+    shown = described(kind, hints, is_short)
+    try:
+        tyro.cli(shown.kind, prog=program, args=["--help"], config=flags)
+    finally:
+        if shown.examples:
+            print(f"\n{shown.examples}")
+        if is_short and shown.num_hidden:
+            print(f"\n{shown.num_hidden} more options: {program} --help-all")
+    raise SystemExit(DONE)

@@ -1,0 +1,66 @@
+"""What commands print: data to stdout, progress and errors to stderr, names made safe for a terminal."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, FAILED, USAGE, FAILED_ITEMS, INTEGRITY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+"""Exit codes."""
+
+_UNSAFE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, line and paragraph separators
+_DIRECTION = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, with escapes such as \x1b for what would move a cursor or hide a name."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _UNSAFE or char in _DIRECTION
+        else char
+        for char in text
+    )
+
+
+def say(text: str) -> None:
+    """Print one plain progress line on stderr, flushed, so that job logs show it at once."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def terminal() -> Console | None:
+    """Where to draw a progress bar: stderr if it is a terminal, else None."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else None
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON on stdout."""
+    import json
+
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
+    """Print a table on stdout: for people on a terminal, else tab-separated, one line a row."""
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        print(f"# {title}")
+        for row in [header, *cells]:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in cells:
+        table.add_row(*[escape(cell) for cell in row])
+    Console().print(table)

@@ -1,0 +1,166 @@
+"""Verbs that make a dataset: `plan`, `ingest`, `recaption`.
+
+The road of a datum: a file becomes a source (`sources`); a source is cut into segments, which are dealt to
+shards (`plan`). Then, shard by shard, `curate` finds and measures clips and makes previews, `caption`
+describes them, `text` embeds the words, `encode` makes latents. Every step ends in a commit, so to resume is
+to run the same command again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from manifests import cli, queries
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.views import View
+from pipeline.config import IngestConfig
+from pipeline.engine.cluster import interrupt_on_signals, session
+from pipeline.engine.estimate import Prices, print_estimate
+from pipeline.engine.run import build_stages, execute, open_for, plan_generation
+from pipeline.footage.sources import list_sources
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.protocol import Stage
+from pipeline.stages.text import TextStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(IngestConfig):
+    """List and probe footage, and write which segment goes to which shard.
+
+    Footage that the plan knows already is left alone.
+
+    Example: rushes plan ~/videos --out DATASET --estimate
+    """
+
+    footage: Annotated[list[str], tyro.conf.Positional]
+    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,
+    .jsonl and .parquet lists of them."""
+    out: str
+    """Dataset folder or address; made if missing."""
+    limit: int = 0
+    """Take only the first N new files; 0 for all."""
+    estimate: bool = False
+    """Then say how many hours and how much money the ingest would take on this cluster, from measured rates.
+    """
+    prices: Prices = field(default_factory=Prices)
+
+    def run(self) -> int:
+        interrupt_on_signals()
+        dataset, found = open_for(self.footage, self.out)
+        plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
+        with session():
+            plan_generation(dataset, found, plan)
+            segments = queries.plan(dataset)
+            length_s = sum(row["end_s"] - row["start_s"] for row in segments.to_pylist())
+            row = [len(segments), len(segments["shard"].unique()), length_s]
+            cli.print_table("plan", ["segments", "shards", "seconds"], [row])
+            if self.estimate:
+                print_estimate(dataset, self.settings(), self.prices)
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest(IngestConfig):
+    """Plan new footage, then curate, caption, embed and encode every shard that lacks a column. Run it again
+    to resume.
+
+    Embedded Ray by default; a cluster where RAY_ADDRESS names one; or: ray job submit --working-dir . --
+    rushes ingest ...
+
+    Examples:
+      rushes ingest ~/videos --out DATASET
+      rushes ingest ~/videos --out s3://bucket/dataset --encode.max-pixels 230400 --autoscaling
+    """
+
+    footage: Annotated[list[str], tyro.conf.Positional]
+    """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,
+    .jsonl and .parquet lists of them."""
+    out: str
+    """Dataset folder or address; made if missing."""
+    view: str = "default"
+    """View to point at the columns made."""
+    autoscaling: bool = False
+    """Trust the cluster's autoscaler to bring nodes that are not there yet."""
+    limit: int = 0
+    """Take only the first N new files; 0 for all."""
+    dry_run: bool = False
+    """Say what would be done and stop."""
+    json: bool = False
+    """Print the outcome and the funnel as JSON."""
+
+    def run(self) -> int:
+        config = self.settings()
+        stages = build_stages(config)
+        if self.dry_run:
+            return self._dry_run(stages)
+        interrupt_on_signals()
+        dataset, found = open_for(self.footage, self.out)
+        plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
+        with session() as where:
+            plan_generation(dataset, found, plan)
+            return execute(
+                dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
+            )
+
+    def _dry_run(self, stages: list[Stage]) -> int:
+        """Reads no file and writes nothing."""
+        files = [found.uri for found in list_sources(self.footage)]
+        known: set[str] = set()
+        shards: dict[str, str] = {str(stage.column): "all" for stage in stages}
+        if (dataset := Dataset.open_if_there(self.out)) is not None:
+            known = set(queries.table(dataset, "sources")["uri"].to_pylist())
+            total = {row["shard"] for row in queries.plan(dataset).to_pylist()}
+            for stage in stages:
+                missing = total - set(dataset.committed_shards(stage.column))
+                shards[str(stage.column)] = f"{len(missing)} of {len(total)}, and those of new files"
+        cli.print_table(
+            "dry run", ["files", "new"], [[len(files), len([uri for uri in files if uri not in known])]]
+        )
+        cli.print_table(
+            "columns to make", ["column", "shards"], [[column, text] for column, text in shards.items()]
+        )
+        return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recaption(IngestConfig):
+    """Add a caption column and a text column by another captioner. Previews and latents are not touched.
+
+    Examples:
+      rushes recaption DATASET --caption.captioner coca
+      rushes recaption DATASET --view vlm --caption.captioner openai --caption.model NAME
+        --caption.server http://127.0.0.1:8000/v1
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Dataset folder or address."""
+    base: str = "default"
+    """View whose previews and latents are used."""
+    view: str = "recaptioned"
+    """View to point at the new captions."""
+    autoscaling: bool = False
+    """Trust the cluster's autoscaler to bring nodes that are not there yet."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        base = View.load(dataset, self.base)
+        caption = CaptionStage(self.caption, base.column("preview"))
+        stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
+        shards = set(dataset.committed_shards(base.column("preview")))
+        missing = {row["shard"] for row in queries.plan(dataset).to_pylist()} - shards
+        if missing:
+            raise UsageError(
+                self.dataset, f"{len(missing)} shards have no previews yet", "Finish `rushes ingest` first."
+            )
+        interrupt_on_signals()
+        with session() as where:
+            code = execute(dataset, stages, self.settings(), self.autoscaling, where)
+        if code in {cli.DONE, cli.FAILED_ITEMS}:
+            columns = {**base.columns, "caption": caption.column, "text": stages[1].column}
+            View(columns=columns, where=base.where).save(dataset, self.view)
+        return code

@@ -1,0 +1,173 @@
+"""What a user can cause ends in one line, with file, cause and next step, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from manifests import cli
+from manifests.cli.failures import failure_of
+from manifests.events import run_ids
+from manifests.layout import Dataset
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """Exit code and the one line of a command that fails."""
+    code = cli.main(arguments=[str(word) for word in words])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error ")
+    return code, lines[0]
+
+
+def parts_of(dataset: Dataset, table: str) -> list[Path]:
+    return sorted(Path(dataset.uri, "tables", table).rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '"x"'])
+def test_a_damaged_dataset_json(text, copy, capsys):
+    Path(copy.uri, "dataset.json").write_bytes(text.encode("latin-1"))
+    for verb in ("info", "status", "verify", "ls"):
+        code, line = told(capsys, verb, copy.uri)
+        assert code == cli.INTEGRITY
+        assert "dataset.json" in line
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"columns": [], "where": 1}'])
+def test_a_cut_view(text, copy, tmp_path, capsys):
+    Path(copy.uri, "views", "default.json").write_text(text)
+    code, line = told(capsys, "export", copy.uri, "--out", tmp_path / "tars")
+    assert code == cli.INTEGRITY
+    assert "default.json" in line
+    code, line = told(capsys, "plan-training", "--data", copy.uri)
+    assert code == cli.INTEGRITY
+    assert "default.json" in line
+
+
+@pytest.mark.parametrize("table", ["clips", "sources", "shards", "captions", "latents"])
+@pytest.mark.parametrize("keep", [0, 7, -20])
+def test_a_cut_part_is_named(table, keep, copy, capsys):
+    path = parts_of(copy, table)[0]
+    path.write_bytes(path.read_bytes()[:keep])
+    code, line = told(capsys, "ls", copy.uri, table)
+    assert code == cli.INTEGRITY
+    assert path.name in line
+    assert table in line
+
+
+def test_a_cut_plan_is_named(copy, capsys):
+    path = Path(copy.uri, "plan", "gen-0000.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    code, line = told(capsys, "status", copy.uri)
+    assert code == cli.INTEGRITY
+    assert "gen-0000.parquet" in line
+
+
+def test_damaged_events_and_run_records_are_named(copy, capsys):
+    run = Path(copy.uri, "runs", run_ids(copy)[-1])
+    (run / "events.jsonl").write_text('{"event": \nnot json\n')
+    code, line = told(capsys, "status", copy.uri)
+    assert code == cli.INTEGRITY
+    assert "events.jsonl line 1" in line
+    (run / "run.json").write_text("")
+    code, line = told(capsys, "retry", copy.uri, "--dry-run")
+    assert code == cli.INTEGRITY
+    assert "run.json" in line
+
+
+def test_sql_that_is_none_and_tables_that_are_none(dataset, capsys):
+    assert told(capsys, "query", dataset.uri, "selec 1")[0] == cli.FAILED
+    code, line = told(capsys, "ls", dataset.uri, "clipz")
+    assert code == cli.USAGE
+    assert "clips" in line
+
+
+def test_a_port_that_is_taken_and_addresses_that_are_none(dataset, capsys):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        code, line = told(capsys, "dashboard", dataset.uri, "--port", port)
+    assert code == cli.FAILED
+    assert f"--port {port}" in line
+    for words in (["--host", "foo"], ["--host", "8.8.8.8"], ["--port", 99999]):
+        assert told(capsys, "dashboard", dataset.uri, *words)[0] == cli.USAGE
+
+
+def test_places_one_may_not_write_to(dataset, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    code, line = told(capsys, "export", dataset.uri, "--out", tmp_path / "file" / "tars")
+    assert code == cli.USAGE
+    assert "file" in line
+    monkeypatch.setattr("manifests.cli.files.os.access", lambda *_: False)
+    code, line = told(capsys, "make-films", tmp_path / "films", "--films", 1, "--stills", 0)
+    assert code == cli.USAGE
+    assert "may not be written to" in line
+
+
+def test_outputs_that_exist_are_kept(dataset, tmp_path, capsys):
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "000000.tar").write_bytes(b"mine")
+    code, line = told(capsys, "export", dataset.uri, "--out", tmp_path / "tars")
+    assert code == cli.USAGE
+    assert "--overwrite" in line
+    assert (tmp_path / "tars" / "000000.tar").read_bytes() == b"mine"
+    (tmp_path / "x.safetensors").write_bytes(b"mine")
+    code, line = told(capsys, "encode", tmp_path / "none.mp4", tmp_path / "x.safetensors")
+    assert code == cli.USAGE
+    assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
+    assert cli.main(arguments=["export", dataset.uri, "--out", str(tmp_path / "tars"), "--overwrite"]) == 0
+
+
+def test_names_are_shown_escaped(tmp_path, capsys):
+    name = tmp_path / "a\x1b[2J\nb"
+    code, line = told(capsys, "info", name)
+    assert code == cli.USAGE
+    assert "\\x1b[2J\\nb" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "/x/y"),
+        OSError(28, "No space left on device", "/x/y"),
+        FileNotFoundError(2, "No such file or directory", "/x/y"),
+        OSError(36, "File name too long", "/x/y"),
+        IsADirectoryError(21, "Is a directory", "/x/y"),
+    ],
+)
+def test_errors_of_the_operating_system_name_file_cause_and_next_step(error):
+    line, code = failure_of(error)
+    assert code == cli.FAILED
+    assert line.startswith("/x/y: ")
+    assert line.endswith(".")
+    assert line.count(". ") == 1
+
+
+def test_errors_of_ours_keep_their_traceback():
+    assert failure_of(KeyError("x")) is None
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.getuid() != 0, reason="needs root and setpriv")
+def test_a_dataset_in_a_folder_one_may_not_enter(tmp_path):
+    """As root everything may be read, so the rights are dropped in a process of its own."""
+    import subprocess
+    import sys
+
+    from tests.e2e.commands import ROOT, environment
+
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked").chmod(0)
+    caps = "-dac_override,-dac_read_search"
+    drop = ["setpriv", "--bounding-set", caps, "--inh-caps", caps]
+    for words in (["info", "locked/ds"], ["make-films", "locked/films", "--films", "1"]):
+        command = [*drop, sys.executable, "-m", "rushes", *words]
+        env = environment(PYTHONPATH=str(ROOT))
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode in {cli.FAILED, cli.USAGE}, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "locked" in done.stderr

@@ -1,0 +1,31 @@
+"""Names are made safe for a terminal, tables keep their columns."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests import cli
+
+
+@given(st.text())
+def test_printable_text_is_one_line_without_control_characters(text):
+    shown = cli.printable(text)
+    assert len(shown.splitlines()) <= 1
+    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in shown)
+    shown.encode()  # no lone surrogates
+
+
+def test_ordinary_text_of_any_script_stays_as_it_is():
+    for text in ("Straße 12:30.mp4", "日本語のビデオ", "családi videó", "نص", "👩‍👩‍👧", "a\u00a0b"):
+        assert cli.printable(text) == text
+
+
+def test_what_moves_a_cursor_or_hides_a_name_is_escaped():
+    assert cli.printable("a\x1b[2Jb\r\nc\u202egpj.exe") == "a\\x1b[2Jb\\r\\nc\\u202egpj.exe"
+    assert cli.printable("half \ud83d") == "half \\ud83d"
+
+
+def test_a_table_in_a_pipe_has_one_line_a_row_and_its_own_columns(capsys):
+    cli.print_table("t", ["a", "b"], [["x\ty", "two\nlines"], [None, 1]])
+    assert capsys.readouterr().out.splitlines() == ["# t", "a\tb", "x\\ty\ttwo\\nlines", "\t1"]
