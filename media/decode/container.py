@@ -1,17 +1,22 @@
-"""Containers by PyAV, wherever the file lies. A file that is not local may not make FFmpeg open anything else
-(playlists do).
+"""Containers by PyAV, wherever the file lies.
+
+A file that is not local may not make FFmpeg open anything else (playlists do).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import av.error
 
 from media.bytes.access import opened
 from media.errors import MediaError
+
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""PyAV 18 refuses tags that are no UTF-8 unless told; from 19 on it replaces them and the setting is gone."""
 
 
 @contextlib.contextmanager
@@ -24,13 +29,12 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
     """
     with opened(uri) as file:
         if isinstance(file, str):
-            with av.open(file, mode="r", metadata_errors="replace") as container:
+            with av.open(file, mode="r", **_LENIENT) as container:
                 yield container
             return
         try:
-            with av.open(
-                file, mode="r", metadata_errors="replace", options={"protocol_whitelist": "none"}
-            ) as container:
+            options = {"protocol_whitelist": "none"}
+            with av.open(file, mode="r", options=options, **_LENIENT) as container:
                 yield container
         except av.FFmpegError:
             if error := getattr(file, "error", None):  # FFmpeg made another error of it
@@ -38,8 +42,7 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
             raise
         finally:
             with contextlib.suppress(MediaError):
-                av.error.err_check(
-                    0
-                )  # an error of a read that nobody asked for must not surface in the next file
+                # an error of a read that nobody asked for must not surface in the next file
+                av.error.err_check(0)
         if error := getattr(file, "error", None):
             raise error

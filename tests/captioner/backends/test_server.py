@@ -9,7 +9,8 @@ import pytest
 
 from captioner.backends import server as module
 from captioner.backends.server import BudgetSpentError, ServerCaptioner
-from captioner.judging.judged import asker, judge_events, judge_questions, load_captions, load_truth
+from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
+from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
 from captioner.options import CaptionerOptions
 from captioner.protocol import ClipFrames
