@@ -32,7 +32,8 @@ from vae.grid import Extent
 from vae.measuring import evaluate
 from vae.measuring.stats import channel_stats, corpus_stats
 from vae.network.model import CausalVAE, VAEConfig
-from vae.training.clips import Windows, as_float, dataset_clips, footage_clips, to_video, world_clips
+from vae.pixels import as_float, to_video
+from vae.training.clips import Windows, dataset_clips, footage_clips, world_clips
 from vae.training.losses import psnr_db
 from vae.training.train import TrainConfig, train
 

@@ -31,8 +31,8 @@ from vae.checkpoint import load_vae
 from vae.folder import DEFAULT_WEIGHTS, weights_digest
 from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
 from vae.measuring.stats import ChannelStats
+from vae.pixels import as_float, to_video
 from vae.protocol import VAE
-from vae.training.clips import as_float, to_video
 
 CODE_VERSION = 2
 PUSH_FRAMES = 32

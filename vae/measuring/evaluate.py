@@ -20,8 +20,9 @@ from torch import Tensor
 from manifests.cli import say
 from media.errors import MediaError
 from vae.measuring.measures import BlockPca, Quality, bicubic, constant_grid, measure, through
+from vae.pixels import as_float
 from vae.protocol import VAE
-from vae.training.clips import as_float, read_part, world_clips
+from vae.training.clips import read_part, world_clips
 from vae.training.losses import psnr_db
 
 HELD_OUT_SEED = 900_000

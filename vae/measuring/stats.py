@@ -13,8 +13,8 @@ from torch import Tensor
 
 from manifests import queries
 from manifests.layout import Column, Dataset
+from vae.pixels import as_float
 from vae.protocol import VAE
-from vae.training.clips import as_float
 
 
 class ChannelStats:

@@ -24,22 +24,13 @@ from manifests.views import View
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
+from vae.pixels import as_float, to_video
 from world.render import render_frame
 from world.scene import sample_shot
 
 MAX_FRAMES = 25
 """Frames kept of one clip: a training window is at most as long."""
 MAX_PIXELS = 256 * 256
-
-
-def to_video(frames: list[np.ndarray]) -> Tensor:
-    """Frames [H, W, 3] uint8 to video [3, T, H, W] uint8."""
-    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous()
-
-
-def as_float(video: Tensor) -> Tensor:
-    """uint8 to [-1, 1]."""
-    return video.float() / 127.5 - 1
 
 
 def _world_array(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 144)) -> np.ndarray:

@@ -24,7 +24,8 @@ from learning.step_log import cut_rows
 from manifests.cli import say
 from vae.grid import pad_to_grid
 from vae.network.model import CausalVAE
-from vae.training.clips import Windows, as_float
+from vae.pixels import as_float
+from vae.training.clips import Windows
 from vae.training.discriminator import PatchDiscriminator, fooling_loss, judge_loss
 from vae.training.losses import frames_of, haar, kl, ms_ssim
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from vae.checkpoint import load_own
 from vae.grid import Extent, latent_size, pad_to_grid, validity
 from vae.network.model import CausalVAE
-from vae.training.clips import as_float, world_clip
+from vae.pixels import as_float
+from vae.training.clips import world_clip
 from vae.training.losses import psnr_db
 
 

@@ -14,7 +14,8 @@ from vae.folder import read_record
 from vae.grid import pad_to_grid
 from vae.measuring.measures import BlockPca, band_errors, bicubic, constant_grid, flicker, measure, through
 from vae.network.model import CausalVAE, VAEConfig
-from vae.training.clips import Windows, as_float, world_clips
+from vae.pixels import as_float
+from vae.training.clips import Windows, world_clips
 from vae.training.losses import haar, ms_ssim, psnr_db, ssim
 from vae.training.train import TrainConfig, first_cells, reconstruction_loss, train
 
