@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.rushes-ready
 DATA ?= demo/dataset
+NEWEST := .venv-newest
+NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
-.PHONY: help setup demo test test-all lint bench dashboard clean
+.PHONY: help setup demo test test-newest test-all docs lint bench dashboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,8 +30,16 @@ demo: setup  ## film world -> ingest on Ray -> verify -> train -> sample, in abo
 test: setup  ## the default test suite
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
 
+test-newest:  ## the default tests on the newest versions that pyproject.toml allows, in an environment of their own
+	@test -x $(NEWEST)/bin/pip || $(NEWEST_PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
+	@$(NEWEST)/bin/python -m pytest -m "not slow and not gpu and not browser"
+
 test-all: setup  ## all tests this machine can run
 	@$(BIN)/python -m pytest -m "not gpu"
+
+docs: setup  ## write the pages of docs/ that are made from the code
+	@$(BIN)/python -m manifests.cli.pages docs
 
 lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -24,6 +24,7 @@ class CaptionerOptions:
     temperature: float = 0.0
     """0 is greedy; a retry always samples."""
     top_p: float = 0.9
+    """Sampling keeps the most likely tokens up to this probability."""
     max_tokens: int = 512
     """Most tokens of one answer."""
     max_frames: int = 16
@@ -31,6 +32,7 @@ class CaptionerOptions:
     frame_pixels: int = 200_704
     """transformers, openai: most pixels of a frame; larger ones are reduced by one factor."""
     seed: int = 0
+    """Of the sampling."""
     retries: int = 1
     """How often a rejected caption is written anew, with other sampling."""
     window_s: float = 12.0

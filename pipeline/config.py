@@ -174,8 +174,11 @@ class Resources:
     """
 
     num_cpus: float = 1.0
+    """CPUs of each actor of the stage."""
     num_gpus: float = 0.0
+    """GPUs of each."""
     max_actors: int = 0
+    """Most actors of the stage; 0: as many as the cluster has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)

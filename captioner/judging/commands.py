@@ -245,11 +245,11 @@ def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC); more
-    than one run shows how steady the judge is.
+    """Judge captions of real videos with a pinned judge model: events (DREAM-1K) or questions (VDC).
 
-    Example: rushes judge-captions events dream-1k.jsonl captions.json --server http://127.0.0.1:8000/v1
-    --model NAME --runs 3
+    More than one run shows how steady the judge is.
+
+    Example: rushes judge-captions events dream-1k.jsonl captions.json --server URL --model NAME --runs 3
     """
 
     form: Annotated[str, tyro.conf.Positional]

@@ -29,6 +29,7 @@ class VAEConfig:
     """Sizes of the network."""
 
     latent_channels: int = 16
+    """Channels of a latent cell."""
     widths: tuple[int, int, int] = (32, 64, 96)
     """Channels at half the factor in space with every frame, at the whole factor with some of the frames, and
     at the latent's grid."""

@@ -37,29 +37,43 @@ class TrainConfig:
     """How to train."""
 
     steps: int = 6000
+    """Steps to train."""
     budget: int = 9 * 32 * 32 * 8
     """Pixels (frames x height x width) of a step, over all processes."""
     lr: float = 1.5e-3
+    """Peak learning rate."""
     warmup_steps: int = 50
+    """Steps over which the rate rises."""
     weight_decay: float = 1e-4
+    """Of AdamW."""
     clip_norm: float = 1.0
+    """Largest norm of the gradient."""
     ema_decay: float = 0.999
+    """Of the averaged weights, which are saved."""
     l1: float = 1.0
+    """Weight of the absolute error."""
     l2: float = 2.0
+    """Weight of the squared error."""
     haar: float = 0.3
-    """On the coefficients of one level of the 3D Haar transform, which lie finer than pixels do."""
+    """Weight of the error in the coefficients of one level of the 3D Haar transform."""
     flicker: float = 0.5
-    """On the differences of frames in time."""
+    """Weight of the error in differences of frames in time."""
     ms_ssim: float = 0.0
+    """Weight of 1 - MS-SSIM."""
     kl: float = 1e-5
+    """Weight of the divergence from a standard normal."""
     adversarial: float = 0.0
-    """0: none. A late 3D PatchGAN otherwise."""
+    """Weight of the adversarial loss of a 3D PatchGAN; 0: none."""
     adversarial_from: float = 0.7
     """Share of the steps after which it begins."""
     seed: int = 0
+    """Of the initial weights, the films and the windows."""
     is_bf16: bool = False
+    """Compute in bfloat16."""
     is_checkpointed: bool = False
+    """Recompute activations in the backward pass."""
     save_every: int = 500
+    """Steps between saves of the state."""
 
 
 def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -342,7 +342,7 @@ def test_sampling_refuses_what_cannot_be(whole_run, arguments):
 def test_a_model_is_made_of_any_checkpoint_also_of_a_run_that_was_killed(dataset, whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
-    with pytest.raises(UsageError, match="trainer export"):
+    with pytest.raises(UsageError, match="rushes export-model"):
         load_model(tmp_path / "run")
     export_checkpoint(tmp_path / "run", None, None, tmp_path / "run" / "model")
     made, expected = (load_file(run / "model" / "model.safetensors") for run in (tmp_path / "run", whole_run))
