@@ -39,7 +39,7 @@ test-all: setup  ## all tests this machine can run
 	@$(BIN)/python -m pytest -m "not gpu"
 
 docs: setup  ## write the pages of docs/ that are made from the code
-	@$(BIN)/python -m manifests.cli.pages docs
+	@$(BIN)/python -m manifests.pages docs
 
 lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import tyro
 
 from manifests import cli, queries
-from manifests.commit import Account
 from manifests.errors import UsageError
 from manifests.events import read_events, run_ids
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
+from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.verify import verify
 from manifests.views import View
 
 Folder = Annotated[str, tyro.conf.Positional]
 
 
-def accounts(dataset: Dataset) -> dict[str, Account]:
-    """For each column version: what happened to its items, over all committed shards."""
-    found: dict[str, Account] = {}
-    for row in queries.table(dataset, "shards").to_pylist():
-        name = f"{row['column']}@{row['fingerprint']}"
-        found[name] = found.get(name, Account(0, 0, 0, 0)) + Account(
-            row["num_in"], row["num_kept"], row["num_dropped"], row["num_failed"]
-        )
-    return found
+def column_rows(dataset: Dataset) -> list[dict[str, Any]]:
+    """For each column version: its shards, what happened to its items, and the bytes of its tars."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in queries.table(dataset, "shards").to_pylist():
+        name = f"{record['column']}@{record['fingerprint']}"
+        row = found.setdefault(name, {"column": name} | dict.fromkeys(_COUNTS, 0))
+        row["shards"] += 1
+        row["tar_bytes"] += record["tar_bytes"] or 0
+        for key in ("in", "kept", "dropped", "failed"):
+            row[key] += record[f"num_{key}"]
+    return list(found.values())
+
+
+_COUNTS = ("shards", "in", "kept", "dropped", "failed", "tar_bytes")
+
+
+def word_rows(dataset: Dataset, table: str, field: str) -> list[dict[str, Any]]:
+    """How often each column version gave each word of a table (`drops` or `failures`)."""
+    counts = Counter(
+        (name, word)
+        for name, rows in queries.by_column(dataset, table).items()
+        for word in rows[field].to_pylist()
+    )
+    return [{"column": name, field: word, "count": count} for (name, word), count in sorted(counts.items())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """What a dataset holds: sources, columns, accounts.
+    """What a dataset holds: sources, columns, and what was left out or lost, with what to do about it.
 
     Example: rushes info DATASET
     """
@@ -48,65 +64,23 @@ class Info:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         sources = Counter(queries.table(dataset, "sources")["status"].to_pylist())
-        shards = queries.table(dataset, "shards").to_pylist()
-        reasons = Counter(
-            (name, reason)
-            for name, rows in queries.by_column(dataset, "drops").items()
-            for reason in rows["reason"].to_pylist()
-        )
-        errors = Counter(
-            (name, error)
-            for name, rows in queries.by_column(dataset, "failures").items()
-            for error in rows["error"].to_pylist()
-        )
-        columns = []
-        for name, account in accounts(dataset).items():
-            own = [row for row in shards if f"{row['column']}@{row['fingerprint']}" == name]
-            columns.append(
-                [
-                    name,
-                    len(own),
-                    account.num_in,
-                    account.num_kept,
-                    account.num_dropped,
-                    account.num_failed,
-                    sum(row["tar_bytes"] or 0 for row in own),
-                ]
-            )
-        header = ["column", "shards", "in", "kept", "dropped", "failed", "tar_bytes"]
+        columns = column_rows(dataset)
+        drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")
         if self.json:
-            cli.print_json(
-                {
-                    "sources": sources,
-                    "columns": [dict(zip(header, row, strict=True)) for row in columns],
-                    "drops": [
-                        {"column": column, "reason": reason, "count": count}
-                        for (column, reason), count in reasons.items()
-                    ],
-                    "failures": [
-                        {"column": column, "error": error, "count": count}
-                        for (column, error), count in errors.items()
-                    ],
-                }
-            )
+            cli.print_json({"sources": sources, "columns": columns, "drops": drops, "failures": failures})
             return cli.DONE
-        cli.print_table(
-            "sources", ["status", "count"], [[key, value] for key, value in sorted(sources.items())]
-        )
-        cli.print_table("columns", header, columns)
-        if reasons:
-            cli.print_table(
-                "drops",
-                ["column", "reason", "count"],
-                [[*key, value] for key, value in sorted(reasons.items())],
-            )
-        if errors:
-            cli.print_table(
-                "failures",
-                ["column", "error", "count"],
-                [[*key, value] for key, value in sorted(errors.items())],
-            )
+        cli.print_table("sources", ["status", "count"], [list(item) for item in sorted(sources.items())])
+        cli.print_table("columns", ["column", *_COUNTS], [list(row.values()) for row in columns])
+        for title, rows, meanings in (("drops", drops, DROPS), ("failures", failures, FAILURES)):
+            if rows:
+                header = [*rows[0], "what happened", "what to do"]
+                cli.print_table(title, header, [[*row.values(), *_explained(row, meanings)] for row in rows])
         return cli.DONE
+
+
+def _explained(row: dict[str, Any], meanings: Mapping[str, Reason]) -> tuple[str, str]:
+    reason = meanings.get(list(row.values())[1], Reason("See `cause` in the table."))
+    return reason.meaning, reason.next_step
 
 
 @dataclass(frozen=True, kw_only=True)

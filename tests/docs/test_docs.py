@@ -14,9 +14,9 @@ import pytest
 import tyro
 
 from manifests.cli.frame import verb_class
-from manifests.cli.pages import PAGES
 from manifests.cli.reference import options_of
 from manifests.cli.table import ENTRIES, VERBS
+from manifests.pages import PAGES
 from manifests.reasons import DROPS, FAILURES, REJECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
