@@ -56,6 +56,7 @@ def facts_of_frames(
 
 def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any]]:
     """Preview frames, their times, and facts of a file taken as one clip, the times of its cuts among them.
+
     Of a long video, the first minute (`is_part`).
 
     Raises:

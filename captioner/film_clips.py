@@ -1,5 +1,6 @@
-"""Clips of the film world as a captioner meets them: in many shapes, seen through their previews. For
-training and for evaluation with exact truth.
+"""Clips of the film world as a captioner meets them: in many shapes, seen through their previews.
+
+For training and for evaluation with exact truth.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ FALLBACK = ("dense", "short", "structured", "alt")
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Weights over groups of kinds. A group is one or more of `kind` or `kind@source` with commas between;
-    its members are equally likely.
+    """Weights over groups of kinds.
+
+    A group is one or more of `kind` or `kind@source` with commas between; its members are equally likely.
 
     `{"dense": .95, "alt,short": .05}` is the blend; `{"dense@coca": .5, "dense@openai": .45, "alt": .05}`
     mixes two captioners' versions.

@@ -1,5 +1,6 @@
-"""Prompts by name. A prompt never changes once it is used: a better one gets a new name, and with it captions
-of their own.
+"""Prompts by name.
+
+A prompt never changes once it is used: a better one gets a new name, and with it captions of their own.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ def make_prompt(name: str) -> Prompt:
 
 
 def parse_answer(text: str) -> dict[str, Any] | None:
-    """The object in a model's answer, checked against the schema's types; None where there is none. Text
-    around it and code fences are allowed.
+    """The object in a model's answer, checked against the schema's types; None where there is none.
+
+    Text around it and code fences are allowed.
     """
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0 or end < begin:

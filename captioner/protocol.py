@@ -56,8 +56,9 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a caption cost. `seconds` goes to the run's events and not into the column, whose bytes depend on
-    its inputs alone.
+    """What a caption cost.
+
+    `seconds` goes to the run's events and not into the column, whose bytes depend on its inputs alone.
     """
 
     prompt_tokens: int = 0
@@ -76,8 +77,9 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The gate's judgement. A rejected caption stays in the table with its reasons; the trainer never draws
-    it.
+    """The gate's judgement.
+
+    A rejected caption stays in the table with its reasons; the trainer never draws it.
     """
 
     status: str = "accepted"
@@ -108,8 +110,9 @@ class Caption:
 
 
 class Captioner(Protocol):
-    """A backend that captions batches of clips. It must be safe to call again on the same clips, and say
-    nothing of one clip that it saw in another.
+    """A backend that captions batches of clips.
+
+    It must be safe to call again on the same clips, and say nothing of one clip that it saw in another.
     """
 
     name: str
@@ -123,8 +126,9 @@ class Captioner(Protocol):
         """Load weights; called once in the process that captions."""
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """For each clip, its captions. A higher `attempt` must sample differently: the first try was
-        rejected.
+        """For each clip, its captions.
+
+        A higher `attempt` must sample differently: the first try was rejected.
         """
 
 

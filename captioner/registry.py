@@ -1,5 +1,6 @@
-"""Backends by name. Each is imported when asked for: a captioning process need not load a text encoder's
-libraries.
+"""Backends by name.
+
+Each is imported when asked for: a captioning process need not load a text encoder's libraries.
 """
 
 from __future__ import annotations

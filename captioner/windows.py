@@ -1,5 +1,6 @@
-"""Long clips: captioned in windows that share a frame, each told what was said before, then merged. Cost
-grows with length and no faster.
+"""Long clips: captioned in windows that share a frame, each told what was said before, then merged.
+
+Cost grows with length and no faster.
 
 Clips with cuts inside are parted at the cuts too. What was said of each window is kept beside the merged
 captions.
@@ -32,8 +33,9 @@ def bounds_s(start_s: float, end_s: float, cuts_s: Sequence[float], window_s: fl
 
 
 def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
-    """The parts of a clip; the clip itself where it is short and uncut. A window begins with the last frame
-    of the one before, unless a cut lies between.
+    """The parts of a clip; the clip itself where it is short and uncut.
+
+    A window begins with the last frame of the one before, unless a cut lies between.
     """
     if clip.is_image or len(clip.frames) < 2:
         return [clip]
@@ -117,6 +119,7 @@ def _summary(said: list[list[Caption]]) -> str:
 
 def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Caption]:
     """Captions of the whole without a language model: sentences in order, none twice, changes of shot named.
+
     Nothing is added, and of dense ones nothing but repeats left out; short and structured ones are those of
     the first window. A window without an answer, or one cut off, makes the whole so.
 

@@ -1,4 +1,5 @@
 """Writing captions: a backend, the gate behind it, and another try with other sampling for what was rejected.
+
 Every clip comes out with its captions or an error.
 """
 
@@ -44,8 +45,9 @@ def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
 
 
 def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:
-    """What was accepted before stays; of the new ones those are added whose kind had none. The cost of the
-    others is added to what stays.
+    """What was accepted before stays; of the new ones those are added whose kind had none.
+
+    The cost of the others is added to what stays.
     """
     done = {caption.kind for caption in before if caption.verdict.status != "rejected"}
     said = {old.text for old in before}

@@ -1,5 +1,6 @@
-"""The web app: one status page, its JSON twin, and posters straight out of the tars. Every route is a GET;
-nothing is ever written.
+"""The web app: one status page, its JSON twin, and posters straight out of the tars.
+
+Every route is a GET; nothing is ever written.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def _previews(dataset: Dataset) -> Column | None:
 
 
 def make_app(uri: str) -> FastAPI:
-    """An app over one dataset. The dataset is read afresh for each request, so a running ingest shows as it
-    goes.
+    """An app over one dataset.
+
+    The dataset is read afresh for each request, so a running ingest shows as it goes.
     """
     app = FastAPI(title="rushes", docs_url=None, redoc_url=None)
     dataset = Dataset(uri)

@@ -34,8 +34,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices [n, m]. One of [3 m, m], the projections of an attention, is three
-    matrices.
+    """Orthogonalised momentum for matrices [n, m].
+
+    One of [3 m, m], the projections of an attention, is three matrices.
 
     `processes` hold the same weights and gradients: each orthogonalises its share of the matrices and gives
     it to the others.

@@ -10,8 +10,9 @@ from pathlib import Path
 
 
 def cut_rows(path: Path, from_step: int) -> None:
-    """Drop the rows of steps from `from_step` on, and a half-written last one. Rows are in order of steps;
-    those before stay as they are, whatever happens meanwhile.
+    """Drop the rows of steps from `from_step` on, and a half-written last one.
+
+    Rows are in order of steps; those before stay as they are, whatever happens meanwhile.
     """
     if not path.exists():
         return

@@ -39,8 +39,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into a wish to stop. A second Ctrl-C some seconds later interrupts at once;
-    SIGTERM never does, for torchrun and batch systems send several.
+    """Turn SIGINT and SIGTERM into a wish to stop.
+
+    A second Ctrl-C some seconds later interrupts at once; SIGTERM never does, for torchrun and batch systems
+    send several.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

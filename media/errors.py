@@ -1,5 +1,6 @@
-"""The one error of media: a file that cannot be had or cannot be read. Addresses in it never show a password
-or a signature.
+"""The one error of media: a file that cannot be had or cannot be read.
+
+Addresses in it never show a password or a signature.
 """
 
 from __future__ import annotations

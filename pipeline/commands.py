@@ -66,8 +66,9 @@ class Plan(IngestConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(IngestConfig):
-    """Plan new footage, then curate, caption, embed and encode every shard that lacks a column. Run it again
-    to resume.
+    """Plan new footage, then curate, caption, embed and encode every shard that lacks a column.
+
+    Run it again to resume.
 
     Embedded Ray by default; a cluster where RAY_ADDRESS names one; or: ray job submit --working-dir . --
     rushes ingest ...

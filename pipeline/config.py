@@ -1,5 +1,6 @@
-"""Settings of an ingest: one frozen dataclass a stage. What changes a stage's output enters its fingerprint;
-what does not, does not.
+"""Settings of an ingest: one frozen dataclass a stage.
+
+What changes a stage's output enters its fingerprint; what does not, does not.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ class CurateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Which image encoder embeds previews. None by default: near-duplicates are then found by the perceptual
-    hash alone.
+    """Which image encoder embeds previews.
+
+    None by default: near-duplicates are then found by the perceptual hash alone.
     """
 
     model: str = ""
@@ -169,8 +171,9 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What an actor of a stage asks of Ray, and how many there may be. 0 actors: as many as the cluster has
-    room for.
+    """What an actor of a stage asks of Ray, and how many there may be.
+
+    0 actors: as many as the cluster has room for.
     """
 
     num_cpus: float = 1.0

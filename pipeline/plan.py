@@ -1,5 +1,6 @@
-"""Plan: which segments of which sources belong to which shard. Written once; new footage appends a
-generation.
+"""Plan: which segments of which sources belong to which shard.
+
+Written once; new footage appends a generation.
 
 A source row comes in and leaves as kept, dropped (exact duplicate, no media file) or failed. Kept sources are
 cut into segments, and a seeded shuffle deals the segments to shards of about equal seconds.
@@ -32,8 +33,9 @@ Probing = Callable[[list[Found]], list[dict]]
 
 
 def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
-    """Drop every source whose bytes are those of an earlier one. `known` maps source ids to the first uri
-    that had them.
+    """Drop every source whose bytes are those of an earlier one.
+
+    `known` maps source ids to the first uri that had them.
     """
     for row in rows:
         if row["status"] != "kept":
@@ -49,8 +51,9 @@ def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
 
 
 def segments_of(row: dict, segment_s: float) -> list[dict]:
-    """Cut a source into segments of `segment_s`; the last takes what is left. An image is one segment of no
-    length.
+    """Cut a source into segments of `segment_s`; the last takes what is left.
+
+    An image is one segment of no length.
 
     A source that can only be read from its beginning is one segment: each further one would read all before
     it again.
@@ -72,8 +75,9 @@ def segments_of(row: dict, segment_s: float) -> list[dict]:
 
 
 def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> list[dict]:
-    """Give each segment a shard: seeded shuffle, then each to the lightest shard so far. Within a shard,
-    source order.
+    """Give each segment a shard: seeded shuffle, then each to the lightest shard so far.
+
+    Within a shard, source order.
     """
     costs = [max(segment["end_s"] - segment["start_s"], IMAGE_COST_S) for segment in segments]
     num_shards = max(1, round(sum(costs) / shard_s))
@@ -114,8 +118,9 @@ def _size_now(found: Found, known: dict[str, int | None]) -> int | None:
 def make_plan(
     dataset: Dataset, files: list[Found], config: PlanConfig, probing: Probing, retries_failed: bool = False
 ) -> list[dict]:
-    """Append a generation for the files the plan does not know yet. Returns its source rows; an empty list if
-    there is nothing new.
+    """Append a generation for the files the plan does not know yet.
+
+    Returns its source rows; an empty list if there is nothing new.
 
     The plan file is written last: without it the generation does not exist.
 

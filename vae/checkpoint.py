@@ -1,5 +1,8 @@
-"""Weights on disk: a folder with `config.json` and safetensors. Ours hold sizes and the command, seed, data
-and scores that made them; published ones are in diffusers' own layout."""
+"""Weights on disk: a folder with `config.json` and safetensors.
+
+Ours hold sizes and the command, seed, data and scores that made them; published ones are in diffusers' own
+layout.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ class Encoding(Protocol):
     """An encoding under way."""
 
     def push(self, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, m, h, w] of the latents
-        completed.
+        """frames [3, n, H, W] in [-1, 1], n >= 1.
+
+        Returns (mean, logvar) [C, m, h, w] of the latents completed.
         """
 
     def flush(self) -> list[tuple[Tensor, Tensor]]:

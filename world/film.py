@@ -42,8 +42,9 @@ FORMAT = "rushes-world/1"
 
 @dataclass(frozen=True)
 class Film:
-    """A film before it is drawn. `joins[i]` says how shot i + 1 follows shot i: cut or fade (a dissolve of
-    half a second).
+    """A film before it is drawn.
+
+    `joins[i]` says how shot i + 1 follows shot i: cut or fade (a dissolve of half a second).
     """
 
     name: str

@@ -58,8 +58,9 @@ TITLES = ("OPENING", "PART TWO", "RUSHES", "SALE", "THE END", "TAKE 7")
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. `x`, `y`: centre at the middle of the shot, from the frame's centre; `speed` in frame
-    heights per second.
+    """One object.
+
+    `x`, `y`: centre at the middle of the shot, from the frame's centre; `speed` in frame heights per second.
     """
 
     shape: str

@@ -1,5 +1,6 @@
-"""The `measured` backend: captions that state only what was measured. No weights, no guesses, no object is
-ever named.
+"""The `measured` backend: captions that state only what was measured.
+
+No weights, no guesses, no object is ever named.
 
 The zero-download default for real footage, and the source of facts that check the other backends.
 """

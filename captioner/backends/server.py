@@ -67,8 +67,10 @@ class ServerCaptioner:
         """Nothing to load: connections belong to one event loop, so each batch makes its own client."""
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
-        """Captions of each clip. A clip that got no answer after all tries has one empty caption whose
-        `finish_reason` says why: the others keep theirs.
+        """Captions of each clip.
+
+        A clip that got no answer after all tries has one empty caption whose `finish_reason` says why: the
+        others keep theirs.
 
         Raises:
             BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or

@@ -55,8 +55,9 @@ class Written:
 
 
 class Cache:
-    """Keys and values of each self-attention, and those of the clip's tokens for each cross-attention. Rows
-    can be reordered for beam search.
+    """Keys and values of each self-attention, and those of the clip's tokens for each cross-attention.
+
+    Rows can be reordered for beam search.
     """
 
     def __init__(self) -> None:

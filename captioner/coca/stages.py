@@ -62,8 +62,9 @@ class Source:
     seed: int = 1
 
     def examples(self, config: CocaConfig) -> tuple[list[Example], list[Example]]:
-        """(to learn from, held out). Held out are other clips of the film world, and one in twenty of a
-        dataset's.
+        """(to learn from, held out).
+
+        Held out are other clips of the film world, and one in twenty of a dataset's.
         """
         own = dataset_examples(self.data, self.view, config) if self.data else []
         kept = own[::_HELD_OUT_EVERY][:HELD_OUT_EXAMPLES] if len(own) >= _HELD_OUT_EVERY else []
@@ -98,8 +99,10 @@ class Source:
 
 
 def tiny_stages() -> dict[str, StageConfig]:
-    """For two CPU cores. The base learns to see from alt text; each fork learns to see what its captions
-    speak of, then to tell, the dense one far more.
+    """For two CPU cores.
+
+    The base learns to see from alt text; each fork learns to see what its captions speak of, then to tell,
+    the dense one far more.
     """
     base = StageConfig(
         kind="alt",

@@ -38,6 +38,7 @@ class Tokens(Protocol):
 
 class CaptionTokenizer:
     """Byte-level BPE trained on captions: any text can be said, and common words and phrases are one token.
+
     Ids 0, 1, 2 are padding, start and end.
     """
 

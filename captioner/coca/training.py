@@ -221,8 +221,10 @@ def train_stage(
 
 
 def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
-    """Sum gradients and numbers over all processes, in place. A process that had no row of a small batch adds
-    nothing; weights that no process had use for stay without a gradient.
+    """Sum gradients and numbers over all processes, in place.
+
+    A process that had no row of a small batch adds nothing; weights that no process had use for stay without
+    a gradient.
     """
     weights = [value for value in model.parameters() if value.requires_grad]
     told = torch.tensor(

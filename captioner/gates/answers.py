@@ -22,8 +22,10 @@ def captions_of(
     kinds: Sequence[str],
     prompt: Prompt,
 ) -> list[Caption]:
-    """Captions of the kinds wanted. An answer in plain words is taken as a dense caption; what is left of an
-    object that cannot be read is one too, for the gate to reject (`schema:`).
+    """Captions of the kinds wanted.
+
+    An answer in plain words is taken as a dense caption; what is left of an object that cannot be read is one
+    too, for the gate to reject (`schema:`).
 
     The cost of the answer is on the first caption alone, so that sums over captions are true.
     """

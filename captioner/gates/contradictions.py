@@ -1,5 +1,6 @@
-"""What a caption says against what was measured: camera, motion, main colour, number of cuts. A sentence of a
-model is vetoed by a sure measurement, never the other way.
+"""What a caption says against what was measured: camera, motion, main colour, number of cuts.
+
+A sentence of a model is vetoed by a sure measurement, never the other way.
 
 Only flat contradictions count. A measurement that is unsure, or of something the caption leaves open, says
 nothing.

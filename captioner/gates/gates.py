@@ -1,5 +1,6 @@
-"""Quality gates, cheap ones first. A rejected caption stays in the table with its reasons; the trainer never
-draws it.
+"""Quality gates, cheap ones first.
+
+A rejected caption stays in the table with its reasons; the trainer never draws it.
 
 What is checked: empty or cut off, refusals and talk about the task, repetition, length for its kind,
 language, schema of structured ones, contradiction of what was measured. Over a whole run: one caption on many

@@ -263,8 +263,9 @@ def _pairs(said: list[ThingSlots], true: list[ThingSlots]) -> list[tuple[ThingSl
 
 
 def compare(said: Slots, true: Slots, tallies: dict[str, Tally]) -> set[str]:
-    """Add one caption to the tallies. Returns the attributes in which it says something false or leaves
-    something out.
+    """Add one caption to the tallies.
+
+    Returns the attributes in which it says something false or leaves something out.
     """
     wrong: set[str] = set()
 

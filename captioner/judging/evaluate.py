@@ -183,8 +183,9 @@ def evaluate(
     retries: int = 0,
     batch: int = 64,
 ) -> Report:
-    """Caption the clips and read what the captions of one kind assert. A caption that was rejected or
-    withheld counts as read: silence must not flatter.
+    """Caption the clips and read what the captions of one kind assert.
+
+    A caption that was rejected or withheld counts as read: silence must not flatter.
     """
     report = Report(name or captioner.name, kind, num_clips=len(clips))
     texts: list[str] = []

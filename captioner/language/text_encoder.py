@@ -49,8 +49,9 @@ def _positions(count: int, width: int) -> Tensor:
 
 
 class HashedWordEncoder:
-    """One fixed random unit-variance vector per word, plus half a sinusoidal position. Empty text is one end
-    token.
+    """One fixed random unit-variance vector per word, plus half a sinusoidal position.
+
+    Empty text is one end token.
     """
 
     name, version, width = "hashed-words", "hashed-words/1", 128

@@ -1,5 +1,6 @@
-"""Prompt upsampling: a user's few words to a prompt like the captions a model was trained on. DALL-E 3's
-rule: 15 to 80 words, refactor rather than pile on.
+"""Prompt upsampling: a user's few words to a prompt like the captions a model was trained on.
+
+DALL-E 3's rule: 15 to 80 words, refactor rather than pile on.
 
 `PhraseUpsampler` needs no model: fitted on dense captions, it adds only what they say of camera and light and
 a prompt does not, and keeps every word of the user's. `model_upsampler` asks any server; its answer is taken

@@ -34,6 +34,7 @@ _UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")
 
 class RangeCache:
     """Ranges of remote files on the local disk, the least recently used thrown out when they exceed a size.
+
     Files of other names than its own are never touched.
 
     Several processes may share a folder: files appear by a rename, and one that is gone is fetched anew. Each
@@ -124,7 +125,8 @@ class MemberReader:
         """
         room = self._room(member.size_bytes)
         if self._is_local:
-            size = os.preadv(self._tar(path).fileno(), [memoryview(room)], member.offset)  # type: ignore[arg-type]
+            view: Any = memoryview(room)
+            size = os.preadv(self._tar(path).fileno(), [view], member.offset)
             check_payload(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
             return room
         data = self._fetched(path, member)
@@ -169,7 +171,8 @@ class MemberReader:
         if tars is None:
             tars = self._own.tars = OrderedDict()
         if path not in tars:
-            tars[path] = open(path, "rb", buffering=0)  # noqa: SIM115 - closed when it is pushed out, or with the thread
+            # closed when it is pushed out, or with the thread
+            tars[path] = open(path, "rb", buffering=0)  # noqa: SIM115
         tars.move_to_end(path)
         if len(tars) > OPEN_TARS:
             tars.popitem(last=False)[1].close()

@@ -53,8 +53,9 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: int) -> bytes:
-    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store. May come back
-    short.
+    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store.
+
+    May come back short.
     """
     if is_local(filesystem):
         with open(path, "rb", buffering=0) as file:

@@ -136,7 +136,7 @@ def open_local(path: str) -> BinaryIO:
         raise _os_error(error, path) from error
 
 
-def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa: PLR0911 - one for each kind of place
+def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa: PLR0911 - one a kind
     """A seekable file of bytes, whatever the address. Close it.
 
     Args:
@@ -190,6 +190,7 @@ def opened(uri: str) -> Iterator[str | BinaryIO]:
 @contextmanager
 def held(uri: str) -> Iterator[None]:
     """While inside, all that open this address in this process share one connection, or the one download.
+
     Nothing for a local path.
     """
     with nullcontext() if is_local(uri) else open_binary(uri):

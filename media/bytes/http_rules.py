@@ -24,8 +24,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLimits:
-    """Limits of reading over http. Each can be set in the environment as RUSHES_HTTP_<FIELD>, for instance
-    RUSHES_HTTP_READ_S=60.
+    """Limits of reading over http.
+
+    Each can be set in the environment as RUSHES_HTTP_<FIELD>, for instance RUSHES_HTTP_READ_S=60.
     """
 
     connect_s: float = 10.0

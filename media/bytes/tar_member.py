@@ -45,8 +45,9 @@ def is_tar(uri: str) -> bool:
 
 
 def read_index(blocks: Blocks, name: str) -> TarIndex:
-    """Read the headers of a tar. The first of two members of one name counts; links, folders and sparse
-    members are left out.
+    """Read the headers of a tar.
+
+    The first of two members of one name counts; links, folders and sparse members are left out.
     """
     members: dict[str, tuple[int, int]] = {}
     reader = BlockReader(blocks)

@@ -14,8 +14,9 @@ from av.filter import Graph
 
 
 def deinterlaced(stream: av.VideoStream) -> Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]:
-    """A function `(decoded frames, is this the end) -> frames ready`, one frame late. A change of size starts
-    the filter anew.
+    """A function `(decoded frames, is this the end) -> frames ready`, one frame late.
+
+    A change of size starts the filter anew.
     """
     graph: Graph | None = None
     size = (0, 0)

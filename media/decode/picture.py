@@ -54,8 +54,9 @@ class Picture:
     _reduced: av.VideoFrame | None = field(default=None, repr=False)
 
     def rgb(self, width: int, height: int) -> np.ndarray:
-        """[height, width, 3] uint8 BT.709, upright, scaled by area averaging when smaller. The array owns its
-        memory.
+        """[height, width, 3] uint8 BT.709, upright, scaled by area averaging when smaller.
+
+        The array owns its memory.
         """
         if isinstance(self.frame, np.ndarray):
             return fitted(self.frame, width, height)

@@ -65,8 +65,9 @@ class VideoReader:
         self._restart_s = 0.0  # added to the clock of a stream that began anew
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
-        """Frames with `start_s <= time_s < end_s`, in order; for an image, its one frame. Where a file
-        changes its size midway, so do the frames.
+        """Frames with `start_s <= time_s < end_s`, in order; for an image, its one frame.
+
+        Where a file changes its size midway, so do the frames.
 
         Raises:
             MediaError: the file cannot be decoded (further), or lies about its frames.

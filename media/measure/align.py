@@ -87,8 +87,10 @@ class _Level:
 
 
 class _Fit:
-    """A pair at one level. Every cell knows, as a quadratic of the step from where the pair stands, how much
-    of its luma would not fit.
+    """A pair at one level.
+
+    Every cell knows, as a quadratic of the step from where the pair stands, how much of its luma would not
+    fit.
 
     `first`, `second`: [height, width] float32 at the level's size.
     """
@@ -190,8 +192,9 @@ class _Fit:
         return np.stack([(yy * px - xy * py) / determinant, (xx * py - xy * px) / determinant], 1)
 
     def solve(self, step: Array, eases: tuple[float, ...], stiff: float) -> tuple[Array, float]:
-        """Reweighted least squares from `step` [6] where the pair stands, one round an ease. Returns the step
-        and its score times extent.
+        """Reweighted least squares from `step` [6] where the pair stands, one round an ease.
+
+        Returns the step and its score times extent.
         """
         ridge = np.array([10.0, 10.0, stiff, stiff, 3000, 300])
         for ease in eases:
@@ -205,8 +208,9 @@ class _Fit:
 
 
 class Aligner:
-    """Aligns pairs of one clip's frames. `shape`: height, width in pixels; `box`: top, bottom, left, right of
-    what is not bars.
+    """Aligns pairs of one clip's frames.
+
+    `shape`: height, width in pixels; `box`: top, bottom, left, right of what is not bars.
     """
 
     def __init__(self, shape: tuple[int, int], box: tuple[int, int, int, int]) -> None:

@@ -97,6 +97,7 @@ def palette(looks: list[Look], count: int = 3) -> list[str]:
 
 def bars_px(looks: list[Look], display_width_px: int) -> list[int]:
     """Black bars at top, bottom, left, right in display pixels, where they stay black through the whole clip.
+
     Flagged, never cropped.
     """
     rows, columns = (

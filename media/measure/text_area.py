@@ -1,5 +1,6 @@
-"""How much of a picture is text: rows of dense, strong, upright strokes. No recognition, no weights; a
-measure to sort by, not a reader.
+"""How much of a picture is text: rows of dense, strong, upright strokes.
+
+No recognition, no weights; a measure to sort by, not a reader.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Transitions:
         if best:
             self._best[middle] = best
 
-    def _blend(self, middle: int, half: int) -> Blend | None:  # noqa: PLR0911 - one way in, cheap reasons against it first
+    def _blend(self, middle: int, half: int) -> Blend | None:  # noqa: PLR0911 - cheap reasons against it first
         """The transition of 2 x `half` frames around `middle`, if there is one."""
         outside = max(1, half // 2)
         if middle - half - outside < 0 or middle + half + outside >= self._count:

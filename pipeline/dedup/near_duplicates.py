@@ -56,8 +56,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Group:
-    """Two or more clips of one content. `distances` are those of `others` from `kept`, each at most `LOOSE`
-    (nan: matched by embedding alone).
+    """Two or more clips of one content.
+
+    `distances` are those of `others` from `kept`, each at most `LOOSE` (nan: matched by embedding alone).
     """
 
     kept: str

@@ -70,8 +70,9 @@ def groups_of(
 def dedup(
     dataset: Dataset, preview: Column, embed: Column | None, config: DedupConfig, spread: Spread = on_ray
 ) -> Column | None:
-    """Find the near-duplicates of all clips of the preview column and commit them. Returns the column; None
-    where there is no clip yet.
+    """Find the near-duplicates of all clips of the preview column and commit them.
+
+    Returns the column; None where there is no clip yet.
     """
     records = sorted(queries.table(dataset, "shards", preview).to_pylist(), key=lambda row: row["shard"])
     if not records:

@@ -24,8 +24,9 @@ _SCHEMES = "Give a path, or an address of s3, gs, http or https."
 
 
 def _text_list(uri: str, parents: tuple[str, ...]) -> Iterator[Found]:
-    """What the lines of a `.txt` name. A relative line counts from the list's folder, or from here where only
-    that names something.
+    """What the lines of a `.txt` name.
+
+    A relative line counts from the list's folder, or from here where only that names something.
     """
     for number, row in read_rows(uri):
         entry = row["uri"]
@@ -73,8 +74,9 @@ def _one_name(argument: str) -> str:
 
 
 def list_sources(footage: list[str]) -> list[Found]:
-    """Everything that the arguments name, sorted, each once. Sidecars are attached to their media file and
-    not listed.
+    """Everything that the arguments name, sorted, each once.
+
+    Sidecars are attached to their media file and not listed.
 
     Args:
         footage: folders (walked), files, glob patterns, `s3://` and `gs://` prefixes or objects, `http(s)://`

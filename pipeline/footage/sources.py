@@ -1,5 +1,6 @@
-"""Sources: each file that was found, with its verdict. What there is to ingest is listed by
-`pipeline.footage.listing`.
+"""Sources: each file that was found, with its verdict.
+
+What there is to ingest is listed by `pipeline.footage.listing`.
 
 A sidecar `<stem>.json` may give `alt` (the caption it came with), `captions` (timed ground truth: start_s,
 end_s, kind, text), and anything else, which is carried along as metadata.
@@ -136,6 +137,7 @@ def facts_of(row: dict) -> Probe:
 
 def source_row(found: Found) -> dict:
     """The `sources` row of one file: kept with its facts, dropped as no media, or failed with the cause.
+
     Never raises for a bad file.
     """
     if found.uri != (safe := found.uri.encode("utf-8", "backslashreplace").decode()):
@@ -153,7 +155,8 @@ def source_row(found: Found) -> dict:
             facts = probe(found.uri)
     except MediaError as error:
         return failed_row(found, error.reason, error.message, name, size)
-    except Exception as error:  # noqa: BLE001 - a library may trip over anything in a broken file; a fault of the machine is raised again
+    # a library may trip over anything in a broken file; `blame` raises a fault of the machine again
+    except Exception as error:  # noqa: BLE001
         reason, cause = blame(error)
         return failed_row(found, reason, f"{found.uri}: {cause}", name, size)
     row = {"source_id": name, "uri": found.uri, "status": "kept", "reason": "", "size_bytes": size}

@@ -32,8 +32,9 @@ COST_COLUMNS = ("prompt_tokens", "output_tokens", "num_requests")
 
 
 def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
-    """A caption as a row of the `captions` table. Its id is a function of what it says and where it comes
-    from.
+    """A caption as a row of the `captions` table.
+
+    Its id is a function of what it says and where it comes from.
     """
     made, span = caption.provenance, caption.span_s or (None, None)
     origin = (clip_id, caption.kind, caption.source, made.model, made.weights, made.prompt_id, made.seed)
@@ -109,8 +110,9 @@ class Previews:
 
 
 class CaptionStage:
-    """Stage `caption`: table captions; drops clips whose every caption was rejected. What it cost is in the
-    events and in the commit record's statistics.
+    """Stage `caption`: table captions; drops clips whose every caption was rejected.
+
+    What it cost is in the events and in the commit record's statistics.
     """
 
     name = "caption"

@@ -38,8 +38,9 @@ class ClipRouter:
         self.problem: MediaError | None = None
 
     def _advance(self) -> None:
-        """Fetch the next frame. An error ends the stream; it concerns the clips that lack frames for it, not
-        the one that is complete.
+        """Fetch the next frame.
+
+        An error ends the stream; it concerns the clips that lack frames for it, not the one that is complete.
         """
         assert self._stream is not None
         self._ahead = None
@@ -116,8 +117,9 @@ class ReadAhead:
 
 
 class Picked:
-    """The frames of a clip that are encoded: existing ones, at most `max_fps` a second. Counts what it sees;
-    `check` says whether all came.
+    """The frames of a clip that are encoded: existing ones, at most `max_fps` a second.
+
+    Counts what it sees; `check` says whether all came.
     """
 
     def __init__(self, clip: dict, frames: Iterator[Frame], max_fps: float | None) -> None:
@@ -137,9 +139,7 @@ class Picked:
             yield frame.rgb
 
     def check(self) -> None:
-        """Raises:
-        MediaError: the clip gave another number of frames than curation saw.
-        """
+        """Raises: MediaError: the clip gave another number of frames than curation saw."""
         if self.num_seen != self.clip["num_frames"]:
             raise MediaError(
                 "frame_count_differs",

@@ -71,8 +71,10 @@ class Journal:
 
     @contextmanager
     def item(self, item: str, limit_s: float, limit_bytes: int = 1 << 62) -> Iterator[Callable[[], None]]:
-        """Hold an item in hand. The process ends itself, and the restart counts a death, where `limit_s` pass
-        without a sign of progress, or memory goes over `limit_bytes`.
+        """Hold an item in hand.
+
+        The process ends itself, and the restart counts a death, where `limit_s` pass without a sign of
+        progress, or memory goes over `limit_bytes`.
 
         Yields:
             What to call at each sign of progress, as often as one likes; never called, the limit holds for
@@ -135,8 +137,9 @@ def run_stage(
     progress: Callable[[str], None],
     is_forced: bool = False,
 ) -> tuple[Account | None, float]:
-    """Process one shard unless it is committed already, or all the same. Returns its account (None if it was
-    there) and the seconds it took.
+    """Process one shard unless it is committed already, or all the same.
+
+    Returns its account (None if it was there) and the seconds it took.
     """
     if not is_forced and dataset.is_committed(stage.column, shard):
         return None, 0.0

@@ -102,8 +102,9 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
 
 
 class Curriculum:
-    """The steps of all stages in a row. The epochs of stage n are counted from n millions, so no two stages
-    draw the same noise.
+    """The steps of all stages in a row.
+
+    The epochs of stage n are counted from n millions, so no two stages draw the same noise.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -123,6 +124,7 @@ class Curriculum:
 
     def mark(self, step: int) -> list[int]:
         """Where the epoch of a step began: number of the stage, the epoch, its first step within the stage.
+
         For a checkpoint.
         """
         number = self._number(step)

@@ -1,5 +1,6 @@
-"""The pack plan: which samples share a sequence, at which step. A pure function of the manifest, the seed and
-the epoch.
+"""The pack plan: which samples share a sequence, at which step.
+
+A pure function of the manifest, the seed and the epoch.
 
 Token counts are known from the manifest, so packs are planned without reading data; every rank plans the same
 list and takes its share, so no collective is needed, the loader's state is one integer, and the world size
@@ -111,8 +112,9 @@ class EpochPlan:
         return self.num_tokens / max(1, self.budget * self.num_packs)
 
     def sample(self, index: int) -> Sample:
-        """The sample behind an index, windowed as planned. Indices from n on are further showings of the same
-        samples.
+        """The sample behind an index, windowed as planned.
+
+        Indices from n on are further showings of the same samples.
         """
         table = self.table
         repeat, at = divmod(index, len(table))
@@ -295,8 +297,9 @@ def plan_epoch(table: SampleTable, settings: PackSettings, epoch: int) -> EpochP
 
 
 def rank_packs(step: list, rank: int, world_size: int, packs_per_step: int) -> list:
-    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many. Dealt to
-    and fro, since they are sorted by cost.
+    """The packs of one rank at one step; empty packs fill up so that all ranks have equally many.
+
+    Dealt to and fro, since they are sorted by cost.
     """
     padded = [*step, *([] for _ in range(packs_per_step - len(step)))]
     rounds = [padded[at : at + world_size] for at in range(0, packs_per_step, world_size)]

@@ -14,8 +14,9 @@ Size = tuple[int, int, int]
 
 
 class Window(NamedTuple):
-    """A part of a latent: [start, start + length) in time, and a rectangle of cells. What a sample over the
-    budget is cut to.
+    """A part of a latent: [start, start + length) in time, and a rectangle of cells.
+
+    What a sample over the budget is cut to.
     """
 
     start: int

@@ -110,8 +110,9 @@ class StreamReader(PackReader):
         )  # of few clips, the next epoch's showing of one may wait beside this one's
 
     def hold(self, clip: StreamedClip) -> Sample:
-        """Keep a clip until `let_go`. Returns it as a sample, cut to a random window where it is longer than
-        a pack.
+        """Keep a clip until `let_go`.
+
+        Returns it as a sample, cut to a random window where it is longer than a pack.
         """
         row, name = clip.row, clip.row["clip_id"]
         self.held[name] = clip

@@ -1,5 +1,6 @@
-"""Tensors that lie in a buffer of safetensors bytes, without copying them. Every offset is checked before it
-is used.
+"""Tensors that lie in a buffer of safetensors bytes, without copying them.
+
+Every offset is checked before it is used.
 
 The format: 8 bytes with the length of a JSON header, the header (dtype, shape and byte span of each tensor),
 the bytes (github.com/huggingface/safetensors).

@@ -45,16 +45,19 @@ class Documents(NamedTuple):
 
 
 def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
-    """Documents by their offsets, for values of a kind. On a GPU this waits for it, and makes FlexAttention's
-    mask if there will be need of one: once a pass, not once a layer.
+    """Documents by their offsets, for values of a kind.
+
+    On a GPU this waits for it, and makes FlexAttention's mask if there will be need of one: once a pass, not
+    once a layer.
     """
     mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
     return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
-    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K]. Every document has at
-    least one key.
+    """Softmax attention per document. q: [N, H, K]; k, v: [M, H, K]; returns [N, H, K].
+
+    Every document has at least one key.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
     if not q.is_cuda:
@@ -102,7 +105,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by FlexAttention with a document mask; compiled on a GPU."""
     mask = document_mask(of.cu_q, of.cu_k) if of.mask is None else of.mask
     queries, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return _flex(q.is_cuda)(queries, keys, values, block_mask=mask)[0].transpose(0, 1)  # type: ignore[no-any-return]
+    attended: Tensor = _flex(q.is_cuda)(queries, keys, values, block_mask=mask)[0]
+    return attended.transpose(0, 1)
 
 
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:

@@ -27,8 +27,9 @@ BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
 
 
 def shift_of(grid: tuple[int, int, int], config: FlowConfig) -> float:
-    """How far noise levels move up for a shape: more redundant pixels need more noise to hide. One function
-    for training and sampling.
+    """How far noise levels move up for a shape: more redundant pixels need more noise to hide.
+
+    One function for training and sampling.
 
     Args:
         grid: (t, h, w) in tokens.

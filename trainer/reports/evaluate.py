@@ -82,8 +82,9 @@ NAMES = (*CLASSES, "all")
 def evaluate(
     model: DiT, packs: list[Pack], flow_config: FlowConfig, ranks: Ranks, is_bf16: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Mean squared velocity error per valid value, by shape class and over all. Every process must call, with
-    its share of the packs.
+    """Mean squared velocity error per valid value, by shape class and over all.
+
+    Every process must call, with its share of the packs.
 
     Returns:
         For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline`

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -18,8 +18,9 @@ from trainer.state.parallel import Ranks
 
 
 class RunLog:
-    """Rows by step, one a line. On resume, rows past the checkpoint are cut off, also those of processes that
-    are no more.
+    """Rows by step, one a line.
+
+    On resume, rows past the checkpoint are cut off, also those of processes that are no more.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class RunLog:
         self._folder = folder
         name = "consumed.jsonl" if ranks.is_first else f"consumed-{ranks.rank}.jsonl"
         self._consumed = open(folder / name, "a", buffering=1)  # noqa: SIM115 - closed by close()
-        self._metrics = open(folder / "metrics.jsonl", "a", buffering=1) if ranks.is_first else None  # noqa: SIM115
+        self._metrics: TextIO | None = None
+        if ranks.is_first:
+            self._metrics = open(folder / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._board = _board(folder, from_step) if with_tensorboard and ranks.is_first else None
         self._wandb = _wandb(folder, wandb_project) if wandb_project and ranks.is_first else None
 

@@ -66,8 +66,9 @@ class Sheets:
         return (list(found.values()) + [sample for sample in fitting if sample not in found.values()])[:ROWS]
 
     def make(self, ema: DiT, step: int) -> Path | None:
-        """Every process must call; the first writes. Returns None where the VAE of the latents is not at hand
-        here.
+        """Every process must call; the first writes.
+
+        Returns None where the VAE of the latents is not at hand here.
         """
         ema.share_sequence(
             None

@@ -1,5 +1,6 @@
-"""A training run from its command to its exported model, exact to resume, on one process or many. To resume,
-run the same command again, with as many processes as are at hand.
+"""A training run from its command to its exported model, exact to resume, on one process or many.
+
+To resume, run the same command again, with as many processes as are at hand.
 
 A step is one integer; what it reads, the noise it adds and the captions it draws follow from (seed, step),
 and its packs are dealt to however many processes there are. Ctrl-C and SIGTERM finish the step in hand, save,

@@ -1,4 +1,5 @@
 """A guard against steps that would harm: gradients that are not finite, losses far above those before them.
+
 They are skipped and counted, the same on every process.
 """
 

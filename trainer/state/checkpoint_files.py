@@ -90,6 +90,7 @@ def _checked(path: Path) -> tuple[int, int]:
 
 def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
     """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go.
+
     Every process must call: each takes its share of the checksums.
     """
     ranks.wait()
@@ -126,8 +127,9 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
 
 
 def damage(path: Path, ranks: Ranks) -> str:
-    """What is wrong with a checkpoint's files; empty if nothing. Every process must call: each reads its
-    share.
+    """What is wrong with a checkpoint's files; empty if nothing.
+
+    Every process must call: each reads its share.
     """
     try:
         files: dict[str, list[int]] = read_local_object(path / STATE)["files"]
@@ -144,8 +146,9 @@ def damage(path: Path, ranks: Ranks) -> str:
 
 
 def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
-    """The newest checkpoint whose files are what was written; damaged ones are named and set aside. Every
-    process must call.
+    """The newest checkpoint whose files are what was written; damaged ones are named and set aside.
+
+    Every process must call.
 
     Raises:
         IntegrityError: there are checkpoints, and all are damaged.

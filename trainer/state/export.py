@@ -1,4 +1,5 @@
 """Writing the exported model: averaged weights in safetensors, and in JSON all that sampling needs to know.
+
 `trainer.sampling.trained` reads it.
 """
 
@@ -39,8 +40,9 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
-    """Write a model for sampling, with the run's record. It appears whole: the record, by which it is known,
-    comes last.
+    """Write a model for sampling, with the run's record.
+
+    It appears whole: the record, by which it is known, comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
@@ -50,8 +52,9 @@ def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
 
 
 def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Path) -> Path:
-    """Make a model of a run's checkpoint, on one process whatever the number that wrote it. Returns the
-    checkpoint.
+    """Make a model of a run's checkpoint, on one process whatever the number that wrote it.
+
+    Returns the checkpoint.
 
     Args:
         step: the newest checkpoint if None.

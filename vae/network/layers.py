@@ -36,8 +36,9 @@ def bias_of(layer: nn.Conv3d) -> Tensor:
 
 
 class CausalConv(nn.Module):
-    """A 3x3x3 convolution that sees only the past in time. Before the first frame lies zero memory; `cache`
-    carries memory between pieces.
+    """A 3x3x3 convolution that sees only the past in time.
+
+    Before the first frame lies zero memory; `cache` carries memory between pieces.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:

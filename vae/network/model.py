@@ -57,8 +57,9 @@ class VAEConfig:
 
 
 class CausalVAE(nn.Module):
-    """The project's own VAE. `encode` and `decode` are total: any T >= 1, H >= 1, W >= 1, and back to exactly
-    that size.
+    """The project's own VAE.
+
+    `encode` and `decode` are total: any T >= 1, H >= 1, W >= 1, and back to exactly that size.
     """
 
     is_strictly_causal = True
@@ -156,8 +157,9 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor, fps: float = 0.0) -> Latent:
-        """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1. `fps` is part of the protocol; this
-        model does not need it.
+        """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1.
+
+        `fps` is part of the protocol; this model does not need it.
         """
         stream = self.stream()
         pieces = [*stream.push(video), *stream.flush()]

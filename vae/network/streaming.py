@@ -78,8 +78,9 @@ class _Tiled:
 
 
 class EncodeStream(_Tiled):
-    """Push frames, get latents as soon as their group of frames is there, flush at the end. Equals the whole
-    encoding.
+    """Push frames, get latents as soon as their group of frames is there, flush at the end.
+
+    Equals the whole encoding.
     """
 
     def __init__(
@@ -124,8 +125,9 @@ class EncodeStream(_Tiled):
 
     @torch.no_grad()
     def push(self, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """frames [3, n, H, W] in [-1, 1], n >= 1. Returns (mean, logvar) [C, n, h, w] of the latents
-        completed.
+        """frames [3, n, H, W] in [-1, 1], n >= 1.
+
+        Returns (mean, logvar) [C, n, h, w] of the latents completed.
         """
         factor_t, f_h, f_w = self.factors
         padded = F.pad(frames, (0, -frames.shape[3] % f_w, 0, -frames.shape[2] % f_h), mode="replicate")
@@ -148,8 +150,9 @@ class EncodeStream(_Tiled):
 
 
 class DecodeStream(_Tiled):
-    """Push latents, get the frames they stand for, in [-1, 1]; together exactly those of the extent. Equals
-    the whole decoding.
+    """Push latents, get the frames they stand for, in [-1, 1]; together exactly those of the extent.
+
+    Equals the whole decoding.
     """
 
     def __init__(

@@ -325,7 +325,8 @@ def test_credentials_come_from_the_address_alone_and_stay_with_its_origin(
 
 def test_a_playlist_from_afar_cannot_make_ffmpeg_open_other_files(server, footage):
     (footage / "list.m3u8").write_text(
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{server.url}/ok/film.mp4?stolen\n#EXTINF:5,\nfile://{footage}/film.mp4\n#EXT-X-ENDLIST\n"
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{server.url}/ok/film.mp4?stolen\n"
+        f"#EXTINF:5,\nfile://{footage}/film.mp4\n#EXT-X-ENDLIST\n"
     )
     with pytest.raises(MediaError):
         probe(f"{server.url}/ok/list.m3u8")
