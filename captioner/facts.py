@@ -1,6 +1,4 @@
-"""Facts of a clip that is in no dataset: measurements of pictures at hand, or of a file, as the `clips` table
-has them.
-"""
+"""Measured facts of pictures or a file that are in no dataset, as the `clips` table has them."""
 
 from __future__ import annotations
 

@@ -87,9 +87,7 @@ def realised(drawn: Counter[str]) -> str:
 
 
 def structured_variant(fields: Mapping[str, Any], rng: np.random.Generator, dropout: float = 0.3) -> str:
-    """The fields as text, each left out with probability `dropout` (the subjects never), the others in random
-    order.
-    """
+    """The fields as text in random order, each but the subjects left out with probability `dropout`."""
     names = [
         name for name, value in fields.items() if value and (name == "subjects" or rng.random() >= dropout)
     ]

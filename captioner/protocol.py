@@ -1,6 +1,4 @@
-"""The captioner protocol: clips as preview frames and measured facts in, captions with their provenance,
-verdict and cost out.
-"""
+"""The captioner protocol: previews and facts in, captions with provenance, verdict and cost out."""
 
 from __future__ import annotations
 

@@ -110,9 +110,7 @@ class Windowed:
 
 
 def _summary(said: list[list[Caption]]) -> str:
-    """What to tell the next window of those before: the last dense caption, and where there are more the
-    first.
-    """
+    """Context for the next window: the last dense caption, and the first if there are more."""
     texts = [caption.text for captions in said for caption in captions if caption.kind == "dense"]
     return " ... ".join(texts[:1] + texts[1:][-1:])
 

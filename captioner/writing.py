@@ -31,8 +31,9 @@ def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int
 
 
 def _lacking(captions: Sequence[Caption]) -> set[str]:
-    """Kinds of which every caption so far was rejected; none where the backend had no answer, which it tried
-    for itself.
+    """Kinds of which every caption so far was rejected; none if the backend had no answer.
+
+    A backend without an answer has tried again itself.
     """
     if any(caption.finish_reason.startswith("error") for caption in captions):
         return set()

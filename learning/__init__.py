@@ -1,3 +1,1 @@
-"""Learning: what trainings share: starting and joining processes, ending well, saving and taking up a state
-exactly, logs by step, an optimizer.
-"""
+"""What trainings share: processes, graceful shutdown, saving and reading state, step logs, Muon."""

@@ -1,5 +1,6 @@
-"""A training on several processes of this machine: what `torchrun` does there, but a SIGTERM that ends in a
-saved run ends with 0, and the processes get all the time they need for it.
+"""Running a training as several processes of this machine: `torchrun` with a graceful SIGTERM.
+
+A SIGTERM that ends in a saved run ends with 0, and processes get all the time they need for it.
 
 torchrun's agent always ends a signal in a traceback and in 1, and kills what has not ended after 30 seconds:
 a pre-empted job would look like a failed one.

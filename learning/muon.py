@@ -1,5 +1,4 @@
-"""Muon in the precision of the weights. torch's own rounds to bfloat16 on the way, which a CPU computes many
-times slower than fp32.
+"""Muon in the precision of the weights; torch's own rounds to bfloat16, which is slow on a CPU.
 
 Sources: Jordan et al. 2024 (the quintic iteration and its coefficients); Liu et al. 2025, arXiv:2502.16982
 (updates of the size that AdamW's have).
@@ -20,8 +19,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest matrix with orthonormal rows (or columns, of a tall one) of each of [k, n, m]:
-    singular values come out between .7 and 1.2.
+    """The nearest matrix with orthonormal rows (or columns) of each of [k, n, m], approximately.
+
+    Singular values come out between .7 and 1.2.
     """
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     is_tall = x.shape[-2] > x.shape[-1]
@@ -79,9 +79,7 @@ class Muon(torch.optim.Optimizer):
                     )
 
     def _orthogonal(self, stacks: list[Tensor]) -> list[Tensor]:
-        """`orthogonal` of stacks [k, n, m], all processes together: equal shares, the last ones filled up, in
-        one exchange.
-        """
+        """`orthogonal` of stacks [k, n, m], shared out equally over all processes, in one exchange."""
         if self.size == 1 or not stacks:
             return [orthogonal(stack) for stack in stacks]
         shares = [-(-len(stack) // self.size) for stack in stacks]

@@ -1,5 +1,4 @@
-"""The state of a training in one safetensors file: modules, averages and optimizers, with the step and the
-digest of all that decides the run.
+"""The state of a training in one safetensors file: modules, averages, optimizers, step, digest.
 
 For models that fit one process; the trainer's sharded checkpoints are in trainer/state/checkpoints.py.
 """

@@ -1,6 +1,4 @@
-"""Logs of training runs, one JSON row a step: on a resume, what lies past the checkpoint is cut off, for it
-will be written again.
-"""
+"""Step logs as JSON lines; on a resume, rows past the checkpoint are cut off."""
 
 from __future__ import annotations
 

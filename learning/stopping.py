@@ -1,5 +1,6 @@
-"""Ending a training well: SIGINT, SIGTERM and a launcher's word become a wish, looked at between steps, so
-that every process stops after the same step.
+"""Graceful shutdown: a signal sets a flag that is checked between steps.
+
+Every process then stops after the same step.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Export: join the columns of a view into one plain WebDataset tar per shard, for tools that know nothing of
-rushes.
+"""Export a view: its columns joined into one plain WebDataset tar per shard, for other tools.
 
 Each sample gets `poster.jpg`, `proxy.webm`, `latent.safetensors`, `text.safetensors` (where the view has
 them), `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all accepted

@@ -73,8 +73,7 @@ def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
 
 
 def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table:
-    """A table of the dataset, of one column version or of all of them (and of the plan, where the plan has
-    rows of it).
+    """The rows of a table: of one column version, or of all versions and of the plan.
 
     Raises:
         UsageError: there is no table of that name.
@@ -95,8 +94,9 @@ def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table
 
 
 def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
-    """Rows of a table for each column version that wrote some, by the version's name; `plan` for those of the
-    plan. Two versions of a column are not added up.
+    """Rows of a table by the name of the column version that wrote them; `plan` for those of the plan.
+
+    Versions of one column are not added up.
     """
     found = {str(column): table(dataset, name, column) for column in dataset.columns()}
     if name in _PLAN_TABLES:

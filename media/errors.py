@@ -12,9 +12,7 @@ _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 
 
 def shown(text: str) -> str:
-    """The text with the user and password of every address in it, and the query of every http address,
-    blotted out.
-    """
+    """The text without user and password of addresses, and without the query of http addresses."""
     text = _USER.sub("***@", text)
     return re.sub(r"https?://\S+", lambda match: _QUERY.sub("...", match.group()), text)
 

@@ -103,9 +103,7 @@ def _known(dataset: Dataset) -> tuple[dict[str, int | None], dict[str, str], int
 
 
 def _size_now(found: Found, known: dict[str, int | None]) -> int | None:
-    """Size in bytes of a file that the plan knows: as listed, or asked for here; where that would cost a
-    request, or it is gone, as it was.
-    """
+    """Size in bytes of a known file, as listed or asked for; unchanged if that costs a request."""
     if found.size_bytes is not None:
         return found.size_bytes
     return (

@@ -1,3 +1,4 @@
-"""The trainer: packs of native shapes, a diffusion transformer on spacetime patches, rectified flow,
-sampling. Reads manifests, never the pipeline.
+"""The trainer: packs of native shapes, a diffusion transformer, rectified flow, sampling.
+
+It reads manifests, never the pipeline.
 """

@@ -1,6 +1,4 @@
-"""Settings in files and on the command line: saved with the run, read back strictly, compared, and set one by
-one by their dotted names.
-"""
+"""Settings in files and on the command line: saved, read strictly, compared, set by dotted names."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is of a setting's plain type; what is not plain is left to the settings' own
-    checks.
-    """
+    """Whether a JSON value is of a setting's plain type; other types are checked by the settings."""
     kinds = [kind for name in annotation.split(" | ") for kind in _PLAIN.get(name, (object,))]
     return object in kinds or type(value) in kinds
 
@@ -109,8 +105,7 @@ def load_stages(path: Path) -> tuple[StageConfig, ...]:
 
 
 def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[str]) -> FitConfig:
-    """The settings with those of a JSON file (an object like `config.json`, as little of it as you like) and
-    then single ones put in their place.
+    """The settings, overridden by those of a JSON file and then by single assignments.
 
     Args:
         assignments: such as `flow.text_dropout=0.2`, `model.patch=[2,2,2]` or `captions={"dense":1}`; values

@@ -1,6 +1,4 @@
-"""`rushes plan-training`: what a run would do with a dataset, from the manifest alone, before anyone buys
-GPUs.
-"""
+"""`rushes plan-training`: what a run would do with a dataset, from the manifest alone."""
 
 from __future__ import annotations
 

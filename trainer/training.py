@@ -151,9 +151,7 @@ class Fit(RunOptions):
         return RangeCache(self.cache, round(self.cache_gb * 1e9 / processes))
 
     def _on_ray(self) -> NoReturn:
-        """Become the pipeline's launcher of the same command, so that what is sent to this process reaches
-        the run.
-        """
+        """Become `rushes launch` of the same command, so that signals to this process reach the run."""
         launch = f"--workers {self.workers} --least-workers {self.least_workers} --gpus {self.gpus}".split()
         verb = ["fit", *without(sys.argv[2:], _OF_THE_LAUNCH)]
         os.execv(sys.executable, [sys.executable, "-m", "rushes", "launch", *launch, "--", *verb])

@@ -35,8 +35,7 @@ def save_vae(model: CausalVAE, folder: Path, record: dict) -> None:
 
 
 def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:
-    """The VAE in `folder`, this project's own or a published one of diffusers, in float32 and evaluation
-    mode.
+    """The VAE in `folder`, ours or one of diffusers, in float32 and evaluation mode.
 
     Raises:
         UsageError: the folder holds no VAE that can be used exactly.

@@ -1,6 +1,4 @@
-"""A folder of VAE weights, this project's own or of diffusers: its record, and the digest that names its
-weights.
-"""
+"""A folder of VAE weights, ours or of diffusers: its record, and the digest of its weights."""
 
 from __future__ import annotations
 

@@ -77,8 +77,9 @@ def validity(extent: Extent, factors: Factors = (4, 8, 8)) -> Tensor:
 
 
 def pad_to_grid(x: Tensor, factors: Factors) -> Tensor:
-    """[B, 3, T, H, W] to whole cells: the first frame repeated to a group of its own, the tail, the right and
-    the bottom repeated.
+    """Pad [B, 3, T, H, W] to whole cells by repetition of the first frame, tail, right and bottom.
+
+    The first frame becomes a group of its own.
     """
     factor_t, f_h, f_w = factors
     x = F.pad(x, (0, -x.shape[4] % f_w, 0, -x.shape[3] % f_h, 0, 0), mode="replicate")

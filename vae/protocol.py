@@ -1,6 +1,4 @@
-"""What a spacetime VAE is to the rest of the project: a total function from video to latents, and its exact
-inverse in shape.
-"""
+"""The protocol of a spacetime VAE: any video to latents, and back to exactly its shape."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ class VAE(Protocol):
         """Posterior of one video [3, T, H, W] in [-1, 1], any size >= 1."""
 
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
-        1].
-        """
+        """(mean, logvar) [C, t, h, w] of each of several short videos [B, 3, T, H, W] in [-1, 1]."""
 
     def decode(self, latent: Latent) -> Tensor:
         """The posterior mean as video [3, T, H, W] in [-1, 1], exactly of `latent.extent`."""

@@ -1,5 +1,4 @@
-"""Published VAEs of diffusers behind this project's protocol: total, exactly invertible in shape, and honest
-about what they are not.
+"""Published VAEs of diffusers behind this project's protocol: any shape in, exactly that shape out.
 
 Every one of them takes 1 + k * f_t frames and whole cells of pixels; what lacks is filled by repeating the
 last frame, the right column and the bottom row, and cut off after decoding. So no frame is dropped and no
@@ -94,9 +93,7 @@ def published(model: Any) -> Published:
 
 
 def _factors(model: Any) -> Factors:
-    """Read off the configuration; the names differ by class, and Wan's patch comes on top of its
-    convolutions.
-    """
+    """(f_t, f_h, f_w) of a model, from its configuration, whose names differ by class."""
     config, name = model.config, type(model).__name__
     if name == "AutoencoderKLWan":
         halvings = len(config.dim_mult) - 1
@@ -139,8 +136,9 @@ class Published(nn.Module):
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor] | None:
-        """(mean, std) per channel that the model's authors give, [C] each; latents here are stored as they
-        come and normalised by the corpus' own.
+        """(mean, std) per channel [C] that the authors give; None if they give none.
+
+        Latents here are stored as they come, and normalised by the corpus' own statistics.
         """
         config, shape = self.model.config, (self.latent_channels,)
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
@@ -182,9 +180,7 @@ class Published(nn.Module):
         return Latent(mean[0], logvar[0], extent, self.factors, fingerprint=self.fingerprint)
 
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
-        1].
-        """
+        """(mean, logvar) [C, t, h, w] of each of several short videos [B, 3, T, H, W] in [-1, 1]."""
         latents = [self.encode(video) for video in videos]
         return [(latent.mean, latent.logvar) for latent in latents]
 
@@ -273,8 +269,9 @@ class CollectedDecoding:
 
 
 class PublishedWan(Published):
-    """Wan 2.1 and 2.2, streamed: the caches that diffusers keeps inside the model are kept here, one set for
-    each stream, and no group waits for the next.
+    """Wan 2.1 and 2.2, streamed: one set of convolution caches for each stream, group by group.
+
+    The caches that diffusers keeps inside the model are kept here.
     """
 
     @torch.no_grad()

@@ -53,8 +53,9 @@ def short(shot: Shot) -> str:
 
 
 def relation(shot: Shot) -> str:
-    """Where the first thing stands to the second at mid-shot, along the axis on which they are further apart;
-    empty for one thing alone.
+    """Where the first thing stands to the second at mid-shot, on the axis on which they differ more.
+
+    Empty for one thing alone.
     """
     if len(shot.things) < 2:
         return ""
@@ -64,9 +65,7 @@ def relation(shot: Shot) -> str:
 
 
 def dense(shot: Shot) -> str:
-    """Every object, how it moves, where they stand to each other, the setting, the light, the camera and any
-    text.
-    """
+    """A dense caption: every object, its motion, their places, setting, light, camera and any text."""
     is_still = shot.duration_s == 0
     parts = [
         _an(_name(thing)) if is_still else f"{_an(_name(thing))} that {_MOVES[thing.motion]}"

@@ -79,8 +79,9 @@ def frozen(shot: Shot) -> Shot:
 
 
 def counterfactual(kind: str, shot: Shot, frames: np.ndarray) -> tuple[Shot, np.ndarray | None]:
-    """The changed facts and, where they follow from the frames [T, H, W, 3], the changed frames; None where
-    they must be drawn anew.
+    """The changed facts and, if they follow from the frames [T, H, W, 3], the changed frames.
+
+    None for frames that must be drawn anew.
     """
     if kind == "mirrored":
         return mirrored(shot), frames[:, :, ::-1]

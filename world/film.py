@@ -1,6 +1,4 @@
-"""Films: shots joined by cuts and fades, in many sizes, rates, lengths and codecs, written with their truth
-beside them.
-"""
+"""Films: shots joined by cuts and fades in many sizes, rates and codecs, written with their truth."""
 
 from __future__ import annotations
 

@@ -95,8 +95,11 @@ def _pick(rng: np.random.Generator, options: tuple | list | dict) -> str:
 
 
 def sample_thing(rng: np.random.Generator, aspect: float, taken: list[Thing]) -> Thing | None:
-    """An object inside the frame at mid-shot, apart from those already there, clearly before or behind each
-    in order and to one side, and in a colour of its own; None where there is no room for one."""
+    """A new object that can be told apart from those already there; None without room for one.
+
+    It is inside the frame at mid-shot, clearly before or behind and to one side of each, in a colour of its
+    own.
+    """
     used = {thing.color for thing in taken}
     motion = _pick(rng, MOTIONS)
     for _ in range(200):

@@ -1,5 +1,4 @@
-"""The `openai` backend: any server that speaks the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted
-ones).
+"""The `openai` backend: any server of the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted).
 
 Requests run side by side up to a limit. `Retry-After` is honoured, the body of the server's error is kept,
 and a budget stops the run before it is spent. The answer is asked for as JSON by schema where the server

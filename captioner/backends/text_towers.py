@@ -1,5 +1,6 @@
-"""Learned text encoders: the captioner's own text tower, any text tower of open_clip, any text encoder of
-transformers (T5, UMT5, Gemma, Qwen: last hidden states).
+"""Learned text encoders: our captioner's text tower, open_clip's, or one of transformers.
+
+Of transformers, the last hidden states of T5, UMT5, Gemma, Qwen and others.
 
 Every text comes out at its own length: no padding to a common one.
 """
@@ -24,17 +25,13 @@ BATCH = 64
 
 
 def pieces(tokenizer: Tokens, text: str, length: int) -> list[list[int]]:
-    """A text's ids, start and end among them, in pieces of at most `length`: what is longer than the tower's
-    context is read on from its beginning, and nothing is cut off.
-    """
+    """A text's token ids with start and end, in pieces of at most `length`, so that nothing is cut off."""
     ids = [tokenizer.start, *tokenizer.encode(text), tokenizer.end]
     return [ids[begin : begin + length] for begin in range(0, len(ids), length)]
 
 
 class CocaTextEncoder:
-    """Token states of the captioner's own text tower (the dense fork): words that mean the same for its clips
-    lie near each other.
-    """
+    """Token states of the text tower of our captioner's dense fork."""
 
     name = "coca"
     num_cpus, num_gpus = 1.0, 0.0

@@ -1,5 +1,6 @@
-"""The `transformers` backend: any model that AutoModelForImageTextToText and AutoProcessor load, from a
-folder or a hub id; code from the hub is never run.
+"""The `transformers` backend: any image-text-to-text model, from a folder or a hub id.
+
+Code from the hub is never run.
 
 A clip goes in as a video where the processor takes one and tells the model its times, with its true frame
 numbers and rate (left to themselves, processors resample frames and assume 24 fps), else as pictures with
@@ -39,9 +40,7 @@ _PROBE_BYTES = 1 << 20
 
 
 def folder_digest(folder: Path) -> str:
-    """16 hex digits that name a model folder: its small files whole, of each large one its size, its
-    beginning and its end.
-    """
+    """16 hex digits that name a model folder: small files whole; of large ones size, start and end."""
     seen = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith("."):
@@ -68,8 +67,9 @@ def reduced(frame: np.ndarray, max_pixels: int) -> np.ndarray:
 
 
 def video_metadata(clip: ClipFrames, picked: Sequence[int]) -> dict[str, Any]:
-    """True frame numbers and rate of the frames shown, counted from the clip's start, so that the times a
-    processor writes are the clip's.
+    """Frame numbers and rate of the frames shown, from the clip's start, as a processor wants them.
+
+    So the times that it writes are the clip's.
     """
     start_s, end_s = clip.facts.get("start_s", 0.0), clip.facts.get("end_s", 0.0)
     times = [clip.times_s[index] - min(start_s, clip.times_s[0]) for index in picked]
@@ -173,9 +173,7 @@ class VlmCaptioner:
         return found
 
     def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
-        """One caption of the whole from those of its parts, by the same model; nothing if it does not answer
-        as asked.
-        """
+        """One caption of the whole from those of its parts, by the same model; None without an answer."""
         text = self.prompt.merge.format(
             parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts))
         )
@@ -200,9 +198,7 @@ class VlmCaptioner:
         return self.takes_video and not clip.is_image and len(clip.frames) > 1
 
     def _tells_times(self) -> bool:
-        """Whether what a video's metadata say of time reaches the model: InternVL's processor numbers the
-        frames and leaves their times out.
-        """
+        """Whether a video's times reach the model: InternVL's processor numbers frames and drops times."""
         rates = []
         for fps in (2.0, 0.5):
             facts = {"kind": "video", "num_frames": 4, "fps": fps, "start_s": 0.0, "end_s": 4 / fps}
@@ -272,9 +268,7 @@ class VlmCaptioner:
         )
 
     def _whole_frames(self) -> dict[str, Any]:
-        """A still may be seen in tiles besides, which some processors take for the default; the frames of a
-        video are each seen once.
-        """
+        """Turn off image tiles for video frames, which some processors use by default."""
         return (
             {"images_kwargs": {"crop_to_patches": False}}
             if hasattr(self.processor.image_processor, "crop_to_patches")

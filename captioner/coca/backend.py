@@ -1,5 +1,6 @@
-"""The `coca` backend: short captions by the short fork, dense ones by the dense fork, each at its own frames;
-and silence before what is unlike its training data.
+"""The `coca` backend: short captions by the short fork, dense ones by the dense fork.
+
+It withholds captions of clips that are unlike its training data.
 
 It abstains (`out_of_domain`) by three signs: how surely it chose its words (mean log-probability), how well
 they fit the clip in the shared space of the contrastive side, and whether any training clip looks like this
@@ -190,9 +191,7 @@ class CocaCaptioner:
 
 
 def fields_of(slots: Slots, clip: ClipFrames) -> dict[str, Any]:
-    """Structured fields from what a dense caption asserts; the camera as measured, where the measurement is
-    sure.
-    """
+    """Structured fields of what a dense caption asserts; the camera as measured, where that is sure."""
     subjects = [" ".join(filter(None, (thing.size, thing.color, thing.shape))) for thing in slots.things]
     actions = [
         f"{thing.color} {thing.shape} {'moves ' + thing.direction if thing.direction else 'stays still'}"

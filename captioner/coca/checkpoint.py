@@ -1,5 +1,6 @@
-"""A captioner on disk: `config.json` (sizes, and how each stage was trained), `tokenizer.json`, and one
-safetensors file a stage: base, short, dense.
+"""A captioner on disk: `config.json`, `tokenizer.json`, and a safetensors file for each stage.
+
+The stages are base, short and dense.
 """
 
 from __future__ import annotations
@@ -116,9 +117,7 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
 
 
 def stage_digest(path: Path | str, stage: str) -> str:
-    """sha256 of a stage's weights, 16 digits: part of the caption column's fingerprint and of each caption's
-    provenance.
-    """
+    """sha256 of a stage's weights, 16 digits, for fingerprints and provenance."""
     weights = Path(path) / f"{stage}.safetensors"
     if not weights.exists():
         raise UsageError(

@@ -1,6 +1,4 @@
-"""Sizes of a video CoCa: one dataclass from the tiny CPU model to ViT-L/14, and open_clip's own
-configurations in the same terms.
-"""
+"""Sizes of a video CoCa, from the tiny CPU model to ViT-L/14, and open_clip's in the same terms."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the captioner learns from: (clip, captions) pairs, from the film world or from a dataset's previews
-and caption table, in batches of one shape.
+"""Training examples of the captioner: (clip, captions) of films or of a dataset, in batches of one shape.
 
 A batch is a function of (seed, step): a run that is killed and resumed sees what it would have seen.
 """
@@ -142,9 +141,7 @@ def changed(example: Example, rng: np.random.Generator) -> Example:
 
 
 def as_still(example: Example) -> Example:
-    """The picture in the middle of a clip, with the captions of a picture; where the facts are not known, the
-    example as it is.
-    """
+    """The middle picture of a clip with captions of a picture; the example itself if facts are unknown."""
     if example.shot is None or len(example.frames) == 1:
         return example
     middle, shot = len(example.frames) // 2, replace(example.shot, duration_s=0.0)

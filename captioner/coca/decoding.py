@@ -1,5 +1,6 @@
-"""Writing a caption token by token: greedy, nucleus or beam, with keys and values kept (open_clip runs both
-text towers anew for each token).
+"""Decoding captions with kept keys and values: greedy, nucleus or beam.
+
+open_clip runs both text towers anew for each token.
 
 The states of CoCa's text tower are causal and its class token comes last, so nothing that is kept ever
 changes.
@@ -41,9 +42,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Written:
-    """One decoded caption: its ids after the start token, the log-probability of each, and whether it came to
-    its end.
-    """
+    """One decoded caption: ids after the start token, their log-probabilities, whether it ended."""
 
     ids: list[int]
     logprobs: list[float]

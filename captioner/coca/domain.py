@@ -1,5 +1,6 @@
-"""Whether a captioner should be believed, by how sure it was and how well its words fit the clip; measured on
-held-out clips, stored with the weights.
+"""Whether to believe a captioner, by its confidence and by how well words fit the clip.
+
+The thresholds are measured on held-out clips and stored with the weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""From a clip's pictures to the model's input: a few frames spread over the clip, the whole of each, at about
-one number of patches whatever its shape.
-"""
+"""From a clip's pictures to model inputs: a few whole frames of about one number of patches."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def input_size(width_px: int, height_px: int, config: CocaConfig) -> tuple[int, int]:
-    """(width, height) in pixels of the input for a picture: whole patches, at most about `max_patches` of
-    them, its aspect to within half a patch.
+    """(width, height) in pixels of the model's input: whole patches, at most about `max_patches`.
+
+    The aspect is kept to within half a patch.
     """
     aspect = width_px / height_px
     across = math.sqrt(config.max_patches * aspect)
@@ -40,8 +39,9 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def looked_at(count: int, config: CocaConfig) -> list[int]:
-    """Which of `count` previews the captioner looks at: neighbours around the middle, or of a long clip some
-    spread over it (`CocaConfig.most_in_a_row`).
+    """Which of `count` previews are looked at: neighbours around the middle, or some spread over it.
+
+    See `CocaConfig.most_in_a_row`.
     """
     most = config.max_frames
     if most < count <= config.most_in_a_row:

@@ -1,5 +1,4 @@
-"""What a clip looks like in the coarsest terms, and how near it comes to the nearest clip that a captioner
-was trained on.
+"""A coarse look of a clip, and its distance to the nearest clip that a captioner was trained on.
 
 A captioner that knows one small world is as sure of itself before any other: its own embedding puts a street
 where a meadow would be. A coarse picture of colours and of how busy each part is does not, and the nearest
@@ -28,8 +27,9 @@ NAME = "looks.safetensors"
 
 
 def look(frames: np.ndarray) -> np.ndarray:
-    """[GRID * GRID * 4] of frames [T, h, w, 3] uint8: mean colours of the middle frame's parts, and the
-    logarithm of their local contrast.
+    """[GRID * GRID * 4] of frames [T, h, w, 3] uint8: mean colour and log contrast of each part.
+
+    Of the middle frame.
     """
     picture = frames[len(frames) // 2].astype(np.float32) / 255
     colours = cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA)
@@ -40,8 +40,9 @@ def look(frames: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Looks:
-    """Looks of training clips [N, D], each dimension standardised by `mean` and `deviation` [D], and the
-    greatest distance to the nearest that is still alike.
+    """Looks of training clips [N, D], standardised, and the largest distance that is still alike.
+
+    `mean` and `deviation` are [D].
     """
 
     known: np.ndarray
@@ -51,9 +52,7 @@ class Looks:
 
     @staticmethod
     def measure(trained_on: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> Looks:
-        """From frames [T, h, w, 3] of clips seen in training, some of them evenly picked, and of others like
-        them.
-        """
+        """Looks of frames [T, h, w, 3] of training clips, and of others like them for the threshold."""
         rows = np.stack(
             [look(frames) for frames in trained_on[:: max(1, len(trained_on) // REFERENCES)][:REFERENCES]]
         )

@@ -1,5 +1,4 @@
-"""A video CoCa on open_clip's modules: a frame ViT whose patches also see what changed since the frame
-before, and one attentional pooler over all frames.
+"""A video CoCa on open_clip's modules: a frame ViT that sees changes, and one pooler over frames.
 
 Shape legend: B clips, T frames, H W pixels, n patches of a frame (g_h x g_w), D vision width, Q pooled
 tokens, E embedding, L text tokens, V vocabulary.
@@ -65,8 +64,7 @@ class VideoCoCa(CoCa):
 
     @torch.no_grad()
     def _start_from_scratch(self) -> None:
-        """Where is as loud as what from the first step, and the decoder attends to what is like the word just
-        written.
+        """Initialise a small model so that positions matter and the decoder attends from the first step.
 
         With open_clip's small random tables and flat attention a small thing is lost in means over the whole
         clip, and a small model stays there.
@@ -80,9 +78,7 @@ class VideoCoCa(CoCa):
         nn.init.zeros_(self.words.weight)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position table [1 + n, D] for a grid of patches; read in between (bicubic) where it is not the
-        square one.
-        """
+        """Position table [1 + n, D] for a grid of patches, bicubic if it is not the square one."""
         table, side = self.visual.positional_embedding, self.config.image_px // self.config.patch_px
         if grid == (side, side):
             return table
@@ -105,9 +101,7 @@ class VideoCoCa(CoCa):
         return self.visual.transformer(self._placed(patches, seen))
 
     def _placed(self, patches: Tensor, seen: Tensor | None) -> Tensor:
-        """What the transformer is given: class token and patches with their places, and with what is seen of
-        change there.
-        """
+        """The transformer's input: class token and patches with positions and what changed there."""
         visual = self.visual
         h = patches.flatten(2).transpose(1, 2)
         h = torch.cat([visual.class_embedding.expand(len(h), 1, -1), h], dim=1) + self.positions(
@@ -119,9 +113,11 @@ class VideoCoCa(CoCa):
         return h
 
     def _encode_text(self, text: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
-        """open_clip's (embeddings [B, E], states [B, L, D] of text [B, L]), but from scratch the class token
-        stands at the last place of the context and not at L: how long the other texts of a batch are says
-        nothing about this one."""
+        """open_clip's (embeddings [B, E], states [B, L, D]) of text [B, L].
+
+        From scratch, the class token is at the last place of the context and not at L, so that a text's
+        embedding does not depend on the padding of its batch.
+        """
         if self.config.is_legacy:
             return super()._encode_text(text, normalize)
         tower = self.text
@@ -133,8 +129,9 @@ class VideoCoCa(CoCa):
         return F.normalize(pooled, dim=-1) if normalize else pooled, x[:, :-1]
 
     def stems(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is in the middle frame of x [B, T, 3, H, W], and how it moved since the first and until the
-        last: [B, D, g_h, g_w] each.
+        """Features of the middle frame of x [B, T, 3, H, W], and of its motion: [B, D, g_h, g_w] each.
+
+        Motion since the first frame and until the last.
         """
         middle = x[:, x.shape[1] // 2]
         what = self.visual.conv1(middle)
@@ -143,8 +140,9 @@ class VideoCoCa(CoCa):
         return what, self.difference(x[:, 0], middle, x[:, -1])
 
     def encode_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding [B, E] of length 1 and the tokens that the decoder reads: [B, Q - 1, E], or from scratch
-        [B, n, 3 D], each place with what the stems see there.
+        """Unit embedding [B, E] and the tokens for the decoder: [B, Q - 1, E], or from scratch [B, n, 3 D].
+
+        From scratch, each place has what the stems see there.
         """
         if self.config.stem == "patch":
             pooled, tokens = self.visual._pool(self.frame_tokens(x).flatten(1, 2))
@@ -156,8 +154,9 @@ class VideoCoCa(CoCa):
         return F.normalize(pooled @ self.visual.proj, dim=-1), tokens
 
     def with_glimpse(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_clip` gave as the decoder takes it: tokens to attend to, and the text states [B, L,
-        D], from scratch with a glimpse of the clip added to each.
+        """What the decoder takes: tokens to attend to and text states [B, L, D].
+
+        From scratch, a glimpse of the clip is added to each state.
         """
         if self.config.stem == "patch":
             return tokens, states
@@ -225,8 +224,9 @@ def places(what: Tensor, how: Tensor) -> Tensor:
 
 
 def load_open_clip(name: str, weights: Path) -> VideoCoCa:
-    """A video model from an image CoCa of open_clip; what it lacks (temporal positions, difference embedding)
-    starts at zero.
+    """A video CoCa from an image CoCa of open_clip; what that lacks starts at zero.
+
+    It lacks temporal positions and the difference embedding.
 
     Args:
         name: open_clip's configuration.

@@ -1,5 +1,4 @@
-"""Phrases as tokens: words that hardly occur apart become one token of a byte-level BPE, so that a caption is
-short and each token of it is a choice.
+"""Phrases as tokens of a byte-level BPE: words that hardly occur apart become one token.
 
 "left" alone says neither whose nor of what; "moves from right to left" and "The camera pans left" do. But a
 colour before a shape must stay two tokens, for there any goes with any. So two neighbours are joined not for

@@ -1,5 +1,6 @@
-"""The stages of DALL-E 3's captioner (Betker et al. 2023, section 2.1): a base on (clip, alt text), and two
-forks of it, on short and on dense captions.
+"""The stages of DALL-E 3's captioner (Betker et al. 2023, section 2.1): a base and two forks of it.
+
+The base learns from (clip, alt text), the forks from short and from dense captions.
 
 The forks are forks of the base, not a chain. The base learns to see and is reluctant to describe; the forks
 learn how much to say.
@@ -47,9 +48,7 @@ _TOLD = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where examples come from: so many clips of the film world, and perhaps a dataset's previews and
-    captions.
-    """
+    """Where examples come from: clips of the film world, and a dataset's previews and captions."""
 
     films: int = 16000
     """Clips of the film world to draw."""

@@ -1,5 +1,4 @@
-"""What a small captioner sees with: pixels to patch embeddings by convolutions, and how things moved by
-matching a frame with the next.
+"""The eyes of a small captioner: patch embeddings by convolutions, motion by matching frames.
 
 Shape legend: B pictures, C channels, H W pixels, D width.
 """
@@ -21,8 +20,9 @@ SHARPNESS = 0.1
 
 
 class ConvStem(nn.Module):
-    """Pixels to patch embeddings by convolutions at full size, each halved after: shapes a few patches wide
-    are told here, with far less data than patches need.
+    """Patch embeddings by convolutions at full size, each followed by a halving.
+
+    Shapes a few patches wide are told with far less data than patches need.
 
     Its group norms take the background's share out of every picture, so that what is small and different
     stands out; the maxima keep it. Its filters are standardised, which makes up for what group norms lack of
@@ -55,8 +55,7 @@ class ConvStem(nn.Module):
 
 
 class MatchStem(nn.Module):
-    """How each place of a clip's middle frame moved: where it is found again in the frames before and after,
-    by matching, and what changed.
+    """Motion of each place of the middle frame, by matching it in the frames before and after.
 
     A convolution has to learn from captions that a difference of frames is a motion; a matching cost says so
     from the first step (the correlation layer of FlowNet, Fischer et al. 2015, arXiv:1504.06852, here on
@@ -86,8 +85,7 @@ class MatchStem(nn.Module):
 
 @torch.no_grad()
 def matches(here: Tensor, there: Tensor, radius: int = RADIUS) -> Tensor:
-    """How likely what is at each place of `here` [B, C, h, w] is at each displacement in `there`: [B, (2
-    radius + 1)^2, h, w], row by row, in all 2 radius + 1.
+    """[B, (2 radius + 1)^2, h, w]: probability of each displacement of `here` [B, C, h, w] in `there`.
 
     By squared differences of neighbourhoods of 3 x 3 cells; where nothing can be told apart, all are alike.
     """
@@ -108,8 +106,9 @@ def standardised(weight: Tensor) -> Tensor:
 
 
 def waves(rows: int, columns: int, width: int) -> Tensor:
-    """[rows * columns, D]: sines and cosines of row and column at rising rates, half of the width each
-    (Dosovitskiy et al. 2021 compare such tables).
+    """[rows * columns, D]: sines and cosines of row and column at rising rates, half of D each.
+
+    Dosovitskiy et al. 2021 compare such tables.
     """
 
     def wave(count: int) -> Tensor:

@@ -1,5 +1,4 @@
-"""Tokens of captions: a byte-level BPE of our own, whose padding is no text, and CLIP's for open_clip's
-released weights.
+"""Tokens of captions: our byte-level BPE, whose padding is no text, and CLIP's for released weights.
 
 In CLIP's vocabulary as open_clip's CoCa uses it, padding is token 0, which is also "!": every "!" is masked
 and can never be learnt.
@@ -50,8 +49,9 @@ class CaptionTokenizer:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> CaptionTokenizer:
-        """The merges within words that occur most in `texts`, and in the last fifth of the vocabulary phrases
-        (`with_phrases`).
+        """A tokenizer of the most frequent merges in `texts`, the last fifth of them phrases.
+
+        See `with_phrases`.
         """
         texts = list(texts)
         tokenizer = Tokenizer(models.BPE())
@@ -113,8 +113,9 @@ def until(ids: Sequence[int], end: int) -> list[int]:
 
 
 def batch(tokenizer: Tokens, texts: Sequence[str], context_length: int) -> Tensor:
-    """[B, L] ids with start, end and padding; L is the longest of the batch, or the context for a tokenizer
-    that fills it. A text that is too long loses its tail, and its end with it.
+    """[B, L] ids with start, end and padding; too long texts lose their tail.
+
+    L is the longest of the batch, or the context for a tokenizer that fills it.
     """
     rows = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end][:context_length] for text in texts]
     length = context_length if tokenizer.fills_context else max(len(row) for row in rows)

@@ -85,9 +85,7 @@ class StageConfig:
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
-    """Sum over tokens of the cross entropy of each, by `VideoCoCa.short_logits`. clips: [B, T, 3, H, W]; ids:
-    [B, L].
-    """
+    """Cross entropy summed over tokens, by `VideoCoCa.short_logits`. clips [B, T, 3, H, W], ids [B, L]."""
     return F.cross_entropy(
         model.short_logits(clips, ids).float().flatten(0, 1),
         ids[:, 1:].flatten(),
@@ -97,9 +95,7 @@ def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
 
 
 def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(sum of token cross entropies, contrastive loss, number of tokens). clips: [B, T, 3, H, W]; ids: [B,
-    L].
-    """
+    """(sum of token cross entropies, contrastive loss, tokens). clips [B, T, 3, H, W], ids [B, L]."""
     embedding, text_embedding, logits = model(clips, ids)
     targets = ids[:, 1:].clone()
     targets[ids[:, 1:] == PAD] = -100
@@ -113,9 +109,7 @@ def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor
 
 
 def rate_at(step: int, config: StageConfig) -> float:
-    """Linear warm-up, then a cosine to a fiftieth, in each part of the stage anew: looking, watching,
-    telling.
-    """
+    """Learning rate: linear warm-up, then a cosine to a fiftieth, anew in each part of a stage."""
     bounds = [
         0,
         config.look_steps,

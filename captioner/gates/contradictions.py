@@ -60,9 +60,7 @@ def camera_said(text: str) -> str:
 
 
 def contradictions(caption: Caption, facts: Mapping[str, Any]) -> list[str]:
-    """Reasons `contradicts:...`, each with what is said and what was measured; empty where nothing is at
-    odds.
-    """
+    """Reasons `contradicts:...` with what is said and what was measured; empty without any."""
     if facts.get("kind") == "image" or facts.get("num_frames") == 1:
         said = camera_said(caption.text)
         return [f"contradicts:camera {said}, measured one frame"] if said not in {"", "static"} else []

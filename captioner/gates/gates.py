@@ -60,9 +60,7 @@ def repetition(text: str, n: int = 3) -> float:
 
 
 def tail_repeats(text: str) -> int:
-    """How often the shortest run of words at the end that repeats itself does so: 1 for a text that ends as
-    it should.
-    """
+    """How often the shortest repeated run of words at the end occurs; 1 for a sound ending."""
     words, most = text.lower().split(), 1
     for length in range(1, min(12, len(words) // 2) + 1):
         count = 1
@@ -137,16 +135,15 @@ def _faults(caption: Caption) -> list[str]:
 
 
 def lowest_aligned(scores: Mapping[str, float], share: float) -> set[str]:
-    """Ids of the captions whose alignment with their clips lies in the lowest `share` of a run, where a
-    backend scores it.
-    """
+    """Ids of the captions whose alignment with their clips is in the lowest `share` of a run."""
     count = int(len(scores) * share)
     return set(sorted(scores, key=lambda name: (scores[name], name))[:count])
 
 
 def duplicates(rows: Iterable[Mapping[str, Any]], most: int = DUPLICATE_CLIPS) -> list[dict[str, Any]]:
-    """Texts that a backend wrote for more than `most` clips of unrelated sources: the sign of a captioner
-    that no longer looks.
+    """Texts that a backend wrote for more than `most` clips of unrelated sources.
+
+    The sign of a captioner that no longer looks.
 
     Args:
         rows: of the captions table, with `clip_id`, whose part before the last dash names the source.

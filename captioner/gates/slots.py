@@ -1,5 +1,4 @@
-"""What a caption of the film world asserts, read off its words by rule: the same reader for every backend,
-robust to word order and common synonyms.
+"""What a caption of the film world asserts, read by rule: one reader for every backend.
 
 A slot is an attribute and the value asserted for it. Truth is read from a shot's facts in the same form, so
 recall is the share of true facts that are said, and precision the share of what is said that is true. What a
@@ -182,9 +181,7 @@ def read(caption: str) -> Slots:
 
 
 def _things(scene: str) -> list[ThingSlots]:
-    """Objects in the order they are named; adjectives stand before the noun, what it does behind, up to the
-    next object.
-    """
+    """Objects in the order they are named: adjectives before the noun, actions after it."""
     words = list(re.finditer(r"[a-z-]+", scene))
     after = [word.group() for word in words[1:]] + [""]
     nouns = [
@@ -239,8 +236,9 @@ class Tally:
 
 
 def _pairs(said: list[ThingSlots], true: list[ThingSlots]) -> list[tuple[ThingSlots, ThingSlots]]:
-    """Each object named with the true one it is most like, each used once (colour and shape tell objects
-    apart; colours are unique in a shot).
+    """Each named object with the true one it is most like, each used once.
+
+    Colour and shape tell objects apart; colours are unique in a shot.
     """
 
     def likeness(a: ThingSlots, b: ThingSlots) -> tuple[int, int]:

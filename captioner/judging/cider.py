@@ -1,5 +1,6 @@
-"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), for those who ask. Not for ranking: on captions with known
-truth it puts a half-false template above a true paraphrase.
+"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726). Not for ranking: see the measurement below.
+
+On captions with known truth it ranks a half-false template above a true paraphrase.
 """
 
 from __future__ import annotations

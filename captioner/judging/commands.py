@@ -21,8 +21,7 @@ from manifests.views import View
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Measure a captioner on held-out clips of the film world, whose truth is exact: by attribute, beside
-    chance and the `measured` baseline.
+    """Measure a captioner on held-out films by attribute, beside chance and the `measured` baseline.
 
     Example: rushes eval-captioner --clips 500
     """

@@ -1,5 +1,4 @@
-"""Evaluation against exact truth: held-out clips of the film world, attribute by attribute, with chance and
-the weightless baseline beside.
+"""Evaluation on exact truth: held-out films by attribute, with chance and a weightless baseline.
 
 For each attribute: recall (true facts said), precision (facts said that are true) and assertion rate (facts
 said per fact there is): a captioner that guesses fluently shows in precision, one that says little in the
@@ -80,9 +79,7 @@ def held_out_clip(seed: int) -> TestClip:
 
 
 def as_clip(name: str, frames: np.ndarray, times: list[float]) -> ClipFrames:
-    """What a captioner would be given of frames [T, H, W, 3] at the proxy's rate: previews through a JPEG,
-    and facts measured of the frames.
-    """
+    """A captioner's input from frames [T, H, W, 3] at the proxy's rate: JPEG previews and measured facts."""
     picks = previews_of(times)
     end_s = times[-1] + 1 / _PROXY_FPS if len(times) > 1 else 0.0
     facts = facts_of_frames(list(frames), times, picks, end_s)
@@ -342,9 +339,7 @@ def _slot(
 
 
 def _is_same(thing: Any, other: Any, kind: str, original: Shot, shot: Shot) -> bool:
-    """Whether two things of the two shots are one: by place in the list where colours change, else by colour,
-    which is unique in a shot.
-    """
+    """Whether things of two shots are the same one: by place where colours change, else by colour."""
     return (
         original.things.index(thing) == shot.things.index(other)
         if kind == "recoloured"

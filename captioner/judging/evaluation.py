@@ -1,6 +1,4 @@
-"""One evaluation from start to end: the captioner asked for, each stage of it where it is the project's own,
-and the weightless baseline, on the same clips.
-"""
+"""One evaluation: the captioner, each stage of ours, and the weightless baseline on the same clips."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ WORST = 10
 
 
 class StageCaptioner(CocaCaptioner):
-    """One stage of the project's captioner alone, what it says taken as a dense caption: for the base, which
-    has no kind of its own.
-    """
+    """One stage of our captioner alone, its text taken as a dense caption, for judging the base."""
 
     def __init__(self, options: CaptionerOptions, stage: str) -> None:
         super().__init__(replace(options, kinds=()))

@@ -1,5 +1,4 @@
-"""Benchmarks of real videos that need a judge: DREAM-1K's events (Wang et al. 2024, arXiv:2407.00634) and
-VDC's questions (Chai et al. 2024, arXiv:2410.03051).
+"""Benchmarks that need a judge: DREAM-1K's events (arXiv:2407.00634), VDC's questions (2410.03051).
 
 A judge is a language model and changes its mind: every verdict is asked for several times, and the share of
 verdicts that held is part of the result.
@@ -36,9 +35,7 @@ _QUESTION = (
 
 @dataclass(frozen=True)
 class Item:
-    """One video of a benchmark: its events, or its (question, answer) pairs; for events, the reference
-    caption too.
-    """
+    """One video of a benchmark: its events and reference caption, or its (question, answer) pairs."""
 
     name: str
     reference: str
@@ -103,9 +100,7 @@ def _verdict(ask: Ask, text: str, runs: int) -> tuple[bool, bool]:
 
 
 def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
-    """AutoDQ: recall is the share of true events the caption tells, precision the share of the caption's
-    events that the reference tells.
-    """
+    """AutoDQ: recall of true events in the caption, precision of the caption's events by the reference."""
     recalls, precisions, steady, missing = [], [], [], 0
     for item in items:
         caption = captions.get(item.name, "")

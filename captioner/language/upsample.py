@@ -65,8 +65,9 @@ class PhraseUpsampler:
 
     @staticmethod
     def fit(captions: Iterable[str]) -> PhraseUpsampler:
-        """Camera sentences and light phrases of dense captions, by how often they occur; a static camera
-        first, which is what silence most often means.
+        """Camera sentences and light phrases of dense captions, most frequent first, a static camera first.
+
+        A prompt that says nothing of the camera most often means a static one.
         """
         camera: Counter[str] = Counter()
         light: Counter[str] = Counter()
@@ -124,9 +125,7 @@ INSTRUCTION = (
 def model_upsampler(
     ask: Callable[[str], str], fallback: PhraseUpsampler, tries: int = 2
 ) -> Callable[..., str]:
-    """An upsampler that asks a language model, and falls back to phrases where its answer loses a word of the
-    user's or breaks the rule of length.
-    """
+    """An upsampler by a language model, with phrases where its answer loses a word or breaks the length."""
 
     def upsample(prompt: str, is_video: bool = True, choice: int = 0) -> str:
         for _ in range(tries):

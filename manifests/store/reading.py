@@ -1,5 +1,4 @@
-"""Reading members in a hurry: tars stay open, bytes land in memory that is used again, and what came from an
-object store is kept on the local disk.
+"""Fast reading of tar members: open tars, reused buffers, and a local cache of object stores.
 
 `shards.read_member` is the plain way, for a member now and then; this one is for a trainer that reads
 millions.

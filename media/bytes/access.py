@@ -39,8 +39,7 @@ def _member(uri: str) -> tuple[str, str] | None:
 
 
 def resolve_store(uri: str) -> tuple[fs.FileSystem, str]:
-    """Filesystem and path of an object-store address; blanks and letters outside ASCII in it are escaped
-    first.
+    """Filesystem and path of an object-store address, with blanks and non-ASCII letters escaped.
 
     Raises:
         MediaError: it is no address that can be read.
@@ -167,8 +166,7 @@ def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa
 
 
 def open_media(uri: str, limits: HttpLimits | None = None) -> str | BinaryIO:
-    """What `av.open` and `PIL.Image.open` take: the path itself where the file is local, else a file of
-    bytes.
+    """What `av.open` and `PIL.Image.open` take: a path if the file is local, else a file object.
 
     Raises:
         MediaError: as `open_binary`; a missing local file is left for the library to find.
@@ -198,8 +196,9 @@ def held(uri: str) -> Iterator[None]:
 
 
 def stat_media(uri: str, limits: HttpLimits | None = None) -> tuple[int, str]:
-    """Size in bytes and a text that changes when the file does: its ETag over http, else its modification
-    time in ns; empty if unknown.
+    """Size in bytes, and a text that changes when the file does.
+
+    The text is the ETag over http, else the modification time in ns; empty if unknown.
 
     Raises:
         MediaError: as `open_binary`.

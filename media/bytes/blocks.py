@@ -1,5 +1,4 @@
-"""A file-like reader over anything that can give ranges of bytes: block by block, with read-ahead and a small
-memory of blocks.
+"""A file-like reader over ranges of bytes, block by block, with read-ahead and a small cache.
 
 Why: PyAV and Pillow read tens of kilobytes at a time and jump about. An object store answers one large
 request as fast as one small one.

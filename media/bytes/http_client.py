@@ -1,5 +1,4 @@
-"""One http request done carefully: checked addresses, few redirects, bounded time, attempts repeated where
-the failure may pass.
+"""One http request with checked addresses, few redirects, bounded time and retries.
 
 Over urllib3, to an address that was checked, with the right Host header and TLS name. Nothing is taken from
 the environment: no proxy, no netrc. User and password come only from the address itself and go only to its

@@ -1,5 +1,4 @@
-"""A file behind an http address, read by ranges; where the server gives none, from a temporary file that
-holds it whole.
+"""A file behind an http address, read by ranges, or from a temporary copy if the server has none.
 
 Each ranged answer is checked against the first: another ETag, date or size means that the file changed
 between two reads, which is an error.

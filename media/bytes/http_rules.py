@@ -85,9 +85,7 @@ class HttpLimits:
 
 
 def _judged(address: Address) -> list[Address]:
-    """The addresses that decide: the v4 one inside a mapped or NAT64 address; of 6to4, Teredo and the old
-    compatible form also those inside.
-    """
+    """The addresses to check: of an IPv6 address that carries an IPv4 one, the one inside too."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -1,5 +1,6 @@
-"""Members of plain tars, addressed as `PATH_OR_ADDRESS.tar#member/name.mp4`: where each lies, found by
-reading headers only.
+"""Members of plain tars, addressed as `PATH_OR_ADDRESS.tar#member/name.mp4`.
+
+Their places are found by reading headers only.
 
 A member's name is a key and never a path: nothing is unpacked.
 """

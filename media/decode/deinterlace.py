@@ -1,5 +1,6 @@
-"""Deinterlacing, by one rule: in a source whose first frame is interlaced, every interlaced frame goes
-through FFmpeg's bwdif, one frame out for each frame in.
+"""Deinterlacing: every interlaced frame of an interlaced source goes through FFmpeg's bwdif.
+
+One frame out for each frame in. A source is interlaced if its first frame is.
 
 The number of frames and their times stay as they are; progressive frames of such a source pass untouched.
 """

@@ -47,9 +47,7 @@ class Geometry:
         return max(1, round(width)), max(1, round(height))
 
     def capped_size_px(self, max_pixels: int | None) -> tuple[int, int]:
-        """Display width and height, both scaled by one factor so that their product is about `max_pixels` at
-        most; never enlarged.
-        """
+        """Display size, reduced by one factor so that width x height is at most about `max_pixels`."""
         width, height = self.display_size_px
         if max_pixels is None or width * height <= max_pixels:
             return width, height
@@ -57,9 +55,7 @@ class Geometry:
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def fitted_size_px(self, max_side_px: int) -> tuple[int, int]:
-        """Display width and height with the longer side at most `max_side_px`, both scaled by one factor;
-        never enlarged.
-        """
+        """Display size, reduced by one factor so that the longer side is at most `max_side_px`."""
         width, height = self.display_size_px
         factor = min(1.0, max_side_px / max(width, height))
         return max(1, round(width * factor)), max(1, round(height * factor))
@@ -78,8 +74,9 @@ class Geometry:
 
 
 def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
-    """Rotation in degrees (counter-clockwise, a multiple of 90) and mirroring of a 3x3 display matrix, row by
-    row, as ISO 14496-12 stores it.
+    """Rotation (degrees, counter-clockwise, a multiple of 90) and mirroring of a 3x3 display matrix.
+
+    The matrix is row by row, as ISO 14496-12 stores it.
 
     A stored pixel (x, y) is shown at (a x + c y, b x + d y) where the matrix begins a, b, u, c, d. A negative
     determinant is a mirroring.
@@ -92,8 +89,7 @@ def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
 
 
 def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
-    """Indices of the frames kept under a rate cap: existing frames only, the first one always, evenly by true
-    time.
+    """Indices of the frames kept under a rate cap: evenly by true time, the first one always.
 
     Args:
         times_s: ascending presentation times.

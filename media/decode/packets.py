@@ -1,5 +1,6 @@
-"""One demux-only pass over a video stream: true times and every sign that a decoder may go wrong, without
-decoding anything.
+"""One pass over a video's packets: true times and every sign that a decoder may go wrong.
+
+Nothing is decoded.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Pictures: a decoded frame that is converted only as far as asked, because most frames of a pass are only
-glanced at.
+"""A decoded frame, converted only as far as asked: most frames of a pass need a glance only.
 
 Three ways to look, dear to cheap: `rgb` (any size, full colour resolution), `draft` (reduced; colour at half
 resolution, as JPEG and VP9 keep it anyway) and `glance` (tiny, sampled, as stored: for telling one frame from
@@ -64,8 +63,7 @@ class Picture:
         return self.geometry.upright(color.to_rgb(self.frame, *size, self.scaler))
 
     def draft(self, max_side_px: int) -> np.ndarray:
-        """As `rgb`, with the longer side at most `max_side_px`; scaled in the stored colour space first,
-        where that is cheaper.
+        """As `rgb`, with the longer side at most `max_side_px`, scaled in the stored colour space if cheaper.
 
         Ask for larger drafts first: a later one at most half as large is made from the one before.
         """
@@ -84,9 +82,7 @@ class Picture:
         return self.rgb(width, height)
 
     def glance(self, side_px: int) -> np.ndarray:
-        """[side, side, 3] uint8 RGB as stored, sampled rather than averaged: for comparing neighbours pixel
-        by pixel, whatever their sizes.
-        """
+        """[side, side, 3] uint8 RGB of sampled pixels, for comparing neighbouring frames of any sizes."""
         if isinstance(self.frame, np.ndarray):
             return cv2.resize(self.frame, (side_px, side_px), interpolation=cv2.INTER_AREA)
         return self.scaler(self.frame, side_px, side_px, "rgb24", "FAST_BILINEAR").to_ndarray()

@@ -82,9 +82,7 @@ def _turn(frame: av.VideoFrame) -> tuple[int, bool]:
 
 
 def _probe_image(path: str) -> Probe | None:
-    """Still images and animated WebP, APNG and AVIF by Pillow; None for anything else (GIF decodes better as
-    a video).
-    """
+    """Facts of a still image or an animated WebP, APNG or AVIF by Pillow; None for other files."""
     try:
         with opened(path) as file, Image.open(file) as image:
             frames = getattr(image, "n_frames", 1)

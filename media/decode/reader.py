@@ -1,5 +1,4 @@
-"""The one reader of frames: upright, square pixels, true times, at native or reduced size, as a stream with
-bounded memory.
+"""The reader of frames: upright, square pixels, true times, any size, in bounded memory.
 
 Which decoder serves a file was decided by the probe. A decode that goes wrong midway raises `MediaError`
 after the frames before it were given out, so a caller keeps what was good and records the rest.
@@ -218,9 +217,7 @@ class VideoReader:
         return round(previous_s + 1 / fps if index else 0.0, 6)
 
     def _decord(self, start_s: float, end_s: float) -> Iterator[Frame]:
-        """Ranges of a file that the probe found safe. decord turns frames itself; scaling to the display size
-        is ours.
-        """
+        """Frames by decord, for files that the probe found safe; scaling to the display size is ours."""
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)

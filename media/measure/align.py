@@ -1,5 +1,4 @@
-"""Global motion between two pictures: one similarity (shift, zoom, roll), and how much of the picture agrees
-with it.
+"""Global motion between two pictures: a similarity (shift, zoom, roll) and its share of agreement.
 
 The picture is cut into square cells. Each cell is a quadratic of the motion: how much of its luma would not
 fit. A cell has one vote whatever its contrast, so a bright object does not outvote a faint background, and a
@@ -64,8 +63,9 @@ class _Level:
         )
 
     def warp(self, image: Array, motion: Array) -> Array:
-        """`image` pulled back by `motion` (tx, ty, a, b): out(X) = image(X + t + aX + b rot X); far below 0
-        where there is no picture.
+        """`image` moved back by `motion` (tx, ty, a, b): out(X) = image(X + t + aX + b rot X).
+
+        Far below 0 outside of the picture.
         """
         tx, ty, a, b = (float(value) for value in motion)
         across, down = -b * self.kx / self.ky, b * self.ky / self.kx
@@ -160,9 +160,7 @@ class _Fit:
         return held @ self.weight / self.total
 
     def extent(self, held: Array) -> float:
-        """How far over the picture the agreeing cells lie, 0 to 1: a background lies everywhere, an object in
-        one place.
-        """
+        """How far over the picture the agreeing cells are spread, 0 to 1: a background is everywhere."""
         weight = self.weight * held**2
         total = weight.sum() + 1e-6
         middle = weight @ self.at / total
@@ -170,9 +168,7 @@ class _Fit:
         return float(np.sqrt(np.minimum(spread, 1).prod()))
 
     def shifts(self, step: Array | None = None) -> Array:
-        """Shifts that each place in the picture still asks for after `step` [6]: [cells, 2], as steps;
-        towards 0 without texture.
-        """
+        """[cells, 2]: the shift that each cell still needs after `step` [6]; near 0 without texture."""
         pull = (
             self.pull[:, :2]
             if step is None
@@ -262,9 +258,7 @@ class Aligner:
         return found
 
     def _ask_cells(self, fit: _Fit, start: Array) -> list[tuple[float, Array]]:
-        """Scored states that the cells ask for, from `start`: where they stand and the two shifts that most
-        of them like.
-        """
+        """Scored motions that cells vote for, from `start`: its place and the two most wanted shifts."""
         fit.stand(start)
         shifts = fit.shifts()
         scores = fit.held_shifts(shifts) @ fit.weight
@@ -280,8 +274,7 @@ class Aligner:
     def align(
         self, first: list[Array], second: list[Array], guess: Array
     ) -> tuple[list[tuple[float, Array]], float, float]:
-        """Motion of the picture from `first` to `second`, both as `prepare` gives them, with `guess` [6] as
-        one starting point.
+        """Motion from `first` to `second` (as `prepare` gives them), with `guess` [6] as one start.
 
         Returns:
             one or two states with their agreement 0 to 1, best first; the mean motion that the best one

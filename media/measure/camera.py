@@ -1,5 +1,6 @@
-"""The camera's move in a clip, from the motion of the whole picture between pairs of frames an eighth and a
-quarter of a second apart.
+"""The camera's move in a clip, from the global motion between pairs of frames.
+
+Pairs are an eighth and a quarter of a second apart.
 
 Short steps tell fast moves over repeating ground (bricks look the same one brick further), long ones slow
 moves over faint ground.
@@ -101,9 +102,7 @@ def pick_pairs(times_s: list[float]) -> list[tuple[int, int]]:
 
 
 def inner_box(luma: list[Array]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of the picture without bars: rows and columns at the border that are one flat
-    tone through the clip.
-    """
+    """Top, bottom, left and right of the picture without bars of one flat tone."""
     some = np.stack([luma[index] for index in np.unique(np.linspace(0, len(luma) - 1, 6).astype(int))])
     box = []
     for axes, side in (((0, 2), luma[0].shape[0]), ((0, 1), luma[0].shape[1])):

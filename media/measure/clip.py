@@ -1,5 +1,4 @@
-"""Measurements of a clip, over the whole picture whatever its aspect, from what the curating pass already
-has.
+"""Measurements of a clip over the whole picture, from what the curating pass already has.
 
 Preview pictures (about two a second) are measured one by one as they pass (`look`); a clip's numbers sum up
 its pictures' (`measure`). They are stored,
@@ -117,9 +116,7 @@ def bars_px(looks: list[Look], display_width_px: int) -> list[int]:
 
 
 def screen_likelihood(looks: list[Look]) -> float:
-    """How much the clip looks like a recorded screen: most pixels exactly equal to their neighbours, yet
-    sharp edges. 0 to 1.
-    """
+    """How much the clip looks like a recorded screen, 0 to 1: flat areas with sharp edges."""
     flat, sharpness = (
         float(np.median([getattr(item, name) for item in looks])) for name in ("flat_share", "sharpness")
     )
@@ -127,9 +124,7 @@ def screen_likelihood(looks: list[Look]) -> float:
 
 
 def loop_likelihood(small: list[np.ndarray]) -> float:
-    """How surely the last picture leads back to the first: 1 less their difference over the clip's usual
-    difference from the first. 0 to 1.
-    """
+    """How surely the clip repeats, 0 to 1: how near its last picture is to its first."""
     if len(small) < 4:
         return 0.0
     away = [cv2.absdiff(small[0], item).mean() for item in small[1:]]

@@ -56,9 +56,7 @@ _BAR_LEVEL, _BAR_LIT_SHARE = 20, 0.5
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """`times_s` [n] float32 rising from 0; `cells` [n, 12, 12, 3] uint8 (Y, Cr, Cb); `aspect`: width over
-    height of the box they show.
-    """
+    """A clip's hash. Times [n] float32 from 0, cells [n, 12, 12, 3] uint8 (Y, Cr, Cb), and the aspect."""
 
     aspect: float
     times_s: np.ndarray
@@ -81,9 +79,7 @@ class View:
 
     @functools.cached_property
     def coefficients(self) -> np.ndarray:
-        """[n, 64] float32: low DCT coefficients, 44 of luma (without the mean), 10 of each chroma;
-        orthonormal.
-        """
+        """[n, 64] float32: low orthonormal DCT coefficients, 44 of luma (no mean) and 10 of each chroma."""
         basis = _dct()
         rows = np.einsum("ui,nijc,vj->nuvc", basis, self.normal, basis, optimize=True)
         luma, chroma = _low(45)[1:], _low(10)
@@ -147,8 +143,7 @@ def _low(count: int) -> np.ndarray:
 
 
 def bar_free_boxes(frames: Sequence[np.ndarray]) -> list[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) of the picture inside black bars that stay through the clip; a second box
-    where that is in doubt.
+    """(top, bottom, left, right) of the picture inside black bars; a second box if in doubt.
 
     A bar ends at a straight edge: just inside, at least half of the line lights up at some time. The second
     box is free of all black at its sides.
@@ -176,8 +171,9 @@ def bar_free_boxes(frames: Sequence[np.ndarray]) -> list[tuple[int, int, int, in
 
 
 def video_hash(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> VideoHash:
-    """The hash of a clip from frames [H, W, 3] uint8 RGB of one size and their times in seconds; 4 a second
-    serve well, 2 find fewer trimmed copies.
+    """The hash of a clip from frames [H, W, 3] uint8 RGB of one size and their times in seconds.
+
+    Four frames a second serve well; two find fewer trimmed copies.
     """
     if not len(frames) or len(frames) != len(times_s):
         raise ValueError(f"a video hash needs frames and as many times, got {len(frames)} and {len(times_s)}")
@@ -194,8 +190,9 @@ def video_hash(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> VideoH
 
 
 def _places(times_s: np.ndarray, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample before, sample after and the share of the one after, for each of the times `at_s` (any shape),
-    held at the ends.
+    """Sample before, sample after and the weight of the latter, for times `at_s` of any shape.
+
+    Times outside are held at the ends.
     """
     last = len(times_s) - 1
     at_s = np.clip(at_s, times_s[0], times_s[-1])
@@ -206,9 +203,7 @@ def _places(times_s: np.ndarray, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _rough(short: View, long: View, offsets_s: np.ndarray) -> np.ndarray:
-    """[offsets] mean squared distance of the coefficients, the short clip's frames against the long clip
-    blended at their times.
-    """
+    """[offsets]: mean squared distance of coefficients, the long clip interpolated."""
     a, b = short.coefficients, long.coefficients
     cross, own = a @ b.T, (b * b).sum(1)
     next_to = np.append((b[:-1] * b[1:]).sum(1), 0.0)
@@ -224,9 +219,7 @@ def _rough(short: View, long: View, offsets_s: np.ndarray) -> np.ndarray:
 
 
 def _aligned(short: View, long: View, offset_s: float) -> float:
-    """Distance at one offset: root mean squared difference at the four worst places, over all frames that say
-    something.
-    """
+    """Distance at one offset: root mean square of the four worst places, over frames with content."""
     pairs = []
     for one, other, shift in ((short, long, offset_s), (long, short, -offset_s)):
         at = one.times_s + np.float32(shift)
@@ -277,8 +270,9 @@ def _view_distance(a: View, b: View) -> float:
 
 
 def distance(a: VideoHash, b: VideoHash) -> float:
-    """How far two clips are from being copies, one perhaps a part of the other: 0 the same, up to `SAME`
-    copies, infinite if nothing fits.
+    """Distance of two clips, one perhaps a part of the other.
+
+    0: the same; up to `SAME`: copies; infinite: nothing fits.
     """
     return min(_view_distance(one, two) for one in a.views for two in b.views)
 

@@ -30,8 +30,9 @@ Item = TypeVar("Item")
 
 
 class FastAdaptiveDetector(AdaptiveDetector):
-    """PySceneDetect's adaptive detector for RGB frames, its frame score computed by one call of OpenCV: the
-    same numbers at a third of the time.
+    """PySceneDetect's adaptive detector on RGB frames, with its frame score by one OpenCV call.
+
+    The same numbers at a third of the time.
     """
 
     _last_hsv: np.ndarray | None = None
@@ -46,9 +47,7 @@ class FastAdaptiveDetector(AdaptiveDetector):
 
 @dataclass(frozen=True)
 class Label:
-    """What a frame is: the first of a shot after a hard cut; a mixture of two shots; or just the next frame
-    of one.
-    """
+    """What a frame is: the first after a hard cut, part of a transition, or the next one of a shot."""
 
     is_cut: bool
     is_transition: bool

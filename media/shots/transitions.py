@@ -31,8 +31,9 @@ _TINY_PX = 12
 
 
 def tiny(glance: np.ndarray) -> np.ndarray:
-    """A glance [s, s, 3] uint8 as a vector of 12 x 12 blurred pixels, 0..1: small motion leaves it almost as
-    it is.
+    """A glance [s, s, 3] uint8 as a vector of 12 x 12 blurred pixels, 0..1.
+
+    Small motion hardly changes it.
     """
     small = cv2.resize(glance, (_TINY_PX, _TINY_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     return cv2.GaussianBlur(small, (3, 3), 0).ravel() / 255.0

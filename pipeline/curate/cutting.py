@@ -148,9 +148,7 @@ def pieces(
 def _samples(
     reader: VideoReader, config: CurateConfig, start_s: float
 ) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Samples and glances from far enough before `start_s` that every label from there on is that of the
-    whole source.
-    """
+    """Samples and glances from far enough before `start_s` that labels equal those of the whole source."""
     need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
     while start_s > 0:

@@ -1,5 +1,4 @@
-"""From a decoded picture to what curation keeps of it: a glance for the shot detector, and now and then a
-small picture and a preview.
+"""What curation keeps of a picture: a glance, and now and then a small picture and a preview.
 
 When something is kept follows from the source's own clock and from the step before, never from where a
 segment or a shot begins, so cutting a video

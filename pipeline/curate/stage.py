@@ -1,6 +1,4 @@
-"""The `preview` column: decode each segment once; measure, preview and proxy each of its clips; write down
-what became of everything.
-"""
+"""The `preview` column: each segment decoded once, its clips measured, previewed and accounted for."""
 
 from __future__ import annotations
 
@@ -75,9 +73,7 @@ class Curate:
 
 
 class Book:
-    """Writes down what becomes of each item of a shard: rows of clips, drops and failures, members of the
-    tar.
-    """
+    """Collects what becomes of each item of a shard: rows of clips, drops, failures, tar members."""
 
     def __init__(self, commit: ShardCommit, config: CurateConfig, shard: int) -> None:
         self.commit, self.config, self.shard = commit, config, shard

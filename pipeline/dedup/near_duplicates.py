@@ -1,5 +1,4 @@
-"""Near-duplicate clips: candidates by banded hashing, proof by the aligned distance, groups around the clip
-that is kept.
+"""Near-duplicate clips: candidates by banded hashing, verified by distance, grouped by quality.
 
 Search is locality-sensitive hashing by sampled bits (Indyk and Motwani 1998, Gionis et al. 1999): each of
 several tables reads a fixed part of a frame's 64 bits; frames that agree on all of a part share a bucket. The
@@ -45,9 +44,7 @@ _PARTS = np.array(
 
 @dataclass(frozen=True, order=True)
 class Quality:
-    """What decides which clip of a group is kept: most pixels, then longest, then sharpest, then the smallest
-    clip_id.
-    """
+    """Which clip of a group is kept: most pixels, then longest, sharpest, smallest clip_id."""
 
     pixels: int = 0
     duration_s: float = 0.0
@@ -111,9 +108,7 @@ def frame_bits(coefficients: np.ndarray) -> np.ndarray:
 
 
 def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, int]:
-    """Pairs of places [p, 2] to compare within one bucket of frame bits [n] uint64, and how many comparisons
-    the cap left out.
-    """
+    """Pairs [p, 2] to compare within one bucket of frame bits [n] uint64, and how many the cap skipped."""
     count = len(bits)
     if count <= cap:
         return np.stack(np.triu_indices(count, 1), 1), 0
@@ -125,9 +120,7 @@ def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, i
 def _pairs_by_size(
     bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, report: Report
 ) -> Iterator[np.ndarray]:
-    """Pairs of places [p, 2] of all buckets, many small ones at a time; buckets are runs of the sorted
-    members.
-    """
+    """Pairs [p, 2] of all buckets, many small ones at a time; a bucket is a run of sorted members."""
     report.largest_bucket = int(sizes.max(initial=0))
     for size in range(2, BUCKET_CAP + 1):
         chosen = starts[sizes == size]
@@ -146,8 +139,7 @@ def _pairs_by_size(
 def candidate_pairs(
     hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1
 ) -> np.ndarray:
-    """Pairs of clips [p, 2] int64, i < j, each once, that share a bucket with frames near to each other, and
-    are alike in aspect.
+    """Candidate pairs [p, 2] int64, i < j, each once: in one bucket, near in time, alike in aspect.
 
     With `parts`, only the buckets of that part are looked at: the parts' pairs together, each once, are those
     of the whole.
@@ -194,8 +186,9 @@ def candidate_pairs(
 def embedding_pairs(
     vectors: Mapping[str, np.ndarray], threshold: float, block: int = 2048
 ) -> list[tuple[str, str, float]]:
-    """All pairs of clips whose unit vectors [d] float32 have a cosine of at least `threshold`; exact, in
-    blocks, ids in order.
+    """All pairs of clips whose unit vectors [d] float32 have a cosine of at least `threshold`.
+
+    Exact, in blocks, ids in order.
     """
     ids = sorted(vectors)
     if not ids:
@@ -217,8 +210,7 @@ def group(
     measure: Callable[[str, str], float] | None = None,
     report: Report | None = None,
 ) -> list[Group]:
-    """Groups around kept clips: the best clip not yet in a group is kept and takes those that match it, and
-    so on within each linked set.
+    """Groups of matching clips: the best clip not yet in a group is kept and takes its matches.
 
     Args:
         pairs: distance of each matching pair (smaller id first).

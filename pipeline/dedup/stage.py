@@ -42,9 +42,7 @@ def groups_of(
     config: DedupConfig,
     spread: Spread,
 ) -> tuple[list[Group], Report]:
-    """Groups of near-duplicates among clips, given their rows of `clips`, their video hashes and their
-    embeddings (or none at all).
-    """
+    """Near-duplicate groups of clips from their rows, video hashes and embeddings (or none)."""
     rows = {row["clip_id"]: row for row in clips}
     quality = {
         clip_id: Quality(

@@ -75,9 +75,7 @@ def session(num_cpus: int | None = None) -> Iterator[str]:
 
 
 def interrupt_on_signals() -> None:
-    """SIGTERM ends a run as Ctrl-C does, also where the shell that started it in the background had Ctrl-C
-    ignored.
-    """
+    """SIGTERM ends a run as Ctrl-C does, even where a background shell ignores Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

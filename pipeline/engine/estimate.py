@@ -1,6 +1,4 @@
-"""What an ingest will take: hours and money, from rates measured on this dataset's own runs, or on a sample
-of its footage.
-"""
+"""Hours and cost of an ingest, from rates measured on earlier runs or on a sample of footage."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ def seconds_of(segments: list[dict]) -> float:
 
 
 def rates_of_runs(dataset: Dataset) -> dict[str, float]:
-    """By stage, actor seconds per second of footage, from the shards that earlier runs of this dataset
-    committed.
-    """
+    """Actor seconds per second of footage by stage, from the shards that earlier runs committed."""
     by_shard: dict[int, float] = {}
     for row in queries.plan(dataset).to_pylist():
         by_shard[row["shard"]] = by_shard.get(row["shard"], 0.0) + seconds_of([row])
@@ -97,8 +93,9 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
 
 
 def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> None:
-    """Print, for each stage: its rate, actors, hours and cost for what is not committed yet; then the whole,
-    whose stages run side by side.
+    """Print rate, actors, hours and cost of each stage for what is not committed yet, then the whole.
+
+    Stages run side by side.
     """
     segments = queries.plan(dataset).to_pylist()
     if not segments:

@@ -1,6 +1,4 @@
-"""Mending and looking closer: `retry` does failed work again; `replay` does one shard's work again beside the
-dataset and compares the bytes.
-"""
+"""`retry` does failed work again; `replay` does one shard's stage again and compares the bytes."""
 
 from __future__ import annotations
 
@@ -59,8 +57,9 @@ def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str
 
 
 def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]]) -> None:
-    """Delete the commit records of shard columns, those that read others first: at no moment is a column
-    there whose input is not.
+    """Delete commit records, those of columns that read others first.
+
+    So at no moment is a column there whose input is not.
     """
     for shard, names in sorted(forced.items()):
         for stage in reversed(stages):
@@ -79,8 +78,7 @@ def made_column(dataset: Dataset, view: str) -> Column | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Do what failed again, and only that: sources that could not be read, and shard columns with failed
-    items (and what was made from them).
+    """Do what failed again: unreadable sources, shard columns with failed items, and what reads them.
 
     The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
     ingest makes what is missing.
@@ -144,8 +142,7 @@ class Beside(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Do one stage's work on one shard again, in this process and without Ray, and compare it with what is
-    committed.
+    """Do one stage's work on one shard again, without Ray, and compare it with what is committed.
 
     For debugging a stage on the very input it met, and for proving that a column is a function of its inputs.
     The dataset stays as it is; what is made lies below runs/replay. Exit code 4 where the bytes differ.

@@ -1,6 +1,4 @@
-"""The engine room that the verbs share: which stages there are, running them on Ray, and what a run says at
-its end.
-"""
+"""A run as the verbs share it: which stages there are, running them on Ray, the final report."""
 
 from __future__ import annotations
 
@@ -89,8 +87,9 @@ def mark_duplicates(
 
 
 def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
-    """The dataset at `out`, made if missing, and the files that the footage names: these first, so that a
-    wrong path leaves nothing behind.
+    """The dataset at `out`, made if missing, and the files that the footage names.
+
+    Files are listed first, so that a wrong path leaves nothing behind.
 
     Raises:
         UsageError: the footage names nothing at all and there is no plan to go on with.
@@ -127,8 +126,7 @@ def execute(
     is_json: bool = False,
     view: str = "",
 ) -> int:
-    """Run the stages over all shards of the dataset and print the outcome; the last line says it in words and
-    numbers.
+    """Run the stages over all shards and print the outcome; returns the exit code.
 
     Args:
         view: point this view at the columns, near-duplicates left out; empty for none.

@@ -1,5 +1,4 @@
-"""List files: footage named line by line in `.txt`, or row by row in `.csv`, `.jsonl` and `.parquet`, here or
-at an address.
+"""List files: footage by line in `.txt`, by row in `.csv`, `.jsonl` and `.parquet`.
 
 A row names its file in a column `uri`, `path`, `url`, `file` or `file_name`; a relative name counts from the
 list's folder; the other columns are carried along. Lists are read as a stream and within bounds.
@@ -206,8 +205,9 @@ def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
 
 
 def list_rows(uri: str) -> Iterator[Found]:
-    """What a `.csv`, `.jsonl` or `.parquet` list names, row by row; files that are missing too, so that they
-    become failures by name.
+    """Footage that a `.csv`, `.jsonl` or `.parquet` list names, row by row, missing files too.
+
+    Missing files become failures by name.
 
     Raises:
         UsageError: as `read_rows`, or a row names no file.

@@ -1,6 +1,4 @@
-"""Places that hold footage: folders, patterns and single files here, prefixes and objects of a store, tars
-anywhere.
-"""
+"""Places that hold footage: folders, patterns and files here, objects of a store, tars anywhere."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ _TARS_AT_ONCE = 8
 
 
 def local_files(path: str) -> list[Found] | None:
-    """Files that a local path names: below a folder (names with a leading dot left out), itself, or what the
-    pattern matches.
+    """Files that a local path names: below a folder, itself, or what the pattern matches.
+
+    Names with a leading dot are left out.
 
     Returns:
         None where it names nothing.
@@ -43,8 +42,9 @@ def local_files(path: str) -> list[Found] | None:
 
 
 def store_files(uri: str) -> list[Found] | None:
-    """Objects that a store address names: itself with its JSON beside it, or all below it as a prefix that
-    ends at a slash.
+    """Objects that a store address names: itself with its JSON, or all below a prefix.
+
+    A prefix ends at a slash.
 
     Returns:
         None where it names nothing.
@@ -97,9 +97,7 @@ def store_files(uri: str) -> list[Found] | None:
 
 
 def _tar_members(tar: Found) -> list[Found]:
-    """Members of a tar, with the JSON and text of the same key attached; the tar itself too where it is
-    damaged or holds nothing.
-    """
+    """Members of a tar with the JSON and text of their key; the tar itself if damaged or empty."""
     try:
         index = tar_index(tar.uri)
     except MediaError:

@@ -1,5 +1,4 @@
-"""What the files beside a media file say of it: JSON sidecars, captions in text files, and the metadata file
-of a folder.
+"""What stands beside a media file: JSON sidecars, captions in text files, a folder's metadata file.
 
 A folder with `metadata.jsonl`, `.csv` or `.parquet` that has a column `file_name` describes the files below
 it (the layout that Hugging Face datasets call videofolder and imagefolder).
@@ -72,9 +71,7 @@ def _timed(value: object) -> bool:
 
 
 def sidecar_fields(found: Found) -> dict:
-    """`alt`, `timed_captions_json`, `metadata_json` of a source row, and `detail` where something beside the
-    file cannot be read.
-    """
+    """`alt`, `timed_captions_json` and `metadata_json` of a source, and `detail` if one is unreadable."""
     alt, captions, detail = found.alt, [], []
     metadata: dict = {}
     if found.sidecar:

@@ -28,8 +28,7 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 32
 
 
 def content_id(uri: str) -> str:
-    """A name of a file's bytes: sha256 of all of them, or of the size and 32 spread samples where the file is
-    over 64 MiB.
+    """A name of a file's bytes: sha256 of all, or of size and 32 spread samples above 64 MiB.
 
     Raises:
         MediaError: the file cannot be read.

@@ -1,5 +1,6 @@
-"""The `caption` column: every caption a clip came with, and those of the captioner with their verdicts and
-provenance. Reads previews, never the video.
+"""The `caption` column: given and written captions with verdicts and provenance.
+
+It reads previews, never the video.
 """
 
 from __future__ import annotations
@@ -199,9 +200,7 @@ class CaptionStage:
         return account
 
     def _reject_low(self, rows: list[dict]) -> None:
-        """Reject the captions of the shard that fit their clips worst, where the backend says how well they
-        fit.
-        """
+        """Reject the captions of the shard that fit their clips worst, if the backend scores the fit."""
         scores = {
             row["caption_id"]: json.loads(row["scores_json"]).get("alignment")
             for row in rows

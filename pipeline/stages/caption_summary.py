@@ -1,5 +1,6 @@
-"""What captioning came to: verdicts, reasons, tokens, seconds, and what an accepted caption cost; and the
-alarm for one caption on many unrelated clips.
+"""Summary of captioning: verdicts, reasons, tokens, seconds, cost, and captions that recur.
+
+One caption on many unrelated clips is the sign of a captioner that does not look.
 """
 
 from __future__ import annotations

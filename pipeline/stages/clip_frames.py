@@ -1,6 +1,4 @@
-"""The frames of a source's clips at the rate they are encoded: each source read once, in order, a little
-ahead of who uses them.
-"""
+"""Frames of a source's clips at the encoding rate: each source read once, in order, ahead."""
 
 from __future__ import annotations
 
@@ -69,8 +67,9 @@ class ClipRouter:
 
 
 class ReadAhead:
-    """Runs an iterator of frames in a thread, so that decoding and encoding overlap; an error in it is raised
-    where its frame would have come.
+    """Runs an iterator of frames in a thread, so that decoding and encoding overlap.
+
+    An error in it is raised where its frame would have come.
 
     Use as a context manager: on leaving, the thread is stopped and waited for, so the iterator is at rest.
     """

@@ -1,6 +1,4 @@
-"""The `embed` column: one image embedding per clip, from open_clip, over whole frames: padded to the model's
-square, never cropped to it.
-"""
+"""The `embed` column: one open_clip image embedding per clip, of whole frames padded to a square."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ _GREY = 114  # of the padding
 
 
 def padded_square(rgb: np.ndarray, side_px: int) -> np.ndarray:
-    """The whole picture [H, W, 3] in the middle of a grey square of `side_px`, both axes scaled by one
-    factor.
-    """
+    """The whole picture [H, W, 3] scaled by one factor into the middle of a grey square of `side_px`."""
     height, width = rgb.shape[:2]
     factor = side_px / max(height, width)
     small = fitted(rgb, max(1, round(width * factor)), max(1, round(height * factor)))

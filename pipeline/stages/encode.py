@@ -1,5 +1,6 @@
-"""The `latent` column: every kept clip at training size through the spacetime VAE, as posterior mean and
-log-variance.
+"""The `latent` column: every kept clip at training size through the spacetime VAE.
+
+Stored as posterior mean and log-variance.
 
 Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with
 its length; short ones of one shape go through the model together. Encoding is in fp32, storage in bf16. A
@@ -42,9 +43,7 @@ BATCH_PIXELS = 1 << 20
 
 
 class ShardWriter:
-    """Encodes the clips of one shard in order and adds their members and rows; short clips of one shape wait
-    for each other.
-    """
+    """Encodes the clips of one shard in order; short clips of one shape are batched."""
 
     def __init__(
         self, vae: VAE, device: torch.device, config: EncodeConfig, shard: int, commit: ShardCommit
@@ -151,8 +150,9 @@ class ShardWriter:
 
 
 class Encode:
-    """Stage `latent`: one member per clip, `<clip>.latent.safetensors`; table latents; channel statistics in
-    the commit record.
+    """Stage `latent`: a member `<clip>.latent.safetensors` per clip, table latents, channel statistics.
+
+    The statistics are in the commit record.
     """
 
     name = "latent"

@@ -1,5 +1,4 @@
-"""Stages: a function from (shard, its inputs) to a committed column, and what keeps a run alive when an item
-kills its process.
+"""Stages: functions from (shard, inputs) to a committed column, and what survives a dying process.
 
 A stage is built on the driver from its configuration, shipped to actors, `setup` once there and then
 `process`ed once per shard. It must be safe
@@ -36,8 +35,7 @@ def resident_bytes() -> int:
 
 
 class Journal:
-    """Remembers on disk which item is in hand, so that an item which kills its process is known after the
-    restart.
+    """Records on disk which item is being worked on, so that it is known after a crash.
 
     An item that was in hand at two deaths of this run is poison: the stage records it as failed and passes
     over it.

@@ -1,6 +1,4 @@
-"""The `text` column: ragged token embeddings of every accepted caption, several to a clip, in bf16
-safetensors.
-"""
+"""The `text` column: token embeddings of every accepted caption at their own lengths, in bf16."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ _CLIPS_AT_ONCE = 200
 
 
 class TextStage:
-    """Stage `text`: one member per clip, `<clip>.text.safetensors`, with a tensor [num_tokens, width] named
-    by each caption's id.
+    """Stage `text`: a member `<clip>.text.safetensors` per clip, a tensor [num_tokens, width] per caption.
+
+    Each is named by its caption's id.
     """
 
     name = "text"

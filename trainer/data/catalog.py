@@ -20,8 +20,9 @@ from vae.measuring.stats import corpus_stats
 
 @dataclass(frozen=True)
 class ViewTexts:
-    """The text side of one view. texts: (tar path, member) by clip; captions: (caption id, kind, source) of
-    each clip, in stored order.
+    """The text of one view: (tar path, member) and (caption id, kind, source) of captions, by clip.
+
+    Captions are in stored order.
     """
 
     texts: dict[str, tuple[str, Member]]

@@ -1,5 +1,4 @@
-"""What a run reads when: stages one after the other, each with its own share of the samples, as one stream of
-steps addressed by one integer.
+"""What a run reads when: stages in a row, as one stream of steps addressed by one integer.
 
 A stage may show clips in shorter windows, leave some frame rates out, and set the share of images among the
 tokens. Image sizes and lengths are never made alike: a stage is a choice of what to read, not a bucket.

@@ -158,8 +158,9 @@ class PackReader:
         return caption_id, self.embedding(sample, caption_id)
 
     def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[Tensor, str]:
-        """Embedding [L, Dt] of the caption drawn for this sample and its kind; one row of zeros (the null
-        text) where it is dropped or there is none.
+        """The caption drawn for a sample: its embedding [L, Dt] and its kind.
+
+        If it is dropped or there is none, one row of zeros (the null text) and "none".
         """
         captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)

@@ -39,8 +39,7 @@ Chosen = list[list[int]]
 
 
 def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterator[list[int]]:
-    """Fill bins of `budget` from a look-ahead pool: the oldest first, then again and again the largest that
-    still fits.
+    """Fill bins of `budget` tokens from a look-ahead pool: the oldest item, then the largest that fits.
 
     Args:
         lengths: tokens of each item, each <= budget, in stream order.
@@ -168,8 +167,9 @@ class PackSettings:
 
 
 def attention_cost_of(config: FitConfig) -> float:
-    """As measured on the device, or by operations: attention takes n^2 of them where the linear layers take 6
-    n times the width.
+    """Cost of a squared token relative to a token: measured on the device, or by operations.
+
+    By operations, attention takes n^2 where the linear layers take 6 n times the width.
     """
     return config.attention_cost or 1 / (6 * config.model.width)
 
@@ -191,9 +191,7 @@ def pack_settings(config: FitConfig) -> PackSettings:
 def _shard_windows(
     table: SampleTable, pieces: np.ndarray, epoch: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Indices of all showings of an epoch, a few shards at a time in an order of shards drawn anew, shuffled
-    within.
-    """
+    """Indices of all showings of an epoch: a few shards at a time in random order, shuffled within."""
     draws = table.draws(epoch)
     showings = pieces if draws is None else draws * pieces
     is_plain = bool((showings == 1).all())

@@ -53,8 +53,9 @@ def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
 
 
 def latent_time_s(index: Tensor, fps: float, factor_t: int = FACTORS[0]) -> Tensor:
-    """Centre time of latents by index: the first stands for frame 0, each later one for the `factor_t` frames
-    that end with frame `factor_t` * index.
+    """Centre time of latents by index: 0 for the first, else of the `factor_t` frames it covers.
+
+    These end with frame `factor_t` * index.
     """
     frame = torch.where(index > 0, factor_t * index - (factor_t - 1) / 2, 0.0)
     return frame / fps if fps > 0 else torch.zeros_like(frame)
@@ -79,9 +80,7 @@ def coordinates(
 
 
 def token_validity(extent: Extent, sample: Sample, patch: Size, factors: Factors = FACTORS) -> Tensor:
-    """[n, cells]: share of real pixels of each latent cell in each token of a sample (a window of a clip of
-    `extent`); cells that only pad a patch are 0.
-    """
+    """[n, cells]: share of real pixels of each latent cell of each token; 0 for cells of padding."""
     share = validity(extent, factors)[None, sample.start : sample.start + sample.latent_t]
     share = share[
         :, :, sample.top : sample.top + sample.latent_h, sample.left : sample.left + sample.latent_w

@@ -1,6 +1,4 @@
-"""The steps of all epochs in a row, addressed by one integer: what a run reads at a step, whoever asks and
-whenever.
-"""
+"""The steps of all epochs in a row, addressed by one integer."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ class PlanStream:
         self._chosen, self._now = list[list[int]](), list[list[Sample]]()
 
     def mark(self, step: int) -> tuple[int, int]:
-        """Epoch of a step that was asked for lately, and the first step of that epoch: where a resumed run
-        may `seek`.
-        """
+        """Epoch of a recent step and the first step of that epoch, for `seek` at a resume."""
         known = [(epoch, begin) for epoch, begin in self._begins.items() if begin <= step]
         return max(known, default=(self._first_epoch, 0))
 

@@ -1,6 +1,4 @@
-"""Samples as the trainer sees them: one clip each, as columns of numbers, with how often an epoch draws it
-and what of it is shown.
-"""
+"""Samples as columns of numbers: one clip each, how often an epoch shows it, and which part."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Training from plain WebDataset tars that hold latent, text and json of each clip (what `python -m manifests
-export` writes), streamed by `webdataset` without an index.
+"""Training from plain WebDataset tars (as `rushes export` writes), streamed without an index.
 
 For data that lies on a disk or a server as tars alone. What an index gives is not there: no plan before the
 run, no clip exactly once, no exact resume (a resumed run goes on with tars in a new order). Each process
@@ -36,8 +35,9 @@ SURVEY, HELD_OUT, POOL = 256, 32, 64
 
 @dataclass(frozen=True)
 class StreamedClip:
-    """A clip read whole. row: its sizes and rate; captions: (id, kind, source); latent: mean and log
-    variance, [C, t, h, w]; texts: embeddings by caption id.
+    """A clip read whole: its row, captions (id, kind, source), latent and text embeddings.
+
+    latent: mean and log variance [C, t, h, w]; texts: by caption id.
     """
 
     row: dict[str, Any]
@@ -202,9 +202,7 @@ class StreamLoader:
     def steps_from(
         self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """(step, epoch, packs of this process, prepared) without end, in an order of its own for each first
-        step.
-        """
+        """(step, epoch, packs of this process, prepared) without end, in an order set by the first step."""
         packs, each = self._packs(step), self.reader.config.packs_per_step // self.world_size
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]

@@ -1,6 +1,4 @@
-"""What is shown of samples that are longer or larger than the limit: consecutive windows that cover all of
-it, or one at random; of a frame too large, a part.
-"""
+"""Which part of too long or too large samples is shown: consecutive windows, or one at random."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What attention costs on this device beside all that is linear in tokens, so that packs are balanced by time
-and not by operations.
-"""
+"""Measured cost of attention relative to all that is linear in tokens, for balancing packs by time."""
 
 from __future__ import annotations
 
@@ -45,8 +43,9 @@ def timed(model: DiT, lengths: list[int], is_bf16: bool) -> float:
 
 
 def measure(config: FitConfig, device: torch.device, tokens: int) -> tuple[float, float]:
-    """(seconds per token, seconds per squared token) from packs of the same number of tokens in documents of
-    several lengths, by least squares.
+    """(seconds per token, seconds per squared token) by least squares over packs of several lengths.
+
+    All packs have the same number of tokens.
     """
     torch.manual_seed(0)
     model = DiT(config.model).to(device)

@@ -56,9 +56,7 @@ class RMSNorm32(nn.RMSNorm):
 
 
 def linear32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer in fp32, also where all else is computed in less: noise levels and what they modulate
-    need it.
-    """
+    """A linear layer in fp32 also under autocast: noise levels and modulation need it."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
 
@@ -182,8 +180,9 @@ class JointLayout:
 
 
 def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
-    """What a weight of the DiT begins with, by its name in the plain model: Xavier, but the layers whose
-    output is added begin with zero, so a new model predicts zero.
+    """Initial value of a weight by its name: Xavier, but zero for layers whose output is added.
+
+    So a new model predicts zero.
     """
     parts = name.split(".")
     is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "cross_out" in parts
@@ -222,9 +221,7 @@ class DiT(nn.Module):
                     value.copy_(initial_value(name, value.shape))
 
     def share_sequence(self, group: SequenceGroup | None) -> None:
-        """Let blocks attend over a group of processes that each hold a part of the tokens; None: this process
-        holds all.
-        """
+        """Attend over a group of processes that each hold a part of the tokens; None: this one has all."""
         self.sequence = group
         for module in self.modules():  # blocks may be wrapped
             if isinstance(module, DiTBlock):

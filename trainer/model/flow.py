@@ -1,5 +1,4 @@
-"""Paths from data to noise with a noise level per token, and what the model is to say on them: the direction
-of the path.
+"""Noise on packs: the path from data to noise, a noise level per token, the prediction target.
 
 linear: x = (1 - sigma) clean + sigma noise, the velocity is noise - clean (rectified flow, Liu et al. 2022,
 arXiv:2209.03003).

@@ -1,5 +1,6 @@
-"""Long sequences over several processes (Ulysses, Jacobs et al. 2023, arXiv:2309.14509): each holds a part of
-the tokens, and for attention all tokens of a part of the heads.
+"""Sequence parallelism (Ulysses, Jacobs et al. 2023, arXiv:2309.14509).
+
+Each process holds a part of the tokens and, for attention, all tokens of a part of the heads.
 
 Two exchanges of all with all around self-attention; everything else in a block is per token, or reads the
 text, which every process of a group has whole.
@@ -16,9 +17,7 @@ from torch import Tensor
 
 
 class _Exchange(torch.autograd.Function):
-    """Part i of x [size, ...] to process i of the group, its part in return; the gradient goes the same ways
-    back.
-    """
+    """All-to-all: part i of x [size, ...] goes to process i; differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:

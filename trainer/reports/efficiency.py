@@ -1,6 +1,4 @@
-"""What a step costs and where its loss lies: exact floating-point operations of packs, loss by shape class
-and noise band.
-"""
+"""FLOPs of packs, efficiency of steps, and loss by shape class and noise band."""
 
 from __future__ import annotations
 
@@ -40,8 +38,9 @@ def shape_classes(sample: Sample) -> tuple[str, ...]:
 
 
 def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Sequence[int]) -> float:
-    """Floating-point operations of one forward pass over documents of these lengths: two for each
-    multiply-add of every matrix product, attention within documents only.
+    """FLOPs of one forward pass over documents of these lengths, attention within documents only.
+
+    Two for each multiply-add of every matrix product.
     """
     d, tokens, words = config.width, sum(lengths), sum(text_lengths)
     hidden = 8 * d // 3 // 16 * 16

@@ -1,6 +1,4 @@
-"""Validation at fixed noise levels and fixed noise, by shape class, with the true captions and with shuffled
-ones.
-"""
+"""Validation at fixed noise levels, by shape class, with true captions and with shuffled ones."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ SIGMAS = (0.3, 0.6, 0.9)
 
 
 def validation_packs(reader: PackReader, samples: list[Sample], ranks: Ranks) -> list[Pack]:
-    """This process' share of the held-out samples in packs, read once; those over the budget are cut to their
-    first latents that fit.
+    """This process's share of the held-out samples in packs, read once.
+
+    Samples over the budget are cut to their first latent frames that fit.
 
     No more samples are taken than `config.validate_on`, the same ones in every run. All processes get equally
     many packs, some of them empty.

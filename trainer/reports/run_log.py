@@ -1,6 +1,4 @@
-"""What a run tells while it trains: `metrics.jsonl`, `consumed*.jsonl` (which samples each process read at
-each step), TensorBoard's files, and Weights & Biases where a project is named.
-"""
+"""Logs of a run: `metrics.jsonl`, `consumed*.jsonl`, TensorBoard, and Weights & Biases on request."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Sheets of samples while training: a few held-out clips beside what the averaged model makes of their
-captions at their own shapes. To see learning.
-"""
+"""Sheets of samples while training: held-out clips beside samples of their captions."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ ROWS, STEPS, GUIDANCE = 4, 20, 2.0
 
 
 class Sheets:
-    """Makes `samples/step-<n>.png` in a run folder: each row shows the first and the last frame of a clip as
-    the VAE keeps it, then of a sample.
-    """
+    """Makes `samples/step-<n>.png`: first and last frame of a clip, then of a sample, in each row."""
 
     def __init__(
         self,

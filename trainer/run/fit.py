@@ -48,8 +48,9 @@ def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
 
 
 def run_digest(catalog: Catalog, config: FitConfig) -> str:
-    """What a checkpoint must agree on to be resumed: the data and all that decides the order and the noise;
-    not the number of steps or of processes.
+    """What a checkpoint must agree on to be resumed: data, order and noise.
+
+    Not the number of steps or of processes.
     """
     settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
     return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[
@@ -59,9 +60,7 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """What a run reads: what there is, how to read it, for validation and step by step, and what made it, for
-    the exported model.
-    """
+    """What a run reads: settings, catalogue, validation packs, loader, and the origin of the data."""
 
     config: FitConfig
     catalog: Catalog
@@ -111,8 +110,7 @@ def _sized(config: FitConfig, catalog: Catalog) -> FitConfig:
 def fit(
     dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None
 ) -> int:
-    """`fit_until` on a dataset, with SIGINT and SIGTERM turned into a wish to stop, from the first line to
-    the last.
+    """`fit_until` on a dataset; SIGINT and SIGTERM become stop requests.
 
     Args:
         cache: where ranges of a dataset on an object store are kept.

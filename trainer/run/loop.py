@@ -1,6 +1,4 @@
-"""The steps of a run, on one process or many: forward, backward, guard, optimizer, average, logs,
-checkpoints.
-"""
+"""The training loop, on one process or many: forward, backward, guard, optimizer, average, logs."""
 
 from __future__ import annotations
 
@@ -274,8 +272,9 @@ class Run:
             )
 
     def _roll_back(self) -> None:
-        """After several skipped steps in a row the weights themselves are not to be trusted: take those of
-        the last checkpoint, and go on with the data from here.
+        """After several skipped steps in a row, restore weights and optimizer from the last checkpoint.
+
+        The data is not rewound.
         """
         config, guard = self.config, self.guard
         if not config.roll_back_after or guard.in_a_row % config.roll_back_after:

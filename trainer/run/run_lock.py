@@ -12,8 +12,7 @@ PATIENCE_S = 60.0
 
 
 class RunLock:
-    """Held by the run in a folder and let go by its death, however it dies; what is left of a killed one is
-    waited for.
+    """A lock on a run folder, held until the process ends; the lock of a killed run is waited for.
 
     Raises:
         UsageError: another run is still there.

@@ -1,5 +1,4 @@
-"""Sampling: a canvas of any size and length, a prompt, and perhaps given latents; the model fills in the
-rest.
+"""Sampling: a canvas of any size and length, a prompt, and perhaps given latents.
 
 Text-to-image is text-to-video with one frame. Given latent frames stay bit-equal: their noise level is 0 from
 start to end.

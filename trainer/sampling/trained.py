@@ -1,6 +1,4 @@
-"""A trained model as it is read for sampling: averaged weights in safetensors and a record in JSON
-(`trainer.state.export` writes both).
-"""
+"""A trained model as it is read for sampling; `trainer.state.export` writes it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Checkpoint folders on disk: they appear, give way and go whole, each file's size and crc32 is kept beside,
-and a damaged one is told from a sound one.
+"""Checkpoint folders: atomic writes, rotation, and a size and crc32 per file to detect damage.
 
 Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being written; `.step-<n>.old` was
 complete and gives way to one of the same step; `.step-<n>.gone` is being deleted; `.step-<n>.damaged` was
@@ -26,9 +25,10 @@ _CHUNK = 16 << 20
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands: `step` steps are done; `digest` names the data and the plan; `plan_mark` is where
-    the plan's epoch began (`Curriculum.mark`); then what the guard against spikes remembers, and how many
-    samples were read and were unreadable."""
+    """Where a run stands: steps done, digest of data and plan, state of the guard, counts of samples.
+
+    `plan_mark` is where the plan's epoch began (`Curriculum.mark`).
+    """
 
     step: int
     digest: str

@@ -1,5 +1,6 @@
-"""Checkpoints by torch's distributed checkpoint into safetensors: each process writes its own shards, and any
-number of processes reads them.
+"""Checkpoints by torch's distributed checkpoint into safetensors, for any number of processes.
+
+Each process writes its own shards.
 
 A checkpoint is a folder that appears when all of it is written (trainer/state/checkpoint_files.py). It holds
 no pickle: torch's own format keeps its index in one, its safetensors format does not. Written in the
@@ -44,9 +45,7 @@ class Trained:
     optimizers: list[torch.optim.Optimizer]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything as (sharded) tensors by name; an optimizer that has not stepped yet is given its first
-        state.
-        """
+        """All tensors by name, sharded ones as shards; a new optimizer gets its initial state."""
         optimizer: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
         found: dict[str, Any] = {
             f"model.{name}": value for name, value in get_model_state_dict(self.model).items()
@@ -146,9 +145,7 @@ def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> 
 
 
 def load_part(path: Path, part: str, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One part of a checkpoint (`model`, or `ema<decay>`) into tensors of these shapes, on this process
-    alone.
-    """
+    """One part of a checkpoint (`model` or `ema<decay>`) as whole tensors, on this process alone."""
     wanted = {f"{part}.{name}": torch.empty_like(value) for name, value in shapes.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

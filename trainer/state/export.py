@@ -24,8 +24,9 @@ from trainer.state.checkpoints import load_part
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
-    """Write into the run folder all that sampling needs besides weights: latent statistics, shift rule, and
-    in `made_by` the columns, the text encoder and the VAE.
+    """Write into the run folder all that sampling needs besides weights.
+
+    Latent statistics, the shift rule, and in `made_by` the columns, the text encoder and the VAE.
     """
     record = {
         "format": FORMAT,

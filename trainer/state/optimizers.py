@@ -1,5 +1,4 @@
-"""Optimizers of a run and the learning rate: AdamW, or Muon for the matrices of the blocks with AdamW for all
-else.
+"""Optimizers and learning rate: AdamW, or Muon for the blocks' matrices with AdamW for the rest.
 
 Muon (Jordan et al. 2024; at scale, Liu et al. 2025, arXiv:2502.16982) makes each matrix' update orthogonal.
 Its updates are scaled to the size that AdamW's have, so one learning rate serves both.
@@ -43,8 +42,9 @@ def make_optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Opt
 
 
 def lr_at(step: int, config: FitConfig) -> float:
-    """Linear warm-up, then by the schedule: flat with a cosine to a twentieth over the last share of the run,
-    a cosine to a twentieth all along, or flat.
+    """Learning rate of a step: linear warm-up, then `flat-cosine`, `cosine` or `constant`.
+
+    A cosine falls to a twentieth: over the last share of the run, or all along.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

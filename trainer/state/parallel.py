@@ -1,5 +1,4 @@
-"""Processes of one run: joined by torchrun or Ray Train, the model sharded over them (FSDP2), numbers added
-up.
+"""The processes of a run: joined by torchrun or Ray Train, the model sharded by FSDP2.
 
 One process is the same code with nothing to shard. FSDP averages gradients over processes, so a process
 scales its share of the loss by their number (`Ranks.size`).
@@ -119,8 +118,7 @@ def check(config: FitConfig, ranks: Ranks) -> None:
 
 
 def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
-    """A new model on this process' device, in this order: activations recomputed per block, blocks compiled,
-    sharded, filled.
+    """A new model on this process's device: checkpointed, compiled, sharded, then filled.
 
     Args:
         is_trained: False for an average of the weights, which needs neither gradients nor speed.
@@ -199,9 +197,7 @@ def own_part(value: Tensor) -> Tensor:
 
 
 def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
-    """All weights in full, on the CPU, by the names of the plain model; every process must ask, the first
-    alone is given them.
-    """
+    """All weights in full on the CPU by their plain names, on the first process; every one must call."""
     found = {}
     for name, value in model.state_dict().items():
         full = whole(value).detach()

@@ -52,8 +52,9 @@ def audit(vae: VAE, video: Tensor) -> Audit:
 
 
 def latent_picture(mean: Tensor) -> bytes:
-    """PNG of a latent [C, t, h, w]: its first three principal components as red, green and blue, up to eight
-    latents in time side by side.
+    """PNG of a latent [C, t, h, w]: three principal components as red, green and blue.
+
+    Up to eight latent frames side by side.
     """
     picks = torch.linspace(0, mean.shape[1] - 1, min(STRIP_LATENTS, mean.shape[1])).round().long()
     some = mean.float().cpu()[:, picks].double()

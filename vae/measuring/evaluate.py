@@ -1,6 +1,4 @@
-"""Evaluation on clips of the film world never trained on and on real footage, beside codes of the same size
-and other VAEs.
-"""
+"""Evaluation on held-out films and real footage, beside linear codes of the same size and other VAEs."""
 
 from __future__ import annotations
 
@@ -112,9 +110,7 @@ def pca_cells(clips: list[Named], factors: tuple[int, int, int]) -> Tensor:
 
 
 def throughput(vae: VAE, side_px: int = 128, num_frames: int = 33, rounds: int = 3) -> dict[str, float]:
-    """Megapixels a second of CPU time (of GPU time where the model is on one), encoding and decoding;
-    medians.
-    """
+    """Megapixels a second of CPU time (GPU time on a GPU), encoding and decoding; medians."""
     device = next(vae.parameters()).device if isinstance(vae, torch.nn.Module) else torch.device("cpu")
     video = torch.rand(3, num_frames, side_px, side_px, device=device) * 2 - 1
     latent = vae.encode(video)
@@ -190,9 +186,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def sheet(vae: VAE, clips: list[Named], path: Path, tile_px: int = 192) -> None:
-    """PNG with a row for each clip: original, reconstruction, error (grey is none, four times as loud), of
-    the frame in the middle.
-    """
+    """PNG with a row for each clip: original, reconstruction and four times the error of the middle frame."""
     font, rows = ImageFont.load_default(13), []
     for clip in clips:
         video = as_float(clip.video)

@@ -85,8 +85,9 @@ def through(vae: VAE) -> Callable[[Tensor], Tensor]:
 
 
 def constant_grid(vae: VAE, side_px: int = 64) -> float:
-    """Largest difference between neighbouring pixels in what comes back of clips of one colour, in 8-bit
-    steps: a grid or a checkerboard shows here.
+    """Largest difference of neighbouring pixels in reconstructed one-colour clips, in 8-bit steps.
+
+    A grid or a checkerboard shows here.
     """
     worst = 0.0
     for level in (-0.8, 0.0, 0.5):
@@ -97,9 +98,7 @@ def constant_grid(vae: VAE, side_px: int = 64) -> float:
 
 
 class BlockPca:
-    """A linear code with as many numbers as the VAE's latent: the leading principal components of its cells
-    of pixels.
-    """
+    """A linear code with as many numbers as the VAE's latent: principal components of pixel cells."""
 
     def __init__(self, cells: Tensor, components: int, factors: tuple[int, int, int]) -> None:
         """cells: [N, 3 * f_t * f * f] training cells."""

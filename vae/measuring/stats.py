@@ -1,5 +1,6 @@
-"""Mean and deviation of each latent channel over a corpus, in one pass, mergeable across shards (Welford
-1962; Chan et al. 1979).
+"""Mean and deviation of each latent channel in one pass, mergeable across shards.
+
+Welford 1962; Chan et al. 1979.
 """
 
 from __future__ import annotations

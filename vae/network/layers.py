@@ -1,5 +1,4 @@
-"""Layers whose every output depends on a finite past and neighbourhood: what makes streaming and tiling
-exact.
+"""Layers whose outputs depend on a finite past and neighbourhood, so streaming and tiling are exact.
 
 Shape legend: B batch, C channels, T frames, H W pixels or cells.
 """
@@ -82,9 +81,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Residual blocks in a row; with `is_checkpointed` their activations are computed anew in the backward
-    pass instead of kept.
-    """
+    """Residual blocks in a row; with `is_checkpointed` activations are recomputed in the backward pass."""
 
     is_checkpointed = False
 

@@ -121,8 +121,9 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def init_highway(self, blocks: Tensor) -> None:
-        """Set the linear highway to the whitened principal components of training cells [N, 3 * f_t * f * f]
-        (as `cells` gives them).
+        """Set the linear highway to the whitened principal components of training cells.
+
+        Cells are [N, 3 * f_t * f * f], as `cells` gives them.
         """
         z = self.config.latent_channels
         mean = blocks.mean(0)
@@ -138,9 +139,7 @@ class CausalVAE(nn.Module):
         return patchify(x, self.config.factor_t, self.config.factor_px)
 
     def encode_groups(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
-        """Posterior of whole groups of frames. x: [B, 3, f_t*t, f*h, f*w]; returns mean and logvar [B, C, t,
-        h, w].
-        """
+        """Posterior of whole groups of frames [B, 3, f_t*t, f*h, f*w]: mean and logvar [B, C, t, h, w]."""
         h = self.enc1(self.enc_in(patchify(x, 1, self.patch_px), cache), cache)
         h = self.enc2(self.down1(patchify(h, self.down_t, 2)), cache)
         h = self.enc3(self.down2(patchify(h, 2, 1)), cache)
@@ -168,9 +167,7 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of several short videos of one shape, [B, 3, T, H, W] in [-1,
-        1], in one pass.
-        """
+        """(mean, logvar) [C, t, h, w] of each of some short videos [B, 3, T, H, W] in [-1, 1], in one pass."""
         mean, logvar = self.encode_groups(pad_to_grid(videos, self.factors))
         return list(zip(mean, logvar, strict=True))
 
@@ -201,7 +198,8 @@ class CausalVAE(nn.Module):
     def decode_stream(
         self, extent: Extent, first_type: Literal["frame", "group"] = "frame", tile_px: int | None = None
     ) -> DecodeStream:
-        """A decoder that takes latents in pieces of any size and gives the frames of `extent`, with memory
-        constant in T.
+        """A decoder that takes latents in pieces of any size and gives the frames of `extent`.
+
+        Its memory is constant in T.
         """
         return DecodeStream(self.decode_groups, self.factors, self.decode_halo, extent, first_type, tile_px)

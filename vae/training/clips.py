@@ -1,5 +1,4 @@
-"""Training clips of the VAE, in their own shapes: from the film world, from a folder of footage, from a
-dataset's kept clips.
+"""Training clips in their own shapes: of the film world, of footage, of a dataset's kept clips.
 
 Nothing is resized to fit. Training windows are cut from these clips (`Windows`); that is the only cropping
 there is, encoding never crops.
@@ -50,9 +49,7 @@ def world_clip(seed: int, num_frames: int = 17, side_px: tuple[int, int] = (64, 
 
 
 def world_clips(count: int, seed: int, workers: int = 2) -> list[Tensor]:
-    """Clips of the film world, drawn by `workers` processes; these do not touch torch, whose threads do not
-    survive a fork.
-    """
+    """Clips of the film world, drawn by `workers` processes that do not touch torch."""
     seeds = [seed * 1_000_003 + index for index in range(count)]
     if workers < 2 or count < 32:
         return [world_clip(item) for item in seeds]
@@ -63,8 +60,7 @@ def world_clips(count: int, seed: int, workers: int = 2) -> list[Tensor]:
 def read_part(
     path: str, start_s: float, end_s: float, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_PIXELS
 ) -> Tensor | None:
-    """The first `max_frames` sound frames of one size of a part of a file, [3, T, H, W] uint8; None where
-    there are none.
+    """[3, T, H, W] uint8: up to `max_frames` undamaged frames of one size; None without any.
 
     Raises:
         MediaError: the file cannot be read.
@@ -81,9 +77,7 @@ def read_part(
 
 
 def footage_clips(paths: Iterable[Path], per_file: int, seed: int) -> Iterator[Tensor]:
-    """Parts of real videos and images, at most 256 x 256 pixels; files that cannot be read are named and
-    passed over.
-    """
+    """Parts of real files, at most 256 x 256 pixels; unreadable files are named and passed over."""
     for path in paths:
         rng = np.random.default_rng([seed, int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16)])
         try:
@@ -125,8 +119,7 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
 
 
 class Windows:
-    """Training windows: batches of one shape, cut anywhere from clips that hold it, each a function of (seed,
-    step).
+    """Training windows: batches of one shape, cut anywhere, each a function of (seed, step).
 
     A batch has about `budget` pixels: many small windows, or few long or large ones; every sixth is of single
     frames, and some are of sizes off the grid, so that padding is met in training as in use.

@@ -1,5 +1,4 @@
-"""An optional late adversarial loss: a 3D PatchGAN with the hinge loss, weighted so that its gradient at the
-last layer is as large as the reconstruction's.
+"""An optional late adversarial loss: a 3D PatchGAN with the hinge loss and an adaptive weight.
 
 Sources: Isola et al. 2017 (patches), Lim & Ye 2017 (hinge), Esser et al. 2021, arXiv:2012.09841, section 3.1
 (the adaptive weight).
@@ -39,9 +38,7 @@ def judge_loss(judge: PatchDiscriminator, real: Tensor, made: Tensor) -> Tensor:
 
 
 def fooling_loss(judge: PatchDiscriminator, made: Tensor, reconstruction: Tensor, last: Tensor) -> Tensor:
-    """The generator's loss, brought to the scale of `reconstruction` by their gradients at the weights of the
-    last layer.
-    """
+    """The generator's loss, scaled to the gradient of `reconstruction` at the last layer's weights."""
     loss = -judge(made).mean()
     ours = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
     theirs = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()

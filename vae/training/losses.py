@@ -15,8 +15,9 @@ _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, Multisca
 
 
 def haar(x: Tensor) -> Tensor:
-    """Coefficients of one level of the 3D Haar transform, orthonormal: [B, C, T, H, W] to [B, 8 C, T/2, H/2,
-    W/2]; odd ends are left out.
+    """One level of the orthonormal 3D Haar transform: [B, C, T, H, W] to [B, 8 C, T/2, H/2, W/2].
+
+    Odd ends are left out.
     """
     for axis in (2, 3, 4):
         count = x.shape[axis] // 2 * 2
@@ -29,8 +30,9 @@ def haar(x: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 7) -> tuple[Tensor, Tensor]:
-    """(similarity, its contrast-structure part) per picture of [N, C, H, W] in [0, 1], means over a uniform
-    window (Wang et al. 2004).
+    """(SSIM, its contrast-structure part) per picture of [N, C, H, W] in [0, 1], uniform window.
+
+    Wang et al. 2004.
     """
     size = min(window, a.shape[-2], a.shape[-1])
     mean_a, mean_b = F.avg_pool2d(a, size, 1), F.avg_pool2d(b, size, 1)

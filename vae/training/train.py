@@ -77,8 +77,9 @@ class TrainConfig:
 
 
 def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(reconstruction of the real frames and pixels, mean, logvar) of a batch [B, 3, T, H, W] of any size,
-    through a sample of the posterior.
+    """(reconstruction, mean, logvar) of a batch [B, 3, T, H, W] through a posterior sample.
+
+    The reconstruction has the real frames and pixels only.
     """
     _, _, t, h, w = video.shape
     mean, logvar = model.encode_groups(pad_to_grid(video, model.factors))
@@ -215,8 +216,7 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
 def train(
     model: CausalVAE, windows: Windows, config: TrainConfig, folder: Path, is_fresh: bool = True
 ) -> dict:
-    """Train in place up to `config.steps`, from where a run in `folder` stopped; the model ends with its
-    averaged weights.
+    """Train in place up to `config.steps`, resuming a run in `folder`; weights end averaged.
 
     Args:
         is_fresh: begin with principal components; else with the model as it is.
