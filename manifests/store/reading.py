@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pyarrow import fs
@@ -124,7 +124,7 @@ class MemberReader:
         """
         room = self._room(member.size_bytes)
         if self._is_local:
-            view: Any = memoryview(room)
+            view = memoryview(cast(Any, room))
             size = os.preadv(self._tar(path).fileno(), [view], member.offset)
             check_payload(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
             return room

@@ -167,7 +167,7 @@ class CausalVAE(nn.Module):
 
     @torch.no_grad()
     def encode_many(self, videos: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(mean, logvar) [C, t, h, w] of each of some short videos [B, 3, T, H, W] in [-1, 1], in one pass."""
+        """(mean, logvar) [C, t, h, w] of some short videos [B, 3, T, H, W] in [-1, 1], in one pass."""
         mean, logvar = self.encode_groups(pad_to_grid(videos, self.factors))
         return list(zip(mean, logvar, strict=True))
 
