@@ -12,6 +12,7 @@ import base64
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from captioner.backends.vlm import reduced
@@ -35,6 +36,28 @@ class BudgetSpentError(RushesError):
 
 class ClipError(RushesError):
     """One clip got no answer; the others have theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came of asking once.
+
+    Attributes:
+        text: the answer; empty if there is none.
+        is_cut: whether the answer ended at its most tokens.
+        error: why there is no answer.
+        is_passing: whether asking again may help.
+        asks_again_now: whether to ask again without a wait.
+        retry_after_s: the server's wish for the next try.
+    """
+
+    text: str = ""
+    is_cut: bool = False
+    cost: Usage = field(default_factory=Usage)
+    error: str = ""
+    is_passing: bool = True
+    asks_again_now: bool = False
+    retry_after_s: float | None = None
 
 
 class ServerCaptioner:
@@ -226,56 +249,64 @@ class ServerCaptioner:
     async def _answer(
         self, client: Any, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int
     ) -> tuple[str, str, Usage]:
-        """(text, finish reason, cost) after as many tries as it takes, up to `MAX_TRIES`."""
-        import openai
+        """(text, finish reason, cost), asking up to `MAX_TRIES` times.
 
+        Raises:
+            ClipError: no answer came, or one that asking again would not mend.
+        """
         usage, said = Usage(), ""
         for number in range(MAX_TRIES):
             self._spend()
             usage += Usage(requests=1)
-            request = self._request(parts, attempt)
-            try:
-                reply = await client.chat.completions.create(**request)
-            except openai.APIStatusError as error:
-                said = f"HTTP {error.status_code}: {error.response.text[:1000]}"
-                if (
-                    error.status_code in {400, 422}
-                    and "response_format" in request
-                    and any(word in error.response.text for word in _NO_SCHEMA)
-                ):
-                    # the server has no schemas: ask in words alone, the answer is checked all the same
-                    self._takes_schema = False
-                    continue
-                if error.status_code < 500 and error.status_code not in {408, 409, 429}:
-                    break
-                wait_s = _retry_after(error.response.headers) or FIRST_WAIT_S * 2**number
-            except (
-                openai.APIConnectionError,
-                openai.APIResponseValidationError,
-                ValueError,
-            ) as error:  # no answer in time, none at all, or half a JSON
-                said, wait_s = f"{type(error).__name__}: {error}", FIRST_WAIT_S * 2**number
-            else:
-                if not hasattr(reply, "choices"):
-                    said = f"what answers does not speak the chat protocol: {str(reply)[:200]!r}"
-                    break
-                cost = Usage(
-                    prompt_tokens=getattr(reply.usage, "prompt_tokens", 0) or 0,
-                    output_tokens=getattr(reply.usage, "completion_tokens", 0) or 0,
-                )
-                self.spent, usage = self.spent + cost, usage + cost
-                if reply.choices and (
-                    text := reply.choices[0].message.content or reply.choices[0].message.refusal
-                ):
-                    return text, "length" if reply.choices[0].finish_reason == "length" else "stop", usage
-                said, wait_s = "an answer without text", FIRST_WAIT_S * 2**number
-            if number + 1 < MAX_TRIES:
+            reply = await self._try(client, self._request(parts, attempt))
+            self.spent, usage = self.spent + reply.cost, usage + reply.cost
+            if reply.text:
+                return reply.text, "length" if reply.is_cut else "stop", usage
+            said = reply.error
+            if not reply.is_passing:
+                break
+            if number + 1 < MAX_TRIES and not reply.asks_again_now:
+                wait_s = reply.retry_after_s or FIRST_WAIT_S * 2**number
                 await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
         raise ClipError(
             f"clip {clip.clip_id}",
             f"no answer from {self.options.server}: {said}",
             "See the server's log; `rushes retry` asks again.",
         )
+
+    async def _try(self, client: Any, request: dict[str, Any]) -> Reply:
+        """Ask once."""
+        import openai
+
+        try:
+            answer = await client.chat.completions.create(**request)
+        except openai.APIStatusError as error:
+            return self._refusal(error, "response_format" in request)
+        except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
+            # no answer in time, none at all, or half a JSON
+            return Reply(error=f"{type(error).__name__}: {error}")
+        if not hasattr(answer, "choices"):
+            said = f"what answers does not speak the chat protocol: {str(answer)[:200]!r}"
+            return Reply(error=said, is_passing=False)
+        cost = Usage(
+            prompt_tokens=getattr(answer.usage, "prompt_tokens", 0) or 0,
+            output_tokens=getattr(answer.usage, "completion_tokens", 0) or 0,
+        )
+        first = answer.choices[0] if answer.choices else None
+        text = (first.message.content or first.message.refusal or "") if first else ""
+        is_cut = first is not None and first.finish_reason == "length"
+        return Reply(text=text, is_cut=is_cut, cost=cost, error="an answer without text")
+
+    def _refusal(self, error: Any, has_schema: bool) -> Reply:
+        """What a status other than 200 means: ask again without a schema, ask again later, or give up."""
+        body, status = error.response.text, error.status_code
+        said = f"HTTP {status}: {body[:1000]}"
+        if status in {400, 422} and has_schema and any(word in body for word in _NO_SCHEMA):
+            # the server has no schemas: ask in words alone, the answer is checked all the same
+            self._takes_schema = False
+            return Reply(error=said, asks_again_now=True)
+        is_passing = status >= 500 or status in {408, 409, 429}
+        return Reply(error=said, is_passing=is_passing, retry_after_s=_retry_after(error.response.headers))
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from media.bytes.access import is_local, opened, stat_media
@@ -131,13 +133,88 @@ def _probe_image(path: str) -> Probe | None:
         return None
 
 
-def _why_not_decord(container: str, codec: str, packets: Packets) -> list[str]:
-    reasons = list(packets.warnings)
-    if container not in DECORD_CONTAINERS:
-        reasons.append(f"container:{container}")
-    if codec not in DECORD_CODECS:
-        reasons.append(f"codec:{codec}")
-    return reasons
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What a video file shows of itself: its header, its packets and its first frame."""
+
+    path: str
+    container: str
+    codec: str
+    declared_s: float  # 0 if the header says nothing
+    sample_aspect: float
+    has_audio: bool
+    packets: Packets
+    frame: av.VideoFrame
+
+    @property
+    def duration_s(self) -> float:
+        """From the packets if they have times."""
+        times = self.packets.times_s
+        return float(times[-1] + self.packets.last_duration_s) if len(times) else self.declared_s
+
+    @property
+    def is_vfr(self) -> bool:
+        """Whether frames come at uneven times."""
+        steps = np.diff(self.packets.times_s)
+        return len(steps) > 1 and float(steps.max() - steps.min()) > max(0.002, 0.1 * float(np.median(steps)))
+
+    def reasons_against_decord(self) -> list[str]:
+        """Why the fast decoder cannot be trusted with the file; empty if it can."""
+        frame, found = self.frame, list(self.packets.warnings)
+        checks = {
+            f"container:{self.container}": self.container not in DECORD_CONTAINERS,
+            f"codec:{self.codec}": self.codec not in DECORD_CODECS,
+            "remote": not is_local(self.path),
+            "hdr": transfer_name(frame) != "sdr",
+            "no_duration": not self.declared_s,
+            "high_bit_depth": any(part.bits > 8 for part in frame.format.components),
+            "interlaced": bool(frame.interlaced_frame),
+            "gap": bool(self.packets.gap_s),
+        }
+        return found + [name for name, is_so in checks.items() if is_so]
+
+
+def video_facts(path: str) -> VideoFacts:
+    """Read a video's header and packets and decode its first frame.
+
+    Raises:
+        MediaError: it is no media or a playlist, has no video packets, or not one frame can be decoded.
+    """
+    try:
+        with open_container(path) as container:
+            stream = video_stream(container, path)
+            packets = scan_packets(container, stream)
+            name = container.format.name.split(",")[0]
+            if name in PLAYLISTS:
+                raise MediaError(
+                    "playlist", f"{path} is a {name} playlist, which names other files; give those instead"
+                )
+            codec = stream.codec.canonical_name
+            declared_s = _declared_s(container, stream)
+            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+            has_audio = bool(container.streams.audio)
+        if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
+            raise MediaError("no_packets", f"{path} has a video stream without packets")
+        frame = _first_frame(path)
+    except av.FFmpegError as error:
+        raise MediaError("not_media", f"{path}: {error}") from error
+    return VideoFacts(
+        path=path,
+        container=name,
+        codec=codec,
+        declared_s=declared_s,
+        sample_aspect=float(aspect) or 1.0,
+        has_audio=has_audio,
+        packets=packets,
+        frame=frame,
+    )
+
+
+def _declared_s(container: InputContainer, stream: VideoStream) -> float:
+    """Seconds that the header claims, of the stream or else of the file; 0 if it says nothing."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else 0.0
 
 
 def _remarks(declared_s: float, duration_s: float, packets: Packets) -> str:
@@ -160,67 +237,32 @@ def probe(path: str) -> Probe:
         raise MediaError("empty", f"{path} has no bytes")
     if image := _probe_image(path):
         return image
-    try:
-        with open_container(path) as container:
-            stream = video_stream(container, path)
-            packets = scan_packets(container, stream)
-            name = container.format.name.split(",")[0]
-            if name in PLAYLISTS:
-                raise MediaError(
-                    "playlist", f"{path} is a {name} playlist, which names other files; give those instead"
-                )
-            codec = stream.codec.canonical_name
-            declared = (
-                float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            )
-            if not declared and container.duration:
-                declared = container.duration / av.time_base
-            aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
-            has_audio = bool(container.streams.audio)
-        if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
-            raise MediaError("no_packets", f"{path} has a video stream without packets")
-        frame = _first_frame(path)
-    except av.FFmpegError as error:
-        raise MediaError("not_media", f"{path}: {error}") from error
-    reasons = _why_not_decord(name, codec, packets)
-    if not is_local(path):
-        reasons.append("remote")
-    if (transfer := transfer_name(frame)) != "sdr":
-        reasons.append("hdr")
-    if not declared:
-        reasons.append("no_duration")
-    if any(part.bits > 8 for part in frame.format.components):
-        reasons.append("high_bit_depth")
-    if frame.interlaced_frame:
-        reasons.append("interlaced")
+    facts = video_facts(path)
+    packets, frame = facts.packets, facts.frame
     if packets.gap_s > MAX_GAP_S:
         raise MediaError(
             "implausible_clock",
             f"{path} has no frame for {packets.gap_s:.0f} s after {packets.gap_at_s:.3f} s: its times are "
             "broken; remux it",
         )
-    if packets.gap_s:
-        reasons.append("gap")
-    duration = float(packets.times_s[-1] + packets.last_duration_s) if len(packets.times_s) else declared
-    steps = np.diff(packets.times_s)
-    is_vfr = len(steps) > 1 and float(steps.max() - steps.min()) > max(0.002, 0.1 * float(np.median(steps)))
+    reasons, duration_s = facts.reasons_against_decord(), facts.duration_s
     return Probe(
         path=path,
         kind="video",
-        container=name,
-        codec=codec,
+        container=facts.container,
+        codec=facts.codec,
         pixel_format=frame.format.name,
-        geometry=Geometry(frame.width, frame.height, aspect, *_turn(frame)),
+        geometry=Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame)),
         start_s=packets.first_s,
-        duration_s=round(duration, 6),
-        declared_duration_s=round(declared, 6),
+        duration_s=round(duration_s, 6),
+        declared_duration_s=round(facts.declared_s, 6),
         num_packets=packets.num_packets,
-        fps=round(packets.num_packets / duration, 6) if duration else 0.0,
-        is_vfr=is_vfr,
-        has_audio=has_audio,
-        transfer=transfer,
+        fps=round(packets.num_packets / duration_s, 6) if duration_s else 0.0,
+        is_vfr=facts.is_vfr,
+        has_audio=facts.has_audio,
+        transfer=transfer_name(frame),
         is_interlaced=bool(frame.interlaced_frame),
         decoder="pyav" if reasons else "decord",
         decoder_reasons=tuple(reasons),
-        detail=_remarks(declared, duration, packets),
+        detail=_remarks(facts.declared_s, duration_s, packets),
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from media.decode import images
 from media.decode.container import open_container
@@ -21,16 +23,10 @@ from media.decode.probe import Probe
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
-SEEKABLE = {
-    "sparse_keyframes",
-    "high_bit_depth",
-    "hdr",
-    "no_duration",
-    "remote",
-}  # reasons against decord that do not touch seeking
-MISSING_SHARE = (
-    0.02  # more of a file's packets without a frame than this, and without an error, is a decoder that lies
-)
+SEEKABLE = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
+"""Reasons against decord that do not touch seeking."""
+MISSING_SHARE = 0.02
+"""A decoder that loses more of a file's frames than this without an error is not believed."""
 _DECORD_BATCH_PIXELS = 16 << 20
 
 
@@ -41,6 +37,61 @@ class Frame:
     time_s: float
     rgb: np.ndarray
     is_damaged: bool = False
+
+
+class Health:
+    """What a decoder lost on the way, packet by packet.
+
+    Attributes:
+        num_lost: packets that could not be decoded since the last frame.
+        num_lost_in_all: the same since the start.
+        num_shown: packets that should each show a frame.
+        num_frames: frames that came.
+    """
+
+    def __init__(self) -> None:
+        self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
+        self._is_tainted = False
+
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
+        """The frames of a packet; None if it could not be decoded."""
+        self.num_shown += packet.size > 0 and packet.pts is not None and not packet.is_discard
+        try:
+            return packet.decode()  # type: ignore[return-value]
+        except av.FFmpegError:
+            if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
+                self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
+            return None
+
+    def is_damaged(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe."""
+        self.num_frames += 1
+        is_built_on_damage = not frame.key_frame and (self._is_tainted or self.num_lost > 0)
+        self._is_tainted = bool(frame.is_corrupt) or is_built_on_damage
+        return self._is_tainted
+
+    def check(self, path: str, last_s: float, is_whole: bool) -> None:
+        """Refuse a file at whose end frames are missing.
+
+        Args:
+            last_s: time of the last frame.
+            is_whole: whether the file was read from its start, so that frames can be counted.
+
+        Raises:
+            MediaError: the last packets gave no frame; or the decoder lost frames without an error.
+        """
+        if self.num_lost:
+            raise MediaError(
+                "lost_packets",
+                f"{path}: the last {self.num_lost} packets cannot be decoded, after {last_s:.3f} s",
+            )
+        num_missing = self.num_shown - self.num_frames - self.num_lost_in_all
+        if is_whole and num_missing > max(2, MISSING_SHARE * self.num_shown):
+            raise MediaError(
+                "missing_frames",
+                f"{path}: {self.num_shown} packets gave {self.num_frames} frames, and the decoder reports no "
+                "error",
+            )
 
 
 class VideoReader:
@@ -121,73 +172,47 @@ class VideoReader:
         before `start_s`.
         """
         facts, scaler, self._restart_s = self.facts, Scaler(), 0.0
-        num_lost, num_lost_in_all, num_shown, num_out, previous_s, is_whole, is_tainted = (
-            0,
-            0,
-            0,
-            0,
-            -1.0,
-            True,
-            False,
-        )
+        health, previous_s, is_whole = Health(), -1.0, True
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
-                if (
-                    facts.container == "avi"
-                ):  # AVI stores decode order only: the i-th shown frame has the i-th smallest time
-                    self._avi_times_s = scan_packets(container, stream).times_s
-                    container.seek(0)
-                elif start_s > 0 and not set(facts.decoder_reasons) - SEEKABLE:
-                    container.seek(
-                        int((start_s + facts.start_s - EPSILON_S) / float(stream.time_base or 1)),
-                        stream=stream,
-                        backward=True,
-                    )
-                    is_whole = False
+                is_whole = self._goes_to(container, stream, start_s)
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
                 for packet in container.demux(stream):
-                    num_shown += packet.size > 0 and packet.pts is not None and not packet.is_discard
-                    try:
-                        decoded = packet.decode()
-                    except av.FFmpegError:
-                        if packet.size == 0:  # Theora's way to say: the same picture again
-                            continue
-                        num_lost, num_lost_in_all = num_lost + 1, num_lost_in_all + 1
-                        continue
-                    if field_filter:
+                    decoded = health.decode(packet)
+                    if field_filter and decoded is not None:
                         decoded = field_filter(decoded, packet.size == 0)
-                    for frame in decoded:
-                        time_s = self._time_s(
-                            frame.pts,
-                            float(frame.time_base or 0) if field_filter else tick_s,
-                            num_out,
-                            previous_s,
-                        )
-                        num_out, previous_s = num_out + 1, time_s
-                        # what is built on a damaged frame is damaged too, up to the next keyframe
-                        is_tainted = bool(frame.is_corrupt) or (
-                            not frame.key_frame and (is_tainted or num_lost > 0)
-                        )
+                    for frame in decoded or ():
+                        own_tick_s = float(frame.time_base or 0) if field_filter else tick_s
+                        time_s = self._time_s(frame.pts, own_tick_s, health.num_frames, previous_s)
+                        previous_s, is_damaged = time_s, health.is_damaged(frame)
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            yield Picture(time_s, frame, shown(facts.geometry, frame), is_tainted, scaler)
-                        num_lost = 0
+                            yield Picture(time_s, frame, shown(facts.geometry, frame), is_damaged, scaler)
+                        health.num_lost = 0
         except av.FFmpegError as error:
-            if num_out == 0 or not isinstance(error, av.EOFError):
+            if health.num_frames == 0 or not isinstance(error, av.EOFError):
                 raise MediaError("decode", f"{facts.path}: {error}") from error
-        if num_lost:
-            raise MediaError(
-                "lost_packets",
-                f"{facts.path}: the last {num_lost} packets cannot be decoded, after {previous_s:.3f} s",
-            )
-        if is_whole and num_shown - num_out - num_lost_in_all > max(2, MISSING_SHARE * num_shown):
-            raise MediaError(
-                "missing_frames",
-                f"{facts.path}: {num_shown} packets gave {num_out} frames, and the decoder reports no error",
-            )
+        health.check(facts.path, previous_s, is_whole)
+
+    def _goes_to(self, container: InputContainer, stream: VideoStream, start_s: float) -> bool:
+        """Go to the keyframe before `start_s` if a seek is exact.
+
+        Returns:
+            Whether the file is read from its start.
+        """
+        facts = self.facts
+        if facts.container == "avi":
+            # AVI stores decode order only: the i-th shown frame has the i-th smallest time
+            self._avi_times_s = scan_packets(container, stream).times_s
+            container.seek(0)
+        elif start_s > 0 and not set(facts.decoder_reasons) - SEEKABLE:
+            ticks = int((start_s + facts.start_s - EPSILON_S) / float(stream.time_base or 1))
+            container.seek(ticks, stream=stream, backward=True)
+            return False
+        return True
 
     def _decord_then_pyav(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """decord, and from where it gives up the reference decoder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from manifests import queries
 from manifests.commit import Account, ShardCommit
@@ -70,6 +71,13 @@ class Curate:
                 account,
             )
         return account
+
+
+_IN_TAR = (
+    *("uri", "start_s", "end_s", "width_px", "height_px", "num_frames", "fps", "preview_times_s", "motion"),
+    *("camera", "pan_per_s", "tilt_per_s", "zoom_per_s", "roll_deg_per_s", "shake", "object_motion"),
+)
+"""Columns of `clips` that a tar's `clip.json` repeats, for tools that read tars alone."""
 
 
 class Book:
@@ -156,77 +164,80 @@ class Book:
         elif not is_image and not is_whole_source and end_s - start_s < self.config.min_clip_s:
             self._drop(item, "too_short", start_s, end_s, end_s - start_s, self.config.min_clip_s)
         else:
-            self._keep(piece, clip_id, start_s, end_s, is_image)
+            self._keep(piece, clip_id, start_s, end_s)
 
-    def _keep(self, piece: Clip, clip_id: str, start_s: float, end_s: float, is_image: bool) -> None:
-        source, samples, previews = self.source, piece.samples, piece.previews
+    def _keep(self, piece: Clip, clip_id: str, start_s: float, end_s: float) -> None:
+        """Add a clip's row, hash and members; everything that can fail is done before the first is added."""
         proxy, proxy_fps = piece.proxy(self.config.proxy_fps)
-        width_px, height_px = samples[0].geometry.display_size_px
-        pictures = piece.pictures
+        row = {
+            "clip_id": clip_id,
+            "shard": self.shard,
+            "segment_id": self.segment["segment_id"],
+            "source_id": self.segment["source_id"],
+            "uri": self.segment["uri"],
+            "start_s": start_s,
+            "end_s": end_s,
+            "proxy_fps": proxy_fps,
+            **self._of_source(start_s, end_s),
+            **_of_clip(piece, start_s, end_s),
+        }
+        times = [time_s for time_s, _ in piece.pictures]
+        picks = pick_times(times, HASH_FPS)
+        found = video_hash([piece.pictures[index][1] for index in picks], [times[index] for index in picks])
+        members = _members(piece, proxy, row)
+        self.hashes.append({"clip_id": clip_id, "shard": self.shard, "video_hash": found.to_bytes()})
+        self.clips.append(row)
+        for name, data in members.items():
+            self.commit.add(f"{clip_id}.{name}", data)
+
+    def _of_source(self, start_s: float, end_s: float) -> dict[str, Any]:
+        """What a clip has from its source."""
+        source = self.source
+        is_image = source["kind"] == "image"
         timed = [
             caption
             for caption in json.loads(source["timed_captions_json"])
             if _overlaps(caption, start_s, end_s, is_image)
         ]
-        row = {
-            "clip_id": clip_id,
-            "source_id": self.segment["source_id"],
-            "uri": self.segment["uri"],
-            "start_s": start_s,
-            "end_s": end_s,
-            "shard": self.shard,
-            "segment_id": self.segment["segment_id"],
-            "kind": source["kind"],
-            "width_px": width_px,
-            "height_px": height_px,
-            "num_frames": len(samples),
-            "fps": len(samples) / (end_s - start_s) if end_s > start_s else 0.0,
-            "is_vfr": source["is_vfr"],
-            "has_audio": source["has_audio"],
+        return {
+            **{name: source[name] for name in ("kind", "is_vfr", "has_audio", "alt")},
             "decoder": "pillow" if source["decoder"] == "pillow" else "pyav",
-            "num_damaged_frames": piece.num_damaged,
-            "starts_with": piece.starts_with,
-            "preview_times_s": [time_s for time_s, _ in previews],
-            "proxy_fps": proxy_fps,
-            "alt": source["alt"],
             "timed_captions_json": json.dumps(timed),
-            **measure(
-                piece.looks,
-                [small for _, small in pictures],
-                [time_s for time_s, _ in pictures],
-                piece.changes,
-                samples[-1].time_s - samples[0].time_s,
-                width_px,
-            ),
         }
-        picks = pick_times([time_s for time_s, _ in pictures], HASH_FPS)
-        found = video_hash(
-            [pictures[index][1] for index in picks], [pictures[index][0] for index in picks]
-        ).to_bytes()
-        self.hashes.append({"clip_id": clip_id, "shard": self.shard, "video_hash": found})
-        self.clips.append(row)  # from here on the clip is in: all that could fail has been done
-        for index, (_, jpeg) in enumerate(previews):
-            self.commit.add(f"{clip_id}.frame{index:03d}.jpg", jpeg)
-        self.commit.add(f"{clip_id}.poster.jpg", previews[len(previews) // 2][1])
-        if proxy:
-            self.commit.add(f"{clip_id}.proxy.webm", proxy)
-        shown = (
-            "uri",
-            "start_s",
-            "end_s",
-            "width_px",
-            "height_px",
-            "num_frames",
-            "fps",
-            "preview_times_s",
-            "motion",
-            "camera",
-        )
-        flow = ("pan_per_s", "tilt_per_s", "zoom_per_s", "roll_deg_per_s", "shake", "object_motion")
-        self.commit.add(
-            f"{clip_id}.clip.json",
-            json.dumps({key: row[key] for key in (*shown, *flow)}, sort_keys=True).encode(),
-        )
+
+
+def _of_clip(piece: Clip, start_s: float, end_s: float) -> dict[str, Any]:
+    """What a clip's own frames show."""
+    samples, pictures = piece.samples, piece.pictures
+    width_px, height_px = samples[0].geometry.display_size_px
+    return {
+        "width_px": width_px,
+        "height_px": height_px,
+        "num_frames": len(samples),
+        "fps": len(samples) / (end_s - start_s) if end_s > start_s else 0.0,
+        "num_damaged_frames": piece.num_damaged,
+        "starts_with": piece.starts_with,
+        "preview_times_s": [time_s for time_s, _ in piece.previews],
+        **measure(
+            piece.looks,
+            [small for _, small in pictures],
+            [time_s for time_s, _ in pictures],
+            piece.changes,
+            samples[-1].time_s - samples[0].time_s,
+            width_px,
+        ),
+    }
+
+
+def _members(piece: Clip, proxy: bytes, row: dict[str, Any]) -> dict[str, bytes]:
+    """Tar members of a clip by the end of their names: previews, poster, proxy, and some of its facts."""
+    previews = [jpeg for _, jpeg in piece.previews]
+    found = {f"frame{index:03d}.jpg": jpeg for index, jpeg in enumerate(previews)}
+    found["poster.jpg"] = previews[len(previews) // 2]
+    if proxy:
+        found["proxy.webm"] = proxy
+    found["clip.json"] = json.dumps({key: row[key] for key in _IN_TAR}, sort_keys=True).encode()
+    return found
 
 
 def _overlaps(caption: dict, start_s: float, end_s: float, is_image: bool) -> bool:

@@ -136,6 +136,53 @@ def _pairs_by_size(
         yield pairs + start
 
 
+class Frames:
+    """The frames of all hashes in a row, n of them.
+
+    Attributes:
+        owner: [n] which hash a frame is of.
+        values: [n, 64] coefficients.
+        log_aspects: [n] logarithm of width over height.
+        keys, frames: bucket keys, rising, and the frame of each.
+    """
+
+    def __init__(self, hashes: Sequence[VideoHash], part: int, parts: int) -> None:
+        views = [view for found in hashes for view in found.views]
+        lengths = [len(view.times_s) for view in views]
+        begins = np.cumsum([0, *lengths])
+        self.num_hashes = len(hashes)
+        self.owner = np.repeat(
+            np.repeat(np.arange(len(hashes)), [len(found.views) for found in hashes]), lengths
+        )
+        self.values = np.concatenate([view.coefficients for view in views])
+        self.log_aspects = np.repeat(np.log([view.aspect for view in views]), lengths)
+        emitted = [band_keys(view) for view in views]
+        keys = np.concatenate([pair[0] for pair in emitted])
+        frames = np.concatenate([pair[1] + begin for pair, begin in zip(emitted, begins, strict=False)])
+        mine = keys % parts == part
+        order = np.argsort(keys[mine], kind="stable")
+        self.keys, self.frames = keys[mine][order], frames[mine][order]
+
+    def buckets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each bucket starts among the keys, and how many frames it has."""
+        keys = self.keys
+        starts = np.nonzero(np.append(True, keys[1:] != keys[:-1]))[0] if len(keys) else np.zeros(0, np.int64)
+        return starts, np.diff(np.append(starts, len(keys)))
+
+    def alike(self, pairs: np.ndarray) -> np.ndarray:
+        """Codes of the pairs of hashes that have one of these pairs of frames [p, 2] in common."""
+        first, second = pairs[:, 0], pairs[:, 1]
+        near = np.abs(self.log_aspects[first] - self.log_aspects[second]) <= np.log(ASPECT_RATIO) + 1e-9
+        pairs = pairs[near & (self.owner[first] != self.owner[second])]
+        found = [np.zeros(0, np.int64)]
+        for begin in range(0, len(pairs), 1 << 18):
+            some = pairs[begin : begin + (1 << 18)]
+            squares = ((self.values[some[:, 0]] - self.values[some[:, 1]]) ** 2).sum(1)
+            two = np.sort(self.owner[some[squares <= ROUGH_MAX]], axis=1)
+            found.append(np.unique(two[:, 0] * self.num_hashes + two[:, 1]))
+        return np.concatenate(found)
+
+
 def candidate_pairs(
     hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1
 ) -> np.ndarray:
@@ -147,40 +194,17 @@ def candidate_pairs(
     report = report if report is not None else Report()
     if not len(hashes):
         return np.zeros((0, 2), np.int64)
-    views = [view for found in hashes for view in found.views]
-    values = np.concatenate([view.coefficients for view in views])
-    lengths = [len(view.times_s) for view in views]
-    begins = np.cumsum([0, *lengths])
-    owner = np.repeat(np.repeat(np.arange(len(hashes)), [len(found.views) for found in hashes]), lengths)
-    aspects = np.repeat(np.log([view.aspect for view in views]), lengths)
-    emitted = [band_keys(view) for view in views]
-    keys = np.concatenate([pair[0] for pair in emitted])
-    frames = np.concatenate([pair[1] + begin for pair, begin in zip(emitted, begins, strict=False)])
-    mine = keys % parts == part
-    keys, frames = keys[mine], frames[mine]
-    report.keys, report.flat_clips = (
-        len(keys),
-        sum(all(view.is_flat.all() for view in found.views) for found in hashes),
-    )
-    order = np.argsort(keys, kind="stable")
-    keys, frames = keys[order], frames[order]
-    bits = frame_bits(values)[frames]
-    starts = np.nonzero(np.append(True, keys[1:] != keys[:-1]))[0] if len(keys) else np.zeros(0, np.int64)
-    sizes = np.diff(np.append(starts, len(keys)))
-    proposed = [np.zeros(0, np.int64)]
-    for pairs in _pairs_by_size(bits, starts, sizes, report):
-        hits = frames[pairs[np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= MAX_BITS_APART]]
-        hits = hits[np.abs(aspects[hits[:, 0]] - aspects[hits[:, 1]]) <= np.log(ASPECT_RATIO) + 1e-9]
-        hits = hits[owner[hits[:, 0]] != owner[hits[:, 1]]]
-        for begin in range(0, len(hits), 1 << 18):
-            some = hits[begin : begin + (1 << 18)]
-            two = np.sort(
-                owner[some[((values[some[:, 0]] - values[some[:, 1]]) ** 2).sum(1) <= ROUGH_MAX]], axis=1
-            )
-            proposed.append(np.unique(two[:, 0] * len(hashes) + two[:, 1]))
-    codes = np.unique(np.concatenate(proposed))
-    report.candidates = len(codes)
-    return np.stack([codes // len(hashes), codes % len(hashes)], 1)
+    all_frames = Frames(hashes, part, parts)
+    report.keys = len(all_frames.keys)
+    report.flat_clips = sum(all(view.is_flat.all() for view in found.views) for found in hashes)
+    bits = frame_bits(all_frames.values)[all_frames.frames]
+    codes = [np.zeros(0, np.int64)]
+    for pairs in _pairs_by_size(bits, *all_frames.buckets(), report):
+        close = np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= MAX_BITS_APART
+        codes.append(all_frames.alike(all_frames.frames[pairs[close]]))
+    proposed = np.unique(np.concatenate(codes))
+    report.candidates = len(proposed)
+    return np.stack([proposed // len(hashes), proposed % len(hashes)], 1)
 
 
 def embedding_pairs(

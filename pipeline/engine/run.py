@@ -202,21 +202,13 @@ def report(
     run_id: str,
     is_json: bool,
 ) -> int:
-    """Print the funnel, write it to the run's folder, and return the exit code."""
+    """Write the run's summary, print it, and return the exit code."""
     steps = funnel(dataset, [stage.column for stage in stages] + ([duplicates] if duplicates else []))
-    num_failed = sum(
-        step["failed"]
-        for step in steps
-        if step["stage"] != "plan" or any(stage.name == "preview" for stage in stages)
-    )
-    code = cli.FAILED if shard_errors else cli.FAILED_ITEMS if num_failed else cli.DONE
-    words = {
-        cli.DONE: "done",
-        cli.FAILED_ITEMS: f"done, {num_failed} items failed (each is a row in `failures`)",
-        cli.FAILED: f"failed: {len(shard_errors)} shards have errors",
-    }
+    names = {stage.name for stage in stages}
+    num_failed = sum(step["failed"] for step in steps if step["stage"] != "plan" or "preview" in names)
+    code, words = outcome_of(num_failed, len(shard_errors))
     summary: dict[str, Any] = {
-        "outcome": words[code],
+        "outcome": words,
         "exit_code": code,
         "seconds": round(seconds, 3),
         "dataset": dataset.uri,
@@ -227,29 +219,37 @@ def report(
     captioned = next((stage.column for stage in stages if stage.name == "caption"), None)
     if captioned and not shard_errors:
         summary["captions"] = caption_summary(dataset, captioned, run_id)
+    path = dataset.path("runs", run_id, "summary.json")
+    storage.write_bytes(dataset.filesystem, path, json.dumps(summary, indent=2).encode())
+    print_summary(summary, is_json)
+    return code
+
+
+def outcome_of(num_failed: int, num_shard_errors: int) -> tuple[int, str]:
+    """Exit code and words of a run with so many failed items and so many shards that did not end."""
+    if num_shard_errors:
+        return cli.FAILED, f"failed: {num_shard_errors} shards have errors"
+    if num_failed:
+        return cli.FAILED_ITEMS, f"done, {num_failed} items failed (each is a row in `failures`)"
+    return cli.DONE, "done"
+
+
+def print_summary(summary: dict[str, Any], is_json: bool) -> None:
+    """Print a run's summary as JSON, or for people with the outcome in the last line."""
+    if "captions" in summary:
         print_caption_summary(summary["captions"])
-    storage.write_bytes(
-        dataset.filesystem,
-        dataset.path("runs", run_id, "summary.json"),
-        json.dumps(summary, indent=2).encode(),
-    )
-    for error in shard_errors:
+    for error in summary["shard_errors"]:
         cli.say(f"error: {error}")
     if is_json:
         cli.print_json(summary)
-        return code
-    rows = [
-        [
-            step["stage"],
-            step["column"],
-            step["in"],
-            step["kept"],
-            step["dropped"],
-            step["failed"],
-            ", ".join(f"{key} {value}" for key, value in step["reasons"].items()),
-        ]
-        for step in steps
-    ]
-    cli.print_table("funnel", ["stage", "column", "in", "kept", "dropped", "failed", "reasons"], rows)
-    print(f"outcome: {words[code]}; {seconds:.0f} s; {dataset.uri}; exit code {code}", flush=True)
-    return code
+        return
+    counts = ("stage", "column", "in", "kept", "dropped", "failed")
+    rows = []
+    for step in summary["funnel"]:
+        reasons = ", ".join(f"{key} {value}" for key, value in step["reasons"].items())
+        rows.append([*(step[key] for key in counts), reasons])
+    cli.print_table("funnel", [*counts, "reasons"], rows)
+    seconds, code = summary["seconds"], summary["exit_code"]
+    print(
+        f"outcome: {summary['outcome']}; {seconds:.0f} s; {summary['dataset']}; exit code {code}", flush=True
+    )

@@ -13,7 +13,8 @@ benchmarks/packing.py.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import itertools
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,11 +32,13 @@ BALANCE_STEPS = 32
 PLAN_VERSION = 2
 """Goes up with every change after which the same settings give another plan; a run of another version is not
 resumed."""
-_SHIFT = 40
-_MASK = (1 << _SHIFT) - 1
 
 Chosen = list[list[int]]
 """Packs of one step, each a list of indices of samples."""
+
+
+Item = tuple[int, int]
+"""Tokens of an item, and minus its position: sorted, of equal lengths the oldest stands last."""
 
 
 def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterator[list[int]]:
@@ -48,31 +51,28 @@ def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterat
         Bins of positions in the stream. Every one occurs once; none waits for long, since each bin starts
         with the oldest.
     """
-    waiting: list[
-        int
-    ] = []  # length and age in one number, sorted: of equal lengths the older stands later and is taken first
-    order: deque[int] = deque()  # the same numbers, oldest first
-    gone: set[int] = set()
-    stream = enumerate(lengths)
+    stream: Iterator[Item] = ((length, -position) for position, length in enumerate(lengths))
+    waiting: list[Item] = []  # sorted
+    by_age: deque[Item] = deque()  # the same items, oldest first, and some that are gone
+    gone: set[Item] = set()
 
     def fill_up() -> None:
-        while len(waiting) < pool and (item := next(stream, None)) is not None:
-            key = item[1] << _SHIFT | _MASK - item[0]
-            waiting.insert(bisect_left(waiting, key), key)
-            order.append(key)
+        for item in itertools.islice(stream, max(0, pool - len(waiting))):
+            insort(waiting, item)
+            by_age.append(item)
 
     fill_up()
     while waiting:
-        while order[0] in gone:
-            gone.discard(order.popleft())
-        key = order.popleft()
-        del waiting[bisect_left(waiting, key)]
-        chosen, room = [_MASK - (key & _MASK)], budget - (key >> _SHIFT)
-        while (at := bisect_right(waiting, room << _SHIFT | _MASK) - 1) >= 0:
-            key = waiting.pop(at)
-            gone.add(key)
-            chosen.append(_MASK - (key & _MASK))
-            room -= key >> _SHIFT
+        while by_age[0] in gone:
+            gone.discard(by_age.popleft())
+        oldest = by_age.popleft()
+        del waiting[bisect_left(waiting, oldest)]
+        chosen, room = [-oldest[1]], budget - oldest[0]
+        while (at := bisect_right(waiting, (room, 0)) - 1) >= 0:
+            item = waiting.pop(at)
+            gone.add(item)
+            chosen.append(-item[1])
+            room -= item[0]
             if not waiting:  # many small ones: more than the pool holds go into one bin
                 fill_up()
         yield chosen
@@ -213,6 +213,69 @@ def _shard_windows(
         yield window
 
 
+class StepPlanner:
+    """Plans the steps of one epoch, holding only what is not in a step yet.
+
+    A showing has a position (its turn in the stream of the epoch) and an index (which sample it shows, and
+    for which time). `_index` and `_length` are by position, of showings that wait for their step.
+    """
+
+    def __init__(self, plan: EpochPlan, settings: PackSettings, epoch: int) -> None:
+        self.plan, self.settings, self.epoch = plan, settings, epoch
+        self.rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
+        self.cutter = Cutter(plan.table, settings.patch, settings.limit, settings.is_covering)
+        self.per_frame = plan.table.per_frame(settings.patch)
+        self._index: dict[int, int] = {}
+        self._length: dict[int, int] = {}
+
+    def steps(self) -> Iterator[Chosen]:
+        """All steps of the epoch."""
+        span, waiting = self.settings.packs_per_step * BALANCE_STEPS, list[list[int]]()
+        for positions in largest_fit(self._lengths(), self.settings.budget):
+            waiting.append(positions)
+            if len(waiting) == span:
+                yield from self._balanced(waiting)
+                waiting = []
+        if waiting:
+            yield from self._balanced(waiting)
+
+    def _lengths(self) -> Iterator[int]:
+        """Tokens of each showing in the order of the stream; what is over the limit is cut on the way."""
+        table, patch, position = self.plan.table, self.settings.patch, 0
+        for window in _shard_windows(table, self.cutter.pieces, self.epoch, self.rng):
+            base = window % len(table)
+            tokens = -(-table.latent_t[base] // patch[0]) * self.per_frame[base]
+            for at in np.flatnonzero(self.cutter.is_over[base]):
+                cut = self.plan.windows[int(window[at])] = self.cutter.cut(int(window[at]), self.rng)
+                tokens[at] = cut.tokens(patch)
+            lengths = tokens.tolist()
+            positions = range(position, position + len(lengths))
+            self._index.update(zip(positions, window.tolist(), strict=True))
+            self._length.update(zip(positions, lengths, strict=True))
+            position += len(lengths)
+            yield from lengths
+
+    def _balanced(self, packs: list[list[int]]) -> Iterator[Chosen]:
+        """Steps of a span of packs (lists of positions): packs of one step cost about the same."""
+        per_step = self.settings.packs_per_step
+        ranked = np.argsort(self._costs(packs), kind="stable")
+        groups = [ranked[at : at + per_step] for at in range(0, len(ranked), per_step)]
+        tail = [groups.pop()] if len(groups) > 1 and len(groups[-1]) < per_step else []
+        groups = [groups[place] for place in self.rng.permutation(len(groups))] + tail
+        indices = [[self._index.pop(position) for position in positions] for positions in packs]
+        for group in groups:
+            yield [indices[place] for place in group]
+
+    def _costs(self, packs: list[list[int]]) -> np.ndarray:
+        """Cost of each pack, in tokens; the packs' tokens are counted in the plan."""
+        lengths = [self._length.pop(position) for positions in packs for position in positions]
+        tokens = np.array(lengths, dtype=float)
+        begins = np.concatenate([[0], np.cumsum([len(positions) for positions in packs])[:-1]])
+        self.plan.num_tokens += int(tokens.sum())
+        self.plan.num_packs += len(packs)
+        return np.add.reduceat(tokens * (1 + tokens * self.settings.attention_cost), begins)
+
+
 def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
     """The steps of an epoch, every sample exactly as often as its weight says: once, if it has none.
 
@@ -223,68 +286,16 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
     """
-    table, patch, budget, limit = plan.table, settings.patch, settings.budget, settings.limit
-    per_frame = table.per_frame(patch)
+    table, limit = plan.table, settings.limit
+    per_frame = table.per_frame(settings.patch)
     if not settings.is_cropping and (over := np.flatnonzero(per_frame > limit)).size:
         raise UsageError(
             "--tokens",
             f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip "
-            f"{table.clip_ids[over[0]]} needs ({over.size} clips are so)",
-            "Raise the budget, encode at fewer pixels, or give --oversize window to show a part of such "
-            "frames.",
+            f"{table.clip_ids[over[0]]} needs; {over.size} clips exceed the budget",
+            "Raise it, encode at fewer pixels, or give --oversize window to show a part of such frames.",
         )
-    rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
-    cutter = Cutter(table, patch, limit, settings.is_covering)
-    ahead: dict[int, int] = {}  # index of the sample at each position of the stream that is not in a step yet
-    lengths_at: dict[int, int] = {}
-
-    def lengths() -> Iterator[int]:
-        position = 0
-        for window in _shard_windows(table, cutter.pieces, epoch, rng):
-            base = window % len(table)
-            tokens = -(-table.latent_t[base] // patch[0]) * per_frame[base]
-            for at in np.flatnonzero(cutter.is_over[base]):
-                cut = plan.windows[int(window[at])] = cutter.cut(int(window[at]), rng)
-                tokens[at] = (
-                    -(-cut.length // patch[0]) * -(-cut.height // patch[1]) * -(-cut.width // patch[2])
-                )
-            counts = tokens.tolist()
-            places = range(position, position + len(counts))
-            ahead.update(zip(places, window.tolist(), strict=True))
-            lengths_at.update(zip(places, counts, strict=True))
-            position += len(counts)
-            yield from counts
-
-    def emitted(bins: list[list[int]]) -> Iterator[Chosen]:
-        """Steps of a span of packs, balanced."""
-        sizes = np.fromiter((len(chosen) for chosen in bins), np.int64, len(bins))
-        flat = [item for chosen in bins for item in chosen]
-        count = np.fromiter(map(lengths_at.pop, flat), float, len(flat))
-        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        costs = np.add.reduceat(count * (1 + count * settings.attention_cost), begins)
-        plan.num_tokens += int(count.sum())
-        plan.num_packs += len(bins)
-        indices = list(map(ahead.pop, flat))
-        packs = [
-            indices[begin : begin + size] for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)
-        ]
-        ranked = np.argsort(costs, kind="stable")
-        groups = [
-            ranked[at : at + settings.packs_per_step] for at in range(0, len(ranked), settings.packs_per_step)
-        ]
-        tail = [groups.pop()] if len(groups) > 1 and len(groups[-1]) < settings.packs_per_step else []
-        groups = [groups[position] for position in rng.permutation(len(groups))] + tail
-        for group in groups:
-            yield [packs[at] for at in group]
-
-    span, waiting = settings.packs_per_step * BALANCE_STEPS, list[list[int]]()
-    for chosen in largest_fit(lengths(), budget):
-        waiting.append(chosen)
-        if len(waiting) == span:
-            yield from emitted(waiting)
-            waiting = []
-    if waiting:
-        yield from emitted(waiting)
+    return StepPlanner(plan, settings, epoch).steps()
 
 
 def plan_epoch(table: SampleTable, settings: PackSettings, epoch: int) -> EpochPlan:

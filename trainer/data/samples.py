@@ -24,6 +24,10 @@ class Window(NamedTuple):
     left: int
     width: int
 
+    def tokens(self, patch: Size) -> int:
+        """Tokens of this part, whole patches."""
+        return -(-self.length // patch[0]) * -(-self.height // patch[1]) * -(-self.width // patch[2])
+
 
 @dataclass(frozen=True)
 class Sample:

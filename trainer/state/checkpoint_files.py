@@ -20,6 +20,7 @@ from manifests.store.storage import flush
 from trainer.state.parallel import Ranks
 
 STATE = "state.json"
+_SUMS = ".sums-"
 _CHUNK = 16 << 20
 
 
@@ -89,23 +90,14 @@ def _checked(path: Path) -> tuple[int, int]:
 
 
 def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
-    """Let what all processes have written under the temporary name appear, and the oldest beyond `keep` go.
+    """Rename a finished checkpoint to its final name, and delete the oldest beyond `keep`.
 
     Every process must call: each takes its share of the checksums.
     """
     ranks.wait()
     temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
-    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-    sizes, crcs = [0.0] * len(paths), [0.0] * len(paths)
-    for index in range(ranks.rank, len(paths), ranks.size):
-        sizes[index], crcs[index] = _checked(paths[index])
-        flush(paths[index])
-    summed = ranks.sum([*sizes, *crcs])  # whole numbers below 2^53: exact
+    files = _checksums(temporary, ranks)
     if ranks.is_first:
-        files = {
-            str(path.relative_to(temporary)): [int(summed[index]), int(summed[index + len(paths)])]
-            for index, path in enumerate(paths)
-        }
         (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
         flush(temporary / STATE)
         flush(temporary)
@@ -115,15 +107,39 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
         temporary.rename(final)
         flush(folder)
         shutil.rmtree(old, ignore_errors=True)
-        found = list_checkpoints(folder)
-        calm = [path for path in found if not read_state(path).in_a_row][
-            -1:
-        ]  # what a roll back would take is kept as well
-        for path in (path for path in found[:-keep] if path not in calm):
-            gone = path.with_name(f".{path.name}.gone")
-            path.rename(gone)
-            shutil.rmtree(gone)
+        _rotate(folder, keep)
     ranks.wait()
+
+
+def _checksums(folder: Path, ranks: Ranks) -> dict[str, list[int]]:
+    """Size and crc32 of each file of a checkpoint, by name; whole on the first process alone.
+
+    Each process reads its share and leaves what it found in a file for the first.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_SUMS))
+    own = {}
+    for path in paths[ranks.rank :: ranks.size]:
+        own[str(path.relative_to(folder))] = list(_checked(path))
+        flush(path)
+    (folder / f"{_SUMS}{ranks.rank}.json").write_text(json.dumps(own))
+    ranks.wait()
+    if not ranks.is_first:
+        return own
+    files: dict[str, list[int]] = {}
+    for part in sorted(folder.glob(f"{_SUMS}*.json")):
+        files |= read_local_object(part)
+        part.unlink()
+    return dict(sorted(files.items()))
+
+
+def _rotate(folder: Path, keep: int) -> None:
+    """Delete the oldest checkpoints beyond `keep`, but not the last one that a roll back would take."""
+    found = list_checkpoints(folder)
+    calm = [path for path in found if not read_state(path).in_a_row][-1:]
+    for path in (path for path in found[:-keep] if path not in calm):
+        gone = path.with_name(f".{path.name}.gone")
+        path.rename(gone)
+        shutil.rmtree(gone)
 
 
 def damage(path: Path, ranks: Ranks) -> str:
