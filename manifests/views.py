@@ -61,10 +61,10 @@ class View:
                 f"Views here: {', '.join(have) or 'none yet; run ingest first'}.",
             )
         step = "Restore it, or delete it and run `rushes ingest` again, which makes the default view."
-        stored = read_object(dataset.filesystem, path, step)
-        columns, where = stored.get("columns"), stored.get("where")
+        stored = read_object(dataset.filesystem, path, step, ("columns", "where"))
+        columns, where = stored["columns"], stored["where"]
         if not isinstance(columns, dict) or not isinstance(where, str):
-            raise IntegrityError(path, "lacks `columns` (an object) or `where` (text)", step)
+            raise IntegrityError(path, "has other than an object in `columns`, or than text in `where`", step)
         return cls(columns={key: Column.parse(str(value)) for key, value in columns.items()}, where=where)
 
     def save(self, dataset: Dataset, name: str = "default") -> None:

@@ -126,9 +126,11 @@ class Sample:
         from media.writer import write_video
 
         if sheet is None:
-            self.out.write_bytes(encode_png(frames[0]))
+            cli.with_folder(self.out).write_bytes(encode_png(frames[0]))
         else:
-            write_video(self.out, frames, self.fps, "vp9" if self.out.suffix == ".webm" else "h264")
+            write_video(
+                cli.with_folder(self.out), frames, self.fps, "vp9" if self.out.suffix == ".webm" else "h264"
+            )
             picks = frames[np.linspace(0, len(frames) - 1, min(6, len(frames))).astype(int)]
             sheet.write_bytes(encode_png(np.concatenate(list(picks), axis=1)))
             print(sheet)
@@ -153,7 +155,7 @@ class Report:
         path = self.run_folder / "validation.jsonl"
         if not path.exists():
             raise UsageError(str(self.run_folder), "holds no run", "Train one with `rushes fit`.")
-        rows = parse_lines(path.read_bytes(), str(path), "Delete the line.")
+        rows = parse_lines(path.read_bytes(), str(path), "Delete the line.", ("step", "scores"))
         if not rows:
             raise UsageError(str(path), "has no validation yet", "Let the run go on.")
         if self.json:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from learning.weights import fill, read_weights
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
+from manifests.store.json_files import RESTORE
 from vae.folder import DEFAULT_WEIGHTS, read_record, weights_digest
 from vae.network.model import CausalVAE, VAEConfig
 from vae.protocol import VAE
@@ -60,6 +61,8 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
         raise UsageError(
             str(folder), f"holds a {record.get('model') or record.get('_class_name')}, not a {FORMAT}"
         )
+    if not isinstance(record.get("config"), dict):
+        raise IntegrityError(str(Path(folder) / "config.json"), "lacks the sizes (`config`)", RESTORE)
     model = CausalVAE(VAEConfig.from_dict(record["config"]))
     path = Path(folder) / "model.safetensors"
     fill(model, {name: value.float() for name, value in read_weights(path).items()}, path)

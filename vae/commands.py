@@ -94,7 +94,11 @@ class Train:
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.train.seed)
+        for folder in (self.footage, self.without, self.init):
+            _check_there(folder)
         clips = self._clips()
+        if not clips:
+            raise UsageError("--films, --footage, --data", "leave no clip to train on", "Give --films 800.")
         rank, count, _ = join()
         cli.say(
             f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} "
@@ -143,6 +147,12 @@ class Train:
         )
 
 
+def _check_there(path: Path | None) -> None:
+    """Refuse a file or folder that does not exist; None was not given."""
+    if path is not None and not path.exists():
+        raise UsageError(str(path), "does not exist", "Check the path.")
+
+
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
@@ -173,6 +183,8 @@ class Eval:
 
     def run(self) -> int:
         cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        for place in (self.footage, self.files, *self.weights):
+            _check_there(place)
         torch.set_num_threads(self.threads)
         sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
         if self.footage:
@@ -185,6 +197,8 @@ class Eval:
             sets["real files"] = evaluate.real_clips(
                 path for path in every if _name(path, self.footage) in chosen
             )
+            if not sets["real files"]:
+                raise UsageError(str(self.footage), "holds no file to judge on", "Name a folder of videos.")
             others = [path for path in every if _name(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
         vaes = {folder.resolve().name: load_vae(folder) for folder in self.weights}
@@ -253,7 +267,11 @@ class Encode:
                 "vae": vae.fingerprint,
                 "first_type": "frame",
             }
-            save_file({"mean": mean.contiguous(), "logvar": logvar.contiguous()}, self.out, metadata)
+            save_file(
+                {"mean": mean.contiguous(), "logvar": logvar.contiguous()},
+                cli.with_folder(self.out),
+                metadata,
+            )
             decoding = vae.decode_stream(extent)
             made = [*decoding.push(mean[:, :5]), *([] if mean.shape[1] > 5 else decoding.flush())]
             head = torch.cat(made, dim=1) if made else None
@@ -310,10 +328,10 @@ class Decode:
             )
         frames = _frames(vae, read_weights(self.latent)["mean"], extent)
         if self.out.suffix == ".png":
-            self.out.write_bytes(encode_png(next(frames)))
+            cli.with_folder(self.out).write_bytes(encode_png(next(frames)))
         else:
             write_video(
-                self.out,
+                cli.with_folder(self.out),
                 frames,
                 float(metadata["fps"]) or 24.0,
                 "vp9" if self.out.suffix == ".webm" else "h264",

@@ -50,7 +50,7 @@ def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
         raise UsageError(
             str(path), "holds no captioner (no config.json)", "Train one with `rushes train-captioner`."
         )
-    record = read_local_object(path / "config.json", _AGAIN)
+    record = read_local_object(path / "config.json", _AGAIN, ("format", "config", "stages"))
     if record.get("format") != FORMAT:
         raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
     config = CocaConfig.from_dict(record["config"])

@@ -65,7 +65,7 @@ class Eval:
         if self.record:
             record_scores(Path(self.with_.model or DEFAULT_WEIGHTS), result)
         if report and worst_clips:
-            report.write_text(json.dumps(result, indent=2) + "\n")
+            cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
             contact_sheet(worst, worst_clips)
             cli.say(f"report: {report}, worst clips: {worst_clips}")
         return cli.DONE

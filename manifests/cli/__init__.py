@@ -5,8 +5,8 @@ docstring is its help. Data goes to stdout, everything else to stderr. Nothing h
 `rushes --help` answers at once.
 """
 
-from manifests.cli.files import check_new, writable
-from manifests.cli.frame import main
+from manifests.cli.files import check_new, with_folder, writable
+from manifests.cli.frame import check_options, main, run
 from manifests.cli.output import (
     DONE,
     FAILED,
@@ -29,11 +29,14 @@ __all__ = [
     "INTERRUPTED",
     "USAGE",
     "check_new",
+    "check_options",
     "main",
     "print_json",
     "print_table",
     "printable",
+    "run",
     "say",
     "terminal",
+    "with_folder",
     "writable",
 ]

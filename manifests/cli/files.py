@@ -25,8 +25,14 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def with_folder(path: Path) -> Path:
+    """The path of a file to write, its folder made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
-    """Check that files can be written, and that none of them is there already.
+    """Check that files can be written, and that none of them is there already. Nothing is made.
 
     Args:
         paths: files to be written; None for one that was not asked for.
@@ -42,4 +48,6 @@ def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
             raise UsageError(str(path), "is a folder", "Name a file.")
         if path.exists() and not is_overwriting:
             raise UsageError(str(path), "exists", "Name another file, or add --overwrite to replace it.")
-        writable(path.parent)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(str(folder), "may not be written to", "Name a folder you may write to.")

@@ -35,7 +35,7 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(package, words)
+        return run(words, package)
     except SystemExit as ended:  # of the parser, which has said why
         return ended.code if isinstance(ended.code, int) else USAGE
     except KeyboardInterrupt:
@@ -54,7 +54,8 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
         return code
 
 
-def _run(package: str, words: list[str]) -> int:
+def run(words: Sequence[str], package: str = "") -> int:
+    """As `main`, but errors are raised."""
     if not words or words[0] in {*_HELP, "help"}:
         print(overview(package))
         return DONE
@@ -64,7 +65,16 @@ def _run(package: str, words: list[str]) -> int:
         print(version_line())
         return DONE
     entry = find(words[0], package, tuple(words[1:]))
-    return _parsed(entry, words[1:]).run()
+    return _parsed(entry, list(words[1:])).run()
+
+
+def check_options(words: Sequence[str]) -> None:
+    """Check the options of a verb without running it.
+
+    Raises:
+        SystemExit: they are none of it; the parser has said why.
+    """
+    _parsed(find(words[0]), list(words[1:]))
 
 
 def verb_class(entry: Entry) -> type:

@@ -60,7 +60,7 @@ def work(job: dict[str, Any]) -> None:
     is_over = threading.Event()
     threading.Thread(target=_watch, args=(job["stop_flag"], is_over), daemon=True).start()
     try:
-        code = cli.main(arguments=job["arguments"])
+        code = cli.run(job["arguments"])
     finally:
         is_over.set()
     if code not in {cli.DONE, cli.INTERRUPTED}:
@@ -95,6 +95,7 @@ class Launch:
                 "is not a training verb",
                 f"Verbs: {', '.join(TRAINING_VERBS)}.",
             )
+        cli.check_options(self.command)
         with session():
             return self._until_done(*self._job())
 
@@ -138,5 +139,10 @@ class Launch:
             while thread.is_alive():
                 thread.join(POLL_S)
         if failed:
-            raise failed[0]
+            words = [line.strip() for line in str(failed[0]).splitlines() if line.strip()]
+            raise RushesError(
+                f"rushes {' '.join(self.command)}",
+                f"failed on its workers ({words[-1] if words else type(failed[0]).__name__})",
+                "Their logs are in Ray's folder; the same command goes on from the last checkpoint.",
+            ) from failed[0]
         return cli.INTERRUPTED if stop.signal_name == signal.SIGINT.name else cli.DONE

@@ -35,7 +35,7 @@ from trainer.reports.evaluate import validation_packs
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
-from trainer.state.checkpoint_files import TrainState, list_checkpoints, newest_sound, read_state, sweep
+from trainer.state.checkpoint_files import TrainState, newest_sound, readable_states, sweep
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
 from trainer.state.optimizers import make_optimizers
@@ -233,8 +233,7 @@ def _claim(
                 else "holds a run on other data (clips, captions or views differ)",
                 "Give another --out, or the same settings to resume.",
             )
-        checkpoints = list_checkpoints(out / "checkpoints")
-        if checkpoints and read_state(checkpoints[-1]).digest != digest:
+        if any(state.digest != digest for state in readable_states(out / "checkpoints")[-1:]):
             raise UsageError(
                 str(out),
                 "holds a run on other data (clips, captions or views differ), or planned by another version",

@@ -39,7 +39,9 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
             "holds no exported model",
             "Train one with `rushes fit`; `rushes export-model` makes one of a checkpoint.",
         )
-    record = read_local_object(folder / RECORD)
+    record = read_local_object(
+        folder / RECORD, keys=("format", "model", "flow", "latent_mean", "latent_std", "text_encoder", "vae")
+    )
     if record.get("format") != FORMAT:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
     dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))

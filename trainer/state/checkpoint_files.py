@@ -7,6 +7,7 @@ found so and is left for whoever wants to look.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zlib
@@ -61,6 +62,15 @@ def read_state(path: Path) -> TrainState:
             "Go on with that version, or give another --out to begin anew.",
         )
     return TrainState(**stored["state"])
+
+
+def readable_states(folder: Path) -> list[TrainState]:
+    """States of the checkpoints whose state can be read, oldest first."""
+    found = []
+    for path in list_checkpoints(folder):
+        with contextlib.suppress(IntegrityError):  # `newest_sound` names it and sets it aside
+            found.append(read_state(path))
+    return found
 
 
 def temporary_folder(folder: Path, step: int) -> Path:

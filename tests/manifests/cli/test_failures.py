@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from manifests import cli
 from manifests.cli.failures import failure_of
 from manifests.events import run_ids
 from manifests.layout import Dataset
+from tests.e2e.commands import ROOT
+from vae.folder import DEFAULT_WEIGHTS
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -171,3 +174,80 @@ def test_a_dataset_in_a_folder_one_may_not_enter(tmp_path):
         assert done.returncode in {cli.FAILED, cli.USAGE}, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert "locked" in done.stderr
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    with tarfile.open(ROOT / "tests" / "compat" / "7c235aa.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\x00\xff"])
+def test_a_damaged_model_is_named(text, run_folder, tmp_path, capsys):
+    for name in ("model.json", "model.safetensors"):
+        path = run_folder / "model" / name
+        sound = path.read_bytes()
+        path.write_bytes(text.encode("latin-1"))
+        code, line = told(capsys, "sample", run_folder, "--frames", 1, "--out", tmp_path / "a.png")
+        assert code == cli.INTEGRITY
+        assert name in line
+        path.write_bytes(sound)
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("text", ["x\n", "[]\n", '{"a": 1}\n'])
+def test_damaged_validation_rows_are_named(text, run_folder, capsys):
+    (run_folder / "validation.jsonl").write_text(text)
+    code, line = told(capsys, "report", run_folder)
+    assert code == cli.INTEGRITY
+    assert "validation.jsonl line 1" in line
+
+
+@pytest.mark.parametrize("verb", ["encode", "eval-vae", "latent-stats"])
+def test_damaged_weights_of_a_vae_are_named(verb, tmp_path, capsys):
+    shutil.copytree(DEFAULT_WEIGHTS, tmp_path / "vae")
+    words = {
+        "encode": [tmp_path / "none.mp4", tmp_path / "x.safetensors", "--weights", tmp_path / "vae"],
+        "eval-vae": [tmp_path / "vae"],
+        "latent-stats": [tmp_path / "vae"],
+    }[verb]
+    (tmp_path / "vae" / "config.json").write_text('{"model": "causal-vae/1"}')
+    code, line = told(capsys, verb, *words)
+    assert code == cli.INTEGRITY
+    assert "config.json" in line
+    shutil.copy(DEFAULT_WEIGHTS / "config.json", tmp_path / "vae")
+    weights = tmp_path / "vae" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, line = told(capsys, verb, *words)
+    assert code == cli.INTEGRITY
+    assert "model.safetensors" in line
+
+
+def test_a_check_of_outputs_makes_nothing(tmp_path, capsys):
+    code, _ = told(capsys, "export-model", tmp_path / "nosuch")
+    assert code == cli.USAGE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval-vae", "--footage", "nosuch"],
+        ["train-vae", "out", "--films", 0],
+        ["train-vae", "out", "--footage", "nosuch"],
+        ["caption", "nosuch"],
+        ["decode", "nosuch", "x.mp4"],
+        ["plan-training", "--data", "nosuch"],
+        ["dashboard", "nosuch"],
+        ["sample", "nosuch", "--out", "x.mp4"],
+        ["report", "nosuch"],
+        ["launch", "--", "info", "x"],
+        ["replay", "preview", 0, "--dataset", "nosuch"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_does_not_exist_is_refused_before_any_work(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert told(capsys, *words)[0] == cli.USAGE
+    assert list(tmp_path.iterdir()) == []
