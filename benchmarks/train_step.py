@@ -7,8 +7,7 @@ many shapes.
 On a CPU with the tiny model by default. On a GPU name `base` or `xl` and a budget of 16384 or 65536: it then
 runs in bfloat16, packs by torch's variable-length kernel and by FlexAttention, pads by
 `scaled_dot_product_attention`, and prints MFU where the device's peak is given (989 for an H100 or H200).
-Padding is attended to as if it
-were tokens: no mask slows the padded batches down.
+Padding is attended to as if it were tokens: no mask slows the padded batches down.
 """
 
 from __future__ import annotations

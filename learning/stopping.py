@@ -12,19 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HURRY_S = 2.0
-"""A second Ctrl-C is taken for impatience only after this long: what starts the processes may pass on the
-first one as well."""
+"""A second Ctrl-C interrupts at once only after this long: a launcher may forward the first one again."""
 
-_asked: list[str] = []
+_requested: list[str] = []
 
 
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
+class Interrupted(Exception):  # noqa: N818 - a requested stop, not an error
     """The run was asked to stop and has saved itself."""
 
 
 def ask_to_stop(name: str) -> None:
     """Do what the signal `name` would do, in a worker whose launcher received it."""
-    _asked.append(name)
+    _requested.append(name)
 
 
 class Stop:
@@ -35,12 +34,12 @@ class Stop:
 
     @property
     def signal_name(self) -> str:
-        return self.caught or (_asked[0] if _asked else "")
+        return self.caught or (_requested[0] if _requested else "")
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into a wish to stop.
+    """Turn SIGINT and SIGTERM into a request to stop, checked between steps.
 
     A second Ctrl-C some seconds later interrupts at once; SIGTERM never does, for torchrun and batch systems
     send several.
@@ -50,21 +49,21 @@ def stop_on_signals() -> Iterator[Stop]:
         try:
             yield stop
         finally:
-            _asked.clear()
+            _requested.clear()
         return
 
-    def wish(number: int, _frame: object) -> None:
+    def request_stop(number: int, _frame: object) -> None:
         now = time.monotonic()
         if not stop.caught:
             stop.caught, stop.caught_s = signal.Signals(number).name, now
         elif number == signal.SIGINT and now - stop.caught_s > HURRY_S:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        _asked.clear()
+        _requested.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

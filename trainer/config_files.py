@@ -168,7 +168,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def note_changes(out: Path, step: int, changes: Changes) -> None:
-    """Add to the run's `changes.jsonl` what is set otherwise from a step on."""
+    """Append the settings that changed at a resume, from `step` on, to the run's `changes.jsonl`."""
     if changes:
         row = {
             "step": step,

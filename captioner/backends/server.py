@@ -48,7 +48,7 @@ class Reply:
         error: why there is no answer.
         is_passing: whether asking again may help.
         asks_again_now: whether to ask again without a wait.
-        retry_after_s: the server's wish for the next try.
+        retry_after_s: the server's Retry-After.
     """
 
     text: str = ""

@@ -45,10 +45,9 @@ class Documents(NamedTuple):
 
 
 def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
-    """Documents by their offsets, for values of a kind.
+    """The document boundaries of one forward pass, made once and used by every layer.
 
-    On a GPU this waits for it, and makes FlexAttention's mask if there will be need of one: once a pass, not
-    once a layer.
+    On a GPU this synchronizes once, and builds FlexAttention's block mask where `dtype` needs it.
     """
     mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
     return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask)

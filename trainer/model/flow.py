@@ -44,7 +44,7 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
 
 
 def noised(clean: Tensor, noise: Tensor, sigma: Tensor, path: str) -> tuple[Tensor, Tensor]:
-    """(x, what the model is to say) at noise levels `sigma`, which broadcast over clean and noise."""
+    """(noisy latents, velocity target) at noise levels `sigma`, which broadcast over clean and noise."""
     if path == "linear":
         return (1 - sigma) * clean + sigma * noise, noise - clean
     angle = sigma * (math.pi / 2)
@@ -52,7 +52,7 @@ def noised(clean: Tensor, noise: Tensor, sigma: Tensor, path: str) -> tuple[Tens
 
 
 def pace(path: str) -> float:
-    """How far x moves for one unit of sigma along what the model says."""
+    """Units that x moves along the predicted velocity for one unit of sigma."""
     return 1.0 if path == "linear" else math.pi / 2
 
 

@@ -132,7 +132,7 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
 
     Raises:
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
-        Interrupted: `stop` was wished for; the run has saved itself.
+        Interrupted: a stop was requested; the run has saved its checkpoint.
     """
     ranks = join(config.sequence_parallel)
     check(config, ranks)

@@ -163,7 +163,7 @@ class Run:
             tell(self.ranks, f"samples beside held-out clips: {path}")
 
     def loop(self, loader: Loader | StreamLoader, stop: Stop) -> int:
-        """Steps until the last or a wish to stop. Returns the number of steps done."""
+        """Train until the last step or a requested stop. Returns the number of steps done."""
         config, step = self.config, self.state.step
         self.trained.model.train()
         if step >= config.steps:

@@ -73,7 +73,7 @@ class Ranks:
 
 
 def join(sequence_parallel: int = 1) -> Ranks:
-    """Join the processes that the environment speaks of, or stand alone.
+    """Join the process group that torchrun's environment describes; without one, run alone.
 
     Raises:
         UsageError: the processes do not divide into groups of `sequence_parallel`.
