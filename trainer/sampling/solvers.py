@@ -2,7 +2,7 @@
 
 Shape legend: N tokens, P values of a token, K steps.
 
-A path is x = a(sigma) clean + b(sigma) noise: linear, a = 1 - sigma and b = sigma (rectified flow), or cosine,
+A path is x = a(sigma) clean + b(sigma) noise: linear, a = 1 - sigma, b = sigma (rectified flow), or cosine,
 a = cos(sigma pi / 2) and b = sin(sigma pi / 2). A token whose level does not change from one step to the next
 is not touched: kept tokens, at level 0 from start to end, come back bit-equal.
 
