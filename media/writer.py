@@ -32,6 +32,7 @@ CODECS = {
     "vp9": ("libvpx-vp9", {"crf": "34", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "0"}),
     "av1": ("libsvtav1", {"crf": "35", "preset": "12", "svtav1-params": "lp=1"}),
     "mpeg4": ("mpeg4", {"qscale": "4"}),
+    "ffv1": ("ffv1", {"level": "3", "slicecrc": "1"}),  # lossless: the very pixels
 }
 _MILLISECONDS = Fraction(1, 1000)
 
@@ -44,6 +45,7 @@ def write_video(
     times_s: Sequence[float] | None = None,
     container: str | None = None,
     options: dict[str, str] | None = None,
+    comment: str = "",
 ) -> int:
     """Write frames [H, W, 3] uint8 to a video file or buffer.
 
@@ -51,9 +53,10 @@ def write_video(
         target: path (its suffix names the container) or a buffer (then `container` does).
         frames: at least one frame, all of one size.
         fps: frames per second; ignored where `times_s` is given.
-        codec: h264, hevc, vp9, av1 or mpeg4. Odd sizes are written with full-resolution colour where 4:2:0
-            cannot hold them.
+        codec: h264, hevc, vp9, av1 or mpeg4, or ffv1, which keeps every pixel as it is. Odd sizes are written
+            with full-resolution colour where 4:2:0 cannot hold them.
         times_s: presentation time of each frame, for variable rates.
+        comment: text for the container's metadata.
 
     Returns:
         The number of frames written.
@@ -69,6 +72,8 @@ def write_video(
     ) as output:
         base = _MILLISECONDS if times_s is not None else 1 / Fraction(fps).limit_denominator(1001)
         rate = Fraction(fps).limit_denominator(1001)
+        if comment:
+            output.metadata["comment"] = comment
         stream = cast(
             av.VideoStream, output.add_stream(name, rate=rate, options={**defaults, **(options or {})})
         )
@@ -77,6 +82,8 @@ def write_video(
                 stream.height, stream.width = rgb.shape[:2]
                 is_odd = stream.height % 2 or stream.width % 2
                 stream.pix_fmt = "yuv444p" if is_odd and codec in {"h264", "hevc"} else "yuv420p"
+                if codec == "ffv1":
+                    stream.pix_fmt = "bgr0"
                 stream.codec_context.time_base = base
                 stream.codec_context.thread_count = 1
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")

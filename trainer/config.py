@@ -71,7 +71,7 @@ class ModelConfig:
             )
 
 
-CONDITIONS = ("none", "first", "prefix", "suffix", "ends", "random")
+CONDITIONS = ("none", "first", "prefix", "suffix", "ends", "random", "box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +89,24 @@ class FlowConfig:
     """Power of the number of latent frames in the shift."""
     shift_max: float = 4.0
     text_dropout: float = 0.1
-    condition_dropout: float = 0.0
+    condition_dropout: float = 0.1
     """Share of samples with given frames whose given frames are taken away, so that guidance may lean on them
     at sampling; their text is dropped in its own share of cases."""
     condition: dict[str, float] = field(
         default_factory=lambda: {
-            "none": 0.62,
+            "none": 0.6,
             "first": 0.1,
             "prefix": 0.1,
-            "suffix": 0.08,
+            "suffix": 0.07,
             "ends": 0.05,
             "random": 0.05,
+            "box": 0.03,
         }
     )
-    """Weights of which latent frames are given: none, the first, up to a quarter at the front, at the end, at
-    both ends, or anywhere."""
-    condition_sigma: float = 0.0
-    """Given frames get a noise level up to this in half of the cases: a little keeps motion going across the
+    """Weights of what is given: nothing, the first latent frame, up to a quarter of them at the front, at the
+    end, at both ends or anywhere, or all that lies inside or outside a box."""
+    condition_sigma: float = 0.05
+    """Given tokens get a noise level up to this in half of the cases: a little keeps motion going across the
     joint."""
 
     def __post_init__(self) -> None:

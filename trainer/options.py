@@ -74,13 +74,17 @@ class RunOptions:
     """Any setting by its name there: --set flow.text_dropout=0.2 'captions={"dense": 1}' model.patch=[2,2,2].
     """
 
+    def base(self) -> FitConfig:
+        """The settings to begin with: those of the preset."""
+        return preset(self.preset)
+
     def config(self) -> FitConfig:
-        """The preset, then the settings file, then these options, then `--set`: the later one counts.
+        """The base, then the settings file, then these options, then `--set`: the later one counts.
 
         Raises:
             UsageError: a setting does not exist or has a value that it cannot have.
         """
-        found = with_settings(preset(self.preset), self.settings, ())
+        found = with_settings(self.base(), self.settings, ())
         given = {
             setting: getattr(self, name)
             for name, setting in settings_of(type(self)).items()

@@ -13,10 +13,12 @@ from learning.stopping import Interrupted
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from trainer.config_files import load_config
 from trainer.options import RunOptions
 
 if TYPE_CHECKING:
     from manifests.store.reading import RangeCache
+    from trainer.config import FitConfig
 
 _OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
 
@@ -118,6 +120,17 @@ class Fit(RunOptions):
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)
         return cli.DONE
+
+    def base(self) -> FitConfig:
+        """The settings of the run that `out` holds, so that it goes on when a default has changed; else the
+        preset's.
+        """
+        saved = self._checked_out() / "config.json"
+        if saved.exists():
+            found = load_config(saved)
+            if found.preset == self.preset:
+                return found
+        return super().base()
 
     def _checked_out(self) -> Path:
         """The run folder.

@@ -27,6 +27,7 @@ _BY_NAME = {
     "footage": "FOOTAGE",
     "prompt": "TEXT",
     "run_folder": "RUN",
+    "model_folder": "MODEL",
     "clip": "CLIP",
     "table": "TABLE",
     "sql": "SQL",

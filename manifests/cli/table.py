@@ -89,7 +89,12 @@ ENTRIES = [
         ("fit", "fit", "trainer.training:Fit", "train a diffusion transformer; again to resume"),
         ("plan-training", "plan", "trainer.planning:Plan", "fill, balance and hours, before buying GPUs"),
         ("measure", "measure", "trainer.planning:Measure", "what a token costs on this device"),
-        ("sample", "sample", "trainer.commands:Sample", "make a video or an image from a prompt"),
+        (
+            "sample",
+            "sample",
+            "trainer.sampling.command:Sample",
+            "videos and images: from text, images, videos",
+        ),
         ("report", "report", "trainer.commands:Report", "validation loss by shape, before and after"),
         ("export-model", "export", "trainer.commands:Export", "a model to sample from, of a checkpoint"),
     ),

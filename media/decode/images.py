@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from media.bytes.access import opened
 
@@ -64,9 +65,12 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
     return sink.getvalue()
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    Image.fromarray(rgb).save(sink, "PNG")
+def encode_png(rgb: np.ndarray, comment: str = "") -> bytes:
+    """A PNG of [H, W, 3] uint8; `comment` goes into its metadata."""
+    sink, info = io.BytesIO(), PngInfo()
+    if comment:
+        info.add_itxt("Comment", comment)
+    Image.fromarray(rgb).save(sink, "PNG", pnginfo=info)
     return sink.getvalue()
 
 

@@ -65,27 +65,53 @@ def draw_sigma(grid: tuple[int, int, int], config: FlowConfig, generator: torch.
 def draw_known(
     grid: tuple[int, int, int], frame: Tensor, config: FlowConfig, generator: torch.Generator
 ) -> Tensor:
-    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it; none of an image."""
+    """Which tokens of a sample are given, [n] bool, by a pattern drawn for it; of an image a box or none."""
     names = list(config.condition)
     weights = torch.tensor([config.condition[name] for name in names])
     name = names[int(torch.multinomial(weights, 1, generator=generator))]
     is_dropped = (
         config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout
     )
-    if grid[0] < 2 or name == "none" or is_dropped:
+    if name == "none" or is_dropped or (grid[0] < 2 and name != "box"):
         return torch.zeros(len(frame), dtype=torch.bool)
-    most = max(2, grid[0] // 4 + 1)
-    count, other = (int(torch.randint(1, most, (1,), generator=generator)) for _ in range(2))
+    if name == "box":
+        return _box(grid, generator).flatten()
+    return _frames_given(name, grid[0], frame, generator)
+
+
+def _frames_given(name: str, total: int, frame: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens [n] of the frames that a pattern gives, of `total` frames."""
+    count, other = (
+        int(torch.randint(1, max(2, total // 4 + 1), (1,), generator=generator)) for _ in range(2)
+    )
     if name == "first":
         return frame < 1
     if name == "prefix":
         return frame < count
     if name == "suffix":
-        return frame >= grid[0] - count
+        return frame >= total - count
     if name == "ends":
-        given = (frame < count) | (frame >= grid[0] - other)
+        given = (frame < count) | (frame >= total - other)
         return given if not bool(given.all()) else frame < 1
-    return torch.isin(frame, torch.randperm(grid[0], generator=generator)[:count])  # random
+    return torch.isin(frame, torch.randperm(total, generator=generator)[:count])  # random
+
+
+def _box(grid: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """[t, h, w] bool: all that lies inside a box of rows and columns or, as often, all outside it.
+
+    Neither is empty where there are two tokens in a frame; the box stands for the whole length.
+    """
+    _, h, w = grid
+    inside = torch.zeros(h, w, dtype=torch.bool)
+    spans = []
+    for size in (h, w):
+        length = int(torch.randint(max(1, size // 4), max(2, 3 * size // 4 + 1), (1,), generator=generator))
+        start = int(torch.randint(0, size - length + 1, (1,), generator=generator))
+        spans.append(slice(start, start + length))
+    inside[spans[0], spans[1]] = True
+    is_outside = bool(torch.rand(1, generator=generator) < 0.5) and h * w > 1
+    given = ~inside if is_outside else inside
+    return given.expand(grid) if not bool(given.all()) else torch.zeros(grid, dtype=torch.bool)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,18 @@ from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.model.dit import DiT
 from trainer.reports.efficiency import shape_classes
-from trainer.sampling.sample import Canvas, sample_latent, to_frames
+from trainer.sampling.canvas import Canvas
+from trainer.sampling.decoding import to_frames
+from trainer.sampling.draft import Prompt, Request, Sampling
+from trainer.sampling.generate import generate
+from trainer.sampling.guidance import Guidance
 from trainer.sampling.trained import TrainedModel
 from trainer.state.parallel import Ranks, reshard
 from vae.checkpoint import load_vae
 from vae.folder import DEFAULT_WEIGHTS
 
-ROWS, STEPS, GUIDANCE = 4, 20, 2.0
+ROWS = 4
+HOW = Sampling(steps=20, solver="dpm++2m", guidance=Guidance(text=2.0))
 
 
 class Sheets:
@@ -96,9 +101,8 @@ class Sheets:
 
     def _sampled(self, ema: DiT, sample: Sample) -> tuple[torch.Tensor, Canvas, str]:
         row = self.catalog.clips[sample.clip_id]
-        canvas = Canvas(
-            num_frames=row["num_frames"], height_px=row["height_px"], width_px=row["width_px"], fps=row["fps"]
-        )
+        size = {name: row[name] for name in ("num_frames", "height_px", "width_px")}
+        canvas = Canvas(**size, fps=row["fps"] or 1.0)
         try:
             caption_id, text = self.reader.text_of(sample, "dense")
         except (
@@ -119,12 +123,9 @@ class Sheets:
             torch.tensor(self.catalog.std).clamp_min(1e-4),
             record,
         )
+        request = Request(canvas=canvas, prompts=(Prompt(text),))
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.is_bf16):
-            return (
-                sample_latent(trained, canvas, text, steps=STEPS, guidance=GUIDANCE, solver="euler"),
-                canvas,
-                caption_id,
-            )
+            return generate(trained, [request], HOW)[0], canvas, caption_id
 
     def _stored(self, sample: Sample) -> torch.Tensor:
         """The latent's mean in the VAE's own units, [C, t, h, w]."""

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.model.flow import shifted
+from trainer.model.flow import pace, shifted
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x [N, P], sigma [N]) to the model's prediction [N, P]: the derivative of x along the path."""
@@ -66,7 +66,12 @@ def integrate(
     Returns:
         [N, P]; tokens whose level is 0 throughout are bit-equal to their start.
     """
-    step = {"euler": _Euler, "heun": _Heun, "dpm++2m": _DpmSolver2M}[solver](velocity, path)
+    kinds: dict[Solver, type[_Euler | _DpmSolver2M]] = {
+        "euler": _Euler,
+        "heun": _Heun,
+        "dpm++2m": _DpmSolver2M,
+    }
+    step = kinds[solver](velocity, path)
     for now, later in itertools.pairwise(levels):
         moves = (later < now)[:, None]
         if bool(moves.any()):
@@ -91,7 +96,7 @@ def clean_of(x: Tensor, prediction: Tensor, sigma: Tensor, path: str) -> Tensor:
 class _Euler:
     def __init__(self, velocity: Velocity, path: str) -> None:
         self.velocity, self.path = velocity, path
-        self.pace = 1.0 if path == "linear" else math.pi / 2  # dx / dsigma in units of the prediction
+        self.pace = pace(path)
 
     def __call__(self, x: Tensor, now: Tensor, later: Tensor) -> Tensor:
         return x + self._width(now, later) * self.velocity(x, now)

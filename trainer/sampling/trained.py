@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from captioner.registry import make_text_encoder
 from learning.weights import fill, read_weights
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
@@ -16,36 +19,101 @@ from trainer.model.dit import DiT
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
 
 class TrainedModel:
-    """A model ready to sample with."""
+    """A model ready to sample with.
 
-    def __init__(self, dit: DiT, flow: FlowConfig, mean: Tensor, std: Tensor, record: dict) -> None:
+    Attributes:
+        mean, std: [C] of the latents it was trained on.
+        record: what its `model.json` says.
+        name, digest: of the folder it was read from; empty for one that was not.
+    """
+
+    def __init__(
+        self,
+        dit: DiT,
+        flow: FlowConfig,
+        mean: Tensor,
+        std: Tensor,
+        record: dict,
+        name: str = "",
+        digest: str = "",
+    ) -> None:
         self.dit, self.flow, self.mean, self.std, self.record = dit, flow, mean, std, record
+        self.name, self.digest = name, digest
+        self._texts: dict[str, Tensor] = {}
         self.factors: tuple[int, int, int] = tuple(record.get("factors", FACTORS))  # type: ignore[assignment]
+        self.patch, self.text_width = dit.config.patch, dit.config.text_width
+
+    def embed(self, texts: Sequence[str]) -> list[Tensor | None]:
+        """Texts [L, Dt] as the model was trained to read them; None for an empty one."""
+        new = sorted({text for text in texts if text and text not in self._texts})
+        if new:
+            encoder = make_text_encoder(self.record["text_encoder"], self.record["text_model"])
+            encoder.setup()
+            self._texts |= dict(zip(new, encoder.encode(new), strict=True))
+        return [self._texts.get(text) for text in texts]
+
+    def compile(self) -> None:
+        """Compile each block, for sequences of any length."""
+        for block in self.dit.blocks:
+            block.compile(dynamic=True)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.dit.parameters()).device
+
+    def predict(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        known: Tensor,
+        coords: Tensor,
+        cu: Tensor,
+        text: Tensor,
+        text_cu: Tensor,
+    ) -> Tensor:
+        """`DiT.forward` on the model's device, in bfloat16 on a GPU; the prediction is fp32 on the CPU."""
+        device = self.device
+        inputs = (part.to(device) for part in (x, sigma, known, coords, cu, text, text_cu))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return self.dit(*inputs).float().cpu()  # type: ignore[no-any-return]
 
 
-def load_model(run: Path, device: str = "cpu") -> TrainedModel:
-    """The exported model of a run folder, or of a model folder itself.
+def model_folder(run: Path) -> Path:
+    """The folder of the exported model of a run, of a model folder itself, or of a name under weights/.
 
     Raises:
         UsageError: there is none.
     """
-    folder = run / "model" if (run / "model" / "model.safetensors").exists() else run
-    if not (folder / "model.safetensors").exists() or not (folder / RECORD).exists():
-        raise UsageError(
-            str(run),
-            "holds no exported model",
-            "Train one with `rushes fit`; `rushes export-model` makes one of a checkpoint.",
-        )
+    for folder in (run / "model", run, WEIGHTS / run):
+        if (folder / "model.safetensors").exists() and (folder / RECORD).exists():
+            return folder
+    raise UsageError(
+        str(run),
+        "holds no exported model",
+        "Train one with `rushes fit`; `rushes export-model` makes one of a checkpoint.",
+    )
+
+
+def load_model(run: Path, device: str = "cpu") -> TrainedModel:
+    """A model by the path or name that `model_folder` finds.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = model_folder(run)
     record = read_local_object(
         folder / RECORD, keys=("format", "model", "flow", "latent_mean", "latent_std", "text_encoder", "vae")
     )
     if record.get("format") != FORMAT:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
     dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))
-    fill(dit, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
+    weights = read_weights(folder / "model.safetensors")
+    fill(dit, {name: value.float() for name, value in weights.items()}, folder / "model.safetensors")
     dit.to(device).eval().requires_grad_(False)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
-    return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record, str(run), digest)

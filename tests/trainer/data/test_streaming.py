@@ -17,7 +17,9 @@ from trainer.data.samples import Sample
 from trainer.data.streaming import StreamLoader, StreamReader, stream, survey
 from trainer.presets import preset
 from trainer.run.fit import fit_tars
-from trainer.sampling.sample import Canvas, sample_latent
+from trainer.sampling.canvas import Canvas
+from trainer.sampling.draft import Prompt, Request, Sampling
+from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
 
 TEST = dataclasses.replace(
@@ -91,11 +93,9 @@ def test_a_run_on_plain_tars_trains_resumes_and_samples(tars, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(6))
     trained = load_model(tmp_path)
-    assert (
-        sample_latent(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=2)
-        .isfinite()
-        .all()
-    )
+    [text] = trained.embed(["a red ball"])
+    request = Request(canvas=Canvas(num_frames=5, height_px=40, width_px=56), prompts=(Prompt(text),))
+    assert generate(trained, [request], Sampling(steps=2))[0].isfinite().all()
 
 
 def test_tars_of_another_kind_are_refused_by_name(tars, tmp_path):

@@ -10,8 +10,8 @@ from trainer.data.patches import coordinates, patchify, token_validity, unpatchi
 from trainer.data.samples import Sample
 from trainer.model.attention import attend, attend_dense, attend_flex, attend_varlen, documents
 from trainer.model.dit import DiT
-from trainer.model.flow import draw_known, noised, pace, shift_of, shifted
-from trainer.sampling.sample import integrate
+from trainer.model.flow import draw_known, noised, shift_of, shifted
+from trainer.sampling.solvers import integrate
 from vae.grid import Extent, latent_size
 
 CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
@@ -166,14 +166,14 @@ def test_a_new_model_predicts_zero():
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 def test_following_the_true_direction_leads_from_noise_to_data(path):
     clean, noise = torch.randn(2, 5, 16)
-    levels = torch.linspace(1, 0, 65)
+    levels = torch.linspace(1, 0, 65)[:, None].expand(-1, 5)
 
     def direction(x, sigma):
         return noised(clean, noise, sigma[:, None], path)[1]
 
-    start, known = noised(clean, noise, torch.ones(5, 1), path)[0], torch.zeros(5, dtype=torch.bool)
+    start = noised(clean, noise, torch.ones(5, 1), path)[0]
     assert torch.allclose(start, noise, atol=1e-6)
-    assert torch.allclose(integrate(direction, start, known, levels, "heun", pace(path)), clean, atol=1e-3)
+    assert torch.allclose(integrate(direction, start, levels, "heun", path), clean, atol=1e-3)
     middle, _ = noised(clean, noise, torch.full((5, 1), 0.5), "cosine")
     assert torch.allclose(
         middle, (clean + noise) / 2**0.5, atol=1e-6
@@ -194,21 +194,36 @@ def test_known_patterns_are_drawn_as_often_as_configured():
     config, grid = FlowConfig(), (8, 2, 2)
     frame = torch.arange(8).repeat_interleave(4)
     generator = torch.Generator().manual_seed(0)
-    patterns = [draw_known(grid, frame, config, generator) for _ in range(1500)]
-    none = sum(not pattern.any() for pattern in patterns) / 1500
-    ends = sum(bool(pattern[0] and pattern[-1]) for pattern in patterns) / 1500
-    last = sum(bool(pattern[-1]) for pattern in patterns) / 1500
-    inside = (
-        sum(bool(pattern[4:28].any()) and not pattern[0] and not pattern[-1] for pattern in patterns) / 1500
-    )
-    assert 0.58 < none < 0.66
-    assert 0.03 < ends < 0.07
-    assert 0.11 < last < 0.18
-    assert 0.015 < inside < 0.06
-    assert not any(bool(pattern.all()) for pattern in patterns)
-    assert not draw_known((1, 2, 2), frame[:4], config, generator).any()
+    patterns = torch.stack([draw_known(grid, frame, config, generator) for _ in range(3000)]).view(-1, 8, 4)
+    whole = patterns.all(2)  # [3000, 8] frames that are given whole
+    is_box = patterns.any(2).all(1)
+    assert 0.62 < float((~patterns.any(2)).all(1).float().mean()) < 0.67  # .6, and a tenth of the rest
+    assert 0.03 < float((whole[:, 0] & whole[:, -1]).float().mean()) < 0.07
+    assert 0.1 < float(whole[:, -1].float().mean()) < 0.17
+    assert 0.01 < float((whole[:, 1:-1].any(1) & ~whole[:, 0] & ~whole[:, -1]).float().mean()) < 0.06
+    assert 0.015 < float(is_box.float().mean()) < 0.04
+    assert not whole.all(1).any()
+    assert not draw_known((1, 2, 2), frame[:4], FlowConfig(condition={"first": 1.0}), generator).any()
     assert not draw_known(
         grid, frame, FlowConfig(condition={"first": 1.0}, condition_dropout=1.0), generator
     ).any()
     with pytest.raises(UsageError, match="unknown patterns"):
         draw_known(grid, frame, FlowConfig(condition={"backwards": 1.0}), generator)
+
+
+def _is_box(part: torch.Tensor) -> bool:
+    rows, columns = part.any(1).nonzero(), part.any(0).nonzero()
+    return bool(part[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all())
+
+
+@pytest.mark.parametrize("grid", [(1, 6, 9), (3, 5, 4), (2, 1, 7)])
+def test_a_box_or_all_around_it_is_given_for_the_whole_length(grid):
+    config = FlowConfig(condition={"box": 1.0}, condition_dropout=0.0)
+    generator, shares = torch.Generator().manual_seed(0), []
+    frame = torch.arange(grid[0]).repeat_interleave(grid[1] * grid[2])
+    for _ in range(200):
+        given = draw_known(grid, frame, config, generator).view(grid)
+        assert bool((given == given[:1]).all()) and not bool(given.all())
+        assert not bool(given.any()) or _is_box(given[0]) or _is_box(~given[0])
+        shares.append(float(given.float().mean()))
+    assert min(shares) < 0.3 and max(shares) > 0.7

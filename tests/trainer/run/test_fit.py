@@ -25,7 +25,11 @@ from trainer.presets import PRESETS, preset
 from trainer.run import loop
 from trainer.run.fit import fit, plan_stream
 from trainer.run.run_lock import RunLock
-from trainer.sampling.sample import Canvas, sample_latent, to_frames
+from trainer.sampling.canvas import Canvas
+from trainer.sampling.conditions import Start
+from trainer.sampling.decoding import to_frames
+from trainer.sampling.draft import Prompt, Request, Sampling
+from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
 from trainer.state.checkpoint_files import sweep
 from trainer.state.export import export_checkpoint
@@ -258,6 +262,11 @@ def test_a_run_leaves_a_sheet_of_samples_and_tensorboards_files(dataset, tmp_pat
     assert len((tmp_path / "validation.jsonl").read_text().splitlines()) == 3
 
 
+def sampled(trained, canvas, prompt, steps, seed=0, start=None):
+    request = Request(canvas=canvas, prompts=(Prompt(*trained.embed([prompt])),), seed=seed, start=start)
+    return generate(trained, [request], Sampling(steps=steps))[0]
+
+
 @pytest.mark.parametrize("settings", [{"text": "joint"}, {"path": "cosine"}])
 def test_single_stream_text_and_v_prediction_train_and_sample(dataset, tmp_path, settings):
     config = dataclasses.replace(TEST, steps=2)
@@ -268,7 +277,7 @@ def test_single_stream_text_and_v_prediction_train_and_sample(dataset, tmp_path,
     fit(dataset, "default", config, tmp_path)
     trained = load_model(tmp_path)
     assert settings.items() <= (vars(trained.flow) | vars(trained.dit.config)).items()
-    latent = sample_latent(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=4)
+    latent = sampled(trained, Canvas(num_frames=5, height_px=40, width_px=56), "a red ball", steps=4)
     assert latent.isfinite().all()
 
 
@@ -309,9 +318,7 @@ def test_every_preset_builds_and_its_config_reloads_strictly(name, tmp_path):
 def test_samples_have_exactly_the_size_asked_for_and_repeat_by_seed(whole_run, frames, height, width):
     trained, vae = load_model(whole_run), load_vae()
     canvas = Canvas(num_frames=frames, height_px=height, width_px=width, fps=10)
-    first, again, other = (
-        sample_latent(trained, canvas, "a red ball", seed=seed, steps=2) for seed in (3, 3, 4)
-    )
+    first, again, other = (sampled(trained, canvas, "a red ball", seed=seed, steps=2) for seed in (3, 3, 4))
     assert to_frames(vae, first, canvas).shape == (frames, height, width, 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -320,16 +327,17 @@ def test_samples_have_exactly_the_size_asked_for_and_repeat_by_seed(whole_run, f
 def test_given_latents_come_back_bit_equal(whole_run):
     trained = load_model(whole_run)
     canvas = Canvas(num_frames=9, height_px=32, width_px=48, fps=10)
-    values, frames = torch.randn(16, 3, 4, 6), torch.tensor([True, False, True])
-    out = sample_latent(trained, canvas, "", steps=3, known=(values, frames))
-    assert torch.equal(out[:, frames], values[:, frames])
-    assert not torch.equal(out[:, ~frames], values[:, ~frames])
+    values, given = torch.randn(16, 3, 4, 6), torch.tensor([True, False, True])
+    level = (~given).float()[:, None, None].expand(3, 4, 6)
+    out = sampled(trained, canvas, "", steps=3, start=Start(latent=values, level=level))
+    assert torch.equal(out[:, given], values[:, given])
+    assert not torch.equal(out[:, ~given], values[:, ~given])
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--out", "x.png"],
+        ["--out", "x.png", "--frames", "2"],
         ["--out", "x.webm", "--frames", "1"],
         ["--out", "x.webm", "--width", "0"],
         ["--out", "x.gif"],

@@ -1,0 +1,336 @@
+"""The verb `sample`: every feature of the sampler, for one prompt or for many."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from manifests import cli
+from manifests.errors import UsageError
+from manifests.store.json_files import parse_lines
+from trainer.config import check_ranges
+
+if TYPE_CHECKING:
+    from trainer.sampling.choosing import Wish
+    from trainer.sampling.making import Item
+    from trainer.sampling.trained import TrainedModel
+
+_OF_THE_LAUNCH = ("--launch", "--workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Make videos (.mp4, .webm, or .mkv without loss) and images (.png) of any size.
+
+    Beside each lies how it was made (NAME.json) and, of a video, a sheet of its frames (NAME.sheet.png).
+
+    Examples:
+      rushes sample RUN --prompt "a red ball moves right" --width 176 --height 112 --out ball.mp4
+      rushes sample RUN --prompt "a ball moves right" --video ball.mp4 --extend-after 2 --out longer.mp4
+      rushes sample RUN --prompts prompts.txt --seeds 4 --out samples
+    """
+
+    essential: ClassVar[tuple[str, ...]] = (
+        *("model_folder", "out", "prompt", "prompts", "width", "height", "seconds"),
+        *("image", "video", "extend_after", "connect", "loop", "edit", "blend"),
+    )
+
+    model_folder: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `fit`, exported model, or a name under weights/."""
+    out: Path
+    """File to write; a folder where several are made (--prompts, --seeds)."""
+    prompt: str = ""
+    """What to show."""
+    prompts: Path | None = None
+    """File with a prompt on each line, or .jsonl (docs/sampling.md)."""
+    negative: str = ""
+    """What to lead away from."""
+    upsample: bool = True
+    """Fill prompts up to the kind of caption the model was trained on (`rushes upsample`); every word
+    stays."""
+    seeds: int = 1
+    """Samples of each prompt, with seeds from --seed on."""
+    width: int | None = None
+    """Pixels; 128, or as what is given."""
+    height: int | None = None
+    """Pixels; 96, or as what is given."""
+    frames: int | None = None
+    """Frames; 25, or 1 for a .png."""
+    seconds: float | None = None
+    """Length instead of --frames; of a blend, how long it takes."""
+    fps: float | None = None
+    """Frames per second; 12, or as the video that is given."""
+    image: Path | None = None
+    """The first frame."""
+    last_image: Path | None = None
+    """The last frame."""
+    keyframe: tuple[str, ...] = ()
+    """Pictures at given seconds: 1.5=picture.png."""
+    video: Path | None = None
+    """Video to extend or to close to a loop."""
+    extend_after: float | None = None
+    """Seconds to add after --video."""
+    extend_before: float | None = None
+    """Seconds to add before --video."""
+    connect: tuple[Path, ...] = ()
+    """Two videos to join by what is made between them."""
+    gap: float | None = None
+    """Seconds between the two of --connect, or added to a --loop of --video; 1 if left out."""
+    loop: bool = False
+    """End where it begins; of --video, by frames that are added."""
+    edit: Path | None = None
+    """Video or image to make anew from a noise level on."""
+    strength: float | None = None
+    """That noise level: 0 leaves it as it is, 1 makes another; 0.6 if left out."""
+    mask: Path | None = None
+    """Picture that is white where --edit is made anew; all else stays, to the pixel."""
+    from_prompt: str | None = None
+    """What --edit shows now: it moves from there to --prompt and keeps the rest (FlowEdit)."""
+    blend: tuple[Path, ...] = ()
+    """Two videos of which one becomes the other."""
+    to_prompt: str | None = None
+    """What the second of --blend shows; --prompt is the first."""
+    guidance: float = 3.0
+    """Weight of the text; 1 turns guidance off."""
+    condition_guidance: float = 1.0
+    """Weight of what is given; 1 turns it off."""
+    rescale: float = 0.0
+    """Bring the spread of guided predictions back, from 0 to 1."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels at which predictions are guided."""
+    steps: int = 24
+    """Solver steps."""
+    solver: Literal["euler", "heun", "dpm++2m"] = "dpm++2m"
+    """ODE solver; heun calls the model twice a step."""
+    seed: int = 0
+    """Of the noise: the same seed gives the same sample."""
+    window: int = 16
+    """Latents made at once, of four frames each; longer videos are made window by window."""
+    overlap: int = 4
+    """Latents of a window that are those of the one before."""
+    batch_tokens: int = 16384
+    """Tokens the model reads at once: samples are packed up to it."""
+    device: str = ""
+    """Such as cuda or cpu; a GPU where there is one if left out."""
+    compile: bool = False
+    """Compile the model's blocks: pays for many samples."""
+    vae: Path | None = None
+    """Folder of the VAE; that of the training data if left out."""
+    threads: int = 0
+    """CPU threads; torch's choice if 0."""
+    launch: Literal["here", "processes"] = "here"
+    """processes: several of this machine share the samples. Under torchrun: here."""
+    workers: int = 2
+    """Processes."""
+    overwrite: bool = False
+    """Replace files that exist. Without it, of several samples those that are there are not made again."""
+
+    def run(self) -> int:
+        from trainer.sampling.choosing import chosen
+
+        wish = self._wish()
+        chosen(wish)
+        self._check()
+        if self.launch == "processes":
+            from learning.launching import run_processes, without
+
+            return run_processes(
+                [sys.executable, "-m", "rushes", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers
+            )
+        return self._sample(wish)
+
+    def _wish(self) -> Wish:
+        from trainer.sampling.choosing import Wish
+
+        is_still = self.out.suffix == ".png" and self.frames is None and self.seconds is None
+        found = {item.name: getattr(self, item.name) for item in fields(Wish)}
+        is_free = not (self.edit or self.image or self.last_image or self.keyframe)
+        return Wish(**found | ({"frames": 1} if is_still and is_free else {}))
+
+    @property
+    def _is_many(self) -> bool:
+        return self.prompts is not None or self.seeds > 1
+
+    def _check(self) -> None:
+        """Refuse what cannot be made, before any work."""
+        ranges = dict.fromkeys(
+            ("steps", "seeds", "window", "overlap", "batch_tokens", "workers"), (1, 1 << 24, True)
+        )
+        check_ranges(
+            "--", self, {**ranges, "guidance": (0, 1000, True), "condition_guidance": (0, 1000, True)}
+        )
+        if self.prompts is not None and self.prompt:
+            raise UsageError("--prompt and --prompts", "do not go together")
+        if self._is_many and self.out.suffix:
+            raise UsageError(str(self.out), "names a file, and several are made", "Name a folder.")
+        if not self._is_many and not self.out.suffix:
+            raise UsageError(str(self.out), "names no kind of file", "Such as sample.mp4 or sample.png.")
+
+    def _sample(self, wish: Wish) -> int:
+        import torch
+
+        from trainer.sampling.choosing import scene_of
+        from trainer.sampling.draft import Sampling
+        from trainer.sampling.guidance import Guidance
+        from trainer.sampling.making import Maker
+        from trainer.sampling.trained import load_model
+        from trainer.sampling.windows import Windows
+        from vae.checkpoint import load_vae
+        from vae.folder import DEFAULT_WEIGHTS
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        guidance = Guidance(
+            text=self.guidance,
+            condition=self.condition_guidance,
+            rescale=self.rescale,
+            interval=self.guidance_interval,
+        )
+        how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
+        windows = Windows(self.window, self.overlap)
+        model = load_model(self.model_folder, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        feature, scene, clips = scene_of(wish, model.factors[0])
+        items = self._items(feature.name, scene.num_frames, model)
+        if not items:
+            cli.say("sample: nothing to make")
+            return cli.DONE
+        if self.compile:
+            model.compile()
+        vae = load_vae(self.vae or model.record["vae"] or DEFAULT_WEIGHTS)
+        maker = Maker(model, vae, scene, clips, how=how, windows=windows, batch_tokens=self.batch_tokens)
+        maker.make(items)
+        for item in items:
+            for path in (item.output.sheet, item.output.path):
+                if path:
+                    print(path)
+        return cli.DONE
+
+    def _items(self, feature: str, num_frames: int, model: TrainedModel) -> list[Item]:
+        """The samples that this process is to make: its share, without those that are there."""
+        from trainer.sampling.making import Item
+        from trainer.sampling.output import Output
+
+        suffix = ".png" if num_frames == 1 else ".mp4"
+        rank, size = (
+            int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
+        )
+        found = []
+        for number, row in enumerate(self._rows()):
+            seed, text = int(row.get("seed", self.seed)) + row["copy"], str(row["prompt"])
+            name = row.get("name") or f"{number // self.seeds:05d}"
+            path = self.out / f"{name}-seed{seed}{suffix}" if self._is_many else self.out
+            output = Output(path)
+            output.check_kind(num_frames)
+            full = self._full(text, num_frames)
+            to_full, source = (
+                None if other is None else self._full(other, num_frames)
+                for other in (self.to_prompt, self.from_prompt)
+            )
+            record = self._record(feature, text, full, to_full, seed, model)
+            if self._is_many and not self.overwrite and (there := output.recorded()):
+                if there != record:
+                    raise UsageError(
+                        str(path), "was made with other settings", "Name another folder, or add --overwrite."
+                    )
+                continue
+            output.check_new(self.overwrite or self._is_many)
+            prompts = (full,) if to_full is None else (full, to_full)
+            found.append(
+                Item(
+                    prompts=prompts,
+                    negative=self.negative,
+                    from_prompt=source,
+                    seed=seed,
+                    output=output,
+                    record=record,
+                )
+            )
+        return found[rank::size]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Prompts with their own settings, each as often as there are seeds."""
+        if self.prompts is None:
+            rows: list[dict[str, Any]] = [{"prompt": self.prompt}]
+        else:
+            try:
+                data = self.prompts.read_bytes()
+                lines = data.decode().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(
+                    str(self.prompts), f"cannot be read ({error})", "Name a text file."
+                ) from error
+            if self.prompts.suffix == ".jsonl":
+                rows = parse_lines(data, str(self.prompts), "Correct the line.", ("prompt",))
+            else:
+                rows = [{"prompt": line.strip()} for line in lines if line.strip()]
+        if not rows:
+            raise UsageError(str(self.prompts), "has no prompt")
+        _check_names(self.prompts, rows)
+        return [{**row, "copy": copy} for row in rows for copy in range(self.seeds)]
+
+    def _full(self, prompt: str, num_frames: int) -> str:
+        """The prompt as the model reads it, filled up where that is wanted."""
+        if not self.upsample or not prompt:
+            return prompt
+        from captioner.registry import make_upsampler
+
+        full = make_upsampler()(prompt, num_frames > 1)
+        if full != prompt:
+            cli.say(f"prompt: {full}")
+        return full
+
+    def _record(
+        self, feature: str, prompt: str, full: str, to_full: str | None, seed: int, model: TrainedModel
+    ) -> dict[str, Any]:
+        """How a sample is made, as its JSON says it."""
+        machine = {
+            "model_folder",
+            "out",
+            "prompt",
+            "prompts",
+            "seeds",
+            "seed",
+            "device",
+            "threads",
+            "launch",
+            "workers",
+        }
+        machine |= {"overwrite", "batch_tokens", "compile", "to_prompt", "vae"}
+        settings = {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in machine
+        }
+        return {
+            "feature": feature,
+            "prompt": prompt,
+            "prompt_as_read": full,
+            **({} if to_full is None else {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}),
+            "seed": seed,
+            "model": model.name,
+            "model_digest": model.digest,
+            "vae": str(self.vae or model.record["vae"] or "vae-tiny"),
+            "settings": {name: value for name, value in settings.items() if value not in (None, [], False)},
+        }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_names(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse names that would leave the folder, or of which two are the same."""
+    names = [row["name"] for row in rows if "name" in row]
+    for name in names:
+        if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
+            raise UsageError(str(path), f"has the name {json.dumps(name)}", "A name is a plain file name.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(str(path), f"has the name {twice[0]} twice")

@@ -1,0 +1,102 @@
+"""Videos and images that a sample begins with: read whole, fitted to the canvas without cropping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifests.errors import RushesError, UsageError
+from media.decode.geometry import pick_times
+from media.decode.picture import fitted
+from media.decode.probe import Probe, probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
+from trainer.sampling.features import Clip
+
+MAX_BYTES = 8 << 30
+"""Most bytes of frames that are held in memory."""
+
+
+def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | None = None) -> Clip:
+    """A video or image, whole.
+
+    Args:
+        size_px: (width, height) to bring it to; None: its own.
+        fps: frames are picked at this rate, which may not be above its own; None: its own.
+
+    Raises:
+        RushesError: it cannot be read, or is too long to be held.
+        UsageError: it has another shape, or fewer frames a second.
+    """
+    try:
+        facts = probe(str(path))
+        width, height = _checked_size(path, facts, size_px)
+        frames, times = _frames(path, facts, width, height)
+    except MediaError as error:
+        raise RushesError(str(path), error.message, "Give another file.") from error
+    own = float(facts.fps or 0.0) or 12.0
+    if fps is None or len(frames) == 1:
+        return Clip(torch.from_numpy(np.stack(frames)), own)
+    if fps > own * 1.001:
+        raise UsageError(
+            f"--fps {fps:g}",
+            f"is more than {path} has: {own:g}",
+            "Sample at its own rate, or at a lower one.",
+        )
+    picked = pick_times(times, fps)
+    return Clip(torch.from_numpy(np.stack([frames[index] for index in picked])), fps)
+
+
+def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.ndarray], list[float]]:
+    frames, times = list[np.ndarray](), list[float]()
+    for frame in VideoReader(facts).frames():
+        if (len(frames) + 1) * width * height * 3 > MAX_BYTES:
+            raise RushesError(str(path), "is too long to be held in memory", "Give a part of it.")
+        frames.append(fitted(frame.rgb, width, height))
+        times.append(frame.time_s)
+    if not frames:
+        raise RushesError(str(path), "has no frame", "Give another file.")
+    return frames, times
+
+
+def _checked_size(path: Path, facts: Probe, size_px: tuple[int, int] | None) -> tuple[int, int]:
+    """The size to bring frames to.
+
+    Raises:
+        UsageError: it has another shape, so that the picture would be cropped or squeezed.
+    """
+    own = facts.geometry.display_size_px
+    if size_px is None or size_px == own:
+        return own
+    if not _is_alike(own, size_px):
+        near = (size_px[0], max(1, round(size_px[0] * own[1] / own[0])))
+        raise UsageError(
+            f"{path} of {own[0]} x {own[1]} pixels",
+            f"does not fit {size_px[0]} x {size_px[1]} without cropping",
+            f"Such as --width {near[0]} --height {near[1]}.",
+        )
+    return size_px
+
+
+def _is_alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether a size becomes the other by one factor, to within a pixel."""
+    return abs(one[0] * other[1] / one[1] - other[0]) <= 1 or abs(one[1] * other[0] / one[0] - other[1]) <= 1
+
+
+def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:
+    """Where a picture is white, [H, W] bool, brought to the canvas.
+
+    Raises:
+        UsageError: nothing or all of it is white.
+    """
+    mask = read_clip(path, size_px).frames[0].float().mean(dim=-1) > 127.5
+    if bool(mask.all()) or not bool(mask.any()):
+        raise UsageError(str(path), "marks nothing or everything", "White is what is edited, black is kept.")
+    return mask
+
+
+__all__: Sequence[str] = ["read_clip", "read_mask"]

@@ -1,0 +1,128 @@
+"""From scenes and prompts to files: texts embedded, what is given encoded once, samples packed and decoded.
+
+Shape legend: T frames, t latents, L text tokens, Dt text width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from manifests import cli
+from trainer.sampling.blending import blended
+from trainer.sampling.canvas import Canvas
+from trainer.sampling.conditions import Start, encode, place
+from trainer.sampling.decoding import result
+from trainer.sampling.draft import Prompt, Request, Sampling
+from trainer.sampling.features import Clip, Scene
+from trainer.sampling.generate import generate
+from trainer.sampling.output import Output
+from trainer.sampling.trained import TrainedModel
+from trainer.sampling.windows import Windows, windowed
+from vae.protocol import VAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One sample of a job: its words as the model reads them, and where it goes."""
+
+    prompts: tuple[str, ...]
+    negative: str = ""
+    from_prompt: str | None = None
+    seed: int
+    output: Output
+    record: Mapping[str, Any]
+
+
+class Maker:
+    """Makes samples of one scene.
+
+    Args:
+        clips: the two videos of a blend; else empty.
+        batch_tokens: about how many tokens the model reads at once; more samples are packed into fewer calls.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        vae: VAE,
+        scene: Scene,
+        clips: Sequence[Clip] = (),
+        *,
+        how: Sampling,
+        windows: Windows,
+        batch_tokens: int = 16384,
+    ) -> None:
+        self.model, self.vae, self.scene, self.how, self.windows = model, vae, scene, how, windows
+        self.start = _start(model, vae, scene, clips)
+        self.weights = tuple(_of_latents(weight, scene.canvas, model) for weight in scene.prompt_weights)
+        size = scene.canvas.latent_size(model.factors)
+        tokens = 3  # branches of guidance, at most
+        for side, part in zip(size, model.patch, strict=True):
+            tokens *= -(-side // part)
+        self.is_long = size[0] > windows.length
+        self.at_once = 1 if self.is_long else max(1, batch_tokens // tokens)
+
+    def make(self, items: Sequence[Item]) -> None:
+        """Make and write samples, and say how far it is."""
+        began = time.monotonic()
+        for first in range(0, len(items), self.at_once):
+            part = items[first : first + self.at_once]
+            for item, latents in zip(part, self._latents(part), strict=True):
+                self._write(item, latents)
+            done = first + len(part)
+            left = (time.monotonic() - began) / done * (len(items) - done)
+            if len(items) > 1:
+                cli.say(f"sample: {done} of {len(items)}" + (f", about {left:.0f} s left" if left else ""))
+
+    def request(self, item: Item) -> Request:
+        """A sample as the sampler takes it."""
+        weights = self.weights or (None,)
+        texts = item.prompts if len(item.prompts) == len(weights) else item.prompts[:1] * len(weights)
+        source = item.from_prompt
+        *targets, negative, before = self.model.embed([*texts, item.negative, source or ""])
+        return Request(
+            canvas=self.scene.canvas,
+            prompts=tuple(Prompt(text, weight) for text, weight in zip(targets, weights, strict=True)),
+            negative=negative,
+            start=self.start,
+            is_loop=self.scene.is_loop,
+            edited_from=None if source is None else Prompt(before),
+            seed=item.seed,
+        )
+
+    def _latents(self, items: Sequence[Item]) -> Iterator[Iterator[Tensor]]:
+        requests = [self.request(item) for item in items]
+        if self.is_long:
+            for request in requests:
+                yield windowed(self.model, request, self.how, self.windows)
+        else:
+            yield from (iter([latent]) for latent in generate(self.model, requests, self.how))
+
+    def _write(self, item: Item, latents: Iterator[Tensor]) -> None:
+        began = time.monotonic()
+        frames = result(self.scene, latents, self.vae)
+        item.output.write(frames, self.scene.num_frames, self.scene.canvas.fps, item.record)
+        cli.say(f"{item.output.path}: written in {time.monotonic() - began:.1f} s")
+
+
+def _start(model: TrainedModel, vae: VAE, scene: Scene, clips: Sequence[Clip]) -> Start | None:
+    if not clips:
+        return place(scene.canvas, scene.conditions, vae)
+    first, second = clips
+    count = scene.canvas.num_frames
+    mixed = blended(model, encode(first.frames[-count:], vae), encode(second.frames[:count], vae))
+    ends = place(scene.canvas, scene.conditions, vae)
+    assert ends is not None
+    return replace(mixed, level=mixed.level.minimum(ends.level))
+
+
+def _of_latents(weight: Tensor, canvas: Canvas, model: TrainedModel) -> Tensor:
+    """Weights [t] of latents from those of frames [T]."""
+    factor_t = model.factors[0]
+    spans = [canvas.frames_of(index, factor_t) for index in range(canvas.latent_size(model.factors)[0])]
+    return weight.new_tensor([weight[span.start : span.stop].mean() for span in spans])

@@ -1,0 +1,91 @@
+"""What a sample leaves: the file, with how it was made in its metadata, the same as JSON, and a sheet.
+
+A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests import cli
+from manifests.errors import UsageError
+from manifests.store import storage
+from media.decode.images import encode_png
+from media.writer import write_video
+
+CODECS = {".mp4": "h264", ".webm": "vp9", ".mkv": "ffv1"}
+SHEET_FRAMES = 6
+
+
+@dataclass(frozen=True)
+class Output:
+    """The files of one sample.
+
+    `path` is a .png for an image; .mp4, .webm, or .mkv for a video, the last of them without loss.
+    """
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """How it was made, as JSON."""
+        return self.path.with_suffix(".json")
+
+    @property
+    def sheet(self) -> Path | None:
+        """Frames of a video side by side."""
+        return self.path.with_suffix(".sheet.png") if self.path.suffix != ".png" else None
+
+    def check_kind(self, num_frames: int) -> None:
+        """Refuse a kind of file that cannot hold so many frames."""
+        if self.path.suffix not in {*CODECS, ".png"} or (self.path.suffix == ".png") != (num_frames == 1):
+            raise UsageError(
+                str(self.path),
+                f"cannot hold {num_frames} frames",
+                "Use .png with --frames 1, else .mp4, .webm, or .mkv for every pixel as it was made.",
+            )
+
+    def check_new(self, is_overwriting: bool) -> None:
+        """Refuse to replace files."""
+        cli.check_new(self.path, self.record, self.sheet, is_overwriting=is_overwriting)
+
+    def recorded(self) -> dict[str, Any] | None:
+        """How the file that is there was made; None if there is none that is whole."""
+        try:
+            found = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return None
+        return found if self.path.exists() and isinstance(found, dict) else None
+
+    def write(
+        self, frames: Iterator[np.ndarray], num_frames: int, fps: float, record: Mapping[str, Any]
+    ) -> None:
+        """Write frames [H, W, 3] uint8 as they come, and at last the JSON."""
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        cli.with_folder(self.path)
+        partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        picks, picked = set(np.linspace(0, num_frames - 1, SHEET_FRAMES).round().astype(int)), []
+
+        def watched() -> Iterator[np.ndarray]:
+            for index, frame in enumerate(frames):
+                if index in picks:
+                    picked.append(frame)
+                yield frame
+
+        try:
+            if self.sheet is None:
+                partial.write_bytes(encode_png(next(frames), text))
+            else:
+                write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
+                self.sheet.write_bytes(encode_png(np.concatenate(picked, axis=1)))
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+        storage.write_local(self.record, text.encode())
