@@ -222,7 +222,7 @@ class Sample:
             int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
         )
         found = []
-        for number, row in enumerate(self._rows()):
+        for number, row in list(enumerate(self._rows()))[rank::size]:
             seed, text = int(row.get("seed", self.seed)) + row["copy"], str(row["prompt"])
             name = row.get("name") or f"{number // self.seeds:05d}"
             path = self.out / f"{name}-seed{seed}{suffix}" if self._is_many else self.out
@@ -252,7 +252,7 @@ class Sample:
                     record=record,
                 )
             )
-        return found[rank::size]
+        return found
 
     def _rows(self) -> list[dict[str, Any]]:
         """Prompts with their own settings, each as often as there are seeds."""
