@@ -241,6 +241,12 @@ class FitConfig:
     """Steps between sheets of samples in the run folder; 0: at the end only."""
     wandb: str = ""
     """Project of Weights & Biases to report to as well; empty: none."""
+    init: str = ""
+    """Model to begin from: a run, an exported model, or a name under weights/; empty: new weights."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the weights; 0: the weights themselves."""
+    init_fresh: tuple[str, ...] = ()
+    """Weights that are begun anew all the same, by the beginnings of their names."""
     peak_tflops: float = 0.0
     """Of one device at the precision used, for MFU; 0: not told."""
 
@@ -263,6 +269,7 @@ _RANGES: dict[str, Range] = {
             "validate_every",
             "validate_on",
             "sample_every",
+            "lora_rank",
             "spike_factor",
             "roll_back_after",
             "peak_tflops",
@@ -275,6 +282,9 @@ _RANGES: dict[str, Range] = {
     "held_out": (0, 1, True),
 }
 
+
+LATER = {"lora_rank": 0}
+"""Settings that came later, with what runs did before: at that value they do not tell runs apart."""
 
 RUN_ONLY = frozenset(
     {
@@ -302,6 +312,8 @@ RUN_ONLY = frozenset(
         "spike_factor",
         "roll_back_after",
         "is_bf16",
+        "init",
+        "init_fresh",
     }
 )
 """Settings that a resumed run may change: they decide neither what a step reads nor what is averaged. Each

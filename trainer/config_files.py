@@ -61,8 +61,9 @@ def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
     model = dict(values.pop("model", {}))
     if "patch" in model:
         model["patch"] = tuple(model["patch"])
-    if "ema_more" in values:
-        values["ema_more"] = tuple(values["ema_more"])
+    for name in ("ema_more", "init_fresh"):
+        if name in values:
+            values[name] = tuple(values[name])
     parts = {
         "model": _strict(ModelConfig, model, where),
         "flow": _strict(FlowConfig, values.pop("flow", {}), where),

@@ -41,6 +41,12 @@ class Fit(RunOptions):
 
     out: Path | None = None
     """Run folder; DATASET/training/PRESET if left out."""
+    init: str | None = None
+    """Model to begin from, with its sizes: a run, an exported model, or a name under weights/."""
+    init_fresh: tuple[str, ...] | None = None
+    """Weights that begin anew all the same, by the beginnings of their names: text null_text."""
+    lora_rank: int | None = None
+    """Train adapters of this rank beside the weights of --init (peft), not the weights."""
     optimizer: Literal["adamw", "muon"] | None = None
     """muon: for the matrices of the blocks, AdamW for the rest."""
     schedule: Literal["flat-cosine", "cosine", "constant"] | None = None
@@ -97,6 +103,8 @@ class Fit(RunOptions):
     def run(self) -> int:
         if min(self.threads, self.workers) < 1 or self.cache_gb <= 0:
             raise UsageError("--threads, --workers, --cache-gb", "must be more than 0")
+        if self.lora_rank and not self.init and not (self._checked_out() / "config.json").exists():
+            raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
         if not 0 <= self.least_workers <= self.workers:
             raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")
         if self.launch == "processes":
@@ -130,6 +138,10 @@ class Fit(RunOptions):
             found = load_config(saved)
             if found.preset == self.preset:
                 return found
+        if self.init:
+            from trainer.state.beginning import sizes_of
+
+            return sizes_of(self.init, super().base())
         return super().base()
 
     def _checked_out(self) -> Path:

@@ -185,7 +185,8 @@ def initial_value(name: str, shape: torch.Size, generator: torch.Generator | Non
     So a new model predicts zero.
     """
     parts = name.split(".")
-    is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "cross_out" in parts
+    is_closed = parts[0] in {"modulation", "final_modulation", "head"} or "lora_B" in parts
+    is_closed = is_closed or ("cross_out" in parts and "lora_A" not in parts)
     if is_closed or parts[-1] in {"bias", "offset"}:
         return torch.zeros(shape)
     if name == "null_text":

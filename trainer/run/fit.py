@@ -23,7 +23,7 @@ from manifests.events import ingest_settings
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
 from manifests.store.reading import RangeCache
-from trainer.config import RUN_ONLY, FitConfig
+from trainer.config import LATER, RUN_ONLY, FitConfig
 from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.data.catalog import Catalog, load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
@@ -35,6 +35,8 @@ from trainer.reports.evaluate import validation_packs
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
+from trainer.state.adapters import merged
+from trainer.state.beginning import begin_from, normalised_as
 from trainer.state.checkpoint_files import TrainState, newest_sound, readable_states, sweep
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
@@ -52,7 +54,11 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
 
     Not the number of steps or of processes.
     """
-    settings = {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in RUN_ONLY and (key not in LATER or value != LATER[key])
+    }
     return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[
         :16
     ]
@@ -76,6 +82,8 @@ def dataset_source(
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
     catalog = load_catalog(dataset, views, config)
+    if config.init:
+        catalog = normalised_as(catalog, config.init)
     config = _sized(config, catalog)
     reader = PackReader(dataset, catalog, config, cache)
     made_by = {
@@ -144,7 +152,11 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
         decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)
     }
     trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
-    if newest := newest_sound(out / "checkpoints", ranks):
+    newest = newest_sound(out / "checkpoints", ranks)
+    if config.init and not newest:
+        fresh = begin_from([model, *emas.values()], config.init, config.init_fresh)
+        tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))
+    if newest:
         state = load_checkpoint(newest, trained, digest, ranks)
         tell(ranks, f"resumed after step {state.step} from {newest}")
         if (
@@ -197,6 +209,7 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
     for decay, ema in trained.emas.items():
         weights = full_state(ema, ranks)
         if ranks.is_first:
+            weights = merged(weights, config.lora_rank)
             save_model(out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}"), weights, out)
 
 

@@ -19,8 +19,10 @@ from trainer.config_files import load_config
 from trainer.data.catalog import Catalog
 from trainer.model.dit import DiT
 from trainer.sampling.trained import FORMAT, RECORD
+from trainer.state.adapters import adapt, merged
 from trainer.state.checkpoint_files import list_checkpoints
 from trainer.state.checkpoints import load_part
+from trainer.state.parallel import clean_name
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
@@ -80,6 +82,10 @@ def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Pat
             f"{decay:g} is no average of this run",
             f"It keeps {', '.join(f'{own:g}' for own in (config.ema_decay, *config.ema_more))}.",
         )
-    weights = load_part(path, f"ema{decay:g}", DiT(config.model).state_dict())
-    save_model(out, weights, run)
+    model = DiT(config.model)
+    if config.lora_rank:
+        adapt(model, config.lora_rank)
+    weights = load_part(path, f"ema{decay:g}", model.state_dict())
+    plain = {clean_name(name): value for name, value in weights.items()}
+    save_model(out, merged(plain, config.lora_rank), run)
     return path

@@ -24,6 +24,7 @@ from manifests.errors import UsageError
 from trainer.config import FitConfig
 from trainer.model.dit import DiT, initial_value
 from trainer.model.sequence import SequenceGroup
+from trainer.state.adapters import adapt
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
     check(config, ranks)
     with torch.device("meta"):
         model = DiT(config.model)
-    model.requires_grad_(is_trained)
+    if config.lora_rank:
+        adapt(model, config.lora_rank)
+    if not is_trained or not config.lora_rank:  # of an adapted model only the adapters are trained
+        model.requires_grad_(is_trained)
     for index, plain in enumerate(model.blocks):
         block = (
             checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
@@ -208,4 +212,6 @@ def full_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
 
 def clean_name(name: str) -> str:
     """A weight's name without what wrapping added."""
-    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+    for part in ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer."):
+        name = name.replace(part, "")
+    return name

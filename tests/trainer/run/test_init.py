@@ -1,0 +1,101 @@
+"""Runs that begin from a trained model: with its weights, with some of them, or with adapters beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from manifests import cli
+from manifests.cli.frame import main
+from manifests.errors import UsageError
+from tests.trainer.run.test_fit import TEST
+from trainer.config import ModelConfig
+from trainer.config_files import load_config
+from trainer.run.fit import fit
+from trainer.state.export import export_checkpoint
+
+
+@pytest.fixture(scope="module")
+def begun(dataset, tmp_path_factory):
+    """A run of four steps to begin others from."""
+    out = tmp_path_factory.mktemp("begun")
+    fit(dataset, "default", dataclasses.replace(TEST, steps=4, cooldown=0.0), out)
+    return out
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_a_run_begins_with_the_weights_and_the_statistics_of_a_model(dataset, begun, tmp_path):
+    record = json.loads((begun / "model" / "model.json").read_text())
+    record["latent_mean"] = [value + 0.01 for value in record["latent_mean"]]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.json").write_text(json.dumps(record))
+    save_file({name: value.bfloat16() for name, value in weights(begun).items()}, other / "model.safetensors")
+    config = dataclasses.replace(TEST, steps=1, lr=1e-9, init=str(other))
+    fit(dataset, "default", config, tmp_path / "run")
+    for name, value in weights(tmp_path / "run").items():
+        assert torch.allclose(value, weights(begun)[name].bfloat16().float(), atol=1e-5), name
+    made = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert made["latent_mean"] == record["latent_mean"]
+
+
+def test_the_command_takes_the_sizes_of_the_model_and_resumes_without_being_told(dataset, begun, tmp_path):
+    words = ["fit", "small", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--tokens", "256"]
+    words += ["--set", "is_tensorboard=false", "held_out=0.15"]
+    assert main(arguments=[*words, "--steps", "1", "--init", str(begun)]) == cli.DONE
+    assert load_config(tmp_path / "run" / "config.json").model.width == TEST.model.width
+    assert main(arguments=[*words, "--steps", "2"]) == cli.DONE
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [0, 1]
+
+
+def test_weights_that_do_not_fit_are_named_and_may_be_begun_anew(dataset, begun, tmp_path):
+    model = ModelConfig(width=48, depth=3, num_heads=2)
+    config = dataclasses.replace(TEST, steps=1, model=model, init=str(begun))
+    with pytest.raises(UsageError, match=r"blocks\.2\..*missing.*--init-fresh blocks"):
+        fit(dataset, "default", config, tmp_path / "a")
+    fit(dataset, "default", dataclasses.replace(config, init_fresh=("blocks.2",)), tmp_path / "b")
+    with pytest.raises(UsageError, match="holds no exported model"):
+        fit(dataset, "default", dataclasses.replace(config, init="nosuch"), tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(lambda values: [*values, 0.0], "channels"), (lambda values: [5.0] * 16, "deviations")],
+)
+def test_a_model_of_another_vae_is_refused(dataset, begun, tmp_path, change, told):
+    record = json.loads((begun / "model" / "model.json").read_text())
+    record |= {"latent_mean": change(record["latent_mean"])}
+    record["latent_std"] = (record["latent_std"] * 2)[: len(record["latent_mean"])]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    save_file(weights(begun), tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match=told):
+        fit(dataset, "default", dataclasses.replace(TEST, steps=1, init=str(tmp_path)), tmp_path / "run")
+
+
+def test_adapters_are_trained_alone_and_exported_as_plain_weights(dataset, begun, tmp_path):
+    config = dataclasses.replace(TEST, steps=4, init=str(begun), lora_rank=2, lr=1e-2, ema_decay=0.0)
+    fit(dataset, "default", config, tmp_path / "run")
+    before, after = weights(begun), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-7)}
+    assert changed and all(name.startswith("blocks.") and name.endswith(".weight") for name in changed)
+    for name in changed:
+        assert int(torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-3)) <= 2
+    export_checkpoint(tmp_path / "run", None, None, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.allclose(again[name], value) for name, value in after.items())
+    fit(dataset, "default", dataclasses.replace(config, steps=5), tmp_path / "run")  # and resumes
+
+
+def test_adapters_need_a_model(dataset, tmp_path, capsys):
+    words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--lora-rank", "4"]
+    assert main(arguments=words) == cli.USAGE
+    assert "needs --init" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) by `peft`: few weights are trained.
+
+The exported model has them added to the weights they adapt, so it samples like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from manifests.errors import UsageError
+
+TARGETS = ("qkv", "out", "cross_q", "cross_kv", "cross_out", "up", "down")
+"""Linear layers of a block that are adapted."""
+
+
+def adapt(model: nn.Module, rank: int) -> None:
+    """Put adapters of a rank beside the blocks' linear layers and freeze all else.
+
+    Raises:
+        UsageError: `peft` is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UsageError("--lora-rank", "needs peft", "Install it: pip install 'rushes[lora]'.") from error
+    layers = "|".join(TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=rf"blocks\.\d+\.(?:{layers})")
+    is_meta = next(model.parameters()).is_meta
+    inject_adapter_in_model(config, model, low_cpu_mem_usage=is_meta)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight's name is that of an adapter."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def merged(weights: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """Weights by their plain names, each with its adapter added: W + B A, for a scale of 1."""
+    found = {name: value for name, value in weights.items() if not is_adapter(name)}
+    if rank:
+        for name, down in weights.items():
+            if ".lora_A." in name:
+                layer = name.partition(".lora_A.")[0]
+                up = weights[name.replace(".lora_A.", ".lora_B.")]
+                whole = found[f"{layer}.weight"]
+                found[f"{layer}.weight"] = (whole.double() + up.double() @ down.double()).to(whole.dtype)
+    return found

@@ -1,0 +1,128 @@
+"""Beginning a run from a trained model: its sizes, its normalisation of latents, its weights.
+
+What does not fit is refused by name, unless the run is told to begin it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from learning.weights import read_weights
+from manifests.errors import UsageError
+from manifests.store.json_files import read_local_object
+from trainer.config import FitConfig, FlowConfig, ModelConfig
+from trainer.data.catalog import Catalog
+from trainer.sampling.trained import RECORD, model_folder
+from trainer.state.adapters import is_adapter
+from trainer.state.parallel import clean_name
+
+TOLERANCE = 0.35
+"""How far latent statistics may lie from those of the model, in standard deviations: other footage of the
+same VAE differs by less, another VAE by more."""
+
+
+def record_of(init: str) -> dict:
+    """What the model that a run begins from says of itself.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    path = model_folder(Path(init)) / RECORD
+    return read_local_object(path, keys=("model", "flow", "latent_mean", "latent_std", "text_encoder", "vae"))
+
+
+def sizes_of(init: str, config: FitConfig) -> FitConfig:
+    """The settings with the sizes and the objective of the model that a run begins from."""
+    record = record_of(init)
+    model = ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])})
+    return replace(config, model=model, flow=FlowConfig(**record["flow"]), init=init)
+
+
+def normalised_as(catalog: Catalog, init: str) -> Catalog:
+    """The catalogue with the statistics by which the model's latents were normalised.
+
+    Raises:
+        UsageError: the latents are of another VAE.
+    """
+    record = record_of(init)
+    mean, std = (torch.tensor(record[name]) for name in ("latent_mean", "latent_std"))
+    own_mean, own_std = torch.tensor(catalog.mean), torch.tensor(catalog.std)
+    if len(mean) != len(own_mean):
+        raise UsageError(
+            f"--init {init}",
+            f"reads latents of {len(mean)} channels, the dataset has {len(own_mean)}",
+            "Encode the dataset by the model's VAE: rushes ingest ... --encode.vae "
+            f"{record['vae'] or 'weights/vae-tiny'}.",
+        )
+    apart = torch.maximum((own_mean - mean).abs() / std, (own_std / std).log().abs())
+    if float(apart.median()) > TOLERANCE:
+        raise UsageError(
+            f"--init {init}",
+            "was trained on other latents: channels lie "
+            f"{float(apart.median()):.2f} standard deviations apart",
+            f"Encode the dataset by the model's VAE ({record['vae'] or 'weights/vae-tiny'}).",
+        )
+    return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
+
+
+@torch.no_grad()
+def begin_from(models: Sequence[nn.Module], init: str, fresh: Sequence[str] = ()) -> list[str]:
+    """Fill models, sharded or not, with the weights of a trained one. Every process must call.
+
+    Args:
+        fresh: beginnings of the names of weights that keep their first values.
+
+    Returns:
+        The names of those that do.
+
+    Raises:
+        UsageError: weights are missing or of other shapes, and not among `fresh`.
+    """
+    path = model_folder(Path(init)) / "model.safetensors"
+    stored = read_weights(path)
+    skipped: set[str] = set()
+    for model in models:
+        own = {clean_name(name): value for name, value in model.named_parameters()}
+        own = {name: value for name, value in own.items() if not is_adapter(name)}
+        skipped = {name for name in own if any(_is_in(name, part) for part in fresh)}
+        _check(init, own, stored, skipped)
+        for name, value in own.items():
+            if name not in skipped:
+                _fill(value, stored[name])
+    return sorted(skipped)
+
+
+def _is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def _check(init: str, own: dict[str, nn.Parameter], stored: dict[str, Tensor], skipped: set[str]) -> None:
+    wrong = [
+        f"{name} {tuple(stored[name].shape) if name in stored else 'missing'}, here {tuple(value.shape)}"
+        for name, value in own.items()
+        if name not in skipped and (name not in stored or stored[name].shape != value.shape)
+    ]
+    if wrong:
+        modules = sorted({text.split(" ")[0].split(".")[0] for text in wrong})
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UsageError(
+            f"--init {init}",
+            f"does not fit this run: {'; '.join(wrong[:3])}{more}",
+            f"To begin those anew: --init-fresh {' '.join(modules)}.",
+        )
+
+
+def _fill(value: nn.Parameter, whole: Tensor) -> None:
+    if isinstance(value, DTensor):
+        own = value.to_local()
+        full = whole.to(own.device, own.dtype)
+        part = distribute_tensor(full, value.device_mesh, value.placements, src_data_rank=None)
+        own.copy_(part.to_local())
+    else:
+        value.copy_(whole)
