@@ -1,0 +1,1 @@
+"""Reading a film of the world back: what is drawn in frames, by what is known of the drawing."""
