@@ -95,6 +95,7 @@ ENTRIES = [
             "trainer.sampling.command:Sample",
             "videos and images: from text, images, videos",
         ),
+        ("evaluate", "evaluate", "trainer.judging.command:Evaluate", "how much of its prompts a model shows"),
         ("report", "report", "trainer.commands:Report", "validation loss by shape, before and after"),
         ("export-model", "export", "trainer.commands:Export", "a model to sample from, of a checkpoint"),
     ),

@@ -214,7 +214,7 @@ class Sample:
 
     def _items(self, feature: str, num_frames: int, model: TrainedModel) -> list[Item]:
         """The samples that this process is to make: its share, without those that are there."""
-        from trainer.sampling.making import Item
+        from trainer.sampling.making import Item, Words
         from trainer.sampling.output import Output
 
         suffix = ".png" if num_frames == 1 else ".mp4"
@@ -242,16 +242,8 @@ class Sample:
                 continue
             output.check_new(self.overwrite or self._is_many)
             prompts = (full,) if to_full is None else (full, to_full)
-            found.append(
-                Item(
-                    prompts=prompts,
-                    negative=self.negative,
-                    from_prompt=source,
-                    seed=seed,
-                    output=output,
-                    record=record,
-                )
-            )
+            words = Words(prompts=prompts, negative=self.negative, from_prompt=source, seed=seed)
+            found.append(Item(words=words, output=output, record=record))
         return found
 
     def _rows(self) -> list[dict[str, Any]]:

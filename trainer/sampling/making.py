@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from manifests import cli
@@ -27,13 +28,20 @@ from vae.protocol import VAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One sample of a job: its words as the model reads them, and where it goes."""
+class Words:
+    """What tells one sample of a scene from another: its texts as the model reads them, and its seed."""
 
     prompts: tuple[str, ...]
     negative: str = ""
     from_prompt: str | None = None
-    seed: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One sample of a job, and where it goes."""
+
+    words: Words
     output: Output
     record: Mapping[str, Any]
 
@@ -72,19 +80,28 @@ class Maker:
         began = time.monotonic()
         for first in range(0, len(items), self.at_once):
             part = items[first : first + self.at_once]
-            for item, latents in zip(part, self._latents(part), strict=True):
-                self._write(item, latents)
+            samples = self.samples([item.words for item in part])
+            for item, frames in zip(part, samples, strict=True):
+                self._write(item, frames)
             done = first + len(part)
             left = (time.monotonic() - began) / done * (len(items) - done)
             if len(items) > 1:
                 cli.say(f"sample: {done} of {len(items)}" + (f", about {left:.0f} s left" if left else ""))
 
-    def request(self, item: Item) -> Request:
+    def samples(self, words: Sequence[Words]) -> Iterator[Iterator[np.ndarray]]:
+        """The frames [H, W, 3] uint8 of the result for each of some words, to be taken in order."""
+        requests = [self.request(own) for own in words]
+        if self.is_long:
+            latents = (windowed(self.model, request, self.how, self.windows) for request in requests)
+        else:
+            latents = (iter([own]) for own in generate(self.model, requests, self.how))
+        return (result(self.scene, own, self.vae) for own in latents)
+
+    def request(self, words: Words) -> Request:
         """A sample as the sampler takes it."""
-        weights = self.weights or (None,)
-        texts = item.prompts if len(item.prompts) == len(weights) else item.prompts[:1] * len(weights)
-        source = item.from_prompt
-        *targets, negative, before = self.model.embed([*texts, item.negative, source or ""])
+        weights, source = self.weights or (None,), words.from_prompt
+        texts = words.prompts if len(words.prompts) == len(weights) else words.prompts[:1] * len(weights)
+        *targets, negative, before = self.model.embed([*texts, words.negative, source or ""])
         return Request(
             canvas=self.scene.canvas,
             prompts=tuple(Prompt(text, weight) for text, weight in zip(targets, weights, strict=True)),
@@ -92,20 +109,11 @@ class Maker:
             start=self.start,
             is_loop=self.scene.is_loop,
             edited_from=None if source is None else Prompt(before),
-            seed=item.seed,
+            seed=words.seed,
         )
 
-    def _latents(self, items: Sequence[Item]) -> Iterator[Iterator[Tensor]]:
-        requests = [self.request(item) for item in items]
-        if self.is_long:
-            for request in requests:
-                yield windowed(self.model, request, self.how, self.windows)
-        else:
-            yield from (iter([latent]) for latent in generate(self.model, requests, self.how))
-
-    def _write(self, item: Item, latents: Iterator[Tensor]) -> None:
+    def _write(self, item: Item, frames: Iterator[np.ndarray]) -> None:
         began = time.monotonic()
-        frames = result(self.scene, latents, self.vae)
         item.output.write(frames, self.scene.num_frames, self.scene.canvas.fps, item.record)
         cli.say(f"{item.output.path}: written in {time.monotonic() - began:.1f} s")
 

@@ -1,0 +1,81 @@
+"""How much of its prompt a sample shows, by attribute, beside true renders, round trips and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from trainer.judging.cases import Case
+from world.reading.reader import ATTRIBUTES, OF_VIDEOS, read, truth_of
+
+RESAMPLES = 1000
+COLUMNS = ("samples", "round trips", "true renders", "chance")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was read of one film, by attribute, beside what was asked for."""
+
+    case: Case
+    found: dict[str, str]
+
+    @property
+    def right(self) -> dict[str, bool]:
+        return {name: self.found[name] == value for name, value in truth_of(self.case.shot).items()}
+
+    @property
+    def share(self) -> float:
+        """The share of attributes that are as asked for."""
+        return sum(self.right.values()) / len(self.right)
+
+
+def answer(case: Case, frames: Tensor) -> Answer:
+    """Read frames [T, H, W, 3] uint8 made for a case."""
+    return Answer(case, read(frames.numpy(), case.canvas.fps).attributes(case.is_still))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share with its 95 % interval by bootstrap over cases, and the number of cases."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def to_json(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+
+
+def score(values: Sequence[bool | float], statistic: Callable[..., np.ndarray] = np.mean) -> Score:
+    """A statistic of values, the mean unless told otherwise, with its interval."""
+    if not len(values):
+        return Score(float("nan"), float("nan"), float("nan"), 0)
+    own = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
+    low, high = np.percentile(statistic(own[draws], axis=1), [2.5, 97.5])
+    return Score(float(statistic(own)), float(low), float(high), len(own))
+
+
+def accuracy(answers: Sequence[Answer]) -> dict[str, Score]:
+    """The share of answers that are right, by attribute."""
+    return {name: score([own.right[name] for own in answers if name in own.right]) for name in ATTRIBUTES}
+
+
+def chance(answers: Sequence[Answer]) -> dict[str, Score]:
+    """The same for the answers of other prompts: what a model that reads none would score."""
+    found = {}
+    for name in ATTRIBUTES:
+        own = [part for part in answers if name in part.right]
+        truths = [truth_of(part.case.shot)[name] for part in own]
+        shifted = [part.found[name] for part in [*own[1:], *own[:1]]]
+        found[name] = score([one == other for one, other in zip(truths, shifted, strict=True)])
+    return found
+
+
+def is_of_videos(name: str) -> bool:
+    """Whether an attribute is one of films alone."""
+    return name in OF_VIDEOS

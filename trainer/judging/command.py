@@ -1,0 +1,165 @@
+"""The verb `evaluate`: how much of its prompts a model shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from manifests import cli
+from manifests.store import storage
+from trainer.config import check_ranges
+
+if TYPE_CHECKING:
+    from trainer.judging.run import Judged
+
+SHEET_ROWS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How much of held-out prompts of the film world a model shows, read back by an exact reader.
+
+    By attribute, beside true renders, VAE round trips and chance, at shapes seen in training and not.
+
+    Example: rushes evaluate dit-tiny --prompts 200 --out evaluation
+    """
+
+    essential: ClassVar[tuple[str, ...]] = ("model_folder", "out", "prompts", "scale", "features", "json")
+
+    model_folder: Annotated[Path, tyro.conf.Positional]
+    """Run folder of `fit`, exported model, or a name under weights/."""
+    out: Path | None = None
+    """Folder for the report (JSON) and sheets of the best and worst samples."""
+    prompts: int = 200
+    """Held-out prompts; half of them at shapes, lengths and rates that no film of the world has."""
+    scale: float = 0.75
+    """Factor on the world's picture sizes, as in `rushes make-films --scale`."""
+    features: bool = True
+    """Measure each feature too: kept frames, joints, seams, edits."""
+    minute_s: float = 60.0
+    """Seconds of the long video whose drift is measured; 0 for none."""
+    steps: int = 24
+    """Solver steps."""
+    solver: Literal["euler", "heun", "dpm++2m"] = "dpm++2m"
+    """ODE solver."""
+    guidance: float = 3.0
+    """Weight of the text."""
+    seed: int = 0
+    """Of the questions and of the noise."""
+    batch_tokens: int = 16384
+    """Tokens the model reads at once."""
+    device: str = ""
+    """Such as cuda or cpu; a GPU where there is one if left out."""
+    vae: Path | None = None
+    """Folder of the VAE; that of the training data if left out."""
+    threads: int = 0
+    """CPU threads; torch's choice if 0."""
+    json: bool = False
+    """Print the report as JSON."""
+    overwrite: bool = False
+    """Replace a report that exists."""
+
+    def run(self) -> int:
+        ranges = dict.fromkeys(("steps", "batch_tokens"), (1, 1 << 24, True))
+        check_ranges("--", self, {**ranges, "prompts": (2, 1e5, True), "scale": (0, 100, False)})
+        check_ranges("--", self, {"guidance": (0, 1000, True), "minute_s": (0, 3600, True)})
+        sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
+        path = self.out / "evaluation.json" if self.out else None
+        cli.check_new(path, *sheets, is_overwriting=self.overwrite)
+        judged, found = self._judged()
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+            storage.write_local(self.out / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
+            _sheets(judged, self.out)
+        if self.json:
+            cli.print_json(found)
+        else:
+            _print(found)
+        if self.out:
+            print(self.out)
+        return cli.DONE
+
+    def _judged(self) -> tuple[Judged, dict[str, Any]]:
+        import torch
+
+        from trainer.judging.cases import cases
+        from trainer.judging.features import FeatureJudge
+        from trainer.judging.run import finite, judge, report
+        from trainer.sampling.draft import Sampling
+        from trainer.sampling.guidance import Guidance
+        from trainer.sampling.trained import load_model
+        from vae.checkpoint import load_vae
+        from vae.folder import DEFAULT_WEIGHTS
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(self.model_folder, device)
+        vae = load_vae(self.vae or model.record["vae"] or DEFAULT_WEIGHTS)
+        guidance = Guidance(text=self.guidance)
+        how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
+        questions = cases(self.prompts, self.scale, seed=self.seed)
+        judged = judge(model, vae, questions, how, self.batch_tokens, self.seed)
+        found = {
+            "model": model.name,
+            "model_digest": model.digest,
+            "steps": self.steps,
+            "solver": self.solver,
+            "guidance": self.guidance,
+            "scale": self.scale,
+            "seed": self.seed,
+            **report(judged),
+        }
+        if self.features:
+            found["features"] = FeatureJudge(model, vae, how, self.scale).all(self.minute_s)
+        return judged, finite(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    for group, scores in found["accuracy"].items():
+        names = ("samples", "round trips", "true renders", "chance")
+        rows = [
+            [attribute, *(_shown(scores[name][attribute], name == "samples") for name in names)]
+            for attribute in scores["samples"]
+        ]
+        cli.print_table(f"{group}: share of attributes as asked for", ["attribute", *names], rows)
+    rows = [
+        [feature, name, round(value, 3)]
+        for feature, values in found.get("features", {}).items()
+        for name, value in values.items()
+        if value is not None
+    ]
+    if rows:
+        cli.print_table("features", ["feature", "measure", "value"], rows)
+    cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+
+
+def _shown(score: dict[str, Any], is_whole: bool) -> str:
+    if score["value"] is None:
+        return ""
+    return (
+        f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
+        if is_whole
+        else f"{score['value']:.2f}"
+    )
+
+
+def _sheets(judged: Judged, out: Path) -> None:
+    """The best and the worst samples with their prompts, beside the world's own renders."""
+    from captioner.judging.sheet import contact_sheet
+
+    order = sorted(range(len(judged.cases)), key=lambda index: -judged.answers["samples"][index].share)
+    for name, chosen in (("best", order[:SHEET_ROWS]), ("worst", order[-SHEET_ROWS:])):
+        rows = []
+        for index in chosen:
+            own = judged.answers["samples"][index]
+            wrong = ", ".join(key for key, is_right in own.right.items() if not is_right) or "nothing"
+            film, render = judged.films[index], judged.renders[index]
+            pictures = [render[0], render[-1], film[0], film[-1]]
+            text = f"render | sample; wrong: {wrong}\n{judged.cases[index].prompt}"
+            rows.append(([picture.numpy() for picture in pictures], text))
+        contact_sheet(rows, out / f"{name}.png")
