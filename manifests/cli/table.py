@@ -95,6 +95,12 @@ ENTRIES = [
             "trainer.sampling.command:Sample",
             "videos and images: from text, images, videos",
         ),
+        (
+            "showcase",
+            "showcase",
+            "trainer.judging.showcase:Showcase",
+            "one sample of each feature on one page",
+        ),
         ("evaluate", "evaluate", "trainer.judging.command:Evaluate", "how much of its prompts a model shows"),
         ("report", "report", "trainer.commands:Report", "validation loss by shape, before and after"),
         ("export-model", "export", "trainer.commands:Export", "a model to sample from, of a checkpoint"),

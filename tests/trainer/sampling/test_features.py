@@ -10,7 +10,7 @@ import torch
 
 from manifests import cli
 from manifests.cli.frame import main
-from tests.trainer.sampling.conftest import film
+from tests.trainer.conftest import film
 from trainer.sampling.inputs import read_clip
 
 QUICK = ("--steps", "2", "--guidance", "1", "--solver", "euler")

@@ -1,0 +1,92 @@
+"""What the evaluation says of samples whose answers are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from manifests import cli
+from manifests.cli.frame import main
+from trainer.judging.accuracy import accuracy, answer, chance, score
+from trainer.judging.cases import MAX_FPS, cases
+from trainer.judging.frechet import distance
+from trainer.judging.measures import drift, joint_ratio, kept_error, likeness, seam_ratio
+from world.film import RATES_FPS, SIZES_PX
+
+
+def test_half_of_the_questions_have_shapes_that_no_film_has():
+    found = cases(200, 1.0)
+    seen = [case for case in found if case.is_seen]
+    assert len(seen) == 100
+    assert all((case.canvas.width_px, case.canvas.height_px) in SIZES_PX for case in seen)
+    assert all(
+        case.canvas.fps in [rate if rate <= MAX_FPS else rate / 2 for rate in RATES_FPS]
+        for case in seen
+        if not case.is_still
+    )
+    others = [case for case in found if not case.is_seen]
+    assert not {(case.canvas.width_px, case.canvas.height_px) for case in others} & set(SIZES_PX)
+    assert 0.1 < sum(case.is_still for case in found) / 200 < 0.3
+    assert len({case.shot.seed for case in found}) == 200
+    assert found[:5] == cases(5, 1.0)
+    assert found[:5] != cases(5, 1.0, seed=1)
+
+
+def test_renders_are_right_and_those_of_other_prompts_are_not():
+    asked = cases(24, 0.6)
+    right = [answer(case, case.render()) for case in asked]
+    found, luck = accuracy(right), chance(right)
+    assert min(own.value for own in found.values()) > 0.8
+    assert luck["colour"].value < 0.5 and luck["background"].value < 0.6
+    assert all(own.share > 0.6 for own in right)
+    assert found["camera"].count < found["colour"].count == 24
+
+
+def test_an_interval_holds_the_mean_and_narrows():
+    few, many = score([True, False] * 5), score([True, False] * 500)
+    assert few.low < few.value == 0.5 < few.high
+    assert many.high - many.low < 0.3 * (few.high - few.low)
+    assert np.isnan(score([]).value)
+
+
+def test_frechet_distance_is_that_of_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(4000, 3, generator=generator)
+    assert distance(one, one) == pytest.approx(0, abs=1e-6)
+    other = 2 * torch.randn(4000, 3, generator=generator) + torch.tensor([1.0, 0.0, 0.0])
+    assert distance(one, other) == pytest.approx(1 + 3 * (2 - 1) ** 2, rel=0.1)
+
+
+def test_measures_of_films_with_known_joints():
+    steady = torch.arange(40)[:, None, None, None].expand(40, 4, 6, 3).to(torch.uint8) * 2
+    assert joint_ratio(steady, 20) == pytest.approx(1.0)
+    jump = steady.clone()
+    jump[20:] += 40
+    assert joint_ratio(jump, 20) == pytest.approx(21.0)
+    assert joint_ratio(jump, 19) == pytest.approx(1.0)
+    assert seam_ratio(steady) == pytest.approx(39.0)
+    assert kept_error(jump, steady[20:], 20) == 40
+    assert drift(steady, 10.0)["colour"] == pytest.approx(60.0)
+    noise = torch.randint(0, 255, (9, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    assert likeness(noise, noise) == pytest.approx(1.0)
+    assert abs(likeness(noise, noise.flip(0))) < 0.2
+
+
+def test_the_command_reports_accuracies_features_and_sheets(model_folder, tmp_path, capsys):
+    words = ["evaluate", str(model_folder), "--prompts", "4", "--scale", "0.3", "--steps", "1"]
+    words += ["--solver", "euler", "--guidance", "1", "--minute-s", "3", "--out", str(tmp_path / "out")]
+    assert main(arguments=words) == cli.DONE
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["prompts"] == 4
+    assert set(found["accuracy"]) == {"all", "seen shapes", "unseen shapes"}
+    assert set(found["accuracy"]["all"]) == {"samples", "round trips", "true renders", "chance"}
+    for name in ("image to video", "extend after", "extend before", "connect", "blend"):
+        assert found["features"][name]["kept_error"] == 0, name
+    assert found["features"]["edit"]["likeness at 0"] == pytest.approx(1.0)
+    assert found["features"]["a minute"]["seconds"] == pytest.approx(3.0, rel=0.1)
+    assert (tmp_path / "out" / "best.png").exists() and (tmp_path / "out" / "worst.png").exists()
+    assert "background" in capsys.readouterr().out
+    assert main(arguments=words) == cli.USAGE
