@@ -154,8 +154,8 @@ class EncodeConfig:
     max_fps: float | None = 16.0
     """Rate cap: existing frames are picked evenly. None for native rate."""
     vae: str = ""
-    """Folder of the VAE's weights; empty for the small one that comes with the project. Its digest enters the
-    fingerprint, its path does not."""
+    """Folder of the VAE's weights, or the name of one under weights/; empty for vae-tiny. Its digest enters
+    the fingerprint, its path does not."""
     audit_share: float = 0.04
     """Share of the clips that are decoded again and measured: PSNR, SSIM, flicker, drift over five round
     trips (columns `audit_*` of the latents table)."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from learning.weights import fill, read_weights
 from manifests.errors import IntegrityError, UsageError
 from manifests.store.json_files import RESTORE
-from vae.folder import DEFAULT_WEIGHTS, read_record, weights_digest
+from vae.folder import DEFAULT_WEIGHTS, read_record, vae_folder, weights_digest
 from vae.network.model import CausalVAE, VAEConfig
 from vae.protocol import VAE
 
@@ -38,6 +38,9 @@ def save_vae(model: CausalVAE, folder: Path, record: dict) -> None:
 def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:
     """The VAE in `folder`, ours or one of diffusers, in float32 and evaluation mode.
 
+    Args:
+        folder: or the name of a folder under weights/; the default's if empty.
+
     Raises:
         UsageError: the folder holds no VAE that can be used exactly.
     """
@@ -45,7 +48,7 @@ def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:
     if "_class_name" in record:
         from vae.published import load_published
 
-        return load_published(Path(folder), record)
+        return load_published(vae_folder(folder), record)
     return load_own(folder)
 
 
@@ -62,9 +65,9 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
             str(folder), f"holds a {record.get('model') or record.get('_class_name')}, not a {FORMAT}"
         )
     if not isinstance(record.get("config"), dict):
-        raise IntegrityError(str(Path(folder) / "config.json"), "lacks the sizes (`config`)", RESTORE)
+        raise IntegrityError(str(vae_folder(folder) / "config.json"), "lacks the sizes (`config`)", RESTORE)
     model = CausalVAE(VAEConfig.from_dict(record["config"]))
-    path = Path(folder) / "model.safetensors"
+    path = vae_folder(folder) / "model.safetensors"
     fill(model, {name: value.float() for name, value in read_weights(path).items()}, path)
     model.fingerprint = weights_digest(folder)
     return model.eval().requires_grad_(False)

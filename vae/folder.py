@@ -9,16 +9,25 @@ from pathlib import Path
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "vae-tiny"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+DEFAULT_WEIGHTS = WEIGHTS / "vae-tiny"
+
+
+def vae_folder(vae: Path | str) -> Path:
+    """The folder that a path, or the name of a folder under weights/, stands for; the default's if empty."""
+    if not str(vae):
+        return DEFAULT_WEIGHTS
+    named = WEIGHTS / vae
+    return named if named.is_dir() and not Path(vae).is_dir() else Path(vae)
 
 
 def read_record(folder: Path | str) -> dict:
-    """The folder's config.json.
+    """The folder's config.json; `folder` as for `vae_folder`.
 
     Raises:
         UsageError: it holds none.
     """
-    path = Path(folder) / "config.json"
+    path = vae_folder(folder) / "config.json"
     if not path.exists():
         raise UsageError(
             str(folder),
@@ -31,12 +40,16 @@ def read_record(folder: Path | str) -> dict:
 def weights_digest(folder: Path | str = DEFAULT_WEIGHTS) -> str:
     """sha256 of the weights and the settings that change latents: part of the latent column's fingerprint.
 
+    `folder` as for `vae_folder`.
+
     Raises:
         UsageError: there are none.
     """
-    paths = sorted(Path(folder).glob("*.safetensors"))
+    paths = sorted(vae_folder(folder).glob("*.safetensors"))
     if not paths:
-        raise UsageError(str(folder), "holds no VAE (no .safetensors)", "Train one with `rushes train-vae`.")
+        raise UsageError(
+            str(vae_folder(folder)), "holds no VAE (no .safetensors)", "Train one with `rushes train-vae`."
+        )
     record, seen = read_record(folder), hashlib.sha256()
     settings = record if "_class_name" in record else record["config"]
     seen.update(

@@ -29,7 +29,7 @@ from pipeline.footage.sources import facts_of
 from pipeline.stages.clip_frames import ClipRouter, Picked, ReadAhead
 from pipeline.stages.protocol import Journal
 from vae.checkpoint import load_vae
-from vae.folder import DEFAULT_WEIGHTS, weights_digest
+from vae.folder import vae_folder, weights_digest
 from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
 from vae.measuring.stats import ChannelStats
 from vae.pixels import as_float, to_video
@@ -160,7 +160,7 @@ class Encode:
     def __init__(self, config: EncodeConfig, preview: Column) -> None:
         self.config, self.preview = config, preview
         self.needs: tuple[Column, ...] = (preview,)
-        self.digest = weights_digest(config.vae or DEFAULT_WEIGHTS)
+        self.digest = weights_digest(config.vae)
         self.column = Column(
             self.name,
             fingerprint(
@@ -170,14 +170,13 @@ class Encode:
 
     def setup(self) -> None:
         torch.set_num_threads(1)  # one thread an actor; and results do not depend on the machine's cores
-        folder = self.config.vae or DEFAULT_WEIGHTS
-        if weights_digest(folder) != self.digest:
+        if weights_digest(self.config.vae) != self.digest:
             raise UsageError(
-                str(folder),
+                str(vae_folder(self.config.vae)),
                 "holds other weights here than where the run was started",
                 "Give every node the same weights.",
             )
-        self.vae = load_vae(folder)
+        self.vae = load_vae(self.config.vae)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vae.to(self.device)
 

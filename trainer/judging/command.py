@@ -93,13 +93,12 @@ class Evaluate:
         from trainer.sampling.guidance import Guidance
         from trainer.sampling.trained import load_model
         from vae.checkpoint import load_vae
-        from vae.folder import DEFAULT_WEIGHTS
 
         if self.threads:
             torch.set_num_threads(self.threads)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(self.model_folder, device)
-        vae = load_vae(self.vae or model.record["vae"] or DEFAULT_WEIGHTS)
+        vae = load_vae(self.vae or model.record["vae"])
         guidance = Guidance(text=self.guidance)
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
         questions = cases(self.prompts, self.scale, seed=self.seed)

@@ -28,7 +28,6 @@ from trainer.sampling.guidance import Guidance
 from trainer.sampling.trained import TrainedModel
 from trainer.state.parallel import Ranks, reshard
 from vae.checkpoint import load_vae
-from vae.folder import DEFAULT_WEIGHTS
 
 ROWS = 4
 HOW = Sampling(steps=20, solver="dpm++2m", guidance=Guidance(text=2.0))
@@ -80,7 +79,7 @@ class Sheets:
         if not self.ranks.is_first:
             return None
         try:
-            vae = load_vae(ingest_settings(self.dataset)["vae"] or DEFAULT_WEIGHTS)
+            vae = load_vae(ingest_settings(self.dataset)["vae"])
             drawn = []
             words = self._words([caption_id for _, _, caption_id in rows])
             for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):

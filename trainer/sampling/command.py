@@ -183,7 +183,6 @@ class Sample:
         from trainer.sampling.trained import load_model
         from trainer.sampling.windows import Windows
         from vae.checkpoint import load_vae
-        from vae.folder import DEFAULT_WEIGHTS
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -203,7 +202,7 @@ class Sample:
             return cli.DONE
         if self.compile:
             model.compile()
-        vae = load_vae(self.vae or model.record["vae"] or DEFAULT_WEIGHTS)
+        vae = load_vae(self.vae or model.record["vae"])
         maker = Maker(model, vae, scene, clips, how=how, windows=windows, batch_tokens=self.batch_tokens)
         maker.make(items)
         for item in items:

@@ -58,7 +58,7 @@ def normalised_as(catalog: Catalog, init: str) -> Catalog:
             f"--init {init}",
             f"reads latents of {len(mean)} channels, the dataset has {len(own_mean)}",
             "Encode the dataset by the model's VAE: rushes ingest ... --encode.vae "
-            f"{record['vae'] or 'weights/vae-tiny'}.",
+            f"{record['vae'] or 'vae-tiny'}.",
         )
     apart = torch.maximum((own_mean - mean).abs() / std, (own_std / std).log().abs())
     if float(apart.median()) > TOLERANCE:
@@ -66,7 +66,7 @@ def normalised_as(catalog: Catalog, init: str) -> Catalog:
             f"--init {init}",
             "was trained on other latents: channels lie "
             f"{float(apart.median()):.2f} standard deviations apart",
-            f"Encode the dataset by the model's VAE ({record['vae'] or 'weights/vae-tiny'}).",
+            f"Encode the dataset by the model's VAE ({record['vae'] or 'vae-tiny'}).",
         )
     return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
 
