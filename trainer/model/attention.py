@@ -20,6 +20,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+MOST_PLAIN = 512 * 512  # queries x keys of a document that plain products attend, in half precision
+MOST_SCORES = 1 << 24  # of all documents of a length
+PADDED_TO = 32  # words of a text, to a multiple of which texts are padded to share a call
 
 _varlen: Callable[..., Any] | None
 try:  # looked up once and not in a call, which compiled code would trace
@@ -108,8 +113,9 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     return attended.transpose(0, 1)
 
 
+@torch.compiler.disable
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
-    """`attend` by one call for all documents of equal lengths."""
+    """`attend` by one call for all documents of equal lengths; in half precision, of nearly equal texts."""
     lengths_q, lengths_k = of.cu_q.diff().tolist(), of.cu_k.diff().tolist()
     parts_q, parts_k, parts_v = (
         q.split(lengths_q),
@@ -117,19 +123,47 @@ def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
         v.split(lengths_k),
     )  # split, whose gradient is one concatenation
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
-        groups[lengths].append(index)
+    step = 1 if q.dtype == torch.float32 else PADDED_TO
+    for index, (length_q, length_k) in enumerate(zip(lengths_q, lengths_k, strict=True)):
+        is_own = length_q == length_k  # a document that attends to itself: many have just its length
+        groups[length_q, length_k if is_own else -(-length_k // step) * step].append(index)
     pieces = list(parts_q)  # right for documents without queries, replaced for all others
     for (length_q, _), members in groups.items():
         if length_q == 0:
             continue
+        counts = [lengths_k[i] for i in members]
+        is_padded = len(set(counts)) > 1
+        batch = functools.partial(pad_sequence, batch_first=True) if is_padded else torch.stack
         queries, keys, values = (
-            torch.stack([parts[i] for i in members]).transpose(1, 2) for parts in (parts_q, parts_k, parts_v)
+            gather([parts[i] for i in members]).transpose(1, 2)
+            for gather, parts in ((torch.stack, parts_q), (batch, parts_k), (batch, parts_v))
         )
-        out = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
-        for index, piece in zip(members, out.unbind(0), strict=True):
+        out = _attend_batch(queries, keys, values, counts if is_padded else None)
+        for index, piece in zip(members, out.transpose(1, 2).unbind(0), strict=True):
             pieces[index] = piece
     return torch.cat(pieces)
+
+
+def _attend_batch(q: Tensor, k: Tensor, v: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Softmax attention of a batch [S, H, L, K] on a CPU.
+
+    In half precision the fused kernel takes several times as long on short documents as plain products do;
+    those hold the scores of all heads, so long documents go through the kernel.
+
+    Args:
+        counts: keys of each document, where some are padding.
+    """
+    mask = None
+    if counts is not None:
+        is_key = torch.arange(k.shape[2]) < torch.tensor(counts)[:, None]
+        mask = torch.zeros(is_key.shape, dtype=q.dtype).masked_fill(~is_key, -torch.inf)[:, None, None]
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    if q.dtype == torch.float32 or q.shape[2] * k.shape[2] > MOST_PLAIN or scores > MOST_SCORES:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    products = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        products = products + mask
+    return torch.softmax(products, dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:

@@ -22,6 +22,7 @@ from trainer.config import ModelConfig
 from trainer.model.attention import Documents, attend, documents
 from trainer.model.sequence import SequenceGroup
 
+MOST_LEVELS = 256  # of a pack, that tokens look up by a product
 SECONDS_TO_TOKENS = (
     4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
 )
@@ -88,11 +89,30 @@ class Modulation(NamedTuple):
         return h * (1 + self.scale) + self.shift
 
 
+def levels_of(level: Tensor, count: int) -> Tensor | None:
+    """[N, M] that is one where a token has a level, for a CPU: see `look_up`. None elsewhere, or for many."""
+    if level.device.type != "cpu" or count > MOST_LEVELS:
+        return None
+    return F.one_hot(level, count).float()
+
+
+def look_up(table: Tensor, level: Tensor, chosen: Tensor | None) -> Tensor:
+    """Rows [N, ...] of table [M, ...], exactly.
+
+    On a CPU by a product with ones and zeros: the gradient of a lookup adds row by row there.
+    """
+    if chosen is None:
+        return table.index_select(0, level)
+    with torch.autocast("cpu", enabled=False):
+        return (chosen @ table.flatten(1)).unflatten(1, table.shape[1:])
+
+
 class BlockContext(NamedTuple):
     """What all blocks of a forward pass share. A tuple: FSDP finds tensors in tuples, not in dataclasses."""
 
     modulation: Tensor  # [M, 6, D] of each distinct noise level
     level: Tensor  # [N] which of the M levels a token has
+    chosen: Tensor | None  # [N, M] the same as ones and zeros, on a CPU
     angles: Tensor  # [N, K/2] rotary angles
     samples: Documents  # self-attention: all tokens of the pack, also those on other processes
     text: Tensor  # [L, D]; read by cross-attention only
@@ -135,7 +155,7 @@ class DiTBlock(nn.Module):
 
     def _modulation(self, context: BlockContext) -> tuple[Modulation, Modulation]:
         """Of self-attention and of the MLP: the shared modulation plus this block's offset."""
-        parts = [part[context.level] for part in (context.modulation + self.offset).unbind(dim=1)]
+        parts = look_up(context.modulation + self.offset, context.level, context.chosen).unbind(dim=1)
         return Modulation(*parts[:3]), Modulation(*parts[3:])
 
     def _self_attention(self, h: Tensor, context: BlockContext) -> Tensor:
@@ -257,6 +277,7 @@ class DiT(nn.Module):
         distinct, which = torch.unique(
             sigma, return_inverse=True
         )  # few distinct levels: modulate those, and look up in each block
+        chosen = levels_of(which, len(distinct))
         level = F.silu(self.sigma(distinct))
         levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
@@ -264,13 +285,16 @@ class DiT(nn.Module):
         if self.config.text == "joint":
             samples = documents(cu + text_cu, cu + text_cu, dtype)
             h = self._joint(
-                h, BlockContext(levels, which, angles, samples, words, None), cu.diff(), text_cu.diff()
+                h,
+                BlockContext(levels, which, chosen, angles, samples, words, None),
+                cu.diff(),
+                text_cu.diff(),
             )
         else:
             local_cu = cu if self.sequence is None else self.sequence.offsets(cu)
             samples, captions = documents(cu, cu, dtype), documents(local_cu, text_cu, dtype)
-            h = self._run_blocks(h, BlockContext(levels, which, angles, samples, words, captions))
-        shift, scale = linear32(self.final_modulation, level)[which].chunk(2, dim=-1)
+            h = self._run_blocks(h, BlockContext(levels, which, chosen, angles, samples, words, captions))
+        shift, scale = look_up(linear32(self.final_modulation, level), which, chosen).chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
     def _run_blocks(self, h: Tensor, context: BlockContext) -> Tensor:
@@ -298,7 +322,9 @@ class DiT(nn.Module):
         angles = layout.interleave(
             context.angles, context.angles.new_zeros(len(text), context.angles.shape[1])
         )
-        stream = self._run_blocks(layout.interleave(h, text), context._replace(level=level, angles=angles))
+        chosen = levels_of(level, len(context.modulation))
+        context = context._replace(level=level, chosen=chosen, angles=angles)
+        stream = self._run_blocks(layout.interleave(h, text), context)
         return layout.tokens_of(stream)
 
 
