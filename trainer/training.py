@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from learning.launching import run_processes, without
+from learning.launching import become_ray_job, run_here
 from learning.stopping import Interrupted
 from manifests import cli
 from manifests.errors import UsageError
@@ -19,8 +18,6 @@ from trainer.options import RunOptions
 if TYPE_CHECKING:
     from manifests.store.reading import RangeCache
     from trainer.config import FitConfig
-
-_OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +105,9 @@ class Fit(RunOptions):
         if not 0 <= self.least_workers <= self.workers:
             raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")
         if self.launch == "processes":
-            return run_processes(
-                [sys.executable, "-m", "rushes", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers
-            )
+            return run_here(self.workers)
         if self.launch == "ray":
-            self._on_ray()
+            become_ray_job(self.workers, self.gpus, self.least_workers)
         import torch
 
         from trainer.run.fit import fit, fit_tars
@@ -174,9 +169,3 @@ class Fit(RunOptions):
 
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return RangeCache(self.cache, round(self.cache_gb * 1e9 / processes))
-
-    def _on_ray(self) -> NoReturn:
-        """Become `rushes launch` of the same command, so that signals to this process reach the run."""
-        launch = f"--workers {self.workers} --least-workers {self.least_workers} --gpus {self.gpus}".split()
-        verb = ["fit", *without(sys.argv[2:], _OF_THE_LAUNCH)]
-        os.execv(sys.executable, [sys.executable, "-m", "rushes", "launch", *launch, "--", *verb])

@@ -47,7 +47,7 @@ ENTRIES = [
         ("retry", "retry", "pipeline.engine.repair:Retry", "do again what failed"),
         ("replay", "replay", "pipeline.engine.repair:Replay", "do one shard's stage again and compare"),
         ("status", "status", "manifests.commands:Status", "what is committed, what is missing"),
-        ("launch", "launch", "pipeline.engine.launch:Launch", "run a training verb on Ray workers"),
+        ("launch", "launch", "pipeline.engine.launch:Launch", "run a verb on several Ray workers"),
     ),
     *_entries(
         "look into a dataset",

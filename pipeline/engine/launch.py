@@ -1,4 +1,4 @@
-"""`rushes launch`: a training verb as a Ray Train job, one process a worker: `torchrun` on a Ray cluster.
+"""`rushes launch`: a verb as a Ray Train job, one process a worker: `torchrun` on a Ray cluster.
 
 Ray Train starts the workers and joins them in a process group; the verb finds the group and takes its
 share of the work. When a worker dies, the whole group is restarted, up to `retries` times, and the verb
@@ -21,7 +21,8 @@ from manifests import cli
 from manifests.errors import RushesError, UsageError
 from pipeline.engine.cluster import go_to, session
 
-TRAINING_VERBS = ("fit", "train-captioner", "train-vae")
+SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")
+"""Verbs whose work several processes share."""
 SAVES_WHEN_ASKED = {"fit"}
 """Verbs that save when they are asked to stop; others resume from their last regular checkpoint."""
 POLL_S = 0.5
@@ -41,7 +42,7 @@ class StopFlag:
 
 
 def _watch(flag: Any, is_over: threading.Event) -> None:
-    """Ask the training in this process to stop once the flag is set."""
+    """Ask the verb in this process to stop once the flag is set."""
     import ray
 
     while not is_over.wait(POLL_S):
@@ -69,7 +70,7 @@ def work(job: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Run a training verb (fit, train-captioner, train-vae) on several Ray workers.
+    """Run a verb (fit, sample, train-captioner, train-vae) on several Ray workers.
 
     Example: rushes launch --workers 4 --gpus 1 -- train-captioner OUT --films 0 --data DATASET
     """
@@ -89,11 +90,11 @@ class Launch:
     """How often the group is started anew after a worker died."""
 
     def run(self) -> int:
-        if not self.command or self.command[0] not in TRAINING_VERBS:
+        if not self.command or self.command[0] not in SHARED_VERBS:
             raise UsageError(
                 f"command {' '.join(self.command)}",
-                "is not a training verb",
-                f"Verbs: {', '.join(TRAINING_VERBS)}.",
+                "is no verb that several workers share",
+                f"Verbs: {', '.join(SHARED_VERBS)}.",
             )
         cli.check_options(self.command)
         with session():
@@ -143,6 +144,6 @@ class Launch:
             raise RushesError(
                 f"rushes {' '.join(self.command)}",
                 f"failed on its workers ({words[-1] if words else type(failed[0]).__name__})",
-                "Their logs are in Ray's folder; the same command goes on from the last checkpoint.",
+                "Their logs are in Ray's folder; the same command goes on from what is there.",
             ) from failed[0]
         return cli.INTERRUPTED if stop.signal_name == signal.SIGINT.name else cli.DONE

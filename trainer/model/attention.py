@@ -7,7 +7,8 @@ On a GPU in half precision it is torch's variable-length kernel (`varlen_attn`),
 a document mask. On a CPU, for which the one has no kernel
 and the other no backward pass, documents of equal lengths go through one batched call of
 `scaled_dot_product_attention`, the rest one by one: several times faster there than one dense block mask
-(benchmarks/attention.py). All give what the dense mask gives.
+(benchmarks/attention.py). In half precision those of nearly equal lengths are padded and share plain
+products. All give what the dense mask gives.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-MOST_PLAIN = 512 * 512  # queries x keys of a document that plain products attend, in half precision
-MOST_SCORES = 1 << 24  # of all documents of a length
-PADDED_TO = 32  # words of a text, to a multiple of which texts are padded to share a call
+_HALF = (torch.bfloat16, torch.float16)
+PADDED_TO, MOST_PADDED = 32, 512  # lengths to whose multiple documents are padded, and up to which
+MOST_SCORES = 1 << 24  # of all documents of a group, for plain products
 
 _varlen: Callable[..., Any] | None
 try:  # looked up once and not in a call, which compiled code would trace
@@ -40,6 +40,7 @@ class Documents(NamedTuple):
         cu_q, cu_k: offsets of each document's queries and keys.
         max_q, max_k: most of them in a document.
         mask: for FlexAttention, where it is what attends.
+        padding: for `attend_padded`, where it is.
     """
 
     cu_q: Tensor
@@ -47,6 +48,7 @@ class Documents(NamedTuple):
     max_q: int
     max_k: int
     mask: Any = None
+    padding: Padding | None = None
 
 
 def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
@@ -55,7 +57,9 @@ def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
     On a GPU this synchronizes once, and builds FlexAttention's block mask where `dtype` needs it.
     """
     mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
-    return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask)
+    is_padded = cu_q.device.type == "cpu" and dtype in _HALF and int(cu_q[-1]) > 0
+    padding = Padding(cu_q, cu_k) if is_padded else None
+    return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask, padding)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
@@ -64,13 +68,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     Every document has at least one key.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
+    if of.padding is not None and v.dtype in _HALF:
+        return attend_padded(q, k, v, of.padding)
     if not q.is_cuda:
         return attend_grouped(q, k, v, of)
     return attend_varlen(q, k, v, of) if of.mask is None else attend_flex(q, k, v, of)
 
 
 def _is_varlen(dtype: torch.dtype) -> bool:
-    return dtype in (torch.bfloat16, torch.float16) and _varlen is not None
+    return dtype in _HALF and _varlen is not None
 
 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
@@ -115,7 +121,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 
 @torch.compiler.disable
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
-    """`attend` by one call for all documents of equal lengths; in half precision, of nearly equal texts."""
+    """`attend` by one call for all documents of equal lengths."""
     lengths_q, lengths_k = of.cu_q.diff().tolist(), of.cu_k.diff().tolist()
     parts_q, parts_k, parts_v = (
         q.split(lengths_q),
@@ -123,46 +129,84 @@ def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
         v.split(lengths_k),
     )  # split, whose gradient is one concatenation
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    step = 1 if q.dtype == torch.float32 else PADDED_TO
-    for index, (length_q, length_k) in enumerate(zip(lengths_q, lengths_k, strict=True)):
-        is_own = length_q == length_k  # a document that attends to itself: many have just its length
-        groups[length_q, length_k if is_own else -(-length_k // step) * step].append(index)
+    for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
+        groups[lengths].append(index)
     pieces = list(parts_q)  # right for documents without queries, replaced for all others
     for (length_q, _), members in groups.items():
         if length_q == 0:
             continue
-        counts = [lengths_k[i] for i in members]
-        is_padded = len(set(counts)) > 1
-        batch = functools.partial(pad_sequence, batch_first=True) if is_padded else torch.stack
         queries, keys, values = (
-            gather([parts[i] for i in members]).transpose(1, 2)
-            for gather, parts in ((torch.stack, parts_q), (batch, parts_k), (batch, parts_v))
+            torch.stack([parts[i] for i in members]).transpose(1, 2) for parts in (parts_q, parts_k, parts_v)
         )
-        out = _attend_batch(queries, keys, values, counts if is_padded else None)
-        for index, piece in zip(members, out.transpose(1, 2).unbind(0), strict=True):
+        out = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
+        for index, piece in zip(members, out.unbind(0), strict=True):
             pieces[index] = piece
     return torch.cat(pieces)
 
 
-def _attend_batch(q: Tensor, k: Tensor, v: Tensor, counts: list[int] | None = None) -> Tensor:
-    """Softmax attention of a batch [S, H, L, K] on a CPU.
+class Padding:
+    """How documents of nearly equal lengths are padded to share a call, on a CPU in half precision.
 
-    In half precision the fused kernel takes several times as long on short documents as plain products do;
-    those hold the scores of all heads, so long documents go through the kernel.
+    The fused kernel takes several times as long there on short documents as plain products, and those are
+    best of many documents at once. Not a tuple: compiled code would be made anew for its numbers.
 
-    Args:
-        counts: keys of each document, where some are padding.
+    Attributes:
+        groups: (documents, queries and keys of each with the padding, mask of keys or None).
+        rows_q, rows_k: which query and key lies where in the padded order; padding shows the first.
+        back: where each query lies in it.
     """
-    mask = None
-    if counts is not None:
-        is_key = torch.arange(k.shape[2]) < torch.tensor(counts)[:, None]
-        mask = torch.zeros(is_key.shape, dtype=q.dtype).masked_fill(~is_key, -torch.inf)[:, None, None]
+
+    def __init__(self, cu_q: Tensor, cu_k: Tensor) -> None:
+        found: dict[tuple[int, int], list[int]] = defaultdict(list)
+        lengths_q, lengths_k = cu_q.diff().tolist(), cu_k.diff().tolist()
+        for index, lengths in enumerate(zip(lengths_q, lengths_k, strict=True)):
+            if lengths[0]:
+                found[_padded(lengths[0]), _padded(lengths[1])].append(index)
+        self.groups: list[tuple[int, int, int, Tensor | None]] = []
+        rows_q, rows_k, back, filled = [], [], torch.zeros(int(cu_q[-1]), dtype=torch.long), 0
+        for members in found.values():
+            own_q, own_k = (
+                torch.tensor([lengths[i] for i in members])[:, None] for lengths in (lengths_q, lengths_k)
+            )
+            at_q, at_k = torch.arange(int(own_q.max())), torch.arange(int(own_k.max()))
+            is_query, is_key = at_q < own_q, at_k < own_k
+            rows_q.append(((cu_q[members][:, None] + at_q) * is_query).flatten())
+            rows_k.append(((cu_k[members][:, None] + at_k) * is_key).flatten())
+            back[rows_q[-1][is_query.flatten()]] = filled + torch.nonzero(is_query.flatten())[:, 0]
+            filled += is_query.numel()
+            mask = None if bool(is_key.all()) else torch.zeros(is_key.shape).masked_fill(~is_key, -torch.inf)
+            self.groups.append((len(members), len(at_q), len(at_k), mask))
+        self.rows_q, self.rows_k, self.back = torch.cat(rows_q), torch.cat(rows_k), back
+
+
+def _padded(length: int) -> int:
+    """A length that documents share a call by: long ones only with their like."""
+    return -(-length // PADDED_TO) * PADDED_TO if length <= MOST_PADDED else length
+
+
+@torch.compiler.disable
+def attend_padded(q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Tensor:
+    """`attend` by one call for all documents of nearly equal lengths: CPU, half precision."""
+    sizes = [[count * most for count, most, _, _ in padding.groups], [c * m for c, _, m, _ in padding.groups]]
+    # split, and not slices: its gradient is one concatenation
+    queries = q.index_select(0, padding.rows_q).split(sizes[0])
+    keys, values = (part.index_select(0, padding.rows_k).split(sizes[1]) for part in (k, v))
+    pieces = []
+    for (count, _, _, mask), *parts in zip(padding.groups, queries, keys, values, strict=True):
+        batch = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in parts)
+        pieces.append(_attend_batch(*batch, mask).transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces).index_select(0, padding.back)
+
+
+def _attend_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of a batch [S, H, L, K] whose keys have a mask [S, L] to add to their scores."""
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    if q.dtype == torch.float32 or q.shape[2] * k.shape[2] > MOST_PLAIN or scores > MOST_SCORES:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    added = None if mask is None else mask[:, None, None].to(q.dtype)
+    if max(q.shape[2], k.shape[2]) > MOST_PADDED or scores > MOST_SCORES:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=added)
     products = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        products = products + mask
+    if added is not None:
+        products = products + added
     return torch.softmax(products, dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 

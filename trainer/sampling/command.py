@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from learning.launching import become_ray_job, run_here
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.store.json_files import parse_lines
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from trainer.sampling.choosing import Wish
     from trainer.sampling.making import Item
     from trainer.sampling.trained import TrainedModel
-
-_OF_THE_LAUNCH = ("--launch", "--workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +123,13 @@ class Sample:
     """Folder of the VAE; that of the training data if left out."""
     threads: int = 0
     """CPU threads; torch's choice if 0."""
-    launch: Literal["here", "processes"] = "here"
-    """processes: several of this machine share the samples. Under torchrun: here."""
+    launch: Literal["here", "processes", "ray"] = "here"
+    """processes: several of this machine share the samples; ray: workers of a Ray cluster, restarted when one
+    dies. Under torchrun: here."""
     workers: int = 2
-    """Processes."""
+    """Processes, or workers on Ray."""
+    gpus: float = 0.0
+    """GPUs of each worker on Ray."""
     overwrite: bool = False
     """Replace files that exist. Without it, of several samples those that are there are not made again."""
 
@@ -139,11 +140,9 @@ class Sample:
         chosen(wish)
         self._check()
         if self.launch == "processes":
-            from learning.launching import run_processes, without
-
-            return run_processes(
-                [sys.executable, "-m", "rushes", *without(sys.argv[1:], _OF_THE_LAUNCH)], self.workers
-            )
+            return run_here(self.workers)
+        if self.launch == "ray":
+            become_ray_job(self.workers, self.gpus)
         return self._sample(wish)
 
     def _wish(self) -> Wish:
@@ -292,6 +291,7 @@ class Sample:
             "threads",
             "launch",
             "workers",
+            "gpus",
         }
         machine |= {"overwrite", "batch_tokens", "compile", "to_prompt", "vae"}
         settings = {

@@ -38,7 +38,7 @@ def test_two_ray_workers_train_as_one_process(tmp_path):
 
 
 def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
-    assert "is not a training verb" in run("launch", "info", check=2).stderr
+    assert "is no verb that several workers share" in run("launch", "info", check=2).stderr
 
 
 @pytest.mark.slow
