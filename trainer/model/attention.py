@@ -164,11 +164,11 @@ class Padding:
                 found[_padded(lengths[0]), _padded(lengths[1])].append(index)
         self.groups: list[tuple[int, int, int, Tensor | None]] = []
         rows_q, rows_k, back, filled = [], [], torch.zeros(int(cu_q[-1]), dtype=torch.long), 0
-        for members in found.values():
+        for (most_q, most_k), members in found.items():
             own_q, own_k = (
                 torch.tensor([lengths[i] for i in members])[:, None] for lengths in (lengths_q, lengths_k)
             )
-            at_q, at_k = torch.arange(int(own_q.max())), torch.arange(int(own_k.max()))
+            at_q, at_k = torch.arange(most_q), torch.arange(most_k)
             is_query, is_key = at_q < own_q, at_k < own_k
             rows_q.append(((cu_q[members][:, None] + at_q) * is_query).flatten())
             rows_k.append(((cu_k[members][:, None] + at_k) * is_key).flatten())
