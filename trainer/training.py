@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from trainer.config import FitConfig
 
 
+KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+"""On a CPU, products in half precision get a kernel for each shape, and every pack has others. oneDNN keeps
+1,024, so they were made anew again and again, which took a third of a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit(RunOptions):
     """Train a diffusion transformer. Run the same command again to resume; Ctrl-C and SIGTERM save first.
@@ -108,6 +113,7 @@ class Fit(RunOptions):
             return run_here(self.workers)
         if self.launch == "ray":
             become_ray_job(self.workers, self.gpus, self.least_workers)
+        os.environ.setdefault(*KERNELS_KEPT)
         import torch
 
         from trainer.run.fit import fit, fit_tars

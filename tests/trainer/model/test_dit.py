@@ -9,7 +9,7 @@ from trainer.config import FlowConfig, ModelConfig
 from trainer.data.patches import coordinates, patchify, token_validity, unpatchify
 from trainer.data.samples import Sample
 from trainer.model.attention import attend, attend_dense, attend_flex, attend_varlen, documents
-from trainer.model.dit import DiT
+from trainer.model.dit import MOST_LEVELS, DiT, levels_of, look_up
 from trainer.model.flow import draw_known, noised, shift_of, shifted
 from trainer.sampling.solvers import integrate
 from vae.grid import Extent, latent_size
@@ -35,6 +35,46 @@ def test_grouped_attention_equals_the_dense_oracle(queries, keys):
     ):  # FlexAttention has no backward pass on a CPU, and says that it is slow there
         warnings.simplefilter("ignore")
         assert torch.allclose(attend_flex(q, k, v, of), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [
+        ([5, 33, 40, 1, 64, 32], [5, 33, 40, 1, 64, 32]),
+        ([9, 0, 70, 10], [3, 1, 90, 31]),
+        ([600, 20, 600, 513], [600, 20, 600, 513]),
+        ([6], [1]),
+    ],
+)
+def test_padded_attention_equals_the_dense_oracle_with_its_gradients(queries, keys):
+    q, k, v = (
+        torch.randn(sum(lengths), 2, 16, dtype=torch.bfloat16, requires_grad=True)
+        for lengths in (queries, keys, keys)
+    )
+    of = documents(offsets(queries), offsets(keys), q.dtype)
+    assert of.padding is not None
+    exact = [part.detach().float().requires_grad_() for part in (q, k, v)]
+    found, expected = attend(q, k, v, of), attend_dense(*exact, of)
+    assert torch.allclose(found.float(), expected, atol=3e-2)
+    weights = torch.randn(expected.shape)
+    (found.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for part, true in zip((q, k, v), exact, strict=True):
+        assert torch.allclose(
+            part.grad.float(), true.grad, atol=6e-2 * max(1.0, float(true.grad.abs().max()))
+        )
+
+
+@pytest.mark.parametrize("count", [3, MOST_LEVELS + 5])
+def test_noise_levels_are_looked_up_exactly(count):
+    table, level = torch.randn(count, 6, 8, requires_grad=True), torch.randint(0, count, (900,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = look_up(table, level, levels_of(level, count))
+    assert torch.equal(found, table[level])
+    weights = torch.randn(found.shape)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), table)
+    expected = torch.zeros_like(table).index_add(0, level, weights)
+    assert torch.allclose(gradient, expected, atol=1e-4)
 
 
 @pytest.mark.gpu
