@@ -64,6 +64,10 @@ class Export:
     """Decay of the average to take; the run's first if left out."""
     out: Path | None = None
     """Folder to write; RUN/model if left out."""
+    half: bool = False
+    """Write bfloat16: half the size."""
+    vae: str = ""
+    """Where its VAE lies now, as a folder or a name under weights/; as at ingest if left out."""
     overwrite: bool = False
     """Replace a model that exists."""
 
@@ -72,6 +76,7 @@ class Export:
 
         out = self.out or self.run_folder / "model"
         cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
-        cli.say(f"export: from {export_checkpoint(self.run_folder, self.step, self.ema, out)}")
+        path = export_checkpoint(self.run_folder, self.step, self.ema, out, is_half=self.half, vae=self.vae)
+        cli.say(f"export: from {path}")
         print(out)
         return cli.DONE

@@ -47,7 +47,7 @@ def film(seed, count, width, height, fps):
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory):
+def two_films(tmp_path_factory):
     """Two videos of 41 x 27 pixels at 10 frames a second, of 23 and 18 frames, written without loss."""
     folder = tmp_path_factory.mktemp("films")
     paths = [folder / "one.mkv", folder / "two.mkv"]

@@ -9,11 +9,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from manifests.errors import UsageError
 from manifests.store import storage
+from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig
 from trainer.config_files import load_config
 from trainer.data.catalog import Catalog
@@ -23,6 +25,7 @@ from trainer.state.adapters import adapt, merged
 from trainer.state.checkpoint_files import list_checkpoints
 from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
+from vae.folder import read_record
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
@@ -42,19 +45,32 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
     storage.write_local(run / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], run: Path) -> None:
+def save_model(folder: Path, weights: dict[str, Tensor], run: Path, vae: str = "") -> None:
     """Write a model for sampling, with the run's record.
 
     It appears whole: the record, by which it is known, comes last.
+
+    Args:
+        vae: what the record is to name as the VAE; empty: what the run's does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
     temporary.replace(folder / "model.safetensors")
-    storage.write_local(folder / RECORD, (run / RECORD).read_bytes())
+    record = read_local_object(run / RECORD)
+    record["vae"] = vae or record.get("vae", "")
+    storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Path) -> Path:
+def export_checkpoint(
+    run: Path,
+    step: int | None,
+    decay: float | None,
+    out: Path,
+    *,
+    is_half: bool = False,
+    vae: str = "",
+) -> Path:
     """Make a model of a run's checkpoint, on one process whatever the number that wrote it.
 
     Returns the checkpoint.
@@ -62,10 +78,14 @@ def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Pat
     Args:
         step: the newest checkpoint if None.
         decay: of which average; the run's first if None.
+        is_half: write bfloat16.
+        vae: where its VAE lies now, as a folder or a name under weights/; empty: as at ingest.
 
     Raises:
-        UsageError: there is no such checkpoint or average.
+        UsageError: there is no such checkpoint, average or VAE.
     """
+    if vae:
+        read_record(vae)
     config = load_config(run / "config.json")
     found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
     if not found or (step is not None and step not in found):
@@ -86,6 +106,8 @@ def export_checkpoint(run: Path, step: int | None, decay: float | None, out: Pat
     if config.lora_rank:
         adapt(model, config.lora_rank)
     weights = load_part(path, f"ema{decay:g}", model.state_dict())
-    plain = {clean_name(name): value for name, value in weights.items()}
-    save_model(out, merged(plain, config.lora_rank), run)
+    plain = merged({clean_name(name): value for name, value in weights.items()}, config.lora_rank)
+    if is_half:
+        plain = {name: value.to(torch.bfloat16) for name, value in plain.items()}
+    save_model(out, plain, run, vae)
     return path

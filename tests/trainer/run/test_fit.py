@@ -359,6 +359,18 @@ def test_a_model_is_made_of_any_checkpoint_also_of_a_run_that_was_killed(dataset
     assert load_model(tmp_path / "run").record == load_model(whole_run).record
     export_checkpoint(tmp_path / "run", 8, None, tmp_path / "early")
     assert load_model(tmp_path / "early").record["vae"] == load_model(whole_run).record["vae"]
+    half = {"is_half": True, "vae": "vae-tiny-2"}
+    export_checkpoint(tmp_path / "run", None, None, tmp_path / "half", **half)
+    smaller = load_model(tmp_path / "half")
+    assert smaller.record == load_model(whole_run).record | {"vae": "vae-tiny-2"}
+    sizes = [
+        (folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", tmp_path / "early")
+    ]
+    assert sizes[0] < 0.55 * sizes[1]
+    for name, value in smaller.dit.state_dict().items():
+        assert torch.allclose(value, expected[name], rtol=1e-2)
+    with pytest.raises(UsageError, match="nowhere: holds no VAE"):
+        export_checkpoint(tmp_path / "run", None, None, tmp_path / "none", vae="nowhere")
     for step, decay, said in ((3, None, "no checkpoint of step 3"), (None, 0.5, "no average")):
         with pytest.raises(UsageError, match=said):
             export_checkpoint(tmp_path / "run", step, decay, tmp_path / "none")

@@ -30,13 +30,13 @@ def made(clip, count, width=41, height=27, fps=10.0):
 
 
 @pytest.fixture(scope="module")
-def one(films):
-    return read_clip(films[0]).frames
+def one(two_films):
+    return read_clip(two_films[0]).frames
 
 
 @pytest.fixture(scope="module")
-def two(films):
-    return read_clip(films[1]).frames
+def two(two_films):
+    return read_clip(two_films[1]).frames
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_text_to_image(model_folder, tmp_path):
     assert not (tmp_path / "a.sheet.png").exists()
 
 
-def test_first_last_and_key_pictures_come_back(model_folder, tmp_path, one, films):
+def test_first_last_and_key_pictures_come_back(model_folder, tmp_path, one, two_films):
     from media.decode.images import encode_png
 
     for index in (0, 9, 22):
@@ -75,21 +75,27 @@ def test_first_last_and_key_pictures_come_back(model_folder, tmp_path, one, film
     assert not torch.equal(frames[5], one[5])
 
 
-def test_a_video_is_extended_after_and_before(model_folder, tmp_path, one, films):
-    frames = made(sample(model_folder, tmp_path / "a.mkv", "--video", films[0], "--extend-after", 0.7), 30)
+def test_a_video_is_extended_after_and_before(model_folder, tmp_path, one, two_films):
+    frames = made(
+        sample(model_folder, tmp_path / "a.mkv", "--video", two_films[0], "--extend-after", 0.7), 30
+    )
     assert torch.equal(frames[:23], one)
-    frames = made(sample(model_folder, tmp_path / "b.mkv", "--video", films[0], "--extend-before", 0.6), 29)
+    frames = made(
+        sample(model_folder, tmp_path / "b.mkv", "--video", two_films[0], "--extend-before", 0.6), 29
+    )
     assert torch.equal(frames[6:], one)
 
 
-def test_two_videos_are_connected(model_folder, tmp_path, one, two, films):
-    frames = made(sample(model_folder, tmp_path / "a.mkv", "--connect", *films, "--gap", 0.5), 23 + 5 + 18)
+def test_two_videos_are_connected(model_folder, tmp_path, one, two, two_films):
+    frames = made(
+        sample(model_folder, tmp_path / "a.mkv", "--connect", *two_films, "--gap", 0.5), 23 + 5 + 18
+    )
     assert torch.equal(frames[:23], one)
     assert torch.equal(frames[28:], two)
 
 
-def test_a_video_is_closed_to_a_loop(model_folder, tmp_path, one, films):
-    words = ("--loop", "--video", films[0], "--gap", 0.8)
+def test_a_video_is_closed_to_a_loop(model_folder, tmp_path, one, two_films):
+    words = ("--loop", "--video", two_films[0], "--gap", 0.8)
     frames = made(sample(model_folder, tmp_path / "a.mkv", *words), 23 + 8)
     assert torch.equal(frames[:23], one)
 
@@ -100,38 +106,40 @@ def test_a_loop_of_its_own_fills_whole_latents(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize("strength", [0, 0.5, 1])
-def test_an_edit_of_strength_0_is_the_video_itself(model_folder, tmp_path, one, films, strength):
-    frames = made(sample(model_folder, tmp_path / "a.mkv", "--edit", films[0], "--strength", strength), 23)
+def test_an_edit_of_strength_0_is_the_video_itself(model_folder, tmp_path, one, two_films, strength):
+    frames = made(
+        sample(model_folder, tmp_path / "a.mkv", "--edit", two_films[0], "--strength", strength), 23
+    )
     assert torch.equal(frames, one) == (strength == 0)
 
 
-def test_outside_the_mask_an_edit_keeps_every_pixel(model_folder, tmp_path, one, films):
+def test_outside_the_mask_an_edit_keeps_every_pixel(model_folder, tmp_path, one, two_films):
     from media.decode.images import encode_png
 
     mask = np.zeros((27, 41, 3), np.uint8)
     mask[5:20, 10:21] = 255
     (tmp_path / "mask.png").write_bytes(encode_png(mask))
-    words = ("--edit", films[0], "--strength", 1, "--mask", tmp_path / "mask.png")
+    words = ("--edit", two_films[0], "--strength", 1, "--mask", tmp_path / "mask.png")
     frames = made(sample(model_folder, tmp_path / "a.mkv", *words), 23)
     kept = torch.from_numpy(mask[..., 0] == 0)
     assert torch.equal(frames[:, kept], one[:, kept])
     assert not torch.equal(frames[:, ~kept], one[:, ~kept])
 
 
-def test_an_edit_by_two_equal_prompts_is_the_round_trip(model_folder, tmp_path, one, films):
-    words = ("--edit", films[0], "--prompt", "a ball", "--from-prompt", "a ball")
+def test_an_edit_by_two_equal_prompts_is_the_round_trip(model_folder, tmp_path, one, two_films):
+    words = ("--edit", two_films[0], "--prompt", "a ball", "--from-prompt", "a ball")
     frames = made(sample(model_folder, tmp_path / "a.mkv", *words), 23)
     assert (frames.int() - one.int()).abs().float().mean() < 8
 
 
-def test_one_video_becomes_the_other(model_folder, tmp_path, one, two, films):
-    words = ("--blend", *films, "--seconds", 1.3, "--prompt", "a ball", "--to-prompt", "a box")
+def test_one_video_becomes_the_other(model_folder, tmp_path, one, two, two_films):
+    words = ("--blend", *two_films, "--seconds", 1.3, "--prompt", "a ball", "--to-prompt", "a box")
     frames = made(sample(model_folder, tmp_path / "a.mkv", *words), 23 + 18 - 13)
     assert torch.equal(frames[:11], one[:11])
     assert torch.equal(frames[-6:], two[-6:])
 
 
-def test_a_long_video_is_made_in_windows_with_all_that_is_given(model_folder, tmp_path, one, films):
+def test_a_long_video_is_made_in_windows_with_all_that_is_given(model_folder, tmp_path, one, two_films):
     from media.decode.images import encode_png
 
     (tmp_path / "last.png").write_bytes(encode_png(one[-1].numpy()))
@@ -260,7 +268,7 @@ def test_processes_share_the_samples(model_folder, tmp_path, monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_made_is_one_line_before_any_work(
-    model_folder, films, tmp_path, capsys, monkeypatch, words, told
+    model_folder, two_films, tmp_path, capsys, monkeypatch, words, told
 ):
     from media.writer import write_video
 
@@ -268,7 +276,7 @@ def test_what_cannot_be_made_is_one_line_before_any_work(
     write_video(tmp_path / "fast.mkv", film(0, 9, 41, 27, 20.0), 20.0, "ffv1")
     write_video(tmp_path / "black.mkv", np.zeros((9, 27, 41, 3), np.uint8), 10.0, "ffv1")
     (tmp_path / "notes.txt").write_text("no picture")
-    names = {"ONE": films[0], "SMALL": tmp_path / "small.mkv", "FAST": tmp_path / "fast.mkv"}
+    names = {"ONE": two_films[0], "SMALL": tmp_path / "small.mkv", "FAST": tmp_path / "fast.mkv"}
     names |= {"NOTES": tmp_path / "notes.txt"}
     monkeypatch.setattr("trainer.sampling.making.generate", lambda *_: pytest.fail("work was done"))
     monkeypatch.setattr("trainer.sampling.windows.generate", lambda *_: pytest.fail("work was done"))
