@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -21,6 +21,7 @@ from captioner.writing import write_captions
 from learning.launching import run_processes, without
 from manifests import cli
 from manifests.errors import UsageError
+from manifests.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, WORKERS, Ranges
 from media.errors import MediaError
 
 
@@ -32,6 +33,8 @@ class CaptionFiles:
       rushes caption clip.mp4 --json
       rushes caption ~/videos --with.captioner transformers --with.model ~/models/Qwen3-VL-8B-Instruct
     """
+
+    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
 
     source: Annotated[Path, tyro.conf.Positional]
     """A file, or a folder of files."""
@@ -141,6 +144,14 @@ class Train:
         --data DATASET --init open_clip_weights.safetensors
     """
 
+    ranges: ClassVar[Ranges] = {
+        "films": COUNT_OR_NONE,
+        **dict.fromkeys(("steps", "batch", "accumulate"), COUNT),
+        "lr": POSITIVE,
+        "seed": SEED,
+        **dict.fromkeys(("processes", "threads"), WORKERS),
+    }
+
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the weights."""
     stage: Literal["all", "base", "short", "dense"] = "all"
@@ -217,6 +228,8 @@ class Upsample:
       rushes upsample "a red ball on a meadow"
       rushes upsample "a cat" --server http://127.0.0.1:8000/v1 --model NAME
     """
+
+    ranges: ClassVar[Ranges] = {"choice": COUNT_OR_NONE}
 
     prompt: Annotated[str, tyro.conf.Positional]
     """What to show."""

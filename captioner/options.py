@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from manifests.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, SHARE, check_ranges
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerOptions:
@@ -52,3 +54,17 @@ class CaptionerOptions:
     video_parts: str = "frames"
     """openai: how a video is sent: frames (image parts) or video (a WebM as video_url, for servers that
     decode it)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "captioner",
+            self,
+            {
+                "temperature": (0, 100, True),
+                "top_p": SHARE,
+                **dict.fromkeys(("max_tokens", "max_frames", "frame_pixels", "concurrency"), COUNT),
+                **dict.fromkeys(("retries", "budget_requests", "budget_tokens"), COUNT_OR_NONE),
+                "seed": SEED,
+                **dict.fromkeys(("window_s", "timeout_s"), POSITIVE),
+            },
+        )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from manifests import cli
 from manifests.errors import RushesError, UsageError
+from manifests.ranges import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class Serve:
 
     Example: rushes dashboard DATASET --port 8000
     """
+
+    ranges: ClassVar[Ranges] = {"port": (0, 65535, True)}
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Dataset folder or address."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import tyro
@@ -16,6 +16,7 @@ from manifests.errors import UsageError
 from manifests.events import read_events, run_ids
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
+from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.verify import verify
 from manifests.views import View
@@ -83,6 +84,10 @@ def _explained(row: dict[str, Any], meanings: Mapping[str, Reason]) -> tuple[str
     return reason.meaning, reason.next_step
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verify:
     """Check that every committed byte is there and every item accounted for. Exit code 4 if not.
@@ -99,7 +104,7 @@ class Verify:
         report = verify(Dataset(self.dataset), self.deep)
         for problem in report.problems:
             print(problem)
-        verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
+        verdict = "sound" if report.is_sound else _counted(len(report.problems), "problem")
         print(
             f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, "
             f"{report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
@@ -114,6 +119,8 @@ class Ls:
     Example: rushes ls DATASET clips --limit 5
     """
 
+    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
+
     dataset: Folder
     """Dataset folder or address."""
     table: Annotated[str, tyro.conf.Positional] = "clips"
@@ -124,8 +131,6 @@ class Ls:
     """Print JSON."""
 
     def run(self) -> int:
-        if self.limit < 0:
-            raise UsageError("--limit", f"is {self.limit}", "It must be 0 or more.")
         rows = queries.table(Dataset(self.dataset), self.table)
         show(rows.slice(0, self.limit) if self.limit else rows, self.table, self.json)
         cli.say(f"{rows.num_rows} rows")
@@ -152,6 +157,8 @@ class Show:
     """Clip id, or the beginning of one."""
 
     def run(self) -> int:
+        if not self.clip:
+            raise UsageError("a clip id of no letters", "names every clip", "List clips with `rushes ls`.")
         dataset = Dataset(self.dataset)
         clips = [
             row for row in queries.table(dataset, "clips").to_pylist() if row["clip_id"].startswith(self.clip)
@@ -229,10 +236,12 @@ class Status:
     Example: rushes status DATASET
     """
 
+    ranges: ClassVar[Ranges] = {"events": COUNT_OR_NONE}
+
     dataset: Folder
     """Dataset folder or address."""
     events: int = 10
-    """Last events of the last run to print."""
+    """Last events of the last run to print; 0 for none."""
     json: bool = False
     """Print JSON."""
 
@@ -243,7 +252,8 @@ class Status:
             column: len(dataset.committed_shards(column)) for column in dataset.columns()
         }
         runs = run_ids(dataset)
-        events = read_events(dataset, runs[-1])[-self.events :] if runs else []
+        all_events = read_events(dataset, runs[-1]) if runs else []
+        events = all_events[max(0, len(all_events) - self.events) :]
         if self.json:
             cli.print_json(
                 {

@@ -58,6 +58,8 @@ class Dataset:
     """
 
     def __init__(self, uri: str) -> None:
+        if not uri:
+            raise UsageError("an empty address", "names no dataset", "Give its folder or address.")
         self.uri = uri = storage.absolute(uri)
         header = self.path("dataset.json")
         if not storage.exists(self.filesystem, header):
@@ -71,7 +73,9 @@ class Dataset:
         )
         if str(self.header.get("format", "")).split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise IntegrityError(
-                uri, f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}"
+                uri,
+                f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}",
+                "Use a matching version of rushes.",
             )
 
     def __getstate__(self) -> dict:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from manifests.errors import IntegrityError, RushesError, UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, check_version, schema
 from manifests.store import storage
@@ -42,10 +42,12 @@ def read_part(dataset: Dataset, path: str) -> pa.Table:
 
 def _unreadable(path: str, error: Exception) -> IntegrityError:
     first = str(error).strip().splitlines()[0]
+    is_plan = "/plan/" in path  # which nothing can make anew: ids of clips follow from it
+    again = "" if is_plan else ", or delete its commit record (tables/shards) and ingest"
     return IntegrityError(
         path,
         f"is not readable Parquet ({first})",
-        "`rushes verify --deep` lists all damage. Restore the file, or delete its commit record and ingest.",
+        f"Restore the file{again}. `rushes verify --deep` lists all damage.",
     )
 
 
@@ -142,18 +144,23 @@ def _restrict(dataset: Dataset, name: str, columns: dict[str, Column]) -> pa.Tab
 
 
 def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) -> pa.Table:
-    """Run read-only SQL over the dataset's tables.
+    """Run one read-only query over the dataset's tables.
 
     Raises:
-        RushesError: DuckDB refuses the query; the message is DuckDB's.
+        UsageError: it is none, or several, or changes something; or DuckDB refuses it, in its words.
     """
     import duckdb
 
     with connect(dataset, columns) as connection:
         try:
+            statements = connection.extract_statements(query)
+            if len(statements) != 1:
+                raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
+            if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+                raise UsageError(f"SQL {query!r}", "is no query", "Tables are read here, and not changed.")
             return connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise RushesError(f"SQL {query!r}", " ".join(str(error).split())) from error
+            raise UsageError(f"SQL {query!r}", " ".join(str(error).split())) from error
 
 
 def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Member]]]:

@@ -21,6 +21,7 @@ from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.store.shards import Member
+from manifests.views import View
 
 
 @dataclass
@@ -140,8 +141,22 @@ def _check_accounts(dataset: Dataset) -> Iterator[str]:
             yield f"source {row['uri']}: has no verdict"
 
 
+def _check_views(dataset: Dataset) -> Iterator[str]:
+    """Every view can be read, and names columns that are there."""
+    there = set(dataset.columns())
+    for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json"):
+        try:
+            view = View.load(dataset, info.base_name.removesuffix(".json"))
+        except RushesError as error:
+            yield str(error)
+            continue
+        for column in view.columns.values():
+            if column not in there:
+                yield f"{info.path}: names the column {column}, which is not there"
+
+
 def verify(dataset: Dataset, deep: bool = False) -> Report:
-    """Check every committed shard of every column, and the accounts."""
+    """Check every committed shard of every column, the views, and the accounts."""
     report = Report()
     for column in dataset.columns():
         for shard in dataset.committed_shards(column):
@@ -153,6 +168,7 @@ def verify(dataset: Dataset, deep: bool = False) -> Report:
                 report.problems.append(
                     f"{dataset.part_path('shards', column, shard)}: unreadable commit record ({error})"
                 )
+    report.problems += _check_views(dataset)
     if report.is_sound:
         try:
             report.problems += _check_accounts(dataset)

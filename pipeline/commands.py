@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from manifests import cli, queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
@@ -36,6 +37,8 @@ class Plan(IngestConfig):
 
     Example: rushes plan ~/videos --out DATASET --estimate
     """
+
+    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
 
     footage: Annotated[list[str], tyro.conf.Positional]
     """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,
@@ -77,6 +80,8 @@ class Ingest(IngestConfig):
       rushes ingest ~/videos --out DATASET
       rushes ingest ~/videos --out s3://bucket/dataset --encode.max-pixels 230400 --autoscaling
     """
+
+    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
 
     footage: Annotated[list[str], tyro.conf.Positional]
     """Folders, files, patterns, s3:// or gs:// prefixes, http(s):// files, tars of media, or .txt, .csv,

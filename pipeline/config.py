@@ -9,21 +9,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from captioner.options import CaptionerOptions
-from manifests.errors import UsageError
-
-
-def _at_least(config: object, section: str, **least: float) -> None:
-    """Refuse a setting below its least value; None, where a setting may be None, is no number.
-
-    Raises:
-        UsageError: it names the option as one types it.
-    """
-    for name, value in least.items():
-        given = getattr(config, name)
-        if given is not None and not given >= value:
-            raise UsageError(
-                f"--{section}.{name.replace('_', '-')}", f"is {given}", f"It must be {value:g} or more."
-            )
+from manifests.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    FOR_EVER,
+    NOT_NEGATIVE,
+    SEED,
+    SHARE,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +34,16 @@ class PlanConfig:
     """Take only the first N files; 0 for all."""
 
     def __post_init__(self) -> None:
-        _at_least(self, "plan", segment_s=1.0, shard_s=0.1, limit=0)
+        check_ranges(
+            "--plan.",
+            self,
+            {
+                "segment_s": (1, FOR_EVER, True),
+                "shard_s": (0.1, FOR_EVER, True),
+                "limit": COUNT_OR_NONE,
+                "seed": SEED,
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +76,17 @@ class CurateConfig:
     the fingerprint."""
 
     def __post_init__(self) -> None:
-        _at_least(
+        check_ranges(
+            "--curate.",
             self,
-            "curate",
-            cut_threshold=0.1,
-            lead_in_s=0.0,
-            min_clip_s=0.0,
-            max_clip_s=0.1,
-            preview_fps=0.01,
-            preview_px=16,
-            proxy_px=16,
-            proxy_fps=0.01,
-            item_limit_s=0.01,
-            item_limit_bytes=1,
+            {
+                "cut_threshold": (0.1, FOR_EVER, True),
+                **dict.fromkeys(("lead_in_s", "min_clip_s"), NOT_NEGATIVE),
+                "max_clip_s": (0.1, FOR_EVER, True),
+                **dict.fromkeys(("preview_fps", "proxy_fps", "item_limit_s"), (0.01, FOR_EVER, True)),
+                **dict.fromkeys(("preview_px", "proxy_px"), (16, 65536, True)),
+                "item_limit_bytes": COUNT,
+            },
         )
 
 
@@ -104,6 +105,9 @@ class EmbedConfig:
     frames: int = 4
     """Previews of a clip that are embedded and averaged, at most."""
 
+    def __post_init__(self) -> None:
+        check_ranges("--embed.", self, {"frames": COUNT})
+
 
 @dataclass(frozen=True, kw_only=True)
 class DedupConfig:
@@ -117,6 +121,9 @@ class DedupConfig:
     min_cosine: float = 0.97
     """Embeddings this alike match, where there are embeddings."""
 
+    def __post_init__(self) -> None:
+        check_ranges("--dedup.", self, {"min_cosine": (-1, 1, True)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig(CaptionerOptions):
@@ -128,6 +135,10 @@ class CaptionConfig(CaptionerOptions):
 
     batch: int = 16
     """Clips per call. Does not enter the fingerprint."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges("--caption.", self, {"low_alignment_share": SHARE, "batch": COUNT})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +153,9 @@ class TextConfig:
     `local-dir:FOLDER`; transformers: folder or hub id."""
     structured_variants: int = 2
     """Of each structured caption, so many with fields left out and shuffled are embedded beside it."""
+
+    def __post_init__(self) -> None:
+        check_ranges("--text.", self, {"structured_variants": COUNT_OR_NONE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +180,16 @@ class EncodeConfig:
     fingerprint."""
 
     def __post_init__(self) -> None:
-        _at_least(self, "encode", max_pixels=64, max_fps=0.01, item_limit_s=0.01, item_limit_bytes=1)
+        check_ranges(
+            "--encode.",
+            self,
+            {
+                "max_pixels": (64, FOR_EVER, True),
+                **dict.fromkeys(("max_fps", "item_limit_s"), (0.01, FOR_EVER, True)),
+                "audit_share": SHARE,
+                "item_limit_bytes": COUNT,
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +205,13 @@ class Resources:
     """GPUs of each."""
     max_actors: int = 0
     """Most actors of the stage; 0: as many as the cluster has room for."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "--STAGE-on.",
+            self,
+            {**dict.fromkeys(("num_cpus", "num_gpus"), NOT_NEGATIVE), "max_actors": COUNT_OR_NONE},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

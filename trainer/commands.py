@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from manifests import cli
 from manifests.errors import UsageError
+from manifests.ranges import COUNT_OR_NONE, SHARE, Ranges
 from manifests.store.json_files import parse_lines
 
 
@@ -56,6 +57,8 @@ class Export:
     Example: rushes export-model RUN --step 20000 --out RUN/model-20000
     """
 
+    ranges: ClassVar[Ranges] = {"step": COUNT_OR_NONE, "ema": SHARE}
+
     run_folder: Annotated[Path, tyro.conf.Positional]
     """Run folder of `fit`."""
     step: int | None = None
@@ -76,6 +79,9 @@ class Export:
 
         out = self.out or self.run_folder / "model"
         cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
+        own = {"model.safetensors", "model.json"}
+        if foreign := sorted(path.name for path in out.glob("*") if path.name not in own):
+            raise UsageError(str(out), f"holds other files ({foreign[0]})", "Name a folder of its own.")
         path = export_checkpoint(self.run_folder, self.step, self.ema, out, is_half=self.half, vae=self.vae)
         cli.say(f"export: from {path}")
         print(out)

@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from captioner.mixing import Mixing
 from manifests.errors import UsageError
-
-_FOR_EVER = float("inf")
-Range = tuple[float, float, bool]
-"""Least, most, and whether the least itself is allowed."""
-
-
-def check_ranges(kind: str, settings: Any, ranges: dict[str, Range]) -> None:
-    """Refuse numbers that make no sense.
-
-    Raises:
-        UsageError: a setting is out of its range, or not a number.
-    """
-    for name, (least, most, is_least_allowed) in ranges.items():
-        value = getattr(settings, name)
-        for number in (
-            value
-            if isinstance(value, (tuple, list))
-            else value.values()
-            if isinstance(value, dict)
-            else (value,)
-        ):
-            if number is not None and not (least <= number <= most and (is_least_allowed or number > least)):
-                bounds = f"{'at least' if is_least_allowed else 'more than'} {least:g}" + (
-                    f" and at most {most:g}" if most < _FOR_EVER else ""
-                )
-                raise UsageError(
-                    kind + (name.replace("_", "-") if kind == "--" else f" {name}"),
-                    f"is {number}",
-                    f"It must be {bounds}.",
-                )
+from manifests.ranges import FOR_EVER, Range, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +32,7 @@ class ModelConfig:
             self,
             dict.fromkeys(
                 ("width", "depth", "num_heads", "patch", "latent_channels", "text_width", "rope_theta"),
-                (1, _FOR_EVER, True),
+                (1, FOR_EVER, True),
             ),
         )
         if self.width % (2 * self.num_heads) or len(self.patch) != 3:
@@ -118,9 +90,9 @@ class FlowConfig:
                 "text_dropout": share,
                 "condition_dropout": share,
                 "condition_sigma": share,
-                "condition": (0, _FOR_EVER, True),
-                "logit_std": (0, _FOR_EVER, False),
-                "shift_max": (1, _FOR_EVER, True),
+                "condition": (0, FOR_EVER, True),
+                "logit_std": (0, FOR_EVER, False),
+                "shift_max": (1, FOR_EVER, True),
             },
         )
         if unknown := set(self.condition) - set(CONDITIONS):
@@ -150,7 +122,7 @@ class StageConfig:
     """Share of images among the tokens; None: as they lie in the data."""
 
     def __post_init__(self) -> None:
-        least = (0, _FOR_EVER, True)
+        least = (0, FOR_EVER, True)
         check_ranges(
             "stage",
             self,
@@ -252,11 +224,12 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_ranges("--", self, _RANGES)
+        Mixing(weights=self.captions)
 
 
 _RANGES: dict[str, Range] = {
     **dict.fromkeys(
-        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, _FOR_EVER, True)
+        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, FOR_EVER, True)
     ),
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
     **dict.fromkeys(("cooldown", "image_share", "max_corrupt"), (0, 1, True)),
@@ -276,7 +249,7 @@ _RANGES: dict[str, Range] = {
             "mix",
             "captions",
         ),
-        (0, _FOR_EVER, True),
+        (0, FOR_EVER, True),
     ),
     **dict.fromkeys(("ema_decay", "ema_more"), (0, 1, True)),
     "held_out": (0, 1, True),

@@ -11,6 +11,7 @@ from typing import Any
 
 from manifests.errors import UsageError
 from manifests.store import storage
+from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
 
 Changes = dict[str, tuple[Any, Any]]
@@ -81,9 +82,12 @@ def load_config(path: Path) -> FitConfig:
     """Read resolved settings back.
 
     Raises:
-        UsageError: the file is no JSON, or has a setting that does not exist.
+        IntegrityError: the file is damaged.
+        UsageError: there is no such file, or it has a setting that does not exist.
     """
-    return config_of(_read(path, "Restore it, or give another --out."), str(path))
+    if not path.exists():
+        raise UsageError(str(path.parent), "holds no run (no config.json)", "Train one with `rushes fit`.")
+    return config_of(read_local_object(path), str(path))
 
 
 def _read(path: Path, hint: str) -> Any:

@@ -11,6 +11,7 @@ import tyro
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.ranges import COUNT_OR_NONE, POSITIVE, WORKERS, Ranges
 from trainer.config import FitConfig
 from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Stage
 from trainer.data.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs
@@ -114,6 +115,7 @@ class Plan(RunOptions):
     essential: ClassVar[tuple[str, ...]] = (
         *("data", "view", "tokens", "packs_per_step", "mix", "stages", "set", "gpus", "tflops", "json"),
     )
+    ranges: ClassVar[Ranges] = {"gpus": COUNT_OR_NONE, "tflops": POSITIVE}
 
     gpus: int = 0
     """Devices to estimate time for; 0: no estimate."""
@@ -171,6 +173,8 @@ class Measure:
     Example: rushes measure xl --tokens 65536
     """
 
+    ranges: ClassVar[Ranges] = {"tokens": (256, 1 << 24, True), "threads": WORKERS}
+
     preset: Annotated[Preset, tyro.conf.Positional] = "tiny"
     """Named size."""
     tokens: int = 4096
@@ -184,12 +188,6 @@ class Measure:
         from trainer.model.costs import measure
         from trainer.presets import preset
 
-        if self.tokens < 256 or self.threads < 1:
-            raise UsageError(
-                "--tokens, --threads",
-                "must be 256 and 1 or more",
-                "Packs of documents of several lengths are timed.",
-            )
         torch.set_num_threads(self.threads)
         device, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), preset(self.preset)
         each, square = measure(config, device, self.tokens)

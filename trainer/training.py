@@ -12,6 +12,7 @@ from learning.stopping import Interrupted
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.ranges import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, WORKERS, Ranges
 from trainer.config_files import load_config
 from trainer.options import RunOptions
 
@@ -40,6 +41,12 @@ class Fit(RunOptions):
         *("data", "out", "view", "steps", "tokens", "packs_per_step", "lr", "bf16", "compile"),
         *("launch", "workers", "gpus", "set"),
     )
+    ranges: ClassVar[Ranges] = {
+        "cache_gb": POSITIVE,
+        **dict.fromkeys(("threads", "workers"), WORKERS),
+        "least_workers": COUNT_OR_NONE,
+        "gpus": NOT_NEGATIVE,
+    }
 
     out: Path | None = None
     """Run folder; DATASET/training/PRESET if left out."""
@@ -103,8 +110,6 @@ class Fit(RunOptions):
     """GPUs of each worker on Ray."""
 
     def run(self) -> int:
-        if min(self.threads, self.workers) < 1 or self.cache_gb <= 0:
-            raise UsageError("--threads, --workers, --cache-gb", "must be more than 0")
         if self.lora_rank and not self.init and not (self._checked_out() / "config.json").exists():
             raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
         if not 0 <= self.least_workers <= self.workers:

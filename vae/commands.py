@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from learning.weights import read_metadata, read_weights
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
+from manifests.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.views import View
 from media.decode.images import encode_png
 from media.decode.probe import probe
@@ -48,6 +49,12 @@ class Train:
       rushes train-vae OUT --films 800 --footage ~/videos --train.steps 8000
       torchrun --nproc-per-node 8 -m rushes train-vae OUT --data DATASET --films 0 --train.is-bf16
     """
+
+    ranges: ClassVar[Ranges] = {
+        "films": COUNT_OR_NONE,
+        **dict.fromkeys(("per_file", "most_clips"), COUNT),
+        "threads": WORKERS,
+    }
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the weights; what is needed to resume lies in its `training` until the end."""
@@ -164,6 +171,8 @@ class Eval:
     Example: rushes eval-vae OUT weights/vae-tiny --footage ~/videos --sheet sheet.png
     """
 
+    ranges: ClassVar[Ranges] = {"films": COUNT_OR_NONE, "threads": WORKERS}
+
     weights: Annotated[list[Path], tyro.conf.Positional] = field(default_factory=lambda: [DEFAULT_WEIGHTS])
     """Folders of VAEs, ours or of diffusers."""
     films: int = 32
@@ -225,6 +234,8 @@ class Encode:
 
     Example: rushes encode clip.mp4 clip.safetensors --max-pixels 65536
     """
+
+    ranges: ClassVar[Ranges] = {"max_pixels": COUNT}
 
     source: Annotated[Path, tyro.conf.Positional]
     """Video or image."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from manifests import cli
 from manifests.errors import UsageError
+from manifests.ranges import COUNT_OR_NONE, SEED, WORKERS, Ranges
 from world.film import make_film, write_film
 
 
@@ -28,6 +29,13 @@ class Make:
     Example: rushes make-films footage --films 60 --stills 20 --seed 1
     """
 
+    ranges: ClassVar[Ranges] = {
+        **dict.fromkeys(("films", "stills"), COUNT_OR_NONE),
+        "seed": SEED,
+        "scale": (0.1, 100, True),
+        "workers": WORKERS,
+    }
+
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write to."""
     films: int = 60
@@ -44,8 +52,8 @@ class Make:
     """Write into a folder that holds films already; those of the same names are replaced."""
 
     def run(self) -> int:
-        if min(self.films, self.stills) < 0 or not 0 < self.scale < 100 or self.workers < 1:
-            raise UsageError("--films, --stills, --scale, --workers", "must not be negative or 0")
+        if self.films + self.stills == 0:
+            raise UsageError("--films 0 --stills 0", "leaves nothing to make")
         cli.writable(self.out)
         if not self.overwrite and any(self.out.glob("film-*")) | any(self.out.glob("still-*")):
             raise UsageError(

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -15,6 +15,7 @@ from captioner.options import CaptionerOptions
 from manifests import cli, queries
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.ranges import COUNT, COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.store.shards import read_member
 from manifests.views import View
 
@@ -25,6 +26,8 @@ class Eval:
 
     Example: rushes eval-captioner --clips 500
     """
+
+    ranges: ClassVar[Ranges] = {"clips": COUNT, "seed": SEED, "threads": WORKERS}
 
     with_: Annotated[CaptionerOptions, tyro.conf.arg(name="with")] = field(
         default_factory=lambda: CaptionerOptions(captioner="coca")
@@ -51,8 +54,6 @@ class Eval:
         from captioner.judging.evaluation import run_evaluation
         from captioner.judging.sheet import contact_sheet
 
-        if self.clips < 1:
-            raise UsageError(f"--clips {self.clips}", "leaves nothing to measure on")
         report, worst_clips = (self.out / name if self.out else None for name in ("report.json", "worst.png"))
         cli.check_new(report, worst_clips, is_overwriting=self.overwrite)
         result, worst = run_evaluation(
@@ -158,6 +159,8 @@ class Compare:
     Example: rushes compare-captions DATASET default recaptioned --sheet compare.png
     """
 
+    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
+
     dataset: Annotated[str, tyro.conf.Positional]
     """Dataset folder or address."""
     a: Annotated[str, tyro.conf.Positional]
@@ -250,6 +253,8 @@ class Judge:
 
     Example: rushes judge-captions events dream-1k.jsonl captions.json --server URL --model NAME --runs 3
     """
+
+    ranges: ClassVar[Ranges] = {"runs": COUNT}
 
     form: Annotated[str, tyro.conf.Positional]
     """events or questions."""

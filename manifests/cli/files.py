@@ -14,15 +14,23 @@ def writable(folder: Path) -> Path:
     Raises:
         UsageError: it cannot be made or written to.
     """
+    _check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
             str(folder), f"cannot be made ({error.strerror})", "Name a folder you may write to."
         ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(str(folder), "may not be written to", "Name a folder you may write to.")
     return folder
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that can neither be made nor written to."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(str(there), "is a file, and a folder is needed", "Name a folder you may write to.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(str(there), "may not be written to", "Name a folder you may write to.")
 
 
 def with_folder(path: Path) -> Path:
@@ -48,6 +56,4 @@ def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
             raise UsageError(str(path), "is a folder", "Name a file.")
         if path.exists() and not is_overwriting:
             raise UsageError(str(path), "exists", "Name another file, or add --overwrite to replace it.")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(str(folder), "may not be written to", "Name a folder you may write to.")
+        _check_folder(path.absolute().parent)

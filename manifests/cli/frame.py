@@ -11,12 +11,16 @@ from typing import Protocol
 from manifests.cli.failures import failure_of
 from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
 from manifests.cli.table import Entry, find, overview
+from manifests.ranges import check_ranges
 
 _HELP = {"-h", "--help", "--help-all"}
 
 
 class Verb(Protocol):
-    """One command: its fields are its options, its docstring is its help."""
+    """One command: its fields are its options, its docstring is its help.
+
+    `ranges`, where a class has them, are checked before `run`.
+    """
 
     def run(self) -> int:
         """Do it; returns the exit code."""
@@ -65,7 +69,9 @@ def run(words: Sequence[str], package: str = "") -> int:
         print(version_line())
         return DONE
     entry = find(words[0], package, tuple(words[1:]))
-    return _parsed(entry, list(words[1:])).run()
+    verb = _parsed(entry, list(words[1:]))
+    check_ranges("--", verb, getattr(verb, "ranges", {}))
+    return verb.run()
 
 
 def check_options(words: Sequence[str]) -> None:
@@ -73,8 +79,10 @@ def check_options(words: Sequence[str]) -> None:
 
     Raises:
         SystemExit: they are none of it; the parser has said why.
+        UsageError: a number makes no sense.
     """
-    _parsed(find(words[0]), list(words[1:]))
+    verb = _parsed(find(words[0]), list(words[1:]))
+    check_ranges("--", verb, getattr(verb, "ranges", {}))
 
 
 def verb_class(entry: Entry) -> type:

@@ -12,13 +12,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from learning.stopping import ask_to_stop, stop_on_signals
 from manifests import cli
 from manifests.errors import RushesError, UsageError
+from manifests.ranges import COUNT_OR_NONE, NOT_NEGATIVE, WORKERS, Ranges
 from pipeline.engine.cluster import go_to, session
 
 SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")
@@ -74,6 +75,12 @@ class Launch:
 
     Example: rushes launch --workers 4 --gpus 1 -- train-captioner OUT --films 0 --data DATASET
     """
+
+    ranges: ClassVar[Ranges] = {
+        "workers": WORKERS,
+        **dict.fromkeys(("least_workers", "retries"), COUNT_OR_NONE),
+        **dict.fromkeys(("cpus", "gpus"), NOT_NEGATIVE),
+    }
 
     command: Annotated[tuple[str, ...], tyro.conf.Positional]
     """The verb with its options, as behind `rushes`; put -- before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 from pyarrow import fs
@@ -13,6 +13,7 @@ from manifests import cli, queries
 from manifests.errors import UsageError
 from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
+from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
@@ -149,6 +150,8 @@ class Replay:
 
     Example: rushes replay preview 3 --dataset DATASET
     """
+
+    ranges: ClassVar[Ranges] = {"shard": COUNT_OR_NONE}
 
     stage: Annotated[str, tyro.conf.Positional]
     """preview, embed, caption, text or latent."""

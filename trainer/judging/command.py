@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from manifests import cli
+from manifests.ranges import COUNT, COUNT_OR_NONE, SEED, Ranges
 from manifests.store import storage
-from trainer.config import check_ranges
 
 if TYPE_CHECKING:
     from trainer.judging.run import Judged
@@ -29,6 +29,16 @@ class Evaluate:
     """
 
     essential: ClassVar[tuple[str, ...]] = ("model_folder", "out", "prompts", "scale", "features", "json")
+    ranges: ClassVar[Ranges] = {
+        "prompts": (2, 100_000, True),
+        "scale": (0.1, 100, True),
+        "minute_s": (0, 3600, True),
+        "steps": (1, 10_000, True),
+        "guidance": (0, 1000, True),
+        "seed": SEED,
+        "batch_tokens": COUNT,
+        "threads": COUNT_OR_NONE,
+    }
 
     model_folder: Annotated[Path, tyro.conf.Positional]
     """Run folder of `fit`, exported model, or a name under weights/."""
@@ -64,9 +74,6 @@ class Evaluate:
     """Replace a report that exists."""
 
     def run(self) -> int:
-        ranges = dict.fromkeys(("steps", "batch_tokens"), (1, 1 << 24, True))
-        check_ranges("--", self, {**ranges, "prompts": (2, 1e5, True), "scale": (0, 100, False)})
-        check_ranges("--", self, {"guidance": (0, 1000, True), "minute_s": (0, 3600, True)})
         sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
         path = self.out / "evaluation.json" if self.out else None
         cli.check_new(path, *sheets, is_overwriting=self.overwrite)
@@ -86,6 +93,7 @@ class Evaluate:
     def _judged(self) -> tuple[Judged, dict[str, Any]]:
         import torch
 
+        from learning.devices import chosen_device
         from trainer.judging.cases import cases
         from trainer.judging.features import FeatureJudge
         from trainer.judging.run import finite, judge, report
@@ -96,8 +104,7 @@ class Evaluate:
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(self.model_folder, device)
+        model = load_model(self.model_folder, chosen_device(self.device))
         vae = load_vae(self.vae or model.record["vae"])
         guidance = Guidance(text=self.guidance)
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)

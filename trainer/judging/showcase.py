@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from manifests import cli
-from trainer.config import check_ranges
+from manifests.ranges import SEED, Ranges
 from trainer.sampling.command import Sample
 from world.captions import dense
 from world.scene import Shot, Thing
@@ -126,6 +126,12 @@ class Showcase:
     """
 
     essential: ClassVar[tuple[str, ...]] = ("model_folder", "out", "scale", "guidance", "steps")
+    ranges: ClassVar[Ranges] = {
+        "scale": (0.1, 100, True),
+        "guidance": (0, 1000, True),
+        "steps": (1, 10_000, True),
+        "seed": SEED,
+    }
 
     model_folder: Annotated[Path, tyro.conf.Positional]
     """Run folder of `fit`, exported model, or a name under weights/."""
@@ -145,7 +151,6 @@ class Showcase:
     """Replace samples that exist."""
 
     def run(self) -> int:
-        check_ranges("--", self, {"scale": (0.1, 100, True), "steps": (1, 1 << 20, True)})
         cli.writable(self.out)
         found = entries(self.out, self.scale)
         made = [(entry, self._sample(entry)) for entry in found]

@@ -193,8 +193,8 @@ def attend_padded(q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Tensor:
     keys, values = (part.index_select(0, padding.rows_k).split(sizes[1]) for part in (k, v))
     pieces = []
     for (count, _, _, mask), *parts in zip(padding.groups, queries, keys, values, strict=True):
-        batch = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in parts)
-        pieces.append(_attend_batch(*batch, mask).transpose(1, 2).flatten(0, 1))
+        q, k, v = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in parts)
+        pieces.append(_attend_batch(q, k, v, mask).transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces).index_select(0, padding.back)
 
 

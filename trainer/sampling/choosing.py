@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 from manifests.errors import UsageError
@@ -93,8 +92,10 @@ def chosen(wish: Wish) -> Feature:
     feature = asked[0] if asked else TEXT
     by = option(next((name for name in feature.asked_by if name in special), "prompt"))
     if wrong := [name for name in special if name not in feature.options]:
-        others = [option(other.asked_by[0]) for other in FEATURES if wrong[0] in other.options]
-        raise UsageError(option(wrong[0]), f"does not go with {by}", f"It belongs to {' or '.join(others)}.")
+        others = " or ".join(option(other.asked_by[0]) for other in FEATURES if wrong[0] in other.options)
+        if not asked:
+            raise UsageError(option(wrong[0]), f"needs {others}")
+        raise UsageError(option(wrong[0]), f"does not go with {by}", f"It belongs to {others}.")
     if missing := [name for name in feature.needs if name not in given]:
         raise UsageError(by, f"needs {option(missing[0])}")
     if wish.frames is not None and wish.seconds is not None:
@@ -108,17 +109,7 @@ def chosen(wish: Wish) -> Feature:
     for name in ("connect", "blend"):
         if len(getattr(wish, name)) not in (0, 2):
             raise UsageError(option(name), "takes two videos")
-    _check_numbers(wish)
     return feature
-
-
-def _check_numbers(wish: Wish) -> None:
-    for name in ("seconds", "extend_after", "extend_before", "gap", "fps", "width", "height", "frames"):
-        value = getattr(wish, name)
-        if value is not None and not (isfinite(value) and 0 < value < 1e6):
-            raise UsageError(option(name), f"is {value}", "It must be more than 0.")
-    if wish.strength is not None and not 0 <= wish.strength <= 1:
-        raise UsageError("--strength", f"is {wish.strength}", "It must be from 0 to 1.")
 
 
 def scene_of(wish: Wish, factor_t: int) -> tuple[Feature, Scene, tuple[Clip, ...]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,8 +12,8 @@ import tyro
 from learning.launching import become_ray_job, run_here
 from manifests import cli
 from manifests.errors import UsageError
-from manifests.store.json_files import parse_lines
-from trainer.config import check_ranges
+from manifests.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
+from trainer.sampling.prompts import PromptLine, read_prompts
 
 if TYPE_CHECKING:
     from trainer.sampling.choosing import Wish
@@ -39,6 +37,19 @@ class Sample:
         *("model_folder", "out", "prompt", "prompts", "width", "height", "seconds"),
         *("image", "video", "extend_after", "connect", "loop", "edit", "blend"),
     )
+    ranges: ClassVar[Ranges] = {
+        **dict.fromkeys(("seeds", "frames", "window", "overlap", "batch_tokens"), COUNT),
+        **dict.fromkeys(("width", "height"), (1, 16384, True)),
+        **dict.fromkeys(("seconds", "extend_after", "extend_before", "gap"), (0, 36000, False)),
+        "fps": (0.1, 1000, True),
+        **dict.fromkeys(("strength", "rescale", "guidance_interval"), SHARE),
+        **dict.fromkeys(("guidance", "condition_guidance"), (0, 1000, True)),
+        "steps": (1, 10_000, True),
+        "seed": SEED,
+        "threads": COUNT_OR_NONE,
+        "workers": WORKERS,
+        "gpus": NOT_NEGATIVE,
+    }
 
     model_folder: Annotated[Path, tyro.conf.Positional]
     """Run folder of `fit`, exported model, or a name under weights/."""
@@ -159,22 +170,25 @@ class Sample:
 
     def _check(self) -> None:
         """Refuse what cannot be made, before any work."""
-        ranges = dict.fromkeys(
-            ("steps", "seeds", "window", "overlap", "batch_tokens", "workers"), (1, 1 << 24, True)
-        )
-        check_ranges(
-            "--", self, {**ranges, "guidance": (0, 1000, True), "condition_guidance": (0, 1000, True)}
-        )
+        from trainer.sampling.output import SUFFIXES, Output
+
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
-        if self._is_many and self.out.suffix:
+        if not self._is_many:
+            if self.out.suffix not in SUFFIXES:
+                raise UsageError(
+                    str(self.out), "names no kind of file that is made", f"Kinds: {', '.join(SUFFIXES)}."
+                )
+            Output(self.out).check_new(self.overwrite)
+            return
+        if self.out.suffix in SUFFIXES:
             raise UsageError(str(self.out), "names a file, and several are made", "Name a folder.")
-        if not self._is_many and not self.out.suffix:
-            raise UsageError(str(self.out), "names no kind of file", "Such as sample.mp4 or sample.png.")
+        cli.writable(self.out)
 
     def _sample(self, wish: Wish) -> int:
         import torch
 
+        from learning.devices import chosen_device
         from trainer.sampling.choosing import scene_of
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
@@ -193,7 +207,7 @@ class Sample:
         )
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
         windows = Windows(self.window, self.overlap)
-        model = load_model(self.model_folder, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load_model(self.model_folder, chosen_device(self.device))
         feature, scene, clips = scene_of(wish, model.factors[0])
         items = self._items(feature.name, scene.num_frames, model)
         if not items:
@@ -220,9 +234,9 @@ class Sample:
             int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
         )
         found = []
-        for number, row in list(enumerate(self._rows()))[rank::size]:
-            seed, text = int(row.get("seed", self.seed)) + row["copy"], str(row["prompt"])
-            name = row.get("name") or f"{number // self.seeds:05d}"
+        for number, line in list(enumerate(self._lines()))[rank::size]:
+            seed, text = line.seed or 0, line.prompt
+            name = line.name or f"{number // self.seeds:05d}"
             path = self.out / f"{name}-seed{seed}{suffix}" if self._is_many else self.out
             output = Output(path)
             output.check_kind(num_frames)
@@ -244,26 +258,14 @@ class Sample:
             found.append(Item(words=words, output=output, record=record))
         return found
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """Prompts with their own settings, each as often as there are seeds."""
-        if self.prompts is None:
-            rows: list[dict[str, Any]] = [{"prompt": self.prompt}]
-        else:
-            try:
-                data = self.prompts.read_bytes()
-                lines = data.decode().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(
-                    str(self.prompts), f"cannot be read ({error})", "Name a text file."
-                ) from error
-            if self.prompts.suffix == ".jsonl":
-                rows = parse_lines(data, str(self.prompts), "Correct the line.", ("prompt",))
-            else:
-                rows = [{"prompt": line.strip()} for line in lines if line.strip()]
-        if not rows:
-            raise UsageError(str(self.prompts), "has no prompt")
-        _check_names(self.prompts, rows)
-        return [{**row, "copy": copy} for row in rows for copy in range(self.seeds)]
+    def _lines(self) -> list[PromptLine]:
+        """What is asked for, as often as there are seeds."""
+        found = [PromptLine(self.prompt)] if self.prompts is None else read_prompts(self.prompts)
+        return [
+            replace(line, seed=(self.seed if line.seed is None else line.seed) + copy)
+            for line in found
+            for copy in range(self.seeds)
+        ]
 
     def _full(self, prompt: str, num_frames: int) -> str:
         """The prompt as the model reads it, filled up where that is wanted."""
@@ -315,13 +317,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _check_names(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Refuse names that would leave the folder, or of which two are the same."""
-    names = [row["name"] for row in rows if "name" in row]
-    for name in names:
-        if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
-            raise UsageError(str(path), f"has the name {json.dumps(name)}", "A name is a plain file name.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(str(path), f"has the name {twice[0]} twice")

@@ -32,12 +32,15 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         RushesError: it cannot be read, or is too long to be held.
         UsageError: it has another shape, or fewer frames a second.
     """
+    if not path.is_file():
+        raise UsageError(str(path), "is no file", "Check the path.")
     try:
         facts = probe(str(path))
         width, height = _checked_size(path, facts, size_px)
         frames, times = _frames(path, facts, width, height)
     except MediaError as error:
-        raise RushesError(str(path), error.message, "Give another file.") from error
+        cause = error.message.removeprefix(f"{path}: ").rstrip(". ")
+        raise RushesError(str(path), cause, "Give another file.") from error
     own = float(facts.fps or 0.0) or 12.0
     if fps is None or len(frames) == 1:
         return Clip(torch.from_numpy(np.stack(frames)), own)

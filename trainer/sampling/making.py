@@ -77,7 +77,13 @@ class Maker:
 
     def make(self, items: Sequence[Item]) -> None:
         """Make and write samples, and say how far it is."""
-        began = time.monotonic()
+        began, canvas = time.monotonic(), self.scene.canvas
+        size = f"{canvas.num_frames} frames of {canvas.width_px} x {canvas.height_px}"
+        latents = canvas.latent_size(self.model.factors)[0]
+        cli.say(
+            f"sample: {len(items)} of {size}"
+            + (f", {self.windows.count(latents)} windows each" if self.is_long else "")
+        )
         for first in range(0, len(items), self.at_once):
             part = items[first : first + self.at_once]
             samples = self.samples([item.words for item in part])

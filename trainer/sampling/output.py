@@ -24,6 +24,9 @@ CODECS = {".mp4": "h264", ".webm": "vp9", ".mkv": "ffv1"}
 SHEET_FRAMES = 6
 
 
+SUFFIXES = (*CODECS, ".png")
+
+
 @dataclass(frozen=True)
 class Output:
     """The files of one sample.
@@ -45,7 +48,7 @@ class Output:
 
     def check_kind(self, num_frames: int) -> None:
         """Refuse a kind of file that cannot hold so many frames."""
-        if self.path.suffix not in {*CODECS, ".png"} or (self.path.suffix == ".png") != (num_frames == 1):
+        if self.path.suffix not in SUFFIXES or (self.path.suffix == ".png") != (num_frames == 1):
             raise UsageError(
                 str(self.path),
                 f"cannot hold {num_frames} frames",

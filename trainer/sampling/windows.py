@@ -36,6 +36,10 @@ class Windows:
                 "The overlap is at least 1 and less than the length.",
             )
 
+    def count(self, latents: int) -> int:
+        """How many windows so many latents take."""
+        return 1 + max(0, -(-(latents - self.length) // (self.length - self.overlap)))
+
 
 def windowed(model: TrainedModel, request: Request, how: Sampling, windows: Windows) -> Iterator[Tensor]:
     """The latents [C, n, h, w] of a request one after the other; in one piece where they fit a window."""

@@ -83,10 +83,49 @@ def test_damaged_events_and_run_records_are_named(copy, capsys):
 
 
 def test_sql_that_is_none_and_tables_that_are_none(dataset, capsys):
-    assert told(capsys, "query", dataset.uri, "selec 1")[0] == cli.FAILED
+    assert told(capsys, "query", dataset.uri, "selec 1")[0] == cli.USAGE
     code, line = told(capsys, "ls", dataset.uri, "clipz")
     assert code == cli.USAGE
     assert "clips" in line
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "-- nothing",
+        "select 1; select 2",
+        "drop view clips",
+        "create table x as select 1",
+        "copy clips to 'x'",
+    ],
+)
+def test_a_query_is_one_and_reads(dataset, capsys, tmp_path, monkeypatch, query):
+    monkeypatch.chdir(tmp_path)
+    code, line = told(capsys, "query", dataset.uri, query)
+    assert code == cli.USAGE
+    assert "SQL" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_empty_are_refused(dataset, capsys):
+    assert told(capsys, "info", "")[0] == cli.USAGE
+    assert told(capsys, "show", dataset.uri, "")[0] == cli.USAGE
+
+
+def test_verify_reads_views_too(copy, capsys):
+    path = Path(copy.uri, "views", "default.json")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert cli.main(arguments=["verify", copy.uri]) == cli.INTEGRITY
+    assert "default.json" in capsys.readouterr().out
+    path.write_text('{"columns": {"latent": "latent@0123456789"}, "where": "true"}')
+    assert cli.main(arguments=["verify", copy.uri]) == cli.INTEGRITY
+    assert "latent@0123456789, which is not there" in capsys.readouterr().out
+
+
+def test_no_events_are_none(dataset, capsys):
+    assert cli.main(arguments=["status", dataset.uri, "--events", "0", "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["events"] == []
 
 
 def test_a_port_that_is_taken_and_addresses_that_are_none(dataset, capsys):

@@ -12,6 +12,7 @@ from manifests import cli
 from manifests.cli.frame import main
 from tests.trainer.conftest import film
 from trainer.sampling.inputs import read_clip
+from trainer.sampling.prompts import PromptLine, read_prompts
 
 QUICK = ("--steps", "2", "--guidance", "1", "--solver", "euler")
 
@@ -222,6 +223,49 @@ def test_prompts_of_a_file_are_made_once(model_folder, tmp_path, capsys):
     assert (
         read_clip(tmp_path / "one.mp4").frames == read_clip(tmp_path / "out/00001-seed8.mp4").frames
     ).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt": "a"}\n{"prompt"', "line 2"),
+        ('{"prompt": 5}', "has the prompt 5"),
+        ('{"prompt": "a", "seed": "x"}', 'has the seed "x"'),
+        ('{"prompt": "a", "seed": null}', "has the seed null"),
+        ('{"prompt": "a", "wdith": 3}', 'has the key "wdith"'),
+        ('{"prompt": "a", "name": "a\\u001b[31mb"}', "has the name"),
+        ('{"prompt": "a", "name": "../x"}', "has the name"),
+        ('{"prompt": "a", "name": "x"}\n{"prompt": "b", "name": "x"}', "has the name x twice"),
+        ("\n", "has no prompt"),
+    ],
+)
+def test_prompts_that_are_none_are_refused_by_their_line(model_folder, tmp_path, capsys, text, said):
+    (tmp_path / "prompts.jsonl").write_text(text)
+    words = ["--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out"), *QUICK]
+    assert main(arguments=["sample", str(model_folder), *words]) in (cli.USAGE, cli.INTEGRITY)
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_last_prompt_counts_without_a_newline(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "seed": 7}')
+    assert read_prompts(tmp_path / "a.jsonl") == [PromptLine("a"), PromptLine("b", 7)]
+    (tmp_path / "a.txt").write_text("\ufeffa ball\r\n\na box", encoding="utf-8")
+    assert [line.prompt for line in read_prompts(tmp_path / "a.txt")] == ["a ball", "a box"]
+
+
+@pytest.mark.parametrize("device", ["cudda", "cuda:77"])
+def test_a_device_that_is_not_there_is_one_line(model_folder, tmp_path, capsys, device):
+    words = ["sample", str(model_folder), "--device", device, "--out", str(tmp_path / "a.mp4")]
+    assert main(arguments=words) == cli.USAGE
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert f"--device {device}" in line
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_model_is_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "a.png", tmp_path / "a.gif", tmp_path / "a"):
+        assert main(arguments=["sample", "nosuch", "--out", str(out)]) == cli.USAGE
+        assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_processes_share_the_samples(model_folder, tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""Prompts of a file: one on each line, or JSON lines with a seed and a name of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UsageError
+from manifests.ranges import SEED, told
+from manifests.store.json_files import parse_lines
+
+KEYS = ("prompt", "seed", "name")
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """What one line asks for; None where it says nothing."""
+
+    prompt: str
+    seed: int | None = None
+    name: str | None = None
+
+
+def read_prompts(path: Path) -> list[PromptLine]:
+    """The prompts of a text file, or of a `.jsonl`.
+
+    Raises:
+        UsageError: the file cannot be read, or has no prompt, or two of one name.
+        IntegrityError: a line is none.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(str(path), f"cannot be read ({error})", "Name a text file.") from error
+    if path.suffix == ".jsonl":
+        rows = parse_lines(text + "\n", str(path), "Correct the line.", ("prompt",))
+        found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
+    else:
+        found = [PromptLine(line.strip()) for line in text.splitlines() if line.strip()]
+    if not found:
+        raise UsageError(str(path), "has no prompt", "Write one on each line.")
+    _check_twice(str(path), [line.name for line in found if line.name is not None])
+    return found
+
+
+def _checked(where: str, row: dict[str, Any]) -> PromptLine:
+    if unknown := sorted(set(row) - set(KEYS)):
+        raise UsageError(where, f"has the key {json.dumps(unknown[0])}", f"Keys: {', '.join(KEYS)}.")
+    prompt, seed, name = (row.get(key) for key in KEYS)
+    if not isinstance(prompt, str):
+        raise UsageError(where, f"has the prompt {json.dumps(prompt)}", "A prompt is a text.")
+    is_seed = isinstance(seed, int) and not isinstance(seed, bool) and SEED[0] <= seed <= SEED[1]
+    if "seed" in row and not is_seed:
+        raise UsageError(where, f"has the seed {json.dumps(seed)}", f"A whole number, {told(SEED)}.")
+    if "name" in row and not _is_plain(name):
+        raise UsageError(where, f"has the name {json.dumps(name)}", "A name is a plain file name.")
+    return PromptLine(prompt, seed, name)
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether a file of this name stays in its folder and can be shown as it is."""
+    return (
+        isinstance(name, str)
+        and bool(name)
+        and name.isprintable()
+        and not set(name) & {"/", "\\"}
+        and not name.startswith(".")
+    )
+
+
+def _check_twice(where: str, names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(where, f"has the name {twice[0]} twice", "Names tell the files apart.")
