@@ -20,8 +20,8 @@ from captioner.registry import make_captioner, make_upsampler
 from captioner.writing import write_captions
 from learning.launching import run_processes, without
 from manifests import cli
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
-from manifests.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, WORKERS, Ranges
 from media.errors import MediaError
 
 

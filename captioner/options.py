@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manifests.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, SHARE, check_ranges
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, SHARE, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 import tyro
 
 from manifests import cli
+from manifests.cli.ranges import Ranges
 from manifests.errors import RushesError, UsageError
-from manifests.ranges import Ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import tyro
 
 from manifests import cli, queries
+from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.events import read_events, run_ids
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
-from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.verify import verify
 from manifests.views import View

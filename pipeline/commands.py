@@ -15,9 +15,9 @@ from typing import Annotated, ClassVar
 import tyro
 
 from manifests import cli, queries
+from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from captioner.options import CaptionerOptions
-from manifests.ranges import (
+from manifests.cli.ranges import (
     COUNT,
     COUNT_OR_NONE,
     FOR_EVER,

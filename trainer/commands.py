@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import tyro
 
 from manifests import cli
+from manifests.cli.ranges import COUNT_OR_NONE, SHARE, Ranges
 from manifests.errors import UsageError
-from manifests.ranges import COUNT_OR_NONE, SHARE, Ranges
 from manifests.store.json_files import parse_lines
 
 

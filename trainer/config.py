@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from captioner.mixing import Mixing
+from manifests.cli.ranges import FOR_EVER, Range, check_ranges
 from manifests.errors import UsageError
-from manifests.ranges import FOR_EVER, Range, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import numpy as np
 import tyro
 
 from manifests import cli
+from manifests.cli.ranges import COUNT_OR_NONE, POSITIVE, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.ranges import COUNT_OR_NONE, POSITIVE, WORKERS, Ranges
 from trainer.config import FitConfig
 from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Stage
 from trainer.data.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs

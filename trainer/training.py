@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from learning.launching import become_ray_job, run_here
 from learning.stopping import Interrupted
 from manifests import cli
+from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.ranges import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, WORKERS, Ranges
 from trainer.config_files import load_config
 from trainer.options import RunOptions
 

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from learning.processes import join
 from learning.weights import read_metadata, read_weights
 from manifests import cli
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
-from manifests.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.views import View
 from media.decode.images import encode_png
 from media.decode.probe import probe

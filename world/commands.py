@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 import tyro
 
 from manifests import cli
+from manifests.cli.ranges import COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
-from manifests.ranges import COUNT_OR_NONE, SEED, WORKERS, Ranges
 from world.film import make_film, write_film
 
 

@@ -13,9 +13,9 @@ import tyro
 
 from captioner.options import CaptionerOptions
 from manifests import cli, queries
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
-from manifests.ranges import COUNT, COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.store.shards import read_member
 from manifests.views import View
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from manifests.cli.failures import failure_of
 from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
+from manifests.cli.ranges import check_ranges
 from manifests.cli.table import Entry, find, overview
-from manifests.ranges import check_ranges
 
 _HELP = {"-h", "--help", "--help-all"}
 

@@ -92,7 +92,7 @@ ENTRIES = [
         (
             "sample",
             "sample",
-            "trainer.sampling.command:Sample",
+            "trainer.sampling.job.command:Sample",
             "videos and images: from text, images, videos",
         ),
         (

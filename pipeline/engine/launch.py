@@ -18,8 +18,8 @@ import tyro
 
 from learning.stopping import ask_to_stop, stop_on_signals
 from manifests import cli
+from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
-from manifests.ranges import COUNT_OR_NONE, NOT_NEGATIVE, WORKERS, Ranges
 from pipeline.engine.cluster import go_to, session
 
 SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")

@@ -10,10 +10,10 @@ import tyro
 from pyarrow import fs
 
 from manifests import cli, queries
+from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
-from manifests.ranges import COUNT_OR_NONE, Ranges
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from manifests import cli
-from manifests.ranges import COUNT, COUNT_OR_NONE, SEED, Ranges
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, Ranges
 from manifests.store import storage
 
 if TYPE_CHECKING:

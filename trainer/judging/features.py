@@ -13,7 +13,7 @@ from trainer.judging.measures import drift, joint_ratio, kept_error, likeness, s
 from trainer.sampling import features
 from trainer.sampling.draft import Sampling
 from trainer.sampling.features import Clip, Scene
-from trainer.sampling.making import Maker, Words
+from trainer.sampling.job.making import Maker, Words
 from trainer.sampling.trained import TrainedModel
 from trainer.sampling.windows import Windows
 from vae.protocol import VAE

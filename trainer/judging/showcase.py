@@ -16,8 +16,8 @@ import numpy as np
 import tyro
 
 from manifests import cli
-from manifests.ranges import SEED, Ranges
-from trainer.sampling.command import Sample
+from manifests.cli.ranges import SEED, Ranges
+from trainer.sampling.job.command import Sample
 from world.captions import dense
 from world.scene import Shot, Thing
 
@@ -189,7 +189,7 @@ def guessed(found: Sequence[Entry], out: Path) -> float:
 
     Of a sample that goes from one thing to another, the last second is read.
     """
-    from trainer.sampling.inputs import read_clip
+    from trainer.sampling.job.inputs import read_clip
     from world.reading.reader import read, truth_of
 
     right = 0
@@ -207,7 +207,7 @@ def guessed(found: Sequence[Entry], out: Path) -> float:
 
 def _sheet(found: Sequence[Entry], out: Path) -> None:
     from captioner.judging.sheet import contact_sheet
-    from trainer.sampling.inputs import read_clip
+    from trainer.sampling.job.inputs import read_clip
 
     rows = []
     for entry in found:

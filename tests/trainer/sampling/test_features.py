@@ -11,8 +11,8 @@ import torch
 from manifests import cli
 from manifests.cli.frame import main
 from tests.trainer.conftest import film
-from trainer.sampling.inputs import read_clip
-from trainer.sampling.prompts import PromptLine, read_prompts
+from trainer.sampling.job.inputs import read_clip
+from trainer.sampling.job.prompts import PromptLine, read_prompts
 
 QUICK = ("--steps", "2", "--guidance", "1", "--solver", "euler")
 
@@ -322,7 +322,7 @@ def test_what_cannot_be_made_is_one_line_before_any_work(
     (tmp_path / "notes.txt").write_text("no picture")
     names = {"ONE": two_films[0], "SMALL": tmp_path / "small.mkv", "FAST": tmp_path / "fast.mkv"}
     names |= {"NOTES": tmp_path / "notes.txt"}
-    monkeypatch.setattr("trainer.sampling.making.generate", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("trainer.sampling.job.making.generate", lambda *_: pytest.fail("work was done"))
     monkeypatch.setattr("trainer.sampling.windows.generate", lambda *_: pytest.fail("work was done"))
     if "--mask" in words:
         words = [*words[:-1], str(tmp_path / "black.mkv")]

@@ -10,7 +10,7 @@ from manifests import cli
 from manifests.cli.frame import main
 from media.decode.images import encode_png
 from media.decode.probe import probe
-from trainer.sampling.inputs import read_clip
+from trainer.sampling.job.inputs import read_clip
 
 pytestmark = pytest.mark.slow
 FILES = ("am_bear-vp9-odd-dimensions.webm", "skv_carphone.mp4")

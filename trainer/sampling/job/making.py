@@ -21,7 +21,7 @@ from trainer.sampling.decoding import result
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.features import Clip, Scene
 from trainer.sampling.generate import generate
-from trainer.sampling.output import Output
+from trainer.sampling.job.output import Output
 from trainer.sampling.trained import TrainedModel
 from trainer.sampling.windows import Windows, windowed
 from vae.protocol import VAE

@@ -13,7 +13,7 @@ from manifests.errors import UsageError
 from trainer.sampling import features
 from trainer.sampling.canvas import Canvas, checked
 from trainer.sampling.features import Clip, Scene, frames_in
-from trainer.sampling.inputs import read_clip, read_mask
+from trainer.sampling.job.inputs import read_clip, read_mask
 
 DEFAULT_SIZE_PX, DEFAULT_FRAMES, DEFAULT_FPS = (128, 96), 25, 12.0
 DEFAULT_GAP_S = 1.0

@@ -10,9 +10,9 @@ import pytest
 
 from manifests import cli
 from manifests.cli.frame import main, verb_class
+from manifests.cli.ranges import COUNT, SHARE, check_ranges, told
 from manifests.cli.table import VERBS
 from manifests.errors import UsageError
-from manifests.ranges import COUNT, SHARE, check_ranges, told
 from trainer.config import FitConfig
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.cli.ranges import SEED, told
 from manifests.errors import UsageError
-from manifests.ranges import SEED, told
 from manifests.store.json_files import parse_lines
 
 KEYS = ("prompt", "seed", "name")

@@ -11,13 +11,13 @@ import tyro
 
 from learning.launching import become_ray_job, run_here
 from manifests import cli
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
-from manifests.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
-from trainer.sampling.prompts import PromptLine, read_prompts
+from trainer.sampling.job.prompts import PromptLine, read_prompts
 
 if TYPE_CHECKING:
-    from trainer.sampling.choosing import Wish
-    from trainer.sampling.making import Item
+    from trainer.sampling.job.choosing import Wish
+    from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
 
 
@@ -145,7 +145,7 @@ class Sample:
     """Replace files that exist. Without it, of several samples those that are there are not made again."""
 
     def run(self) -> int:
-        from trainer.sampling.choosing import chosen
+        from trainer.sampling.job.choosing import chosen
 
         wish = self._wish()
         chosen(wish)
@@ -157,7 +157,7 @@ class Sample:
         return self._sample(wish)
 
     def _wish(self) -> Wish:
-        from trainer.sampling.choosing import Wish
+        from trainer.sampling.job.choosing import Wish
 
         is_still = self.out.suffix == ".png" and self.frames is None and self.seconds is None
         found = {item.name: getattr(self, item.name) for item in fields(Wish)}
@@ -170,7 +170,7 @@ class Sample:
 
     def _check(self) -> None:
         """Refuse what cannot be made, before any work."""
-        from trainer.sampling.output import SUFFIXES, Output
+        from trainer.sampling.job.output import SUFFIXES, Output
 
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
@@ -189,10 +189,10 @@ class Sample:
         import torch
 
         from learning.devices import chosen_device
-        from trainer.sampling.choosing import scene_of
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
-        from trainer.sampling.making import Maker
+        from trainer.sampling.job.choosing import scene_of
+        from trainer.sampling.job.making import Maker
         from trainer.sampling.trained import load_model
         from trainer.sampling.windows import Windows
         from vae.checkpoint import load_vae
@@ -226,8 +226,8 @@ class Sample:
 
     def _items(self, feature: str, num_frames: int, model: TrainedModel) -> list[Item]:
         """The samples that this process is to make: its share, without those that are there."""
-        from trainer.sampling.making import Item, Words
-        from trainer.sampling.output import Output
+        from trainer.sampling.job.making import Item, Words
+        from trainer.sampling.job.output import Output
 
         suffix = ".png" if num_frames == 1 else ".mp4"
         rank, size = (

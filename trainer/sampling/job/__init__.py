@@ -1,0 +1,1 @@
+"""What `rushes sample` does: from options and files to a scene, and from samples to files."""
