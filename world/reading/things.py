@@ -19,7 +19,7 @@ from world.render import _distance
 from world.scene import COLORS, SHAPES, SIZES
 
 Array = np.ndarray
-LEAST_SHARE = 0.009
+LEAST_SHARE = 0.0115
 """Of the picture that a thing covers at least, in frames that show all of it."""
 MIN_SURE = 0.5
 """Log likelihood by which a pixel is a thing's and not the background's."""
