@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with everything pinned (torch is large: 2 to 5 minutes)
 
-demo: setup  ## film world -> ingest on Ray -> verify -> train -> sample, in about ten minutes
+demo: setup  ## film world -> ingest on Ray -> verify -> train -> sample, in about seven minutes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash demo.sh
 
 test: setup  ## the default test suite
