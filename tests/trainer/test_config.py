@@ -8,7 +8,7 @@ import json
 import pytest
 
 from learning.step_log import cut_rows
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from tests.e2e.commands import run
 from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
 from trainer.config_files import changes_between, load_config, load_stages, save_config, with_settings
@@ -96,8 +96,10 @@ def test_files_of_stages_that_cannot_be_read_are_named(tmp_path, text):
 
 def test_an_emptied_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text("")
-    with pytest.raises(UsageError, match=r"config\.json.*cannot be read"):
+    with pytest.raises(IntegrityError, match=r"config\.json"):
         load_config(tmp_path / "config.json")
+    with pytest.raises(UsageError, match="holds no run"):
+        load_config(tmp_path / "nosuch" / "config.json")
 
 
 def test_what_differs_between_two_runs_is_listed(tmp_path):
