@@ -75,10 +75,13 @@ class TrainedModel:
         text: Tensor,
         text_cu: Tensor,
     ) -> Tensor:
-        """`DiT.forward` on the model's device, in bfloat16 on a GPU; the prediction is fp32 on the CPU."""
+        """`DiT.forward` on the model's device, in bfloat16 on a GPU or where the caller computes in it (a
+        training does, whose weights may be kept in it); the prediction is fp32 on the CPU.
+        """
         device = self.device
         inputs = (part.to(device) for part in (x, sigma, known, coords, cu, text, text_cu))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        is_half = device.type == "cuda" or torch.is_autocast_enabled(device.type)
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
             return self.dit(*inputs).float().cpu()  # type: ignore[no-any-return]
 
 
