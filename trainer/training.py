@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 """On a CPU, products in half precision get a kernel for each shape, and every pack has others. oneDNN keeps
-1,024, so they were made anew again and again, which took a third of a step."""
+1,024 by default, so that most would be made anew in each step."""
 
 
 @dataclass(frozen=True, kw_only=True)

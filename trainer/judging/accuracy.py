@@ -9,10 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from trainer.judging.cases import Case
-from world.reading.reader import ATTRIBUTES, OF_VIDEOS, read, truth_of
+from world.reading.reader import ATTRIBUTES, read, truth_of
 
 RESAMPLES = 1000
-COLUMNS = ("samples", "round trips", "true renders", "chance")
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,3 @@ def chance(answers: Sequence[Answer]) -> dict[str, Score]:
         shifted = [part.found[name] for part in [*own[1:], *own[:1]]]
         found[name] = score([one == other for one, other in zip(truths, shifted, strict=True)])
     return found
-
-
-def is_of_videos(name: str) -> bool:
-    """Whether an attribute is one of films alone."""
-    return name in OF_VIDEOS

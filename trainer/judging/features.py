@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class FeatureJudge:
 
     def _loop(self, case: Case) -> Tensor:
         frames = max(self.factor_t, case.canvas.num_frames // self.factor_t * self.factor_t)
-        canvas = Clip(self.clips[0].frames, case.canvas.fps).canvas(frames)
+        canvas = replace(case.canvas, num_frames=frames)
         return self._make(features.loop(canvas, self.factor_t), case)
 
     def _blend(self) -> dict[str, float]:

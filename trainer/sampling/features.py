@@ -9,7 +9,7 @@ Shape legend: T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -221,19 +221,3 @@ def _check_alike(first: Clip, second: Clip) -> None:
 def frames_in(seconds: float, fps: float, least: int = 1) -> int:
     """The number of frames that last so long."""
     return max(least, round(seconds * fps))
-
-
-__all__: Sequence[str] = [
-    "Clip",
-    "Scene",
-    "blend",
-    "close_loop",
-    "connect",
-    "edit",
-    "extend_after",
-    "extend_before",
-    "frames_in",
-    "from_images",
-    "from_text",
-    "loop",
-]

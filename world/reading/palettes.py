@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from world.render import render_frame
-from world.scene import BACKGROUNDS, CAMERAS, COLORS, LIGHTS, SHAPES, SIZES, TEXTURES, Shot, Thing
+from world.scene import SHAPES, SIZES, TEXTURES, Shot, Thing
 
 Array = np.ndarray
 BINS = 40
@@ -73,6 +73,3 @@ def painted(shot: Shot, own: Thing) -> Array:
     )
     inside = np.abs(one.astype(int) - other.astype(int)).max(axis=-1) <= 1
     return one[inside]
-
-
-__all__ = ["BACKGROUNDS", "CAMERAS", "COLORS", "LIGHTS", "background", "bins_of", "painted", "thing"]

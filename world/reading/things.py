@@ -28,27 +28,6 @@ SYMMETRY = {"ball": 1, "ring": 1, "box": 90, "triangle": 120, "star": 72}
 STEP_DEG = 8.0
 
 
-@dataclass(frozen=True)
-class Found:
-    """A thing as it was seen.
-
-    Attributes:
-        mask: [T, H, W] bool.
-        x, y: [T] centre from the picture's, in heights; NaN in frames that do not show it whole.
-        shape, size, texture: the best fitting.
-        fit: overlap of mask and shape, 0 to 1.
-    """
-
-    color: str
-    mask: Array
-    x: Array
-    y: Array
-    shape: str
-    size: str
-    texture: str
-    fit: float
-
-
 def masks(frames: Array, background: str, light: str) -> dict[str, Array]:
     """Where each colour of thing is seen, [T, H, W] bool, largest patch of each frame."""
     bins = palettes.bins_of(frames)
@@ -107,12 +86,8 @@ class Fit:
     y_px: float
 
 
-def fit_shape(mask: Array, zoom: float = 1.0) -> list[Fit]:
-    """The best fit of each shape and size to a mask [H, W], best first.
-
-    Args:
-        zoom: how much larger than at mid shot the picture is shown.
-    """
+def fit_shape(mask: Array) -> list[Fit]:
+    """The best fit of each shape and size to a mask [H, W], best first."""
     height, width = mask.shape
     rows, columns = np.nonzero(mask)
     center = ((columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2)
@@ -120,7 +95,7 @@ def fit_shape(mask: Array, zoom: float = 1.0) -> list[Fit]:
     found = []
     for size in SIZES.values():
         for scale in (0.92, 1.0, 1.08):
-            radius = size * math.sqrt(width * height) * zoom * scale
+            radius = size * math.sqrt(width * height) * scale
             side = 2 * math.ceil(1.15 * radius) + 3
             for shape in SHAPES:
                 drawn, angles = _templates(shape, round(radius, 1), side)

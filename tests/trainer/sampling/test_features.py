@@ -10,6 +10,7 @@ import torch
 
 from manifests import cli
 from manifests.cli.frame import main
+from tests.e2e.commands import run
 from tests.trainer.conftest import film
 from trainer.sampling.job.inputs import read_clip
 from trainer.sampling.job.prompts import PromptLine, read_prompts
@@ -334,3 +335,22 @@ def test_what_cannot_be_made_is_one_line_before_any_work(
     assert code in (cli.USAGE, cli.INTEGRITY, cli.FAILED)
     assert told in lines[-1] and "Traceback" not in "".join(lines)
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_workers_share_the_samples(model_folder, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a ball\na box\na star\n")
+    words = ["--prompts", tmp_path / "prompts.txt", "--width", 24, "--height", 16, "--frames", 5, *QUICK]
+    words += ["--launch", "ray", "--workers", 2, "--out", tmp_path / "out"]
+    run("sample", model_folder, *words)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")}
+    assert len(made) == 3
+    next(iter(made)).unlink()
+    run("sample", model_folder, *words)  # makes what is not there
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")}
+    assert [path for path in made if after[path] != made[path]] == [next(iter(made))]
+    one = [*words[2:-6], "--prompt", "a star", "--out", tmp_path / "one.mp4"]
+    run("sample", model_folder, *one)
+    alone, shared = (read_clip(tmp_path / name).frames for name in ("one.mp4", "out/00002-seed0.mp4"))
+    assert torch.equal(alone, shared)

@@ -14,35 +14,10 @@ from trainer.sampling import features
 from trainer.sampling.canvas import Canvas, checked
 from trainer.sampling.features import Clip, Scene, frames_in
 from trainer.sampling.job.inputs import read_clip, read_mask
+from trainer.sampling.job.wish import Wish
 
 DEFAULT_SIZE_PX, DEFAULT_FRAMES, DEFAULT_FPS = (128, 96), 25, 12.0
 DEFAULT_GAP_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What is to be made, as the command line says it; None and empty where it says nothing."""
-
-    width: int | None = None
-    height: int | None = None
-    frames: int | None = None
-    seconds: float | None = None
-    fps: float | None = None
-    image: Path | None = None
-    last_image: Path | None = None
-    keyframe: tuple[str, ...] = ()
-    video: Path | None = None
-    extend_after: float | None = None
-    extend_before: float | None = None
-    connect: tuple[Path, ...] = ()
-    gap: float | None = None
-    loop: bool = False
-    edit: Path | None = None
-    strength: float | None = None
-    mask: Path | None = None
-    from_prompt: str | None = None
-    blend: tuple[Path, ...] = ()
-    to_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,7 @@ FEATURES = (
     Feature("edit", ("edit",), allows=("strength", "mask", "from_prompt")),
     Feature("blend", ("blend",), allows=("seconds", "frames", "to_prompt")),
 )
-_SHAPE = ("width", "height", "fps")
+_OF_ANY = ("prompt", "width", "height", "fps")
 
 
 def option(name: str) -> str:
@@ -84,7 +59,7 @@ def chosen(wish: Wish) -> Feature:
         UsageError: options that do not go together, one that lacks another, or a number out of range.
     """
     given = [name for name, value in vars(wish).items() if value not in (None, (), False)]
-    special = [name for name in given if name not in _SHAPE]
+    special = [name for name in given if name not in _OF_ANY]
     asked = [feature for feature in FEATURES if set(feature.asked_by) & set(special)]
     if len(asked) > 1:
         names = [next(name for name in feature.asked_by if name in special) for feature in asked]

@@ -14,15 +14,15 @@ from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
 from trainer.sampling.job.prompts import PromptLine, read_prompts
+from trainer.sampling.job.wish import Wish
 
 if TYPE_CHECKING:
-    from trainer.sampling.job.choosing import Wish
     from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Wish):
     """Make videos (.mp4, .webm, or .mkv without loss) and images (.png) of any size.
 
     Beside each lies how it was made (NAME.json) and, of a video, a sheet of its frames (NAME.sheet.png).
@@ -55,8 +55,6 @@ class Sample:
     """Run folder of `fit`, exported model, or a name under weights/."""
     out: Path
     """File to write; a folder where several are made (--prompts, --seeds)."""
-    prompt: str = ""
-    """What to show."""
     prompts: Path | None = None
     """File with a prompt on each line, or .jsonl (docs/sampling.md)."""
     negative: str = ""
@@ -66,46 +64,6 @@ class Sample:
     stays."""
     seeds: int = 1
     """Samples of each prompt, with seeds from --seed on."""
-    width: int | None = None
-    """Pixels; 128, or as what is given."""
-    height: int | None = None
-    """Pixels; 96, or as what is given."""
-    frames: int | None = None
-    """Frames; 25, or 1 for a .png."""
-    seconds: float | None = None
-    """Length instead of --frames; of a blend, how long it takes."""
-    fps: float | None = None
-    """Frames per second; 12, or as the video that is given."""
-    image: Path | None = None
-    """The first frame."""
-    last_image: Path | None = None
-    """The last frame."""
-    keyframe: tuple[str, ...] = ()
-    """Pictures at given seconds: 1.5=picture.png."""
-    video: Path | None = None
-    """Video to extend or to close to a loop."""
-    extend_after: float | None = None
-    """Seconds to add after --video."""
-    extend_before: float | None = None
-    """Seconds to add before --video."""
-    connect: tuple[Path, ...] = ()
-    """Two videos to join by what is made between them."""
-    gap: float | None = None
-    """Seconds between the two of --connect, or added to a --loop of --video; 1 if left out."""
-    loop: bool = False
-    """End where it begins; of --video, by frames that are added."""
-    edit: Path | None = None
-    """Video or image to make anew from a noise level on."""
-    strength: float | None = None
-    """That noise level: 0 leaves it as it is, 1 makes another; 0.6 if left out."""
-    mask: Path | None = None
-    """Picture that is white where --edit is made anew; all else stays, to the pixel."""
-    from_prompt: str | None = None
-    """What --edit shows now: it moves from there to --prompt and keeps the rest (FlowEdit)."""
-    blend: tuple[Path, ...] = ()
-    """Two videos of which one becomes the other."""
-    to_prompt: str | None = None
-    """What the second of --blend shows; --prompt is the first."""
     guidance: float = 3.0
     """Weight of the text; 1 turns guidance off."""
     condition_guidance: float = 1.0
@@ -157,8 +115,6 @@ class Sample:
         return self._sample(wish)
 
     def _wish(self) -> Wish:
-        from trainer.sampling.job.choosing import Wish
-
         is_still = self.out.suffix == ".png" and self.frames is None and self.seconds is None
         found = {item.name: getattr(self, item.name) for item in fields(Wish)}
         is_free = not (self.edit or self.image or self.last_image or self.keyframe)

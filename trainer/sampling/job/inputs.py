@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +99,3 @@ def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:
     if bool(mask.all()) or not bool(mask.any()):
         raise UsageError(str(path), "marks nothing or everything", "White is what is edited, black is kept.")
     return mask
-
-
-__all__: Sequence[str] = ["read_clip", "read_mask"]
