@@ -16,7 +16,7 @@ from trainer.sampling.canvas import Canvas
 from trainer.sampling.conditions import Pasted, pasted
 from trainer.sampling.features import Scene
 from vae.grid import Extent
-from vae.protocol import VAE
+from vae.protocol import VAE, Decoding
 
 AT_ONCE = 4
 """Latents decoded in one go."""
@@ -70,7 +70,7 @@ def decoded(canvas: Canvas, latents: Iterable[Tensor], vae: VAE) -> Iterator[Ten
                 yield frame
 
 
-def _pieces(canvas: Canvas, latents: Iterable[Tensor], vae: VAE, stream: object) -> Iterator[Tensor]:
+def _pieces(canvas: Canvas, latents: Iterable[Tensor], vae: VAE, stream: Decoding) -> Iterator[Tensor]:
     expected = (vae.latent_channels, *canvas.latent_size(vae.factors)[1:])
     for latent in latents:
         if (latent.shape[0], *latent.shape[2:]) != expected:
@@ -80,8 +80,8 @@ def _pieces(canvas: Canvas, latents: Iterable[Tensor], vae: VAE, stream: object)
                 "Name the VAE that the training latents were made by.",
             )
         for index in range(0, latent.shape[1], AT_ONCE):
-            yield from stream.push(latent[:, index : index + AT_ONCE])  # type: ignore[attr-defined]
-    yield from stream.flush()  # type: ignore[attr-defined]
+            yield from stream.push(latent[:, index : index + AT_ONCE])
+    yield from stream.flush()
 
 
 def to_frames(vae: VAE, latent: Tensor, canvas: Canvas) -> Tensor:
