@@ -218,11 +218,23 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
     Raises:
         UsageError: there are none.
     """
-    clips, record = list[StreamedClip](), dict[str, Any]()
+    clips = list[StreamedClip]()
     for clip in itertools.islice(stream(urls), SURVEY):
         clips.append(clip)
     if not clips:
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
+    aside = [clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out)][:HELD_OUT] or clips[
+        :1
+    ]
+    digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[
+        :16
+    ]
+    record = {"columns": {}, **clips[0].row.get("made_by", {})}
+    return catalog_of(clips, digest), aside, record
+
+
+def catalog_of(clips: list[StreamedClip], digest: str) -> Catalog:
+    """A catalogue with the sizes and statistics of clips that are held in memory; it lists none of them."""
     first = clips[0]
     values = [mean.float().flatten(1) for mean, _ in (clip.latent for clip in clips)]
     spread = torch.cat(
@@ -230,15 +242,9 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
     )
     every = torch.cat(values, dim=1)
     mean, std = every.mean(1), (every.var(1) + spread.mean(1)).sqrt()
-    aside = [clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out)][:HELD_OUT] or clips[
-        :1
-    ]
     factors = (first.row["factor_t"], first.row["factor_px"], first.row["factor_px"])
-    digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[
-        :16
-    ]
     width = next(iter(first.texts.values())).shape[1]
-    catalog = Catalog(
+    return Catalog(
         SampleTable.of([]),
         [],
         {},
@@ -251,5 +257,3 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
         width,
         digest,
     )
-    record = {"columns": {}, **first.row.get("made_by", {})}
-    return catalog, aside, record

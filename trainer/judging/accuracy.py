@@ -16,10 +16,14 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Answer:
-    """What was read of one film, by attribute, beside what was asked for."""
+    """What was read of one film, by attribute, beside what was asked for.
+
+    `is_cut`: whether the border cuts the main subject off; None where there is none.
+    """
 
     case: Case
     found: dict[str, str]
+    is_cut: bool | None = None
 
     @property
     def right(self) -> dict[str, bool]:
@@ -33,7 +37,8 @@ class Answer:
 
 def answer(case: Case, frames: Tensor) -> Answer:
     """Read frames [T, H, W, 3] uint8 made for a case."""
-    return Answer(case, read(frames.numpy(), case.canvas.fps).attributes(case.is_still))
+    seen = read(frames.numpy(), case.canvas.fps)
+    return Answer(case, seen.attributes(case.is_still), seen.things[0].is_cut if seen.things else None)
 
 
 @dataclass(frozen=True)

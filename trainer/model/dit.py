@@ -280,7 +280,9 @@ class DiT(nn.Module):
         chosen = levels_of(which, len(distinct))
         level = F.silu(self.sigma(distinct))
         levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
-        angles = rope_angles(coords, self.config.width // self.config.num_heads, self.config.rope_theta)
+        angles = rope_angles(
+            self.positions(coords, cu), self.config.width // self.config.num_heads, self.config.rope_theta
+        )
         dtype = attention_dtype(h)
         if self.config.text == "joint":
             samples = documents(cu + text_cu, cu + text_cu, dtype)
@@ -296,6 +298,13 @@ class DiT(nn.Module):
             h = self._run_blocks(h, BlockContext(levels, which, chosen, angles, samples, words, captions))
         shift, scale = look_up(linear32(self.final_modulation, level), which, chosen).chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
+
+    def positions(self, coords: Tensor, cu: Tensor) -> Tensor:
+        """[N, 3]: what of a token's place its rotary angles tell, on each of their three axes.
+
+        All of it here; an experiment that withholds a part overrides this (experiments/positions.py).
+        """
+        return coords
 
     def _run_blocks(self, h: Tensor, context: BlockContext) -> Tensor:
         for block in self.blocks:

@@ -59,6 +59,7 @@ class Thing:
     motion: str
     x: float  # heights from the centre, at mid shot
     fit: float
+    is_cut: bool = False  # the border cuts it off, as near mid shot as it is seen
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,19 @@ def _thing(frames: Array, fps: float, color: str, mask: Array) -> Thing:
     named = [name for _, name in textures]
     texture = "plain" if spread < PLAIN_SPREAD else max(set(named), key=named.count)
     size = min(SIZES, key=lambda name: abs(SIZES[name] - best.radius))
-    middle = min(whole, key=lambda index: abs(index - (count - 1) / 2))
+    seen = [index for index in range(count) if area[index]]
+    middle, nearest = (min(own, key=lambda index: abs(index - (count - 1) / 2)) for own in (whole, seen))
     x = (centres[middle][0] - (width - 1) / 2) / height
-    return Thing(color, best.shape, size, texture, _motion(centres, fps, height), x, best.overlap)
+    return Thing(
+        color,
+        best.shape,
+        size,
+        texture,
+        _motion(centres, fps, height),
+        x,
+        best.overlap,
+        _is_cut(mask[nearest]),
+    )
 
 
 def _agreed(fits: list[list[Fit]]) -> Fit:
