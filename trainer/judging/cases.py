@@ -6,6 +6,7 @@ Half of the canvases have a shape, a length and a rate as the world's films have
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, from_numpy
@@ -23,6 +24,7 @@ UNSEEN_PX = [(176, 104), (104, 176), (152, 120), (120, 152), (200, 96), (128, 12
 UNSEEN_FPS = [10.0, 14.0, 20.0]
 SEEN_S, UNSEEN_S = (1.2, 3.4), ((0.6, 1.1), (3.5, 4.2))
 """Lengths in seconds that films have, and that they do not."""
+DEFAULT_SCALE = 0.75
 MAX_FPS = 16.0
 """Rate at which the dataset's films are encoded at most (`rushes ingest`)."""
 
@@ -50,6 +52,11 @@ class Case:
         return from_numpy(
             np.stack([render_frame(self.shot, time_s, canvas.width_px, canvas.height_px) for time_s in times])
         )
+
+
+def world_scale(record: dict[str, Any]) -> float:
+    """The scale of the films that a model was trained on, where its record says it."""
+    return float(record.get("made", {}).get("world_scale", DEFAULT_SCALE))
 
 
 def cases(count: int, scale: float, stills: float = 0.2, seed: int = 0) -> list[Case]:

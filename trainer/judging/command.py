@@ -15,6 +15,9 @@ from manifests.store import storage
 
 if TYPE_CHECKING:
     from trainer.judging.run import Judged
+    from trainer.sampling.draft import Sampling
+    from trainer.sampling.trained import TrainedModel
+    from vae.protocol import VAE
 
 SHEET_ROWS = 8
 
@@ -46,8 +49,9 @@ class Evaluate:
     """Folder for the report (JSON) and sheets of the best and worst samples."""
     prompts: int = 200
     """Held-out prompts; half of them at shapes, lengths and rates that no film of the world has."""
-    scale: float = 0.75
-    """Factor on the world's picture sizes, as in `rushes make-films --scale`."""
+    scale: float | None = None
+    """Factor on the world's picture sizes, as in `rushes make-films --scale`; left out: that of the films the
+    model was trained on, where its `model.json` says it, else 0.75."""
     features: bool = True
     """Measure each feature too: kept frames, joints, seams, edits."""
     minute_s: float = 60.0
@@ -77,26 +81,47 @@ class Evaluate:
         sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
         path = self.out / "evaluation.json" if self.out else None
         cli.check_new(path, *sheets, is_overwriting=self.overwrite)
-        judged, found = self._judged()
+        model, vae, how = self._opened()
+        from trainer.judging.cases import cases, world_scale
+        from trainer.judging.run import finite, judge, report
+
+        scale = world_scale(model.record) if self.scale is None else self.scale
+        judged = judge(
+            model, vae, cases(self.prompts, scale, seed=self.seed), how, self.batch_tokens, self.seed
+        )
+        found: dict[str, Any] = {
+            "model": model.name,
+            "model_digest": model.digest,
+            "steps": self.steps,
+            "solver": self.solver,
+            "guidance": self.guidance,
+            "scale": scale,
+            "seed": self.seed,
+            **finite(report(judged)),
+        }
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
-            storage.write_local(self.out / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
             _sheets(judged, self.out)
+        self._write(found)  # what is found so far is not lost with what follows
+        if not self.json:
+            _print_accuracy(found)
+        if self.features:
+            from trainer.judging.features import FeatureJudge
+
+            found["features"] = finite(FeatureJudge(model, vae, how, scale).all(self.minute_s))
+            self._write(found)
+            if not self.json:
+                _print_features(found["features"])
         if self.json:
             cli.print_json(found)
-        else:
-            _print(found)
         if self.out:
             print(self.out)
         return cli.DONE
 
-    def _judged(self) -> tuple[Judged, dict[str, Any]]:
+    def _opened(self) -> tuple[TrainedModel, VAE, Sampling]:
         import torch
 
         from learning.devices import chosen_device
-        from trainer.judging.cases import cases
-        from trainer.judging.features import FeatureJudge
-        from trainer.judging.run import finite, judge, report
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
         from trainer.sampling.trained import load_model
@@ -105,27 +130,17 @@ class Evaluate:
         if self.threads:
             torch.set_num_threads(self.threads)
         model = load_model(self.model_folder, chosen_device(self.device))
-        vae = load_vae(self.vae or model.record["vae"])
         guidance = Guidance(text=self.guidance)
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
-        questions = cases(self.prompts, self.scale, seed=self.seed)
-        judged = judge(model, vae, questions, how, self.batch_tokens, self.seed)
-        found = {
-            "model": model.name,
-            "model_digest": model.digest,
-            "steps": self.steps,
-            "solver": self.solver,
-            "guidance": self.guidance,
-            "scale": self.scale,
-            "seed": self.seed,
-            **report(judged),
-        }
-        if self.features:
-            found["features"] = FeatureJudge(model, vae, how, self.scale).all(self.minute_s)
-        return judged, finite(found)
+        return model, load_vae(self.vae or model.record["vae"]), how
+
+    def _write(self, found: dict[str, Any]) -> None:
+        if self.out:
+            text = json.dumps(found, indent=1) + "\n"
+            storage.write_local(self.out / "evaluation.json", text.encode())
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print_accuracy(found: dict[str, Any]) -> None:
     for group, scores in found["accuracy"].items():
         names = ("samples", "round trips", "true renders", "chance")
         rows = [
@@ -133,15 +148,17 @@ def _print(found: dict[str, Any]) -> None:
             for attribute in scores["samples"]
         ]
         cli.print_table(f"{group}: share of attributes as asked for", ["attribute", *names], rows)
+    cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+
+
+def _print_features(found: dict[str, dict[str, float | None]]) -> None:
     rows = [
         [feature, name, round(value, 3)]
-        for feature, values in found.get("features", {}).items()
+        for feature, values in found.items()
         for name, value in values.items()
         if value is not None
     ]
-    if rows:
-        cli.print_table("features", ["feature", "measure", "value"], rows)
-    cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+    cli.print_table("features", ["feature", "measure", "value"], rows)
 
 
 def _shown(score: dict[str, Any], is_whole: bool) -> str:

@@ -137,8 +137,9 @@ class Showcase:
     """Run folder of `fit`, exported model, or a name under weights/."""
     out: Path
     """Folder to write: index.html, sheet.png, and the samples."""
-    scale: float = 0.75
-    """Factor on the picture sizes, as in `rushes make-films --scale`."""
+    scale: float | None = None
+    """Factor on the picture sizes, as in `rushes make-films --scale`; left out: that of the films the model
+    was trained on, where its `model.json` says it, else 0.75."""
     guidance: float = 3.0
     """Weight of the text."""
     steps: int = 24
@@ -151,8 +152,12 @@ class Showcase:
     """Replace samples that exist."""
 
     def run(self) -> int:
+        from trainer.judging.cases import world_scale
+        from trainer.state.beginning import record_of
+
         cli.writable(self.out)
-        found = entries(self.out, self.scale)
+        scale = world_scale(record_of(str(self.model_folder))) if self.scale is None else self.scale
+        found = entries(self.out, scale)
         made = [(entry, self._sample(entry)) for entry in found]
         cli.check_new(
             self.out / "index.html",

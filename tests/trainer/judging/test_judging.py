@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from manifests import cli
 from manifests.cli.frame import main
 from trainer.judging.accuracy import accuracy, answer, chance, score
-from trainer.judging.cases import MAX_FPS, cases
+from trainer.judging.cases import MAX_FPS, cases, world_scale
 from trainer.judging.frechet import distance
 from trainer.judging.measures import drift, joint_ratio, kept_error, likeness, seam_ratio
 from world.film import RATES_FPS, SIZES_PX
@@ -90,3 +91,23 @@ def test_the_command_reports_accuracies_features_and_sheets(model_folder, tmp_pa
     assert (tmp_path / "out" / "best.png").exists() and (tmp_path / "out" / "worst.png").exists()
     assert "background" in capsys.readouterr().out
     assert main(arguments=words) == cli.USAGE
+
+
+def test_the_scale_is_that_of_the_films_a_model_was_trained_on():
+    assert world_scale({"made": {"world_scale": 0.6}}) == 0.6
+    assert world_scale({}) == world_scale({"made": {}}) == 0.75
+    record = json.loads((Path(__file__).parents[3] / "weights/dit-tiny/model.json").read_text())
+    assert f"--scale {world_scale(record)}" in record["made"]["commands"][0]
+
+
+def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, monkeypatch):
+    def fail(self, minute_s):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("trainer.judging.features.FeatureJudge.all", fail)
+    words = ["evaluate", str(model_folder), "--prompts", "2", "--scale", "0.3", "--steps", "1"]
+    words += ["--solver", "euler", "--guidance", "1", "--out", str(tmp_path / "out")]
+    with pytest.raises(RuntimeError):
+        main(arguments=words)
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["accuracy"]["all"]["samples"]["background"]["count"] == 2 and "features" not in found
