@@ -1,17 +1,22 @@
-"""The commit protocol: a shard's column is there in full, or not at all.
+"""The commit protocol: a shard's column is there in full, or not at all, and of two commits one counts.
 
-Order: tar to a temporary name, fsync, rename; then each table part; last the `shards` part, which is the
-commit record. Whatever dies in between leaves debris that the next run overwrites with the same bytes.
+Order: tar to a temporary name, fsync, its name by its bytes; then each table part, named by its bytes; last
+the commit record in `tables/shards`, which names the others and is made only where there is none. So nothing
+that is committed is ever replaced, whoever writes at the same time, and readers follow records. Whatever dies
+in between leaves files that no record names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.layout import Column, Dataset
-from manifests.schemas import to_table
+from manifests.schemas import to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import TarWriter
+
+QUIET_S = 60.0
+"""Age from which an unfinished file that no process holds is debris of an attempt that died."""
+
+
+class SupersededError(Exception):
+    """Another writer has committed this shard's column first; what it wrote counts, and this is not lost."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,66 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def write_part(dataset: Dataset, path: str, table: pa.Table) -> str:
-    """Write one Parquet part, whole or not at all. Returns the sha256 of its bytes."""
-    data = parquet_bytes(table)
-    storage.write_bytes(dataset.filesystem, path, data)
-    return hashlib.sha256(data).hexdigest()
+def write_part(dataset: Dataset, name: str, column: Column, shard: int, rows: list[dict]) -> dict:
+    """Write one Parquet part, whole or not at all. Returns what the commit record says of it."""
+    data = parquet_bytes(to_table(name, rows))
+    digest = hashlib.sha256(data).hexdigest()
+    storage.write_bytes(dataset.filesystem, dataset.part_path(name, column, shard, digest), data)
+    return {"table": name, "rows": len(rows), "sha256": digest}
+
+
+def commit_generation(
+    dataset: Dataset, generation: int, segments: list[dict], tables: dict[str, list[dict]]
+) -> None:
+    """Append a generation to the plan: its tables, then the segments, which name them and make it exist.
+
+    Raises:
+        SupersededError: another writer has made a generation of this number; nothing of that is touched.
+    """
+    digests = {}
+    for name, rows in sorted(tables.items()):
+        data = parquet_bytes(to_table(name, rows))
+        digests[name] = hashlib.sha256(data).hexdigest()
+        path = dataset.plan_part_path(name, generation, digests[name])
+        storage.write_bytes(dataset.filesystem, path, data)
+    data = parquet_bytes(with_parts(to_table("segments", segments), digests))
+    if not storage.create_bytes(dataset.filesystem, dataset.plan_path(generation), data):
+        raise SupersededError(f"generation {generation}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove unfinished tars of attempts that died; their writers hold a lock on those that are written."""
+    for debris in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError), open(debris, "rb") as file:  # held, or swept by another
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - debris.stat().st_mtime > QUIET_S:
+                debris.unlink()
+
+
+def withdraw(dataset: Dataset, column: Column, shard: int) -> None:
+    """Take a commit back: first its record, then what only that names."""
+    path = dataset.record_path(column, shard)
+    record = _read_record(dataset, path)
+    dataset.filesystem.delete_file(path)
+    _remove(dataset, _paths(dataset, record))
+
+
+def _read_record(dataset: Dataset, path: str) -> dict:
+    rows: list[dict] = pq.read_table(io.BytesIO(storage.read_bytes(dataset.filesystem, path))).to_pylist()
+    return rows[0]
+
+
+def _paths(dataset: Dataset, record: dict) -> set[str]:
+    """Where the files lie that a commit record names."""
+    column, shard = Column(record["column"], record["fingerprint"]), record["shard"]
+    parts = {dataset.committed_part(part["table"], column, shard, part["sha256"]) for part in record["parts"]}
+    return parts | ({dataset.path(*record["tar"].split("/"))} if record.get("tar") else set())
+
+
+def _remove(dataset: Dataset, paths: set[str]) -> None:
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):
+            dataset.filesystem.delete_file(path)
 
 
 class ShardCommit:
@@ -77,14 +144,11 @@ class ShardCommit:
 
     def _writer(self) -> TarWriter:
         if self._tar is None:
-            target = self.dataset.tar_path(self.column, self.shard)
             if storage.is_local(self.dataset.filesystem):
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                for debris in Path(target).parent.glob(
-                    f".{Path(target).name}.*.tmp"
-                ):  # of an attempt that died
-                    debris.unlink(missing_ok=True)
-                name = storage.temporary_name(target)
+                folder = Path(self.dataset.tar_path(self.column, self.shard, "")).parent
+                folder.mkdir(parents=True, exist_ok=True)
+                sweep(folder)
+                name = storage.temporary_name(str(folder / f"{self.shard:06d}.tar"))
             else:
                 self._scratch = tempfile.mkdtemp(prefix="rushes-")
                 name = os.path.join(self._scratch, "shard.tar")
@@ -95,13 +159,16 @@ class ShardCommit:
         self._writer().add(name, data)
 
     def commit(self, tables: dict[str, list[dict]], account: Account, stats: dict | None = None) -> None:
-        """Publish the tar, then the parts, then the commit record.
+        """Publish the tar, then the parts, then the commit record, unless there is one by now.
 
         Args:
             tables: rows of each table that this column writes. Empty tables are written too: an absent part
                 means "not done".
             account: what happened to the items that entered.
             stats: JSON-able statistics of the column that merge across shards.
+
+        Raises:
+            SupersededError: another writer has committed it; nothing of that is touched.
         """
         dataset, filesystem = self.dataset, self.dataset.filesystem
         record: dict = {
@@ -118,7 +185,7 @@ class ShardCommit:
         }
         if self._tar is not None:
             self._tar.close()
-            target = dataset.tar_path(self.column, self.shard)
+            target = dataset.tar_path(self.column, self.shard, self._tar.sha256)
             storage.publish(filesystem, self._tar.path, target)
             record |= {
                 "tar": dataset.relative(target),
@@ -126,16 +193,13 @@ class ShardCommit:
                 "tar_sha256": self._tar.sha256,
                 "members": [member.as_row() for member in self._tar.members],
             }
-        parts = []
-        for name, rows in sorted(tables.items()):
-            digest = write_part(
-                dataset, dataset.part_path(name, self.column, self.shard), to_table(name, rows)
-            )
-            parts.append({"table": name, "rows": len(rows), "sha256": digest})
-        record["parts"] = parts
-        write_part(
-            dataset, dataset.part_path("shards", self.column, self.shard), to_table("shards", [record])
-        )
+        record["parts"] = [
+            write_part(dataset, name, self.column, self.shard, rows) for name, rows in sorted(tables.items())
+        ]
+        path = dataset.record_path(self.column, self.shard)
+        if not storage.create_bytes(filesystem, path, parquet_bytes(to_table("shards", [record]))):
+            _remove(dataset, _paths(dataset, record) - _paths(dataset, _read_record(dataset, path)))
+            raise SupersededError(f"{self.column} shard {self.shard}")
 
     def __enter__(self) -> ShardCommit:
         return self

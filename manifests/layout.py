@@ -1,9 +1,10 @@
 """Where everything lies in a dataset folder: one class, used by every reader and writer.
 
 dataset.json                          format version
-plan/gen-0000.parquet                 segment rows
-columns/<column>@<fp>/000012.tar      one tar per shard
-tables/<table>/<column>@<fp>/000012.parquet
+plan/gen-0000.parquet                 segment rows; its metadata names the parts of tables/<table>/plan
+columns/<column>@<fp>/000012-<digest>.tar      one tar per shard, named by its bytes
+tables/<table>/<column>@<fp>/000012-<digest>.parquet
+tables/shards/<column>@<fp>/000012.parquet      the commit record: it names the others
 views/<name>.json
 runs/<run id>/run.json, events.jsonl
 training/<run id>/
@@ -25,6 +26,7 @@ from manifests.store.json_files import read_object
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 _FINGERPRINT = re.compile(r"^[0-9a-z_-]+$")
+_NUMBERED = re.compile(r"^(?:gen-)?(\d{4,})(?:-[0-9a-f]{8})?\.parquet$")
 
 
 @dataclass(frozen=True, order=True)
@@ -123,15 +125,32 @@ class Dataset:
     def plan_path(self, generation: int) -> str:
         return self.path("plan", f"gen-{generation:04d}.parquet")
 
-    def tar_path(self, column: Column, shard: int) -> str:
-        return self.path("columns", str(column), f"{shard:06d}.tar")
+    def tar_path(self, column: Column, shard: int, sha256: str) -> str:
+        """Where a tar of these bytes lies: two attempts that differ never share a name."""
+        return self.path("columns", str(column), f"{shard:06d}-{sha256[:8]}.tar")
 
-    def part_path(self, table: str, column: Column | str, shard: int) -> str:
-        return self.path("tables", table, str(column), f"{shard:06d}.parquet")
+    def part_path(self, table: str, column: Column | str, shard: int, sha256: str) -> str:
+        """The same of a table's part."""
+        return self.path("tables", table, str(column), f"{shard:06d}-{sha256[:8]}.parquet")
 
-    def plan_part_path(self, table: str, generation: int) -> str:
-        """Where the plan keeps a table of its own: sources, drops, failures."""
-        return self.path("tables", table, "plan", f"gen-{generation:04d}.parquet")
+    def record_path(self, column: Column, shard: int) -> str:
+        """Where the commit record of a shard's column lies."""
+        return self.path("tables", "shards", str(column), f"{shard:06d}.parquet")
+
+    def committed_part(self, table: str, column: Column, shard: int, sha256: str) -> str:
+        """Where a committed part lies: by its bytes, or by its shard alone as older versions wrote it."""
+        path = self.part_path(table, column, shard, sha256)
+        older = self.path("tables", table, str(column), f"{shard:06d}.parquet")
+        is_older = not storage.exists(self.filesystem, path) and storage.exists(self.filesystem, older)
+        return older if is_older else path
+
+    def plan_part_path(self, table: str, generation: int, sha256: str = "") -> str:
+        """Where a generation of the plan keeps a table of its own: sources, drops, failures.
+
+        Named by its bytes; by the generation alone as older versions wrote it.
+        """
+        name = f"gen-{generation:04d}" + (f"-{sha256[:8]}" if sha256 else "")
+        return self.path("tables", table, "plan", f"{name}.parquet")
 
     def view_path(self, name: str) -> str:
         if not re.match(r"^[A-Za-z0-9_.-]+$", name) or name.startswith("."):
@@ -140,8 +159,7 @@ class Dataset:
 
     def generations(self) -> list[int]:
         """Numbers of the plan's generations, oldest first."""
-        files = storage.list_files(self.filesystem, self.path("plan"), ".parquet")
-        return [int(info.base_name[4:8]) for info in files]
+        return list(self.parts_in(self.path("plan")))
 
     def columns(self) -> list[Column]:
         """Every column version of which at least one shard is committed."""
@@ -150,8 +168,18 @@ class Dataset:
 
     def committed_shards(self, column: Column) -> list[int]:
         """Shards of `column` whose commit record is present."""
-        files = storage.list_files(self.filesystem, self.path("tables", "shards", str(column)), ".parquet")
-        return [int(info.base_name[:6]) for info in files]
+        return list(self.parts_in(self.path("tables", "shards", str(column))))
+
+    def parts_in(self, folder: str) -> dict[int, list[str]]:
+        """Paths of a folder's parts by the number of their shard or generation, in rising order.
+
+        Numbers have as many digits as they need; files of other names are no parts.
+        """
+        found: dict[int, list[str]] = {}
+        for info in storage.list_files(self.filesystem, folder, ".parquet"):
+            if name := _NUMBERED.match(info.base_name):
+                found.setdefault(int(name[1]), []).append(info.path)
+        return dict(sorted(found.items()))
 
     def is_committed(self, column: Column, shard: int) -> bool:
-        return storage.exists(self.filesystem, self.part_path("shards", column, shard))
+        return storage.exists(self.filesystem, self.record_path(column, shard))

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Column, Dataset
-from manifests.schemas import TABLES, check_version, schema
-from manifests.store import storage
+from manifests.schemas import TABLES, check_version, parts_of, schema
 from manifests.store.shards import Member
 
 if TYPE_CHECKING:
@@ -74,6 +73,26 @@ def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
     return _read(dataset, "segments", [dataset.plan_path(number) for number in numbers])
 
 
+def plan_parts(dataset: Dataset, name: str) -> list[str]:
+    """Paths of a table's parts that the plan's generations name, oldest first."""
+    return [plan_part(dataset, name, number) for number in dataset.generations()]
+
+
+def plan_part(dataset: Dataset, name: str, generation: int) -> str:
+    """Where a generation keeps a table: sources, drops or failures.
+
+    Raises:
+        IntegrityError: its segments, which name it, cannot be read.
+    """
+    path = dataset.plan_path(generation)
+    try:
+        with dataset.filesystem.open_input_file(path) as file:
+            digests = parts_of(pq.ParquetFile(file).schema_arrow)
+    except pa.ArrowException as error:
+        raise _unreadable(path, error) from error
+    return dataset.plan_part_path(name, generation, digests.get(name, ""))
+
+
 def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table:
     """The rows of a table: of one column version, or of all versions and of the plan.
 
@@ -86,12 +105,13 @@ def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table
         raise UsageError(name, "is not a table", f"Tables: {', '.join(TABLES)}.")
     paths = []
     if column is None and name in _PLAN_TABLES:
-        paths += [dataset.plan_part_path(name, number) for number in dataset.generations()]
+        paths += plan_parts(dataset, name)
     for version in [column] if column else dataset.columns():
         committed = set(dataset.committed_shards(version))
-        folder = dataset.path("tables", name, str(version))
-        files = storage.list_files(dataset.filesystem, folder, ".parquet")
-        paths += [info.path for info in files if int(info.base_name[:6]) in committed]
+        parts = dataset.parts_in(dataset.path("tables", name, str(version)))
+        for shard, found in parts.items():
+            if shard in committed:
+                paths.append(found[0] if len(found) == 1 else _committed_path(dataset, name, version, shard))
     return _read(dataset, name, paths)
 
 
@@ -102,11 +122,7 @@ def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
     """
     found = {str(column): table(dataset, name, column) for column in dataset.columns()}
     if name in _PLAN_TABLES:
-        found = {
-            "plan": _read(
-                dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()]
-            )
-        } | found
+        found = {"plan": _read(dataset, name, plan_parts(dataset, name))} | found
     return {column: rows for column, rows in found.items() if rows.num_rows}
 
 
@@ -137,9 +153,7 @@ def _restrict(dataset: Dataset, name: str, columns: dict[str, Column]) -> pa.Tab
         return plan(dataset)
     parts = [table(dataset, name, column) for column in columns.values()]
     if name in _PLAN_TABLES:
-        parts.append(
-            _read(dataset, name, [dataset.plan_part_path(name, number) for number in dataset.generations()])
-        )
+        parts.append(_read(dataset, name, plan_parts(dataset, name)))
     return pa.concat_tables(parts)
 
 
@@ -175,16 +189,42 @@ def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Membe
     return found
 
 
+def record_of(dataset: Dataset, column: Column, shard: int) -> dict:
+    """The commit record of a shard's column.
+
+    Raises:
+        IntegrityError: it is damaged, or holds other than one row.
+    """
+    path = dataset.record_path(column, shard)
+    rows: list[dict] = read_part(dataset, path).to_pylist()
+    if len(rows) != 1:
+        raise IntegrityError(path, f"holds {len(rows)} records", "Delete it and ingest again.")
+    return rows[0]
+
+
+def _committed_path(dataset: Dataset, name: str, column: Column, shard: int) -> str:
+    """Where the part lies that a shard's record names; there may be others, of attempts that lost."""
+    parts = record_of(dataset, column, shard)["parts"]
+    digest = next((part["sha256"] for part in parts if part["table"] == name), None)
+    if digest is None:
+        raise IntegrityError(
+            dataset.record_path(column, shard), f"names no part of {name}", "Delete it and ingest again."
+        )
+    return dataset.committed_part(name, column, shard, digest)
+
+
 def rows_of_shard(dataset: Dataset, name: str, column: Column, shard: int) -> list[dict]:
     """Rows of one committed part, in stored order."""
-    return read_part(dataset, dataset.part_path(name, column, shard)).to_pylist()
+    if name == "shards":
+        return [record_of(dataset, column, shard)]
+    return read_part(dataset, _committed_path(dataset, name, column, shard)).to_pylist()
 
 
 def plan_rows(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict], dict[str, dict]]:
     """Segments of one shard and, by source id, the source rows they name."""
     segments = plan(dataset, generation)
     segments = segments.filter(pc.equal(segments["shard"], shard))
-    sources = read_part(dataset, dataset.plan_part_path("sources", generation))
+    sources = read_part(dataset, plan_part(dataset, "sources", generation))
     sources = sources.filter(
         pc.and_(
             pc.is_in(sources["source_id"], segments["source_id"].unique()),

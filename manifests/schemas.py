@@ -7,12 +7,15 @@ readers refuse.
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 
 from manifests.errors import IntegrityError
 
 FORMAT_VERSION = "1.1"
 _VERSION_KEY = b"rushes.format"
+_PARTS_KEY = b"rushes.parts"
 
 _MEMBER = pa.struct(
     [("name", pa.string()), ("offset", pa.int64()), ("size_bytes", pa.int64()), ("crc32", pa.uint32())]
@@ -292,6 +295,18 @@ def to_table(table: str, rows: list[dict]) -> pa.Table:
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known},
         schema=known,
     )
+
+
+def with_parts(table: pa.Table, digests: dict[str, str]) -> pa.Table:
+    """The table with the sha256 of other parts in its metadata, by their table."""
+    stored = {**(table.schema.metadata or {}), _PARTS_KEY: json.dumps(digests, sort_keys=True).encode()}
+    return table.replace_schema_metadata(stored)
+
+
+def parts_of(found: pa.Schema) -> dict[str, str]:
+    """What `with_parts` wrote; nothing in what older versions wrote."""
+    digests: dict[str, str] = json.loads((found.metadata or {}).get(_PARTS_KEY, b"{}"))
+    return digests
 
 
 def check_version(found: pa.Schema, where: str) -> None:

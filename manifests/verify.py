@@ -92,7 +92,7 @@ def _check_shard(dataset: Dataset, record: dict, deep: bool, report: Report) -> 
     except ValueError as error:
         yield f"{column} shard {record['shard']}: {error}"
     for part in record["parts"]:
-        path = dataset.part_path(part["table"], column, record["shard"])
+        path = dataset.committed_part(part["table"], column, record["shard"], part["sha256"])
         if not storage.exists(dataset.filesystem, path):
             yield f"{path}: is missing"
         elif deep and _hash_file(dataset, path) != part["sha256"]:
@@ -157,11 +157,11 @@ def verify(dataset: Dataset, deep: bool = False) -> Report:
         for shard in dataset.committed_shards(column):
             report.num_shards += 1
             try:
-                [record] = queries.rows_of_shard(dataset, "shards", column, shard)
+                record = queries.record_of(dataset, column, shard)
                 report.problems += _check_shard(dataset, record, deep, report)
             except (OSError, ValueError, RushesError) as error:
                 report.problems.append(
-                    f"{dataset.part_path('shards', column, shard)}: unreadable commit record ({error})"
+                    f"{dataset.record_path(column, shard)}: unreadable commit record ({error})"
                 )
     report.problems += _check_views(dataset)
     if report.is_sound:

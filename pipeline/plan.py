@@ -17,10 +17,9 @@ import numpy as np
 
 from manifests import queries
 from manifests.cli import say
-from manifests.commit import write_part
+from manifests.commit import SupersededError, commit_generation
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.schemas import to_table
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import shown
@@ -120,7 +119,7 @@ def make_plan(
 
     Returns its source rows; an empty list if there is nothing new.
 
-    The plan file is written last: without it the generation does not exist.
+    Of two writers at once one succeeds: a generation is made only where there is none of its number.
 
     Args:
         retries_failed: take files that failed before for new ones.
@@ -170,7 +169,13 @@ def make_plan(
         for row in rows
         if row["status"] == "failed"
     ]
-    for name, content in (("sources", rows), ("drops", drops), ("failures", failures)):
-        write_part(dataset, dataset.plan_part_path(name, generation), to_table(name, content))
-    write_part(dataset, dataset.plan_path(generation), to_table("segments", dealt))
+    tables = {"sources": rows, "drops": drops, "failures": failures}
+    try:
+        commit_generation(dataset, generation, dealt, tables)
+    except SupersededError as error:
+        raise UsageError(
+            dataset.uri,
+            f"was planned by another writer at the same time ({error})",
+            "Run the same command again: what that one took is known then.",
+        ) from error
     return rows

@@ -8,6 +8,8 @@ members give the same bytes. The index (offset, size, crc32 of each payload) is 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import tarfile
 import zlib
@@ -55,6 +57,8 @@ class TarWriter:
         self._hash = hashlib.sha256()
         self._names: set[str] = set()
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        with contextlib.suppress(OSError):  # a disk that knows no locks
+            fcntl.flock(self._file, fcntl.LOCK_SH)  # it is being written: see `manifests.commit.sweep`
 
     def _put(self, data: bytes | memoryview) -> None:
         self._file.write(data)

@@ -1,4 +1,4 @@
-"""Bytes on a local disk or an object store, all through `pyarrow.fs`.
+"""Bytes on a local disk or an object store.
 
 Why: every read and write of a dataset goes through these few functions, so that `s3://` and a local folder
 behave alike and a write is either wholly there or not there at all. It is not a cache and knows nothing of
@@ -7,6 +7,7 @@ datasets.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from manifests.errors import UsageError
+from manifests.store import objects
 
 CHUNK_BYTES = 8 << 20
 
@@ -27,12 +29,14 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem and the path inside it of a local path or a `scheme://` URI.
 
     Raises:
-        UsageError: the scheme is not one that pyarrow can open.
+        UsageError: the scheme is not one that can be opened.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), absolute(uri)
     try:
-        return fs.FileSystem.from_uri(uri)
+        return (
+            objects.opened(uri) if uri.partition("://")[0] in objects.SCHEMES else fs.FileSystem.from_uri(uri)
+        )
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(
             uri, f"cannot be opened ({error})", "Give a local path, s3:// or gs:// address."
@@ -60,6 +64,8 @@ def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: in
     if is_local(filesystem):
         with open(path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), size_bytes, offset)
+    if (store := objects.handler_of(filesystem)) is not None:
+        return store.read_range(path, offset, size_bytes)
     with filesystem.open_input_file(path) as file:
         return bytes(file.read_at(size_bytes, offset))
 
@@ -83,7 +89,7 @@ def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
     """Make a finished local file appear under `path`, whole or not at all.
 
     Locally: fsync and rename (the file must be on the same disk). On an object store: one upload, which
-    appears when complete.
+    appears when complete; one that is interrupted leaves nothing under the name.
     """
     if is_local(filesystem):
         with open(local_file, "rb+") as file:
@@ -91,10 +97,15 @@ def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
         os.replace(local_file, path)
         flush(os.path.dirname(path))
         return
-    with open(local_file, "rb") as source, filesystem.open_output_stream(path, compression=None) as target:
-        while block := source.read(CHUNK_BYTES):
-            target.write(block)
+    _store(filesystem, path).upload(path, local_file)
     local_file.unlink()
+
+
+def _store(filesystem: fs.FileSystem, path: str) -> objects.ObjectStore:
+    if (store := objects.handler_of(filesystem)) is None:
+        schemes = ", ".join(objects.SCHEMES)
+        raise UsageError(path, "cannot be written", f"Datasets lie on a local disk or on {schemes}.")
+    return store
 
 
 def write_local(path: Path, data: bytes) -> None:
@@ -110,8 +121,47 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         temporary.write_bytes(data)
         publish(filesystem, temporary, path)
         return
-    with filesystem.open_output_stream(path, compression=None) as target:
-        target.write(data)
+    _store(filesystem, path).upload(path, data)
+
+
+def create_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
+    """Write a small file, whole or not at all, only where there is none of that name.
+
+    Of several writers at once exactly one succeeds.
+
+    Returns:
+        Whether this call made it.
+    """
+    if not is_local(filesystem):
+        return _store(filesystem, path).create(path, data)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = Path(temporary_name(path))
+    try:
+        temporary.write_bytes(data)
+        flush(temporary)
+        _appear(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(os.path.dirname(path))
+    return True
+
+
+def _appear(temporary: Path, path: str) -> None:
+    """Give a finished file a name that must not be taken.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
+            raise
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # a disk without links: the name first
+        os.close(handle)
+        os.replace(temporary, path)
 
 
 def list_files(

@@ -16,8 +16,6 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
-from manifests.errors import UsageError
-from manifests.store import storage
 from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_file import HttpReader, http_source, http_stat
 from media.bytes.http_rules import HttpLimits
@@ -45,9 +43,11 @@ def resolve_store(uri: str) -> tuple[fs.FileSystem, str]:
         MediaError: it is no address that can be read.
     """
     try:
-        return storage.resolve(quote(uri, safe=":/?#[]@!$&'()*+,;=%~"))
-    except UsageError as error:
-        raise MediaError("address", f"{error}") from error
+        return fs.FileSystem.from_uri(quote(uri, safe=":/?#[]@!$&'()*+,;=%~"))
+    except (OSError, ValueError, TypeError) as error:
+        raise MediaError(
+            "address", f"{uri} cannot be opened ({error}). Give an s3:// or gs:// address."
+        ) from error
 
 
 def _os_error(error: OSError, uri: str) -> MediaError:

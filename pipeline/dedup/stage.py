@@ -8,6 +8,7 @@ name holds a digest of the clips it compared, so new footage makes a new version
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import ray
 
 from manifests import queries
 from manifests.cli import say
-from manifests.commit import Account, ShardCommit
+from manifests.commit import Account, ShardCommit, SupersededError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from media.measure.videohash import SAME
@@ -159,6 +160,9 @@ def _commit(
                         "threshold": SAME,
                     }
                 )
-        with ShardCommit(dataset, column, record["shard"], record["generation"]) as commit:
+        with (
+            contextlib.suppress(SupersededError),
+            ShardCommit(dataset, column, record["shard"], record["generation"]) as commit,
+        ):
             account = Account(len(own), len(own) - len(drops), len(drops), 0)
             commit.commit({"duplicates": rows, "drops": drops, "failures": []}, account, vars(report))

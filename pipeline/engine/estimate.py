@@ -9,10 +9,9 @@ from pathlib import Path
 import ray
 
 from manifests import cli, queries
-from manifests.commit import write_part
+from manifests.commit import commit_generation
 from manifests.events import read_events, run_ids
 from manifests.layout import Dataset
-from manifests.schemas import to_table
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import preflight
 from pipeline.engine.run import build_stages
@@ -71,10 +70,7 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
     ]
     with tempfile.TemporaryDirectory(prefix="rushes-estimate-") as folder:
         sample = Dataset.create(str(Path(folder) / "sample"))
-        for name in ("drops", "failures"):
-            write_part(sample, sample.plan_part_path(name, 0), to_table(name, []))
-        write_part(sample, sample.plan_part_path("sources", 0), to_table("sources", sources))
-        write_part(sample, sample.plan_path(0), to_table("segments", chosen))
+        commit_generation(sample, 0, chosen, {"sources": sources, "drops": [], "failures": []})
         rates: dict[str, float] = {}
         clips: list[dict] = []
         for stage in build_stages(

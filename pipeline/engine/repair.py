@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
+from manifests.commit import withdraw
 from manifests.errors import UsageError
 from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
@@ -58,14 +59,14 @@ def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str
 
 
 def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]]) -> None:
-    """Delete commit records, those of columns that read others first.
+    """Take commits back, those of columns that read others first.
 
     So at no moment is a column there whose input is not.
     """
     for shard, names in sorted(forced.items()):
         for stage in reversed(stages):
             if stage.name in names:
-                dataset.filesystem.delete_file(dataset.part_path("shards", stage.column, shard))
+                withdraw(dataset, stage.column, shard)
 
 
 def made_column(dataset: Dataset, view: str) -> Column | None:
@@ -134,11 +135,14 @@ class Beside(Dataset):
     def _moved(self, path: str, column: Column | str) -> str:
         return self.path("runs", "replay", self.relative(path)) if str(column) == str(self.column) else path
 
-    def tar_path(self, column: Column, shard: int) -> str:
-        return self._moved(super().tar_path(column, shard), column)
+    def tar_path(self, column: Column, shard: int, sha256: str) -> str:
+        return self._moved(super().tar_path(column, shard, sha256), column)
 
-    def part_path(self, table: str, column: Column | str, shard: int) -> str:
-        return self._moved(super().part_path(table, column, shard), column)
+    def part_path(self, table: str, column: Column | str, shard: int, sha256: str) -> str:
+        return self._moved(super().part_path(table, column, shard, sha256), column)
+
+    def record_path(self, column: Column, shard: int) -> str:
+        return self._moved(super().record_path(column, shard), column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +183,9 @@ class Replay:
         if generation is None:
             raise UsageError(f"shard {self.shard}", "is not in the plan", "See `rushes status DATASET`.")
         stage.setup()
-        journals = dataset.path("runs", "replay", "journal")  # of replays that were interrupted
-        if dataset.filesystem.get_file_info(journals).type == fs.FileType.Directory:
-            dataset.filesystem.delete_dir(journals)
+        earlier = dataset.path("runs", "replay")
+        if dataset.filesystem.get_file_info(earlier).type == fs.FileType.Directory:
+            dataset.filesystem.delete_dir(earlier)
         beside = Beside(dataset, stage.column)
         account, seconds = run_stage(stage, beside, "replay", self.shard, generation, cli.say, is_forced=True)
         assert account is not None
@@ -193,8 +197,7 @@ class Replay:
             print(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
             return cli.DONE
         [old], [new] = (
-            queries.read_part(place, place.part_path("shards", stage.column, self.shard)).to_pylist()
-            for place in (dataset, beside)
+            queries.rows_of_shard(place, "shards", stage.column, self.shard) for place in (dataset, beside)
         )
         before, after = ({item["name"]: item["crc32"] for item in record["members"]} for record in (old, new))
         members = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from manifests.commit import Account
+from manifests.commit import Account, SupersededError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 
@@ -137,12 +137,16 @@ def run_stage(
 ) -> tuple[Account | None, float]:
     """Process one shard unless it is committed already, or all the same.
 
-    Returns its account (None if it was there) and the seconds it took.
+    Returns its account (None if it was there, or another writer was first) and the seconds it took.
     """
     if not is_forced and dataset.is_committed(stage.column, shard):
         return None, 0.0
     begin = time.monotonic()
     journal = Journal(dataset, run_id, stage.column, shard)
-    account = stage.process(dataset, shard, generation, journal, progress)
+    account: Account | None
+    try:
+        account = stage.process(dataset, shard, generation, journal, progress)
+    except SupersededError:
+        account = None
     journal.close()
     return account, time.monotonic() - begin

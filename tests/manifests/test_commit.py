@@ -4,18 +4,22 @@ from pathlib import Path
 import pytest
 
 from manifests import queries
-from manifests.commit import Account, ShardCommit
+from manifests.commit import Account, ShardCommit, SupersededError, commit_generation, withdraw
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from manifests.verify import verify
 
 COLUMN = Column("preview", "abc123")
 
 
-def commit_one(dataset, text="x"):
-    with ShardCommit(dataset, COLUMN, 0, 0) as commit:
-        commit.add("a.clip.json", text.encode())
-        rows = {"clips": [{"clip_id": "a", "shard": 0, "segment_id": "s"}], "drops": [], "failures": []}
-        commit.commit(rows, Account(1, 1, 0, 0))
+def rows_of(clip="a", shard=0):
+    return {"clips": [{"clip_id": clip, "shard": shard, "segment_id": "s"}], "drops": [], "failures": []}
+
+
+def commit_one(dataset, text="x", clip="a", shard=0):
+    with ShardCommit(dataset, COLUMN, shard, 0) as commit:
+        commit.add(f"{clip}.clip.json", text.encode())
+        commit.commit(rows_of(clip, shard), Account(1, 1, 0, 0))
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -42,16 +46,20 @@ def test_a_death_at_any_write_leaves_no_half_shard_and_a_rerun_ends_with_the_sam
     whole = Dataset.create(str(tmp_path / "whole"))
     commit_one(whole)
     broken = Dataset.create(str(tmp_path / "broken"))
-    count, real = 0, os.replace
+    count = 0
 
-    def replace(source, target):
-        nonlocal count
-        if count == dies_at:
-            raise KeyboardInterrupt
-        count += 1
-        real(source, target)
+    def dying(real):
+        def write(source, target):
+            nonlocal count
+            if count == dies_at:
+                raise KeyboardInterrupt
+            count += 1
+            real(source, target)
 
-    monkeypatch.setattr(storage.os, "replace", replace)
+        return write
+
+    for name in ("replace", "link"):
+        monkeypatch.setattr(storage.os, name, dying(getattr(os, name)))
     died = False
     try:
         commit_one(broken)
@@ -67,10 +75,100 @@ def test_a_death_at_any_write_leaves_no_half_shard_and_a_rerun_ends_with_the_sam
     assert finished == tree(tmp_path / "whole")
 
 
-def test_a_tar_left_unfinished_by_a_dead_process_is_removed_by_the_next_attempt(tmp_path):
-    dataset = Dataset.create(str(tmp_path / "ds"))
-    folder = tmp_path / "ds" / "columns" / str(COLUMN)
+def test_of_two_commits_the_second_loses_and_leaves_nothing(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    commit_one(dataset, "one")
+    before = tree(tmp_path)
+    with pytest.raises(SupersededError):
+        commit_one(dataset, "two", clip="b")
+    assert tree(tmp_path) == before
+    commit_again = pytest.raises(SupersededError)  # the same bytes: nothing of the first may go with them
+    with commit_again:
+        commit_one(dataset, "one")
+    assert tree(tmp_path) == before and verify(dataset, deep=True).is_sound
+
+
+def test_a_writer_that_comes_late_spoils_nothing(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    with ShardCommit(dataset, COLUMN, 0, 0) as late:
+        late.add("z.clip.json", b"began first")
+        commit_one(dataset, "came first")
+        before = {name: data for name, data in tree(tmp_path).items() if not name.endswith(".tmp")}
+        with pytest.raises(SupersededError):
+            late.commit(rows_of("z"), Account(1, 1, 0, 0))
+    assert tree(tmp_path) == before and verify(dataset, deep=True).is_sound
+    [row] = queries.table(dataset, "clips", COLUMN).to_pylist()
+    assert row["clip_id"] == "a"
+
+
+def test_the_tar_that_another_is_writing_is_not_swept_and_one_that_nobody_writes_is(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    folder = tmp_path / "columns" / str(COLUMN)
     folder.mkdir(parents=True)
-    (folder / ".000000.tar.deadbeef.tmp").write_bytes(b"half")
+    old = folder / ".000003.tar.0badcafe.tmp"
+    old.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    with ShardCommit(dataset, COLUMN, 0, 0) as first:
+        first.add("a.clip.json", b"x")
+        [being_written] = folder.glob(".000000.*.tmp")
+        os.utime(being_written, (1, 1))  # for hours already
+        with ShardCommit(dataset, COLUMN, 0, 0) as second:
+            second.add("a.clip.json", b"y")
+        first.commit(rows_of(), Account(1, 1, 0, 0))
+    assert not old.exists() and verify(dataset, deep=True).is_sound
+
+
+def test_files_of_an_attempt_that_died_are_never_read(tmp_path):
+    """A part that no record names lies beside the committed one."""
+    dataset = Dataset.create(str(tmp_path))
     commit_one(dataset)
-    assert [path.name for path in folder.iterdir()] == ["000000.tar"]
+    other = Dataset.create(str(tmp_path / "other"))
+    commit_one(other, clip="b")
+    for path in (tmp_path / "other").rglob("*.parquet"):
+        if "shards" not in path.parts:
+            target = tmp_path / path.relative_to(tmp_path / "other")
+            target.write_bytes(path.read_bytes())
+    assert [row["clip_id"] for row in queries.table(dataset, "clips", COLUMN).to_pylist()] == ["a"]
+    assert [row["clip_id"] for row in queries.rows_of_shard(dataset, "clips", COLUMN, 0)] == ["a"]
+
+
+def test_a_commit_that_is_taken_back_is_gone_and_can_be_made_again(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    commit_one(dataset)
+    before = tree(tmp_path)
+    withdraw(dataset, COLUMN, 0)
+    assert set(tree(tmp_path)) == {"dataset.json"} and not dataset.is_committed(COLUMN, 0)
+    commit_one(dataset)
+    assert tree(tmp_path) == before
+
+
+def test_numbers_may_have_more_digits_than_names_have_zeros(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    for shard in (1_000_007, 999_999, 7):
+        commit_one(dataset, clip=f"c{shard}", shard=shard)
+    assert dataset.committed_shards(COLUMN) == [7, 999_999, 1_000_007]
+    assert [row["shard"] for row in queries.table(dataset, "clips", COLUMN).to_pylist()] == [
+        7,
+        999_999,
+        1_000_007,
+    ]
+    for generation in (10_000, 9_999):
+        source = {"source_id": f"g{generation}", "uri": "u", "status": "failed", "reason": "x"}
+        commit_generation(dataset, generation, [], {"sources": [source], "drops": [], "failures": []})
+    assert dataset.generations() == [9_999, 10_000]
+    found = [row["source_id"] for row in queries.table(dataset, "sources").to_pylist()]
+    assert found == ["g9999", "g10000"]  # a retry comes later
+
+
+def test_of_two_generations_of_one_number_one_is_made_whole(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+
+    def tables(name):
+        source = {"source_id": name, "uri": name, "status": "kept", "reason": ""}
+        return {"sources": [source], "drops": [], "failures": []}
+
+    commit_generation(dataset, 0, [{"segment_id": "a-s0000", "source_id": "a", "shard": 0}], tables("a"))
+    with pytest.raises(SupersededError):
+        commit_generation(dataset, 0, [{"segment_id": "b-s0000", "source_id": "b", "shard": 0}], tables("b"))
+    assert queries.table(dataset, "sources")["source_id"].to_pylist() == ["a"]
+    assert queries.plan(dataset)["source_id"].to_pylist() == ["a"]
