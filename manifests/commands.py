@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 import tyro
 
-from manifests import cli, queries
+from manifests import cli, lease, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.events import read_events, run_ids
@@ -254,12 +255,15 @@ class Status:
         runs = run_ids(dataset)
         all_events = read_events(dataset, runs[-1]) if runs else []
         events = all_events[max(0, len(all_events) - self.events) :]
+        holder, _ = lease.read(dataset)
+        writer = holder.name if holder and not holder.is_gone(time.time()) else ""
         if self.json:
             cli.print_json(
                 {
                     "num_shards": len(shards),
                     "columns": {str(key): value for key, value in columns.items()},
                     "runs": runs,
+                    "writer": writer,
                     "events": events,
                 }
             )
@@ -274,4 +278,5 @@ class Status:
             ["time_s", "stage", "shard", "event", "text"],
             [[row["time_s"], row["stage"], row["shard"], row["event"], row["text"]] for row in events],
         )
+        cli.say(f"being written by {writer}" if writer else "nobody is writing")
         return cli.DONE

@@ -18,6 +18,7 @@ from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.lease import Lease
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
@@ -56,7 +57,7 @@ class Plan(IngestConfig):
         interrupt_on_signals()
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
-        with session():
+        with Lease(dataset), session():
             plan_generation(dataset, found, plan)
             segments = queries.plan(dataset)
             length_s = sum(row["end_s"] - row["start_s"] for row in segments.to_pylist())
@@ -107,7 +108,7 @@ class Ingest(IngestConfig):
         interrupt_on_signals()
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
-        with session() as where:
+        with Lease(dataset), session() as where:
             plan_generation(dataset, found, plan)
             return execute(
                 dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
@@ -164,7 +165,7 @@ class Recaption(IngestConfig):
                 self.dataset, f"{len(missing)} shards have no previews yet", "Finish `rushes ingest` first."
             )
         interrupt_on_signals()
-        with session() as where:
+        with Lease(dataset), session() as where:
             code = execute(dataset, stages, self.settings(), self.autoscaling, where)
         if code in {cli.DONE, cli.FAILED_ITEMS}:
             columns = {**base.columns, "caption": caption.column, "text": stages[1].column}

@@ -170,6 +170,24 @@ class ObjectStore(fs.FileSystemHandler):
                 return self._is_own(store, key, data)
         return True
 
+    def swap(self, path: str, data: bytes, before: bytes) -> bool:
+        """Put another object in the place of one that still holds `before`. Returns whether this call did."""
+        store, key = self.at(path)
+        with said(path):
+            try:
+                found = obstore.get(store, key)
+                if bytes(found.bytes()) != before:
+                    return False
+                version: Any = {
+                    name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None
+                }
+                obstore.put(store, key, data, mode=version)
+            except (PreconditionError, AlreadyExistsError):
+                return self._is_own(store, key, data)
+            except NotFoundError:
+                return False
+        return True
+
     @staticmethod
     def _is_own(store: Any, key: str, data: bytes) -> bool:
         """Whether a create that was refused had succeeded before its answer was lost and it was retried.

@@ -8,6 +8,7 @@ datasets.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import uuid
 from pathlib import Path
@@ -145,6 +146,31 @@ def create_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     flush(os.path.dirname(path))
+    return True
+
+
+def swap_bytes(filesystem: fs.FileSystem, path: str, data: bytes, before: bytes | None) -> bool:
+    """Write a small file where it still holds `before`; None: where there is none.
+
+    Of several writers at once exactly one succeeds.
+
+    Returns:
+        Whether this call wrote it.
+    """
+    if before is None:
+        return create_bytes(filesystem, path, data)
+    if not is_local(filesystem):
+        return _store(filesystem, path).swap(path, data, before)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if Path(path).read_bytes() != before:
+            return False
+        write_bytes(filesystem, path, data)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(folder)
     return True
 
 

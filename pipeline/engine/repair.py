@@ -15,6 +15,7 @@ from manifests.commit import withdraw
 from manifests.errors import UsageError
 from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
+from manifests.lease import Lease
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
@@ -116,7 +117,7 @@ class Retry:
         if self.dry_run:
             return cli.DONE
         interrupt_on_signals()
-        with session() as where:
+        with Lease(dataset), session() as where:
             if sources:
                 plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
             take_back(dataset, stages, forced)

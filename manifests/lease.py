@@ -1,0 +1,182 @@
+"""The writer's lease: who works on a dataset, so that a second writer is told and does not do it all again.
+
+It saves work; it is not what keeps data whole. Commits do that by themselves (`manifests.commit`): a writer
+that was taken for dead and comes back cannot spoil what others have committed.
+
+`lease.json` says who, where, since when, and when it was last renewed. A holder that is gone is passed over:
+at once where its process can be looked up, else `STALE_S` after it was last heard of.
+"""
+
+from __future__ import annotations
+
+import _thread
+import getpass
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from manifests.cli import say
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.store import storage
+
+RENEW_S, STALE_S = 10.0, 60.0
+FILE = "lease.json"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A writer.
+
+    Attributes:
+        machine: this boot of this machine and its space of process numbers; where it is the same, `pid` and
+            `started` (its start in clock ticks) tell whether the process is alive.
+        renewed_s: seconds since 1970; 0 where the lease was given back.
+    """
+
+    token: str
+    user: str
+    host: str
+    machine: str
+    pid: int
+    started: int
+    command: str
+    since_s: float
+    renewed_s: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.user} on {self.host} (process {self.pid}: {self.command})"
+
+    def is_gone(self, now_s: float) -> bool:
+        """Whether the lease is free to take."""
+        if not self.renewed_s:
+            return True
+        if self.machine == _machine():
+            return _started(self.pid) != self.started
+        return now_s - self.renewed_s > STALE_S
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no /proc: processes cannot be looked up
+        return uuid.uuid4().hex
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in clock ticks since the boot; -1 where there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return -1
+
+
+def this_process(command: str) -> Holder:
+    """This process as a writer that begins now."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user number without a name, as in containers
+        user = str(os.getuid())
+    now_s = time.time()
+    return Holder(
+        token=uuid.uuid4().hex,
+        user=user,
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=os.getpid(),
+        started=_started(os.getpid()),
+        command=command,
+        since_s=now_s,
+        renewed_s=now_s,
+    )
+
+
+def read(dataset: Dataset) -> tuple[Holder | None, bytes | None]:
+    """Who holds a dataset's lease, and the bytes that say so; a lease that cannot be read is nobody's."""
+    try:
+        data = storage.read_bytes(dataset.filesystem, dataset.path(FILE))
+    except FileNotFoundError:
+        return None, None
+    try:
+        return Holder(**json.loads(data)), data
+    except (ValueError, TypeError):
+        return None, data
+
+
+class Lease:
+    """A dataset's lease for as long as the context lasts; renewed by a thread.
+
+    Raises:
+        UsageError: another writer holds it; or, on leaving, it was taken over from this one.
+    """
+
+    def __init__(self, dataset: Dataset, command: str = "") -> None:
+        self.dataset = dataset
+        self.own = this_process(command or " ".join(["rushes", *sys.argv[1:2]]))
+        self._stored = b""
+        self._is_over = threading.Event()
+        self._taken_by = ""
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Lease:
+        holder, before = read(self.dataset)
+        if holder and not holder.is_gone(time.time()):
+            raise self._refusal(holder)
+        self._stored = _bytes(self.own)
+        if not self._swap(self._stored, before):
+            other, _ = read(self.dataset)
+            raise self._refusal(other or self.own)
+        if holder and holder.renewed_s:
+            say(f"{self.dataset.uri}: taken over from {holder.name}, which is gone")
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._is_over.set()
+        self._thread.join()
+        if self._taken_by:
+            raise UsageError(
+                self.dataset.uri,
+                f"was taken over by {self._taken_by} while this process was not heard of",
+                "Nothing committed is lost; run the command again when that one has ended.",
+            ) from error
+        self._swap(_bytes(replace(self.own, renewed_s=0.0)), self._stored)
+
+    def _swap(self, data: bytes, before: bytes | None) -> bool:
+        return storage.swap_bytes(self.dataset.filesystem, self.dataset.path(FILE), data, before)
+
+    def _refusal(self, holder: Holder) -> UsageError:
+        ago_s = max(0.0, time.time() - holder.renewed_s)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since_s))
+        return UsageError(
+            self.dataset.uri,
+            f"is being written by {holder.name} since {since}, last heard of {ago_s:.0f} s ago",
+            f"Wait for it, or stop it and try again {STALE_S:.0f} s later.",
+        )
+
+    def _renew(self) -> None:
+        while not self._is_over.wait(RENEW_S):
+            fresh = _bytes(replace(self.own, renewed_s=time.time()))
+            try:
+                if self._swap(fresh, self._stored):
+                    self._stored = fresh
+                    continue
+                holder, _ = read(self.dataset)
+            except OSError:  # the store is away; the work itself finds out, and the next renewal tries again
+                continue
+            self._taken_by = holder.name if holder else "another writer"
+            _thread.interrupt_main()
+            return
+
+
+def _bytes(holder: Holder) -> bytes:
+    return (json.dumps(asdict(holder), indent=1) + "\n").encode()

@@ -1,0 +1,115 @@
+"""The writer's lease: who is refused, who is passed over, and what a writer that lost it is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from manifests import lease as lease_module
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.lease import FILE, STALE_S, Lease, read, this_process
+from manifests.store import storage
+
+
+@pytest.fixture(params=["disk", "store"])
+def empty(request, tmp_path):
+    uri = request.getfixturevalue("bucket")[0]("ds") if request.param == "store" else str(tmp_path / "ds")
+    return Dataset.create(uri)
+
+
+def leave(dataset, **facts):
+    """A lease as another writer left it."""
+    other = replace(this_process("rushes ingest"), token="other", host="node7", machine="another", **facts)
+    data = lease_module._bytes(other)
+    storage.write_bytes(dataset.filesystem, dataset.path(FILE), data)
+
+
+def test_a_second_writer_is_refused_by_name_and_may_begin_when_the_first_has_ended(empty):
+    with (
+        Lease(empty, "rushes ingest"),
+        pytest.raises(UsageError, match=rf"being written by .*process {os.getpid()}: rushes ingest.*"),
+        Lease(empty, "rushes retry"),
+    ):
+        pass
+    with Lease(empty, "rushes retry"):
+        holder, _ = read(empty)
+        assert holder.command == "rushes retry"
+    assert read(empty)[0].renewed_s == 0
+
+
+def test_a_writer_elsewhere_is_passed_over_only_when_it_was_not_heard_of_for_long(empty, capsys):
+    leave(empty, renewed_s=time.time() - STALE_S / 2)
+    with pytest.raises(UsageError, match=r"node7.*last heard of 3\d s ago"), Lease(empty):
+        pass
+    leave(empty, renewed_s=time.time() - STALE_S - 1)
+    with Lease(empty):
+        pass
+    assert "taken over from" in capsys.readouterr().err
+
+
+def test_a_writer_of_this_machine_that_was_killed_is_passed_over_at_once(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    code = (
+        "import sys, time\nfrom manifests.layout import Dataset\nfrom manifests.lease import Lease\n"
+        "with Lease(Dataset(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline().strip() == "held"
+    with pytest.raises(UsageError, match=str(writer.pid)), Lease(dataset):
+        pass
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    with Lease(dataset):
+        pass
+
+
+def test_of_many_that_take_over_one_succeeds(empty):
+    leave(empty, renewed_s=1.0)
+    begun, refused = [], []
+    gate, end = threading.Barrier(6), threading.Event()
+
+    def work(number):
+        gate.wait()
+        try:
+            with Lease(empty, f"number {number}"):
+                begun.append(number)
+                end.wait(20)
+        except UsageError as error:
+            refused.append(str(error))
+        if len(begun) + len(refused) == 6:
+            end.set()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 1 and len(refused) == 5
+    assert all("is being written by" in text for text in refused)
+
+
+def test_it_is_renewed_and_one_who_lost_it_is_stopped_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.05)
+    dataset = Dataset.create(str(tmp_path))
+    with pytest.raises(UsageError, match=r"was taken over by .*node7"), Lease(dataset):
+        first = read(dataset)[0].renewed_s
+        time.sleep(0.3)
+        assert read(dataset)[0].renewed_s > first
+        leave(dataset, renewed_s=time.time())
+        time.sleep(10)
+        pytest.fail("it goes on")
+    assert read(dataset)[0].host == "node7"  # and the other's lease stays
+
+
+def test_a_lease_that_cannot_be_read_holds_nobody_up(empty):
+    for text in (b"", b"{}", b"[1]", b'{"token": 1'):
+        storage.write_bytes(empty.filesystem, empty.path(FILE), text)
+        with Lease(empty):
+            assert json.loads(storage.read_bytes(empty.filesystem, empty.path(FILE)))["pid"] == os.getpid()
