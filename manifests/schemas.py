@@ -12,6 +12,7 @@ import json
 import pyarrow as pa
 
 from manifests.errors import IntegrityError
+from manifests.text import valid_json
 
 FORMAT_VERSION = "1.1"
 _VERSION_KEY = b"rushes.format"
@@ -291,10 +292,15 @@ def to_table(table: str, rows: list[dict]) -> pa.Table:
     for row in rows:
         if unknown := set(row) - set(known.names):
             raise ValueError(f"table {table} has no field {sorted(unknown)}")
-    return pa.table(
-        {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known},
-        schema=known,
-    )
+    try:
+        return _arrays(known, rows)
+    except UnicodeEncodeError:  # text from outside that went round the places where it is made valid
+        return _arrays(known, [valid_json(row) for row in rows])
+
+
+def _arrays(known: pa.Schema, rows: list[dict]) -> pa.Table:
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known}
+    return pa.table(columns, schema=known)
 
 
 def with_parts(table: pa.Table, digests: dict[str, str]) -> pa.Table:

@@ -162,6 +162,8 @@ class Fit(RunOptions):
             )
         if self.out is None and ("://" in self.data or not self.data):
             raise UsageError("--out", "is needed where no local dataset is read", "Give a local run folder.")
+        if self.out:
+            cli.check_lasting(str(self.out))
         return self.out or Path(self.data) / "training" / self.preset
 
     def _tar_urls(self) -> list[str]:

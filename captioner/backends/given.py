@@ -21,12 +21,21 @@ def given_captions(facts: dict) -> list[Caption]:
     for row in json.loads(facts.get("timed_captions_json") or "[]"):
         overlap = min(row["end_s"], facts["end_s"]) - max(row["start_s"], facts["start_s"])
         if row["kind"] in KINDS and (facts["kind"] == "image" or overlap / length >= _MIN_OVERLAP):
-            fields = json.loads(row["text"]) if row["kind"] == "structured" else {}
+            fields = _fields(row["text"]) if row["kind"] == "structured" else {}
             text = "; ".join(f"{key}: {value}" for key, value in fields.items()) if fields else row["text"]
             found.append(Caption(kind=row["kind"], text=text, source="ground_truth", fields=fields))
     if facts.get("alt"):
         found.append(Caption(kind="alt", text=facts["alt"], source="alt"))
     return found
+
+
+def _fields(text: str) -> dict:
+    """The fields of a structured caption; none where it is plain text, as older plans may hold it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class GivenCaptioner:

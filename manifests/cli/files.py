@@ -24,8 +24,27 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def check_lasting(address: str) -> None:
+    """Refuse a place that Ray deletes: a relative path of a submitted job lies in Ray's cache of its files.
+
+    Raises:
+        UsageError: it does.
+    """
+    if "://" in address:
+        return
+    path = Path(address).expanduser().absolute()
+    if {"runtime_resources", "working_dir_files"} <= set(path.parts):
+        raise UsageError(
+            address,
+            f"would lie in Ray's cache of this job's files ({path}), which Ray deletes",
+            f"Write it in full: a path on a disk that all nodes share, such as /shared/{path.name}, or "
+            f"s3://BUCKET/{path.name}.",
+        )
+
+
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that can neither be made nor written to."""
+    """Refuse a folder that does not last, or can neither be made nor written to."""
+    check_lasting(str(folder))
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(str(there), "is a file, and a folder is needed", "Name a folder you may write to.")

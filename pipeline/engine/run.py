@@ -94,6 +94,7 @@ def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
     Raises:
         UsageError: the footage names nothing at all and there is no plan to go on with.
     """
+    cli.check_lasting(out)
     found = list_sources(footage)
     before = Dataset.open_if_there(out)
     if not found and (before is None or not before.generations()):

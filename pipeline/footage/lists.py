@@ -161,6 +161,8 @@ def entry_uri(entry: str, list_uri: str) -> str:
     """
     if entry.startswith("file://"):
         entry = unquote(urlsplit(entry).path)
+    if entry.startswith(STORES):
+        return _without_powers(entry)
     if "://" in entry:
         return entry
     if list_uri.startswith(WEB):
@@ -186,6 +188,17 @@ def entry_uri(entry: str, list_uri: str) -> str:
     else:
         path = os.path.abspath(os.path.join(os.path.dirname(list_uri), path))
     return f"{path}#{name}" if name else path
+
+
+def _without_powers(address: str) -> str:
+    """An object's address without user and query.
+
+    These would choose who is sent our signed requests, with our credentials, and a list may come from anyone:
+    endpoints come from the environment (AWS_ENDPOINT_URL) or from an address of the command line.
+    """
+    scheme, _, rest = split_query(address)[0].partition("://")
+    bucket, slash, key = rest.partition("/")
+    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{key}"
 
 
 def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:

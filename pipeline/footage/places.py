@@ -11,34 +11,38 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
+from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.store import storage
 from media.bytes.access import resolve_store, tar_index
 from media.bytes.tar_member import is_tar
 from media.errors import MediaError, shown
 from pipeline.footage.found import NOT_MEDIA, Found, beside, split_query, suffix_of
+from pipeline.footage.walking import HEADER, Walk, is_header
 
 _TARS_AT_ONCE = 8
+_SIDES = (".json", ".txt")
+"""Endings of the files that describe the one beside them."""
 
 
 def local_files(path: str) -> list[Found] | None:
     """Files that a local path names: below a folder, itself, or what the pattern matches.
 
-    Names with a leading dot are left out.
-
     Returns:
         None where it names nothing.
+
+    Raises:
+        UsageError: it is an output of ours.
     """
     root = Path(path)
-    if root.is_dir():
-        below = (item for item in root.rglob("*") if item.is_file())
-        return [
-            Found(str(item.absolute()))
-            for item in below
-            if not any(part.startswith(".") for part in item.relative_to(root).parts)
-        ]
-    if root.is_file():
-        return [Found(str(root))]
-    return [Found(match) for match in glob.glob(path, recursive=True) if Path(match).is_file()] or None
+    try:
+        if root.is_dir():
+            return Walk(str(root.absolute())).files()
+        if root.is_file():
+            return [Found(str(root))]
+        return [Found(match) for match in glob.glob(path, recursive=True) if Path(match).is_file()] or None
+    except OSError:  # a name that is too long, a folder that may not be entered: it fails by itself
+        return [Found(path)]
 
 
 def store_files(uri: str) -> list[Found] | None:
@@ -85,15 +89,28 @@ def store_files(uri: str) -> list[Found] | None:
             "Check the address, the credentials and the region.",
         ) from error
     files = [item for item in infos if item.type == fs.FileType.File]
-    hidden = (
-        any(part.startswith(".") for part in PurePosixPath(item.path).relative_to(path).parts)
-        for item in files
-    )
+    own = _own_outputs(filesystem, [item.path for item in files])
+    hidden = [item for item in files if _is_hidden(item.path, path)]
+    inside = [item for item in files if any(item.path.startswith(folder) for folder in own)]
+    for what, items in (("objects with hidden names", hidden), ("objects of datasets of ours", inside)):
+        if items:
+            say(f"{shown(uri)}: left out: {len(items)} {what}")
+    left = {item.path for item in (*hidden, *inside)}
     return [
-        Found(address(item.path), size_bytes=item.size)
-        for item, is_hidden in zip(files, hidden, strict=True)
-        if not is_hidden
+        Found(address(item.path), size_bytes=item.size) for item in files if item.path not in left
     ] or None
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(path).relative_to(root).parts)
+
+
+def _own_outputs(filesystem: fs.FileSystem, paths: list[str]) -> list[str]:
+    """Folders of these objects that are datasets of ours, with a slash at the end."""
+    headers = [path for path in paths if posixpath.basename(path) == HEADER]
+    return [
+        f"{posixpath.dirname(path)}/" for path in headers if is_header(storage.read_bytes(filesystem, path))
+    ]
 
 
 def _tar_members(tar: Found) -> list[Found]:
@@ -135,20 +152,32 @@ def with_tars_opened(found: Iterable[Found]) -> list[Found]:
 
 
 def with_sidecars(found: dict[str, Found]) -> list[Found]:
-    """Sorted by address, each media file with the `<stem>.json` beside it, and those JSON files left out."""
+    """Sorted by address, each media file with the `<stem>.json` and `<stem>.txt` beside it.
+
+    Those are left out.
+    """
     media = {uri for uri in found if suffix_of(uri) not in NOT_MEDIA}
-    consumed = {beside(uri, ".json") for uri in media}
+    consumed = {beside(uri, ending) for uri in media for ending in _SIDES}
     result = []
     for uri in sorted(found):
         item = found[uri]
-        if uri in consumed and uri.split("?", 1)[0].endswith(".json"):
+        if uri in consumed and split_query(uri)[0].endswith(_SIDES):
             continue
-        side = beside(uri, ".json")
-        if (
-            item.sidecar is None
-            and uri in media
-            and (side in found or ("://" not in uri and Path(side).is_file()))
-        ):
-            item = item.joined(Found(uri, side))
+        if uri in media:
+            json_file, text_file = (beside(uri, ending) for ending in _SIDES)
+            item = item.joined(
+                Found(
+                    uri,
+                    sidecar=json_file if _is_there(json_file, found) else None,
+                    caption=text_file if _is_there(text_file, found) else None,
+                )
+            )
         result.append(item)
     return result
+
+
+def _is_there(side: str, found: dict[str, Found]) -> bool:
+    try:
+        return side in found or ("://" not in side and Path(side).is_file())
+    except OSError:
+        return False

@@ -7,11 +7,12 @@ it (the layout that Hugging Face datasets call videofolder and imagefolder).
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 
 from manifests.errors import UsageError
-from media.bytes.access import is_local, open_binary
-from media.bytes.tar_member import split_member
+from manifests.text import decoded, valid, valid_json
+from media.bytes.access import open_binary
 from media.errors import MediaError, shown
 from pipeline.footage.found import Found, row_fields, split_query
 from pipeline.footage.lists import entry_uri, read_rows
@@ -53,43 +54,56 @@ def _read_text(uri: str) -> str:
         data = file.read(_MAX_SIDECAR_BYTES + 1)
     if len(data) > _MAX_SIDECAR_BYTES:
         raise ValueError(f"it is over {_MAX_SIDECAR_BYTES} bytes")
-    return data.decode()
+    return decoded(data)
 
 
-def _timed(value: object) -> bool:
-    """Whether a value is a list of captions with their times, as curation reads them."""
-    return isinstance(value, list) and all(
-        isinstance(item, dict)
-        and all(
-            isinstance(item.get(key), int | float) and not isinstance(item[key], bool)
-            for key in ("start_s", "end_s")
-        )
-        and isinstance(item.get("text"), str)
-        and isinstance(item.get("kind"), str)
-        for item in value
-    )
+def _timed(value: object) -> tuple[list[dict], list[str]]:
+    """Captions with their times, as curation reads them, and why others are left out."""
+    if not isinstance(value, list):
+        return [], [f"they are a {type(value).__name__}, not a list"]
+    good, bad = [], []
+    for number, item in enumerate(value):
+        if why := _fault(item):
+            bad.append(f"number {number + 1} {why}")
+        else:
+            good.append(item)
+    return good, bad
+
+
+def _fault(item: object) -> str:
+    """What is wrong with a timed caption; nothing where it is sound."""
+    if not isinstance(item, dict):
+        return f"is a {type(item).__name__}, not an object"
+    for key in ("start_s", "end_s"):
+        value = item.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return f"has no number {key}"
+    for key in ("text", "kind"):
+        if not isinstance(item.get(key), str):
+            return f"has no text {key}"
+    if item["kind"] == "structured":
+        try:
+            fields = json.loads(item["text"])
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            return "is structured, and its text is no JSON object"
+    return ""
 
 
 def sidecar_fields(found: Found) -> dict:
     """`alt`, `timed_captions_json` and `metadata_json` of a source, and `detail` if one is unreadable."""
-    alt, captions, detail = found.alt, [], []
+    alt, captions, detail = found.alt, list[dict](), list[str]()
     metadata: dict = {}
     if found.sidecar:
         try:
-            sidecar = json.loads(_read_text(found.sidecar))
+            sidecar = valid_json(json.loads(_read_text(found.sidecar)))
             if not isinstance(sidecar, dict):
                 raise ValueError(f"it is a {type(sidecar).__name__}, not an object")
-            captions = sidecar.pop("captions", [])
-            if not _timed(captions):
-                detail.append(
-                    f"captions of sidecar {shown(found.sidecar)} are left out: each needs start_s, end_s "
-                    "(numbers), kind and text"
-                )
-                captions = []
-            if not is_local(found.sidecar) and split_member(found.sidecar):
-                own_alt, metadata = row_fields(sidecar)
-            else:
-                own_alt, metadata = str(sidecar.pop("alt", "") or ""), sidecar
+            captions, bad = _timed(sidecar.pop("captions", None) or [])
+            if bad:
+                detail.append(f"captions of sidecar {shown(found.sidecar)} are left out: {'; '.join(bad)}")
+            own_alt, metadata = row_fields(sidecar)
             alt = alt or own_alt
         except (MediaError, ValueError, RecursionError) as error:
             detail.append(f"sidecar {shown(found.sidecar)} is not readable JSON: {error}")
@@ -99,12 +113,15 @@ def sidecar_fields(found: Found) -> dict:
         except (MediaError, ValueError) as error:
             detail.append(f"caption {shown(found.caption)} cannot be read: {error}")
     metadata |= found.metadata
-    if not captions and metadata.get("captions") and _timed(metadata["captions"]):
-        captions = metadata.pop("captions")
+    if not captions and metadata.get("captions"):
+        listed, bad = _timed(metadata["captions"])
+        if not bad:
+            captions = listed
+            del metadata["captions"]
     metadata.pop("truth", None)  # exact truth of the film world: for evaluation, never for training
     fields = {
-        "alt": alt,
-        "timed_captions_json": json.dumps(captions),
-        "metadata_json": json.dumps(metadata, sort_keys=True),
+        "alt": valid(alt),
+        "timed_captions_json": json.dumps(valid_json(captions)),
+        "metadata_json": json.dumps(valid_json(metadata), sort_keys=True),
     }
     return fields | ({"detail": "; ".join(detail)} if detail else {})

@@ -22,6 +22,7 @@ from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import read_member
+from manifests.text import valid, valid_json
 from media.decode.images import decode_image
 from pipeline.blame import blame
 from pipeline.config import CaptionConfig
@@ -37,20 +38,20 @@ def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
 
     Its id is a function of what it says and where it comes from.
     """
-    made, span = caption.provenance, caption.span_s or (None, None)
+    made, span, text = caption.provenance, caption.span_s or (None, None), valid(caption.text)
     origin = (clip_id, caption.kind, caption.source, made.model, made.weights, made.prompt_id, made.seed)
-    key = "|".join(map(str, (*origin, span[0], caption.text)))
+    key = "|".join(map(str, (*origin, span[0], text)))
     return {
         "caption_id": hashlib.sha256(key.encode()).hexdigest()[:12],
         "clip_id": clip_id,
         "shard": shard,
         "kind": caption.kind,
         "source": caption.source,
-        "text": caption.text,
-        "fields_json": json.dumps(caption.fields, sort_keys=True),
+        "text": text,
+        "fields_json": json.dumps(valid_json(caption.fields), sort_keys=True),
         "status": caption.verdict.status,
         "reasons": list(caption.verdict.reasons),
-        "num_words": len(caption.text.split()),
+        "num_words": len(text.split()),
         "start_s": span[0],
         "end_s": span[1],
         "finish_reason": caption.finish_reason,

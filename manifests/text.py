@@ -1,0 +1,34 @@
+"""Text that comes from outside made valid Unicode, so that one bad caption spoils nothing but itself."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def valid(text: str) -> str:
+    """The text without lone surrogates, as a caption cut inside an emoji has them: each becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def valid_json(value: Any) -> Any:
+    """The same of every text in a value as JSON has it."""
+    if isinstance(value, str):
+        return valid(value)
+    if isinstance(value, dict):
+        return {valid(str(key)): valid_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [valid_json(item) for item in value]
+    return value
+
+
+def decoded(data: bytes) -> str:
+    """Bytes of a text file: UTF-8, or what their byte order mark says.
+
+    Raises:
+        UnicodeDecodeError: they are neither.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding)

@@ -1,0 +1,98 @@
+"""Files below a folder: links followed once, our own outputs left out, and all that is left out said."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from manifests.cli import say
+from manifests.errors import UsageError
+from media.errors import shown
+from pipeline.footage.found import Found
+
+HEADER = "dataset.json"
+_RUN = ("config.json", "metrics.jsonl")
+"""Files by which the folder of a training run is known."""
+
+
+def is_header(text: bytes) -> bool:
+    """Whether this is the `dataset.json` of one of our datasets."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return (
+        isinstance(found, dict)
+        and "format" in found
+        and found.get("kind", "rushes dataset") == "rushes dataset"
+    )
+
+
+def own_output(folder: Path) -> str:
+    """What of ours a folder is: a dataset or a training run; nothing for any other folder."""
+    try:
+        if (folder / HEADER).is_file() and is_header((folder / HEADER).read_bytes()):
+            return "a dataset of ours"
+        if all((folder / name).is_file() for name in _RUN) and (folder / "checkpoints").is_dir():
+            return "a training run"
+    except OSError:
+        return ""
+    return ""
+
+
+class Walk:
+    """The files below a folder.
+
+    Links to folders are followed, each folder once, so that loops end. Dangling links and folders that may
+    not be entered are listed as they are: probing them tells why they fail. Names with a leading dot and our
+    own outputs are left out, counted in `left`.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root, self.left = root, Counter[str]()
+        self._seen: set[tuple[int, int]] = set()
+
+    def files(self) -> list[Found]:
+        """All of them.
+
+        Raises:
+            UsageError: the folder itself is an output of ours.
+        """
+        if what := own_output(Path(self.root)):
+            raise UsageError(shown(self.root), f"is {what}, not footage", "Name the folder of the footage.")
+        found = [Found(path) for path in self._below(self.root)]
+        if self.left:
+            counts = ", ".join(f"{count} {what}" for what, count in sorted(self.left.items()))
+            say(f"{shown(self.root)}: left out: {counts}")
+        return found
+
+    def _below(self, folder: str) -> Iterator[str]:
+        try:
+            facts = Path(folder).stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            yield folder
+            return
+        if (facts.st_dev, facts.st_ino) in self._seen:
+            self.left["links to folders that are listed already"] += 1
+            return
+        self._seen.add((facts.st_dev, facts.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                self.left["hidden names"] += 1
+            elif not _is_folder(entry):
+                yield entry.path
+            elif what := own_output(Path(entry.path)):
+                self.left[f"folders that are {what}"] += 1
+            else:
+                yield from self._below(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a loop of links
+        return False
