@@ -6,6 +6,7 @@ never seen.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -221,7 +222,10 @@ def rows_of_shard(dataset: Dataset, name: str, column: Column, shard: int) -> li
 
 
 def plan_rows(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict], dict[str, dict]]:
-    """Segments of one shard and, by source id, the source rows they name."""
+    """Segments of one shard and, by source id, the source rows they name.
+
+    A source whose file is gone is at the address where a later plan found the same bytes.
+    """
     segments = plan(dataset, generation)
     segments = segments.filter(pc.equal(segments["shard"], shard))
     sources = read_part(dataset, plan_part(dataset, "sources", generation))
@@ -231,4 +235,24 @@ def plan_rows(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict]
             pc.equal(sources["status"], "kept"),
         )
     )
-    return segments.to_pylist(), {row["source_id"]: row for row in sources.to_pylist()}
+    found = {row["source_id"]: row for row in sources.to_pylist()}
+    moved = _moved(dataset, [row for row in found.values() if _is_gone(row["uri"])])
+    rows = [{**row, "uri": moved.get(row["source_id"], row["uri"])} for row in segments.to_pylist()]
+    return rows, {key: {**row, "uri": moved.get(key, row["uri"])} for key, row in found.items()}
+
+
+def _moved(dataset: Dataset, sources: list[dict]) -> dict[str, str]:
+    """Where the bytes of sources lie now whose files are gone, as later plans found them, by source id."""
+    ids = {row["source_id"] for row in sources}
+    if not ids:
+        return {}
+    return {
+        row["source_id"]: row["uri"]
+        for row in table(dataset, "sources").to_pylist()
+        if row["source_id"] in ids and row["reason"] == "exact_duplicate" and not _is_gone(row["uri"])
+    }
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether a file of this machine is not there; others are taken to be."""
+    return "://" not in uri and not os.path.lexists(uri) and not os.path.lexists(uri.partition("#")[0])

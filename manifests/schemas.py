@@ -40,6 +40,7 @@ SOURCES = [
     ("reason", pa.string(), "why it was dropped or failed (docs/faults.md)"),
     ("detail", pa.string(), "the same in a sentence"),
     ("size_bytes", pa.int64(), "size of the file"),
+    ("modified", pa.string(), "what changes when the file does: its modification time in ns, or its ETag"),
     ("kind", pa.string(), "video | image"),
     ("container", pa.string(), "FFmpeg's name of the container"),
     ("codec", pa.string(), "FFmpeg's name of the codec"),

@@ -47,7 +47,7 @@ class Plan(IngestConfig):
     out: str
     """Dataset folder or address; made if missing."""
     limit: int = 0
-    """Take only the first N new files; 0 for all."""
+    """Take only the first N files: the same ones at each run; 0 for all."""
     estimate: bool = False
     """Then say how many hours and how much money the ingest would take on this cluster, from measured rates.
     """
@@ -94,7 +94,7 @@ class Ingest(IngestConfig):
     autoscaling: bool = False
     """Trust the cluster's autoscaler to bring nodes that are not there yet."""
     limit: int = 0
-    """Take only the first N new files; 0 for all."""
+    """Take only the first N files: the same ones at each run; 0 for all."""
     dry_run: bool = False
     """Say what would be done and stop."""
     json: bool = False

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -22,9 +21,9 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
-from media.errors import shown
+from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
-from pipeline.footage.sources import Found, same_bytes
+from pipeline.footage.sources import Found, change_since, same_bytes
 
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 
@@ -88,28 +87,27 @@ def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> l
     return sorted(segments, key=lambda row: (row["shard"], row["uri"], row["start_s"]))
 
 
-def _known(dataset: Dataset) -> tuple[dict[str, int | None], dict[str, str], int, set[str]]:
-    rows = (
-        queries.table(dataset, "sources").select(["uri", "size_bytes", "source_id", "status"]).to_pylist()
-        if dataset.generations()
-        else []
-    )
+def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[str]]:
+    """Source rows by uri, uris of kept ones by id, the first free shard, and uris that only failed."""
+    columns = ["uri", "size_bytes", "modified", "source_id", "status"]
+    rows = queries.table(dataset, "sources").select(columns).to_pylist() if dataset.generations() else []
     shards = queries.plan(dataset)["shard"].to_pylist() if dataset.generations() else []
-    sizes = {row["uri"]: row["size_bytes"] for row in rows}
+    known = {row["uri"]: row for row in rows}
     settled = {row["uri"] for row in rows if row["status"] != "failed"}
     kept = {row["source_id"]: row["uri"] for row in rows if row["status"] == "kept"}
-    return sizes, kept, max(shards, default=-1) + 1, set(sizes) - settled
+    return known, kept, max(shards, default=-1) + 1, set(known) - settled
 
 
-def _size_now(found: Found, known: dict[str, int | None]) -> int | None:
-    """Size in bytes of a known file, as listed or asked for; unchanged if that costs a request."""
-    if found.size_bytes is not None:
-        return found.size_bytes
-    return (
-        Path(found.uri).stat().st_size
-        if is_local(found.uri) and Path(found.uri).is_file()
-        else known.get(found.uri)
-    )
+def _has_changed(found: Found, row: dict) -> bool:
+    """Whether a known file is another now, as far as that can be told without a request to a store."""
+    if row["size_bytes"] is None:
+        return False
+    if is_local(found.uri):
+        try:
+            return bool(change_since(row))
+        except MediaError:
+            return False
+    return found.size_bytes not in {None, row["size_bytes"]}
 
 
 def make_plan(
@@ -126,15 +124,17 @@ def make_plan(
     """
     if config.limit < 0:
         raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
-    sizes, known_ids, first_shard, failed = _known(dataset)
-    sizes = {uri: size for uri, size in sizes.items() if not (retries_failed and uri in failed)}
-    for path in [found.uri for found in files if sizes.get(found.uri) not in {None, _size_now(found, sizes)}]:
+    known, known_ids, first_shard, failed = _known(dataset)
+    known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
+    files = files[: config.limit] if config.limit else files
+    for path in [
+        found.uri for found in files if found.uri in known and _has_changed(found, known[found.uri])
+    ]:
         say(
             f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it "
             "another name to ingest it anew."
         )
-    new = [found for found in files if found.uri not in sizes]
-    new = new[: config.limit] if config.limit else new
+    new = [found for found in files if found.uri not in known]
     if not new:
         return []
     rows = sorted(probing(new), key=lambda row: row["uri"])

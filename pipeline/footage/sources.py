@@ -51,12 +51,16 @@ def content_id(uri: str) -> str:
 def same_bytes(first: str, second: str) -> bool:
     """Whether two files of equal content id are equal throughout. Small ones were hashed whole already.
 
-    Where one cannot be read again they are not taken for the same: rather twice (near-duplicates are found
-    later) than not at all.
+    A first that is gone was moved: size and samples are all there is to go by. Where one is there but cannot
+    be read they are not taken for the same: rather twice (near-duplicates are found later) than not at all.
     """
     try:
-        if stat_media(first)[0] <= WHOLE_HASH_BYTES:
+        if stat_media(second)[0] <= WHOLE_HASH_BYTES:
             return True
+        try:
+            stat_media(first)
+        except MediaError as error:
+            return error.reason == "missing"
         with open_binary(first) as a, open_binary(second) as b:
             while True:
                 x, y = a.read(1 << 22), b.read(1 << 22)
@@ -118,9 +122,8 @@ def facts_of(row: dict) -> Probe:
     Raises:
         MediaError: the file is gone, cannot be had, or has another size than when it was planned.
     """
-    size = stat_media(row["uri"])[0]
-    if size != row["size_bytes"]:
-        raise MediaError("source_changed", f"{row['uri']} has {size} bytes, the plan saw {row['size_bytes']}")
+    if why := change_since(row):
+        raise MediaError("source_changed", f"{row['uri']} {why}")
     geometry = Geometry(
         row["stored_width_px"],
         row["stored_height_px"],
@@ -132,6 +135,24 @@ def facts_of(row: dict) -> Probe:
     return Probe(
         **{**same, "path": row["uri"], "geometry": geometry, "decoder_reasons": tuple(row["decoder_reasons"])}
     )
+
+
+def change_since(row: dict) -> str:
+    """How a file differs from what the plan saw; nothing where it is the same.
+
+    A file of another modification time is read again: only its bytes tell.
+
+    Raises:
+        MediaError: the file is gone or cannot be had.
+    """
+    size, modified = stat_media(row["uri"])
+    if size != row["size_bytes"]:
+        return f"has {size} bytes, the plan saw {row['size_bytes']}"
+    if row.get("modified") and modified != row["modified"]:
+        name = content_id(row["uri"])
+        if not row["source_id"].startswith(name):
+            return f"holds other bytes than the plan saw ({name}, not {row['source_id']})"
+    return ""
 
 
 def source_row(found: Found) -> dict:
@@ -150,7 +171,7 @@ def source_row(found: Found) -> dict:
         if is_tar(found.uri) and (damage := tar_index(found.uri).damage):
             raise MediaError("bad_tar", damage)
         with held(found.uri):
-            size, name = stat_media(found.uri)[0], content_id(found.uri)
+            (size, modified), name = stat_media(found.uri), content_id(found.uri)
             facts = probe(found.uri)
     except MediaError as error:
         return failed_row(found, error.reason, error.message, name, size)
@@ -159,4 +180,5 @@ def source_row(found: Found) -> dict:
         reason, cause = blame(error)
         return failed_row(found, reason, f"{found.uri}: {cause}", name, size)
     row = {"source_id": name, "uri": found.uri, "status": "kept", "reason": "", "size_bytes": size}
+    row["modified"] = modified
     return row | probe_fields(facts) | {"detail": facts.detail} | sidecar_fields(found)

@@ -1,4 +1,6 @@
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from manifests.layout import Dataset
 from pipeline.config import PlanConfig
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import deal, make_plan, segments_of
+from tests.conftest import ingest_here
 
 
 def here(files):
@@ -93,3 +96,52 @@ def test_a_file_that_changed_after_it_was_planned_is_named(films, tmp_path, caps
     shutil.copy(second, footage / "a.mp4")
     assert make_plan(dataset, list_sources([str(footage)]), PlanConfig(), here) == []
     assert "a.mp4 has changed" in capsys.readouterr().err
+
+
+def two_films(films, folder):
+    folder.mkdir()
+    chosen = sorted(path for path in films.iterdir() if path.suffix == ".mp4")[:2]
+    for path in chosen:
+        shutil.copy(path, folder / path.name)
+    return [folder / path.name for path in chosen]
+
+
+def test_footage_that_was_moved_is_known_by_its_bytes_and_goes_on_from_where_it_lies(films, tmp_path):
+    two_films(films, tmp_path / "old")
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    make_plan(dataset, list_sources([str(tmp_path / "old")]), PlanConfig(), here)
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = make_plan(dataset, list_sources([str(tmp_path / "new")]), PlanConfig(), here)
+    assert {(row["status"], row["reason"]) for row in again} == {("dropped", "exact_duplicate")}
+    ingest_here(tmp_path / "new", tmp_path / "ds")
+    clips = queries.table(dataset, "clips").to_pylist()
+    assert clips and {Path(row["uri"]).parent.name for row in clips} == {"new"}
+    assert not queries.table(dataset, "failures").num_rows
+    assert queries.table(dataset, "latents").num_rows == len(clips)
+
+
+def test_a_file_that_is_another_of_the_same_size_is_not_made_under_the_old_id(films, tmp_path, capsys):
+    first, second = two_films(films, tmp_path / "f")
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    make_plan(dataset, list_sources([str(tmp_path / "f")]), PlanConfig(), here)
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)  # another file of the same size
+    os.utime(second, (1, 1))  # the same file, touched
+    assert make_plan(dataset, list_sources([str(tmp_path / "f")]), PlanConfig(), here) == []
+    said = capsys.readouterr().err
+    assert f"{first.name} has changed" in said and second.name not in said
+    ingest_here(tmp_path / "f", tmp_path / "ds")
+    failures = {Path(row["uri"]).name: row["error"] for row in queries.table(dataset, "failures").to_pylist()}
+    assert failures == {first.name: "source_changed"}
+    assert {Path(row["uri"]).name for row in queries.table(dataset, "clips").to_pylist()} == {second.name}
+
+
+def test_a_limit_takes_the_same_files_at_each_run(films, tmp_path):
+    files = list_sources([str(films)])
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    first = make_plan(dataset, files, PlanConfig(limit=3), here)
+    assert [row["uri"] for row in first] == [found.uri for found in files[:3]]
+    assert make_plan(dataset, files, PlanConfig(limit=3), here) == []
+    more = make_plan(dataset, files, PlanConfig(limit=5), here)
+    assert [row["uri"] for row in more] == [found.uri for found in files[3:5]]
