@@ -21,7 +21,7 @@ from manifests.layout import Dataset
 from manifests.lease import Lease
 from manifests.views import View
 from pipeline.config import IngestConfig
-from pipeline.engine.cluster import interrupt_on_signals, session
+from pipeline.engine.cluster import check_address, interrupt_on_signals, session
 from pipeline.engine.estimate import Prices, print_estimate
 from pipeline.engine.run import build_stages, execute, open_for, plan_generation
 from pipeline.footage.sources import list_sources
@@ -55,6 +55,7 @@ class Plan(IngestConfig):
 
     def run(self) -> int:
         interrupt_on_signals()
+        check_address()  # a cluster that is not there leaves nothing behind
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session():
@@ -106,6 +107,7 @@ class Ingest(IngestConfig):
         if self.dry_run:
             return self._dry_run(stages)
         interrupt_on_signals()
+        check_address()  # a cluster that is not there leaves nothing behind
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session() as where:

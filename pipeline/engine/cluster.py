@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import signal
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,25 +22,32 @@ from manifests.errors import UsageError
 from pipeline.config import Resources
 
 _CODE = Path(__file__).resolve().parents[2]
+_ANSWER_S = 10.0
 _OBJECT_STORE_BYTES = 256 << 20  # rows name shards; no frame crosses the object store
 
 
 def connect(num_cpus: int | None = None) -> str:
     """Connect to Ray and return where: the address of a cluster, or "embedded".
 
-    `RAY_ADDRESS` (set by `ray job submit`) names a cluster. Without it a local Ray is started on loopback for
-    this run alone, with its token authentication off, which a local start would otherwise switch on for every
-    later Ray command of the user.
+    `RAY_ADDRESS` (set by `ray job submit`) names a cluster. Without it a local Ray is started for this run
+    alone. It listens on more than loopback, whatever it is told, so whoever speaks to it must know a token
+    that only this user can read.
+
+    Raises:
+        UsageError: the cluster does not answer, or refuses.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = os.environ.get("RAY_ADDRESS")
+    address = check_address()
     # Ray puts the working directory first on the module path of every worker, where a folder of the user's
     # named `media` would hide ours: so it starts from ours, and the workers go back to the user's (`go_to`).
     with contextlib.chdir(_CODE):
         if address:
-            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+            try:
+                ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise _unreachable(address, str(error).strip().splitlines()[0]) from error
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            _keep_others_out()
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(
@@ -53,6 +65,56 @@ def connect(num_cpus: int | None = None) -> str:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return address or "embedded"
+
+
+def check_address() -> str:
+    """Where the cluster is that `RAY_ADDRESS` names; empty for a Ray of our own.
+
+    Raises:
+        UsageError: nothing answers there.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named in {"", "local"}:
+        return ""
+    address = named
+    if named == "auto":
+        with contextlib.suppress(OSError):
+            address = (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").read_text().strip()
+        if address == "auto":
+            raise _unreachable(named, "no Ray is running on this machine")
+    host, _, port = address.partition("://")[2 if "://" in address else 0].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(named, f"nothing answers at {address} ({error})") from error
+    return address
+
+
+def _unreachable(address: str, cause: str) -> UsageError:
+    return UsageError(
+        f"RAY_ADDRESS={address}",
+        cause,
+        "Start that cluster, or unset RAY_ADDRESS for a Ray of this run's own; RAY_AUTH_MODE and the token "
+        "must be those of the cluster.",
+    )
+
+
+def _keep_others_out() -> None:
+    """Ask for a token of whoever speaks to the Ray that this process starts, unless the user has chosen.
+
+    Ray asks for one by default; told nothing, it would use and write the user's own, which speaks for other
+    clusters too. One token a process, for Ray reads it once; only this user can read it; it is not left
+    behind.
+    """
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        return
+    folder = tempfile.mkdtemp(prefix="rushes-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "token")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = path
 
 
 def go_to(folder: str) -> None:
