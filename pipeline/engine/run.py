@@ -19,7 +19,8 @@ from pipeline.curate.stage import Curate
 from pipeline.dedup.near_duplicates import Spread
 from pipeline.dedup.stage import NOT_DUPLICATE, dedup, on_ray
 from pipeline.engine.cluster import preflight
-from pipeline.engine.runner import probe_on_ray, run_stages, start_run
+from pipeline.engine.probing import probe_on_ray
+from pipeline.engine.runner import run_stages, start_run
 from pipeline.footage.sources import Found, failed_row, list_sources, source_row
 from pipeline.plan import make_plan
 from pipeline.stages.caption import CaptionStage

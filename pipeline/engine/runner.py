@@ -7,11 +7,12 @@ its process twice is passed over, so trying again always ends.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from pipeline.config import Resources
 from pipeline.engine.cluster import go_to
 from pipeline.stages.protocol import Stage, run_stage
 
-PROBE_LIMIT_S = 300.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of a disk without room: no other shard will fare better, and the run ends."""
 _POLL_S = 0.5
 _PROGRESS_EVERY_S = 5.0
 
@@ -68,6 +70,11 @@ class StageActor:
             }
         )
 
+    def _failed(self, batch: dict, failure: Exception) -> dict:
+        shard, text = int(batch["shard"][0]), f"{type(failure).__name__}: {failure}"
+        self._tell("shard_failed", text, shard, trace=traceback.format_exc())
+        return {**batch, "error": [f"{self.stage.name}: {text}"]}
+
     def __call__(self, batch: dict) -> dict:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
         if error:
@@ -82,13 +89,14 @@ class StageActor:
 
         try:
             account, seconds = run_stage(self.stage, self.dataset, self.run_id, shard, generation, progress)
+        except OSError as failure:
+            if failure.errno not in _FULL:
+                return self._failed(batch, failure)
+            return {**batch, "error": [f"{self.stage.name}: {failure}"], "full": [failure.errno]}
         except Exception as failure:  # noqa: BLE001
             # told, returned in the row and counted by the driver: a shard that cannot be written must not
             # take the others with it
-            self._tell(
-                "shard_failed", f"{type(failure).__name__}: {failure}", shard, trace=traceback.format_exc()
-            )
-            return {**batch, "error": [f"{self.stage.name}: {type(failure).__name__}: {failure}"]}
+            return self._failed(batch, failure)
         if account is not None:
             text = (
                 f"{account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in "
@@ -184,7 +192,9 @@ def run_stages(
     hub = EventHub.remote()  # type: ignore[attr-defined]
     watcher = Watcher(hub, log, num_jobs)
     watcher.start()
-    rows = [{"shard": shard, "generation": generation, "error": ""} for shard, generation in pending]
+    rows = [
+        {"shard": shard, "generation": generation, "error": "", "full": 0} for shard, generation in pending
+    ]
     flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in stages:
         flow = flow.map_batches(
@@ -200,6 +210,8 @@ def run_stages(
     outcome = Outcome()
     try:
         for row in flow.iter_rows():
+            if row["full"]:
+                raise OSError(row["full"], os.strerror(row["full"]), dataset.uri)
             if row["error"]:
                 outcome.shard_errors.append(f"shard {row['shard']}: {row['error']}")
     finally:
@@ -235,58 +247,3 @@ def start_run(
         json.dumps(record, indent=2, default=str).encode(),
     )
     return run_id
-
-
-def probe_on_ray(
-    source_row: Callable[[Any], dict], failed_row: Callable[[Any, str, str], dict]
-) -> Callable[[list[Any]], list[dict]]:
-    """Probe many files in parallel as Ray tasks, a handful of files each.
-
-    Where a task dies, or none of them ends for `PROBE_LIMIT_S`, its files are probed one by one; one that
-    kills or holds its task again is a failure row.
-    """
-
-    @ray.remote(num_cpus=1, max_retries=0)
-    def probe_some(files: list[Any]) -> list[dict]:
-        return [source_row(file) for file in files]
-
-    def one_by_one(files: list[Any]) -> list[dict]:
-        rows = []
-        for file in files:
-            task = probe_some.remote([file])
-            try:
-                answer: list[dict] = ray.get(task, timeout=PROBE_LIMIT_S)
-                rows += answer
-            except ray.exceptions.GetTimeoutError:
-                ray.cancel(task, force=True)
-                rows.append(
-                    failed_row(file, "poison", f"its probe gave no answer for {PROBE_LIMIT_S:g} s, twice")
-                )
-            except ray.exceptions.RayError as error:
-                rows.append(
-                    failed_row(
-                        file, "poison", f"its probe killed the process, twice ({type(error).__name__})"
-                    )
-                )
-        return rows
-
-    def probing(files: list[Any]) -> list[dict]:
-        size = max(1, min(64, len(files) // 8))
-        running = {
-            probe_some.remote(files[begin : begin + size]): files[begin : begin + size]
-            for begin in range(0, len(files), size)
-        }
-        rows: list[dict] = []
-        suspects: list[Any] = []
-        while running:
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=PROBE_LIMIT_S)
-            for task in ready or list(running):
-                piece = running.pop(task)
-                try:
-                    rows += ray.get(task, timeout=0 if not ready else None)
-                except ray.exceptions.RayError:
-                    ray.cancel(task, force=True)
-                    suspects += piece
-        return rows + one_by_one(suspects)
-
-    return probing

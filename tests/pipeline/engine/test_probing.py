@@ -1,0 +1,94 @@
+"""Probing on Ray: a file is blamed for what it does, and for nothing else."""
+
+import os
+import time
+
+import pytest
+import ray
+
+from pipeline.engine import cluster, probing, runner
+from pipeline.engine.probing import probe_on_ray
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def one_cpu():
+    with cluster.session(1):
+        yield
+
+
+def answer(file):
+    if file == "hangs":
+        time.sleep(60)
+    if file == "kills":
+        os._exit(1)
+    return {"uri": file, "status": "kept"}
+
+
+def failed(file, reason, cause):
+    return {"uri": file, "status": "failed", "reason": reason, "detail": cause}
+
+
+@pytest.mark.slow
+def test_a_file_that_hangs_or_kills_is_a_row_and_its_neighbours_are_kept(one_cpu):
+    files = ["a", "hangs", "b", "kills", "c"]
+    rows = {row["uri"]: row for row in probe_on_ray(answer, failed, limit_s=2)(files)}
+    assert {name for name, row in rows.items() if row["status"] == "kept"} == {"a", "b", "c"}
+    for name in ("hangs", "kills"):
+        assert rows[name]["reason"] == "poison" and "2 times" in rows[name]["detail"]
+
+
+@pytest.mark.slow
+def test_a_cluster_without_a_free_cpu_is_no_files_fault(one_cpu, monkeypatch, capsys):
+    monkeypatch.setattr(probing, "_TELL_EVERY_S", 1.0)
+
+    @ray.remote(num_cpus=1)
+    def occupy():
+        time.sleep(6)
+
+    busy = occupy.remote()
+    time.sleep(0.5)
+    rows = probe_on_ray(answer, failed, limit_s=1)(["a", "b"])
+    ray.get(busy)
+    assert [row["status"] for row in rows] == ["kept", "kept"]
+    assert "2 files to probe; 0 CPUs of the cluster are free" in capsys.readouterr().err
+
+
+class FullDisk:
+    """A stage that writes to a full disk."""
+
+    name = "preview"
+
+    def setup(self):
+        pass
+
+    def process(self, *_):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch):
+    told = []
+    monkeypatch.setattr(runner, "run_stage", lambda stage, *_: stage.process())
+    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".")
+    actor._tell = lambda event, *_, **__: told.append(event)
+    batch = {"shard": [0], "generation": [0], "error": [""], "full": [0]}
+    assert actor(batch)["full"] == [28] and not told
+    monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
+    broken = actor(batch)
+    assert broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told == ["shard_failed"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_at_once(films, tmp_path):
+    from manifests.layout import Column, Dataset
+    from tests.conftest import ingest_here
+
+    dataset = ingest_here(films, tmp_path / "ds", shard_s=4)
+    shards = [(shard, 0) for shard in range(6)]
+    stage = FullDisk()
+    stage.column, stage.needs = Column("preview", "0"), ()
+    with cluster.session(1), pytest.raises(OSError, match="No space left"):
+        runner.run_stages(
+            Dataset(dataset.uri), [stage], shards, "run", {"preview": 1}, {"preview": cluster.Resources()}
+        )
