@@ -100,7 +100,9 @@ FAILURES = {
     "tls": Reason(
         "The server's certificate is not trusted.", "Check the address and the time of the machine."
     ),
-    "too_large": Reason("The file is larger than the limit.", "Raise the limit that the message names."),
+    "too_large": Reason(
+        "The file, or its picture, is larger than the limit.", "Raise the limit that the message names."
+    ),
     "unreachable": Reason("Nobody answers at the address.", "Try later (`rushes retry`)."),
     "unreadable": Reason("The bytes cannot be read.", "Try again; check the disk or the store."),
     "wrong_count": Reason("The fast decoder and the packets disagree on the number of frames.", "Report it."),

@@ -20,6 +20,14 @@ _MEMBER = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
 MAX_MEMBERS = 2_000_000
 _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
+MAX_EXTENSION_BYTES = 1 << 20
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,18 @@ def is_tar(uri: str) -> bool:
     return path.lower().endswith(".tar")
 
 
+class _Bounded(tarfile.TarInfo):
+    """A header whose extensions are read only within bounds: they claim a size, which is read at once."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENSIONS and self.size > MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"an extended header claims {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """The map of a sparse member is not read: such members are left out."""
+
+
 def read_index(blocks: Blocks, name: str) -> TarIndex:
     """Read the headers of a tar.
 
@@ -53,7 +73,7 @@ def read_index(blocks: Blocks, name: str) -> TarIndex:
     members: dict[str, tuple[int, int]] = {}
     reader = BlockReader(blocks)
     try:
-        with tarfile.open(fileobj=reader.as_binary(), mode="r:") as tar:
+        with tarfile.open(fileobj=reader.as_binary(), mode="r:", tarinfo=_Bounded) as tar:
             while (info := tar.next()) is not None:
                 if info.isreg() and not info.issparse():
                     if info.offset_data + info.size > blocks.size_bytes:

@@ -13,6 +13,7 @@ from typing import cast
 import av
 import numpy as np
 
+from media.decode.limits import MAX_PIXELS, check_pixels
 from media.errors import MediaError
 
 MAX_KEY_INTERVAL_S = (
@@ -127,5 +128,8 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
         raise MediaError("no_video", f"{path} has no video stream")
     if stream.codec_context is None:
         raise MediaError("no_decoder", f"{path} is in a codec this build cannot decode")
+    context = stream.codec_context
+    check_pixels(path, context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way
     stream.thread_type = "NONE"  # one thread an actor: more files at once beat more threads a file
     return stream

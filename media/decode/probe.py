@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from media.bytes.access import is_local, opened, stat_media
+from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.geometry import Geometry, orientation
@@ -29,7 +30,6 @@ from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-Image.MAX_IMAGE_PIXELS = 400_000_000
 
 PLAYLISTS = {"hls", "dash", "concat", "concatf"}
 MAX_GAP_S = 3600.0  # an hour without a frame is a broken clock, not footage
@@ -87,6 +87,7 @@ def _probe_image(path: str) -> Probe | None:
     """Facts of a still image or an animated WebP, APNG or AVIF by Pillow; None for other files."""
     try:
         with opened(path) as file, Image.open(file) as image:
+            limits.check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1)
             if image.format == "GIF" and frames > 1:
                 return None
@@ -128,9 +129,12 @@ def _probe_image(path: str) -> Probe | None:
         TypeError,
         RuntimeError,
         struct.error,
-        Image.DecompressionBombError,
     ):
         return None
+    except Image.DecompressionBombError as error:
+        raise MediaError(
+            "too_large", f"{path}: {error}. {limits.NAME} sets how many there may be."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
