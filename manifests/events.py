@@ -15,6 +15,7 @@ from manifests.errors import IntegrityError
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.json_files import RESTORE, parse_lines, read_object
+from manifests.text import shown_json
 
 _REWRITE_EVERY_S = 10.0
 
@@ -41,7 +42,7 @@ class EventLog:
         **value: Any,
     ) -> dict:
         """Record one event and return it as stored."""
-        row = {
+        row: dict[str, Any] = {
             "time_s": round(time.time() if time_s is None else time_s, 3),
             "event": event,
             "stage": stage,
@@ -49,6 +50,7 @@ class EventLog:
             "text": text,
             "value": value,
         }
+        row = shown_json(row)
         line = json.dumps(row) + "\n"
         if self._is_local:
             with open(self.path, "a", encoding="utf-8") as file:

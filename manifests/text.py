@@ -1,11 +1,37 @@
-"""Text that comes from outside made valid Unicode, so that one bad caption spoils nothing but itself."""
+"""Text from outside: made valid Unicode, so that one bad caption spoils nothing but itself, and shown without
+the secrets that addresses carry.
+"""
 
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Any
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+_USER = re.compile(r"(?<=://)[^/\s?#]+@")
+_WEB = re.compile(r"https?://\S+")
+_QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
+
+
+def shown(text: str) -> str:
+    """The text without user and password of addresses, and without the query of http addresses."""
+    if "://" not in text:
+        return text
+    return _WEB.sub(lambda match: _QUERY.sub("...", match.group()), _USER.sub("***@", text))
+
+
+def shown_json(value: Any) -> Any:
+    """The same of every text in a value as JSON has it."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {key: shown_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown_json(item) for item in value]
+    return value
 
 
 def valid(text: str) -> str:

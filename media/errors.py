@@ -5,16 +5,9 @@ Addresses in it never show a password or a signature.
 
 from __future__ import annotations
 
-import re
+from manifests.text import shown
 
-_USER = re.compile(r"(?<=://)[^/\s?#]+@")
-_QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
-
-
-def shown(text: str) -> str:
-    """The text without user and password of addresses, and without the query of http addresses."""
-    text = _USER.sub("***@", text)
-    return re.sub(r"https?://\S+", lambda match: _QUERY.sub("...", match.group()), text)
+__all__ = ["MediaError", "shown"]
 
 
 class MediaError(Exception):

@@ -6,6 +6,8 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from manifests.text import shown, shown_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,7 +19,11 @@ _DIRECTION = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, with escapes such as \x1b for what would move a cursor or hide a name."""
+    r"""The text on one line, without secrets of addresses.
+
+    What would move a cursor or hide a name is escaped, such as \x1b.
+    """
+    text = shown(text)
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -45,7 +51,7 @@ def print_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     import json
 
-    print(json.dumps(value, indent=2, default=str))
+    print(json.dumps(shown_json(value), indent=2, default=str))
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

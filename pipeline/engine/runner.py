@@ -25,6 +25,7 @@ from manifests.commit import Account
 from manifests.events import EventLog
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.text import shown_json
 from pipeline.config import Resources
 from pipeline.engine.cluster import go_to
 from pipeline.stages.protocol import Stage, run_stage
@@ -244,6 +245,6 @@ def start_run(
     storage.write_bytes(
         dataset.filesystem,
         dataset.path("runs", run_id, "run.json"),
-        json.dumps(record, indent=2, default=str).encode(),
+        json.dumps(shown_json(record), indent=2, default=str).encode(),
     )
     return run_id

@@ -1,0 +1,53 @@
+"""What addresses carry is used, and told to nobody."""
+
+import json
+
+import pytest
+
+from manifests.cli import output
+from manifests.cli.frame import main
+from manifests.events import EventLog, read_events, run_config
+from manifests.layout import Dataset
+from manifests.store import storage
+from manifests.text import shown
+from pipeline.engine.runner import start_run
+
+SECRETS = ("KEYID", "SECRET", "X-Amz-Signature", "user:pw")
+ADDRESSES = (
+    "s3://KEYID:SECRET@bucket/a.mp4?region=x",
+    "https://host/a.mp4?X-Amz-Signature=abc&X-Amz-Credential=KEYID",
+    "http://user:pw@host:8000/v1",
+)
+
+
+def clean(text):
+    return not any(secret in text for secret in SECRETS)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_messages_tables_and_json_on_the_terminal_hold_no_secret(address, capsys):
+    output.say(f"reading {address} now")
+    output.print_table("t", ["uri"], [[address]])
+    output.print_json({"uri": address, "deep": [{"of": address}]})
+    told = capsys.readouterr()
+    assert (clean(told.out + told.err) and "host" in told.out) or "bucket" in told.out
+    assert main(arguments=["info", address]) != 0
+    told = capsys.readouterr()
+    assert clean(told.out + told.err)
+
+
+def test_events_and_the_record_of_a_run_hold_no_secret(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    config = {"captioner": {"server": ADDRESSES[2]}}
+    run_id = start_run(dataset, ["rushes", "ingest", *ADDRESSES], config, {}, "embedded")
+    log = EventLog(dataset, run_id)
+    log.write("shard_failed", f"cannot read {ADDRESSES[1]}", trace=f"at {ADDRESSES[0]}")
+    stored = storage.read_bytes(dataset.filesystem, dataset.path("runs", run_id, "run.json")).decode()
+    assert clean(stored) and "bucket/a.mp4" in stored
+    assert clean(json.dumps(read_events(dataset, run_id)))
+    assert run_config(dataset, run_id)["captioner"]["server"] == "http://***@host:8000/v1"
+
+
+def test_text_without_addresses_is_left_alone():
+    for text in ("a ? b @ c", "mail me@host", "what? yes", ""):
+        assert shown(text) == text
