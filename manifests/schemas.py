@@ -55,7 +55,7 @@ SOURCES = [
     ("start_s", pa.float64(), "first presentation time in the file; all other times count from it"),
     ("duration_s", pa.float64(), "of the frames, last one included"),
     ("declared_duration_s", pa.float64(), "what the container says"),
-    ("num_packets", pa.int64(), "video packets"),
+    ("num_packets", pa.int64(), "video packets that show a frame"),
     ("fps", pa.float64(), "frames a second, mean"),
     ("is_vfr", pa.bool_(), "whether frames come at uneven times"),
     ("has_audio", pa.bool_(), "whether the source has sound"),

@@ -13,6 +13,7 @@ from typing import cast
 import av
 import numpy as np
 
+from media.decode.hidden import is_hidden
 from media.decode.limits import MAX_PIXELS, check_pixels
 from media.errors import MediaError
 
@@ -30,6 +31,7 @@ class Packets:
 
     Attributes:
         times_s: ascending presentation times of shown packets, from the first one.
+        num_packets: packets that show a frame.
         warnings: short stable words, each once.
         gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
     """
@@ -55,20 +57,24 @@ class _Seen:
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     base = stream.time_base or Fraction(1, 1000)
-    runs, notes = [_Seen()], Counter[str]()
-    num, last_dts = 0, None
+    runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
+    num, is_first, last_dts = 0, True, None
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
-            num += 1
-            if num == 1 and not packet.is_keyframe:
+            if is_first and not packet.is_keyframe:
                 notes["first_not_key"] += 1
+            is_first = False
             if packet.is_corrupt:
                 notes["corrupt_packet"] += 1
             if packet.is_discard:
                 notes["edit_list"] += 1
                 continue
+            if is_hidden(packet, codec):
+                notes["hidden_frames"] += 1
+                continue
+            num += 1
             if packet.pts is None:
                 notes["no_pts"] += 1
                 continue

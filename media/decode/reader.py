@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from media.decode import images
 from media.decode.container import open_container
 from media.decode.deinterlace import deinterlaced
+from media.decode.hidden import is_hidden
 from media.decode.packets import RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe
@@ -49,13 +50,15 @@ class Health:
         num_frames: frames that came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codec: str = "") -> None:
+        self.codec = codec
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self._is_tainted = False
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
         """The frames of a packet; None if it could not be decoded."""
-        self.num_shown += packet.size > 0 and packet.pts is not None and not packet.is_discard
+        is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
+        self.num_shown += is_shown and not is_hidden(packet, self.codec)
         try:
             return packet.decode()  # type: ignore[return-value]
         except av.FFmpegError:
@@ -172,7 +175,7 @@ class VideoReader:
         before `start_s`.
         """
         facts, scaler, self._restart_s = self.facts, Scaler(), 0.0
-        health, previous_s, is_whole = Health(), -1.0, True
+        health, previous_s, is_whole = Health(facts.codec), -1.0, True
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
