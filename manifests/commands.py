@@ -217,15 +217,26 @@ class Export:
     view: str = "default"
     """View to export."""
     overwrite: bool = False
-    """Replace tars that exist."""
+    """Replace tars that exist; those of shards that the view no longer has are removed."""
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         view = View.load(dataset, self.view)
         cli.writable(self.out)
-        if not self.overwrite and (before := sorted(self.out.glob("*.tar"))):
+        before = sorted(self.out.glob("*.tar"))
+        if before and not self.overwrite:
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
-        for path in export_webdataset(dataset, view, self.out):
+        written = export_webdataset(dataset, view, self.out)
+        for path in before:
+            if path in written:
+                continue
+            is_ours = path.stem.isdigit()  # of an earlier export: clips that the view no longer has
+            if is_ours:
+                path.unlink()
+            cli.say(
+                f"{path}: {'removed, the view has no such shard' if is_ours else 'is not of this export'}"
+            )
+        for path in written:
             print(path)
         return cli.DONE
 

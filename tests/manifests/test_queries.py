@@ -5,6 +5,7 @@ import pytest
 import webdataset
 
 from manifests import queries
+from manifests.cli.frame import main
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
@@ -105,3 +106,15 @@ def test_versions_of_a_column_are_not_added_up(dataset):
         str(preview): queries.table(dataset, "clips", preview).num_rows
     }
     assert set(queries.by_column(dataset, "sources")) == {"plan"}
+
+
+def test_an_export_over_an_earlier_one_leaves_no_clip_that_the_view_lost(dataset, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(arguments=["export", dataset.uri, "--out", str(out)]) == 0
+    (out / "000099.tar").write_bytes(b"of a shard that is no longer there")
+    (out / "holiday.tar").write_bytes(b"somebody else's")
+    assert main(arguments=["export", dataset.uri, "--out", str(out)]) == 2
+    assert main(arguments=["export", dataset.uri, "--out", str(out), "--overwrite"]) == 0
+    told = capsys.readouterr().err
+    assert "000099.tar: removed" in told and "holiday.tar: is not of this export" in told
+    assert not (out / "000099.tar").exists() and (out / "holiday.tar").exists()
