@@ -63,7 +63,9 @@ def write_video(
     """
     name, defaults = CODECS[codec]
     kind = container or Path(str(target)).suffix.lstrip(".")
-    sink = target if isinstance(target, io.BytesIO) else str(target)
+    sink = (
+        target if isinstance(target, io.BytesIO) else str(Path(target).absolute())
+    )  # a colon in a relative name is no protocol
     formats = {"mkv": "matroska", "ts": "mpegts"}
     count = 0
     # bitexact: no random ids and no muxer version, so the same frames give the same bytes

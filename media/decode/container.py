@@ -1,11 +1,13 @@
 """Containers by PyAV, wherever the file lies.
 
-A file that is not local may not make FFmpeg open anything else (playlists do).
+A file is that one file: FFmpeg may not take its name for a protocol (`12:30.mp4`) or a pattern (`f%03d.sgi`),
+and what is in it may not name addresses; where it is not local, nothing at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,8 @@ from media.errors import MediaError
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """PyAV 18 refuses tags that are no UTF-8 unless told; from 19 on it replaces them and the setting is gone."""
 
+_LOCAL = {"protocol_whitelist": "file", "pattern_type": "none"}
+
 
 @contextlib.contextmanager
 def open_container(uri: str) -> Iterator[av.container.InputContainer]:
@@ -29,7 +33,7 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
     """
     with opened(uri) as file:
         if isinstance(file, str):
-            with av.open(file, mode="r", **_LENIENT) as container:
+            with av.open(os.path.abspath(file), mode="r", options=_LOCAL, **_LENIENT) as container:
                 yield container
             return
         try:

@@ -6,6 +6,7 @@ after the frames before it were given out, so a caller keeps what was good and r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -250,10 +251,10 @@ class VideoReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         facts = self.facts
-        with av.open(facts.path) as container:
+        with open_container(facts.path) as container:
             times_s = scan_packets(container, video_stream(container, facts.path)).times_s
         try:
-            video = decord.VideoReader(facts.path, ctx=decord.cpu(0), num_threads=1)
+            video = decord.VideoReader(os.path.abspath(facts.path), ctx=decord.cpu(0), num_threads=1)
             if len(video) != len(times_s):
                 raise MediaError(
                     "wrong_count",
