@@ -11,7 +11,7 @@ run() { printf '$ %s\n' "$*"; "$@"; }
 
 mkdir -p $OUT
 step "1/6  Footage: a film world with exact truth, 60 films and 20 stills"
-[ -f $OUT/footage/still-0019.json ] || run rushes make-films $OUT/footage --films 60 --stills 20 --seed 1 --scale 0.75 --overwrite
+[ -f $OUT/footage/still-0019.json ] || run rushes make-films $OUT/footage --films 60 --stills 20 --seed 1 --scale 0.6 --overwrite
 
 step "2/6  Ingest on Ray: plan, curate, caption, embed text, encode latents"
 run rushes ingest $OUT/footage --out $OUT/dataset --plan.shard-s 60 --caption.captioner coca --encode.vae vae-tiny-2 \
@@ -25,7 +25,7 @@ run rushes plan-training tiny --data $OUT/dataset
 run rushes fit tiny --data $OUT/dataset --init dit-tiny --steps "$STEPS" --lr 0.0002 --out $OUT/run
 
 step "5/6  Sample: one of each feature, at shapes the model was not trained on"
-run rushes showcase $OUT/run --out $OUT/showcase --overwrite
+run rushes showcase $OUT/run --out $OUT/showcase --scale 0.6 --overwrite
 
 step "6/6  Summary"
 cat $OUT/funnel.txt
