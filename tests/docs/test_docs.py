@@ -178,10 +178,12 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_environment_variables_are_named():
     from media.bytes.http_rules import HttpLimits
+    from media.decode import limits
 
     text = "".join(path.read_text() for path in DOCS)
     for item in dataclasses.fields(HttpLimits):
         assert f"RUSHES_HTTP_{item.name.upper()}" in text
+    assert limits.NAME in text
     assert "OPENAI_API_KEY" in text
     assert "RUSHES_REAL_VIDEOS" in text
 
