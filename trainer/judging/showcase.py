@@ -66,7 +66,7 @@ def entries(out: Path, scale: float) -> list[Entry]:
     moving_box = shot("blue box", "desert", "up", light="warm light")
     star = shot("yellow star", "night sky", light="cool light", camera="pan_right")
     ring = shot("orange ring", "studio", "left")
-    green = shot("green ball", "meadow", "right")
+    yellow = shot("yellow ball", "meadow", "right")
     triangle = shot("pink triangle", "sea", "down", texture="striped")
     wide, tall = size(176, 104), size(104, 176)
     text = {**wide, "seconds": 2.0, "fps": 10.0}
@@ -98,11 +98,11 @@ def entries(out: Path, scale: float) -> list[Entry]:
             star,
             {**size(128, 128), "loop": True, "seconds": 2.4, "fps": 10.0},
         ),
-        Entry("edit", "The first, made anew from noise level 0.6 as a green ball", green, {"edit": first}),
+        Entry("edit", "The first, made anew from noise level 0.6 as a yellow ball", yellow, {"edit": first}),
         Entry(
             "edit-by-prompts",
-            "The first, from its prompt to a green ball",
-            green,
+            "The first, from its prompt to a yellow ball",
+            yellow,
             {"edit": first, "from_prompt": dense(ball), "strength": 0.9},
         ),
         Entry(
