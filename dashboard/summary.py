@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 from manifests import queries
-from manifests.events import read_events, run_ids
 from manifests.layout import Dataset
+from manifests.writing.events import read_events, run_ids
 
 
 def funnel(dataset: Dataset) -> list[dict[str, Any]]:

@@ -12,15 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 import tyro
 
-from manifests import cli, lease, queries
+from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
-from manifests.events import read_events, run_ids
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.verify import verify
 from manifests.views import View
+from manifests.writing import lease
+from manifests.writing.events import read_events, run_ids
 
 Folder = Annotated[str, tyro.conf.Positional]
 

@@ -12,11 +12,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from manifests import queries
-from manifests.events import ingest_settings
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.views import View
+from manifests.writing.events import ingest_settings
 
 CAPTION_ORDER = ("dense", "short", "structured", "alt")
 

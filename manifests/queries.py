@@ -190,6 +190,13 @@ def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Membe
     return found
 
 
+def members_of_shard(dataset: Dataset, column: Column, shard: int) -> tuple[str, list[Member]]:
+    """The tar's path of a committed shard and its members, in tar order; no path where it has no tar."""
+    row = record_of(dataset, column, shard)
+    path = dataset.path(*row["tar"].split("/")) if row["tar"] else ""
+    return path, [Member(**member) for member in row["members"]]
+
+
 def record_of(dataset: Dataset, column: Column, shard: int) -> dict:
     """The commit record of a shard's column.
 

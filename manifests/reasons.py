@@ -105,6 +105,9 @@ FAILURES = {
     ),
     "unreachable": Reason("Nobody answers at the address.", "Try later (`rushes retry`)."),
     "unreadable": Reason("The bytes cannot be read.", "Try again; check the disk or the store."),
+    "withdrawn_damaged": Reason(
+        "What was made of it before a retry cannot be copied any more.", "`rushes retry` makes it again."
+    ),
     "wrong_count": Reason("The fast decoder and the packets disagree on the number of frames.", "Report it."),
 }
 """Besides these, an unforeseen error in one clip is a failure by the name of its Python exception."""

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests import queries
-from manifests.commit import Account
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.views import View
+from manifests.writing.commit import Account
 
 
 @dataclass

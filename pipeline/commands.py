@@ -18,8 +18,8 @@ from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.lease import Lease
 from manifests.views import View
+from manifests.writing.lease import Lease
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import check_address, interrupt_on_signals, session
 from pipeline.engine.estimate import Prices, print_estimate

@@ -16,9 +16,9 @@ import numpy as np
 
 from manifests import queries
 from manifests.cli import say
-from manifests.commit import SupersededError, commit_generation
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.writing.commit import SupersededError, commit_generation
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import MediaError, shown

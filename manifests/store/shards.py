@@ -58,7 +58,9 @@ class TarWriter:
         self._names: set[str] = set()
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
         with contextlib.suppress(OSError):  # a disk that knows no locks
-            fcntl.flock(self._file, fcntl.LOCK_SH)  # it is being written: see `manifests.commit.sweep`
+            fcntl.flock(
+                self._file, fcntl.LOCK_SH
+            )  # it is being written: see `manifests.writing.commit.sweep`
 
     def _put(self, data: bytes | memoryview) -> None:
         self._file.write(data)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from manifests import queries
-from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.writing.commit import Account, ShardCommit
+from manifests.writing.withdrawn import Withdrawn
 from media.bytes.access import held
 from media.decode.geometry import pick_times
 from media.decode.reader import EPSILON_S
@@ -17,9 +18,10 @@ from media.measure.clip import measure
 from media.measure.videohash import video_hash
 from pipeline.blame import blame
 from pipeline.config import CurateConfig, fingerprinted
+from pipeline.curate.before import Before
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.takes import Clip
-from pipeline.stages.protocol import Journal
+from pipeline.stages.journal import Journal
 
 CODE_VERSION = 7
 HASH_FPS = 4.0  # at 2 fewer trimmed copies are found
@@ -43,14 +45,18 @@ class Curate:
     ) -> Account:
         segments, sources = queries.plan_rows(dataset, shard, generation)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
-            book = Book(commit, self.config, shard)
+            book = Book(commit, self.config, shard, Before(Withdrawn(dataset, self.column, shard)))
             for number, segment in enumerate(segments):
                 book.open(segment, sources[segment["source_id"]])
+                if book.copy():
+                    continue
                 if why := journal.poison(segment["segment_id"]):
-                    book.fail(segment["segment_id"], "poison", why, attempt=2)
+                    book.fail(segment["segment_id"], "poison", why)
                     continue
                 with journal.item(
-                    segment["segment_id"], self.config.item_limit_s, self.config.item_limit_bytes
+                    segment["segment_id"],
+                    limit_s=self.config.item_limit_s,
+                    limit_bytes=self.config.item_limit_bytes,
                 ) as beat:
                     try:
                         with held(segment["uri"]):
@@ -60,6 +66,7 @@ class Curate:
                         book.fail(f"{segment['segment_id']}/rest", *blame(error))
                 book.close()
                 progress(f"{number + 1}/{len(segments)} segments, {len(book.clips)} clips")
+            journal.rest()
             account = Account(
                 len(book.clips) + len(book.drops) + len(book.failures),
                 len(book.clips),
@@ -83,8 +90,8 @@ _IN_TAR = (
 class Book:
     """Collects what becomes of each item of a shard: rows of clips, drops, failures, tar members."""
 
-    def __init__(self, commit: ShardCommit, config: CurateConfig, shard: int) -> None:
-        self.commit, self.config, self.shard = commit, config, shard
+    def __init__(self, commit: ShardCommit, config: CurateConfig, shard: int, before: Before) -> None:
+        self.commit, self.config, self.shard, self.before = commit, config, shard, before
         self.clips: list[dict] = []
         self.hashes: list[dict] = []
         self.drops: list[dict] = []
@@ -98,6 +105,18 @@ class Book:
             "stage": Curate.name,
             "shard": self.shard,
         }
+
+    def copy(self) -> bool:
+        """Take the segment over from what was committed before; whether that could be done."""
+        members, name = self.before.members(self.segment), self.segment["segment_id"]
+        if members is None:
+            return False
+        self.clips += self.before.clips[name]
+        self.hashes += [self.before.hashes[row["clip_id"]] for row in self.before.clips[name]]
+        self.drops += self.before.drops[name]
+        for member, data in members:
+            self.commit.add(member, data)
+        return True
 
     @property
     def _num(self) -> int:
@@ -114,7 +133,8 @@ class Book:
                 self.segment["end_s"],
             )
 
-    def fail(self, item: str, error: str, cause: str, attempt: int = 1) -> None:
+    def fail(self, item: str, error: str, cause: str) -> None:
+        attempt = self.before.attempt(self.segment["segment_id"])
         span = {key: self.segment[key] for key in ("start_s", "end_s")}
         self.failures.append(
             {**self._origin, **span, "item_id": item, "error": error, "cause": cause, "attempt": attempt}

@@ -19,9 +19,9 @@ import ray
 
 from manifests import queries
 from manifests.cli import say
-from manifests.commit import Account, ShardCommit, SupersededError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.writing.commit import Account, ShardCommit, SupersededError
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
 from pipeline.dedup.near_duplicates import Group, Quality, Report, Spread, find_groups

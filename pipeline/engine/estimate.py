@@ -9,9 +9,9 @@ from pathlib import Path
 import ray
 
 from manifests import cli, queries
-from manifests.commit import commit_generation
-from manifests.events import read_events, run_ids
 from manifests.layout import Dataset
+from manifests.writing.commit import commit_generation
+from manifests.writing.events import read_events, run_ids
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import preflight
 from pipeline.engine.run import build_stages

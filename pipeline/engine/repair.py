@@ -11,12 +11,12 @@ from pyarrow import fs
 
 from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
-from manifests.commit import withdraw
 from manifests.errors import UsageError
-from manifests.events import run_config, run_ids
 from manifests.layout import Column, Dataset
-from manifests.lease import Lease
 from manifests.views import View
+from manifests.writing.events import run_config, run_ids
+from manifests.writing.lease import Lease
+from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
 from pipeline.engine.run import build_stages, execute, plan_generation
@@ -81,10 +81,11 @@ def made_column(dataset: Dataset, view: str) -> Column | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Do what failed again: unreadable sources, shard columns with failed items, and what reads them.
+    """Do what failed again: unreadable sources, failed items of shards, and what is made from them.
 
     The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
-    ingest makes what is missing.
+    ingest makes what is missing. What had not failed is copied byte for byte; captions that were paid for are
+    not asked for again.
 
     Example: rushes retry DATASET
     """

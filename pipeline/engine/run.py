@@ -14,6 +14,7 @@ from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.views import View
+from manifests.writing.withdrawn import forget
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate.stage import Curate
 from pipeline.dedup.near_duplicates import Spread
@@ -158,7 +159,8 @@ def execute(
     }
     run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where)
     outcome = run_stages(dataset, stages, shards, run_id, preflight(resources, is_autoscaling), resources)
-    duplicates = mark_duplicates(dataset, stages, config) if view and not outcome.shard_errors else None
+    forget(dataset, [stage.column for stage in stages])
+    duplicates = mark_duplicates(dataset, stages, config) if view else None
     if view:
         save_view(dataset, stages, view, duplicates)
     return report(dataset, stages, duplicates, outcome.shard_errors, outcome.seconds, run_id, is_json)

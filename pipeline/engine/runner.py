@@ -21,19 +21,32 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from manifests.cli import say
-from manifests.commit import Account
-from manifests.events import EventLog
+from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.text import shown_json
+from manifests.writing.commit import Account
+from manifests.writing.events import EventLog
 from pipeline.config import Resources
 from pipeline.engine.cluster import go_to
+from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
+_MAX_SETUPS = 3
+"""Deaths of one actor while it sets up, after which the run ends."""
 _POLL_S = 0.5
 _PROGRESS_EVERY_S = 5.0
+
+
+def is_node_gone(name: str) -> bool:
+    """Whether a node of this cluster, by its id, is there no more."""
+    return not any(node["NodeID"] == name and node["Alive"] for node in ray.nodes())
+
+
+def _event(event: str, stage: str, text: str, shard: int | None = None, **value: Any) -> dict:
+    return {"event": event, "stage": stage, "shard": shard, "text": text, "time_s": time.time(), **value}
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -42,6 +55,26 @@ class EventHub:
 
     def __init__(self) -> None:
         self._events: list[dict] = []
+        self._setups: dict[str, int] = {}
+        self._refusal: tuple | None = None
+
+    def begin_setup(self, stage: str, actor: str) -> int:
+        """How many times the process of this actor died while it set up."""
+        self._setups[actor] = self._setups.get(actor, 0) + 1
+        if deaths := self._setups[actor] - 1:
+            text = f"its process died while it set up, {deaths} of {_MAX_SETUPS} times"
+            self.put(_event("died", stage, text))
+        return deaths
+
+    def end_setup(self, actor: str) -> None:
+        del self._setups[actor]
+
+    def refuse(self, why: tuple) -> None:
+        """A stage cannot be set up, and why, as the arguments of a `RushesError`."""
+        self._refusal = why
+
+    def refusal(self) -> tuple | None:
+        return self._refusal
 
     def put(self, event: dict) -> None:
         self._events.append(event)
@@ -57,19 +90,34 @@ class StageActor:
     def __init__(self, stage: Stage, dataset_uri: str, run_id: str, hub: Any, folder: str) -> None:
         go_to(folder)  # for models that are named by a relative path
         self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
-        self.stage.setup()
+        self._set_up(ray.get_runtime_context())
+
+    def _set_up(self, context: Any) -> None:
+        """Set the stage up.
+
+        Raises:
+            RushesError: this actor's process died while it did so, again and again.
+        """
+        stage, actor = self.stage, context.get_actor_id()
+        self.node = Node(context.get_node_id(), is_node_gone)
+        deaths = ray.get(self.hub.begin_setup.remote(stage.name, actor))
+        if deaths >= _MAX_SETUPS:
+            why = (
+                f"stage {stage.name}",
+                f"its process died {deaths} times while it set up",
+                "Look for memory: the weights may not fit. The node's log of the worker says more.",
+            )
+            ray.get(self.hub.refuse.remote(why))
+            raise RushesError(*why)
+        try:
+            stage.setup()
+        except RushesError as error:
+            ray.get(self.hub.refuse.remote(error.args))
+            raise
+        ray.get(self.hub.end_setup.remote(actor))
 
     def _tell(self, event: str, text: str, shard: int, **value: Any) -> None:
-        self.hub.put.remote(
-            {
-                "event": event,
-                "stage": self.stage.name,
-                "shard": shard,
-                "text": text,
-                "time_s": time.time(),
-                **value,
-            }
-        )
+        self.hub.put.remote(_event(event, self.stage.name, text, shard, **value))
 
     def _failed(self, batch: dict, failure: Exception) -> dict:
         shard, text = int(batch["shard"][0]), f"{type(failure).__name__}: {failure}"
@@ -89,7 +137,16 @@ class StageActor:
                 self._tell("progress", text, shard)
 
         try:
-            account, seconds = run_stage(self.stage, self.dataset, self.run_id, shard, generation, progress)
+            account, seconds = run_stage(
+                self.stage,
+                self.dataset,
+                self.run_id,
+                shard,
+                generation,
+                progress,
+                node=self.node,
+                on_death=lambda text: self._tell("died", text, shard),
+            )
         except OSError as failure:
             if failure.errno not in _FULL:
                 return self._failed(batch, failure)
@@ -142,7 +199,8 @@ class Watcher(threading.Thread):
                     f"{event['text']}; about {left_s:.0f} s left"
                 )
             else:
-                say(f"  {event['stage']} shard {event['shard']}: {event['event']}: {event['text']}")
+                place = "" if event["shard"] is None else f" shard {event['shard']}"
+                say(f"  {event['stage']}{place}: {event['event']}: {event['text']}")
         self.log.flush()
 
     def run(self) -> None:
@@ -215,6 +273,10 @@ def run_stages(
                 raise OSError(row["full"], os.strerror(row["full"]), dataset.uri)
             if row["error"]:
                 outcome.shard_errors.append(f"shard {row['shard']}: {row['error']}")
+    except ray.exceptions.RayError as error:
+        if why := ray.get(hub.refusal.remote()):
+            raise RushesError(*why) from error
+        raise
     finally:
         watcher.stop()
         ray.kill(hub)

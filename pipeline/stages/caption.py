@@ -18,18 +18,21 @@ from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
 from captioner.registry import make_captioner
 from captioner.writing import write_captions
 from manifests import queries
-from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import read_member
 from manifests.text import valid, valid_json
+from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
 from pipeline.blame import blame
 from pipeline.config import CaptionConfig
-from pipeline.stages.protocol import Journal
+from pipeline.stages.again import Again
+from pipeline.stages.journal import Journal
+from pipeline.stages.rows import failure_row, origin_of
 
 CODE_VERSION = 2
 _ITEM_LIMIT_S = 1800.0
+_LOW = "alignment_percentile:"
 COST_COLUMNS = ("prompt_tokens", "output_tokens", "num_requests")
 
 
@@ -84,13 +87,19 @@ class Failure:
 class Captioned:
     """What was made for the clips of a shard so far."""
 
-    rows: list[dict] = field(default_factory=list)  # of `captions`
-    failures: list[dict] = field(default_factory=list)  # of `failures`
+    before: dict[str, list[dict]] = field(default_factory=dict)
+    """Rows of `captions` by clip that are copied from an earlier attempt."""
+    written: dict[str, list[dict]] = field(default_factory=dict)
+    """Those made now."""
+    failed: dict[str, Failure] = field(default_factory=dict)
     cost: Usage = field(default_factory=Usage)
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.written) + len(self.failed)
 
     def __str__(self) -> str:
         cost = f"{self.cost.output_tokens} tokens, {self.cost.requests} requests, {self.cost.seconds:.1f} s"
-        return f"{len(self.rows)} captions, {cost}"
+        return f"{sum(map(len, self.written.values()))} captions, {cost}"
 
 
 class Previews:
@@ -98,7 +107,7 @@ class Previews:
 
     def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
         self.filesystem = dataset.filesystem
-        self.tar, members = queries.members(dataset, column).get(shard, ("", []))
+        self.tar, members = queries.members_of_shard(dataset, column, shard)
         self.members = defaultdict(list)
         for member in members:
             if member.field.startswith("frame"):
@@ -140,23 +149,26 @@ class CaptionStage:
     ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         previews = Previews(dataset, self.preview, shard)
-        made = Captioned()
-        for begin in range(0, len(clips), self.config.batch):
-            batch = [previews.clip(row) for row in clips[begin : begin + self.config.batch]]
-            written = self._caption(batch, journal, is_paid_for=made.cost.requests > 0)
-            if isinstance(written, Failure):
-                made.failures += [self._failure_row(clip.facts, shard, written) for clip in batch]
-                continue
-            for clip, captions in zip(batch, written, strict=True):
-                self._add(made, clip, captions, shard)
-            progress(f"{begin + len(batch)}/{len(clips)} clips, {made}")
-        self._reject_low(made.rows)
-        return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, shard)
+        again = Again(dataset, self.column, shard, self.preview, "clips", clips)
+        made = Captioned(before=_unjudged(again.rows("captions")))
+        new = [row for row in clips if row["clip_id"] not in made.before]
+        for names in _batches([row["clip_id"] for row in new], self.config.batch, journal):
+            batch = [previews.clip(row) for row in new if row["clip_id"] in names]
+            for clip, written in zip(
+                batch, self._caption(batch, journal, made.cost.requests > 0), strict=True
+            ):
+                if isinstance(written, Failure):
+                    made.failed[clip.clip_id] = written
+                else:
+                    self._add(made, clip, written, shard)
+            progress(f"{len(made)}/{len(clips)} clips, {made}")
+        journal.rest()
+        return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, again)
 
     def _caption(
         self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool
-    ) -> list[list[Caption]] | Failure:
-        """Captions of each clip, or why the batch as a whole has none.
+    ) -> list[list[Caption] | Failure]:
+        """Captions of each clip, or why it has none.
 
         Args:
             is_paid_for: whether requests were made for the shard, whose captions a spent budget must not
@@ -166,18 +178,24 @@ class CaptionStage:
             BudgetSpentError: the budget was spent before the first request for the shard.
             Exception: the machine is at fault and not the batch (`blame`).
         """
-        item = f"{batch[0].clip_id}+{len(batch)}"
-        if why := journal.poison(item):
-            return Failure("poison", why)
-        with journal.item(item, _ITEM_LIMIT_S):
-            try:
-                return write_captions(self.captioner, batch, self.config.retries)
-            except BudgetSpentError as error:
-                if not is_paid_for:
-                    raise
-                return Failure("no_answer", str(error))
-            except Exception as error:  # noqa: BLE001 - one batch must not end the others
-                return Failure(*blame(error))
+        names = [clip.clip_id for clip in batch]
+        if why := journal.poison(names[0]):  # alone by now
+            return [Failure("poison", why)]
+        try:
+            with journal.item(*names, limit_s=_ITEM_LIMIT_S):
+                return list(write_captions(self.captioner, batch, self.config.retries))
+        except BudgetSpentError as error:
+            if not is_paid_for:
+                raise
+            return [Failure("no_answer", str(error))] * len(batch)
+        except Exception as error:  # noqa: BLE001 - one clip must not end the others
+            failure = Failure(*blame(error))
+        if len(batch) == 1:
+            return [failure]
+        middle = len(batch) // 2
+        return self._caption(batch[:middle], journal, is_paid_for) + self._caption(
+            batch[middle:], journal, is_paid_for
+        )
 
     def _add(self, made: Captioned, clip: ClipFrames, captions: list[Caption], shard: int) -> None:
         """Add the captions a clip came with and those written for it, or its failure."""
@@ -186,18 +204,30 @@ class CaptionStage:
         rows = _once([caption_row(caption, clip.clip_id, shard) for caption in [*given, *captions]])
         errors = [row["finish_reason"] for row in rows if row["finish_reason"].startswith("error")]
         if errors:
-            made.failures.append(self._failure_row(clip.facts, shard, Failure("no_answer", errors[0])))
+            made.failed[clip.clip_id] = Failure("no_answer", errors[0])
         else:
-            made.rows += rows
+            made.written[clip.clip_id] = rows
 
-    def _commit(self, commit: ShardCommit, clips: list[dict], made: Captioned, shard: int) -> Account:
+    def _commit(self, commit: ShardCommit, clips: list[dict], made: Captioned, again: Again) -> Account:
         """Write the shard's tables; every clip is kept, dropped or failed."""
-        drops = self._without_caption(clips, made.rows, made.failures, shard)
-        num_lost = len(drops) + len(made.failures)
-        account = Account(len(clips), len(clips) - num_lost, len(drops), len(made.failures))
-        stats = {name: sum(row[name] for row in made.rows) for name in COST_COLUMNS}
+        by_clip = made.before | made.written
+        rows = [row for clip in clips for row in by_clip.get(clip["clip_id"], ())]
+        self._reject_low(rows)
+        failures = [
+            failure_row(clip, self.name, commit.shard, why.error, why.cause, again.attempt(clip["clip_id"]))
+            for clip in clips
+            if (why := made.failed.get(clip["clip_id"]))
+        ]
+        drops = [
+            origin_of(clip, self.name, commit.shard) | drop
+            for clip in clips
+            if clip["clip_id"] in by_clip and (drop := _drop(by_clip[clip["clip_id"]]))
+        ]
+        num_lost = len(drops) + len(failures)
+        account = Account(len(clips), len(clips) - num_lost, len(drops), len(failures))
+        stats = {name: sum(row[name] for row in rows) for name in COST_COLUMNS}
         with commit:
-            commit.commit({"captions": made.rows, "drops": drops, "failures": made.failures}, account, stats)
+            commit.commit({"captions": rows, "drops": drops, "failures": failures}, account, stats)
         return account
 
     def _reject_low(self, rows: list[dict]) -> None:
@@ -213,41 +243,34 @@ class CaptionStage:
             if row["caption_id"] in low:
                 row["status"], row["reasons"] = (
                     "rejected",
-                    [f"alignment_percentile:{known[row['caption_id']]:.3f}"],
+                    [f"{_LOW}{known[row['caption_id']]:.3f}"],
                 )
 
-    def _without_caption(
-        self, clips: list[dict], rows: list[dict], failures: list[dict], shard: int
-    ) -> list[dict]:
-        """Drops of the clips that were captioned and have no caption the trainer could draw."""
-        own: dict[str, list[dict]] = defaultdict(list)
+
+def _batches(clips: list[str], size: int, journal: Journal) -> list[set[str]]:
+    """Clips to be captioned together; those that were in hand at a death each alone, after the others."""
+    alone = [name for name in clips if journal.is_suspect(name)]
+    others = [name for name in clips if not journal.is_suspect(name)]
+    together = [set(others[begin : begin + size]) for begin in range(0, len(others), size)]
+    return together + [{name} for name in alone]
+
+
+def _unjudged(by_clip: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Without the verdicts that depend on the shard's other captions; they are given anew."""
+    for rows in by_clip.values():
         for row in rows:
-            own[row["clip_id"]].append(row)
-        failed = {row["item_id"] for row in failures}
-        drops = []
-        for clip in clips:
-            found = own[clip["clip_id"]]
-            if clip["clip_id"] not in failed and not any(
-                row["status"] == "accepted" and row["kind"] != "window" for row in found
-            ):
-                reason = (
-                    "out_of_domain"
-                    if found and all(row["status"] == "out_of_domain" for row in found)
-                    else "no_caption_accepted"
-                )
-                drops.append(
-                    self._origin(clip, shard)
-                    | {"reason": reason, "value": float(len(found)), "threshold": 1.0}
-                )
-        return drops
+            if any(reason.startswith(_LOW) for reason in row["reasons"]):
+                row |= {"status": "accepted", "reasons": []}
+    return by_clip
 
-    def _origin(self, clip: dict, shard: int) -> dict:
-        return {"stage": self.name, "shard": shard, "item_id": clip["clip_id"]} | {
-            key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")
-        }
 
-    def _failure_row(self, clip: dict, shard: int, failure: Failure) -> dict:
-        return self._origin(clip, shard) | {"error": failure.error, "cause": failure.cause, "attempt": 1}
+def _drop(rows: list[dict]) -> dict | None:
+    """Why a captioned clip has no caption the trainer could draw; None where it has one."""
+    if any(row["status"] == "accepted" and row["kind"] != "window" for row in rows):
+        return None
+    is_foreign = bool(rows) and all(row["status"] == "out_of_domain" for row in rows)
+    reason = "out_of_domain" if is_foreign else "no_caption_accepted"
+    return {"reason": reason, "value": float(len(rows)), "threshold": 1.0}
 
 
 def _once(rows: list[dict]) -> list[dict]:

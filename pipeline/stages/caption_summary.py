@@ -9,9 +9,10 @@ from collections import Counter
 from typing import Any
 
 from captioner.gates.gates import duplicates
-from manifests import events, queries
+from manifests import queries
 from manifests.cli import say
 from manifests.layout import Column, Dataset
+from manifests.writing import events
 
 
 def caption_summary(dataset: Dataset, column: Column, run_id: str) -> dict[str, Any]:

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from manifests import queries
-from manifests.commit import Account, ShardCommit
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
+from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
 from media.decode.picture import fitted
 from pipeline.blame import blame
 from pipeline.config import EmbedConfig, fingerprinted
-from pipeline.stages.protocol import Journal
+from pipeline.stages.again import Again
+from pipeline.stages.journal import Journal
+from pipeline.stages.rows import failure_row
 
 CODE_VERSION = 1
 _ITEM_LIMIT_S = 600.0
@@ -92,56 +94,40 @@ class Embed:
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
-        tar, members = queries.members(dataset, self.preview).get(shard, ("", []))
+        tar, members = queries.members_of_shard(dataset, self.preview, shard)
+        again = Again(dataset, self.column, shard, self.preview, "clips", clips)
+        before = again.rows("embeddings")
         frames: dict[str, list[Member]] = defaultdict(list)
         for member in members:
             if member.field.startswith("frame"):
                 frames[member.key].append(member)
         rows: list[dict] = []
         failures: list[dict] = []
+        for clip in clips:
+            name = clip["clip_id"]
+            if name in before:
+                rows += before[name]
+                continue
+
+            def fail(error: str, cause: str, clip: dict = clip) -> None:
+                attempt = again.attempt(clip["clip_id"])
+                failures.append(failure_row(clip, self.name, shard, error, cause, attempt))
+
+            if why := journal.poison(name):
+                fail("poison", why)
+                continue
+            with journal.item(name, limit_s=_ITEM_LIMIT_S):
+                try:
+                    picks = _spread(frames[name], self.config.frames)
+                    pictures = [decode_image(read_member(dataset.filesystem, tar, pick)) for pick in picks]
+                    vector = self.vector(pictures).tolist()
+                    rows.append({"clip_id": name, "shard": shard, "num_frames": len(picks), "vector": vector})
+                except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
+                    fail(*blame(error))
+            progress(f"{len(rows)}/{len(clips)} clips")
+        journal.rest()
+        account = Account(len(clips), len(rows), 0, len(failures))
         with ShardCommit(dataset, self.column, shard, generation) as commit:
-            for clip in clips:
-                own = frames[clip["clip_id"]]
-                picks = [
-                    own[index]
-                    for index in np.unique(np.linspace(0, len(own) - 1, self.config.frames).astype(int))
-                ]
-                origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")} | {
-                    "stage": self.name,
-                    "shard": shard,
-                }
-                if why := journal.poison(clip["clip_id"]):
-                    failures.append(
-                        {**origin, "item_id": clip["clip_id"], "error": "poison", "cause": why, "attempt": 2}
-                    )
-                    continue
-                with journal.item(clip["clip_id"], _ITEM_LIMIT_S):
-                    try:
-                        vector = self.vector(
-                            [decode_image(read_member(dataset.filesystem, tar, member)) for member in picks]
-                        )
-                    except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                        reason, cause = blame(error)
-                        failures.append(
-                            {
-                                **origin,
-                                "item_id": clip["clip_id"],
-                                "error": reason,
-                                "cause": cause,
-                                "attempt": 1,
-                            }
-                        )
-                        continue
-                rows.append(
-                    {
-                        "clip_id": clip["clip_id"],
-                        "shard": shard,
-                        "num_frames": len(picks),
-                        "vector": vector.tolist(),
-                    }
-                )
-                progress(f"{len(rows)}/{len(clips)} clips")
-            account = Account(len(clips), len(rows), 0, len(failures))
             commit.commit({"embeddings": rows, "drops": [], "failures": failures}, account)
         return account
 
@@ -158,3 +144,8 @@ class Embed:
             )
         mean = found.float().mean(0).cpu().numpy()
         return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+
+
+def _spread(members: list[Member], count: int) -> list[Member]:
+    """At most `count` of the members, the first and the last among them."""
+    return [members[index] for index in np.unique(np.linspace(0, len(members) - 1, count).astype(int))]

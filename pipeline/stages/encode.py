@@ -9,25 +9,27 @@ sample of the clips is decoded again and measured (`vae.measuring.audit`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import groupby, islice
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from manifests import queries
-from manifests.commit import Account, ShardCommit
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.writing.commit import Account, ShardCommit
 from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.config import EncodeConfig, fingerprinted
 from pipeline.footage.sources import facts_of
+from pipeline.stages.again import Again
 from pipeline.stages.clip_frames import ClipRouter, Picked, ReadAhead
-from pipeline.stages.protocol import Journal
+from pipeline.stages.journal import Journal
+from pipeline.stages.rows import failure_row
 from vae.checkpoint import load_vae
 from vae.folder import vae_folder, weights_digest
 from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
@@ -35,7 +37,7 @@ from vae.measuring.stats import ChannelStats
 from vae.pixels import as_float, to_video
 from vae.protocol import VAE
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 PUSH_FRAMES = 32
 """Frames of a piece of a long clip; a clip with fewer is short."""
 BATCH_PIXELS = 1 << 20
@@ -43,18 +45,65 @@ BATCH_PIXELS = 1 << 20
 
 
 class ShardWriter:
-    """Encodes the clips of one shard in order; short clips of one shape are batched."""
+    """Encodes the clips of one shard in order; short clips of one shape are batched.
+
+    Clips that need not be made again are copied from what the column held before.
+    """
 
     def __init__(
-        self, vae: VAE, device: torch.device, config: EncodeConfig, shard: int, commit: ShardCommit
+        self,
+        vae: VAE,
+        device: torch.device,
+        config: EncodeConfig,
+        commit: ShardCommit,
+        journal: Journal,
+        again: Again,
     ) -> None:
-        self.vae, self.device, self.config, self.shard, self.commit = vae, device, config, shard, commit
+        self.vae, self.device, self.config, self.shard = vae, device, config, commit.shard
+        self.commit, self.journal, self.again = commit, journal, again
         self.stats, self.rows = ChannelStats(vae.latent_channels), list[dict]()
-        self.failed: list[tuple[dict, Exception]] = []
+        self.failures: list[dict] = []
+        self._before = again.rows("latents")
         self._waiting: list[tuple[Picked, torch.Tensor]] = []
 
-    def read(self, picked: Picked) -> None:
-        """Read one clip to its end and encode it, now or with the next ones.
+    def fail(self, clip: dict, error: str, cause: str) -> None:
+        attempt = self.again.attempt(clip["clip_id"])
+        self.failures.append(failure_row(clip, Encode.name, self.shard, error, cause, attempt))
+
+    def source(self, clips: list[dict], source: dict) -> Iterator[None]:
+        """Encode or copy the clips of one source; hands control back after each."""
+        new = [clip for clip in clips if not self.again.is_kept(clip["clip_id"])]
+        alive = [clip for clip in new if not self.journal.poison(clip["clip_id"])]
+        router, problem = None, None
+        try:
+            router = ClipRouter(facts_of(source), self.config.max_pixels, alive) if alive else None
+        except MediaError as error:
+            problem = error
+        for clip in clips:
+            if self.again.is_kept(clip["clip_id"]):
+                self._copy(clip)
+            elif why := self.journal.poison(clip["clip_id"]):
+                self.fail(clip, "poison", why)
+            elif router is None:
+                self.fail(clip, *blame(problem or MediaError("decode", "no decoder")))
+            else:
+                self._read(router, clip)
+            yield
+
+    def _read(self, router: ClipRouter, clip: dict) -> None:
+        """Read one clip to its end and encode it, now or with the next ones; or it fails."""
+        config = self.config
+        with self.journal.item(
+            clip["clip_id"], limit_s=config.item_limit_s, limit_bytes=config.item_limit_bytes
+        ):
+            try:
+                with ReadAhead(router.frames(clip), 3 * clip["width_px"] * clip["height_px"]) as frames:
+                    self._take(Picked(clip, frames, self.config.max_fps))
+            except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
+                self.fail(clip, *blame(router.problem or error))
+
+    def _take(self, picked: Picked) -> None:
+        """Encode a long clip, or let a short one wait for others of its shape.
 
         Raises:
             MediaError: it cannot be read, or gave another number of frames than curation saw.
@@ -65,29 +114,48 @@ class ShardWriter:
             self._stream(picked, head, frames)
             return
         picked.check()
-        video = to_video(head)
+        video, is_suspect = to_video(head), self.journal.is_suspect(picked.clip["clip_id"])
         if self._waiting and (
-            self._waiting[0][1].shape != video.shape
+            is_suspect
+            or self._waiting[0][1].shape != video.shape
             or (len(self._waiting) + 1) * video[0].numel() > BATCH_PIXELS
         ):
             self.finish()
         self._waiting.append((picked, video))
+        if is_suspect:  # alone, so that a second death says whose fault it is
+            self.finish()
 
     def finish(self) -> None:
         """Encode the short clips that wait."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        try:
-            found = self._encode_many([video for _, video in waiting])
-        except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
-            found = [None] * len(waiting)
-        for (picked, video), pair in zip(waiting, found, strict=True):
+        limit_s = self.config.item_limit_s * len(waiting)
+        names = [picked.clip["clip_id"] for picked, _ in waiting]
+        with self.journal.item(*names, limit_s=limit_s, limit_bytes=self.config.item_limit_bytes):
             try:
-                mean, logvar = pair or self._encode_many([video])[0]
-                self._add(picked, mean.cpu(), logvar.cpu(), video)
-            except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
-                self.failed.append((picked.clip, error))
+                found = self._encode_many([video for _, video in waiting])
+            except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
+                found = [None] * len(waiting)
+            for (picked, video), pair in zip(waiting, found, strict=True):
+                try:
+                    mean, logvar = pair or self._encode_many([video])[0]
+                    self._add(picked, mean.cpu(), logvar.cpu(), video)
+                except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
+                    self.fail(picked.clip, *blame(error))
+
+    def _copy(self, clip: dict) -> None:
+        """Take a clip over from what was committed before."""
+        self.finish()  # members lie in the order of the clips
+        members = self.again.members(clip["clip_id"])
+        if not members:
+            self.fail(clip, "withdrawn_damaged", "what was committed of it before cannot be read any more")
+            return
+        latents = load(next(data for name, data in members if name.endswith(".safetensors")))
+        self.stats.add(latents["mean"].float())
+        for name, data in members:
+            self.commit.add(name, data)
+        self.rows += self._before[clip["clip_id"]]
 
     def _encode_many(self, videos: list[torch.Tensor]) -> list[Any]:
         """(mean, logvar) of each."""
@@ -111,22 +179,17 @@ class ShardWriter:
     def _add(self, picked: Picked, mean: torch.Tensor, logvar: torch.Tensor, video: torch.Tensor) -> None:
         """video: [3, T, H, W] uint8, the clip or its beginning."""
         clip = picked.clip
+        stored = {
+            "mean": mean.to(torch.bfloat16).contiguous(),
+            "logvar": logvar.to(torch.bfloat16).contiguous(),
+        }
         picture, audited = latent_picture(mean), {}
         if is_audited(clip["clip_id"], self.config.audit_share):
             most = max(1, MOST_PIXELS // video[0, 0].numel())
             audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
-        self.stats.add(
-            mean
-        )  # from here on nothing fails for the clip's own sake: what is in the tar has its row
-        self.commit.add(
-            f"{clip['clip_id']}.latent.safetensors",
-            save(
-                {
-                    "mean": mean.to(torch.bfloat16).contiguous(),
-                    "logvar": logvar.to(torch.bfloat16).contiguous(),
-                }
-            ),
-        )
+        self.stats.add(stored["mean"].float())
+        # from here on nothing fails for the clip's own sake: what is in the tar has its row
+        self.commit.add(f"{clip['clip_id']}.latent.safetensors", save(stored))
         self.commit.add(f"{clip['clip_id']}.latent.png", picture)
         self.rows.append(
             {
@@ -185,53 +248,15 @@ class Encode:
     ) -> Account:
         clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
         _, sources = queries.plan_rows(dataset, shard, generation)
-        failures: list[dict] = []
+        again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
-            writer = ShardWriter(self.vae, self.device, self.config, shard, commit)
+            writer = ShardWriter(self.vae, self.device, self.config, commit, journal, again)
             for source_id, group in groupby(clips, key=lambda clip: clip["source_id"]):
-                own = list(group)
-                try:
-                    facts = facts_of(sources[source_id])
-                except MediaError as error:
-                    failures += [self._failure(clip, shard, error.reason, error.message) for clip in own]
-                    continue
-                alive = [clip for clip in own if not journal.poison(clip["clip_id"])]
-                failures += [
-                    self._failure(clip, shard, "poison", journal.poison(clip["clip_id"]) or "")
-                    for clip in own
-                    if clip not in alive
-                ]
-                if not alive:
-                    continue
-                router = ClipRouter(facts, self.config.max_pixels, alive)
-                for clip in alive:
-                    with journal.item(
-                        clip["clip_id"], self.config.item_limit_s, self.config.item_limit_bytes
-                    ):
-                        try:
-                            with ReadAhead(
-                                router.frames(clip), 3 * clip["width_px"] * clip["height_px"]
-                            ) as frames:
-                                writer.read(Picked(clip, frames, self.config.max_fps))
-                        except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                            failures.append(self._failure(clip, shard, *blame(router.problem or error)))
-                    progress(f"{len(writer.rows) + len(failures)}/{len(clips)} clips")
+                for _ in writer.source(list(group), sources[source_id]):
+                    progress(f"{len(writer.rows) + len(writer.failures)}/{len(clips)} clips")
             writer.finish()
-            failures += [self._failure(clip, shard, *blame(error)) for clip, error in writer.failed]
-            account = Account(len(clips), len(writer.rows), 0, len(failures))
-            commit.commit(
-                {"latents": writer.rows, "drops": [], "failures": failures}, account, writer.stats.to_dict()
-            )
+            journal.rest()
+            account = Account(len(clips), len(writer.rows), 0, len(writer.failures))
+            tables = {"latents": writer.rows, "drops": [], "failures": writer.failures}
+            commit.commit(tables, account, writer.stats.to_dict())
         return account
-
-    def _failure(self, clip: dict, shard: int, error: str, cause: str) -> dict:
-        origin = {key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")}
-        return {
-            "stage": self.name,
-            "shard": shard,
-            "item_id": clip["clip_id"],
-            **origin,
-            "error": error,
-            "cause": cause,
-            "attempt": 1,
-        }

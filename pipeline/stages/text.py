@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,14 +13,29 @@ from safetensors.torch import save
 from captioner.mixing import structured_variant
 from captioner.registry import make_text_encoder
 from manifests import queries
-from manifests.commit import Account, ShardCommit
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.writing.commit import Account, ShardCommit
+from pipeline.blame import blame
 from pipeline.config import TextConfig, fingerprinted
-from pipeline.stages.protocol import Journal
+from pipeline.stages.again import Again, by_clip
+from pipeline.stages.journal import Journal
 
 CODE_VERSION = 2
 _CLIPS_AT_ONCE = 200
+_PART_LIMIT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the texts of a clip have no embeddings."""
+
+    error: str
+    cause: str
+
+    def row(self, clip_id: str, shard: int, attempt: int) -> dict:
+        named = {"stage": TextStage.name, "shard": shard, "item_id": clip_id}
+        return {**named, "error": self.error, "cause": self.cause, "attempt": attempt}
 
 
 class TextStage:
@@ -48,32 +63,81 @@ class TextStage:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        by_clip: dict[str, list[dict]] = defaultdict(list)
-        for row in queries.rows_of_shard(dataset, "captions", self.caption, shard):
-            if row["status"] == "accepted" and row["kind"] != "window":
-                by_clip[row["clip_id"]] += [row, *self._variants(row)]
-        rows: list[dict] = []
-        clips = list(by_clip.items())
+        captions = [
+            row
+            for row in queries.rows_of_shard(dataset, "captions", self.caption, shard)
+            if row["status"] == "accepted" and row["kind"] != "window"
+        ]
+        again = Again(dataset, self.column, shard, self.caption, "captions", captions)
+        before = again.rows("text")
+        rows, failures = list[dict](), list[dict]()
+        clips = list(by_clip(captions).items())
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             for begin in range(0, len(clips), _CLIPS_AT_ONCE):
-                part = clips[begin : begin + _CLIPS_AT_ONCE]
-                texts = list(
-                    dict.fromkeys(caption["text"] for _, captions in part for caption in captions)
-                )  # each text once
-                known = dict(zip(texts, self.encoder.encode(texts), strict=True))
-                for clip_id, captions in part:
+                part = {
+                    clip_id: [variant for row in found for variant in (row, *self._variants(row))]
+                    for clip_id, found in clips[begin : begin + _CLIPS_AT_ONCE]
+                }
+                kept = {clip_id: members for clip_id in part if (members := again.members(clip_id))}
+                new = {
+                    clip_id: [row["text"] for row in found]
+                    for clip_id, found in part.items()
+                    if clip_id not in kept
+                }
+                known = self._encode(new, journal)
+                for clip_id, found in part.items():
+                    if clip_id in kept:
+                        rows += before[clip_id]
+                        for name, data in kept[clip_id]:
+                            commit.add(name, data)
+                        continue
+                    if isinstance(texts := known[clip_id], Failure):
+                        failures.append(texts.row(clip_id, shard, again.attempt(clip_id)))
+                        continue
                     tensors = {}
-                    for caption in captions:
-                        embedding = known[caption["text"]]
-                        tensors[caption["caption_id"]] = embedding.to(torch.bfloat16).contiguous().clone()
+                    for row in found:
+                        embedding = texts[row["text"]]
+                        tensors[row["caption_id"]] = embedding.to(torch.bfloat16).contiguous().clone()
                         size = {"num_tokens": embedding.shape[0], "width": embedding.shape[1]}
-                        same = {key: caption[key] for key in ("caption_id", "kind", "source")}
+                        same = {key: row[key] for key in ("caption_id", "kind", "source")}
                         rows.append({"clip_id": clip_id, "shard": shard, **same, **size})
                     commit.add(f"{clip_id}.text.safetensors", save(tensors))
                 progress(f"{begin + len(part)}/{len(clips)} clips")
-            account = Account(len(by_clip), len(by_clip), 0, 0)
-            commit.commit({"text": rows, "drops": [], "failures": []}, account)
+            journal.rest()
+            account = Account(len(clips), len(clips) - len(failures), 0, len(failures))
+            commit.commit({"text": rows, "drops": [], "failures": failures}, account)
         return account
+
+    def _encode(
+        self, clips: dict[str, list[str]], journal: Journal
+    ) -> dict[str, dict[str, torch.Tensor] | Failure]:
+        """Embeddings of the texts of each clip, each text once; or why a clip has none."""
+        found: dict[str, dict[str, torch.Tensor] | Failure] = {
+            clip_id: Failure("poison", why) for clip_id in clips if (why := journal.poison(clip_id))
+        }
+        alive = [clip_id for clip_id in clips if clip_id not in found]
+        suspects = [clip_id for clip_id in alive if journal.is_suspect(clip_id)]
+        for group in (
+            [clip_id for clip_id in alive if clip_id not in suspects],
+            *([one] for one in suspects),
+        ):
+            if not group:
+                continue
+            with journal.item(*group, limit_s=_PART_LIMIT_S):
+                try:
+                    texts = list(dict.fromkeys(text for clip_id in group for text in clips[clip_id]))
+                    known = dict(zip(texts, self.encoder.encode(texts), strict=True))
+                    found |= dict.fromkeys(group, known)
+                except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
+                    for clip_id in group:
+                        found[clip_id] = self._encode_one(clips[clip_id])
+        return found
+
+    def _encode_one(self, texts: list[str]) -> dict[str, torch.Tensor] | Failure:
+        try:
+            return dict(zip(texts, self.encoder.encode(texts), strict=True))
+        except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
+            return Failure(*blame(error))
 
     def _variants(self, row: dict) -> list[dict]:
         """A structured caption with fields left out and in other orders, the same ones each time."""

@@ -23,7 +23,7 @@ def site(folder: Path, code: str) -> str:
 
 SLOW_COMMITS = """
 import time
-from manifests.commit import ShardCommit
+from manifests.writing.commit import ShardCommit
 real = ShardCommit.commit
 def commit(self, *arguments, **options):
     time.sleep(2)

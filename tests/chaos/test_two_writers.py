@@ -7,8 +7,8 @@ import pytest
 
 from manifests import queries
 from manifests.layout import Dataset
-from manifests.lease import FILE
 from manifests.verify import verify
+from manifests.writing.lease import FILE
 from tests.chaos.test_death import SLOW_COMMITS, site
 from tests.conftest import ingest_here
 from tests.e2e.commands import INGEST, committed, run, start

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -41,17 +44,27 @@ def start(*arguments: object, **extra: str) -> subprocess.Popen:
     )
 
 
-def committed(dataset: Path) -> dict[str, bytes]:
-    """Every file of a dataset that a commit made, by name: plan, tars and table parts."""
-    found = {}
+def digests(name: str, data: bytes) -> dict[str, str]:
+    """A file's SHA-256 by its name, and those of a tar's members: a difference names what differs."""
+    found = {name: hashlib.sha256(data).hexdigest()}
+    if name.endswith(".tar"):
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                inside = tar.extractfile(member)
+                found[f"{name}/{member.name}"] = hashlib.sha256(inside.read() if inside else b"").hexdigest()
+    return found
+
+
+def is_committed(name: str) -> bool:
+    return not name.endswith(".tmp") and name.split("/", maxsplit=1)[0] in {"plan", "columns", "tables"}
+
+
+def committed(dataset: Path) -> dict[str, str]:
+    """Digests of every file of a dataset that a commit made, by name: plan, tars and table parts."""
+    found: dict[str, str] = {}
     for path in sorted(dataset.rglob("*")):
-        name = str(path.relative_to(dataset))
-        if (
-            path.is_file()
-            and not name.endswith(".tmp")
-            and name.split("/", maxsplit=1)[0] in {"plan", "columns", "tables"}
-        ):
-            found[name] = path.read_bytes()
+        if path.is_file() and is_committed(name := str(path.relative_to(dataset))):
+            found |= digests(name, path.read_bytes())
     return found
 
 

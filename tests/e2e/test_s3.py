@@ -11,16 +11,16 @@ from manifests.store import storage
 from manifests.verify import verify
 from tests.chaos.test_death import SLOW_COMMITS, site
 from tests.conftest import ingest_here
-from tests.e2e.commands import INGEST, committed, run, start
+from tests.e2e.commands import INGEST, committed, digests, is_committed, run, start
 
 
 def stored_in(remote):
-    """Every committed file of a dataset on the store, by name."""
+    """Digests of every committed file of a dataset on the store, by name."""
     found = {}
     for info in storage.list_files(remote.filesystem, remote.root):
         name = remote.relative(info.path)
-        if name.split("/")[0] in {"plan", "columns", "tables"}:
-            found[name] = storage.read_bytes(remote.filesystem, info.path)
+        if is_committed(name):
+            found |= digests(name, storage.read_bytes(remote.filesystem, info.path))
     return found
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from manifests.cli import output
 from manifests.cli.frame import main
-from manifests.events import EventLog, read_events, run_config
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.text import shown
+from manifests.writing.events import EventLog, read_events, run_config
 from pipeline.engine.runner import start_run
 
 SECRETS = ("KEYID", "SECRET", "X-Amz-Signature", "user:pw")

@@ -11,9 +11,9 @@ from captioner.judging.sheet import contact_sheet
 from manifests import queries
 from manifests.cli import say
 from manifests.errors import RushesError
-from manifests.events import ingest_settings
 from manifests.layout import Dataset
 from manifests.views import View
+from manifests.writing.events import ingest_settings
 from trainer.config import FitConfig
 from trainer.data.catalog import Catalog
 from trainer.data.loader import PackReader

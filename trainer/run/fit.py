@@ -19,10 +19,10 @@ from torch import nn
 
 from learning.stopping import Stop, stop_on_signals
 from manifests.errors import UsageError
-from manifests.events import ingest_settings
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
 from manifests.store.reading import RangeCache
+from manifests.writing.events import ingest_settings
 from trainer.config import LATER, RUN_ONLY, FitConfig
 from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.data.catalog import Catalog, load_catalog, views_of

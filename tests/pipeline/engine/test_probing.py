@@ -69,14 +69,39 @@ class FullDisk:
 
 def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch):
     told = []
-    monkeypatch.setattr(runner, "run_stage", lambda stage, *_: stage.process())
+    monkeypatch.setattr(runner, "run_stage", lambda stage, *_, **__: stage.process())
+    monkeypatch.setattr(runner.StageActor, "_set_up", lambda *_: None)
+    monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: None)
     actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".")
+    actor.node = None
     actor._tell = lambda event, *_, **__: told.append(event)
     batch = {"shard": [0], "generation": [0], "error": [""], "full": [0]}
     assert actor(batch)["full"] == [28] and not told
     monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
     broken = actor(batch)
     assert broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told == ["shard_failed"]
+
+
+class Fragile(FullDisk):
+    """Dies while it sets up, as one that does not fit into memory does."""
+
+    def setup(self):
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_stage_that_dies_while_it_sets_up_ends_the_run_with_its_name_and_a_few_events(dataset, tmp_path):
+    from manifests.errors import RushesError
+    from manifests.layout import Column, Dataset
+    from manifests.writing.events import read_events
+
+    copy = Dataset.create(str(tmp_path / "ds"))
+    stage = Fragile()
+    stage.column, stage.needs = Column("preview", "0"), ()
+    with cluster.session(1), pytest.raises(RushesError, match="died 3 times while it set up"):
+        runner.run_stages(copy, [stage], [(0, 0)], "run", {"preview": 1}, {"preview": cluster.Resources()})
+    told = [event["text"] for event in read_events(copy, "run") if event["event"] == "died"]
+    assert [text[-12:] for text in told] == ["1 of 3 times", "2 of 3 times", "3 of 3 times"]
 
 
 @pytest.mark.slow

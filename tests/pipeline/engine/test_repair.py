@@ -4,11 +4,13 @@ inputs, and rates are measured.
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from manifests import cli, queries
 from manifests.layout import Dataset
+from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
 from pipeline.engine import estimate, repair
 from pipeline.engine.repair import Replay, shards_to_retry, stages_of_run
@@ -102,3 +104,76 @@ def test_rates_are_measured_on_a_sample_or_taken_from_runs(films, tmp_path):
     assert all(0 < rate < 100 for rate in rates.values())
     assert committed(tmp_path / "ds") == before
     assert estimate.rates_of_runs(dataset) == {}
+
+
+def but_for_groups(folder):
+    """What is committed, without the near-duplicates: those found among fewer clips stay as a version."""
+    return {name: digest for name, digest in committed(folder).items() if "/dedup@" not in name}
+
+
+class Unwell:
+    """A captioner that has no answer for one clip, until it is well; counts what it is asked for."""
+
+    def __init__(self, real, victim):
+        self.real, self.victim, self.is_well, self.asked = real, victim, False, []
+        self.version = real.version
+
+    def setup(self):
+        self.real.setup()
+
+    def caption(self, clips, attempt=0):
+        self.asked += [clip.clip_id for clip in clips]
+        if not self.is_well and self.victim in {clip.clip_id for clip in clips}:
+            raise ZeroDivisionError("no answer")
+        return self.real.caption(clips, attempt)
+
+
+def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, dataset, tmp_path, monkeypatch):
+    """One film that cannot be decoded and one clip that kills its batch of captions: in the end every byte is
+    that of a dataset which never failed, and nothing is made twice.
+    """
+    from pipeline.curate import stage as curate
+    from pipeline.stages import caption
+    from pipeline.stages.encode import ShardWriter
+    from pipeline.stages.protocol import run_stage
+
+    clips = queries.table(dataset, "clips").to_pylist()
+    lost, mute = clips[0]["uri"], next(row["clip_id"] for row in clips if row["uri"] != clips[0]["uri"])
+    unwell = Unwell(caption.make_captioner(IngestConfig().caption), mute)
+    monkeypatch.setattr(caption, "make_captioner", lambda config: unwell)
+    read, encoded, broken = [], [], {lost}
+    real_pieces, real_add = curate.pieces, ShardWriter._add
+
+    def pieces(segment, *arguments):
+        read.append(segment["uri"])
+        if segment["uri"] in broken:
+            raise ZeroDivisionError("odd file")
+        return real_pieces(segment, *arguments)
+
+    def add(writer, picked, *arguments):
+        encoded.append(picked.clip["clip_id"])
+        return real_add(writer, picked, *arguments)
+
+    monkeypatch.setattr(curate, "pieces", pieces)
+    monkeypatch.setattr(ShardWriter, "_add", add)
+    made = ingest_here(films, tmp_path / "ds")
+    failed = {(row["stage"], row["error"]) for row in queries.table(made, "failures").to_pylist()}
+    assert failed == {("preview", "ZeroDivisionError"), ("caption", "ZeroDivisionError")}
+    assert queries.table(made, "captions").num_rows > 0  # of those in the batch of the one that failed
+    assert committed(tmp_path / "ds") != committed(Path(dataset.uri))
+
+    broken.clear()
+    unwell.is_well, unwell.asked[:], read[:], encoded[:] = True, [], [], []
+    stages, config = stages_of_run(made)
+    repair.take_back(made, stages, shards_to_retry(made, stages))
+    generations = {row["shard"]: row["generation"] for row in queries.plan(made).to_pylist()}
+    for stage in stages:
+        stage.setup()
+        for shard, generation in sorted(generations.items()):
+            run_stage(stage, made, "retry", shard, generation, lambda _: None)
+    forget(made, [stage.column for stage in stages])
+    again = {row["clip_id"] for row in clips if row["uri"] == lost}
+    assert set(read) == {lost} and set(encoded) == again
+    assert set(unwell.asked) == again | {mute}
+    assert but_for_groups(tmp_path / "ds") == but_for_groups(Path(dataset.uri))
+    assert not queries.table(made, "failures").num_rows and config

@@ -11,7 +11,7 @@ from manifests import queries
 from manifests.layout import Column, Dataset
 from pipeline.config import EncodeConfig, IngestConfig
 from pipeline.engine.run import build_stages
-from pipeline.stages.protocol import Journal
+from pipeline.stages.journal import Journal
 
 COLUMN = Column("preview", "abc")
 
@@ -22,11 +22,11 @@ def test_an_item_in_hand_at_two_deaths_is_poison_and_others_are_not(tmp_path):
         code = textwrap.dedent(f"""
             import os
             from manifests.layout import Column, Dataset
-            from pipeline.stages.protocol import Journal
+            from pipeline.stages.journal import Journal
             journal = Journal(Dataset({str(tmp_path)!r}), "run", Column("preview", "abc"), 3)
-            with journal.item("good", 60):
+            with journal.item("good", limit_s=60):
                 pass
-            with journal.item("bad", 60):
+            with journal.item("bad", limit_s=60):
                 os.abort()
         """)
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode != 0
@@ -40,8 +40,9 @@ def test_an_item_over_its_time_limit_ends_its_process_and_says_so(tmp_path):
     code = textwrap.dedent(f"""
         import time
         from manifests.layout import Column, Dataset
-        from pipeline.stages.protocol import Journal
-        with Journal(Dataset({str(tmp_path)!r}), "run", Column("preview", "abc"), 0).item("slow", 0.2):
+        from pipeline.stages.journal import Journal
+        journal = Journal(Dataset({str(tmp_path)!r}), "run", Column("preview", "abc"), 0)
+        with journal.item("slow", limit_s=0.2):
             time.sleep(30)
     """)
     Dataset.create(str(tmp_path))

@@ -1,7 +1,7 @@
 """The writer's lease: who works on a dataset, so that a second writer is told and does not do it all again.
 
-It saves work; it is not what keeps data whole. Commits do that by themselves (`manifests.commit`): a writer
-that was taken for dead and comes back cannot spoil what others have committed.
+It saves work; it is not what keeps data whole. Commits do that by themselves (`manifests.writing.commit`): a
+writer that was taken for dead and comes back cannot spoil what others have committed.
 
 `lease.json` says who, where, since when, and when it was last renewed. A holder that is gone is passed over:
 at once where its process can be looked up, else `STALE_S` after it was last heard of.

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from manifests import lease as lease_module
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.lease import FILE, STALE_S, Lease, read, this_process
 from manifests.store import storage
+from manifests.writing import lease as lease_module
+from manifests.writing.lease import FILE, STALE_S, Lease, read, this_process
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -57,7 +57,7 @@ def test_a_writer_elsewhere_is_passed_over_only_when_it_was_not_heard_of_for_lon
 def test_a_writer_of_this_machine_that_was_killed_is_passed_over_at_once(tmp_path):
     dataset = Dataset.create(str(tmp_path))
     code = (
-        "import sys, time\nfrom manifests.layout import Dataset\nfrom manifests.lease import Lease\n"
+        "import sys, time\nfrom manifests.layout import Dataset\nfrom manifests.writing.lease import Lease\n"
         "with Lease(Dataset(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

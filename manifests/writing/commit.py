@@ -104,27 +104,21 @@ def sweep(folder: Path) -> None:
                 debris.unlink()
 
 
-def withdraw(dataset: Dataset, column: Column, shard: int) -> None:
-    """Take a commit back: first its record, then what only that names."""
-    path = dataset.record_path(column, shard)
-    record = _read_record(dataset, path)
-    dataset.filesystem.delete_file(path)
-    _remove(dataset, _paths(dataset, record))
-
-
-def _read_record(dataset: Dataset, path: str) -> dict:
+def read_record(dataset: Dataset, path: str) -> dict:
+    """The commit record at `path`."""
     rows: list[dict] = pq.read_table(io.BytesIO(storage.read_bytes(dataset.filesystem, path))).to_pylist()
     return rows[0]
 
 
-def _paths(dataset: Dataset, record: dict) -> set[str]:
+def written_by(dataset: Dataset, record: dict) -> set[str]:
     """Where the files lie that a commit record names."""
     column, shard = Column(record["column"], record["fingerprint"]), record["shard"]
     parts = {dataset.committed_part(part["table"], column, shard, part["sha256"]) for part in record["parts"]}
     return parts | ({dataset.path(*record["tar"].split("/"))} if record.get("tar") else set())
 
 
-def _remove(dataset: Dataset, paths: set[str]) -> None:
+def remove(dataset: Dataset, paths: set[str]) -> None:
+    """Remove files; those that are gone already stay so."""
     for path in sorted(paths):
         with contextlib.suppress(FileNotFoundError):
             dataset.filesystem.delete_file(path)
@@ -198,7 +192,7 @@ class ShardCommit:
         ]
         path = dataset.record_path(self.column, self.shard)
         if not storage.create_bytes(filesystem, path, parquet_bytes(to_table("shards", [record]))):
-            _remove(dataset, _paths(dataset, record) - _paths(dataset, _read_record(dataset, path)))
+            remove(dataset, written_by(dataset, record) - written_by(dataset, read_record(dataset, path)))
             raise SupersededError(f"{self.column} shard {self.shard}")
 
     def __enter__(self) -> ShardCommit:

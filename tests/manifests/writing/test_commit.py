@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from manifests import queries
-from manifests.commit import Account, ShardCommit, SupersededError, commit_generation, withdraw
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.verify import verify
+from manifests.writing.commit import Account, ShardCommit, SupersededError, commit_generation
+from manifests.writing.withdrawn import Withdrawn, forget, withdraw
 
 COLUMN = Column("preview", "abc123")
 
@@ -137,9 +138,26 @@ def test_a_commit_that_is_taken_back_is_gone_and_can_be_made_again(tmp_path):
     commit_one(dataset)
     before = tree(tmp_path)
     withdraw(dataset, COLUMN, 0)
-    assert set(tree(tmp_path)) == {"dataset.json"} and not dataset.is_committed(COLUMN, 0)
+    assert not dataset.is_committed(COLUMN, 0) and queries.table(dataset, "clips").num_rows == 0
+    forget(dataset, [COLUMN])  # not before it is made again
+    held = Withdrawn(dataset, COLUMN, 0)
+    assert [row["clip_id"] for row in held.rows("clips")] == ["a"]
+    assert [name for name, _ in held.members("a")] == [row["name"] for row in held.record["members"]]
     commit_one(dataset)
-    assert tree(tmp_path) == before
+    forget(dataset, [COLUMN])
+    assert tree(tmp_path) == before and not Withdrawn(dataset, COLUMN, 0)
+
+
+def test_what_was_taken_back_goes_once_other_bytes_stand_in_its_place(tmp_path):
+    dataset = Dataset.create(str(tmp_path / "one"))
+    commit_one(dataset)
+    withdraw(dataset, COLUMN, 0)
+    commit_one(dataset, clip="b")
+    assert [row["clip_id"] for row in queries.table(dataset, "clips").to_pylist()] == ["b"]
+    forget(dataset, [COLUMN])
+    only = Dataset.create(str(tmp_path / "two"))
+    commit_one(only, clip="b")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_numbers_may_have_more_digits_than_names_have_zeros(tmp_path):

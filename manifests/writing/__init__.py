@@ -1,0 +1,1 @@
+"""What writes a dataset: the lease, commits, and the events of a run."""

@@ -1,0 +1,90 @@
+"""Commits taken back, so that what failed is made again and the rest is copied from them.
+
+`withdraw` moves a commit record out of readers' sight and leaves what it names where it lies. The stage that
+makes the column again copies from there (`Withdrawn`) what had not failed, byte for byte. Once a shard is
+whole again, `forget` removes what no record names any more. Whatever dies in between, the next run goes on
+from what is there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import pyarrow.parquet as pq
+
+from manifests.layout import Column, Dataset
+from manifests.store import storage
+from manifests.store.shards import Member, read_member
+from manifests.writing.commit import read_record, remove, written_by
+
+
+def _path(dataset: Dataset, column: Column, shard: int) -> str:
+    return dataset.path(
+        "runs", "withdrawn", str(column), PurePosixPath(dataset.record_path(column, shard)).name
+    )
+
+
+def withdraw(dataset: Dataset, column: Column, shard: int) -> None:
+    """Take a commit back."""
+    path = dataset.record_path(column, shard)
+    storage.write_bytes(
+        dataset.filesystem, _path(dataset, column, shard), storage.read_bytes(dataset.filesystem, path)
+    )
+    dataset.filesystem.delete_file(path)
+
+
+def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
+    """Remove what was taken back of every shard that has all of these columns again."""
+    left = defaultdict(list)
+    for column in columns:
+        for info in storage.list_files(dataset.filesystem, dataset.path("runs", "withdrawn", str(column))):
+            left[int(PurePosixPath(info.path).stem)].append((column, info.path))
+    for shard, found in sorted(left.items()):
+        if not all(dataset.is_committed(column, shard) for column in columns):
+            continue
+        for column, path in found:
+            now = read_record(dataset, dataset.record_path(column, shard))
+            remove(dataset, written_by(dataset, read_record(dataset, path)) - written_by(dataset, now))
+            dataset.filesystem.delete_file(path)
+
+
+class Withdrawn:
+    """What a shard's column held before it was taken back; false where nothing was."""
+
+    def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
+        self.dataset, self.column, self.shard = dataset, column, shard
+        path = _path(dataset, column, shard)
+        self.record = read_record(dataset, path) if storage.exists(dataset.filesystem, path) else None
+        self._members: dict[str, list[Member]] = defaultdict(list)
+        for row in self.record["members"] if self.record else ():
+            member = Member(**row)
+            self._members[member.key].append(member)
+
+    def __bool__(self) -> bool:
+        return self.record is not None
+
+    def rows(self, name: str) -> list[dict]:
+        """Rows of a table that the column wrote, in stored order; [] where nothing was taken back."""
+        for part in self.record["parts"] if self.record else ():
+            if part["table"] == name:
+                path = self.dataset.committed_part(name, self.column, self.shard, part["sha256"])
+                data = storage.read_bytes(self.dataset.filesystem, path)
+                rows: list[dict] = pq.read_table(io.BytesIO(data)).to_pylist()
+                return rows
+        return []
+
+    def members(self, key: str) -> list[tuple[str, bytes]]:
+        """Names and bytes of an item's members, in tar order.
+
+        Raises:
+            IntegrityError: a member is not as it was committed.
+        """
+        if not self.record or not self._members[key]:
+            return []
+        tar = self.dataset.path(*self.record["tar"].split("/"))
+        return [
+            (member.name, read_member(self.dataset.filesystem, tar, member)) for member in self._members[key]
+        ]

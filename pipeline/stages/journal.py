@@ -1,0 +1,172 @@
+"""The journal of a shard in work: what was in hand when a process died, so that it is known afterwards.
+
+A death is evidence against the items that were in hand at that moment, and against nothing else: not against
+those that were done, not where the machine itself was lost. Several items at once (a batch) are suspects
+after a death and are tried one by one; one that was in hand at two deaths is poison and passed over. A
+process that dies with nothing in hand, again and again, ends the shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from manifests.errors import RushesError
+from manifests.layout import Column, Dataset
+from manifests.store import storage
+
+MAX_DEATHS = 2
+"""Deaths with the same item in hand."""
+MAX_IDLE_DEATHS = 3
+"""Deaths with nothing in hand, of one shard."""
+_LIMIT_EXIT = 70
+_WATCH_EVERY_S = 0.5
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # no /proc: the most it ever held
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass(frozen=True)
+class Node:
+    """The machine this runs on, and how one learns whether another is still there."""
+
+    name: str = ""
+    is_gone: Callable[[str], bool] = lambda _: False
+
+
+class Journal:
+    """Records, beside the dataset, which items are being worked on.
+
+    `death` says what became of the process before this one, if it died in this shard; else it is empty.
+
+    Raises:
+        RushesError: this shard's process has died `MAX_IDLE_DEATHS` times with nothing in hand.
+    """
+
+    def __init__(
+        self, dataset: Dataset, run_id: str, column: Column, shard: int, node: Node | None = None
+    ) -> None:
+        self._filesystem, node = dataset.filesystem, node or Node()
+        self._path = dataset.path("runs", run_id, "journal", str(column), f"{shard:06d}.json")
+        self._state: dict[str, Any] = {"deaths": {}, "why": {}, "idle_deaths": 0}
+        self._is_written = False
+        self.death = ""
+        if storage.exists(self._filesystem, self._path):
+            self._state = json.loads(storage.read_bytes(self._filesystem, self._path))
+            self.death = self._note_death(node)
+        self._state |= {"in_hand": [], "node": node.name}
+        self._write()
+        if self._state["idle_deaths"] >= MAX_IDLE_DEATHS:
+            raise RushesError(
+                f"{column} shard {shard}",
+                f"its process died {self._state['idle_deaths']} times between items",
+                "Look for memory and for the node's own log; then run the same command again.",
+            )
+
+    def _note_death(self, node: Node) -> str:
+        state, in_hand = self._state, self._state["in_hand"]
+        if node.is_gone(state["node"]):
+            return f"its node was lost, with {_few(in_hand)} in hand; nothing is held against them"
+        if not in_hand:
+            state["idle_deaths"] += 1
+            return f"its process died with nothing in hand, {state['idle_deaths']} of {MAX_IDLE_DEATHS} times"
+        for item in in_hand:
+            state["deaths"][item] = state["deaths"].get(item, 0) + 1
+            state["why"].setdefault(item, "its process died")
+        return f"{state['why'][in_hand[0]]}, with {_few(in_hand)} in hand"
+
+    def _write(self) -> None:
+        data = json.dumps(self._state).encode()
+        if storage.is_local(self._filesystem):  # no fsync: this must outlive the process, not the machine
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            temporary = storage.temporary_name(self._path)
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.replace(temporary, self._path)
+        else:
+            storage.write_bytes(self._filesystem, self._path, data)
+        self._is_written = True
+
+    def poison(self, item: str) -> str | None:
+        """Why the item must be passed over, or None if it may be tried."""
+        deaths = self._state["deaths"].get(item, 0)
+        return f"{self._state['why'][item]}, {deaths} times" if deaths >= MAX_DEATHS else None
+
+    def is_suspect(self, item: str) -> bool:
+        """Whether the item was in hand at a death, and must be tried alone."""
+        return item in self._state["deaths"]
+
+    @contextmanager
+    def item(self, *items: str, limit_s: float, limit_bytes: int = 1 << 62) -> Iterator[Callable[[], None]]:
+        """Hold items in hand; those that are held already stay so.
+
+        The process ends itself, and the restart counts a death, where `limit_s` pass without a sign of
+        progress, or memory goes over `limit_bytes`.
+
+        Yields:
+            What to call at each sign of progress, as often as one likes; never called, the limit holds for
+            the whole item.
+        """
+        before = self._state["in_hand"]
+        self._hold([*before, *items])
+        is_done, seen_s = threading.Event(), time.monotonic()
+
+        def beat() -> None:
+            nonlocal seen_s
+            seen_s = time.monotonic()
+
+        def watch() -> None:
+            while not is_done.wait(min(_WATCH_EVERY_S, max(0.01, limit_s / 4))):
+                if (used := resident_bytes()) > limit_bytes:
+                    why = f"memory_limit: the process grew to {used >> 20} MiB, over {limit_bytes >> 20} MiB"
+                elif time.monotonic() - seen_s > limit_s:
+                    why = f"time_limit: no progress for {limit_s:g} s"
+                else:
+                    continue
+                self._state["why"] |= dict.fromkeys(items, why)
+                self._write()
+                os._exit(_LIMIT_EXIT)
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield beat
+        finally:
+            is_done.set()
+        self._hold(before)
+
+    def _hold(self, items: list[str]) -> None:
+        """What is in hand from now on.
+
+        On an object store, that nothing is in hand is written by `rest` alone: a request an item is enough.
+        """
+        self._state["in_hand"] = items
+        self._is_written = False
+        if items or storage.is_local(self._filesystem):
+            self._write()
+
+    def rest(self) -> None:
+        """Nothing is in hand: what comes now is the commit, and no item's fault."""
+        self._state["in_hand"] = []
+        if not self._is_written:
+            self._write()
+
+    def close(self) -> None:
+        if storage.exists(self._filesystem, self._path):
+            self._filesystem.delete_file(self._path)
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "") or "nothing"
