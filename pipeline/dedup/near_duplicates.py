@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX, SAME, VideoHash, View, distance
+from pipeline.dedup.grouping import Group, Quality, Report, group
 
 TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
 MAX_BITS_APART = 16
@@ -27,12 +27,6 @@ MAX_BITS_APART = 16
 apart)."""
 CLIPS_A_TASK, PAIRS_A_TASK = 2000, 5000
 BUCKET_CAP = 128
-LOOSE = 1.4 * SAME
-"""A clip this near to the kept one joins its group too if it matches a member that matches the kept one: no
-chain goes further."""
-COMPONENT_CAP = 256
-"""Linked sets up to this size are compared in full with the clip kept; in larger ones the pairs found must
-do."""
 _STRIDES = range(1, 2 * TABLES, 2)
 _PARTS = np.array(
     [
@@ -40,42 +34,6 @@ _PARTS = np.array(
         for table, stride in enumerate(_STRIDES)
     ]
 )
-
-
-@dataclass(frozen=True, order=True)
-class Quality:
-    """Which clip of a group is kept: most pixels, then longest, sharpest, smallest clip_id."""
-
-    pixels: int = 0
-    duration_s: float = 0.0
-    sharpness: float = 0.0
-
-
-@dataclass(frozen=True)
-class Group:
-    """Two or more clips of one content.
-
-    `distances` are those of `others` from `kept`, each at most `LOOSE` (nan: matched by embedding alone).
-    """
-
-    kept: str
-    others: list[str]
-    distances: list[float]
-
-
-@dataclass
-class Report:
-    """What a search did, so that no limit acts in silence."""
-
-    clips: int = 0
-    flat_clips: int = 0
-    keys: int = 0
-    capped_buckets: int = 0
-    comparisons_left_out: int = 0
-    candidates: int = 0
-    matches: int = 0
-    capped_components: int = 0
-    largest_bucket: int = 0
 
 
 def band_keys(found: View) -> tuple[np.ndarray, np.ndarray]:
@@ -226,61 +184,6 @@ def embedding_pairs(
                 if top + row < left + column:
                     pairs.append((ids[top + row], ids[left + column], float(cosines[row, column])))
     return sorted(pairs)
-
-
-def group(
-    pairs: Mapping[tuple[str, str], float],
-    quality: Mapping[str, Quality],
-    measure: Callable[[str, str], float] | None = None,
-    report: Report | None = None,
-) -> list[Group]:
-    """Groups of matching clips: the best clip not yet in a group is kept and takes its matches.
-
-    Args:
-        pairs: distance of each matching pair (smaller id first).
-        quality: of each clip; a clip without one has the least.
-        measure: distance of any two clips; asked for the pairs of a linked set that are not among `pairs`.
-    """
-    neighbours: dict[str, dict[str, float]] = {}
-    for (one, two), gap in pairs.items():
-        neighbours.setdefault(one, {})[two] = gap
-        neighbours.setdefault(two, {})[one] = gap
-    groups, seen = [], set()
-    for seed in sorted(neighbours):
-        if seed in seen:
-            continue
-        linked, todo = {seed}, [seed]
-        while todo:
-            fresh = [clip_id for clip_id in neighbours[todo.pop()] if clip_id not in linked]
-            linked.update(fresh)
-            todo += fresh
-        seen |= linked
-        is_small = len(linked) <= COMPONENT_CAP
-        if report is not None and not is_small:
-            report.capped_components += 1
-        ranked = sorted(
-            sorted(linked), key=lambda clip_id: quality.get(clip_id, Quality()), reverse=True
-        )  # a reversed sort keeps ties in order
-        free = dict.fromkeys(ranked)
-        for kept in ranked:
-            if kept not in free:
-                continue
-            del free[kept]
-            members = {clip_id: gap for clip_id, gap in neighbours[kept].items() if clip_id in free}
-            if measure is not None and is_small:
-                asked = {clip_id: measure(kept, clip_id) for clip_id in free if clip_id not in members}
-                members |= {clip_id: gap for clip_id, gap in asked.items() if gap <= SAME}
-                ring = {
-                    clip_id: gap
-                    for clip_id, gap in asked.items()
-                    if SAME < gap <= LOOSE and neighbours[clip_id].keys() & members.keys()
-                }
-                members |= ring
-            for clip_id in members:
-                del free[clip_id]
-            if members:
-                groups.append(Group(kept, sorted(members), [members[clip_id] for clip_id in sorted(members)]))
-    return sorted(groups, key=lambda found: found.kept)
 
 
 Spread = Callable[[Callable[..., Any], list[bytes], list[tuple]], list[Any]]

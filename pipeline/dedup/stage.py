@@ -24,9 +24,10 @@ from manifests.layout import Column, Dataset
 from manifests.writing.commit import Account, ShardCommit, SupersededError
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
-from pipeline.dedup.near_duplicates import Group, Quality, Report, Spread, find_groups
+from pipeline.dedup.grouping import Group, Quality, Report
+from pipeline.dedup.near_duplicates import Spread, find_groups
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 NOT_DUPLICATE = "clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)"
 
 

@@ -11,17 +11,10 @@ import numpy as np
 import pytest
 
 from media.measure.videohash import SAME, VideoHash, video_hash
+from pipeline.dedup import grouping
 from pipeline.dedup import near_duplicates as neardup
-from pipeline.dedup.near_duplicates import (
-    Group,
-    Quality,
-    Report,
-    bucket_pairs,
-    candidate_pairs,
-    embedding_pairs,
-    find_groups,
-    group,
-)
+from pipeline.dedup.grouping import Group, Quality, Report, group
+from pipeline.dedup.near_duplicates import bucket_pairs, candidate_pairs, embedding_pairs, find_groups
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import sample_shot
@@ -63,7 +56,7 @@ def test_copies_are_grouped_and_others_are_not(pool: dict[str, bytes]) -> None:
     groups, report = find_groups(pool, quality)
     for found in groups:
         assert len({clip_id[:4] for clip_id in [found.kept, *found.others]}) == 1
-        assert max(found.distances) <= neardup.LOOSE
+        assert max(found.distances) <= grouping.LOOSE
     assert sum(1 + len(found.others) for found in groups) >= 0.95 * len(pool)
     assert report.clips == len(pool) and report.capped_buckets == 0
 
@@ -94,6 +87,19 @@ def test_the_best_is_kept() -> None:
     assert group(pairs, {})[0].kept == "a"
     assert group(pairs, {"a": Quality(1, 2), "b": Quality(1, 3), "c": Quality(1, 3)})[0].kept == "b"
     assert group(pairs, {"a": Quality(9), "c": Quality(9, 0, 1.0)})[0].kept == "c"
+    nearly = {"a": Quality(9, 10, 100.0), "b": Quality(9, 11, 90.0), "c": Quality(9, 12, 40.0)}
+    assert group(pairs, nearly)[0].kept == "b"  # nearly as sharp, and longer; the longest is blurred
+
+
+def test_a_part_never_stands_for_the_whole() -> None:
+    """Eight frames in 1080p, and four such pieces, against 92 frames in 720p."""
+    large, long = Quality(1920 * 1080, 8 / 24, 50.0), Quality(1280 * 720, 92 / 24, 40.0)
+    assert group({("a", "b"): 0.1}, {"a": large, "b": long}) == [Group("b", ["a"], [0.1])]
+    pieces = {(f"p{number}", "whole"): 0.1 for number in range(4)} | {("p0", "p1"): 0.1}
+    quality = {f"p{number}": large for number in range(4)} | {"whole": long}
+    assert [found.kept for found in group(pieces, quality)] == ["whole"]
+    full = Quality(1920 * 1080, 80 / 24, 50.0)  # nearly as long, and larger
+    assert group({("a", "b"): 0.1}, {"a": full, "b": long})[0].kept == "a"
 
 
 def test_unlike_clips_are_not_chained() -> None:
