@@ -25,8 +25,11 @@ class Reason:
 DROPS = {
     "exact_duplicate": Reason("Another source has the same bytes."),
     "transition": Reason("Frames of a fade or a dissolve: they belong to no shot."),
+    "lost_frames": Reason("Packets of the file that gave no frame.", "Fetch the file again."),
     "damaged_frames": Reason(
-        "The decoder reported damage: the frames from there to the next keyframe.", "Fetch the file again."
+        "Up to the next keyframe: the decoder complained, frames are missing, or that keyframe mended the "
+        "picture.",
+        "Fetch the file again.",
     ),
     "too_short": Reason("A shot shorter than `--curate.min-clip-s`.", "Lower it."),
     "no_shot_starts_here": Reason("A segment in which no shot starts: the one before it has the frames."),

@@ -156,6 +156,7 @@ DROPS = [
     ("reason", pa.string(), "why (docs/faults.md)"),
     ("value", pa.float64(), "what was measured"),
     ("threshold", pa.float64(), "what it was compared with"),
+    ("num_frames", pa.int64(), "frames of the source in it; null where they were not counted"),
 ]
 FAILURES = [
     ("stage", pa.string(), "stage in which it failed"),
@@ -165,6 +166,7 @@ FAILURES = [
     ("error", pa.string(), "why (docs/faults.md)"),
     ("cause", pa.string(), "the same in a sentence"),
     ("attempt", pa.int32(), "how often it was tried"),
+    ("num_frames", pa.int64(), "frames of the source in it; null where they were not counted"),
 ]
 CAPTIONS = [
     ("caption_id", pa.string(), "of the caption: a hash of what it says and of its origin"),

@@ -13,6 +13,8 @@ from typing import cast
 import av
 import numpy as np
 
+from media.decode.complaints import name_of_codec
+from media.decode.container import open_container
 from media.decode.hidden import is_hidden
 from media.decode.limits import MAX_PIXELS, check_pixels
 from media.errors import MediaError
@@ -23,6 +25,12 @@ MAX_KEY_INTERVAL_S = (
 RESTART_S = 0.2  # a clock that falls back by more than this began anew: streams joined end to end
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0
+LOST_FRAMES = "lost_frames"
+"""Few frames are missing from an even stream whose decoder builds on others without a word."""
+_SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4"}
+_FEW_STEPS = 24
+_MOST_MISSING = 0.02
+"""Share of steps; with more of them frames were left out on purpose."""
 
 
 @dataclass
@@ -34,6 +42,7 @@ class Packets:
         num_packets: packets that show a frame.
         warnings: short stable words, each once.
         gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
+        missing_s: times of frames before which others are missing (`LOST_FRAMES`).
     """
 
     times_s: np.ndarray
@@ -43,6 +52,7 @@ class Packets:
     warnings: list[str]
     gap_s: float = 0.0
     gap_at_s: float = 0.0
+    missing_s: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -94,10 +104,10 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             seen.durations.append(packet.duration or 0)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
-    return _summary([seen for seen in runs if seen.pts], base, num, notes)
+    return _summary([seen for seen in runs if seen.pts], base, num, notes, codec)
 
 
-def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str]) -> Packets:
+def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], codec: str) -> Packets:
     if not runs:
         return Packets(np.zeros(0), 0.0, 1 / _DEFAULT_FPS, num, list(notes))
     tick = float(base)
@@ -122,9 +132,23 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str]) -
         num_packets=num,
         warnings=list(notes),
     )
+    if codec in _SILENT and step and len(missing := _missing(ticks, step)):
+        found.missing_s = [float(found.times_s[place]) for place in missing]
+        found.warnings.append(LOST_FRAMES)
     if len(gaps) and gaps.max() > max(GAP_S, GAP_STEPS * step * tick):
         found.gap_s, found.gap_at_s = float(gaps.max()), float(found.times_s[int(gaps.argmax())])
     return found
+
+
+def _missing(ticks: np.ndarray, step: int) -> np.ndarray:
+    """Places of frames before which others are missing, in a stream [n] that is even but for few gaps."""
+    steps = np.diff(ticks)
+    is_gap = steps > 1.5 * step
+    rest = steps[~is_gap]
+    is_even = len(rest) > 0 and rest.max() - rest.min() <= max(1, 0.05 * step)
+    if not is_even or len(steps) < _FEW_STEPS or is_gap.sum() > max(2, _MOST_MISSING * len(steps)):
+        return np.zeros(0, np.int64)
+    return np.nonzero(is_gap[1:])[0] + 2  # a stream cut out of another lacks what leads to its first keyframe
 
 
 def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
@@ -133,7 +157,8 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     if stream is None:
         raise MediaError("no_video", f"{path} has no video stream")
     if stream.codec_context is None:
-        raise MediaError("no_decoder", f"{path} is in a codec this build cannot decode")
+        name = name_of_codec(lambda: open_container(path))
+        raise MediaError("no_decoder", f"{path} is in a codec that FFmpeg cannot decode here: {name}")
     context = stream.codec_context
     check_pixels(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way

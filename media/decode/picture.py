@@ -43,6 +43,7 @@ class Picture:
         frame: as decoded, or already RGB [H, W, 3] uint8 and upright.
         geometry: how the stored frame is shown.
         is_damaged: the decoder concealed damage, or lost packets just before.
+        is_key: it is built on no other picture.
     """
 
     time_s: float
@@ -50,6 +51,7 @@ class Picture:
     geometry: Geometry
     is_damaged: bool = False
     scaler: Scaler = field(default_factory=Scaler, repr=False)
+    is_key: bool = True
     _reduced: av.VideoFrame | None = field(default=None, repr=False)
 
     def rgb(self, width: int, height: int) -> np.ndarray:

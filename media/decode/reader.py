@@ -16,10 +16,11 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from media.decode import images
+from media.decode.complaints import complaints
 from media.decode.container import open_container
 from media.decode.deinterlace import deinterlaced
 from media.decode.hidden import is_hidden
-from media.decode.packets import RESTART_S, scan_packets, video_stream
+from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe
 from media.errors import MediaError
@@ -30,6 +31,7 @@ SEEKABLE = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"
 MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
 _DECORD_BATCH_PIXELS = 16 << 20
+_FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,16 @@ class Frame:
     is_damaged: bool = False
 
 
+def _seconds(pts: int | None, time_base: object) -> float:
+    return round(float((pts or 0) * (time_base or 0)), 6)  # type: ignore[operator]
+
+
 class Health:
     """What a decoder lost on the way, packet by packet.
+
+    Damage of a packet is damage of the frames that were decoded after it up to the next keyframe, in the
+    order of decoding: frames come later and in another order, and a keyframe that has arrived may still be
+    waiting.
 
     Attributes:
         num_lost: packets that could not be decoded since the last frame.
@@ -54,25 +64,52 @@ class Health:
     def __init__(self, codec: str = "") -> None:
         self.codec = codec
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
-        self._is_tainted = False
+        self._order = self._group = 0  # packets and keyframes so far
+        self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
+        self._starts_s: dict[int, float] = {}  # of groups
+        self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
         """The frames of a packet; None if it could not be decoded."""
         is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
         self.num_shown += is_shown and not is_hidden(packet, self.codec)
-        try:
-            return packet.decode()  # type: ignore[return-value]
-        except av.FFmpegError:
-            if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
-                self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
-            return None
+        if packet.size > 0:
+            self._order, self._group = self._order + 1, self._group + packet.is_keyframe
+            if packet.pts is not None:
+                time_s = _seconds(packet.pts, packet.time_base)
+                self._places[time_s] = (self._group, self._order)
+                if packet.is_keyframe:
+                    self._starts_s[self._group] = time_s
+        with complaints() as said:
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                frames = None
+                if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
+                    self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
+        if said or (frames is None and packet.size > 0):
+            self._hurt.setdefault(self._group, self._order)
+        return frames  # type: ignore[return-value]
 
-    def is_damaged(self, frame: av.VideoFrame) -> bool:
-        """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe."""
+    def is_damaged(self, frame: av.VideoFrame, is_after_gap: bool = False) -> bool:
+        """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe.
+
+        Args:
+            is_after_gap: frames before it are missing, on which it may be built.
+        """
         self.num_frames += 1
-        is_built_on_damage = not frame.key_frame and (self._is_tainted or self.num_lost > 0)
-        self._is_tainted = bool(frame.is_corrupt) or is_built_on_damage
-        return self._is_tainted
+        time_s = _seconds(frame.pts, frame.time_base)
+        group, order = self._places.pop(time_s, (self._group, self._order))
+        for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
+            del self._places[known]
+        if frame.is_corrupt or (is_after_gap and not frame.key_frame):
+            self._hurt[group] = min(order, self._hurt.get(group, order))
+        is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
+        return self._hurt.get(group, order + 1) <= order or (is_leading and group - 1 in self._hurt)
+
+    @property
+    def has_losses(self) -> bool:
+        return bool(self._hurt)
 
     def check(self, path: str, last_s: float, is_whole: bool) -> None:
         """Refuse a file at whose end frames are missing.
@@ -110,12 +147,14 @@ class VideoReader:
 
     Attributes:
         decoder: the decoder that served the last frame.
+        has_losses: packets of the last pass gave no frame, or the decoder complained.
     """
 
     def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
         self.facts, self.max_pixels = facts, max_pixels
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
         self._avi_times_s: np.ndarray | None = None
+        self.has_losses = False
         self._restart_s = 0.0  # added to the clock of a stream that began anew
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
@@ -180,26 +219,53 @@ class VideoReader:
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
+                gaps_s = self._gaps_s(container, stream)
                 is_whole = self._goes_to(container, stream, start_s)
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
                 for packet in container.demux(stream):
                     decoded = health.decode(packet)
+                    self.has_losses = health.has_losses
                     if field_filter and decoded is not None:
                         decoded = field_filter(decoded, packet.size == 0)
                     for frame in decoded or ():
                         own_tick_s = float(frame.time_base or 0) if field_filter else tick_s
                         time_s = self._time_s(frame.pts, own_tick_s, health.num_frames, previous_s)
-                        previous_s, is_damaged = time_s, health.is_damaged(frame)
+                        is_after_gap = bool(gaps_s) and previous_s < gaps_s[0] - EPSILON_S <= time_s
+                        if is_after_gap:
+                            gaps_s.pop(0)
+                        previous_s, is_damaged = time_s, health.is_damaged(frame, is_after_gap)
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            yield Picture(time_s, frame, shown(facts.geometry, frame), is_damaged, scaler)
+                            geometry, is_key = shown(facts.geometry, frame), bool(frame.key_frame)
+                            yield Picture(time_s, frame, geometry, is_damaged, scaler, is_key)
                         health.num_lost = 0
         except av.FFmpegError as error:
             if health.num_frames == 0 or not isinstance(error, av.EOFError):
                 raise MediaError("decode", f"{facts.path}: {error}") from error
+        self.has_losses |= health.num_frames < health.num_shown
         health.check(facts.path, previous_s, is_whole)
+
+    def count(self, start_s: float, end_s: float) -> int:
+        """Packets that should each show a frame with `start_s <= time_s < end_s`.
+
+        Raises:
+            MediaError, av.FFmpegError: the packets cannot be read.
+        """
+        with open_container(self.facts.path) as container:
+            found = scan_packets(container, video_stream(container, self.facts.path))
+        if not len(found.times_s):
+            return found.num_packets
+        return int(((found.times_s >= start_s - EPSILON_S) & (found.times_s < end_s - EPSILON_S)).sum())
+
+    def _gaps_s(self, container: InputContainer, stream: VideoStream) -> list[float]:
+        """Times of the frames before which others are missing, where the packets are the only sign of it."""
+        if LOST_FRAMES not in self.facts.decoder_reasons:
+            return []
+        found = scan_packets(container, stream).missing_s
+        container.seek(0)
+        return found
 
     def _goes_to(self, container: InputContainer, stream: VideoStream, start_s: float) -> bool:
         """Go to the keyframe before `start_s` if a seek is exact.

@@ -12,22 +12,26 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
+import av
 
 from media.decode.reader import EPSILON_S, VideoReader
 from media.errors import MediaError
 from media.shots.detector import Label, ShotDetector
 from pipeline.config import CurateConfig
+from pipeline.curate.doubt import Seen, judged
 from pipeline.curate.sampling import Sample, Sampler
 from pipeline.curate.takes import Clip, Take
 from pipeline.footage.sources import facts_of
+
+_MOST_LEAD_IN_S = 12.0
+"""So far back a keyframe is looked for, from which on frames can be judged."""
 
 
 @dataclass
 class Gap:
     """Frames in a row that belong to no shot."""
 
-    reason: str  # transition | damaged_frames
+    reason: str  # transition | damaged_frames | lost_frames (packets that gave none)
     start_s: float
     end_s: float
     num_frames: int
@@ -39,12 +43,14 @@ class Cutter:
     Attributes:
         is_done: no later sample can concern the segment.
         last: the sample fed last.
+        num_own: samples fed whose time lies in the segment.
     """
 
     def __init__(self, start_s: float, end_s: float, config: CurateConfig) -> None:
         self.start_s, self.end_s, self.config = start_s, end_s, config
         self.is_done = False
         self.last: Sample | None = None
+        self.num_own = 0
         self._take: Take | None = None
         self._gap: Gap | None = None
         self._was_gap = False
@@ -59,6 +65,7 @@ class Cutter:
             else self.last.time_s + self.config.max_clip_s
         )
         is_past = sample.time_s >= self.end_s - EPSILON_S and self.last is not None
+        self.num_own += self.start_s - EPSILON_S <= sample.time_s < self.end_s - EPSILON_S
         self.last, self._was_gap = sample, bool(reason)
         if self._gap and (reason != self._gap.reason or is_past):
             yield from self._end_gap(sample.time_s)
@@ -131,37 +138,49 @@ def pieces(
             beat()
             yield from cutter.feed(sample, label)
             if cutter.is_done:
-                return
+                break
     except MediaError as error:
         problem = error
-    if cutter.last:
+    if cutter.last and not cutter.is_done:
         last_s = cutter.last.time_s
         yield from cutter.finish(
             last_s + 1 / max(facts.fps, 1.0) if problem else max(facts.duration_s, last_s + 1e-3)
         )
+    if problem or reader.has_losses:
+        yield from _lost(reader, cutter, is_last=segment["end_s"] >= source["duration_s"] - EPSILON_S)
     if problem:
         raise problem
     if cutter.last is None and cutter.start_s == 0:
         raise MediaError("no_frames", f"{source['uri']} gave no frame")
 
 
-def _samples(
-    reader: VideoReader, config: CurateConfig, start_s: float
-) -> Iterator[tuple[Sample, np.ndarray]]:
+def _lost(reader: VideoReader, cutter: Cutter, is_last: bool) -> Iterator[Gap]:
+    """The frames of the segment that its packets promise and that did not come, as one gap."""
+    start_s, end_s = cutter.start_s, float("inf") if is_last else cutter.end_s
+    try:
+        num_lost = reader.count(start_s, end_s) - cutter.num_own
+    except (MediaError, av.FFmpegError):
+        return
+    if num_lost > 0:
+        yield Gap("lost_frames", start_s, cutter.end_s, num_lost)
+
+
+def _samples(reader: VideoReader, config: CurateConfig, start_s: float) -> Iterator[Seen]:
     """Samples and glances from far enough before `start_s` that labels equal those of the whole source."""
     need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
     while start_s > 0:
         begin_s, sampler = max(0.0, start_s - lead_in_s), Sampler(config)
-        stream = (sampler.sample(picture) for picture in reader.pictures(begin_s))
+        stream = judged(sampler.sample(picture) for picture in reader.pictures(begin_s))
         ahead = []
         for item in stream:
             ahead.append(item)
             if item[0].time_s >= start_s - EPSILON_S:
                 break
-        if begin_s == 0 or len(ahead) > need:
+        has_key = any(sample.is_key for sample, _ in ahead) or lead_in_s > _MOST_LEAD_IN_S
+        if begin_s == 0 or (len(ahead) > need and has_key):
             yield from itertools.chain(ahead, stream)
             return
-        lead_in_s *= 2  # a variable rate: fewer frames there than on average
+        lead_in_s *= 2  # a variable rate: fewer frames there than on average; or no keyframe yet
     sampler = Sampler(config)
-    yield from (sampler.sample(picture) for picture in reader.pictures())
+    yield from judged(sampler.sample(picture) for picture in reader.pictures())

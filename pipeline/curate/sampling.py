@@ -35,6 +35,7 @@ class Sample:
         small: [h, w, 3] uint8, or None between the slots of the proxy.
         preview: JPEG, or None between the slots of the previews.
         is_grey: the flat grey that decoders give out when they have nothing.
+        is_key: it is built on no other frame.
     """
 
     time_s: float
@@ -45,6 +46,7 @@ class Sample:
     small: np.ndarray | None = None
     preview: bytes | None = None
     look: Look | None = None
+    is_key: bool = True
 
 
 class Sampler:
@@ -85,6 +87,7 @@ class Sampler:
             small,
             preview,
             seen,
+            picture.is_key,
         ), glance
 
 

@@ -23,7 +23,7 @@ from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.takes import Clip
 from pipeline.stages.journal import Journal
 
-CODE_VERSION = 7
+CODE_VERSION = 8
 HASH_FPS = 4.0  # at 2 fewer trimmed copies are found
 
 
@@ -51,7 +51,7 @@ class Curate:
                 if book.copy():
                     continue
                 if why := journal.poison(segment["segment_id"]):
-                    book.fail(segment["segment_id"], "poison", why)
+                    book.fail(segment["segment_id"], "poison", why, book.num_unread)
                     continue
                 with journal.item(
                     segment["segment_id"],
@@ -63,7 +63,7 @@ class Curate:
                             for item in pieces(segment, book.source, self.config, beat):
                                 book.note(item)
                     except Exception as error:  # noqa: BLE001 - whatever one file does, the others go on
-                        book.fail(f"{segment['segment_id']}/rest", *blame(error))
+                        book.fail(f"{segment['segment_id']}/rest", *blame(error), book.num_unread)
                 book.close()
                 progress(f"{number + 1}/{len(segments)} segments, {len(book.clips)} clips")
             journal.rest()
@@ -96,9 +96,11 @@ class Book:
         self.hashes: list[dict] = []
         self.drops: list[dict] = []
         self.failures: list[dict] = []
+        self._lost: Gap | None = None
 
     def open(self, segment: dict, source: dict) -> None:
         self.segment, self.source, self._num_before = segment, source, self._num
+        self._lost, self._num_failed = None, len(self.failures)
         self._origin = {
             "source_id": segment["source_id"],
             "uri": segment["uri"],
@@ -123,6 +125,8 @@ class Book:
         return len(self.clips) + len(self.drops) + len(self.failures)
 
     def close(self) -> None:
+        if self._lost is not None and len(self.failures) == self._num_failed:
+            self._gap(self._lost)
         if (
             self._num == self._num_before
         ):  # what fills it began in an earlier segment, and is kept or failed there
@@ -131,13 +135,22 @@ class Book:
                 "no_shot_starts_here",
                 self.segment["start_s"],
                 self.segment["end_s"],
+                num_frames=0,
             )
 
-    def fail(self, item: str, error: str, cause: str) -> None:
+    def fail(self, item: str, error: str, cause: str, num_frames: int | None = None) -> None:
         attempt = self.before.attempt(self.segment["segment_id"])
         span = {key: self.segment[key] for key in ("start_s", "end_s")}
         self.failures.append(
-            {**self._origin, **span, "item_id": item, "error": error, "cause": cause, "attempt": attempt}
+            {
+                **self._origin,
+                **span,
+                "item_id": item,
+                "error": error,
+                "cause": cause,
+                "attempt": attempt,
+                "num_frames": num_frames,
+            }
         )
 
     def _drop(
@@ -146,6 +159,7 @@ class Book:
         reason: str,
         start_s: float,
         end_s: float,
+        num_frames: int,
         value: float | None = None,
         threshold: float | None = None,
     ) -> None:
@@ -158,16 +172,30 @@ class Book:
                 "end_s": end_s,
                 "value": value,
                 "threshold": threshold,
+                "num_frames": num_frames,
             }
         )
+
+    @property
+    def num_unread(self) -> int | None:
+        """Frames of the segment that did not come; None where they cannot be counted."""
+        if self._lost is not None:
+            return self._lost.num_frames
+        is_whole = self.segment["start_s"] == 0 and self.segment["end_s"] >= self.source["duration_s"]
+        return int(self.source["num_packets"]) if is_whole and self._num == self._num_before else None
+
+    def _gap(self, gap: Gap) -> None:
+        name = f"{self.segment['segment_id']}/{gap.reason}-{round(gap.start_s * 1000):08d}"
+        span = round(gap.start_s, 6), round(gap.end_s, 6)
+        self._drop(name, gap.reason, *span, gap.num_frames, gap.num_frames, 0.0)
 
     def note(self, piece: Clip | Gap) -> None:
         """Keep a clip, or drop it with a reason; count a gap."""
         if isinstance(piece, Gap):
-            name = f"{self.segment['segment_id']}/{piece.reason}-{round(piece.start_s * 1000):08d}"
-            self._drop(
-                name, piece.reason, round(piece.start_s, 6), round(piece.end_s, 6), piece.num_frames, 0.0
-            )
+            if piece.reason == "lost_frames":
+                self._lost = piece
+            else:
+                self._gap(piece)
             return
         is_image = self.source["kind"] == "image"
         start_s, end_s = round(piece.start_s, 6), 0.0 if is_image else round(piece.end_s, 6)
@@ -180,9 +208,12 @@ class Book:
                 "grey_frames",
                 f"{self.source['uri']}: all {len(piece.samples)} frames from {start_s} s are the grey of a "
                 "decoder without data",
+                len(piece.samples),
             )
         elif not is_image and not is_whole_source and end_s - start_s < self.config.min_clip_s:
-            self._drop(item, "too_short", start_s, end_s, end_s - start_s, self.config.min_clip_s)
+            length_s = end_s - start_s
+            num_frames = len(piece.samples)
+            self._drop(item, "too_short", start_s, end_s, num_frames, length_s, self.config.min_clip_s)
         else:
             self._keep(piece, clip_id, start_s, end_s)
 

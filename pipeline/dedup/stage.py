@@ -149,7 +149,9 @@ def _commit(
                 }
             )
             if not is_kept:
-                origin = {key: row[key] for key in ("source_id", "uri", "start_s", "end_s", "shard")}
+                origin = {
+                    key: row[key] for key in ("source_id", "uri", "start_s", "end_s", "shard", "num_frames")
+                }
                 item = f"{row['clip_id']} of {group_id}"
                 drops.append(
                     {

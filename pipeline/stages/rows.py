@@ -6,7 +6,7 @@ from __future__ import annotations
 def origin_of(clip: dict, stage: str, shard: int) -> dict:
     """Where a clip is from: the first columns of a row in `drops` or `failures`."""
     return {"stage": stage, "shard": shard, "item_id": clip["clip_id"]} | {
-        key: clip[key] for key in ("source_id", "uri", "start_s", "end_s")
+        key: clip[key] for key in ("source_id", "uri", "start_s", "end_s", "num_frames")
     }
 
 

@@ -1,0 +1,50 @@
+"""Damage that no decoder reports: a part of the picture breaks in one frame, and the next keyframe mends it.
+
+A keyframe shows the same scene as the frame before it. So a part of the picture that changes there far more
+than it did from frame to frame, though an earlier frame was much more like the keyframe, was broken in
+between. A cut is no such thing: what comes after it was not there before. Nor is a cut away and back, where
+each of the three shots begins with a keyframe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+BLOCKS = 12
+"""Rows and columns of parts that are looked at apart."""
+ABRUPT, LEAST = 2.5, 8.0
+"""A part is mended where its mean change is so many times its usual one and so many of 255 levels more."""
+WORSE = 2.0
+"""The last frame before it is so many times as far from the keyframe as an earlier one, and `LEAST` more."""
+MAX_FRAMES = 300
+"""Between keyframes, that are remembered."""
+
+
+def parts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[BLOCKS, BLOCKS] float32: mean change of each part between two glances [s, s, 3] uint8."""
+    return cv2.resize(cv2.absdiff(first, second), (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA).mean(
+        2, dtype=np.float32
+    )
+
+
+def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
+    """The first broken frame before a keyframe; None where nothing was mended.
+
+    Args:
+        glances: of the frames before the keyframe back to their own keyframe, in order.
+        after: glance of the keyframe.
+    """
+    if len(glances) < 3:
+        return None
+    mended = parts(glances[-1], after)
+    usual = cv2.dilate(parts(glances[-2], glances[-1]), np.ones((3, 3), np.uint8))
+    is_mended = mended > ABRUPT * usual + LEAST
+    if not is_mended.any():
+        return None
+    away = np.array([parts(glance, after)[is_mended].mean() for glance in glances])
+    if away[-1] <= WORSE * away.min() + LEAST:
+        return None
+    return int(np.nonzero(away <= away.min() + LEAST / 2)[0][-1]) + 1

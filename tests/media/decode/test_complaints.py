@@ -1,0 +1,51 @@
+"""What FFmpeg says only in its log."""
+
+import av.logging
+import pytest
+
+from media.decode.complaints import complaints
+from media.decode.healing import broken_from
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
+from tests.pipeline.curate.damage import hurt, sound
+
+
+def test_a_codec_without_a_decoder_is_named(tmp_path):
+    path = tmp_path / "odd.mp4"
+    path.write_bytes(sound(tmp_path, "h264", 1).read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(MediaError, match=r"none \(zzzz") as raised:
+        probe(str(path))
+    assert raised.value.reason == "no_decoder"
+
+
+def test_frames_of_a_packet_that_the_decoder_complains_of_are_damaged_up_to_the_next_keyframe(tmp_path):
+    """And those of a keyframe that has arrived, but whose frame has not come yet, are none of them."""
+    whole = sound(tmp_path, "h264", 2)
+    pictures = list(VideoReader(probe(str(hurt(whole, "flip", 1))), decoder="pyav").pictures())
+    marked = [picture.is_damaged for picture in pictures]
+    assert any(marked) and not all(marked)
+    ends = [place for place in range(1, len(marked)) if marked[place - 1] and not marked[place]]
+    assert ends and all(pictures[place].is_key for place in ends)
+    assert not any(
+        picture.is_damaged for picture in VideoReader(probe(str(whole)), decoder="pyav").pictures()
+    )
+
+
+def test_the_level_of_the_log_is_as_before():
+    before = av.logging.get_level()
+    with pytest.raises(KeyError), complaints():
+        raise KeyError
+    assert av.logging.get_level() == before
+
+
+def test_what_a_keyframe_mends_was_broken_and_a_cut_was_not():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 255, (72, 72, 3)).astype(np.uint8)
+    broken = scene.copy()
+    broken[10:30, 10:30] = 128
+    assert broken_from([scene] * 5 + [broken] * 4, scene) == 5
+    assert broken_from([scene] * 9, 255 - scene) is None  # a cut
+    assert broken_from([scene] * 5 + [broken] * 4, broken) is None  # a thing that has come to stay

@@ -1,0 +1,129 @@
+"""Every frame of a source is in a clip, a drop or a failure; and damaged frames are in no clip."""
+
+import contextlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from manifests import queries
+from media.errors import MediaError
+from pipeline.config import CurateConfig, PlanConfig
+from pipeline.curate.cutting import Gap, pieces
+from pipeline.footage.sources import list_sources, source_row
+from pipeline.plan import segments_of
+from tests.conftest import ingest_here
+from tests.pipeline.curate.damage import CODECS, FPS, hurt, sound
+
+REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
+SEGMENT_S = PlanConfig().segment_s
+
+
+def cut(row):
+    """What becomes of a source's frames: the clips, and how many frames each kind of gap has."""
+    clips, gaps = [], Counter()
+    for segment in segments_of(row, SEGMENT_S):
+        try:
+            for piece in pieces(segment, row, CurateConfig()):
+                if isinstance(piece, Gap):
+                    gaps[piece.reason] += piece.num_frames
+                else:
+                    clips.append(piece)
+        except MediaError:
+            gaps["failed"] += 0  # what it lost was a gap before it
+    return clips, gaps
+
+
+def check_real(most_bytes):
+    if not REAL.is_dir():
+        pytest.skip("RUSHES_REAL_VIDEOS names no folder of real videos")
+    rows = [
+        source_row(found)
+        for found in list_sources([str(REAL)])
+        if Path(found.uri).stat().st_size <= most_bytes
+    ]
+    kept = [row for row in rows if row["status"] == "kept"]
+    assert len(kept) > 50
+    total = Counter()
+    for row in kept:
+        clips, gaps = cut(row)
+        num_clips = sum(len(clip.samples) for clip in clips)
+        assert num_clips + gaps.total() == row["num_packets"], row["uri"]
+        total += Counter(clips=num_clips, **gaps) if "corrupt" not in row["uri"] else Counter()
+    withheld = total["damaged_frames"] + total["lost_frames"]
+    print(f"{len(kept)} files: {dict(total)}; {withheld / total.total():.2%} of sound files withheld")
+    assert withheld <= 0.02 * total.total()
+
+
+def test_frames_of_small_real_files_add_up():
+    check_real(200_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_frames_of_real_files_add_up_and_few_good_ones_are_withheld():
+    check_real(25_000_000)
+
+
+def test_rows_of_a_dataset_add_up_to_the_frames_of_each_source(films, tmp_path):
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    for path in sorted(films.glob("film-*.mp4"))[:2]:
+        (footage / path.name).write_bytes(path.read_bytes())
+    hurt(sound(footage, "h264", 3), "cut", 1)
+    dataset = ingest_here(footage, tmp_path / "ds")
+    frames = Counter()
+    for name in ("clips", "drops", "failures"):
+        for row in queries.table(dataset, name).to_pylist():
+            if row.get("stage", "preview") == "preview":
+                frames[row["source_id"]] += row["num_frames"]
+    sources = [row for row in queries.table(dataset, "sources").to_pylist() if row["status"] == "kept"]
+    assert len(sources) == 4
+    assert {row["source_id"]: row["num_packets"] for row in sources} == dict(frames)
+
+
+def grey(path):
+    """Frames [h, w] of a file by their number, as far as they can be decoded."""
+    found = {}
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.FFmpegError):
+                for frame in packet.decode():
+                    number = round(float(frame.pts * frame.time_base) * FPS)
+                    found[number] = frame.to_ndarray(format="gray").astype(np.float32)
+    return found
+
+
+MOST_MISSED = {"h264": 0.08, "hevc": 0.85, "vp9": 0.35, "av1": 0.5, "mpeg2": 0.02}
+"""Share of the bad frames of a codec that may be taken for good ones, a little over what was measured."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("codec", CODECS)
+def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, tmp_path):
+    """Flips, drops and cuts; a frame is bad where it lies under 30 dB of the sound file's."""
+    av.logging.set_level(av.logging.PANIC)
+    bad = missed = good = withheld = 0
+    for seed in (1, 2):
+        whole = sound(tmp_path, codec, seed)
+        truth = grey(whole)
+        for kind, number in ((kind, number) for kind in ("flip", "drop", "cut") for number in (0, 1)):
+            path = hurt(whole, kind, number)
+            [row] = [source_row(found) for found in list_sources([str(path)])]
+            clips, gaps = cut(row)
+            assert sum(len(clip.samples) for clip in clips) + gaps.total() == row["num_packets"], path
+            inside = {
+                round((sample.time_s + row["start_s"]) * FPS) for clip in clips for sample in clip.samples
+            }
+            for place, picture in grey(path).items():
+                error = float(((picture - truth[place]) ** 2).mean()) if place in truth else 1e9
+                is_bad = 10 * np.log10(255**2 / max(error, 1e-9)) < 30
+                bad, missed = bad + is_bad, missed + (is_bad and place in inside)
+                good, withheld = good + (not is_bad), withheld + (not is_bad and place not in inside)
+    print(f"{codec}: {missed} of {bad} bad frames are in clips, {withheld} of {good} good ones are not")
+    assert missed <= MOST_MISSED[codec] * bad
