@@ -7,7 +7,7 @@ DATA ?= demo/dataset
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
-.PHONY: help setup demo test test-newest test-all docs lint bench dashboard clean
+.PHONY: help setup demo test test-newest test-all test-exports docs lint bench dashboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ test-newest:  ## the default tests on the newest versions that pyproject.toml al
 
 test-all: setup  ## all tests this machine can run
 	@$(BIN)/python -m pytest -m "not gpu"
+
+test-exports: setup  ## an export opened by Megatron Energon, in a folder of its own: it pins other versions of botocore
+	@test -d .energon || $(BIN)/pip install --quiet --disable-pip-version-check --target .energon --no-deps \
+	  megatron-energon==7.4.1 rapidyaml multi-storage-client mfusepy s3fs aiobotocore aioitertools filetype lark \
+	  deprecation wcmatch bracex xattr prettytable pyroute2 'botocore<1.44' tzdata
+	@RUSHES_ENERGON=$(CURDIR)/.energon $(BIN)/python -m pytest -m "slow or not slow" tests/manifests/test_export_tools.py
 
 docs: setup  ## write the pages of docs/ that are made from the code
 	@$(BIN)/python -m manifests.pages docs

@@ -227,7 +227,9 @@ class Export:
         before = sorted(self.out.glob("*.tar"))
         if before and not self.overwrite:
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
-        written = export_webdataset(dataset, view, self.out)
+        written, num_lacking = export_webdataset(dataset, view, self.out)
+        if num_lacking:
+            cli.say(f"export: {num_lacking} clips of the view lack a latent or a text, and are left out")
         for path in before:
             if path in written:
                 continue

@@ -1,8 +1,10 @@
 """Export a view: its columns joined into one plain WebDataset tar per shard, for other tools.
 
-Each sample gets `poster.jpg`, `proxy.webm`, `latent.safetensors`, `text.safetensors` (where the view has
-them), `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all accepted
-captions). The trainer can stream such tars (`trainer fit --tars`).
+Each sample has `poster.jpg` and `proxy.webm`, `text.safetensors` and `latent.safetensors` where the view has
+those columns, `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all
+accepted captions): the same keys in every sample, so that Hugging Face `datasets` and Megatron Energon open
+them as they are. A clip that lacks one of them is left out, and counted. The trainer can stream such tars
+(`trainer fit --tars`).
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ from collections import defaultdict
 from pathlib import Path
 
 from manifests import queries
+from manifests.export_card import card, full
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.views import View
 from manifests.writing.events import ingest_settings
 
+FIELDS = {
+    "preview": ("poster.jpg", "proxy.webm"),
+    "text": ("text.safetensors",),
+    "latent": ("latent.safetensors",),
+}
+"""Members of a sample, by the column they are from."""
 CAPTION_ORDER = ("dense", "short", "structured", "alt")
 
 
@@ -37,48 +46,53 @@ def _best(captions: list[dict]) -> str:
     return ranked[0]["text"] if ranked else ""
 
 
-def export_webdataset(dataset: Dataset, view: View, out: Path) -> list[Path]:
-    """Write one tar per shard under `out` and return their paths. Running it again gives the same bytes."""
+def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
+    """Write one tar per shard under `out`. Running it again gives the same bytes.
+
+    Returns:
+        The tars, and how many clips of the view were left out for want of a member.
+    """
     out.mkdir(parents=True, exist_ok=True)
     captions = _captions(dataset, view)
     by_shard: dict[int, list[dict]] = defaultdict(list)
     for row in view.clips(dataset).to_pylist():
         by_shard[row["shard"]].append(row)
-    indexes: list[dict[int, tuple[str, dict[str, list[Member]]]]] = []
-    for name in ("preview", "text", "latent"):
-        if name in view.columns:
-            shards = {}
-            for shard, (path, members) in queries.members(dataset, view.columns[name]).items():
-                grouped: dict[str, list[Member]] = defaultdict(list)
-                for member in members:
-                    grouped[member.key].append(member)
-                shards[shard] = (path, grouped)
-            indexes.append(shards)
+    columns = {name: fields for name, fields in FIELDS.items() if name in view.columns}
     latents = (
         {row["clip_id"]: row for row in queries.table(dataset, "latents", view.columns["latent"]).to_pylist()}
         if "latent" in view.columns
         else {}
     )
     made_by = ingest_settings(dataset)
-    written = []
+    written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
         temporary = Path(storage.temporary_name(str(target)))
+        places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
+        for name, fields in columns.items():
+            path, members = queries.members_of_shard(dataset, view.columns[name], shard)
+            for member in members:
+                if member.field in fields:
+                    places[member.key].append((path, member))
+        whole = [clip for clip in clips if len(places[clip["clip_id"]]) == sum(map(len, columns.values()))]
+        num_lacking += len(clips) - len(whole)
+        if not whole:
+            continue
         with TarWriter(temporary) as tar:
-            for clip in clips:
-                for index in indexes:
-                    path, grouped = index.get(shard, ("", {}))
-                    for member in grouped.get(clip["clip_id"], []):
-                        tar.add(member.name, read_member(dataset.filesystem, path, member))
+            for clip in whole:
+                for path, member in places[clip["clip_id"]]:
+                    tar.add(member.name, read_member(dataset.filesystem, path, member))
                 rows = captions[clip["clip_id"]]
                 tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
                 record = {
-                    "clip": clip,
-                    "captions": rows,
-                    "latent": latents.get(clip["clip_id"], {}),
+                    "clip": full("clips", clip),
+                    "captions": [full("captions", row) for row in rows],
+                    "latent": full("latents", latents.get(clip["clip_id"], {})),
                     "made_by": made_by,
                 }
                 tar.add(f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode())
         temporary.replace(target)
         written.append(target)
-    return written
+    members_of = [field for names in columns.values() for field in names]
+    (out / "README.md").write_text(card(members_of, list(made_by)))
+    return written, num_lacking

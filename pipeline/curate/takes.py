@@ -59,9 +59,9 @@ class Clip:
         return [sample.change for sample in self.samples[1:]]
 
     def proxy(self, max_fps: float) -> tuple[bytes, float]:
-        """A WebM of the clip at true times, and its rate; nothing for a clip of one picture."""
+        """A WebM of the clip at true times, and its rate, 0 for one picture; nothing for a clip of none."""
         pictures = self.pictures
-        if len(pictures) < 2:
+        if not pictures:
             return b"", 0.0
         picks = pick_times([time_s for time_s, _ in pictures], max_fps)
         times = [pictures[index][0] for index in picks]

@@ -64,7 +64,8 @@ def test_column_names_cannot_leave_the_dataset():
 
 
 def test_export_joins_columns_for_plain_webdataset(dataset, tmp_path):
-    tars = export_webdataset(dataset, View.load(dataset), tmp_path / "out")
+    tars, num_lacking = export_webdataset(dataset, View.load(dataset), tmp_path / "out")
+    assert num_lacking == 0
     samples = [sample for tar in tars for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
     assert len(samples) == View.load(dataset).clips(dataset).num_rows
     for sample in samples:
@@ -73,7 +74,7 @@ def test_export_joins_columns_for_plain_webdataset(dataset, tmp_path):
         assert sample["txt"]
     before = [tar.read_bytes() for tar in tars]
     assert [
-        tar.read_bytes() for tar in export_webdataset(dataset, View.load(dataset), tmp_path / "out")
+        tar.read_bytes() for tar in export_webdataset(dataset, View.load(dataset), tmp_path / "out")[0]
     ] == before
 
 

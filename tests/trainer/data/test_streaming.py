@@ -34,7 +34,8 @@ TEST = dataclasses.replace(
 @pytest.fixture(scope="module")
 def tars(dataset, tmp_path_factory):
     return [
-        str(path) for path in export_webdataset(dataset, View.load(dataset), tmp_path_factory.mktemp("tars"))
+        str(path)
+        for path in export_webdataset(dataset, View.load(dataset), tmp_path_factory.mktemp("tars"))[0]
     ]
 
 
