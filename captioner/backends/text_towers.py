@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captioner.backends.vlm import folder_digest
+from captioner.backends.weights import folder_digest, weights_of
 from captioner.coca.checkpoint import DEFAULT_WEIGHTS, load_stage, read_folder, stage_digest
 from captioner.coca.tokenizer import PAD, Tokens
 from captioner.language.text_encoder import TextEncoder
@@ -79,7 +79,14 @@ class OpenClipTextEncoder:
             )
         self.model = model
         folder = Path(model.removeprefix("local-dir:"))
-        digest = folder_digest(folder) if model.startswith("local-dir:") and folder.is_dir() else ""
+        file = Path(model.partition(":")[2])
+        digest = (
+            folder_digest(folder)
+            if model.startswith("local-dir:") and folder.is_dir()
+            else folder_digest(file)
+            if file.is_file()
+            else ""
+        )
         self.version = f"open-clip-text/1:{folder.name if digest else model}:{digest}"
         self.width = 0
 
@@ -126,24 +133,25 @@ class TransformersTextEncoder:
                 "is needed by text encoder transformers",
                 "Give a folder or a hub id, such as google/umt5-xxl.",
             )
-        self.model_id = model
-        digest = folder_digest(Path(model)) if Path(model).is_dir() else ""
-        self.version = f"transformers-text/1:{Path(model).name if digest else model}:{digest}"
+        self.weights = weights_of(model)
+        self.version = f"transformers-text/1:{self.weights.label}:{self.weights.digest}"
         self.num_gpus = 1.0 if torch.cuda.is_available() else 0.0
         self.width = 0
 
     def setup(self) -> None:
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(self.model_id, trust_remote_code=False)
+        place = self.weights.place
+        known = {"revision": self.weights.revision, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(place, **known)
         kind = (
             AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
         )
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model_id, trust_remote_code=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(place, **known)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.tokenizer.padding_side = "right"
-        self.model = kind.from_pretrained(self.model_id, dtype="auto", trust_remote_code=False).eval()
+        self.model = kind.from_pretrained(place, dtype="auto", **known).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         text = config.get_text_config()
         self.width = getattr(text, "hidden_size", None) or text.d_model

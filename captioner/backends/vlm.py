@@ -10,16 +10,15 @@ ended is kept.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from captioner.backends.weights import weights_of
 from captioner.coca.inputs import spread
 from captioner.gates.answers import captions_of
 from captioner.options import CaptionerOptions
@@ -36,23 +35,6 @@ PRESETS = {
     "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
 }
 """Short names for hub ids. The families' classes, not these weights, are what the tests run."""
-_PROBE_BYTES = 1 << 20
-
-
-def folder_digest(folder: Path) -> str:
-    """16 hex digits that name a model folder: small files whole; of large ones size, start and end."""
-    seen = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        size = path.stat().st_size
-        seen.update(f"{path.name}:{size}".encode())
-        with open(path, "rb") as file:
-            seen.update(file.read(_PROBE_BYTES))
-            if size > 2 * _PROBE_BYTES:
-                file.seek(-_PROBE_BYTES, 2)
-                seen.update(file.read())
-    return seen.hexdigest()[:16]
 
 
 def reduced(frame: np.ndarray, max_pixels: int) -> np.ndarray:
@@ -97,8 +79,7 @@ class VlmCaptioner:
                 f"Give a folder, a hub id, or one of: {', '.join(PRESETS)}.",
             )
         self.options, self.prompt = options, make_prompt(options.prompt)
-        self.model_id = PRESETS.get(options.model, options.model)
-        self.digest = folder_digest(Path(self.model_id)) if Path(self.model_id).is_dir() else ""
+        self.weights = weights_of(PRESETS.get(options.model, options.model))
         self.num_gpus = (
             0.0 if options.device == "cpu" else 1.0 if options.device == "cuda" or _has_gpu() else 0.0
         )
@@ -106,9 +87,8 @@ class VlmCaptioner:
             f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},"
             f"{options.max_frames},{options.frame_pixels},{options.dtype}"
         )
-        label = Path(self.model_id).name if self.digest else self.model_id
         self.version = (
-            f"transformers/1:{label}:{self.digest}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
+            f"transformers/1:{self.weights.label}:{self.weights.digest}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
             f"{','.join(options.kinds)}"
         )
 
@@ -136,13 +116,18 @@ class VlmCaptioner:
                 f"--dtype {self.options.dtype}", "is no type of torch", "Try auto, bfloat16 or float32."
             )
         try:
-            self.processor = AutoProcessor.from_pretrained(self.model_id, trust_remote_code=False)
+            self.processor = AutoProcessor.from_pretrained(
+                self.weights.place, revision=self.weights.revision, trust_remote_code=False
+            )
             model: Any = AutoModelForImageTextToText.from_pretrained(
-                self.model_id, dtype=dtype, trust_remote_code=False
+                self.weights.place,
+                revision=self.weights.revision,
+                dtype=dtype,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, ImportError) as error:
             raise RushesError(
-                self.model_id,
+                self.weights.place,
                 f"cannot be loaded: {error}",
                 "Give a folder or hub id of an image-text-to-text model.",
             ) from error
@@ -345,8 +330,8 @@ class VlmCaptioner:
     def _provenance(self, clip: ClipFrames, picked: Sequence[int], attempt: int) -> Provenance:
         return Provenance(
             backend=self.name,
-            model=self.model_id if not self.digest else Path(self.model_id).name,
-            weights=self.digest,
+            model=self.weights.label,
+            weights=self.weights.digest,
             prompt_id=self.prompt.prompt_id,
             prompt_sha256=self.prompt.sha256,
             sampling=self._sampling(attempt),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captioner.backends.weights import folder_digest
 from manifests import queries
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
@@ -40,15 +41,10 @@ def padded_square(rgb: np.ndarray, side_px: int) -> np.ndarray:
 
 
 def model_digest(config: EmbedConfig) -> str:
-    """Names the weights: a digest of local files; of a hub id or tag, the words themselves."""
-    digest = hashlib.sha256(f"{config.model}|{config.pretrained}".encode())
-    for place in (config.model.removeprefix("local-dir:"), config.pretrained):
-        path = Path(place)
-        if place and path.exists():
-            digest = hashlib.sha256()
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
-                    digest.update(file.read_bytes())
+    """Names the weights: a digest of local files, all of their bytes; of a tag, the words themselves."""
+    places = [Path(config.model.removeprefix("local-dir:")), Path(config.pretrained)]
+    local = [folder_digest(path) for path in places if str(path) != "." and path.exists()]
+    digest = hashlib.sha256("|".join(local or [config.model, config.pretrained]).encode())
     return digest.hexdigest()[:16]
 
 
