@@ -7,7 +7,7 @@ DATA ?= demo/dataset
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
-.PHONY: help setup demo test test-newest test-all test-exports docs lint bench dashboard clean
+.PHONY: help setup demo test test-newest test-all test-exports chaos docs lint bench dashboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ test-exports: setup  ## an export opened by Megatron Energon, in a folder of its
 	  megatron-energon==7.4.1 rapidyaml multi-storage-client mfusepy s3fs aiobotocore aioitertools filetype lark \
 	  deprecation wcmatch bracex xattr prettytable pyroute2 'botocore<1.44' tzdata
 	@RUSHES_ENERGON=$(CURDIR)/.energon $(BIN)/python -m pytest -m "slow or not slow" tests/manifests/test_export_tools.py
+
+chaos: setup  ## the long form of the storm and of the fuzz: 100 kills, 1,000 damaged files, 2,000 mutants; 40 minutes
+	@RUSHES_CHAOS=10 $(BIN)/python -m pytest -s -m slow tests/chaos/test_storm.py tests/chaos/test_fuzz.py
 
 docs: setup  ## write the pages of docs/ that are made from the code
 	@$(BIN)/python -m manifests.pages docs

@@ -6,7 +6,9 @@ never seen.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -31,12 +33,23 @@ def read_part(dataset: Dataset, path: str) -> pa.Table:
     Raises:
         IntegrityError: it is damaged, or of another format version.
     """
+    with _named(path), dataset.filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_version(parquet.schema_arrow, path)
+        return parquet.read()
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What is wrong with a Parquet file as an error that names it.
+
+    Damage that Arrow finds is of its own kind, or an OSError without a number; others are the disk's.
+    """
     try:
-        with dataset.filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            check_version(parquet.schema_arrow, path)
-            return parquet.read()
-    except pa.ArrowException as error:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) is not None:
+            raise
         raise _unreadable(path, error) from error
 
 
@@ -62,7 +75,7 @@ def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
     parts = pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet")
     try:
         return parts.to_table()
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         for path in paths:  # which one?
             read_part(dataset, path)
         raise
@@ -85,13 +98,18 @@ def plan_part(dataset: Dataset, name: str, generation: int) -> str:
     Raises:
         IntegrityError: its segments, which name it, cannot be read.
     """
+    return dataset.plan_part_path(name, generation, plan_digests(dataset, generation).get(name, ""))
+
+
+def plan_digests(dataset: Dataset, generation: int) -> dict[str, str]:
+    """SHA-256 of the tables that a generation keeps, by their name; empty where an older version wrote them.
+
+    Raises:
+        IntegrityError: its segments, which name them, cannot be read.
+    """
     path = dataset.plan_path(generation)
-    try:
-        with dataset.filesystem.open_input_file(path) as file:
-            digests = parts_of(pq.ParquetFile(file).schema_arrow)
-    except pa.ArrowException as error:
-        raise _unreadable(path, error) from error
-    return dataset.plan_part_path(name, generation, digests.get(name, ""))
+    with _named(path), dataset.filesystem.open_input_file(path) as file:
+        return parts_of(pq.ParquetFile(file).schema_arrow)
 
 
 def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table:
@@ -207,6 +225,8 @@ def record_of(dataset: Dataset, column: Column, shard: int) -> dict:
     rows: list[dict] = read_part(dataset, path).to_pylist()
     if len(rows) != 1:
         raise IntegrityError(path, f"holds {len(rows)} records", "Delete it and ingest again.")
+    if lacking := sorted(set(schema("shards").names) - set(rows[0])):
+        raise IntegrityError(path, f"lacks {', '.join(lacking)}", "Delete it and ingest again.")
     return rows[0]
 
 

@@ -7,6 +7,8 @@ sha256 of each tar and part, crc32 of each member, and the tar's own structure a
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -18,10 +20,11 @@ import pyarrow.parquet as pq
 from manifests import queries
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
+from manifests.schemas import parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.views import View
-from manifests.writing.commit import Account
+from manifests.writing.commit import Account, parquet_bytes
 
 
 @dataclass
@@ -128,7 +131,10 @@ def _check_accounts(dataset: Dataset) -> Iterator[str]:
                 for row in queries.rows_of_shard(dataset, name, column, shard):
                     traces.add(row["item_id"].split("/")[0])
             seen[shard] = traces
-    for row in queries.plan(dataset).to_pylist():
+    segments = queries.plan(dataset).to_pylist()
+    for shard in sorted(seen.keys() - {row["shard"] for row in segments}):
+        yield f"{dataset.path('plan')}: shard {shard} is committed, and no generation of the plan has it"
+    for row in segments:
         if row["shard"] in seen and row["segment_id"] not in seen[row["shard"]]:
             yield (
                 f"segment {row['segment_id']} of {row['uri']} was curated but is neither kept, dropped nor "
@@ -141,6 +147,47 @@ def _check_accounts(dataset: Dataset) -> Iterator[str]:
             yield f"source {row['uri']}: has no verdict"
 
 
+_WRITER = re.compile(r"parquet-cpp-arrow version [0-9.]+")
+
+
+def _check_alone(dataset: Dataset, name: str, path: str) -> Iterator[str]:
+    """A part that no other file names by its bytes: a record, or a generation's segments.
+
+    By the checksums of its pages; where this version of Arrow wrote it, also by writing its rows again.
+    """
+    try:
+        data = storage.read_bytes(dataset.filesystem, path)
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        rows, writer = to_table(name, file.read().to_pylist()), file.metadata.created_by
+        if name == "segments":
+            rows = with_parts(rows, parts_of(file.schema_arrow))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        yield f"{path}: bytes have changed ({error})"
+        return
+    if not _WRITER.fullmatch(writer):
+        yield f"{path}: bytes have changed (written by {writer!r})"
+    elif writer.endswith(f" {pa.__version__}") and parquet_bytes(rows) != data:
+        yield f"{path}: bytes have changed (its rows give others)"
+
+
+def _check_plan(dataset: Dataset, deep: bool) -> Iterator[str]:
+    """Every generation and the tables that it names."""
+    for generation in dataset.generations():
+        if deep:
+            yield from _check_alone(dataset, "segments", dataset.plan_path(generation))
+        try:
+            digests = queries.plan_digests(dataset, generation)
+        except RushesError as error:
+            yield str(error)
+            continue
+        for name, digest in sorted(digests.items()):
+            path = dataset.plan_part_path(name, generation, digest)
+            if not storage.exists(dataset.filesystem, path):
+                yield f"{path}: is missing"
+            elif deep and _hash_file(dataset, path) != digest:
+                yield f"{path}: bytes have changed (sha256)"
+
+
 def _check_views(dataset: Dataset) -> Iterator[str]:
     """Every view can be read."""
     for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json"):
@@ -151,19 +198,21 @@ def _check_views(dataset: Dataset) -> Iterator[str]:
 
 
 def verify(dataset: Dataset, deep: bool = False) -> Report:
-    """Check every committed shard of every column, the views, and the accounts."""
+    """Check every committed shard of every column, the plan, the views, and the accounts."""
     report = Report()
     for column in dataset.columns():
         for shard in dataset.committed_shards(column):
             report.num_shards += 1
             try:
+                if deep:
+                    report.problems += _check_alone(dataset, "shards", dataset.record_path(column, shard))
                 record = queries.record_of(dataset, column, shard)
                 report.problems += _check_shard(dataset, record, deep, report)
-            except (OSError, ValueError, RushesError) as error:
+            except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
                 report.problems.append(
                     f"{dataset.record_path(column, shard)}: unreadable commit record ({error})"
                 )
-    report.problems += _check_views(dataset)
+    report.problems += [*_check_plan(dataset, deep), *_check_views(dataset)]
     if report.is_sound:
         try:
             report.problems += _check_accounts(dataset)

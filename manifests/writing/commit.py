@@ -64,7 +64,9 @@ class Account:
 def parquet_bytes(table: pa.Table) -> bytes:
     """Parquet bytes that depend on the table alone."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", version="2.6", store_schema=True)
+    pq.write_table(
+        table, sink, compression="zstd", version="2.6", store_schema=True, write_page_checksum=True
+    )
     return sink.getvalue()
 
 

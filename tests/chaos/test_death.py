@@ -1,17 +1,13 @@
 """Deaths: of the driver at any moment, and of the process that decodes."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
 from manifests import queries
-from manifests.cli import INTERRUPTED
 from manifests.layout import Dataset
 from manifests.verify import verify
-from tests.conftest import ingest_here
-from tests.e2e.commands import INGEST, committed, run, start
+from tests.e2e.commands import INGEST, run
 
 
 def site(folder: Path, code: str) -> str:
@@ -30,35 +26,6 @@ def commit(self, *arguments, **options):
     return real(self, *arguments, **options)
 ShardCommit.commit = commit
 """
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.timeout(1200)
-def test_an_ingest_killed_and_terminated_and_rerun_ends_with_the_same_bytes(films, tmp_path):
-    """Commits are slowed while the killing goes on, so that each round finds work left whatever the machine's
-    speed.
-    """
-    reference = ingest_here(films, tmp_path / "reference", shard_s=4)
-    total = len(queries.table(reference, "shards"))
-    command = ("ingest", films, "--out", tmp_path / "ds", *INGEST, "--plan.shard-s", 4)
-    path = site(tmp_path / "site", SLOW_COMMITS)
-    for kills_at, by, code in (
-        ("[2/", signal.SIGKILL, -signal.SIGKILL),
-        ("[3/", signal.SIGTERM, INTERRUPTED),
-        ("[1/", signal.SIGKILL, -signal.SIGKILL),
-    ):
-        process = start(*command, PYTHONPATH=path)
-        for line in process.stdout:
-            if line.startswith(kills_at):
-                os.kill(process.pid, by)
-                break
-        process.communicate(timeout=60)
-        assert process.returncode == code
-        assert not verify(Dataset(str(tmp_path / "ds"))).problems  # what is committed is whole at any moment
-        assert len(queries.table(Dataset(str(tmp_path / "ds")), "shards")) < total
-    run(*command)
-    assert committed(tmp_path / "ds") == committed(Path(reference.uri))
 
 
 DOUBLE = """

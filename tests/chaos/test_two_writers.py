@@ -24,6 +24,7 @@ def begun(command, path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_second_writer_is_refused_at_once_and_a_first_that_wakes_late_spoils_nothing(films, tmp_path):

@@ -63,6 +63,7 @@ def test_frames_of_small_real_files_add_up():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_frames_of_real_files_add_up_and_few_good_ones_are_withheld():
     check_real(25_000_000)

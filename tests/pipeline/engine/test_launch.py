@@ -41,6 +41,7 @@ def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
     assert "is no verb that several workers share" in run("launch", "info", check=2).stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(300)
