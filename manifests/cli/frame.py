@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -43,6 +44,8 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # of the parser, which has said why
         return ended.code if isinstance(ended.code, int) else USAGE
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # pressed again: what is left is to let go of things
+            signal.signal(number, signal.SIG_IGN)
         say("interrupted; run the same command again to go on")
         return INTERRUPTED
     except BrokenPipeError:
