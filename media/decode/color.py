@@ -2,8 +2,8 @@
 
 SDR frames go through swscale with the matrix and range the frame declares. PQ and HLG frames are tone mapped
 by a stated rule: to linear light with 203 nits as diffuse white (ITU-R BT.2408), BT.2020 to BT.709 primaries,
-an extended Reinhard curve on luminance with white at 1000 nits, BT.709-like sRGB gamma. Which of the two was
-done is recorded per source as `transfer`.
+an extended Reinhard curve on the largest of the three with white at 1000 nits, sRGB gamma. Which of the two
+was done is recorded per source as `transfer`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def tone_map(code: np.ndarray, transfer: str) -> np.ndarray:
     """HDR code values in [0, 1] with BT.2020 primaries, [H, W, 3], to 8-bit RGB."""
     nits = (_pq_to_nits if transfer == "pq" else _hlg_to_nits)(code.astype(np.float32))
     linear = np.maximum((nits / _WHITE_NITS) @ _BT2020_TO_709.T, 0)
-    luminance = linear @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+    most = linear.max(-1)  # on luminance, saturated colours would be clipped, and change their hue
     white = _PEAK_NITS / _WHITE_NITS
-    mapped = luminance * (1 + luminance / white**2) / (1 + luminance)
-    linear = linear * (mapped / np.maximum(luminance, 1e-6))[..., None]
+    mapped = np.minimum(most * (1 + most / white**2) / (1 + most), 1)
+    linear = linear * (mapped / np.maximum(most, 1e-6))[..., None]
     linear = np.clip(linear, 0, 1)
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear, 1 / 2.4) - 0.055)
     return np.rint(gamma * 255).astype(np.uint8)
