@@ -29,7 +29,10 @@ Failed = Callable[[Any, str, str], dict]
 
 
 def probe_on_ray(
-    source_row: Probed, failed_row: Failed, limit_s: float = LIMIT_S
+    source_row: Probed,
+    failed_row: Failed,
+    limit_s: float = LIMIT_S,
+    keep: Callable[[list[Any], list[dict]], None] = lambda files, rows: None,
 ) -> Callable[[list[Any]], list[dict]]:
     """What probes files in parallel as Ray tasks, a handful of files each.
 
@@ -37,6 +40,7 @@ def probe_on_ray(
         source_row: the row of one file.
         failed_row: the row of a file that cannot be probed, with reason and cause.
         limit_s: seconds that one file may take, once it is in work.
+        keep: told of files and their rows as they come, so that a run which dies can go on from there.
     """
 
     @ray.remote(num_cpus=1, max_retries=0)
@@ -80,7 +84,9 @@ def probe_on_ray(
             for task in ready:
                 piece = running.pop(task)
                 try:
-                    rows += ray.get(task)
+                    found = ray.get(task)
+                    keep(piece, found)
+                    rows += found
                 except RayError:
                     suspects += piece
         return rows + [alone(file) for file in suspects]

@@ -20,6 +20,7 @@ from pipeline.curate.stage import Curate
 from pipeline.dedup.near_duplicates import Spread
 from pipeline.dedup.stage import NOT_DUPLICATE, dedup, on_ray
 from pipeline.engine.cluster import preflight
+from pipeline.engine.probed import Probed
 from pipeline.engine.probing import probe_on_ray
 from pipeline.engine.runner import run_stages, start_run
 from pipeline.footage.sources import Found, failed_row, list_sources, source_row
@@ -112,7 +113,17 @@ def plan_generation(
     dataset: Dataset, found: list[Found], config: PlanConfig, retries_failed: bool = False
 ) -> None:
     """Append the new files to the plan; with `retries_failed`, also those that could not be read before."""
-    rows = make_plan(dataset, found, config, probe_on_ray(source_row, failed_row), retries_failed)
+    probed = Probed(dataset)
+    probing = probe_on_ray(source_row, failed_row, keep=probed.keep)
+
+    def going_on(files: list[Found]) -> list[dict]:
+        known, left = probed.known(files)
+        if known:
+            cli.say(f"plan: {len(known)} files were probed by a run before this one, {len(left)} are left")
+        return known + probing(left)
+
+    rows = make_plan(dataset, found, config, going_on, retries_failed)
+    probed.clear()
     counts = Counter(row["status"] for row in rows)
     cli.say(
         f"plan: {len(rows)} new files: {counts['kept']} kept, {counts['dropped']} dropped, "
