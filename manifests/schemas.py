@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.errors import IntegrityError
 from manifests.text import valid_json
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 _VERSION_KEY = b"rushes.format"
 _PARTS_KEY = b"rushes.parts"
 
@@ -316,6 +316,11 @@ def parts_of(found: pa.Schema) -> dict[str, str]:
     """What `with_parts` wrote; nothing in what older versions wrote."""
     digests: dict[str, str] = json.loads((found.metadata or {}).get(_PARTS_KEY, b"{}"))
     return digests
+
+
+def is_of_today(found: pa.Schema) -> bool:
+    """Whether a file was written by this version of the format."""
+    return (found.metadata or {}).get(_VERSION_KEY, b"").decode() == FORMAT_VERSION
 
 
 def check_version(found: pa.Schema, where: str) -> None:

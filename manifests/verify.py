@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from manifests import queries
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
-from manifests.schemas import parts_of, to_table, with_parts
+from manifests.schemas import is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.views import View
@@ -155,7 +155,8 @@ _WRITER = re.compile(r"parquet-cpp-arrow version [0-9.]+")
 def _check_alone(dataset: Dataset, name: str, path: str) -> Iterator[str]:
     """A part that no other file names by its bytes: a record, or a generation's segments.
 
-    By the checksums of its pages; where this version of Arrow wrote it, also by writing its rows again.
+    By the checksums of its pages; where these versions of the format and of Arrow wrote it, also by writing
+    its rows again.
     """
     try:
         data = storage.read_bytes(dataset.filesystem, path)
@@ -168,7 +169,11 @@ def _check_alone(dataset: Dataset, name: str, path: str) -> Iterator[str]:
         return
     if not _WRITER.fullmatch(writer):
         yield f"{path}: bytes have changed (written by {writer!r})"
-    elif writer.endswith(f" {pa.__version__}") and parquet_bytes(rows) != data:
+    elif (
+        is_of_today(file.schema_arrow)
+        and writer.endswith(f" {pa.__version__}")
+        and parquet_bytes(rows) != data
+    ):
         yield f"{path}: bytes have changed (its rows give others)"
 
 

@@ -3,11 +3,11 @@
 Seeded by RUSHES_CHAOS_SEED; RUSHES_CHAOS is how many times longer than in CI.
 """
 
+import contextlib
 import os
 import random
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -42,10 +42,26 @@ ShardCommit.commit = commit
 """
 
 
-def workers():
-    """Process ids of Ray's workers that hold a stage."""
-    found = subprocess.run(["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+def family(process):
+    """Ids of all processes below one, with their names: its Ray's and its workers'."""
+    parents, names = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name, _, rest = (place / "stat").read_text().rpartition(") ")
+            parents[int(place.name)] = int(rest.split()[1])
+            names[int(place.name)] = name.partition(" (")[2]
+    found, todo = {}, [process.pid]
+    while todo:
+        children = [pid for pid, parent in parents.items() if parent in todo]
+        found |= {pid: names[pid] for pid in children}
+        todo = children
+    return found
+
+
+def alive(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0] != "Z"
+    return False
 
 
 class Storm:
@@ -53,6 +69,7 @@ class Storm:
 
     def __init__(self, films, path, seed):
         self.films, self.path, self.rng, self.told = films, path, random.Random(seed), []
+        self.seen: set[int] = set()
 
     def begin(self, out, **extra):
         process = start(
@@ -70,8 +87,11 @@ class Storm:
         until_s = time.monotonic() + self.rng.uniform(0.5, 14)
         while time.monotonic() < until_s and process.poll() is None:
             time.sleep(0.1)
-        if deed == "worker" and (alive := workers()):
-            os.kill(self.rng.choice(alive), signal.SIGKILL)
+        below = family(process)
+        self.seen |= set(below)
+        workers = sorted(pid for pid, name in below.items() if name.startswith("ray::"))
+        if deed == "worker" and workers:
+            os.kill(self.rng.choice(workers), signal.SIGKILL)
             time.sleep(self.rng.uniform(0, 4))
         if deed == "second" and process.poll() is None and any("[1/" in line for line in lines):
             refused = run("ingest", self.films, "--out", out, *INGEST, "--plan.shard-s", 4, check=None)
@@ -106,10 +126,10 @@ def test_kills_at_random_moments_change_no_byte_of_the_dataset_in_the_end(films,
         assert made == {name: digest for name, digest in reference.items() if "/dedup@" not in name}
         assert verify(Dataset(str(out)), deep=True).is_sound
         shutil.rmtree(out)
-    until_s = time.monotonic() + 20
-    while workers() and time.monotonic() < until_s:
+    until_s = time.monotonic() + 30
+    while any(map(alive, storm.seen)) and time.monotonic() < until_s:
         time.sleep(0.5)
-    assert not workers()
+    assert not [pid for pid in storm.seen if alive(pid)]  # nothing of Ray outlives its driver
     print(f"{len(storm.told)} storms: {', '.join(storm.told)}")
 
 
