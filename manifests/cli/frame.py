@@ -41,9 +41,12 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return run(words, package)
-    except SystemExit as ended:  # of the parser, which has said why
-        return ended.code if isinstance(ended.code, int) else USAGE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if (
+            isinstance(ended, SystemExit) and ended.code != signal.SIGTERM
+        ):  # of the parser, which has said why
+            return ended.code if isinstance(ended.code, int) else USAGE
+        # Ray, while it starts and ends, has a handler of its own for SIGTERM, which exits with its number
         for number in (signal.SIGINT, signal.SIGTERM):  # pressed again: what is left is to let go of things
             signal.signal(number, signal.SIG_IGN)
         say("interrupted; run the same command again to go on")

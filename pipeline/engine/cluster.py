@@ -131,11 +131,7 @@ def session(num_cpus: int | None = None) -> Iterator[str]:
         Where: the address of a cluster, or "embedded".
     """
     try:
-        try:
-            where = connect(num_cpus)
-        except SystemExit as ended:  # Ray's own answer to SIGTERM, while it starts
-            raise KeyboardInterrupt from ended
-        yield where
+        yield connect(num_cpus)
     finally:
         ray.shutdown()
 
