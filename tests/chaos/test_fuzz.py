@@ -120,7 +120,7 @@ def test_mutated_files_of_a_dataset_are_named_or_harmless(dataset, tmp_path):
     shutil.copytree(dataset.uri, tmp_path / "ds")
     rng = random.Random(SEED)
     paths = sorted(path for path in (tmp_path / "ds").rglob("*") if path.is_file() and path.suffix != ".tar")
-    for _ in range(60 * SCALE):
+    for _ in range(30 * SCALE):
         path = rng.choice(paths)
         whole = path.read_bytes()
         path.write_bytes(mutant(whole, rng))

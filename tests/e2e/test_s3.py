@@ -35,6 +35,7 @@ def test_a_dataset_on_s3_is_byte_identical_to_a_local_one_and_reads_alike(films,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_to_a_local_dataset(

@@ -96,7 +96,9 @@ def work(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [SCRIPTS[0], *(pytest.param(name, marks=pytest.mark.long) for name in SCRIPTS[1:])]
+)
 def test_each_script_ends_with_its_table_and_plot(name, work, tmp_path, monkeypatch, capsys):
     sizes = "--films 12 --scale 0.3 --steps 16 --tokens 256 --width 64 --depth 1 --prompts 4 --no-compile"
     monkeypatch.setattr(sys, "argv", [name, *sizes.split(), "--work", str(work), "--out", str(tmp_path)])
