@@ -88,8 +88,8 @@ class VlmCaptioner:
             f"{options.max_frames},{options.frame_pixels},{options.dtype}"
         )
         self.version = (
-            f"transformers/1:{self.weights.label}:{self.weights.digest}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
-            f"{','.join(options.kinds)}"
+            f"transformers/1:{self.weights.label}:{self.weights.digest}:{self.prompt.prompt_id}:"
+            f"{self.prompt.sha256}:{sampling}:{','.join(options.kinds)}"
         )
 
     def setup(self) -> None:
