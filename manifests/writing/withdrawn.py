@@ -8,11 +8,13 @@ from what is there.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.layout import Column, Dataset
@@ -46,8 +48,9 @@ def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
         if not all(dataset.is_committed(column, shard) for column in columns):
             continue
         for column, path in found:
-            now = read_record(dataset, dataset.record_path(column, shard))
-            remove(dataset, written_by(dataset, read_record(dataset, path)) - written_by(dataset, now))
+            with contextlib.suppress(OSError, pa.ArrowException):  # a damaged record names nothing
+                now = written_by(dataset, read_record(dataset, dataset.record_path(column, shard)))
+                remove(dataset, written_by(dataset, read_record(dataset, path)) - now)
             dataset.filesystem.delete_file(path)
 
 
@@ -57,7 +60,12 @@ class Withdrawn:
     def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
         self.dataset, self.column, self.shard = dataset, column, shard
         path = _path(dataset, column, shard)
-        self.record = read_record(dataset, path) if storage.exists(dataset.filesystem, path) else None
+        self.record, self._tables = None, dict[str, list[dict]]()
+        with contextlib.suppress(OSError, pa.ArrowException):  # damaged: then all is made again
+            if storage.exists(dataset.filesystem, path):
+                record = read_record(dataset, path)
+                self._tables = {part["table"]: self._read(part) for part in record["parts"]}
+                self.record = record
         self._members: dict[str, list[Member]] = defaultdict(list)
         for row in self.record["members"] if self.record else ():
             member = Member(**row)
@@ -68,13 +76,13 @@ class Withdrawn:
 
     def rows(self, name: str) -> list[dict]:
         """Rows of a table that the column wrote, in stored order; [] where nothing was taken back."""
-        for part in self.record["parts"] if self.record else ():
-            if part["table"] == name:
-                path = self.dataset.committed_part(name, self.column, self.shard, part["sha256"])
-                data = storage.read_bytes(self.dataset.filesystem, path)
-                rows: list[dict] = pq.read_table(io.BytesIO(data)).to_pylist()
-                return rows
-        return []
+        return self._tables.get(name, []) if self.record else []
+
+    def _read(self, part: dict) -> list[dict]:
+        path = self.dataset.committed_part(part["table"], self.column, self.shard, part["sha256"])
+        data = storage.read_bytes(self.dataset.filesystem, path)
+        rows: list[dict] = pq.read_table(io.BytesIO(data)).to_pylist()
+        return rows
 
     def members(self, key: str) -> list[tuple[str, bytes]]:
         """Names and bytes of an item's members, in tar order.

@@ -160,6 +160,20 @@ def test_what_was_taken_back_goes_once_other_bytes_stand_in_its_place(tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
+@pytest.mark.parametrize("name", ["runs/withdrawn", "tables/clips"])
+def test_a_damaged_commit_that_was_taken_back_holds_nobody_up(tmp_path, name):
+    dataset = Dataset.create(str(tmp_path))
+    commit_one(dataset)
+    withdraw(dataset, COLUMN, 0)
+    [path] = (tmp_path / name).rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:40])
+    held = Withdrawn(dataset, COLUMN, 0)
+    assert not held and held.rows("clips") == [] and held.members("a") == []
+    commit_one(dataset)
+    forget(dataset, [COLUMN])
+    assert dataset.is_committed(COLUMN, 0) and not list((tmp_path / "runs").rglob("*.parquet"))
+
+
 def test_numbers_may_have_more_digits_than_names_have_zeros(tmp_path):
     dataset = Dataset.create(str(tmp_path))
     for shard in (1_000_007, 999_999, 7):
