@@ -5,6 +5,7 @@ A run that dies while it probes a million files goes on where it was. Nothing el
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -49,9 +50,10 @@ class Probed:
         """Rows of those that were probed before and are the same, and the files that are left."""
         filesystem, rows = self.dataset.filesystem, {}
         for info in storage.list_files(filesystem, self._folder, ".jsonl"):
-            for line in storage.read_bytes(filesystem, info.path).decode().splitlines():
-                item = json.loads(line)
-                rows[item["mark"]] = item["row"]
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # damaged: its files are probed again
+                for line in storage.read_bytes(filesystem, info.path).decode().splitlines():
+                    item = json.loads(line)
+                    rows[item["mark"]] = item["row"]
         found, left = [], []
         for file in files:
             row = rows.get(_mark(file)) if rows else None

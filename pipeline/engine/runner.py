@@ -67,7 +67,7 @@ class EventHub:
         return deaths
 
     def end_setup(self, actor: str) -> None:
-        del self._setups[actor]
+        self._setups.pop(actor, None)  # a hub that was started again has forgotten it
 
     def refuse(self, why: tuple) -> None:
         """A stage cannot be set up, and why, as the arguments of a `RushesError`."""
