@@ -2,8 +2,8 @@
 
 Of a packet that a decoder takes all the same it is the only sign of most damage in H.264 and HEVC.
 
-FFmpeg conceals what it cannot decode and writes a line to its log. How few frames of sound files that costs is
-in tests/pipeline/curate/test_accounts.py.
+FFmpeg conceals what it cannot decode and writes a line to its log. How few frames of sound files that costs:
+tests/pipeline/curate/test_accounts.py.
 """
 
 from __future__ import annotations
