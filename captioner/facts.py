@@ -10,8 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from media.decode.probe import probe
-from media.decode.reader import VideoReader
+from media.apart.reader import Reader, probe
 from media.errors import MediaError
 from media.measure.clip import look, measure
 from media.shots.detector import GLANCE_PX, ShotDetector
@@ -69,7 +68,7 @@ def file_facts(path: Path) -> tuple[list[np.ndarray], list[float], dict[str, Any
 
     def glances() -> Iterator[tuple[float, np.ndarray]]:
         nonlocal slots, length_s
-        for picture in VideoReader(facts).pictures(0.0, _MAX_SECONDS):
+        for picture in Reader(facts).pictures(0.0, _MAX_SECONDS):
             now = (int(picture.time_s * _SMALL_FPS + 1e-3), int(picture.time_s * PREVIEW_FPS + 1e-3))
             length_s = picture.time_s
             if now[1] != slots[1]:

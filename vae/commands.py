@@ -22,9 +22,8 @@ from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
+from media.apart.reader import Reader, probe
 from media.decode.images import encode_png
-from media.decode.probe import probe
-from media.decode.reader import VideoReader
 from media.errors import MediaError
 from media.writer import write_video
 from vae.checkpoint import load_own, load_vae, save_vae
@@ -250,7 +249,7 @@ class Encode:
 
     def _pieces(self, facts: object) -> Iterator[torch.Tensor]:
         batch: list[np.ndarray] = []
-        for frame in VideoReader(facts, self.max_pixels).frames():  # type: ignore[arg-type]
+        for frame in Reader(facts, self.max_pixels).frames():  # type: ignore[arg-type]
             batch.append(frame.rgb)
             if len(batch) == PUSH_FRAMES:
                 yield to_video(batch)

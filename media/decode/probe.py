@@ -60,6 +60,12 @@ class Probe:
     decoder_reasons: tuple[str, ...]  # why not decord
     detail: str = ""  # remarks: header and packets disagree, a gap in time
 
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Probe:
+        """The probe that `dataclasses.asdict` made a tree of."""
+        geometry, reasons = Geometry(**found["geometry"]), tuple(found["decoder_reasons"])
+        return cls(**{**found, "geometry": geometry, "decoder_reasons": reasons})
+
 
 def _first_frame(path: str) -> av.VideoFrame:
     with open_container(path) as container:

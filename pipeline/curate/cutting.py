@@ -12,9 +12,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import av
-
-from media.decode.reader import EPSILON_S, VideoReader
+from media.apart.reader import Reader
+from media.decode.reader import EPSILON_S
 from media.errors import MediaError
 from media.shots.detector import Label, ShotDetector
 from pipeline.config import CurateConfig
@@ -123,7 +122,7 @@ def pieces(
         MediaError: the source cannot be read (any further); what came before that was given out.
     """
     facts = facts_of(source)
-    reader = VideoReader(facts, decoder="pyav")  # the reference decoder, which alone reports damage
+    reader = Reader(facts, decoder="pyav")  # the reference decoder, which alone reports damage
     if source["kind"] == "image":
         take = Take("source_start", config)
         take.add(next(Sampler(config).sample(picture)[0] for picture in reader.pictures()))
@@ -154,18 +153,18 @@ def pieces(
         raise MediaError("no_frames", f"{source['uri']} gave no frame")
 
 
-def _lost(reader: VideoReader, cutter: Cutter, is_last: bool) -> Iterator[Gap]:
+def _lost(reader: Reader, cutter: Cutter, is_last: bool) -> Iterator[Gap]:
     """The frames of the segment that its packets promise and that did not come, as one gap."""
     start_s, end_s = cutter.start_s, float("inf") if is_last else cutter.end_s
     try:
         num_lost = reader.count(start_s, end_s) - cutter.num_own
-    except (MediaError, av.FFmpegError):
+    except MediaError:
         return
     if num_lost > 0:
         yield Gap("lost_frames", start_s, cutter.end_s, num_lost)
 
 
-def _samples(reader: VideoReader, config: CurateConfig, start_s: float) -> Iterator[Seen]:
+def _samples(reader: Reader, config: CurateConfig, start_s: float) -> Iterator[Seen]:
     """Samples and glances from far enough before `start_s` that labels equal those of the whole source."""
     need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))

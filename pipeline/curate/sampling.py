@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from media.apart.reader import FarPicture
 from media.decode.geometry import Geometry
 from media.decode.images import encode_jpeg
 from media.decode.picture import Picture
@@ -57,7 +58,7 @@ class Sampler:
         self._before: np.ndarray | None = None
         self._slots = (-1, -1)
 
-    def sample(self, picture: Picture) -> tuple[Sample, np.ndarray]:
+    def sample(self, picture: Picture | FarPicture) -> tuple[Sample, np.ndarray]:
         """The sample and the glance of the next picture."""
         config, glance = self.config, picture.glance(GLANCE_PX)
         is_first = self._before is None

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from media.apart.reader import Reader
 from media.decode.probe import Probe
-from media.decode.reader import EPSILON_S, Frame, VideoReader
+from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
 
 SPARSE_SHARE = 0.3  # below it, jumping to the clips costs less than reading past them
@@ -29,7 +30,7 @@ class ClipRouter:
         self.clips = clips
         span_s = clips[-1]["end_s"] - clips[0]["start_s"]
         is_sparse = sum(clip["end_s"] - clip["start_s"] for clip in clips) < SPARSE_SHARE * span_s
-        self.reader = VideoReader(facts, max_pixels, decoder=None if is_sparse else "pyav")
+        self.reader = Reader(facts, max_pixels, decoder=None if is_sparse else "pyav")
         self._jumps = self.reader.decoder != "pyav"
         self._stream: Iterator[Frame] | None = None
         self._ahead: Frame | None = None

@@ -21,6 +21,7 @@ from typing import Any
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from media.apart.pool import pids
 
 MAX_DEATHS = 2
 """Deaths with the same item in hand."""
@@ -31,12 +32,15 @@ _WATCH_EVERY_S = 0.5
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # no /proc: the most it ever held
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Memory this process and its decoders hold now."""
+    found = 0
+    for process in ("self", *pids()):
+        try:
+            with open(f"/proc/{process}/statm") as file:
+                found += int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # it ended just now, or there is no /proc: the most it ever held
+            found += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * (process == "self")
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,10 @@ class Journal:
         threading.Thread(target=watch, daemon=True).start()
         try:
             yield beat
+        except ChildProcessError as error:  # as if it had been this process: whose fault it is must be seen
+            self._state["why"] |= dict.fromkeys(items, str(error))
+            self._write()
+            os._exit(_LIMIT_EXIT)
         finally:
             is_done.set()
         self._hold(before)

@@ -20,8 +20,7 @@ from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from media.decode.probe import probe
-from media.decode.reader import VideoReader
+from media.apart.reader import Reader, probe
 from media.errors import MediaError
 from vae.pixels import as_float, to_video
 from world.render import render_frame
@@ -66,7 +65,7 @@ def read_part(
         MediaError: the file cannot be read.
     """
     facts, frames = probe(path), list[np.ndarray]()
-    for frame in VideoReader(facts, max_pixels, decoder="pyav").frames(start_s, end_s):
+    for frame in Reader(facts, max_pixels, decoder="pyav").frames(start_s, end_s):
         if frames and frame.rgb.shape != frames[0].shape:  # a file may change its size midway
             break
         if not frame.is_damaged:

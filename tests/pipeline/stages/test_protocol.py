@@ -104,7 +104,8 @@ def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(datase
 
 def test_a_source_that_breaks_midway_keeps_every_clip_before_the_break(films, tmp_path, monkeypatch):
     """A double breaks the decode of one film at its second shot, in every pass."""
-    import media.decode.reader
+    import media.apart.reader
+    from media.errors import MediaError
     from tests.conftest import ingest_here
 
     media_files = {path.stem: path for path in films.glob("film-*") if path.suffix != ".json"}
@@ -115,15 +116,15 @@ def test_a_source_that_breaks_midway_keeps_every_clip_before_the_break(films, tm
     (tmp_path / "footage").mkdir()
     shutil.copy(media_files[name], tmp_path / "footage")
     break_s = truth[name]["joins"][0]["frame"] / truth[name]["fps"] + 0.3
-    real = media.decode.reader.VideoReader._pyav
+    real = media.apart.reader.Reader.pictures
 
-    def broken(self, start_s, end_s):
-        for picture in real(self, start_s, end_s):
+    def broken(self, *span):
+        for picture in real(self, *span):
             if picture.time_s > break_s:
-                raise media.decode.reader.MediaError("decode", f"{self.facts.path}: broken here")
+                raise MediaError("decode", f"{self.facts.path}: broken here")
             yield picture
 
-    monkeypatch.setattr(media.decode.reader.VideoReader, "_pyav", broken)
+    monkeypatch.setattr(media.apart.reader.Reader, "pictures", broken)
     dataset = ingest_here(tmp_path / "footage", tmp_path / "ds")
     clips = queries.table(dataset, "clips").to_pylist()
     assert clips[0]["end_s"] == pytest.approx(truth[name]["joins"][0]["frame"] / truth[name]["fps"], abs=2e-3)

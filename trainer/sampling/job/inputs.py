@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from manifests.errors import RushesError, UsageError
+from media.apart.reader import Reader, probe
 from media.decode.geometry import pick_times
 from media.decode.picture import fitted
-from media.decode.probe import Probe, probe
-from media.decode.reader import VideoReader
+from media.decode.probe import Probe
 from media.errors import MediaError
 from trainer.sampling.features import Clip
 
@@ -55,7 +55,7 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
 
 def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.ndarray], list[float]]:
     frames, times = list[np.ndarray](), list[float]()
-    for frame in VideoReader(facts).frames():
+    for frame in Reader(facts).frames():
         if (len(frames) + 1) * width * height * 3 > MAX_BYTES:
             raise RushesError(str(path), "is too long to be held in memory", "Give a part of it.")
         frames.append(fitted(frame.rgb, width, height))

@@ -1,0 +1,159 @@
+"""The decoder's process: answers requests for facts and pictures of one file after the other.
+
+Started by `media.apart.process` with two pipes. It opens local files itself, read-only; the bytes of all
+others come through the pipe from the process that asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO, NoReturn
+
+import av
+import cv2
+import numpy as np
+
+from media.apart.confine import confine
+from media.apart.wire import Wire, WireError
+from media.bytes import access
+from media.bytes.blocks import BlockReader, Blocks
+from media.decode.picture import Picture
+from media.decode.probe import Probe, probe
+from media.decode.reader import Frame, VideoReader
+from media.errors import MediaError
+
+_LOOK_EVERY_S = 1.0
+_FAR_BLOCK_BYTES = 256 << 10
+
+
+class Server:
+    """Answers the requests that come over a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._reader: VideoReader | None = None
+        self._stream: Iterator[Picture | Frame] = iter(())
+        self._picture: Picture | None = None
+        access.open_through(self._open)
+
+    def _open(self, uri: str) -> BinaryIO:
+        """A file that is not local, read by the other side."""
+        size = self._far({"size": True})[0]["size"]
+        blocks = Blocks(uri, size, self._fetch, block_bytes=_FAR_BLOCK_BYTES, max_ahead=1, num_blocks=4)
+        return BlockReader(blocks).as_binary()
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        return self._far({"read": [offset, size]})[1].tobytes()
+
+    def _far(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        self.wire.send(request)
+        header, data = self.wire.receive()
+        if "error" in header:
+            raise MediaError(*header["error"])
+        return header, data
+
+    def serve(self) -> None:
+        """Answer until the other side is gone."""
+        while True:
+            request, _ = self.wire.receive()
+            try:
+                header, data = getattr(self, f"_do_{request.pop('do')}")(**request)
+            except WireError:
+                raise
+            except Exception as error:  # noqa: BLE001 - all of them are the other side's to judge
+                header, data = _told(error), np.empty(0, np.uint8)
+            self.wire.send(header, data)
+
+    def _do_probe(self, path: str) -> tuple[dict, bytes]:
+        return {"probe": asdict(probe(path))}, b""
+
+    def _do_count(self, facts: dict, start_s: float, end_s: float) -> tuple[dict, bytes]:
+        return {"count": VideoReader(Probe.from_json(facts)).count(start_s, end_s)}, b""
+
+    def _do_pictures(self, facts: dict, start_s: float, end_s: float) -> tuple[dict, bytes]:
+        self._reader = VideoReader(Probe.from_json(facts), decoder="pyav")
+        self._stream = self._reader.pictures(start_s, end_s)
+        return {}, b""
+
+    def _do_frames(
+        self, facts: dict, max_pixels: int | None, decoder: str, start_s: float, end_s: float
+    ) -> tuple[dict, bytes]:
+        self._reader = VideoReader(Probe.from_json(facts), max_pixels, decoder)
+        self._stream = self._reader.frames(start_s, end_s)
+        return {}, b""
+
+    def _state(self) -> dict[str, Any]:
+        assert self._reader is not None
+        return {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
+
+    def _do_next(self, glance_px: int | None = None) -> tuple[dict, bytes | np.ndarray]:
+        self._picture = None
+        try:
+            item: Picture | Frame | None = next(self._stream, None)
+        except Exception as error:  # noqa: BLE001 - as in `serve`, with what became of the reader
+            return {**_told(error), **self._state()}, b""
+        if item is None:
+            return {"is_over": True, **self._state()}, b""
+        header = {"time_s": item.time_s, "is_damaged": bool(item.is_damaged), **self._state()}
+        if isinstance(item, Frame):
+            return {**header, "shape": item.rgb.shape}, item.rgb
+        self._picture = item
+        header |= {"geometry": asdict(item.geometry), "is_key": item.is_key}
+        if glance_px is None:
+            return header, b""
+        glance = item.glance(glance_px)
+        return {**header, "shape": glance.shape}, glance
+
+    def _do_look(self, how: str, size: list[int]) -> tuple[dict, np.ndarray]:
+        assert self._picture is not None
+        rgb: np.ndarray = getattr(self._picture, how)(*size)
+        return {"shape": rgb.shape}, rgb
+
+    def _do_stop(self) -> tuple[dict, bytes]:
+        self._picture, self._reader, self._stream = None, None, iter(())
+        return {}, b""
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    if isinstance(error, MediaError):
+        return {"error": [error.reason, error.message]}
+    if isinstance(error, MemoryError):
+        return {"error": ["memory_limit", "its decoder needs more memory than a decoder may have"]}
+    if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+        return {"machine": [error.errno, str(error)]}
+    return {"error": [type(error).__name__, str(error)]}
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that asks has ended, even amid a picture that never comes."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
+        os._exit(0)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def main() -> NoReturn:
+    """Serve on the pipes of standard input and output; what else is printed goes to standard error."""
+    wire = Wire(os.dup(0), os.dup(1))
+    os.dup2(2, 1)
+    _end_with(int(sys.argv[1]))
+    cv2.setNumThreads(1)
+    server = Server(wire)
+    is_filtered = confine()
+    wire.send({"is_filtered": is_filtered})
+    with contextlib.suppress(WireError, KeyboardInterrupt):
+        server.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The decoders of this process: one serves one file at a time, and is kept for the next."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+from media.apart.process import Decoder
+from media.errors import MediaError
+
+_MOST_IDLE = 2
+
+
+class _Pool:
+    """The decoders of this process: those in use, and those that wait for the next file."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Decoder] = []
+        self._busy: list[Decoder] = []
+        self._owner = os.getpid()
+
+    @contextlib.contextmanager
+    def borrowed(self, uri: str) -> Iterator[Decoder]:
+        """A decoder for one file."""
+        decoder, is_kept = self._take(), False
+        decoder.begin(uri)
+        try:
+            yield decoder
+            is_kept = True
+        except (MediaError, OSError, GeneratorExit):  # between two messages, not amid one
+            is_kept = True
+            raise
+        finally:
+            self._give(decoder, is_kept=is_kept)
+
+    def _take(self) -> Decoder:
+        with self._lock:
+            if self._owner != os.getpid():  # this process was forked: they are its parent's
+                self._idle, self._busy, self._owner = [], [], os.getpid()
+            while self._idle:
+                if (decoder := self._idle.pop()).is_alive:
+                    self._busy.append(decoder)
+                    return decoder
+        decoder = Decoder()
+        with self._lock:
+            self._busy.append(decoder)
+        return decoder
+
+    def _give(self, decoder: Decoder, *, is_kept: bool) -> None:
+        with contextlib.suppress(MediaError, OSError):
+            if is_kept and decoder.is_alive:
+                decoder.ask("stop")
+        decoder.rest()
+        with self._lock:
+            self._busy.remove(decoder)
+            if is_kept and decoder.is_alive and len(self._idle) < _MOST_IDLE:
+                self._idle.append(decoder)
+                return
+        decoder.end()
+
+    def pids(self) -> list[int]:
+        with self._lock:
+            return [decoder.pid for decoder in (*self._idle, *self._busy)]
+
+    def end(self) -> None:
+        if self._owner == os.getpid():
+            for decoder in (*self._idle, *self._busy):
+                decoder.end()
+
+
+_pool = _Pool()
+atexit.register(_pool.end)
+borrowed = _pool.borrowed
+
+
+def pids() -> list[int]:
+    """The processes that decode for this one."""
+    return _pool.pids()

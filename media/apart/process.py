@@ -1,0 +1,159 @@
+"""A decoder's process, seen from the one that asks.
+
+It is confined (`confine.py`), holds no credentials, and its death is an error of the file that it read. What
+it answers is believed no more than the file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+import media
+from media.apart.wire import Wire, WireError
+from media.bytes.access import is_local, open_binary
+from media.errors import MediaError
+
+_GRACE_S = 5.0
+_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "RUSHES_MAX_PIXELS", "COVERAGE_PROCESS_START")
+
+
+class Decoder:
+    """One process that decodes.
+
+    Attributes:
+        pid: its process.
+        is_filtered: its system calls are filtered, not its resources alone.
+    """
+
+    def __init__(self) -> None:
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(Path(media.__file__).parents[1]), *filter(None, sys.path)]
+        )
+        reads, child_writes = os.pipe()
+        child_reads, writes = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "media.apart.child", str(os.getpid())],
+            stdin=child_reads,
+            stdout=child_writes,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for us to hear
+        )
+        os.close(child_reads)
+        os.close(child_writes)
+        self.pid, self._wire = self._process.pid, Wire(reads, writes)
+        self._uri = ""
+        self._file: BinaryIO | None = None  # open where it is not local
+        try:
+            self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
+        except WireError as error:
+            raise self._death(error) from error
+
+    def begin(self, uri: str) -> None:
+        """From now on it reads this file, and may ask for the bytes of no other."""
+        self._uri = uri
+
+    def ask(self, do: str, **arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
+        """What it answers, which is no error.
+
+        Raises:
+            MediaError: the file cannot be read, or the process died of it.
+            ChildProcessError: it was killed from outside, as where a machine runs out of memory.
+            OSError: a fault of the machine.
+        """
+        header, data = self.answer(do, **arguments)
+        self.check(header)
+        return header, data
+
+    def answer(self, do: str, **arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
+        """What it answers, errors of the file included."""
+        try:
+            self._wire.send({"do": do, **arguments})
+            while True:
+                header, data = self._wire.receive()
+                if "size" not in header and "read" not in header:
+                    return header, data
+                self._hand(header)
+        except WireError as error:
+            raise self._death(error) from error
+
+    def check(self, header: dict[str, Any]) -> None:
+        """Raise the error that an answer holds."""
+        try:
+            if "error" in header:
+                reason, message = header["error"]
+                raise MediaError(str(reason), _naming(self._uri, str(message)))
+            if "machine" in header:
+                number, message = header["machine"]
+                raise OSError(number and int(number), str(message))
+        except (TypeError, ValueError) as error:
+            raise self._nonsense(header) from error
+
+    def _hand(self, request: dict[str, Any]) -> None:
+        """Hand out bytes of the file that is being read, or its size."""
+        if is_local(self._uri):  # it opens that itself
+            raise self._nonsense(request)
+        try:
+            file = self._file = self._file or open_binary(self._uri)
+            if "size" in request:
+                self._wire.send({"size": file.seek(0, os.SEEK_END)})
+                return
+            offset, size = (int(number) for number in request["read"])
+            file.seek(offset)
+            self._wire.send({}, file.read(size))
+        except MediaError as error:
+            self._wire.send({"error": [error.reason, error.message]})
+        except (TypeError, ValueError) as error:
+            raise self._nonsense(request) from error
+
+    def rest(self) -> None:
+        """It has done with the file."""
+        self._uri = ""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def array(self, header: dict[str, Any], data: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] uint8 in an answer."""
+        match header.get("shape"):
+            case [int(height), int(width), 3] if height > 0 < width and height * width * 3 == len(data):
+                return data.reshape(height, width, 3)
+        raise self._nonsense(header)
+
+    def _nonsense(self, header: dict[str, Any]) -> MediaError:
+        self.end()
+        return MediaError("decoder_died", f"{self._uri}: its decoder answered nonsense: {str(header)[:100]}")
+
+    def _death(self, error: WireError) -> Exception:
+        """What a death is: the file's fault, or somebody's outside."""
+        try:
+            code = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return MediaError("decoder_died", f"{self._uri}: its decoder fell silent ({error})")
+        self._wire.close()
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            return ChildProcessError(f"{self._uri}: its decoder was killed from outside ({name})")
+        return MediaError("decoder_died", f"{self._uri}: its decoder died of it ({name})")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _naming(uri: str, message: str) -> str:
+    return message if uri in message else f"{uri}: {message}"
