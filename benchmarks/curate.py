@@ -7,8 +7,8 @@ Rows, each over the same files, in CPU seconds (children included, start-up of t
 users pay it):
 
 * `ffmpeg decode`: `ffmpeg -i FILE -f null -`, the least that reading every frame costs.
-* `rushes curate`: shots, transitions, measurements, previews, posters, WebM proxies, damage; in one process,
-  without Ray.
+* `rushes curate`: shots, transitions, measurements, previews, posters, WebM proxies, damage; in one process
+  and its decoder, without Ray.
 * `detect-cut-extract`: PySceneDetect's adaptive detector over OpenCV, ffmpeg cuts each scene with x264,
   ffmpeg extracts two 512 px JPEGs a second and a WebM proxy from each clip (Open-Sora's way, with the same
   products).
@@ -36,9 +36,13 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from manifests.layout import Dataset
+from manifests.writing.withdrawn import Withdrawn
+from media.apart.pool import pids
 from pipeline.config import CurateConfig
+from pipeline.curate.before import Before
 from pipeline.curate.cutting import pieces
-from pipeline.curate.stage import Book
+from pipeline.curate.stage import Book, Curate
 from pipeline.footage.sources import Found, source_row
 
 cv2.setNumThreads(1)
@@ -56,7 +60,13 @@ class Members:
 
 def cpu_s() -> float:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime + sum(map(decoder_s, pids()))
+
+
+def decoder_s(pid: int) -> float:
+    """CPU seconds of a decoder that is at work for this process: it is a child that has not ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ffmpeg(*arguments: object) -> None:
@@ -83,7 +93,9 @@ def decode_alone(row: dict, folder: Path) -> tuple[int, int]:
 
 def curate(row: dict, folder: Path) -> tuple[int, int]:
     members, config = Members(), CurateConfig()
-    book = Book(members, config, 0)  # type: ignore[arg-type]
+    stage, dataset = Curate(config), Dataset.create(str(folder / "nothing"))
+    before = Before(Withdrawn(dataset, stage.column, 0))
+    book = Book(members, config, 0, before)  # type: ignore[arg-type]
     segment = {
         "start_s": 0.0,
         "end_s": row["duration_s"],

@@ -51,6 +51,10 @@ FAILURES = {
     "address": Reason("The address is none.", "Correct it in the list."),
     "bad_tar": Reason("A tar is cut or damaged.", "Fetch the tar again."),
     "cut": Reason("The bytes ended before the end.", "Fetch the file again, or check its store."),
+    "decoder_died": Reason(
+        "The process that decoded it died of it, or answered nonsense.",
+        "Play the file; convert it with ffmpeg.",
+    ),
     "decode": Reason("The decoder gave up.", "Play the file; convert it with ffmpeg."),
     "empty": Reason("The file has no bytes.", "Fetch it again."),
     "frame_count_differs": Reason(
@@ -62,7 +66,9 @@ FAILURES = {
     "implausible_clock": Reason("The file's times have a gap of hours.", "Remux it with ffmpeg -c copy."),
     "lost_packets": Reason("Packets were read that gave no frame.", "Fetch the file again."),
     "memory_limit": Reason(
-        "The process grew beyond `item_limit_bytes` on it, twice (shown as `poison`).", "Raise the limit."
+        "Its decoder needs more memory than a decoder may have; or the process grew beyond `item_limit_bytes` "
+        "on it, twice (shown as `poison`).",
+        "Raise `RUSHES_MAX_PIXELS` or the limit.",
     ),
     "missing": Reason("There is no such file, object or member.", "Check the address."),
     "missing_frames": Reason("The decoder gave fewer frames than the file has.", "Fetch the file again."),

@@ -184,12 +184,14 @@ class FitConfig:
     """Checkpoints kept."""
     max_corrupt: float = 0.01
     """Share of samples that may be unreadable before the run fails."""
-    spike_factor: float = 0.0
-    """A step whose loss is this many times the median of the last 64 is skipped; 0 takes all whose gradient
-    is finite."""
+    spike_factor: float = 4.0
+    """A step whose loss is this many times the usual one, the lowest median of 64, is skipped; 0 takes all
+    whose gradient is finite."""
+    spike_norm: float = 20.0
+    """The same of the gradient's norm, against the median of the last 64; 0: any."""
     roll_back_after: int = 5
-    """Skipped steps in a row after which weights and optimizer go back to the last checkpoint, while the data
-    goes on; 0: never."""
+    """Skipped steps in a row after which weights and optimizer go back to the last checkpoint beyond which
+    the run was calm, while the data goes on; 0: never."""
     shard_size: int = 0
     """Processes that share one copy of the weights; there are as many copies as such groups (HSDP). 0: all
     share one."""
@@ -244,6 +246,7 @@ _RANGES: dict[str, Range] = {
             "sample_every",
             "lora_rank",
             "spike_factor",
+            "spike_norm",
             "roll_back_after",
             "peak_tflops",
             "mix",
@@ -283,6 +286,7 @@ RUN_ONLY = frozenset(
         "weight_decay",
         "clip_norm",
         "spike_factor",
+        "spike_norm",
         "roll_back_after",
         "is_bf16",
         "init",

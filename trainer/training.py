@@ -71,9 +71,9 @@ class Fit(RunOptions):
     sample_every: int | None = None
     """Steps between sheets of samples in the run folder."""
     spike_factor: float | None = None
-    """Skip a step whose loss is this many times the median of the last 64."""
+    """Skip a step whose loss is this many times the usual one; 0: take it."""
     roll_back_after: int | None = None
-    """Skipped steps in a row after which the weights go back to the last checkpoint; 0: never."""
+    """Skipped steps in a row after which the weights go back to the last calm checkpoint; 0: never."""
     bf16: bool | None = None
     """Compute in bfloat16."""
     checkpointing: bool | None = None

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, NoReturn
 
 import av
@@ -23,6 +23,7 @@ from media.apart.confine import confine
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
+from media.decode.geometry import Geometry
 from media.decode.picture import Picture
 from media.decode.probe import Probe, probe
 from media.decode.reader import Frame, VideoReader
@@ -30,6 +31,24 @@ from media.errors import MediaError
 
 _LOOK_EVERY_S = 1.0
 _FAR_BLOCK_BYTES = 256 << 10
+_AT_ONCE_BYTES = 32 << 20
+_MOST_PICTURES, _MOST_FRAMES = 16, 4
+
+
+@dataclass
+class Slots:
+    """Which pictures are the first of their slot of a clock of `fps`, and so will be asked for.
+
+    A rule of curation (pipeline/curate/sampling.py), known here to spare exchanges; nothing depends on it.
+    """
+
+    side_px: int
+    fps: float
+    _last: int = -1
+
+    def is_new(self, time_s: float) -> bool:
+        before, self._last = self._last, int(time_s * self.fps + 1e-3)
+        return self._last != before
 
 
 class Server:
@@ -39,7 +58,10 @@ class Server:
         self.wire = wire
         self._reader: VideoReader | None = None
         self._stream: Iterator[Picture | Frame] = iter(())
-        self._picture: Picture | None = None
+        self._pictures: list[Picture] = []
+        self._geometry: Geometry | None = None
+        self._slots: list[Slots] = []
+        self._most = 1
         access.open_through(self._open)
 
     def _open(self, uri: str) -> BinaryIO:
@@ -76,48 +98,71 @@ class Server:
     def _do_count(self, facts: dict, start_s: float, end_s: float) -> tuple[dict, bytes]:
         return {"count": VideoReader(Probe.from_json(facts)).count(start_s, end_s)}, b""
 
-    def _do_pictures(self, facts: dict, start_s: float, end_s: float) -> tuple[dict, bytes]:
-        self._reader = VideoReader(Probe.from_json(facts), decoder="pyav")
-        self._stream = self._reader.pictures(start_s, end_s)
+    def _do_pictures(
+        self, facts: dict, start_s: float, end_s: float, drafts: list[list]
+    ) -> tuple[dict, bytes]:
+        self._slots = [Slots(*draft) for draft in drafts]
+        reader = self._reader = VideoReader(Probe.from_json(facts), decoder="pyav")
+        self._stream, self._geometry = reader.pictures(start_s, end_s), None
+        self._most = _most_at_once(*reader.facts.geometry.display_size_px, _MOST_PICTURES)
         return {}, b""
 
     def _do_frames(
         self, facts: dict, max_pixels: int | None, decoder: str, start_s: float, end_s: float
     ) -> tuple[dict, bytes]:
-        self._reader = VideoReader(Probe.from_json(facts), max_pixels, decoder)
-        self._stream = self._reader.frames(start_s, end_s)
+        reader = self._reader = VideoReader(Probe.from_json(facts), max_pixels, decoder)
+        self._stream = reader.frames(start_s, end_s)
+        self._most = _most_at_once(*reader.facts.geometry.capped_size_px(max_pixels), _MOST_FRAMES)
         return {}, b""
 
-    def _state(self) -> dict[str, Any]:
+    def _do_next(self, glance_px: int | None = None) -> tuple[dict, np.ndarray]:
+        """Some pictures or frames, with the glances or pixels of all; an error, if one came after them."""
         assert self._reader is not None
-        return {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
+        self._pictures, arrays, told = list[Picture](), list[np.ndarray](), list[list]()
+        header: dict[str, Any] = {}
+        while len(told) < self._most:
+            try:
+                item: Picture | Frame | None = next(self._stream, None)
+            except Exception as error:  # noqa: BLE001 - as in `serve`, after what came before it
+                header = _told(error)
+                break
+            if item is None:
+                header = {"is_over": True}
+                break
+            if isinstance(item, Frame):
+                told.append([item.time_s, bool(item.is_damaged)])
+                arrays.append(item.rgb)
+            else:
+                due = [slots.side_px for slots in self._slots if slots.is_new(item.time_s)]
+                geometry = self._changed(item)
+                told.append([item.time_s, bool(item.is_damaged), bool(item.is_key), geometry, due])
+                self._pictures.append(item)
+                if glance_px is None:
+                    due.clear()
+                    break
+                arrays += [item.glance(glance_px), *map(item.draft, due)]
+        header |= {"items": told, "shapes": [array.shape for array in arrays]}
+        header |= {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
+        flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.uint8)
+        return header, flat
 
-    def _do_next(self, glance_px: int | None = None) -> tuple[dict, bytes | np.ndarray]:
-        self._picture = None
-        try:
-            item: Picture | Frame | None = next(self._stream, None)
-        except Exception as error:  # noqa: BLE001 - as in `serve`, with what became of the reader
-            return {**_told(error), **self._state()}, b""
-        if item is None:
-            return {"is_over": True, **self._state()}, b""
-        header = {"time_s": item.time_s, "is_damaged": bool(item.is_damaged), **self._state()}
-        if isinstance(item, Frame):
-            return {**header, "shape": item.rgb.shape}, item.rgb
-        self._picture = item
-        header |= {"geometry": asdict(item.geometry), "is_key": item.is_key}
-        if glance_px is None:
-            return header, b""
-        glance = item.glance(glance_px)
-        return {**header, "shape": glance.shape}, glance
+    def _changed(self, picture: Picture) -> dict[str, Any] | None:
+        """The geometry of a picture, where it is another than before."""
+        before, self._geometry = self._geometry, picture.geometry
+        return None if picture.geometry == before else asdict(picture.geometry)
 
-    def _do_look(self, how: str, size: list[int]) -> tuple[dict, np.ndarray]:
-        assert self._picture is not None
-        rgb: np.ndarray = getattr(self._picture, how)(*size)
-        return {"shape": rgb.shape}, rgb
+    def _do_look(self, index: int, how: str, size: list[int]) -> tuple[dict, np.ndarray]:
+        rgb: np.ndarray = getattr(self._pictures[index], how)(*size)
+        return {"shapes": [rgb.shape]}, rgb
 
     def _do_stop(self) -> tuple[dict, bytes]:
-        self._picture, self._reader, self._stream = None, None, iter(())
+        self._pictures, self._reader, self._stream, self._geometry = [], None, iter(()), None
         return {}, b""
+
+
+def _most_at_once(width: int, height: int, most: int) -> int:
+    """Pictures in one answer: an exchange costs as much as decoding a small one."""
+    return max(1, min(most, _AT_ONCE_BYTES // (width * height * 3)))
 
 
 def _told(error: Exception) -> dict[str, Any]:

@@ -121,12 +121,22 @@ class Decoder:
             self._file.close()
         self._file = None
 
-    def array(self, header: dict[str, Any], data: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] uint8 in an answer."""
-        match header.get("shape"):
-            case [int(height), int(width), 3] if height > 0 < width and height * width * 3 == len(data):
-                return data.reshape(height, width, 3)
-        raise self._nonsense(header)
+    def arrays(self, header: dict[str, Any], data: np.ndarray) -> list[np.ndarray]:
+        """The pictures [H, W, 3] uint8 in an answer, which share its memory."""
+        found, begin = list[np.ndarray](), 0
+        shapes = header.get("shapes")
+        for shape in shapes if isinstance(shapes, list) else [None]:
+            match shape:
+                case [int(height), int(width), 3] if height > 0 < width:
+                    end = begin + height * width * 3
+                    if end <= len(data):
+                        found.append(data[begin:end].reshape(height, width, 3))
+                        begin = end
+                        continue
+            raise self._nonsense(header)
+        if begin != len(data):
+            raise self._nonsense(header)
+        return found
 
     def _nonsense(self, header: dict[str, Any]) -> MediaError:
         self.end()

@@ -7,7 +7,7 @@ A file may hold anything, and decoders are large programs in C. `probe` and `Rea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,11 +39,13 @@ class FarPicture:
     is_damaged: bool
     is_key: bool
     _decoder: Decoder = field(repr=False)
+    _index: int = field(repr=False)
     _glance: np.ndarray | None = field(default=None, repr=False)
     glance_px: int | None = None  # the side of the glance that came with it, then that which is wanted next
+    _drafts: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def _look(self, how: str, *size: int) -> np.ndarray:
-        return self._decoder.array(*self._decoder.ask("look", how=how, size=size))
+        return self._decoder.arrays(*self._decoder.ask("look", index=self._index, how=how, size=size))[0]
 
     def rgb(self, width: int, height: int) -> np.ndarray:
         """As `Picture.rgb`."""
@@ -51,10 +53,10 @@ class FarPicture:
 
     def draft(self, max_side_px: int) -> np.ndarray:
         """As `Picture.draft`."""
-        return self._look("draft", max_side_px)
+        return self._drafts[max_side_px] if max_side_px in self._drafts else self._look("draft", max_side_px)
 
     def glance(self, side_px: int) -> np.ndarray:
-        """As `Picture.glance`; that of the next picture comes with it."""
+        """As `Picture.glance`; those of the next pictures come with them."""
         if self._glance is None or side_px != self.glance_px:
             self._glance, self.glance_px = self._look("glance", side_px), side_px
         return self._glance
@@ -72,32 +74,42 @@ class Reader:
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
         self.has_losses = False
 
-    def pictures(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[FarPicture]:
-        """As `VideoReader.pictures`. Of each picture ask before the next one comes."""
-        glance_px: int | None = None
-        with self._begun("pictures", start_s=start_s, end_s=end_s) as decoder:
-            while (found := self._next(decoder, glance_px)) is not None:
-                header, data = found
-                picture = FarPicture(
-                    float(header["time_s"]),
-                    Geometry(**header["geometry"]),
-                    bool(header["is_damaged"]),
-                    bool(header["is_key"]),
-                    decoder,
-                    None if glance_px is None else decoder.array(header, data),
-                    glance_px,
-                )
-                yield picture
-                glance_px = picture.glance_px
+    def pictures(
+        self,
+        start_s: float = 0.0,
+        end_s: float = float("inf"),
+        drafts: Sequence[tuple[int, float]] = (),
+    ) -> Iterator[FarPicture]:
+        """As `VideoReader.pictures`. Of each picture ask before the next one comes.
+
+        Args:
+            drafts: longer side and rate of drafts that will be asked for, larger ones first: they come with
+                the first picture of each slot of that rate. Others cost an exchange each.
+        """
+        wanted: dict[str, int | None] = {"glance_px": None}
+        geometry = self.facts.geometry
+        with self._begun("pictures", start_s=start_s, end_s=end_s, drafts=drafts) as decoder:
+            for items, arrays in self._answers(decoder, wanted):
+                rest, is_looked_at = iter(arrays), wanted["glance_px"] is not None
+                for index, (time_s, is_damaged, is_key, changed, due) in enumerate(items):
+                    geometry = geometry if changed is None else Geometry(**changed)
+                    picture = FarPicture(
+                        float(time_s), geometry, bool(is_damaged), bool(is_key), decoder, index
+                    )
+                    if is_looked_at:
+                        picture.glance_px, picture._glance = wanted["glance_px"], next(rest)
+                        picture._drafts = {int(px): next(rest) for px in due}
+                    yield picture
+                    wanted["glance_px"] = picture.glance_px
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
         """As `VideoReader.frames`."""
         with self._begun(
             "frames", max_pixels=self.max_pixels, decoder=self.decoder, start_s=start_s, end_s=end_s
         ) as decoder:
-            while (found := self._next(decoder, None)) is not None:
-                header, data = found
-                yield Frame(float(header["time_s"]), decoder.array(header, data), bool(header["is_damaged"]))
+            for items, pixels in self._answers(decoder, {}):
+                for (time_s, is_damaged), rgb in zip(items, pixels, strict=True):
+                    yield Frame(float(time_s), rgb, bool(is_damaged))
 
     def count(self, start_s: float, end_s: float) -> int:
         """As `VideoReader.count`."""
@@ -111,9 +123,16 @@ class Reader:
             decoder.ask(what, facts=asdict(self.facts), **arguments)
             yield decoder
 
-    def _next(self, decoder: Decoder, glance_px: int | None) -> tuple[dict[str, Any], np.ndarray] | None:
-        header, data = decoder.answer("next", glance_px=glance_px)
-        self.has_losses = bool(header.get("has_losses"))
-        self.decoder = str(header.get("decoder", self.decoder))
-        decoder.check(header)
-        return None if header.get("is_over") else (header, data)
+    def _answers(
+        self, decoder: Decoder, wanted: dict[str, int | None]
+    ) -> Iterator[tuple[list[list], list[np.ndarray]]]:
+        """What the decoder says of the next pictures, and their arrays, until the file ends or fails."""
+        while True:
+            header, data = decoder.answer("next", **wanted)
+            self.has_losses = bool(header.get("has_losses"))
+            self.decoder = str(header.get("decoder", self.decoder))
+            if items := header.get("items"):
+                yield items, decoder.arrays(header, data)
+            decoder.check(header)
+            if header.get("is_over"):
+                return

@@ -166,11 +166,12 @@ def _lost(reader: Reader, cutter: Cutter, is_last: bool) -> Iterator[Gap]:
 
 def _samples(reader: Reader, config: CurateConfig, start_s: float) -> Iterator[Seen]:
     """Samples and glances from far enough before `start_s` that labels equal those of the whole source."""
+    drafts = [(config.preview_px, config.preview_fps), (config.proxy_px, config.proxy_fps)]
     need = ShotDetector(config.cut_threshold, reader.facts.fps).lead_in_frames
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
     while start_s > 0:
         begin_s, sampler = max(0.0, start_s - lead_in_s), Sampler(config)
-        stream = judged(sampler.sample(picture) for picture in reader.pictures(begin_s))
+        stream = judged(sampler.sample(picture) for picture in reader.pictures(begin_s, drafts=drafts))
         ahead = []
         for item in stream:
             ahead.append(item)
@@ -182,4 +183,4 @@ def _samples(reader: Reader, config: CurateConfig, start_s: float) -> Iterator[S
             return
         lead_in_s *= 2  # a variable rate: fewer frames there than on average; or no keyframe yet
     sampler = Sampler(config)
-    yield from judged(sampler.sample(picture) for picture in reader.pictures())
+    yield from judged(sampler.sample(picture) for picture in reader.pictures(drafts=drafts))

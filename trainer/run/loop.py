@@ -24,9 +24,10 @@ from trainer.reports.evaluate import evaluate
 from trainer.reports.progress import StepProgress
 from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
+from trainer.run.going_back import GoingBack
 from trainer.run.guard import Guard
-from trainer.state.checkpoint_files import TrainState, damage, list_checkpoints, read_state
-from trainer.state.checkpoints import Saver, Trained, load_checkpoint
+from trainer.state.checkpoint_files import TrainState
+from trainer.state.checkpoints import Saver, Trained
 from trainer.state.optimizers import lr_at
 from trainer.state.parallel import Ranks, own_part, sync_gradients, whole
 
@@ -136,10 +137,11 @@ class Run:
         self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
         self.validation, self.sheets = validation, sheets
         self.guard, self.num_read, self.num_corrupt = (
-            Guard(config.spike_factor, state),
+            Guard(config.spike_factor, config.spike_norm, state),
             state.num_read,
             state.num_corrupt,
         )
+        self.back = GoingBack(config, out / "checkpoints", state.digest, ranks, state.not_yet_trusted)
         self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()
@@ -212,8 +214,10 @@ class Run:
             plan_mark=loader.mark(done),
             num_read=self.num_read,
             num_corrupt=self.num_corrupt,
+            not_yet_trusted=self.back.calm | {str(done): 0},
         )
         self.saver.save(self.trained, state)
+        self.back.saved(done)
 
     def _after(self, step: int, loader: Loader | StreamLoader) -> None:
         """What is due after `step` steps."""
@@ -222,6 +226,8 @@ class Run:
         # not amid refused steps: what a roll back takes must be from before them
         if (step % config.save_every == 0 and not self.guard.in_a_row) or step == config.steps:
             self.save(step, loader)
+        if step == config.steps and self.guard.in_a_row:
+            self._go_back(is_end=True)
         if config.validate_every and step % config.validate_every == 0 and step < config.steps:
             self.validate(step)
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
@@ -253,8 +259,11 @@ class Run:
         if why:
             result.is_skipped = True
             tell(self.ranks, f"step {number} skipped, {why}")
-            self._roll_back()
+            self.back.step(is_refused=True)
+            if config.roll_back_after and self.guard.in_a_row % config.roll_back_after == 0:
+                self._go_back()
             return result
+        self.back.step(is_refused=False)
         for decay, ema in trained.emas.items():
             update_ema(ema, trained.model, decay, number)
         return result
@@ -271,27 +280,19 @@ class Run:
                 "They are named above and in consumed*.jsonl. Run `rushes verify --deep`.",
             )
 
-    def _roll_back(self) -> None:
-        """After several skipped steps in a row, restore weights and optimizer from the last checkpoint.
+    def _go_back(self, is_end: bool = False) -> None:
+        """After several skipped steps in a row, restore earlier weights. The data is not rewound.
 
-        The data is not rewound.
+        Args:
+            is_end: the run ends amid skipped steps: its model is made of earlier weights, its last checkpoint
+                stays as it is.
         """
-        config, guard = self.config, self.guard
-        if not config.roll_back_after or guard.in_a_row % config.roll_back_after:
-            return
         self.saver.finish()
-        calm = [path for path in list_checkpoints(self.out / "checkpoints") if not read_state(path).in_a_row]
-        sound = next((path for path in reversed(calm) if not damage(path, self.ranks)), None)
-        if sound is None:
-            tell(
-                self.ranks,
-                "there is no sound checkpoint from before the refused steps to go back to; the weights stay "
-                "as they are",
-            )
-            return
-        load_checkpoint(sound, self.trained, self.state.digest, self.ranks)
-        guard.num_rolled_back += 1
-        tell(self.ranks, f"weights and optimizer are those of {sound.name} again; the data goes on")
+        found = self.back.go(self.trained, self.guard, is_leaving=not is_end)
+        tell(
+            self.ranks,
+            f"weights and optimizer are {found}; " + ("the run ends" if is_end else "the data goes on"),
+        )
 
     def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, time: StepTime) -> None:
         """Log a step: what this process read, and the numbers of the step over all processes."""

@@ -22,6 +22,7 @@ from trainer.state.parallel import Ranks
 
 STATE = "state.json"
 _SUMS = ".sums-"
+_TRUSTED = "trusted"
 _CHUNK = 16 << 20
 
 
@@ -29,7 +30,8 @@ _CHUNK = 16 << 20
 class TrainState:
     """Where a run stands: steps done, digest of data and plan, state of the guard, counts of samples.
 
-    `plan_mark` is where the plan's epoch began (`Curriculum.mark`).
+    `plan_mark` is where the plan's epoch began (`Curriculum.mark`); `not_yet_trusted` are calm steps since
+    each checkpoint that may still turn out spoiled (trainer/run/going_back.py).
     """
 
     step: int
@@ -38,9 +40,23 @@ class TrainState:
     in_a_row: int = 0
     num_skipped: int = 0
     num_rolled_back: int = 0
+    norms: list[float] = field(default_factory=list)
+    usual: float = 0.0
+    calm: int = 0
+    not_yet_trusted: dict[str, int] = field(default_factory=dict)
     plan_mark: list[int] = field(default_factory=list)
     num_read: int = 0
     num_corrupt: int = 0
+
+
+def trust(path: Path) -> None:
+    """Note that the run stayed calm beyond a checkpoint."""
+    (path / _TRUSTED).touch()
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether a run that has blown up may go back to a checkpoint."""
+    return (path / _TRUSTED).exists()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -145,8 +161,8 @@ def _checksums(folder: Path, ranks: Ranks) -> dict[str, list[int]]:
 def _rotate(folder: Path, keep: int) -> None:
     """Delete the oldest checkpoints beyond `keep`, but not the last one that a roll back would take."""
     found = list_checkpoints(folder)
-    calm = [path for path in found if not read_state(path).in_a_row][-1:]
-    for path in (path for path in found[:-keep] if path not in calm):
+    trusted = [path for path in found if is_trusted(path)][-1:]
+    for path in (path for path in found[:-keep] if path not in trusted):
         gone = path.with_name(f".{path.name}.gone")
         path.rename(gone)
         shutil.rmtree(gone)

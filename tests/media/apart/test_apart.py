@@ -201,12 +201,12 @@ def test_it_cannot_ask_for_other_files(film, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "header", [{}, {"shape": [1, 2]}, {"shape": [9, 9, 3]}, {"shape": [-1, -4, 3]}, {"shape": "12"}]
+    "shapes", [None, [], [[1, 2]], [[9, 9, 3]], [[-1, -4, 3]], ["12"], [[1, 3, 3]], [[2, 2, 3], [1, 1, 3]]]
 )
-def test_nonsense_is_no_picture(header):
+def test_nonsense_is_no_picture(shapes):
     decoder = process.Decoder()
     with pytest.raises(MediaError, match="nonsense"):
-        decoder.array(header, np.zeros(12, np.uint8))
+        decoder.arrays({"shapes": shapes}, np.zeros(12, np.uint8))
 
 
 def test_it_ends_with_the_process_that_asks(film):

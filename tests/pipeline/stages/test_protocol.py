@@ -118,8 +118,8 @@ def test_a_source_that_breaks_midway_keeps_every_clip_before_the_break(films, tm
     break_s = truth[name]["joins"][0]["frame"] / truth[name]["fps"] + 0.3
     real = media.apart.reader.Reader.pictures
 
-    def broken(self, *span):
-        for picture in real(self, *span):
+    def broken(self, *span, **options):
+        for picture in real(self, *span, **options):
             if picture.time_s > break_s:
                 raise MediaError("decode", f"{self.facts.path}: broken here")
             yield picture

@@ -238,6 +238,7 @@ def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(
 
     monkeypatch.setattr(loop, "train_step", spiking)
     monkeypatch.setattr("trainer.run.guard.LEAST", 4)
+    monkeypatch.setattr("trainer.run.guard.CALM_STEPS", 3)
     config = dataclasses.replace(TEST, cooldown=0.0, spike_factor=10.0, roll_back_after=3, save_every=5)
     fit(dataset, "default", dataclasses.replace(config, steps=16), tmp_path / "whole")
     assert "weights and optimizer are those of step-00000005 again" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""A run that blows up goes back to where it was calm, each time further, and can be saved by a lower rate."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from manifests.errors import RushesError
+from trainer.config import ModelConfig
+from trainer.presets import preset
+from trainer.run import guard as guards
+from trainer.run.fit import fit
+from trainer.run.guard import CALM_STEPS, LEAST, MOST_IN_A_ROW, MOST_RETURNS, Guard
+from trainer.state.checkpoint_files import TrainState, is_trusted, list_checkpoints
+
+
+def calm(guard, steps=LEAST, loss=1.0, norm=0.5):
+    for _ in range(steps):
+        assert not guard.refuses(loss, norm)
+    return guard
+
+
+def test_a_loss_or_a_gradient_far_above_normal_is_refused_and_forgotten():
+    guard = calm(Guard(4.0, 20.0, TrainState(0, "")))
+    assert not guard.refuses(3.9, 0.5)
+    assert "over 4 times the usual 1.0000" in guard.refuses(4.1, 0.5)
+    assert "gradient's norm 11" in guard.refuses(1.0, 11.0)
+    assert not guard.refuses(1.0, 9.0)
+    for bad in (math.inf, math.nan):
+        assert "not finite" in guard.refuses(bad, 0.5) and "not finite" in guard.refuses(1.0, bad)
+    assert guard.num_skipped == 6 and 4.1 not in guard.recent
+
+
+def test_a_run_that_climbs_does_not_get_used_to_it():
+    guard, loss = calm(Guard(4.0, 0.0, TrainState(0, ""))), 1.0
+    for _ in range(200):
+        loss *= 1.01
+        if guard.refuses(loss, 0.5):
+            break
+    assert 4.0 < loss < 4.1
+
+
+def test_from_the_second_step_on_a_run_that_explodes_is_refused():
+    guard = Guard(4.0, 20.0, TrainState(0, ""))
+    assert not guard.refuses(2.0, 0.3)
+    assert not guard.refuses(8.0, 30.0), "early losses vary"
+    assert guard.refuses(3e17, 0.3)
+
+
+def test_zero_takes_all_that_is_finite():
+    guard = calm(Guard(0.0, 0.0, TrainState(0, "")))
+    assert not guard.refuses(1e9, 1e9) and guard.refuses(math.inf, 1.0)
+
+
+def test_what_a_guard_remembers_is_in_the_state():
+    guard = calm(Guard(4.0, 20.0, TrainState(0, "")), CALM_STEPS + 3)
+    guard.refuses(9.0, 0.5)
+    again = Guard(4.0, 20.0, TrainState(**json.loads(json.dumps(dataclasses.asdict(guard.state())))))
+    same = {name: value for name, value in vars(guard).items() if name != "_begun"}
+    assert {name: value for name, value in vars(again).items() if name != "_begun"} == same
+
+
+def test_it_gives_up_where_going_back_does_not_help():
+    guard = calm(Guard(4.0, 20.0, TrainState(0, "")))
+    with pytest.raises(RushesError, match="steps in a row were skipped"):
+        for _ in range(MOST_IN_A_ROW):
+            guard.refuses(9.0, 0.5)
+    for _ in range(MOST_RETURNS):
+        guard.went_back()
+        calm(guard, 1)
+    with pytest.raises(RushesError, match=r"was never calm after it.*lower --lr"):
+        guard.went_back()
+    calm(guard, CALM_STEPS)
+    guard.went_back()
+
+
+CALM = dataclasses.replace(
+    preset("tiny"),
+    model=ModelConfig(width=48, depth=2, num_heads=2),
+    tokens=256,
+    held_out=0.15,
+    is_tensorboard=False,
+    cooldown=0.0,
+    warmup_steps=1,
+    lr=1e-3,
+    save_every=4,
+    roll_back_after=2,
+    keep=1,
+)
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_rate_that_blows_the_run_up_ends_it_and_a_lower_one_saves_it(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    """Calm up to step 12; then steps that spoil the weights, of which one is saved before it shows."""
+    monkeypatch.setattr(guards, "CALM_STEPS", 4)
+    monkeypatch.setattr(guards, "LEAST", 4)
+    fit(dataset, "default", dataclasses.replace(CALM, steps=12), tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in list_checkpoints(folder)] == ["step-00000008", "step-00000012"]
+    assert [is_trusted(path) for path in list_checkpoints(folder)] == [True, False], (
+        "keep=1, and the calm one"
+    )
+    wild = dataclasses.replace(CALM, steps=200, lr=1000.0, schedule="constant", save_every=1)
+    with pytest.raises(RushesError, match="lower --lr"):
+        fit(dataset, "default", wild, tmp_path)
+    said = capsys.readouterr().err
+    assert "those of step-00000008 again" in said
+    assert is_trusted(folder / "step-00000008")
+    capsys.readouterr()
+    fit(dataset, "default", dataclasses.replace(CALM, steps=60), tmp_path)
+    assert losses(tmp_path)[-1] < 3 * min(losses(tmp_path)[:12])
+    assert (tmp_path / "model").exists()
+
+
+def test_a_run_that_blows_up_at_once_begins_anew_and_ends_by_name(dataset, tmp_path, capsys):
+    wild = dataclasses.replace(CALM, steps=60, lr=1000.0)
+    with pytest.raises(RushesError, match="lower --lr"):
+        fit(dataset, "default", wild, tmp_path)
+    assert "those of the beginning: no checkpoint is trusted" in capsys.readouterr().err
+    fit(dataset, "default", dataclasses.replace(CALM, steps=20), tmp_path)
+    assert max(losses(tmp_path)[-8:]) < 10

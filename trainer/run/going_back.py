@@ -1,0 +1,98 @@
+"""Going back after a run has blown up: to the last checkpoint beyond which it was calm, each time further.
+
+A checkpoint may be written just after the step that spoiled the weights. So it is trusted only once
+`CALM_STEPS` steps beyond it were taken without a refusal; that is noted beside it. Those that are not trusted
+are deleted when the run goes back before them. Where none is, the run begins anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from trainer.config import FitConfig
+from trainer.run import guard as guards
+from trainer.run.guard import Guard
+from trainer.state.beginning import begin_from
+from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, trust
+from trainer.state.checkpoints import Trained, load_checkpoint
+from trainer.state.parallel import Ranks, fill
+
+
+class GoingBack:
+    """The checkpoints of a run, as places to go back to.
+
+    Args:
+        calm: steps taken without a refusal since each checkpoint that is not yet trusted, by its step.
+    """
+
+    def __init__(
+        self, config: FitConfig, folder: Path, digest: str, ranks: Ranks, calm: dict[str, int]
+    ) -> None:
+        self.config, self.folder, self.digest, self.ranks = config, folder, digest, ranks
+        self.calm = dict(calm)
+        if not calm and (
+            older := list_checkpoints(folder)
+        ):  # an earlier version's: it went on beyond all but one
+            self.calm[str(int(older[-1].name[5:]))] = 0
+            for path in older[:-1] if ranks.is_first else ():
+                trust(path)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written."""
+        self.calm[str(step)] = 0
+
+    def step(self, is_refused: bool) -> None:
+        """A step was taken, or refused."""
+        self.calm = {name: 0 if is_refused else count + 1 for name, count in self.calm.items()}
+        for name in [name for name, count in self.calm.items() if count >= guards.CALM_STEPS]:
+            path = self.folder / f"step-{int(name):08d}"
+            if path.exists():  # else it is being written
+                if self.ranks.is_first:
+                    trust(path)
+                del self.calm[name]
+
+    def go(self, trained: Trained, guard: Guard, is_leaving: bool = True) -> str:
+        """Restore weights, averages and optimizers. Every process must call.
+
+        Args:
+            is_leaving: delete the later checkpoints that are not trusted.
+
+        Returns:
+            What they are now.
+
+        Raises:
+            RushesError: the run went back too often.
+        """
+        self.ranks.wait()
+        further = guard.returns
+        guard.went_back()
+        trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
+        for path in reversed(trusted[: len(trusted) - further]):
+            if not damage(path, self.ranks):
+                load_checkpoint(path, trained, self.digest, self.ranks)
+                if is_leaving:
+                    self._forget(int(path.name[5:]))
+                return f"those of {path.name} again"
+        models = [trained.model, *trained.emas.values()]
+        for model in models:
+            fill(model, self.config.seed)  # type: ignore[arg-type]
+        if self.config.init:
+            begin_from(models, self.config.init, self.config.init_fresh)
+        for optimizer in trained.optimizers:
+            optimizer.state.clear()
+        if is_leaving:
+            self._forget(0)
+        return "those of the beginning: no checkpoint is trusted" + (" so far back" if trusted else "")
+
+    def _forget(self, step: int) -> None:
+        """Delete the checkpoints after a step that are not trusted: the run has left them."""
+        self.calm.clear()
+        self.ranks.wait()
+        if self.ranks.is_first:
+            for path in list_checkpoints(self.folder):
+                if int(path.name[5:]) > step and not is_trusted(path):
+                    gone = path.with_name(f".{path.name}.gone")
+                    path.rename(gone)
+                    shutil.rmtree(gone)
+        self.ranks.wait()
