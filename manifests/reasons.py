@@ -66,7 +66,7 @@ FAILURES = {
     "implausible_clock": Reason("The file's times have a gap of hours.", "Remux it with ffmpeg -c copy."),
     "lost_packets": Reason("Packets were read that gave no frame.", "Fetch the file again."),
     "memory_limit": Reason(
-        "Its decoder needs more memory than a decoder may have; or the process grew beyond `item_limit_bytes` "
+        "Its decoder needs more memory than one may have; or the process grew beyond `item_limit_bytes` "
         "on it, twice (shown as `poison`).",
         "Raise `RUSHES_MAX_PIXELS` or the limit.",
     ),
