@@ -56,10 +56,12 @@ class FlowConfig:
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shift_spatial: float = 0.5
-    """Power of the spatial token count in the shift."""
+    """Power of the picture's side, the root of its tokens, in the shift: at 0.5 four times the side shift
+    twice as far."""
     shift_temporal: float = 0.5
-    """Power of the number of latent frames in the shift."""
-    shift_max: float = 4.0
+    """The same of the root of the number of layers of tokens in time."""
+    shift_max: float = 0.0
+    """Most of the shift, and one over it the least; 0: as far as the powers take it."""
     text_dropout: float = 0.1
     condition_dropout: float = 0.1
     """Share of samples with given frames whose given frames are taken away, so that guidance may lean on them
@@ -92,9 +94,13 @@ class FlowConfig:
                 "condition_sigma": share,
                 "condition": (0, FOR_EVER, True),
                 "logit_std": (0, FOR_EVER, False),
-                "shift_max": (1, FOR_EVER, True),
+                "shift_max": (0, FOR_EVER, True),
             },
         )
+        if 0 < self.shift_max < 1:
+            raise UsageError(
+                "flow", f"has shift_max {self.shift_max:g}", "Give 0 for no bound, or at least 1."
+            )
         if unknown := set(self.condition) - set(CONDITIONS):
             raise UsageError(
                 "flow condition",
@@ -177,7 +183,7 @@ class FitConfig:
     """A frame that alone has more tokens than the budget: refuse to begin, or show a random part of it,
     counted in the plan."""
     held_out: float = 0.06
-    """Share of clips kept for validation, picked by their id."""
+    """Share of clips kept for validation: whole sources with their near-duplicates, picked by their ids."""
     seed: int = 0
     save_every: int = 100
     keep: int = 2

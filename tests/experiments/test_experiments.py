@@ -66,8 +66,8 @@ def test_raster_order_knows_the_place_in_the_sequence_alone():
     cu, text, text_cu = torch.tensor([0, 5, 8]), torch.randn(4, 128), torch.tensor([0, 2, 4])
     torch.nn.init.normal_(plain.modulation.bias)
     raster.load_state_dict(plain.state_dict())
-    coords = torch.rand(8, 3) + 1
-    moved = coords * torch.tensor([1.0, 3.0, 0.5])
+    coords = torch.rand(8, 4) + 1
+    moved = coords * torch.tensor([1.0, 3.0, 0.5, 1.0])
 
     def said(model, where):
         return model(x, sigma, known, where, cu, text, text_cu)

@@ -105,7 +105,7 @@ def test_an_emptied_config_is_named(tmp_path):
 def test_what_differs_between_two_runs_is_listed(tmp_path):
     before = preset("tiny")
     now = dataclasses.replace(before, lr=1e-5, flow=dataclasses.replace(before.flow, shift_max=3.0))
-    assert changes_between(before, now) == {"flow.shift_max": (4.0, 3.0), "lr": (1.5e-3, 1e-5)}
+    assert changes_between(before, now) == {"flow.shift_max": (0.0, 3.0), "lr": (1.5e-3, 1e-5)}
     save_config(now, tmp_path / "config.json")
     assert changes_between(load_config(tmp_path / "config.json"), now) == {}
 

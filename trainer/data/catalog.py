@@ -14,6 +14,7 @@ from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
+from trainer.data.held_out import duplicates, held_out
 from trainer.data.samples import Sample, SampleTable
 from vae.measuring.stats import corpus_stats
 
@@ -58,11 +59,6 @@ def _member_index(dataset: Dataset, view: View, name: str) -> dict[str, tuple[st
             {member.key: (path, member) for member in members if member.name.endswith(".safetensors")}
         )
     return found
-
-
-def is_held_out(clip_id: str, share: float) -> bool:
-    """Whether a clip is for validation: a function of its id alone, the same in every run."""
-    return int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) / 16**8 < share
 
 
 def views_of(dataset: Dataset, name: str, config: FitConfig) -> list[View]:
@@ -116,10 +112,9 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
         for number, weight in enumerate(weights)
         for name in usable[number]
     ]
-    aside = [
-        sample for sample, _ in every if sample.view == 0 and is_held_out(sample.clip_id, config.held_out)
-    ] or [every[0][0]]
-    names = {sample.clip_id for sample in aside}
+    names = held_out(sorted(set().union(*usable)), duplicates(dataset, views[0]), config.held_out)
+    aside = [sample for sample, _ in every if sample.view == 0 and sample.clip_id in names] or [every[0][0]]
+    names |= {sample.clip_id for sample in aside}
     train = [(sample, weight) for sample, weight in every if sample.clip_id not in names]
     if not train and len({sample.clip_id for sample, _ in every}) > 1:
         raise UsageError(

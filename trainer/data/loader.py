@@ -69,7 +69,7 @@ class Pack:
     corrupt: list[str]  # clips that could not be read and were left out
     clean: Tensor  # [N, P] normalised latents
     valid: Tensor  # [N, cells] share of real pixels in each latent cell, 0 where the patch is padding
-    coords: Tensor  # [N, 3] seconds, row, column
+    coords: Tensor  # [N, 4] seconds, row, column, whether it holds the clip's first latent
     frame: Tensor  # [N] latent frame of each token
     cu: Tensor  # [S + 1] token offsets
     text: Tensor  # [L, Dt] caption embeddings
@@ -199,7 +199,9 @@ class PackReader:
         clean, grid = patchify(latent, patch)
         extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
         valid = token_validity(extent, sample, patch, self.catalog.factors)
-        coords, frame = coordinates(grid, patch, row["fps"], sample.start, self.catalog.factors[0])
+        coords, frame = coordinates(
+            grid, patch, row["fps"], sample.start, self.catalog.factors[0], sample.latent_t
+        )
         if grid[1:] != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
             coords = coords + _window_offset(sample, row, patch)
         return grid, SampleTokens(clean, valid, coords, frame, text)
@@ -215,7 +217,7 @@ class PackReader:
         none = SampleTokens(
             clean=torch.zeros(0, cells * self.catalog.latent_channels),
             valid=torch.zeros(0, cells),
-            coords=torch.zeros(0, 3),
+            coords=torch.zeros(0, 4),
             frame=torch.zeros(0, dtype=torch.long),
             text=torch.zeros(0, self.catalog.text_width),
         )
@@ -233,10 +235,18 @@ class PackReader:
 
 
 def _window_offset(sample: Sample, row: dict, patch: Size) -> Tensor:
-    """[3]: seconds (0), rows and columns from the centre of the picture to that of the window."""
-    down = (sample.top + sample.latent_h / 2 - row["latent_h"] / 2) / patch[1]
-    across = (sample.left + sample.latent_w / 2 - row["latent_w"] / 2) / patch[2]
-    return torch.tensor([0.0, down, across])
+    """[4]: rows and columns, in tokens, from the centre of the picture's tokens to that of the window's.
+
+    Of whole tokens: where a side is no multiple of the patch, the last token is part padding, and the centre
+    of the tokens is not that of the cells.
+    """
+    picture, window = (
+        (-(-h // patch[1]), -(-w // patch[2]))
+        for h, w in ((row["latent_h"], row["latent_w"]), (sample.latent_h, sample.latent_w))
+    )
+    down = sample.top / patch[1] + (window[0] - picture[0]) / 2
+    across = sample.left / patch[2] + (window[1] - picture[1]) / 2
+    return torch.tensor([0.0, down, across, 0.0])
 
 
 class Loader:

@@ -29,7 +29,7 @@ from trainer.data.windows import Cutter
 POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 32
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Goes up with every change after which the same settings give another plan; a run of another version is not
 resumed."""
 

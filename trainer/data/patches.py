@@ -1,7 +1,7 @@
 """Spacetime patches: a latent of any shape to tokens with true coordinates, and back.
 
 Token order: time, then rows, then columns. Coordinates: seconds from the clip's start (the centre of the
-frames a latent stands for), and rows and columns in tokens from the picture's centre. So 16 and 30 fps clips,
+frames a token stands for), and rows and columns in tokens from the picture's centre. So 16 and 30 fps clips,
 wide and tall ones, live in one space with no largest size.
 """
 
@@ -52,31 +52,37 @@ def unpatchify(tokens: Tensor, grid: Size, patch: Size, size: Size) -> Tensor:
     return x[:, : size[0], : size[1], : size[2]]
 
 
-def latent_time_s(index: Tensor, fps: float, factor_t: int = FACTORS[0]) -> Tensor:
-    """Centre time of latents by index: 0 for the first, else of the `factor_t` frames it covers.
-
-    These end with frame `factor_t` * index.
-    """
-    frame = torch.where(index > 0, factor_t * index - (factor_t - 1) / 2, 0.0)
-    return frame / fps if fps > 0 else torch.zeros_like(frame)
+def latent_frames(index: Tensor, factor_t: int = FACTORS[0]) -> tuple[Tensor, Tensor]:
+    """First and last frame of latents by index: 0 and 0 of the first, then `factor_t` frames each."""
+    return (factor_t * index - factor_t + 1).clamp_min(0), factor_t * index
 
 
 def coordinates(
-    grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0]
+    grid: Size, patch: Size, fps: float, start: int = 0, factor_t: int = FACTORS[0], length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Coordinates [n, 3] (seconds, row, column) and the frame index [n] of each token of a grid.
+    """Coordinates [n, 4] and the frame index [n] of each token of a grid.
+
+    Coordinates are seconds (the centre of the frames that a token stands for), row, column, and 1 where a
+    token holds the first latent of its clip, 0 elsewhere.
 
     Args:
         fps: frames per second of the encoded clip; 0 for an image.
         start: index of the first latent in its clip, for a window.
         factor_t: frames in a latent.
+        length: latents there are; a last patch may be part padding, which has no time. None: whole patches.
     """
     t, h, w = grid
     frames = torch.arange(t)
-    seconds = latent_time_s(start + frames * patch[0] + (patch[0] - 1) / 2, fps, factor_t)
+    latents = start + frames * patch[0]
+    end = start + (t * patch[0] if length is None else length) - 1
+    first, _ = latent_frames(latents, factor_t)
+    _, last = latent_frames((latents + patch[0] - 1).clamp_max(end), factor_t)
+    seconds = (first + last) / 2 / fps if fps > 0 else torch.zeros(t)
     rows, columns = torch.arange(h) - (h - 1) / 2, torch.arange(w) - (w - 1) / 2
     mesh = torch.meshgrid(seconds, rows, columns, indexing="ij")
-    return torch.stack([axis.flatten() for axis in mesh], dim=-1).float(), frames.repeat_interleave(h * w)
+    is_first = (latents == 0).repeat_interleave(h * w)
+    found = torch.stack([*(axis.flatten() for axis in mesh), is_first], dim=-1).float()
+    return found, frames.repeat_interleave(h * w)
 
 
 def token_validity(extent: Extent, sample: Sample, patch: Size, factors: Factors = FACTORS) -> Tensor:

@@ -41,23 +41,26 @@ class Cutter:
         t, h, w = int(self.table.latent_t[at]), int(self.table.latent_h[at]), int(self.table.latent_w[at])
         layers, most, pieces = int(self._layers[at]), int(self._most[at]), int(self.pieces[at])
         if self.is_covering:
+            # full windows and a rest: halves of a pack would leave gaps that nothing fills. A rest of one
+            # layer is no motion to learn from: it and the window before it are dealt again
             number = repeat % pieces
-            first, last = (
-                number * most,
-                min(layers, (number + 1) * most),
-            )  # full windows and a rest: halves of a pack would leave gaps that nothing fills
+            first, last = number * most, min(layers, (number + 1) * most)
+            if layers % most == 1 and most > 2 and number >= pieces - 2:
+                middle = layers - (most + 1) // 2
+                first, last = (first, middle) if number == pieces - 2 else (middle, layers)
         else:
             first = int(rng.integers(0, max(1, layers - most + 1)))
             last = min(layers, first + most)
         start = first * self.patch[0]
-        height, width = self._fitting(h, w)
+        height, width = fitting(h, w, self.patch, self.limit)
         top, left = (int(rng.integers(0, size - part + 1)) for size, part in ((h, height), (w, width)))
         return Window(start, min(t, last * self.patch[0]) - start, top, height, left, width)
 
-    def _fitting(self, h: int, w: int) -> tuple[int, int]:
-        """The largest rectangle of cells, of about the aspect of the frame, within `limit` tokens a layer."""
-        rows, columns = -(-h // self.patch[1]), -(-w // self.patch[2])
-        if rows * columns > self.limit:
-            rows = max(1, int(rows * (self.limit / (rows * columns)) ** 0.5))
-            columns = max(1, min(columns, self.limit // rows))
-        return min(h, rows * self.patch[1]), min(w, columns * self.patch[2])
+
+def fitting(h: int, w: int, patch: Size, limit: int) -> tuple[int, int]:
+    """The largest rectangle of cells, of about the aspect of a frame, within `limit` tokens."""
+    rows, columns = -(-h // patch[1]), -(-w // patch[2])
+    if rows * columns > limit:
+        rows = max(1, int(rows * (limit / (rows * columns)) ** 0.5))
+        columns = max(1, min(columns, limit // rows))
+    return min(h, rows * patch[1]), min(w, columns * patch[2])

@@ -22,7 +22,7 @@ def timed(model: DiT, lengths: list[int], is_bf16: bool) -> float:
         torch.randn(count, model.head.out_features),
         torch.rand(len(lengths)).repeat_interleave(torch.tensor(lengths)),
         torch.zeros(count),
-        torch.rand(count, 3),
+        torch.rand(count, 4),
         cu,
         torch.randn(int(text_cu[-1]), config.text_width),
         text_cu,

@@ -264,7 +264,7 @@ class DiT(nn.Module):
             x: noisy tokens [N, P].
             sigma: noise level of each token [N], 0 for given ones.
             known: 1 for tokens that are given clean [N].
-            coords: [N, 3] seconds, row, column.
+            coords: [N, 4] seconds, row, column, and 1 for tokens that hold the first latent of a clip.
             cu, text_cu: [S + 1] offsets of samples in x and text.
             text: [L, Dt]; an all-zero row stands for no text.
 
@@ -272,8 +272,7 @@ class DiT(nn.Module):
         """
         is_null = (text == 0).all(dim=-1, keepdim=True)
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
-        first = (coords[:, 0] == 0).to(x.dtype)
-        h = self.embed(torch.cat([x, known[:, None].to(x.dtype), first[:, None]], dim=-1))
+        h = self.embed(torch.cat([x, known[:, None].to(x.dtype), coords[:, 3:].to(x.dtype)], dim=-1))
         distinct, which = torch.unique(
             sigma, return_inverse=True
         )  # few distinct levels: modulate those, and look up in each block
@@ -281,7 +280,9 @@ class DiT(nn.Module):
         level = F.silu(self.sigma(distinct))
         levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(
-            self.positions(coords, cu), self.config.width // self.config.num_heads, self.config.rope_theta
+            self.positions(coords[:, :3], cu),
+            self.config.width // self.config.num_heads,
+            self.config.rope_theta,
         )
         dtype = attention_dtype(h)
         if self.config.text == "joint":

@@ -4,8 +4,8 @@ linear: x = (1 - sigma) clean + sigma noise, the velocity is noise - clean (rect
 arXiv:2209.03003).
 cosine: x = cos(a) clean + sin(a) noise with a = sigma pi / 2, and v = cos(a) noise - sin(a) clean
 (v-prediction, Salimans and Ho 2022, arXiv:2202.00512), which is the direction in a. Logit-normal sigma and
-shift by size: Esser et al. 2024 (arXiv:2403.03206, eq. 19 and 23), here with separate, bounded spatial and
-temporal powers.
+shift by size: Esser et al. 2024 (arXiv:2403.03206, eq. 19 and 23), here with separate powers of
+space and time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def shift_of(grid: tuple[int, int, int], config: FlowConfig) -> float:
     """
     spatial = (grid[1] * grid[2] / BASE_SPATIAL_TOKENS) ** (config.shift_spatial / 2)
     temporal = (grid[0] / BASE_FRAMES) ** (config.shift_temporal / 2)
-    return min(max(spatial * temporal, 1 / config.shift_max), config.shift_max)
+    most = config.shift_max or math.inf
+    return min(max(spatial * temporal, 1 / most), most)
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
@@ -155,7 +156,7 @@ class NoisyTokens:
     x: Tensor  # [N, P] noisy latents
     target: Tensor  # [N, P] prediction target
     weight: Tensor  # [N, P] share of real pixels; 0 for padding and given tokens
-    coords: Tensor  # [N, 3]
+    coords: Tensor  # [N, 4]
     sigma: Tensor  # [N]
     known: Tensor  # [N] bool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -65,35 +66,52 @@ class Sheets:
             found.setdefault(shape_classes(sample)[:1], sample)
         return (list(found.values()) + [sample for sample in fitting if sample not in found.values()])[:ROWS]
 
-    def make(self, ema: DiT, step: int) -> Path | None:
+    def make(self, ema: DiT, step: int, is_stopped: Callable[[], bool] = lambda: False) -> Path | None:
         """Every process must call; the first writes.
 
-        Returns None where the VAE of the latents is not at hand here.
+        Args:
+            is_stopped: asked between samples, of all processes alike: whether the run has no time for more.
+
+        Returns None where there is none: no held-out clip fits a pack, the VAE of the latents is not at hand
+        here, or something went wrong, which is told and ends nothing.
         """
-        ema.share_sequence(
-            None
-        )  # each process computes the same samples, so that sharded weights can be asked for by all
-        rows = [self._sampled(ema, sample) for sample in self.chosen]
-        ema.share_sequence(self.ranks.sequence)
-        reshard(ema)
-        if not self.ranks.is_first:
+        if not self.chosen:
+            self._none("no held-out clip fits --tokens")
             return None
+        rows = []
+        # each process computes the same samples, so that sharded weights can be asked for by all
+        ema.share_sequence(None)
         try:
-            vae = load_vae(ingest_settings(self.dataset)["vae"])
-            drawn = []
-            words = self._words([caption_id for _, _, caption_id in rows])
-            for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
-                truth = to_frames(vae, self._stored(sample), canvas).numpy()
-                made = to_frames(vae, latent, canvas).numpy()
-                drawn.append(
-                    (
-                        [truth[0], truth[-1], made[0], made[-1]],
-                        f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}",
-                    )
-                )
-        except (RushesError, OSError) as error:
-            print(f"fit: no sheet of samples: {error}", flush=True)
+            for sample in self.chosen:
+                if is_stopped():
+                    return None
+                rows.append(self._sampled(ema, sample))
+            return self._drawn(rows, step) if self.ranks.is_first else None
+        except Exception as error:  # noqa: BLE001 - a picture to look at must not cost a run
+            self._none(f"{type(error).__name__}: {error}")
             return None
+        finally:
+            ema.share_sequence(self.ranks.sequence)
+            reshard(ema)
+
+    def _none(self, why: str) -> None:
+        if self.ranks.is_first:
+            say(f"fit: no sheet of samples: {why}")
+
+    def _drawn(self, rows: list[tuple[torch.Tensor, Canvas, str]], step: int) -> Path:
+        """The sheet of what was sampled."""
+        vae = load_vae(ingest_settings(self.dataset)["vae"])
+        drawn = []
+        words = self._words([caption_id for _, _, caption_id in rows])
+        for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
+            truth = to_frames(vae, self._stored(sample), canvas).numpy()
+            made = to_frames(vae, latent, canvas).numpy()
+            drawn.append(
+                (
+                    [truth[0], truth[-1], made[0], made[-1]],
+                    f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}",
+                )
+            )
         path = self.out / "samples" / f"step-{step:08d}.png"
         contact_sheet(drawn, path)
         return path

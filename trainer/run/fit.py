@@ -27,11 +27,11 @@ from trainer.config import LATER, RUN_ONLY, FitConfig
 from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.data.catalog import Catalog, load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
-from trainer.data.loader import Loader, Pack, PackReader
+from trainer.data.loader import Loader, PackReader
 from trainer.data.packs import PLAN_VERSION
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
-from trainer.reports.evaluate import validation_packs
+from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
@@ -70,7 +70,7 @@ class Source:
 
     config: FitConfig
     catalog: Catalog
-    validation: list[Pack]
+    validation: Validation
     loader: Loader | StreamLoader
     made_by: dict[str, Any]
     sheets: Sheets | None = None
@@ -189,7 +189,7 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
                 _export(out, trained, config, ranks)
         after = run.validate(step)
-        run.show(step)
+        run.show(step, stop)
     finally:
         run.log.close()
         if lock:

@@ -20,7 +20,7 @@ from trainer.data.streaming import StreamLoader
 from trainer.model.dit import DiT
 from trainer.model.flow import NoisyPack, add_noise
 from trainer.reports.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
-from trainer.reports.evaluate import evaluate
+from trainer.reports.evaluate import Validation, evaluate
 from trainer.reports.progress import StepProgress
 from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
@@ -131,7 +131,7 @@ class Run:
         ranks: Ranks,
         trained: Trained,
         state: TrainState,
-        validation: list[Pack],
+        validation: Validation,
         sheets: Sheets | None,
     ) -> None:
         self.config, self.out, self.ranks, self.trained, self.state = config, out, ranks, trained, state
@@ -158,9 +158,13 @@ class Run:
         self.log.validation(step, scores)
         return scores
 
-    def show(self, step: int) -> None:
-        """Make a sheet of samples."""
-        if self.sheets and (path := self.sheets.make(self.ema, step)):
+    def show(self, step: int, stop: Stop) -> None:
+        """Make a sheet of samples, unless the run is to stop."""
+
+        def is_stopped() -> bool:
+            return self.ranks.sum([float(bool(stop.signal_name))])[0] > 0
+
+        if self.sheets and (path := self.sheets.make(self.ema, step, is_stopped)):
             self.log.sheet(step, path)
             tell(self.ranks, f"samples beside held-out clips: {path}")
 
@@ -169,6 +173,8 @@ class Run:
         config, step = self.config, self.state.step
         self.trained.model.train()
         if step >= config.steps:
+            if step > config.steps:
+                tell(self.ranks, f"{step} steps are done, more than --steps {config.steps}: nothing to train")
             self.is_sound = True
             return step
         ready_s = time.monotonic()
@@ -183,7 +189,7 @@ class Run:
                 if number == 0:
                     self._tell_first(packs)
                 progress.step(step, epoch, result.loss, result.totals.num_tokens)
-                self._after(step, loader)
+                self._after(step, loader, stop)
                 if step == config.steps:
                     break
                 ready_s = time.monotonic()
@@ -219,7 +225,7 @@ class Run:
         self.saver.save(self.trained, state)
         self.back.saved(done)
 
-    def _after(self, step: int, loader: Loader | StreamLoader) -> None:
+    def _after(self, step: int, loader: Loader | StreamLoader, stop: Stop) -> None:
         """What is due after `step` steps."""
         config = self.config
         self.saver.poll()
@@ -231,7 +237,7 @@ class Run:
         if config.validate_every and step % config.validate_every == 0 and step < config.steps:
             self.validate(step)
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
-            self.show(step)
+            self.show(step, stop)
 
     def _step(self, number: int, packs: list[NoisyPack], stop: Stop) -> StepResult | None:
         """One optimizer step, unless the guard refuses it.

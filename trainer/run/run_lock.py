@@ -6,6 +6,7 @@ import fcntl
 import time
 from pathlib import Path
 
+from manifests.cli import say
 from manifests.errors import UsageError
 
 PATIENCE_S = 60.0
@@ -20,7 +21,7 @@ class RunLock:
 
     def __init__(self, out: Path, patience_s: float = PATIENCE_S) -> None:
         self._file = open(out / ".lock", "w")  # noqa: SIM115 - held until released
-        deadline = time.monotonic() + patience_s
+        deadline, is_told = time.monotonic() + patience_s, False
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,6 +31,9 @@ class RunLock:
                     raise UsageError(
                         str(out), "is in use by another run", "Wait for it, stop it, or give another --out."
                     ) from error
+                if not is_told:
+                    say(f"fit: {out} is in use by another run; waiting up to {patience_s:g} s for it to end")
+                    is_told = True
                 time.sleep(0.2)
 
     def release(self) -> None:

@@ -79,7 +79,7 @@ class Piece:
     x: Tensor  # [n, P]
     sigma: Tensor  # [n]
     known: Tensor  # [n] bool
-    coords: Tensor  # [n, 3]
+    coords: Tensor  # [n, 4]
     text: Tensor  # [L, Dt]
 
     def rolled(self, tokens: int) -> Piece:

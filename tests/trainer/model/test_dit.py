@@ -6,6 +6,7 @@ import torch
 
 from manifests.errors import UsageError
 from trainer.config import FlowConfig, ModelConfig
+from trainer.data.loader import _window_offset
 from trainer.data.patches import coordinates, patchify, token_validity, unpatchify
 from trainer.data.samples import Sample
 from trainer.model.attention import attend, attend_dense, attend_flex, attend_varlen, documents
@@ -100,17 +101,38 @@ def test_patches_come_back_to_the_exact_size(size, patch):
 
 def test_coordinates_are_seconds_and_centred_rows_and_columns():
     coords, frame = coordinates((3, 2, 3), (1, 2, 2), fps=16.0)
-    assert coords[0].tolist() == [0.0, -0.5, -1.0]
-    assert coords[-1].tolist() == [pytest.approx((8 - 1.5) / 16), 0.5, 1.0]
+    assert coords[0].tolist() == [0.0, -0.5, -1.0, 1.0]
+    assert coords[-1].tolist() == [pytest.approx((8 - 1.5) / 16), 0.5, 1.0, 0.0]
     assert frame.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     for fps in (8.0, 30.0, 30000 / 1001):
         other, _ = coordinates((3, 2, 3), (1, 2, 2), fps=fps)
         assert torch.allclose(other[:, 0] * fps, coords[:, 0] * 16)
         assert torch.equal(other[:, 1:], coords[:, 1:])
     image, _ = coordinates((1, 3, 2), (1, 2, 2), fps=0.0)
-    assert image.tolist() == [[0.0, row, column] for row in (-1.0, 0.0, 1.0) for column in (-0.5, 0.5)]
+    assert image.tolist() == [[0.0, row, column, 1.0] for row in (-1.0, 0.0, 1.0) for column in (-0.5, 0.5)]
     window, _ = coordinates((1, 2, 3), (1, 2, 2), fps=16.0, start=2)
     assert torch.equal(window, coords[12:])
+
+
+def test_two_latents_a_token_have_the_centre_of_their_frames_and_say_where_a_clip_begins():
+    """Latents of frames 0, 1-4, 5-8, 9-12, 13-16: tokens of 0-4, 5-12 and, with padding, 13-16."""
+    whole, _ = coordinates((3, 1, 1), (2, 2, 2), fps=8.0, length=5)
+    assert (whole[:, 0] * 8).tolist() == [2.0, 8.5, 14.5]
+    assert whole[:, 3].tolist() == [1.0, 0.0, 0.0]
+    window, _ = coordinates((2, 1, 1), (2, 2, 2), fps=8.0, start=2, length=3)
+    assert torch.equal(window, whole[1:])
+
+
+def test_a_window_of_a_picture_with_odd_sides_lies_where_its_tokens_do():
+    """5 x 7 cells are 3 x 4 tokens, the last of them part padding."""
+    whole, _ = coordinates((1, 3, 4), (1, 2, 2), fps=0.0)
+    row = {"latent_h": 5, "latent_w": 7}
+    for top, height, left, width in ((0, 4, 0, 4), (2, 3, 4, 3), (2, 2, 2, 4), (4, 1, 6, 1), (0, 5, 2, 2)):
+        sample = Sample("a", 0, 1, height, width, top=top, left=left)
+        rows, columns = -(-height // 2), -(-width // 2)
+        window, _ = coordinates((1, rows, columns), (1, 2, 2), fps=0.0)
+        tokens = [(top // 2 + r) * 4 + left // 2 + c for r in range(rows) for c in range(columns)]
+        assert torch.equal(window + _window_offset(sample, row, (1, 2, 2)), whole[tokens])
 
 
 def test_padding_weighs_nothing_and_partial_cells_their_share():
@@ -181,7 +203,7 @@ def test_text_sigma_position_and_given_flag_all_reach_the_output(text):
     assert not torch.allclose(out, model(x, sigma * 0.5, known, coords, cu, text, text_cu), atol=1e-5)
     assert not torch.allclose(out, model(x, sigma, known, coords * 2, cu, text, text_cu), atol=1e-5)
     assert not torch.allclose(out, model(x, sigma, known + 1, coords, cu, text, text_cu), atol=1e-5)
-    moved = coords + torch.tensor([0.0, 40.0, -7.0])
+    moved = coords + torch.tensor([0.0, 40.0, -7.0, 0.0])
     if own == "joint":  # words stand at the origin
         return
     assert torch.allclose(
@@ -224,7 +246,15 @@ def test_the_shift_grows_with_shape_and_is_bounded():
     config = FlowConfig()
     shifts = [shift_of((t, s, s), config) for t, s in ((1, 2), (1, 8), (8, 8), (32, 16), (400, 200))]
     assert shifts == sorted(shifts)
-    assert shifts[-1] == config.shift_max
+    assert shift_of((1, 32, 32), config) == pytest.approx(2 * shift_of((1, 8, 8), config)), (
+        "four times the side"
+    )
+    assert shift_of((64, 8, 8), config) == pytest.approx(2 * shift_of((4, 8, 8), config))
+    for frames, height, width in ((21, 30, 52), (31, 45, 80)):  # 81 frames of 480p, 121 of 720p
+        free = shift_of((frames, height, width), config)
+        assert 3.9 < free < 6 and shift_of((frames, height + 1, width), config) > free, "no bound cuts it off"
+    bounded = dataclasses.replace(config, shift_max=4.0)
+    assert shift_of((400, 200, 200), bounded) == 4.0
     levels = torch.linspace(0, 1, 11)
     moved = shifted(levels, 3.0)
     assert moved[0] == 0 and moved[-1] == 1 and (moved[1:-1] > levels[1:-1]).all()

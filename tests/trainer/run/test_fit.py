@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from learning.stopping import ask_to_stop
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
@@ -22,6 +23,7 @@ from trainer.data.packs import EpochPlan
 from trainer.model.dit import DiT
 from trainer.model.flow import add_noise
 from trainer.presets import PRESETS, preset
+from trainer.reports import sheets
 from trainer.run import loop
 from trainer.run.fit import fit, plan_stream
 from trainer.run.run_lock import RunLock
@@ -261,6 +263,40 @@ def test_a_run_leaves_a_sheet_of_samples_and_tensorboards_files(dataset, tmp_pat
     assert [row["step"] for row in rows] == [0, 2, 4]
     fit(dataset, "default", config, tmp_path)  # done already: nothing is trained, nothing written twice
     assert len((tmp_path / "validation.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_sheet_that_cannot_be_made_ends_no_run(dataset, tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(TEST, steps=1)
+    fit(dataset, "default", dataclasses.replace(config, tokens=4, oversize="window"), tmp_path / "small")
+    assert "no sheet of samples: no held-out clip fits --tokens" in capsys.readouterr().err
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("trainer.reports.sheets.generate", out_of_memory)
+    fit(dataset, "default", config, tmp_path / "large")
+    assert "no sheet of samples: OutOfMemoryError" in capsys.readouterr().err
+    assert (tmp_path / "large" / "model" / "model.safetensors").exists()
+
+
+def test_a_stop_is_heeded_between_the_samples_of_a_sheet(dataset, tmp_path, monkeypatch):
+    made = []
+
+    def asked(*_):
+        made.append(1)
+        ask_to_stop("SIGTERM")
+        return real(*_)
+
+    real = sheets.generate
+    monkeypatch.setattr("trainer.reports.sheets.generate", asked)
+    fit(dataset, "default", dataclasses.replace(TEST, steps=1), tmp_path)
+    assert len(made) == 1 and not list(tmp_path.glob("samples/*.png"))
+
+
+def test_more_steps_done_than_asked_for_is_said(dataset, tmp_path, capsys):
+    fit(dataset, "default", dataclasses.replace(TEST, steps=3), tmp_path)
+    fit(dataset, "default", dataclasses.replace(TEST, steps=2), tmp_path)
+    assert "3 steps are done, more than --steps 2: nothing to train" in capsys.readouterr().err
 
 
 def sampled(trained, canvas, prompt, steps, seed=0, start=None):
