@@ -211,6 +211,8 @@ class FitConfig:
     """Recompute each block's activations in the backward pass."""
     is_compiled: bool = False
     """Compile each block."""
+    reads: int = 0
+    """Samples fetched at once; 0: few from a disk, many from an object store."""
     is_tensorboard: bool = True
     """Write TensorBoard's files too."""
     validate_every: int = 0
@@ -255,6 +257,7 @@ _RANGES: dict[str, Range] = {
             "spike_norm",
             "roll_back_after",
             "peak_tflops",
+            "reads",
             "mix",
             "captions",
         ),
@@ -277,6 +280,7 @@ RUN_ONLY = frozenset(
         "is_checkpointed",
         "is_compiled",
         "is_tensorboard",
+        "reads",
         "validate_every",
         "peak_tflops",
         "shard_size",

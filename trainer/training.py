@@ -43,7 +43,8 @@ class Fit(RunOptions):
     )
     ranges: ClassVar[Ranges] = {
         "cache_gb": POSITIVE,
-        **dict.fromkeys(("threads", "workers"), WORKERS),
+        **dict.fromkeys(("threads", "workers", "devices"), WORKERS),
+        **dict.fromkeys(("gpu_gib", "tflops"), POSITIVE),
         "least_workers": COUNT_OR_NONE,
         "gpus": NOT_NEGATIVE,
     }
@@ -97,8 +98,18 @@ class Fit(RunOptions):
     tars: tuple[str, ...] = ()
     """Plain WebDataset tars to stream instead of a dataset (`rushes export` makes them);
     several, or one pattern such as 'tars/{000000..000009}.tar'."""
+    reads: int | None = None
+    """Samples fetched at once; by where the dataset lies if left out."""
     threads: int = 2
     """CPU threads."""
+    dry_run: bool = False
+    """Tell what the run needs of each device and how long it takes, and end; no data is read."""
+    devices: int = 1
+    """Devices that --dry-run counts with."""
+    gpu_gib: float = 79.0
+    """Memory of one, for --dry-run: 79 of a card that is sold as 80 GB."""
+    tflops: float = 300.0
+    """What one does in earnest, for --dry-run."""
     launch: Literal["here", "processes", "ray"] = "here"
     """processes: several on this machine; ray: workers of a Ray cluster, restarted when one dies. Under
     torchrun: here."""
@@ -110,6 +121,8 @@ class Fit(RunOptions):
     """GPUs of each worker on Ray."""
 
     def run(self) -> int:
+        if self.dry_run:
+            return self._tell_needs()
         if self.lora_rank and not self.init and not (self._checked_out() / "config.json").exists():
             raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
         if not 0 <= self.least_workers <= self.workers:
@@ -135,12 +148,37 @@ class Fit(RunOptions):
         print(out)
         return cli.DONE
 
+    def _tell_needs(self) -> int:
+        """What `--dry-run` prints.
+
+        Raises:
+            UsageError: it does not fit.
+        """
+        from trainer.reports.memory import GIB, check_fits
+
+        config = self.config()
+        found = check_fits(config, self.devices, self.gpu_gib * GIB)
+        rows = [[name, f"{value / GIB:.1f} GiB"] for name, value in found.parts.items()]
+        rows += [
+            ["in all", f"{found.total / GIB:.1f} GiB of {self.gpu_gib:g}"],
+            ["parameters", f"{found.parameters / 1e6:.1f} M"],
+            ["steps", f"{config.steps:,} of {config.packs_per_step} x {config.tokens:,} tokens"],
+            ["tokens", f"{config.steps * config.packs_per_step * config.tokens / 1e9:.1f} G"],
+            [
+                "hours",
+                f"{found.pflops * 1e3 / self.tflops / self.devices / 3600:,.0f} at {self.tflops:g} TFLOP/s",
+            ],
+        ]
+        cli.print_table(f"{self.preset} on {self.devices} device(s)", ["", ""], rows)
+        return cli.DONE
+
     def base(self) -> FitConfig:
         """The settings of the run that `out` holds, so that it goes on when a default has changed; else the
         preset's.
         """
-        saved = self._checked_out() / "config.json"
-        if saved.exists():
+        is_new = self.dry_run and not self.data and not self.tars
+        saved = Path() if is_new else self._checked_out() / "config.json"
+        if saved.is_file():
             found = load_config(saved)
             if found.preset == self.preset:
                 return found

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from learning.muon import Muon, orthogonal
 
@@ -72,3 +73,54 @@ def test_processes_that_share_the_matrices_take_the_steps_of_one(tmp_path):
     for rank in range(3):
         shared = torch.load(tmp_path / f"3-{rank}.pt", weights_only=True)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, shared, strict=True))
+
+
+SHAPES = {"a": (8, 16), "b": (24, 8), "c": (5, 6), "d": (2, 9), "e": (12, 4)}
+"""Five processes have rows of `a` and `c` unequally, and not all have some of `d`."""
+
+
+def _gradient(name: str, step: int) -> torch.Tensor:
+    return torch.randn(SHAPES[name], generator=torch.Generator().manual_seed(100 * step + ord(name)))
+
+
+def _weights() -> torch.nn.ParameterDict:
+    torch.manual_seed(0)
+    return torch.nn.ParameterDict(
+        {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
+    )
+
+
+def _muon(weights: torch.nn.ParameterDict) -> Muon:
+    groups = [{"params": [weights["a"], weights["b"]]}, {"params": [weights["c"], weights["d"]]}]
+    return Muon([*groups, {"params": [weights["e"]], "parts": 2}], 1e-2, 0.1)
+
+
+def _sharded(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    mesh, weights, exchanged = dist.init_device_mesh("cpu", (size,)), _weights(), []
+    for name, value in list(weights.items()):
+        weights[name] = torch.nn.Parameter(distribute_tensor(value.detach(), mesh, [Shard(0)]))
+    optimizer, real = _muon(weights), dist.all_to_all_single
+    dist.all_to_all_single = lambda *own, **named: exchanged.append(1) or real(*own, **named)
+    for step in range(3):
+        for name, value in weights.items():
+            value.grad = distribute_tensor(_gradient(name, step), mesh, [Shard(0)])
+        optimizer.step()
+    whole = {name: value.full_tensor().detach() for name, value in weights.items()}
+    torch.save((whole, len(exchanged)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_sharded_matrices_take_the_steps_of_whole_ones_in_two_exchanges_a_bucket(tmp_path):
+    mp.spawn(_sharded, (5, str(tmp_path)), nprocs=5)
+    weights = _weights()
+    optimizer = _muon(weights)
+    for step in range(3):
+        for name, value in weights.items():
+            value.grad = _gradient(name, step)
+        optimizer.step()
+    for rank in range(5):
+        found, exchanged = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in found.items():
+            assert torch.allclose(value, weights[name].detach(), atol=1e-5), name
+        assert exchanged == 3 * 3 * 2, "three steps of three groups of one bucket each, there and back"

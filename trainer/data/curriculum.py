@@ -14,7 +14,7 @@ import numpy as np
 from manifests.errors import UsageError
 from trainer.config import FitConfig, StageConfig
 from trainer.data.packs import PackSettings, pack_settings
-from trainer.data.plan_stream import PlanStream
+from trainer.data.plan_stream import Deal, PlanStream
 from trainer.data.samples import Sample, SampleTable, Size
 
 EPOCHS_OF_A_STAGE = 1_000_000
@@ -116,10 +116,10 @@ class Curriculum:
     def _number(self, step: int) -> int:
         return max(index for index, stage in enumerate(self.stages) if stage.first <= step)
 
-    def at(self, step: int) -> tuple[int, list[list[Sample]]]:
-        """(epoch, packs) of a global step, counted from 0."""
+    def at(self, step: int, deal: Deal = list) -> tuple[int, list[list[Sample]]]:
+        """(epoch, packs) of a global step, counted from 0; `deal` as of `PlanStream.at`."""
         number = self._number(step)
-        return self._streams[number].at(step - self.stages[number].first)
+        return self._streams[number].at(step - self.stages[number].first, deal)
 
     def mark(self, step: int) -> list[int]:
         """Where the epoch of a step began: number of the stage, the epoch, its first step within the stage.
@@ -133,9 +133,9 @@ class Curriculum:
         """Take up a mark, so that a resumed run plans only the epoch it is in."""
         self._streams[number].seek(epoch, first_step)
 
-    def steps_from(self, step: int) -> Iterator[tuple[int, int, list[list[Sample]]]]:
+    def steps_from(self, step: int, deal: Deal = list) -> Iterator[tuple[int, int, list[list[Sample]]]]:
         """(step, epoch, packs) without end, from `step` on."""
         while True:
-            epoch, packs = self.at(step)
+            epoch, packs = self.at(step, deal)
             yield step, epoch, packs
             step += 1

@@ -8,7 +8,6 @@ function of (seed, epoch, sample), so any rank, any number of threads and any re
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,9 @@ from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store.reading import MemberReader, RangeCache
+from manifests.store.storage import is_local
 from trainer.config import FitConfig
+from trainer.data.ahead import Ahead
 from trainer.data.catalog import Catalog
 from trainer.data.curriculum import Curriculum
 from trainer.data.packs import rank_packs
@@ -34,6 +35,11 @@ from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, Size
 from trainer.data.tensors import tensors_in
 from vae.grid import Extent
+
+MOST_AHEAD = 32
+"""Steps read ahead of small packs, to keep all reads under way."""
+READS_LOCAL, READS_FAR = 4, 48
+"""Samples that are fetched at once from a disk, and from an object store, whose answers take tens of ms."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class PackReader:
         return self.embedding(sample, captions[index][0]), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
-        """Read the samples of one pack.
+        """Read the samples of one pack, one after the other.
 
         A sample that cannot be read is left out, reported on the terminal and listed in `Pack.corrupt`.
 
@@ -178,20 +184,30 @@ class PackReader:
             is_for_validation: keep all captions (no text dropout).
         """
         dropout = 0.0 if is_for_validation else self.config.flow.text_dropout
+        return self.joined(samples, (self.made(sample, epoch, dropout) for sample in samples))
+
+    def joined(self, samples: list[Sample], made: Iterable[tuple[Member, SampleTokens] | Exception]) -> Pack:
+        """The pack of samples that `made` gives, in their order."""
         members, parts, corrupt = list[Member](), list[SampleTokens](), list[str]()
-        for sample in samples:
-            seed = sample_seed(self.config.seed, epoch, sample)
-            try:
-                latent = self._latent(sample, torch.Generator().manual_seed(seed))
-                text, kind = self._text(sample, np.random.default_rng(seed), dropout)
-            except (RushesError, OSError, KeyError) as error:
+        for sample, found in zip(samples, made, strict=True):
+            if isinstance(found, Exception):
                 corrupt.append(sample.clip_id)
-                say(f"left out of its pack: clip {sample.clip_id} in shard {sample.shard}: {error}")
+                say(f"left out of its pack: clip {sample.clip_id} in shard {sample.shard}: {found}")
                 continue
-            grid, tokens = self._tokenize(sample, latent, text)
-            members.append(Member(sample, grid, seed, kind, self._is_window(sample)))
-            parts.append(tokens)
+            members.append(found[0])
+            parts.append(found[1])
         return self._join(members, parts, corrupt)
+
+    def made(self, sample: Sample, epoch: int, dropout: float) -> tuple[Member, SampleTokens] | Exception:
+        """One sample of a pack, or why it cannot be read."""
+        seed = sample_seed(self.config.seed, epoch, sample)
+        try:
+            latent = self._latent(sample, torch.Generator().manual_seed(seed))
+            text, kind = self._text(sample, np.random.default_rng(seed), dropout)
+        except (RushesError, OSError, KeyError) as error:
+            return error
+        grid, tokens = self._tokenize(sample, latent, text)
+        return Member(sample, grid, seed, kind, self._is_window(sample)), tokens
 
     def _tokenize(self, sample: Sample, latent: Tensor, text: Tensor) -> tuple[Size, SampleTokens]:
         """The token grid (t, h, w) of a sample's latent [C, t, h, w], and its tokens."""
@@ -250,7 +266,14 @@ def _window_offset(sample: Sample, row: dict, patch: Size) -> Tensor:
 
 
 class Loader:
-    """Packs of one rank, step by step, read ahead by threads. Its state is the step."""
+    """Packs of one rank, step by step, read ahead by threads. Its state is the step.
+
+    A thread plans; `threads` lay packs out, and `reads` fetch their samples.
+
+    Args:
+        reads: samples that are fetched at once; 0: `READS_LOCAL` or `READS_FAR`, by where the dataset lies.
+        ahead: steps that are read ahead at least.
+    """
 
     def __init__(
         self,
@@ -260,6 +283,7 @@ class Loader:
         world_size: int = 1,
         threads: int = 2,
         ahead: int = 4,
+        reads: int = 0,
     ) -> None:
         if reader.config.packs_per_step % world_size:
             raise ValueError(
@@ -273,6 +297,8 @@ class Loader:
             threads,
             ahead,
         )
+        is_far = reader.dataset is not None and not is_local(reader.dataset.filesystem)
+        self.reads = reads or reader.config.reads or (READS_FAR if is_far else READS_LOCAL)
 
     def mark(self, step: int) -> list[int]:
         """Where the plan's epoch of a step began, for a checkpoint."""
@@ -286,17 +312,38 @@ class Loader:
         Args:
             prepare: what the threads make of each pack they have read, given its step (`flow.NoisyPack`).
         """
-
-        def made(samples: list[Sample], epoch: int, number: int) -> Any:
-            return prepare(self.reader.read(samples, epoch), number)
-
         per_step = self.reader.config.packs_per_step
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="pack") as pool:
-            queue: deque[tuple[int, int, list[Future[Any]]]] = deque()
-            planned = self.plan.steps_from(step)
-            while True:
-                for number, epoch, packs in itertools.islice(planned, max(0, self.ahead - len(queue))):
-                    mine = rank_packs(packs, self.rank, self.world_size, per_step)
-                    queue.append((number, epoch, [pool.submit(made, pack, epoch, number) for pack in mine]))
-                number, epoch, futures = queue.popleft()
-                yield number, epoch, [future.result() for future in futures]
+
+        dropout = self.reader.config.flow.text_dropout
+
+        def mine(packs: list[Any]) -> list[Any]:
+            return rank_packs(packs, self.rank, self.world_size, per_step)
+
+        def joined(samples: list[Sample], made: list[Future[Any]], number: int) -> Any:
+            return prepare(self.reader.joined(samples, (one.result() for one in made)), number)
+
+        with (
+            ThreadPoolExecutor(self.threads, thread_name_prefix="pack") as pool,
+            ThreadPoolExecutor(self.reads, thread_name_prefix="read") as readers,
+            Ahead(self.plan.steps_from(step, mine), MOST_AHEAD) as planned,
+        ):
+            queue: deque[tuple[int, int, int, list[Future[Any]]]] = deque()
+            try:
+                while True:
+                    # so many steps that all reads are under way, of small packs more than of large ones
+                    while len(queue) < self.ahead or (
+                        len(queue) < MOST_AHEAD and sum(count for _, _, count, _ in queue) < 2 * self.reads
+                    ):
+                        number, epoch, packs = next(planned)
+                        futures = []
+                        for pack in packs:
+                            made = [
+                                readers.submit(self.reader.made, sample, epoch, dropout) for sample in pack
+                            ]
+                            futures.append(pool.submit(joined, pack, made, number))
+                        queue.append((number, epoch, sum(map(len, packs)), futures))
+                    number, epoch, _, futures = queue.popleft()
+                    yield number, epoch, [future.result() for future in futures]
+            finally:  # what is not begun need not be read any more
+                readers.shutdown(cancel_futures=True)
+                pool.shutdown(cancel_futures=True)

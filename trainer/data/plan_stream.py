@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from manifests.errors import UsageError
 from trainer.data.packs import Chosen, EpochPlan, PackSettings, plan_steps
 from trainer.data.samples import Sample, SampleTable
 
+Deal = Callable[[list[Any]], list[Any]]
 BARREN_EPOCHS = 1000
 KEPT_BEGINS = 64  # of epochs: a loader that reads ahead is some small ones further than what is saved
 
@@ -28,19 +30,22 @@ class PlanStream:
         """Go to the start of an epoch whose first step is known (`mark`), without planning earlier ones."""
         self._step, self._epoch, self._barren = first_step - 1, epoch - 1, 0
         self._plan, self._steps = EpochPlan(self._table, self._settings.budget), iter(list[Chosen]())
-        self._chosen, self._now = list[list[int]](), list[list[Sample]]()
+        self._chosen = list[list[int]]()
 
     def mark(self, step: int) -> tuple[int, int]:
         """Epoch of a recent step and the first step of that epoch, for `seek` at a resume."""
-        known = [(epoch, begin) for epoch, begin in self._begins.items() if begin <= step]
+        # a copy at once: the thread that plans may be at it
+        known = [(epoch, begin) for epoch, begin in list(self._begins.items()) if begin <= step]
         return max(known, default=(self._first_epoch, 0))
 
-    def at(self, step: int) -> tuple[int, list[list[Sample]]]:
-        """(epoch, packs) of a global step, counted from 0."""
+    def at(self, step: int, deal: Deal = list) -> tuple[int, list[list[Sample]]]:
+        """(epoch, packs) of a global step, counted from 0.
+
+        Args:
+            deal: which of the step's packs are wanted, in which order; the others' samples are not made.
+        """
         if step < self._step:
             self.seek(*self.mark(step))
-        if step == self._step:
-            return self._epoch, self._now
         while self._step < step:
             chosen = next(self._steps, None)
             if chosen is None:
@@ -48,8 +53,7 @@ class PlanStream:
                 continue
             self._plan.forget(self._chosen)
             self._chosen, self._barren, self._step = chosen, 0, self._step + 1
-        self._now = self._plan.packs(self._chosen)
-        return self._epoch, self._now
+        return self._epoch, self._plan.packs(deal(self._chosen))
 
     def _next_epoch(self) -> None:
         self._epoch += 1
@@ -66,9 +70,9 @@ class PlanStream:
         self._plan, self._chosen = EpochPlan(self._table, self._settings.budget), []
         self._steps = plan_steps(self._plan, self._settings, self._epoch)
 
-    def steps_from(self, step: int) -> Iterator[tuple[int, int, list[list[Sample]]]]:
+    def steps_from(self, step: int, deal: Deal = list) -> Iterator[tuple[int, int, list[list[Sample]]]]:
         """(step, epoch, packs) without end, from `step` on."""
         while True:
-            epoch, packs = self.at(step)
+            epoch, packs = self.at(step, deal)
             yield step, epoch, packs
             step += 1

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from learning.stopping import Stop, stop_on_signals
@@ -32,6 +33,7 @@ from trainer.data.packs import PLAN_VERSION
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
+from trainer.reports.memory import USABLE, check_fits
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
@@ -146,6 +148,8 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     check(config, ranks)
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
+    if ranks.device.type == "cuda":
+        check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory / USABLE)
     lock, changes = _claim(out, source.catalog, config, digest, ranks)
     model = build(config, ranks)
     emas: dict[float, nn.Module] = {

@@ -9,36 +9,56 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from learning.muon import Muon
 from trainer.config import FitConfig
+from trainer.state.parallel import clean_name
+
+_FUSED = {"qkv": 3, "cross_kv": 2, "up": 2}
+"""Layers that are several in one: queries, keys and values; keys and values; the two halves of SwiGLU."""
+
+
+def is_matrix(name: str, value: Tensor) -> bool:
+    """Whether a weight is a matrix of a block: those that Muon is for."""
+    return name.startswith("blocks.") and name.endswith("weight") and value.ndim == 2
+
+
+def parts_of(name: str) -> int:
+    """Of how many matrices, one below the other, a weight of a block is made."""
+    return next(
+        (parts for layer, parts in _FUSED.items() if f".{layer}." in name and "lora_A" not in name), 1
+    )
+
+
+def is_decayed(name: str, value: Tensor) -> bool:
+    """Whether a weight is drawn towards zero: matrices, not gains, biases, offsets or the null text."""
+    return value.ndim > 1 and not name.endswith("offset")
 
 
 def make_optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
     """One optimizer, or two that share the weights between them."""
-    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    hidden = [
-        value
-        for name, value in named
-        if config.optimizer == "muon"
-        and name.startswith("blocks.")
-        and name.endswith("weight")
-        and value.ndim == 2
+    named = [(clean_name(name), value) for name, value in model.named_parameters() if value.requires_grad]
+    hidden: dict[int, list[Tensor]] = {}
+    for name, value in named:
+        if config.optimizer == "muon" and is_matrix(name, value):
+            hidden.setdefault(parts_of(name), []).append(value)
+    taken = {id(value) for own in hidden.values() for value in own}
+    others = [(name, value) for name, value in named if id(value) not in taken]
+    groups = [
+        {"params": own, "weight_decay": decay}
+        for decay, own in (
+            (config.weight_decay, [value for name, value in others if is_decayed(name, value)]),
+            (0.0, [value for name, value in others if not is_decayed(name, value)]),
+        )
+        if own
     ]
-    taken = {id(value) for value in hidden}
-    others = [value for _, value in named if id(value) not in taken]
-    is_fused = others[0].device.type == "cuda"
-    adam = torch.optim.AdamW(
-        others, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=is_fused
-    )
+    is_fused = others[0][1].device.type == "cuda"
+    adam = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=is_fused)
     if not hidden:
         return [adam]
-    return [
-        torch.optim.Muon(
-            hidden, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        adam,
-    ]
+    matrices = [{"params": own, "parts": parts} for parts, own in sorted(hidden.items())]
+    return [Muon(matrices, lr=config.lr, weight_decay=config.weight_decay), adam]
 
 
 def lr_at(step: int, config: FitConfig) -> float:

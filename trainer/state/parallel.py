@@ -185,9 +185,9 @@ def reshard(model: nn.Module) -> None:
 
 
 def sync_gradients(model: nn.Module, is_last: bool, ranks: Ranks) -> None:
-    """With several packs a step, gradients are added up over processes at the last one alone."""
+    """Gradients are dealt out at every pack, so that none holds them whole; copies add theirs up once."""
     if ranks.size > 1:
-        model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        model.set_requires_all_reduce(is_last)  # type: ignore[operator]
 
 
 def whole(value: Tensor) -> Tensor:
