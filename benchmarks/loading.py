@@ -1,20 +1,24 @@
 """Reading latents: the trainer's loader beside `webdataset` with PyTorch's DataLoader, and beside bare reads,
 on the same tars.
 
-    python benchmarks/loading.py [GIGABYTES]
+    python benchmarks/loading.py [GIGABYTES] [--latency MS]
 
 The first three ways end with every latent copied into one buffer in bfloat16, which a packer must do anyway;
 the last makes packs that one can train on of it. CPU seconds of all processes a gigabyte, warm, medians of
 three rounds taken in turn.
+
+`--latency` has each read wait so long, as an object store does, and prints tokens a second of packs to train
+on by how many reads are under way: a sample is two reads, its latent and its words.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import statistics
-import sys
 import tempfile
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,11 +32,13 @@ from manifests.store.reading import MemberReader
 from manifests.store.shards import Member, TarWriter
 from trainer.config import FitConfig
 from trainer.data.catalog import Catalog
-from trainer.data.loader import PackReader
+from trainer.data.loader import Loader, PackReader
+from trainer.data.packs import pack_settings
+from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, SampleTable
 from trainer.data.tensors import tensors_in
 
-SHARD_SAMPLES, ROUNDS, WORKERS = 200, 3, 2
+SHARD_SAMPLES, ROUNDS, WORKERS, TOKENS = 200, 3, 2, 65536
 
 
 def write(folder: Path, gigabytes: float) -> list[tuple[str, list[Member]]]:
@@ -101,7 +107,7 @@ class Latents(PackReader):
         catalog = Catalog(
             SampleTable.of([]), [], rows, places, [], [0.0] * 16, [1.0] * 16, 16, (4, 8, 8), 8, ""
         )
-        super().__init__(None, catalog, FitConfig())
+        super().__init__(None, catalog, FitConfig(tokens=TOKENS))
         self.members = MemberReader(LocalFileSystem())
 
     def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[torch.Tensor, str]:
@@ -127,6 +133,38 @@ def whole(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
         for pack in pool.map(lambda pack: reader.read(pack, 0), packs):
             assert not pack.corrupt
     return sum(size.values())
+
+
+class FarLatents(Latents):
+    """The same, whose reads wait first."""
+
+    def __init__(self, shards: list[tuple[str, list[Member]]], latency_s: float) -> None:
+        super().__init__(shards)
+        self.latency_s = latency_s
+
+    def whole_latent(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(self.latency_s)
+        return super().whole_latent(sample)
+
+    def _text(self, sample: Sample, rng: np.random.Generator, dropout: float) -> tuple[torch.Tensor, str]:
+        time.sleep(self.latency_s)
+        return super()._text(sample, rng, dropout)
+
+
+def tokens_a_second(reader: PackReader, reads: int, seconds: float = 8.0) -> float:
+    """Through the trainer's loader, planning and packing included, after the first step."""
+    rows = reader.catalog.clips
+    table = SampleTable.of(
+        [Sample(name, 0, row["latent_t"], row["latent_h"], row["latent_w"]) for name, row in rows.items()]
+    )
+    steps = Loader(reader, PlanStream(table, pack_settings(reader.config)), reads=reads).steps_from(0)
+    next(steps)
+    begin, count = time.monotonic(), 0
+    while time.monotonic() - begin < seconds:
+        count += sum(pack.num_tokens for pack in next(steps)[2])
+    found = count / (time.monotonic() - begin)
+    steps.close()
+    return found
 
 
 def theirs(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
@@ -158,11 +196,31 @@ def bare(shards: list[tuple[str, list[Member]]], buffer: torch.Tensor) -> int:
     return total
 
 
+def far(shards: list[tuple[str, list[Member]]], latency_s: float) -> None:
+    reader = FarLatents(shards, latency_s)
+    sizes = [
+        row["latent_t"] * -(-row["latent_h"] // 2) * -(-row["latent_w"] // 2)
+        for row in reader.catalog.clips.values()
+    ]
+    print(f"{latency_s * 1e3:g} ms a read, packs of {TOKENS} tokens, samples of {statistics.mean(sizes):.0f}")
+    for reads in (1, 4, 48):
+        print(f"{reads:4} reads under way {tokens_a_second(reader, reads):10,.0f} tokens a second")
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("gigabytes", nargs="?", type=float, default=1.0)
+    parser.add_argument("--latency", type=float, default=0.0, help="milliseconds of each read")
+    options = parser.parse_args()
     buffer = torch.zeros(8 << 20, dtype=torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
-        shards = write(Path(folder), float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
+        shards = write(Path(folder), options.gigabytes)
+        if options.latency:
+            far(shards, options.latency / 1e3)
+            return
         ways = {
             "rushes loader": ours,
             "webdataset + DataLoader": theirs,

@@ -13,6 +13,10 @@ PATIENCE = timedelta(minutes=40)
 """How long processes wait for one that decodes samples or writes a large file."""
 
 
+_RECORDED = {"TORCH_NCCL_TRACE_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+"""NCCL's flight recorder: what each process was waiting for when one did not come."""
+
+
 class Place(NamedTuple):
     """Rank, number of processes, and the device of this one."""
 
@@ -24,6 +28,8 @@ class Place(NamedTuple):
 def join() -> Place:
     """Join the processes that the environment speaks of, or stand alone."""
     is_gpu = torch.cuda.is_available()
+    for name, value in _RECORDED.items():
+        os.environ.setdefault(name, value)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=PATIENCE)
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -213,6 +213,8 @@ class FitConfig:
     """Compile each block."""
     reads: int = 0
     """Samples fetched at once; 0: few from a disk, many from an object store."""
+    profile: str = ""
+    """Steps to trace, as 10:13; empty: none."""
     is_tensorboard: bool = True
     """Write TensorBoard's files too."""
     validate_every: int = 0
@@ -281,6 +283,7 @@ RUN_ONLY = frozenset(
         "is_compiled",
         "is_tensorboard",
         "reads",
+        "profile",
         "validate_every",
         "peak_tflops",
         "shard_size",

@@ -91,6 +91,8 @@ class Fit(RunOptions):
     """Project of Weights & Biases to report to as well."""
     peak_tflops: float | None = None
     """Peak of one device, for MFU."""
+    profile: str | None = None
+    """Steps to trace, as 10:13: a trace for Perfetto and a table of the dearest operations in RUN/profile."""
     cache: Path | None = None
     """Folder on the local disk that keeps what was read of a dataset on an object store."""
     cache_gb: float = 100.0

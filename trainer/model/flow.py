@@ -181,6 +181,8 @@ class NoisyPack:
     local_cu: Tensor
     text: Tensor
     text_cu: Tensor
+    weights: list[float]  # of the tokens here, summed by sample
+    levels: list[float]  # highest noise level of the tokens here, by sample; 0 where there are none
 
     def pinned(self) -> NoisyPack:
         """The same in pinned memory, from which a GPU copies asynchronously."""
@@ -242,7 +244,18 @@ def _shared_out(pack: Pack, tokens: NoisyTokens, group: SequenceGroup | None) ->
         tokens = tokens.padded(padding)
         text = torch.cat([text, text.new_zeros(1, text.shape[1])])
         cu, text_cu = torch.cat([cu, cu[-1:] + padding]), torch.cat([text_cu, text_cu[-1:] + 1])
-    if group is None:
-        return NoisyPack(pack, tokens, cu, cu, text, text_cu)
-    span = group.span(total)
-    return NoisyPack(pack, tokens.each(lambda value: value[span]), cu, group.offsets(cu), text, text_cu)
+    local_cu = cu
+    if group is not None:
+        span, local_cu = group.span(total), group.offsets(cu)
+        tokens = tokens.each(lambda value: value[span])
+    of = torch.repeat_interleave(local_cu.diff())
+    levels = torch.zeros(len(local_cu) - 1).scatter_reduce(0, of, tokens.sigma, "amax")
+    weights = sums_of(tokens.weight.sum(dim=1), local_cu)
+    return NoisyPack(pack, tokens, cu, local_cu, text, text_cu, weights, levels.tolist())
+
+
+def sums_of(values: Tensor, offsets: Tensor) -> list[float]:
+    """Sums of [N] values by sample, given the samples' offsets [S + 1]: one wait for a device."""
+    running = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
+    places = offsets.to(values.device, non_blocking=True)
+    return (running[places[1:]] - running[places[:-1]]).tolist()  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from trainer.config import FitConfig, ModelConfig
 from trainer.data.loader import Pack
 from trainer.data.packs import attention_cost_of, pack_cost
 from trainer.data.samples import Sample
-from trainer.model.flow import NoisyPack
+from trainer.model.flow import NoisyPack, sums_of
 from trainer.state.parallel import Ranks
 
 CLASSES = ("image", "square", "wide", "tall", "short", "long")
@@ -78,18 +77,15 @@ class LossTable:
 
     def add(self, noisy: NoisyPack, error: Tensor) -> None:
         """Add a pack, given the weighted error of each of its tokens here [N]."""
-        self.total += float(error.sum())
-        error, weight, sigma = error.cpu(), noisy.tokens.weight.sum(1), noisy.tokens.sigma
-        for sample, (begin, end) in zip(
-            noisy.pack.samples, itertools.pairwise(noisy.local_cu.tolist()), strict=False
-        ):
-            if begin == end:  # all its tokens are on other processes
-                continue
-            band = bisect_right(BANDS, float(sigma[begin:end].max())) - 1
+        errors = sums_of(error, noisy.local_cu)
+        self.total += sum(errors)
+        rows = zip(noisy.pack.samples, errors, noisy.weights, noisy.levels, strict=False)
+        for sample, own, weight, level in rows:
+            band = bisect_right(BANDS, level) - 1
             for name in shape_classes(sample):
                 cell = CLASSES.index(name), band
-                self.error[cell] += float(error[begin:end].sum())
-                self.weight[cell] += float(weight[begin:end].sum())
+                self.error[cell] += own
+                self.weight[cell] += weight
 
     def reduce(self, ranks: Ranks) -> LossTable:
         """The sum of the tables of all processes."""

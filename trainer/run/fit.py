@@ -37,6 +37,7 @@ from trainer.reports.memory import USABLE, check_fits
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
+from trainer.run.upkeep import steps_traced
 from trainer.state.adapters import merged
 from trainer.state.beginning import begin_from, normalised_as
 from trainer.state.checkpoint_files import TrainState, newest_sound, readable_states, sweep
@@ -146,6 +147,7 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     """
     ranks = join(config.sequence_parallel)
     check(config, ranks)
+    steps_traced(config.profile)
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     if ranks.device.type == "cuda":

@@ -26,6 +26,7 @@ from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
 from trainer.run.going_back import GoingBack
 from trainer.run.guard import Guard
+from trainer.run.upkeep import Tracer, collect, quiet_memory, steps_traced
 from trainer.state.checkpoint_files import TrainState
 from trainer.state.checkpoints import Saver, Trained
 from trainer.state.optimizers import lr_at
@@ -53,7 +54,7 @@ class StepTotals:
         num_corrupt = sum(len(noisy.pack.corrupt) for noisy in packs)
         num_good = sum(len(noisy.pack.members) for noisy in packs)
         return cls(
-            valid=sum(float(noisy.tokens.weight.sum()) for noisy in packs),
+            valid=sum(sum(noisy.weights) for noisy in packs),
             num_tokens=sum(noisy.pack.num_tokens for noisy in packs) / num_sharing,
             num_read=(num_corrupt + num_good) / num_sharing,
             num_corrupt=num_corrupt / num_sharing,
@@ -178,8 +179,10 @@ class Run:
             self.is_sound = True
             return step
         ready_s = time.monotonic()
-        with StepProgress(self.ranks, step, config.steps) as progress:
+        tracer = Tracer(steps_traced(config.profile), self.out, self.ranks)
+        with StepProgress(self.ranks, step, config.steps) as progress, quiet_memory():
             for number, epoch, noisy in loader.steps_from(step, self._noisy):
+                tracer.before(number)
                 stalled_s, packs = time.monotonic() - ready_s, [item.pack for item in noisy]
                 result = self._step(number, noisy, stop)
                 if result is None:
@@ -189,7 +192,9 @@ class Run:
                 if number == 0:
                     self._tell_first(packs)
                 progress.step(step, epoch, result.loss, result.totals.num_tokens)
+                tracer.after(number)
                 self._after(step, loader, stop)
+                collect(step)
                 if step == config.steps:
                     break
                 ready_s = time.monotonic()
