@@ -91,6 +91,8 @@ class Fit(RunOptions):
     """Project of Weights & Biases to report to as well."""
     peak_tflops: float | None = None
     """Peak of one device, for MFU."""
+    new_data: bool = False
+    """Where the dataset has changed since the run began: begin its next epoch on what there is now."""
     profile: str | None = None
     """Steps to trace, as 10:13: a trace for Perfetto and a table of the dearest operations in RUN/profile."""
     cache: Path | None = None
@@ -144,7 +146,7 @@ class Fit(RunOptions):
             if self.tars:
                 fit_tars(self._tar_urls(), config, out)
             else:
-                fit(Dataset(self.data), self.view, config, out, self._cache())
+                fit(Dataset(self.data), self.view, config, out, self._cache(), self.new_data)
         except Interrupted as stopped:
             return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
         print(out)

@@ -129,6 +129,12 @@ class Curriculum:
         number = self._number(step)
         return [number, *self._streams[number].mark(step - self.stages[number].first)]
 
+    def next_epoch_at(self, step: int, mark: Sequence[int]) -> list[int]:
+        """The mark of a run whose data has changed: the epoch after that of `mark` begins at a step."""
+        number = self._number(step)
+        epoch = mark[1] + 1 if mark[0] == number else number * EPOCHS_OF_A_STAGE
+        return [number, epoch, step - self.stages[number].first]
+
     def seek(self, number: int, epoch: int, first_step: int) -> None:
         """Take up a mark, so that a resumed run plans only the epoch it is in."""
         self._streams[number].seek(epoch, first_step)

@@ -22,6 +22,7 @@ from learning.stopping import Stop, stop_on_signals
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
+from manifests.store.json_files import read_local_object
 from manifests.store.reading import RangeCache
 from manifests.writing.events import ingest_settings
 from trainer.config import LATER, RUN_ONLY, FitConfig
@@ -38,13 +39,16 @@ from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
 from trainer.run.upkeep import steps_traced
+from trainer.sampling.trained import RECORD
 from trainer.state.adapters import merged
-from trainer.state.beginning import begin_from, normalised_as
-from trainer.state.checkpoint_files import TrainState, newest_sound, readable_states, sweep
+from trainer.state.beginning import begin_from, normalised_as, record_of
+from trainer.state.checkpoint_files import TrainState, newest_sound, read_state, readable_states, sweep
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
 from trainer.state.optimizers import make_optimizers
 from trainer.state.parallel import Ranks, build, check, full_state, join
+
+CONFIG = "config.json"
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
@@ -85,8 +89,10 @@ def dataset_source(
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
     catalog = load_catalog(dataset, views, config)
-    if config.init:
-        catalog = normalised_as(catalog, config.init)
+    if (out / RECORD).exists() and (out / CONFIG).exists():  # it keeps what it began with, also on more data
+        catalog = normalised_as(catalog, read_local_object(out / RECORD), str(out))
+    elif config.init:
+        catalog = normalised_as(catalog, record_of(config.init), f"--init {config.init}")
     config = _sized(config, catalog)
     reader = PackReader(dataset, catalog, config, cache)
     made_by = {
@@ -119,7 +125,12 @@ def _sized(config: FitConfig, catalog: Catalog) -> FitConfig:
 
 
 def fit(
-    dataset: Dataset, view_name: str, config: FitConfig, out: Path, cache: RangeCache | None = None
+    dataset: Dataset,
+    view_name: str,
+    config: FitConfig,
+    out: Path,
+    cache: RangeCache | None = None,
+    takes_new_data: bool = False,
 ) -> int:
     """`fit_until` on a dataset; SIGINT and SIGTERM become stop requests.
 
@@ -128,7 +139,11 @@ def fit(
     """
     with stop_on_signals() as stop:
         return fit_until(
-            config, out, stop, lambda ranks: dataset_source(dataset, view_name, config, out, cache, ranks)
+            config,
+            out,
+            stop,
+            lambda ranks: dataset_source(dataset, view_name, config, out, cache, ranks),
+            takes_new_data,
         )
 
 
@@ -138,8 +153,17 @@ def fit_tars(urls: list[str], config: FitConfig, out: Path) -> int:
         return fit_until(config, out, stop, lambda ranks: tars_source(urls, config, ranks))
 
 
-def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[Ranks], Source]) -> int:
+def fit_until(
+    config: FitConfig,
+    out: Path,
+    stop: Stop,
+    open_source: Callable[[Ranks], Source],
+    takes_new_data: bool = False,
+) -> int:
     """Train up to `config.steps` and export the model. Returns the number of steps done.
+
+    Args:
+        takes_new_data: where the data of the run is not what it was, its next epoch begins on what there is.
 
     Raises:
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
@@ -152,7 +176,7 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
     config, digest = source.config, run_digest(source.catalog, source.config)
     if ranks.device.type == "cuda":
         check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory / USABLE)
-    lock, changes = _claim(out, source.catalog, config, digest, ranks)
+    lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
     model = build(config, ranks)
     emas: dict[float, nn.Module] = {
         decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)
@@ -163,14 +187,20 @@ def fit_until(config: FitConfig, out: Path, stop: Stop, open_source: Callable[[R
         fresh = begin_from([model, *emas.values()], config.init, config.init_fresh)
         tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))
     if newest:
-        state = load_checkpoint(newest, trained, digest, ranks)
+        state = load_checkpoint(newest, trained, read_state(newest).digest, ranks)
         tell(ranks, f"resumed after step {state.step} from {newest}")
         if (
             state.plan_mark
             and isinstance(source.loader, Loader)
             and isinstance(source.loader.plan, Curriculum)
         ):
-            source.loader.plan.seek(*state.plan_mark)
+            plan, mark = source.loader.plan, state.plan_mark
+            if state.digest != digest:
+                mark = plan.next_epoch_at(state.step, mark)
+                changes["data"] = (state.digest, digest)
+                tell(ranks, f"other data than before: epoch {mark[1]} begins on it at step {state.step}")
+                state = replace(state, digest=digest)
+            plan.seek(*mark)
     if ranks.is_first:
         note_changes(out, state.step, changes)
         save_record(out, source.config, source.catalog, source.made_by)
@@ -220,7 +250,7 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
 
 
 def _claim(
-    out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks
+    out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks, takes_new_data: bool
 ) -> tuple[RunLock | None, Changes]:
     """Write the resolved settings into the run folder, if it is this run's and no other process is at it.
 
@@ -230,7 +260,7 @@ def _claim(
     Raises:
         UsageError: the folder holds another run; or another process is at it.
     """
-    saved, lock, changes = out / "config.json", None, Changes()
+    saved, lock, changes = out / CONFIG, None, Changes()
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
         lock = RunLock(out)
@@ -252,11 +282,14 @@ def _claim(
                 else "holds a run on other data (clips, captions or views differ)",
                 "Give another --out, or the same settings to resume.",
             )
-        if any(state.digest != digest for state in readable_states(out / "checkpoints")[-1:]):
+        known = readable_states(out / "checkpoints")[-1:]
+        if any(state.digest != digest for state in known) and not takes_new_data:
             raise UsageError(
                 str(out),
-                "holds a run on other data (clips, captions or views differ), or planned by another version",
-                "Give another --out, or the same data to resume.",
+                "holds a run on other data: the dataset has grown, or another view is named (clips, captions "
+                "or views differ); or another version planned it",
+                "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
+                "another --out.",
             )
     ranks.wait()
     if ranks.is_first:

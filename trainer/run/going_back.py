@@ -14,7 +14,7 @@ from trainer.config import FitConfig
 from trainer.run import guard as guards
 from trainer.run.guard import Guard
 from trainer.state.beginning import begin_from
-from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, trust
+from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, read_state, trust
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.parallel import Ranks, fill
 
@@ -26,10 +26,8 @@ class GoingBack:
         calm: steps taken without a refusal since each checkpoint that is not yet trusted, by its step.
     """
 
-    def __init__(
-        self, config: FitConfig, folder: Path, digest: str, ranks: Ranks, calm: dict[str, int]
-    ) -> None:
-        self.config, self.folder, self.digest, self.ranks = config, folder, digest, ranks
+    def __init__(self, config: FitConfig, folder: Path, ranks: Ranks, calm: dict[str, int]) -> None:
+        self.config, self.folder, self.ranks = config, folder, ranks
         self.calm = dict(calm)
         if not calm and (
             older := list_checkpoints(folder)
@@ -70,7 +68,7 @@ class GoingBack:
         trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
         for path in reversed(trusted[: len(trusted) - further]):
             if not damage(path, self.ranks):
-                load_checkpoint(path, trained, self.digest, self.ranks)
+                load_checkpoint(path, trained, read_state(path).digest, self.ranks)
                 if is_leaving:
                     self._forget(int(path.name[5:]))
                 return f"those of {path.name} again"

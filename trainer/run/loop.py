@@ -142,7 +142,7 @@ class Run:
             state.num_read,
             state.num_corrupt,
         )
-        self.back = GoingBack(config, out / "checkpoints", state.digest, ranks, state.not_yet_trusted)
+        self.back = GoingBack(config, out / "checkpoints", ranks, state.not_yet_trusted)
         self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()

@@ -5,9 +5,10 @@ What does not fit is refused by name, unless the run is told to begin it anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,29 +45,32 @@ def sizes_of(init: str, config: FitConfig) -> FitConfig:
     return replace(config, model=model, flow=FlowConfig(**record["flow"]), init=init)
 
 
-def normalised_as(catalog: Catalog, init: str) -> Catalog:
-    """The catalogue with the statistics by which the model's latents were normalised.
+def normalised_as(catalog: Catalog, record: Mapping[str, Any], whose: str) -> Catalog:
+    """The catalogue with the statistics by which the latents of a model were normalised.
+
+    Args:
+        record: what the model says of itself.
+        whose: the model, for an error.
 
     Raises:
         UsageError: the latents are of another VAE.
     """
-    record = record_of(init)
     mean, std = (torch.tensor(record[name]) for name in ("latent_mean", "latent_std"))
     own_mean, own_std = torch.tensor(catalog.mean), torch.tensor(catalog.std)
+    encoder = record.get("vae") or "vae-tiny"
     if len(mean) != len(own_mean):
         raise UsageError(
-            f"--init {init}",
+            whose,
             f"reads latents of {len(mean)} channels, the dataset has {len(own_mean)}",
-            "Encode the dataset by the model's VAE: rushes ingest ... --encode.vae "
-            f"{record['vae'] or 'vae-tiny'}.",
+            f"Encode the dataset by the model's VAE: rushes ingest ... --encode.vae {encoder}.",
         )
     apart = torch.maximum((own_mean - mean).abs() / std, (own_std / std).log().abs())
     if float(apart.median()) > TOLERANCE:
         raise UsageError(
-            f"--init {init}",
+            whose,
             "was trained on other latents: channels lie "
             f"{float(apart.median()):.2f} standard deviations apart",
-            f"Encode the dataset by the model's VAE ({record['vae'] or 'vae-tiny'}).",
+            f"Encode the dataset by the model's VAE ({encoder}).",
         )
     return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
 

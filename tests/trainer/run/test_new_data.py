@@ -1,0 +1,54 @@
+"""A run goes on when its dataset has grown, if told to, from its next epoch on."""
+
+import dataclasses
+import json
+
+import pytest
+
+from manifests.errors import UsageError
+from manifests.views import View
+from trainer.config import ModelConfig
+from trainer.presets import preset
+from trainer.run.fit import fit
+from trainer.state.checkpoint_files import list_checkpoints, read_state
+
+TEST = dataclasses.replace(
+    preset("tiny"),
+    model=ModelConfig(width=48, depth=1, num_heads=2),
+    tokens=256,
+    cooldown=0.0,
+    save_every=4,
+    is_tensorboard=False,
+)
+
+
+def rows(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_grown_dataset_is_said_and_taken_up_on_purpose(copy, tmp_path, capsys):
+    whole = View.load(copy)
+    half = sorted(whole.clips(copy)["clip_id"].to_pylist())[::2]
+    names = ", ".join(f"'{name}'" for name in half)
+    dataclasses.replace(whole, where=f"({whole.where}) AND clip_id IN ({names})").save(copy, "growing")
+    fit(copy, "growing", dataclasses.replace(TEST, steps=6), tmp_path)
+    before = json.loads((tmp_path / "model.json").read_text())
+    epoch = rows(tmp_path, "consumed.jsonl")[-1]["epoch"]
+    whole.save(copy, "growing")
+    with pytest.raises(UsageError, match=r"the dataset has grown.*Give --new-data"):
+        fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path)
+    capsys.readouterr()
+    fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path, takes_new_data=True)
+    assert f"other data than before: epoch {epoch + 1} begins on it at step 6" in capsys.readouterr().err
+    consumed = rows(tmp_path, "consumed.jsonl")
+    assert [row["step"] for row in consumed] == list(range(12)) and consumed[6]["epoch"] == epoch + 1
+    assert {name for row in consumed[:6] for name, _ in row["samples"]} <= set(half)
+    assert {name for row in consumed[6:] for name, _ in row["samples"]} - set(half), "new clips are shown"
+    [change] = rows(tmp_path, "changes.jsonl")
+    assert change["step"] == 6 and change["changes"]["data"][0] != change["changes"]["data"][1]
+    after = json.loads((tmp_path / "model.json").read_text())
+    assert (after["latent_mean"], after["latent_std"]) == (before["latent_mean"], before["latent_std"])
+    mark = read_state(list_checkpoints(tmp_path / "checkpoints")[-1]).plan_mark
+    fit(copy, "growing", dataclasses.replace(TEST, steps=14), tmp_path)  # from now on it is this run's data
+    assert mark[1] >= epoch + 1 and len(rows(tmp_path, "consumed.jsonl")) == 14
+    assert len(rows(tmp_path, "changes.jsonl")) == 2, "the number of steps"
