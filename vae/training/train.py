@@ -171,6 +171,15 @@ def _average_gradients(module: nn.Module, count: int) -> None:
                 value.grad /= count
 
 
+def share_of(num_windows: int, count: int, device: torch.device) -> float:
+    """What one process's mean loss counts for where windows are dealt out unequally: 1 on average."""
+    if count == 1:
+        return 1.0
+    total = torch.tensor(float(num_windows), device=device)
+    dist.all_reduce(total)
+    return num_windows * count / float(total)
+
+
 def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     config, model, device = run.config, run.model, next(run.model.parameters()).device
     rate = (
@@ -187,18 +196,19 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     made = made.float()
     loss = reconstruction_loss(made, video, config)
     told = float(loss.detach())
+    share = share_of(len(video), count, device)
     if (
         run.judge is not None
         and run.judge_optimizer is not None
         and run.step >= config.adversarial_from * config.steps
     ):
-        own = judge_loss(run.judge, video, made)
+        own = judge_loss(run.judge, video, made) * share
         own.backward()
         _average_gradients(run.judge, count)
         run.judge_optimizer.step()
         loss = loss + config.adversarial * fooling_loss(run.judge, made, loss, model.dec_out.conv.weight)
         run.judge_optimizer.zero_grad(set_to_none=True)
-    (loss + config.kl * kl(mean.float(), logvar.float())).backward()
+    ((loss + config.kl * kl(mean.float(), logvar.float())) * share).backward()
     if run.judge_optimizer is not None:
         run.judge_optimizer.zero_grad(set_to_none=True)
     _average_gradients(model, count)

@@ -3,9 +3,12 @@ of what made the weights.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from manifests import cli
 from manifests.errors import UsageError
@@ -17,7 +20,14 @@ from vae.network.model import CausalVAE, VAEConfig
 from vae.pixels import as_float
 from vae.training.clips import Windows, world_clips
 from vae.training.losses import haar, ms_ssim, psnr_db, ssim
-from vae.training.train import TrainConfig, first_cells, reconstruction_loss, train
+from vae.training.train import (
+    TrainConfig,
+    _average_gradients,
+    first_cells,
+    reconstruction_loss,
+    share_of,
+    train,
+)
 
 SMALL = VAEConfig(widths=(8, 12, 16), latent_channels=8)
 QUICK = {"budget": 4 * 9 * 32 * 32, "warmup_steps": 4, "save_every": 4}
@@ -215,3 +225,21 @@ def test_weights_come_back_and_other_settings_are_another_fingerprint(tmp_path):
     video = as_float(world_clips(1, 1, workers=1)[0])
     assert first.encode(video).fingerprint == first.fingerprint
     assert through(second)(video).shape == video.shape
+
+
+def _weighed(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    values = torch.arange(7.0)[rank::size]  # of seven windows: three, two and two
+    weight = torch.nn.Parameter(torch.ones(()))
+    module = torch.nn.ParameterList([weight])
+    ((weight * values).mean() * share_of(len(values), size, torch.device("cpu"))).backward()
+    _average_gradients(module, size)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(float(weight.grad)))
+    dist.destroy_process_group()
+
+
+def test_each_window_counts_alike_however_many_a_process_has(tmp_path):
+    mp.spawn(_weighed, (3, str(tmp_path)), nprocs=3)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert found == pytest.approx([3.0] * 3), "the mean of all seven"
+    assert share_of(5, 1, torch.device("cpu")) == 1.0
