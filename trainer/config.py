@@ -43,6 +43,7 @@ class ModelConfig:
             )
 
 
+PLAN_VERSION = 3
 CONDITIONS = ("none", "first", "prefix", "suffix", "ends", "random", "box")
 
 
@@ -184,6 +185,9 @@ class FitConfig:
     counted in the plan."""
     held_out: float = 0.06
     """Share of clips kept for validation: whole sources with their near-duplicates, picked by their ids."""
+    plan_version: int = PLAN_VERSION
+    """Rules by which clips are held out and cut into windows; a run keeps those that it began with. 2: single
+    clips are held out, and a window may be one layer."""
     seed: int = 0
     save_every: int = 100
     keep: int = 2
@@ -266,12 +270,14 @@ _RANGES: dict[str, Range] = {
         (0, FOR_EVER, True),
     ),
     **dict.fromkeys(("ema_decay", "ema_more"), (0, 1, True)),
+    "plan_version": (2, PLAN_VERSION, True),
     "held_out": (0, 1, True),
 }
 
 
-LATER = {"lora_rank": 0}
-"""Settings that came later, with what runs did before: at that value they do not tell runs apart."""
+LATER = {"lora_rank": 0, "plan_version": 2}
+"""Settings that came later, with what runs did before: a run that lacks them has these, and at these they do
+not tell runs apart."""
 
 RUN_ONLY = frozenset(
     {

@@ -12,7 +12,7 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
-from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
+from trainer.config import LATER, FitConfig, FlowConfig, ModelConfig, StageConfig
 
 Changes = dict[str, tuple[Any, Any]]
 """Old and new value of settings, by dotted name."""
@@ -87,7 +87,7 @@ def load_config(path: Path) -> FitConfig:
     """
     if not path.exists():
         raise UsageError(str(path.parent), "holds no run (no config.json)", "Train one with `rushes fit`.")
-    return config_of(read_local_object(path), str(path))
+    return config_of({**LATER, **read_local_object(path)}, str(path))
 
 
 def _read(path: Path, hint: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ray
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manifests.cli import say
 from manifests.errors import UsageError
@@ -115,6 +116,11 @@ def _keep_others_out() -> None:
     with open(handle, "w") as file:
         file.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = path
+
+
+def beside_me() -> NodeAffinitySchedulingStrategy:
+    """For a helper of the driver: on the driver's node, whose loss ends the run anyhow, and on no other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def go_to(folder: str) -> None:

@@ -20,7 +20,7 @@ from learning.stopping import ask_to_stop, stop_on_signals
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
-from pipeline.engine.cluster import go_to, session
+from pipeline.engine.cluster import beside_me, go_to, session
 
 SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")
 """Verbs whose work several processes share."""
@@ -115,7 +115,7 @@ class Launch:
 
         each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
         count: Any = (self.least_workers, self.workers) if self.least_workers else self.workers
-        flag = ray.remote(num_cpus=0)(StopFlag).remote()
+        flag = ray.remote(num_cpus=0)(StopFlag).options(scheduling_strategy=beside_me()).remote()
         job = {"arguments": list(self.command), "stop_flag": flag, "folder": str(Path.cwd())}
         trainer = TorchTrainer(
             work,

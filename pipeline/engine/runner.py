@@ -28,7 +28,7 @@ from manifests.text import shown_json
 from manifests.writing.commit import Account
 from manifests.writing.events import EventLog
 from pipeline.config import Resources
-from pipeline.engine.cluster import go_to
+from pipeline.engine.cluster import beside_me, go_to
 from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
 
@@ -49,9 +49,9 @@ def _event(event: str, stage: str, text: str, shard: int | None = None, **value:
     return {"event": event, "stage": stage, "shard": shard, "text": text, "time_s": time.time(), **value}
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class EventHub:
-    """Where stage actors drop events; the driver collects them. Losing it loses no data."""
+    """Where stage actors drop events, on the driver's node, for it to collect. Losing it loses no data."""
 
     def __init__(self) -> None:
         self._events: list[dict] = []
@@ -248,7 +248,7 @@ def run_stages(
     )
     log = EventLog(dataset, run_id)
     log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs)
-    hub = EventHub.remote()  # type: ignore[attr-defined]
+    hub = EventHub.options(scheduling_strategy=beside_me()).remote()  # type: ignore[attr-defined]
     watcher = Watcher(hub, log, num_jobs)
     watcher.start()
     rows = [

@@ -14,7 +14,7 @@ from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
-from trainer.data.held_out import duplicates, held_out
+from trainer.data.held_out import draw_of, duplicates, held_out
 from trainer.data.samples import Sample, SampleTable
 from vae.measuring.stats import corpus_stats
 
@@ -112,7 +112,7 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
         for number, weight in enumerate(weights)
         for name in usable[number]
     ]
-    names = held_out(sorted(set().union(*usable)), duplicates(dataset, views[0]), config.held_out)
+    names = _held_out(dataset, views[0], sorted(set().union(*usable)), config)
     aside = [sample for sample, _ in every if sample.view == 0 and sample.clip_id in names] or [every[0][0]]
     names |= {sample.clip_id for sample in aside}
     train = [(sample, weight) for sample, weight in every if sample.clip_id not in names]
@@ -139,6 +139,12 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
         widths.pop(),
         digest,
     )
+
+
+def _held_out(dataset: Dataset, view: View, clip_ids: list[str], config: FitConfig) -> set[str]:
+    if config.plan_version == 2:
+        return {name for name in clip_ids if draw_of(name) < config.held_out}
+    return held_out(clip_ids, duplicates(dataset, view), config.held_out)
 
 
 def _sample(row: dict, view: int) -> Sample:

@@ -29,7 +29,6 @@ from trainer.data.windows import Cutter
 POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 32
-PLAN_VERSION = 3
 """Goes up with every change after which the same settings give another plan; a run of another version is not
 resumed."""
 
@@ -147,6 +146,7 @@ class PackSettings:
         max_tokens: of one sample; 0: the budget.
         is_covering: whether an epoch shows all of a sample that is longer, in consecutive windows; else one
             random window.
+        is_resharing: whether a last window of one layer takes some of the one before it.
         is_cropping: whether a frame that has more tokens than that alone is shown through a window of its
             cells; else it is refused.
     """
@@ -159,6 +159,7 @@ class PackSettings:
     max_tokens: int = 0
     is_covering: bool = True
     is_cropping: bool = False
+    is_resharing: bool = True
 
     @property
     def limit(self) -> int:
@@ -185,6 +186,7 @@ def pack_settings(config: FitConfig) -> PackSettings:
         attention_cost=attention_cost_of(config),
         is_covering=config.long_clips == "cover",
         is_cropping=config.oversize == "window",
+        is_resharing=config.plan_version > 2,
     )
 
 
@@ -223,7 +225,9 @@ class StepPlanner:
     def __init__(self, plan: EpochPlan, settings: PackSettings, epoch: int) -> None:
         self.plan, self.settings, self.epoch = plan, settings, epoch
         self.rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
-        self.cutter = Cutter(plan.table, settings.patch, settings.limit, settings.is_covering)
+        self.cutter = Cutter(
+            plan.table, settings.patch, settings.limit, settings.is_covering, settings.is_resharing
+        )
         self.per_frame = plan.table.per_frame(settings.patch)
         self._index: dict[int, int] = {}
         self._length: dict[int, int] = {}

@@ -18,10 +18,14 @@ class Cutter:
         limit: most tokens of a window.
         is_covering: whether a long sample is shown whole in every epoch, window after window; else one random
             window of it.
+        is_resharing: whether a last window of one layer takes some of the one before it.
     """
 
-    def __init__(self, table: SampleTable, patch: Size, limit: int, is_covering: bool) -> None:
+    def __init__(
+        self, table: SampleTable, patch: Size, limit: int, is_covering: bool, is_resharing: bool = True
+    ) -> None:
         self.table, self.patch, self.limit, self.is_covering = table, patch, limit, is_covering
+        self.is_resharing = is_resharing
         per_frame = table.per_frame(patch)
         self._layers = -(-table.latent_t // patch[0])
         self._most = np.maximum(limit // per_frame, 1)
@@ -45,7 +49,7 @@ class Cutter:
             # layer is no motion to learn from: it and the window before it are dealt again
             number = repeat % pieces
             first, last = number * most, min(layers, (number + 1) * most)
-            if layers % most == 1 and most > 2 and number >= pieces - 2:
+            if self.is_resharing and layers % most == 1 and most > 2 and number >= pieces - 2:
                 middle = layers - (most + 1) // 2
                 first, last = (first, middle) if number == pieces - 2 else (middle, layers)
         else:

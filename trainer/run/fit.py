@@ -30,7 +30,6 @@ from trainer.config_files import Changes, changes_between, load_config, note_cha
 from trainer.data.catalog import Catalog, load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.loader import Loader, PackReader
-from trainer.data.packs import PLAN_VERSION
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
@@ -49,6 +48,7 @@ from trainer.state.optimizers import make_optimizers
 from trainer.state.parallel import Ranks, build, check, full_state, join
 
 CONFIG = "config.json"
+_PLAN_FORMAT = 2
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
@@ -66,9 +66,8 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
         for key, value in asdict(config).items()
         if key not in RUN_ONLY and (key not in LATER or value != LATER[key])
     }
-    return hashlib.sha256(f"{PLAN_VERSION}{catalog.digest}{canonical_json(settings)}".encode()).hexdigest()[
-        :16
-    ]
+    text = f"{_PLAN_FORMAT}{catalog.digest}{canonical_json(settings)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
