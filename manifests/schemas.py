@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.errors import IntegrityError
 from manifests.text import valid_json
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 _VERSION_KEY = b"rushes.format"
 _PARTS_KEY = b"rushes.parts"
 
@@ -225,6 +225,8 @@ LATENTS = [
     ("num_source_frames", pa.int32(), "before max_fps picked among them"),
     ("factor_t", pa.int32(), "frames in one latent cell"),
     ("factor_px", pa.int32(), "rows and columns of pixels in one latent cell"),
+    ("slab_offset", pa.int64(), "bytes of the member before its slabs of time; null where it has none"),
+    ("slab_crc32", pa.list_(pa.int64()), "of each slab, one for each latent frame"),
     (
         "audit_psnr_db",
         pa.float64(),

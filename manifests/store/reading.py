@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from manifests.errors import IntegrityError
 from manifests.store import storage
 from manifests.store.shards import Member, check_payload
 
+Check = Callable[[str, Member, bytes | memoryview], None]
 OPEN_TARS = 32
 STALE_S = 24 * 3600
 TRIES, PAUSE_S = 3, 1.0
@@ -122,26 +124,48 @@ class MemberReader:
             IntegrityError: the tar is shorter than the index says, or the bytes have changed.
             OSError: the tar cannot be read.
         """
+        return self._read(path, member, check_payload)
+
+    def slabs(
+        self, path: str, member: Member, offset: int, size_bytes: int, crc32: Sequence[int]
+    ) -> np.ndarray:
+        """Parts of equal size of a member's payload, one after the other, each checked; valid as of `view`.
+
+        Args:
+            offset: of the first, in the payload.
+            size_bytes: of each.
+            crc32: of each.
+        """
+        part = Member(member.name, member.offset + offset, size_bytes * len(crc32), 0)
+
+        def check(path: str, part: Member, data: bytes | memoryview) -> None:
+            for number, crc in enumerate(crc32):
+                slab = Member(f"{member.name} slab {number}", 0, size_bytes, crc)
+                check_payload(path, slab, memoryview(data)[number * size_bytes : (number + 1) * size_bytes])
+
+        return self._read(path, part, check)
+
+    def _read(self, path: str, member: Member, check: Check) -> np.ndarray:
         room = self._room(member.size_bytes)
         if self._is_local:
             view = memoryview(cast(Any, room))
             size = os.preadv(self._tar(path).fileno(), [view], member.offset)
-            check_payload(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
+            check(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
             return room
-        data = self._fetched(path, member)
+        data = self._fetched(path, member, check)
         room[:] = np.frombuffer(data, np.uint8)
         return room
 
-    def _fetched(self, path: str, member: Member) -> bytes:
+    def _fetched(self, path: str, member: Member, check: Check) -> bytes:
         name = RangeCache.name(path, member)
         if self.cache and (data := self.cache.get(name)) is not None:
             try:
-                check_payload(path, member, data)
+                check(path, member, data)
                 return data
             except IntegrityError:
                 self.cache.drop(name)  # the disk of this machine is at fault, not the store
         data = self._asked(path, member)
-        check_payload(path, member, data)
+        check(path, member, data)
         if self.cache:
             self.cache.put(name, data)
         return data

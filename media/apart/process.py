@@ -41,7 +41,7 @@ class Decoder:
         reads, child_writes = os.pipe()
         child_reads, writes = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "media.apart.child", str(os.getpid())],
+            [sys.executable, "-P", "-m", "media.apart.child", str(os.getpid())],
             stdin=child_reads,
             stdout=child_writes,
             env=environment,
@@ -55,7 +55,10 @@ class Decoder:
         try:
             self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
         except WireError as error:
-            raise self._death(error) from error
+            self.end()
+            raise OSError(
+                f"the decoder's process cannot be started (exit code {self._process.returncode}); see above"
+            ) from error
 
     def begin(self, uri: str) -> None:
         """From now on it reads this file, and may ask for the bytes of no other."""

@@ -43,10 +43,14 @@ class Cutter:
         is_done: no later sample can concern the segment.
         last: the sample fed last.
         num_own: samples fed whose time lies in the segment.
+
+    Args:
+        is_last: frames past the end are the segment's too: damage gives some a later time than any packet.
     """
 
-    def __init__(self, start_s: float, end_s: float, config: CurateConfig) -> None:
+    def __init__(self, start_s: float, end_s: float, config: CurateConfig, is_last: bool = False) -> None:
         self.start_s, self.end_s, self.config = start_s, end_s, config
+        self._own_end_s = float("inf") if is_last else end_s
         self.is_done = False
         self.last: Sample | None = None
         self.num_own = 0
@@ -64,7 +68,7 @@ class Cutter:
             else self.last.time_s + self.config.max_clip_s
         )
         is_past = sample.time_s >= self.end_s - EPSILON_S and self.last is not None
-        self.num_own += self.start_s - EPSILON_S <= sample.time_s < self.end_s - EPSILON_S
+        self.num_own += self.start_s - EPSILON_S <= sample.time_s < self._own_end_s - EPSILON_S
         self.last, self._was_gap = sample, bool(reason)
         if self._gap and (reason != self._gap.reason or is_past):
             yield from self._end_gap(sample.time_s)
@@ -128,7 +132,8 @@ def pieces(
         take.add(next(Sampler(config).sample(picture)[0] for picture in reader.pictures()))
         yield take.cut(EPSILON_S * 2)
         return
-    cutter = Cutter(segment["start_s"], segment["end_s"], config)
+    is_last = segment["end_s"] >= source["duration_s"] - EPSILON_S
+    cutter = Cutter(segment["start_s"], segment["end_s"], config, is_last)
     problem: MediaError | None = None
     try:
         for sample, label in ShotDetector[Sample](config.cut_threshold, facts.fps).labelled(
@@ -146,7 +151,7 @@ def pieces(
             last_s + 1 / max(facts.fps, 1.0) if problem else max(facts.duration_s, last_s + 1e-3)
         )
     if problem or reader.has_losses:
-        yield from _lost(reader, cutter, is_last=segment["end_s"] >= source["duration_s"] - EPSILON_S)
+        yield from _lost(reader, cutter, is_last)
     if problem:
         raise problem
     if cutter.last is None and cutter.start_s == 0:

@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from manifests import queries
 from manifests.errors import UsageError
@@ -36,8 +36,9 @@ from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
 from vae.measuring.stats import ChannelStats
 from vae.pixels import as_float, to_video
 from vae.protocol import VAE
+from vae.stored import mean_and_logvar, stored_bytes
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 PUSH_FRAMES = 32
 """Frames of a piece of a long clip; a clip with fewer is short."""
 BATCH_PIXELS = 1 << 20
@@ -152,7 +153,7 @@ class ShardWriter:
             self.fail(clip, "withdrawn_damaged", "what was committed of it before cannot be read any more")
             return
         latents = load(next(data for name, data in members if name.endswith(".safetensors")))
-        self.stats.add(latents["mean"].float())
+        self.stats.add(mean_and_logvar(latents)[0].float())
         for name, data in members:
             self.commit.add(name, data)
         self.rows += self._before[clip["clip_id"]]
@@ -179,17 +180,15 @@ class ShardWriter:
     def _add(self, picked: Picked, mean: torch.Tensor, logvar: torch.Tensor, video: torch.Tensor) -> None:
         """video: [3, T, H, W] uint8, the clip or its beginning."""
         clip = picked.clip
-        stored = {
-            "mean": mean.to(torch.bfloat16).contiguous(),
-            "logvar": logvar.to(torch.bfloat16).contiguous(),
-        }
+        half = mean.to(torch.bfloat16)
+        stored, slabs = stored_bytes(half, logvar.to(torch.bfloat16))
         picture, audited = latent_picture(mean), {}
         if is_audited(clip["clip_id"], self.config.audit_share):
             most = max(1, MOST_PIXELS // video[0, 0].numel())
             audited = asdict(audit(self.vae, as_float(video[:, :most].to(self.device))))
-        self.stats.add(stored["mean"].float())
+        self.stats.add(half.float())
         # from here on nothing fails for the clip's own sake: what is in the tar has its row
-        self.commit.add(f"{clip['clip_id']}.latent.safetensors", save(stored))
+        self.commit.add(f"{clip['clip_id']}.latent.safetensors", stored)
         self.commit.add(f"{clip['clip_id']}.latent.png", picture)
         self.rows.append(
             {
@@ -207,6 +206,8 @@ class ShardWriter:
                 "num_source_frames": picked.num_seen,
                 "factor_t": self.vae.factors[0],
                 "factor_px": self.vae.factors[1],
+                "slab_offset": slabs.offset,
+                "slab_crc32": slabs.crc32,
                 **audited,
             }
         )

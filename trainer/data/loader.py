@@ -35,6 +35,7 @@ from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, Size
 from trainer.data.tensors import tensors_in
 from vae.grid import Extent
+from vae.stored import mean_and_logvar, of_slabs
 
 MOST_AHEAD = 32
 """Steps read ahead of small packs, to keep all reads under way."""
@@ -124,21 +125,32 @@ class PackReader:
         """Mean and log variance of a sample's clip as stored, [C, T, H, W]; they are soon overwritten."""
         path, member = self.catalog.latents[sample.clip_id]
         assert self.members is not None
-        tensors = tensors_in(self.members.view(path, member), f"{path}:{member.name}")
-        return tensors["mean"], tensors["logvar"]
+        return mean_and_logvar(tensors_in(self.members.view(path, member), f"{path}:{member.name}"))
 
     def stored(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and log variance of what is shown of a sample, [C, t, h, w], in the VAE's units."""
+        in_time, found = self._in_time(sample)
         part = (
             slice(None),
-            slice(sample.start, sample.start + sample.latent_t),
+            in_time,
             slice(sample.top, sample.top + sample.latent_h),
             slice(sample.left, sample.left + sample.latent_w),
         )
-        mean, logvar = (
-            torch.empty(value[part].shape).copy_(value[part]) for value in self.whole_latent(sample)
-        )
+        mean, logvar = (torch.empty(value[part].shape).copy_(value[part]) for value in found)
         return mean, logvar
+
+    def _in_time(self, sample: Sample) -> tuple[slice, tuple[Tensor, Tensor]]:
+        """Which latents in time a sample shows, of what is read: its slabs alone where its clip has them."""
+        row = self.catalog.clips[sample.clip_id]
+        span = slice(sample.start, sample.start + sample.latent_t)
+        if self.members is None or row.get("slab_offset") is None or sample.latent_t == row["latent_t"]:
+            return span, self.whole_latent(sample)
+        path, member = self.catalog.latents[sample.clip_id]
+        shape = (2, row["num_channels"], row["latent_h"], row["latent_w"])
+        size = 2 * math.prod(shape)  # of a slab, in bfloat16
+        offset = row["slab_offset"] + sample.start * size
+        data = self.members.slabs(path, member, offset, size, row["slab_crc32"][span])
+        return slice(None), of_slabs(torch.from_numpy(data).view(torch.bfloat16).view(-1, *shape))
 
     def _latent(self, sample: Sample, generator: torch.Generator) -> Tensor:
         """A draw from the posterior, normalised per channel: [C, t, h, w]."""

@@ -30,6 +30,7 @@ from trainer.data.packs import largest_fit
 from trainer.data.samples import Sample, SampleTable
 from trainer.data.tensors import tensors_in
 from trainer.data.windows import Cutter
+from vae.stored import mean_and_logvar
 
 SURVEY, HELD_OUT, POOL = 256, 32, 64
 
@@ -70,7 +71,7 @@ def read_clip(sample: dict[str, Any]) -> StreamedClip:
     ]
     if not captions:
         raise UsageError(where, "has no caption with an embedding", "Export a view with a text column.")
-    return StreamedClip(row, captions, (latent["mean"], latent["logvar"]), texts)
+    return StreamedClip(row, captions, mean_and_logvar(latent), texts)
 
 
 def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:

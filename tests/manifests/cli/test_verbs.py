@@ -55,7 +55,7 @@ def test_the_first_help_of_each_verb_fits_a_screen_and_says_what_options_are_for
 
 def test_help_shows_what_the_named_preset_gives(capsys):
     assert cli.main(arguments=["fit", "3b", "--help"]) == cli.DONE
-    assert "(3b: 65536)" in capsys.readouterr().out
+    assert "(3b: 24576)" in capsys.readouterr().out
     assert cli.main(arguments=["fit", "--help"]) == cli.DONE
     assert "(tiny: 2048)" in capsys.readouterr().out
 

@@ -222,3 +222,16 @@ def test_it_ends_with_the_process_that_asks(film):
             return
         time.sleep(0.1)
     raise AssertionError("the decoder outlived it")
+
+
+def test_folders_named_like_our_packages_are_not_imported(film, tmp_path, monkeypatch):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert probe(film) == probe_here(film)
+
+
+def test_a_decoder_that_cannot_start_is_no_fault_of_the_file(film, monkeypatch):
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
+    with pytest.raises(OSError, match="cannot be started"):
+        probe(film)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from manifests import queries
+from media.apart.reader import Reader
 from media.errors import MediaError
 from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
-from pipeline.footage.sources import list_sources, source_row
+from pipeline.footage.sources import Found, list_sources, source_row
 from pipeline.plan import segments_of
 from tests.conftest import ingest_here
 from tests.pipeline.curate.damage import CODECS, FPS, hurt, sound
@@ -128,3 +129,28 @@ def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, tmp_path):
                 good, withheld = good + (not is_bad), withheld + (not is_bad and place not in inside)
     print(f"{codec}: {missed} of {bad} bad frames are in clips, {withheld} of {good} good ones are not")
     assert missed <= MOST_MISSED[codec] * bad
+
+
+def test_frames_that_damage_moves_past_the_end_are_counted_once(films, monkeypatch):
+    """Five frames are lost, and the last six get times after all packets' (found in a mutated H.264 file)."""
+    path = str(sorted(films.glob("*.mp4"))[0])
+    row = source_row(Found(path))
+    real = Reader.pictures
+
+    def damaged(self, *span, **options):
+        for number, picture in enumerate(real(self, *span, **options)):
+            if number in range(8, 13):
+                continue
+            if number >= row["num_packets"] - 6:
+                picture.time_s += 1.0
+            yield picture
+        self.has_losses = True
+
+    monkeypatch.setattr(Reader, "pictures", damaged)
+    segment = {"start_s": 0.0, "end_s": row["duration_s"], "uri": path}
+    found = list(pieces(segment, row, CurateConfig()))
+    counts = [item.num_frames if isinstance(item, Gap) else len(item.samples) for item in found]
+    assert sum(counts) == row["num_packets"]
+    assert [item.num_frames for item in found if isinstance(item, Gap) and item.reason == "lost_frames"] == [
+        5
+    ]

@@ -82,6 +82,7 @@ def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(datase
     from manifests.store.shards import read_member
     from manifests.views import View
     from media.decode.images import decode_image
+    from vae.stored import LEAST_SLABS, mean_and_logvar
 
     column = View.load(dataset).column("latent")
     rows = {row["clip_id"]: row for row in queries.table(dataset, "latents", column).to_pylist()}
@@ -92,11 +93,10 @@ def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(datase
                 assert decode_image(read_member(dataset.filesystem, path, member)).shape[0] == row["latent_h"]
                 continue
             tensors = load(read_member(dataset.filesystem, path, member))
-            assert (
-                tensors["mean"].shape
-                == tensors["logvar"].shape
-                == (row["num_channels"], row["latent_t"], row["latent_h"], row["latent_w"])
-            )
+            mean, logvar = mean_and_logvar(tensors)
+            shape = row["num_channels"], row["latent_t"], row["latent_h"], row["latent_w"]
+            assert mean.shape == logvar.shape == shape
+            assert (row["slab_offset"] is None) == (row["latent_t"] < LEAST_SLABS) == ("mean" in tensors)
             assert row["height_px"] * row["width_px"] <= 4096 * 1.05
     for root, _, files in os.walk(dataset.root):
         assert not [name for name in files if name.endswith((".pkl", ".pt", ".pth"))], root
