@@ -431,6 +431,7 @@ def test_the_command_trains_three_stages_and_knows_what_is_done(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(tmp_path):
     """SIGKILL after a save of the base, and again in the dense fork."""
     whole, killed = tmp_path / "whole" / "w", tmp_path / "killed" / "w"

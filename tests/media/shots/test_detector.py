@@ -168,13 +168,18 @@ REAL = [
     "cos_test_video_30s.mp4",
     "dvr_traffic_camera_vfr.mp4",
     "sim_chrome.ogv",
-    "sim_chrome.webm",
-    "mee_echo-hereweare.webm",
-    "gr_world.mp4",
-    "dj_video4.mp4",
-    "intel_car-detection.mp4",
-    "mdnl_crystal.mp4",
     "derived/multi_fade.mp4",
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in (
+            "sim_chrome.webm",
+            "mee_echo-hereweare.webm",
+            "gr_world.mp4",
+            "dj_video4.mp4",
+            "intel_car-detection.mp4",
+            "mdnl_crystal.mp4",
+        )
+    ),
 ]
 
 

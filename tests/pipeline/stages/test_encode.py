@@ -194,6 +194,7 @@ for shard in dataset.committed_shards(stage.preview):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_five_times_at_random_it_ends_with_the_same_bytes(copy):
     column = View.load(copy).column("latent")
 

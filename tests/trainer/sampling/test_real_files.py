@@ -13,7 +13,7 @@ from media.decode.probe import probe
 from trainer.sampling.job.inputs import read_clip
 
 pytestmark = pytest.mark.slow
-FILES = ("am_bear-vp9-odd-dimensions.webm", "skv_carphone.mp4")
+FILES = ("am_bear-vp9-odd-dimensions.webm", pytest.param("skv_carphone.mp4", marks=pytest.mark.long))
 S = 0.8  # of what is made anew
 
 
