@@ -7,6 +7,7 @@ and `asm-generic/unistd.h`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -61,7 +62,9 @@ def confine() -> bool:
         (resource.RLIMIT_DATA, max(_LEAST_BYTES, MAX_PIXELS * BYTES_PER_PIXEL)),
     ):
         hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with contextlib.suppress(ValueError, OSError):  # a system that knows no such limit
+            resource.setrlimit(what, (least, least))
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
         return False
     return _filter(*_MACHINES[platform.machine()])
