@@ -144,7 +144,7 @@ class Fit(RunOptions):
         out, config = self._checked_out(), self.config()
         try:
             if self.tars:
-                fit_tars(self._tar_urls(), config, out)
+                fit_tars(self._tar_urls(), config, out, self.new_data)
             else:
                 fit(Dataset(self.data), self.view, config, out, self._cache(), self.new_data)
         except Interrupted as stopped:

@@ -123,28 +123,32 @@ class Server:
         while len(told) < self._most:
             try:
                 item: Picture | Frame | None = next(self._stream, None)
+                if item is None:
+                    header = {"is_over": True}
+                    break
+                own, facts = self._shown(item, glance_px)
             except Exception as error:  # noqa: BLE001 - as in `serve`, after what came before it
                 header = _told(error)
                 break
-            if item is None:
-                header = {"is_over": True}
-                break
-            if isinstance(item, Frame):
-                told.append([item.time_s, bool(item.is_damaged)])
-                arrays.append(item.rgb)
-            else:
-                due = [slots.side_px for slots in self._slots if slots.is_new(item.time_s)]
-                geometry = self._changed(item)
-                told.append([item.time_s, bool(item.is_damaged), bool(item.is_key), geometry, due])
+            told.append(facts)
+            arrays += own
+            if isinstance(item, Picture):
                 self._pictures.append(item)
                 if glance_px is None:
-                    due.clear()
                     break
-                arrays += [item.glance(glance_px), *map(item.draft, due)]
         header |= {"items": told, "shapes": [array.shape for array in arrays]}
         header |= {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
         flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.uint8)
         return header, flat
+
+    def _shown(self, item: Picture | Frame, glance_px: int | None) -> tuple[list[np.ndarray], list]:
+        """What goes over of a picture or frame: its arrays, and what is said of it."""
+        if isinstance(item, Frame):
+            return [item.rgb], [item.time_s, bool(item.is_damaged)]
+        due = [slots.side_px for slots in self._slots if slots.is_new(item.time_s)]
+        own = [] if glance_px is None else [item.glance(glance_px), *map(item.draft, due)]
+        due = due if own else []
+        return own, [item.time_s, bool(item.is_damaged), bool(item.is_key), self._changed(item), due]
 
     def _changed(self, picture: Picture) -> dict[str, Any] | None:
         """The geometry of a picture, where it is another than before."""

@@ -1,8 +1,8 @@
-"""What a decoder's process may do: read files and compute.
+"""What a decoder's process may do: read what its user may read, and compute.
 
-No network, no programs, no writing, and memory up to a limit. Resource limits hold on every Unix; the filter
-of system calls (seccomp) where Linux offers it. Numbers of system calls: the kernel's tables `syscall_64.tbl`
-and `asm-generic/unistd.h`.
+No network, no programs, no writing, no signals to others, and memory up to a limit. Resource limits hold on
+every Unix; the filter of system calls (seccomp) where Linux offers it. Numbers of system calls: the kernel's
+tables `syscall_64.tbl` and `asm-generic/unistd.h`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from media.decode.limits import MAX_PIXELS
 
 BYTES_PER_PIXEL = 32
 """Memory of a decoder a pixel: planes, reference frames, the picture in RGB and its scaled copies."""
-_LEAST_BYTES = 2 << 30
+_LEAST_BYTES, _CODE_BYTES = 2 << 30, 4 << 30
 
 _DENIED = {  # name: its number on x86-64 and on arm64; None where it does not exist
     **{"socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "sendto": (44, 206)},
@@ -40,8 +40,41 @@ _DENIED = {  # name: its number on x86-64 and on arm64; None where it does not e
     **{"request_key": (249, 218), "keyctl": (250, 219), "init_module": (175, 105)},
     **{"finit_module": (313, 273), "open_by_handle_at": (304, 265), "openat2": (437, 437)},
     **{"io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)},
+    **{"pidfd_send_signal": (424, 424), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138)},
+    **{"rt_tgsigqueueinfo": (297, 240), "prlimit64": (302, 261), "setpriority": (141, 140)},
+    **{"sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118)},
+    **{"sched_setattr": (314, 274), "ioprio_set": (251, 30), "fchmodat2": (452, 452), "utime": (132, None)},
+    **{"utimes": (235, None), "futimesat": (261, None), "lsetxattr": (189, 6), "fsetxattr": (190, 7)},
+    **{"removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16)},
+    **{"setxattrat": (463, 463), "removexattrat": (466, 466), "ftruncate": (77, 46), "fallocate": (285, 47)},
+    **{"shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193)},
+    **{
+        "semctl": (66, 191),
+        "msgget": (68, 186),
+        "msgsnd": (69, 189),
+        "msgrcv": (70, 188),
+        "msgctl": (71, 187),
+    },
+    **{
+        "mq_open": (240, 180),
+        "mq_unlink": (241, 181),
+        "mq_timedsend": (242, 182),
+        "memfd_create": (319, 279),
+    },
+    **{"open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431)},
+    **{
+        "fsmount": (432, 432),
+        "fspick": (433, 433),
+        "mount_setattr": (442, 442),
+        "process_madvise": (440, 440),
+    },
+    **{"kcmp": (312, 272), "migrate_pages": (256, 238), "move_pages": (279, 239), "quotactl": (179, 60)},
+    **{"reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89)},
+    **{"sethostname": (170, 161), "settimeofday": (164, 170), "clock_settime": (227, 112)},
+    **{"delete_module": (176, 106), "kexec_load": (246, 104), "kexec_file_load": (320, 294)},
 }
 _OPEN, _OPENAT, _CLONE, _CLONE3, _SECCOMP = (2, None), (257, 56), (56, 220), (435, 435), (317, 277)
+_TGKILL = (234, 131)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CLONE_THREAD = 0x10000
@@ -56,10 +89,12 @@ def confine() -> bool:
     Returns:
         Whether the system calls are filtered too.
     """
+    most_bytes = max(_LEAST_BYTES, MAX_PIXELS * BYTES_PER_PIXEL)
     for what, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_DATA, max(_LEAST_BYTES, MAX_PIXELS * BYTES_PER_PIXEL)),
+        (resource.RLIMIT_DATA, most_bytes),
+        (resource.RLIMIT_AS, most_bytes + _CODE_BYTES),  # which counts shared memory too
     ):
         hard = resource.getrlimit(what)[1]
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -102,6 +137,14 @@ def _program(column: int, architecture: int) -> list[tuple[int, int, int, int]]:
                 (_ANY_BIT, 0, 1, bits),
                 *((allow, deny) if is_wanted else (deny, allow)),
             ]
+    # a process may end itself, as `abort` does, and no other
+    steps += [
+        (_EQUAL, 0, 4, _TGKILL[column]),
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 0, 1, os.getpid()),
+        (_RETURN, 0, 0, _ALLOW),
+        refuse(errno.EPERM),
+    ]
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,11 @@ def probe(path: str) -> Probe:
     """`media.decode.probe.probe`, in a process apart."""
     with borrowed(path) as decoder:
         header, _ = decoder.ask("probe", path=path)
-        return Probe.from_json(header["probe"])
+        try:
+            found = Probe.from_json(header["probe"])
+        except (KeyError, TypeError) as error:
+            raise decoder.nonsense(header) from error
+        return replace(found, path=path)  # whatever it says: this is the file that will be opened
 
 
 @dataclass
@@ -91,14 +95,18 @@ class Reader:
         with self._begun("pictures", start_s=start_s, end_s=end_s, drafts=drafts) as decoder:
             for items, arrays in self._answers(decoder, wanted):
                 rest, is_looked_at = iter(arrays), wanted["glance_px"] is not None
-                for index, (time_s, is_damaged, is_key, changed, due) in enumerate(items):
-                    geometry = geometry if changed is None else Geometry(**changed)
-                    picture = FarPicture(
-                        float(time_s), geometry, bool(is_damaged), bool(is_key), decoder, index
-                    )
-                    if is_looked_at:
-                        picture.glance_px, picture._glance = wanted["glance_px"], next(rest)
-                        picture._drafts = {int(px): next(rest) for px in due}
+                for index, item in enumerate(items):
+                    try:
+                        time_s, is_damaged, is_key, changed, due = item
+                        geometry = geometry if changed is None else Geometry(**changed)
+                        picture = FarPicture(
+                            float(time_s), geometry, bool(is_damaged), bool(is_key), decoder, index
+                        )
+                        if is_looked_at:
+                            picture.glance_px, picture._glance = wanted["glance_px"], next(rest)
+                            picture._drafts = dict(zip(map(int, due), rest, strict=False))
+                    except (TypeError, ValueError, StopIteration) as error:
+                        raise decoder.nonsense({"item": item}) from error
                     yield picture
                     wanted["glance_px"] = picture.glance_px
 
@@ -108,14 +116,24 @@ class Reader:
             "frames", max_pixels=self.max_pixels, decoder=self.decoder, start_s=start_s, end_s=end_s
         ) as decoder:
             for items, pixels in self._answers(decoder, {}):
-                for (time_s, is_damaged), rgb in zip(items, pixels, strict=True):
-                    yield Frame(float(time_s), rgb, bool(is_damaged))
+                if len(items) != len(pixels):
+                    raise decoder.nonsense({"items": len(items)})
+                for item, rgb in zip(items, pixels, strict=True):
+                    try:
+                        time_s, is_damaged = item
+                        frame = Frame(float(time_s), rgb, bool(is_damaged))
+                    except (TypeError, ValueError) as error:
+                        raise decoder.nonsense({"item": item}) from error
+                    yield frame
 
     def count(self, start_s: float, end_s: float) -> int:
         """As `VideoReader.count`."""
         with borrowed(self.facts.path) as decoder:
             header, _ = decoder.ask("count", facts=asdict(self.facts), start_s=start_s, end_s=end_s)
-            return int(header["count"])
+            try:
+                return int(header["count"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise decoder.nonsense(header) from error
 
     @contextlib.contextmanager
     def _begun(self, what: str, **arguments: Any) -> Iterator[Decoder]:

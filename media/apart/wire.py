@@ -58,7 +58,7 @@ class Wire:
             raise WireError(f"a message of {num_text} and {num_bytes} bytes")
         try:
             header = json.loads(bytes(self._exactly(bytearray(num_text))))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WireError(str(error)) from error
         if not isinstance(header, dict):
             raise WireError("a message without a header")
@@ -76,5 +76,8 @@ class Wire:
         return buffer
 
     def close(self) -> None:
+        """Close both ends; once more does nothing."""
         self._reads.close()
-        os.close(self._writes)
+        if self._writes >= 0:
+            os.close(self._writes)
+        self._writes = -1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
-from trainer.data.held_out import draw_of, duplicates, held_out
+from trainer.data.held_out import draw_of, duplicates, held_out, source_of
 from trainer.data.samples import Sample, SampleTable
 from vae.measuring.stats import corpus_stats
 
@@ -66,11 +66,14 @@ def views_of(dataset: Dataset, name: str, config: FitConfig) -> list[View]:
     return [View.load(dataset, own) for own in config.mix or [name]]
 
 
-def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> Catalog:
+def load_catalog(
+    dataset: Dataset, views: Sequence[View], config: FitConfig, kept_aside: Collection[str] = ()
+) -> Catalog:
     """Read the manifest.
 
     Args:
         views: as `views_of` gives them; their weights are those of `config.mix`, in order.
+        kept_aside: sources that a run has held out; none: they are drawn.
 
     Raises:
         UsageError: a view has no clip with a latent and a text, or the latents were made by several VAEs.
@@ -112,7 +115,9 @@ def load_catalog(dataset: Dataset, views: Sequence[View], config: FitConfig) -> 
         for number, weight in enumerate(weights)
         for name in usable[number]
     ]
-    names = _held_out(dataset, views[0], sorted(set().union(*usable)), config)
+    every_id = sorted(set().union(*usable))
+    names = {name for name in every_id if source_of(name) in kept_aside}
+    names = names or _held_out(dataset, views[0], every_id, config)
     aside = [sample for sample, _ in every if sample.view == 0 and sample.clip_id in names] or [every[0][0]]
     names |= {sample.clip_id for sample in aside}
     train = [(sample, weight) for sample, weight in every if sample.clip_id not in names]

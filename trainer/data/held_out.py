@@ -7,13 +7,18 @@ with the others, and validation would not see it memorise.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
 from manifests import queries
 from manifests.layout import Dataset
+from manifests.store import storage
 from manifests.views import View
+
+_NOTED = "held-out.json"
 
 
 def source_of(clip_id: str) -> str:
@@ -27,9 +32,9 @@ def draw_of(name: str) -> float:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
 
 
-def is_held_out(clip_id: str, share: float) -> bool:
+def is_held_out(clip_id: str, share: float, plan_version: int = 3) -> bool:
     """Whether a clip's source is drawn for validation: a function of its id alone, the same in every run."""
-    return draw_of(source_of(clip_id)) < share
+    return draw_of(clip_id if plan_version == 2 else source_of(clip_id)) < share
 
 
 def families(clip_ids: Sequence[str], groups: Iterable[Iterable[str]]) -> dict[str, str]:
@@ -69,6 +74,19 @@ def held_out(clip_ids: Sequence[str], groups: Iterable[Iterable[str]], share: fl
         return {name for name in clip_ids if draw_of(name) < share}
     drawn = [name for name in small if draw_of(name) < share] or small[:1]
     return {clip for name in drawn for clip in members[name]}
+
+
+def note_held_out(out: Path, clip_ids: Iterable[str]) -> None:
+    """Note in a run's folder which sources it holds out, once: more data must not move them into training."""
+    path = out / _NOTED
+    if not path.exists():
+        storage.write_local(path, json.dumps(sorted({source_of(name) for name in clip_ids})).encode())
+
+
+def noted_held_out(out: Path) -> set[str]:
+    """The sources that the run in a folder holds out; none where it is new, or of an earlier version."""
+    path = out / _NOTED
+    return set(json.loads(path.read_text())) if path.exists() else set()
 
 
 def duplicates(dataset: Dataset, view: View) -> list[list[str]]:

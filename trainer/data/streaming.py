@@ -175,13 +175,17 @@ class StreamLoader:
             )
             count = 0
             for clip in stream(self.urls, seed):
-                if not is_held_out(clip.row["clip_id"], self.reader.config.held_out):
+                if not self._is_held_out(clip):
                     count += 1
                     yield epoch, clip
             if not count:
                 raise UsageError(
                     ", ".join(self.urls), "hold no clip to train on", "Lower --held-out, or export more."
                 )
+
+    def _is_held_out(self, clip: StreamedClip) -> bool:
+        config = self.reader.config
+        return is_held_out(clip.row["clip_id"], config.held_out, config.plan_version)
 
     def _packs(self, first: int) -> Iterator[tuple[int, list[Sample]]]:
         """(epoch, samples of a pack) without end."""
@@ -225,9 +229,9 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
         clips.append(clip)
     if not clips:
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
-    aside = [clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out)][:HELD_OUT] or clips[
-        :1
-    ]
+    aside = [
+        clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out, config.plan_version)
+    ][:HELD_OUT] or clips[:1]
     digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[
         :16
     ]

@@ -100,18 +100,21 @@ def _pflops(config: FitConfig) -> float:
     )
 
 
-def check_fits(config: FitConfig, devices: int, device_bytes: float) -> Needs:
+def check_fits(config: FitConfig, devices: int, device_bytes: float, usable: float = USABLE) -> Needs:
     """What a run needs of each device.
+
+    Args:
+        usable: share of the memory that it may take.
 
     Raises:
         UsageError: it is more than a device has.
     """
     found = needs(config, devices)
-    if found.total > device_bytes * USABLE:
+    if found.total > device_bytes * usable:
         state = found.total - found.parts["activations"]
         steps = [] if config.is_checkpointed else ["--checkpointing True"]
         fitting = (
-            int(config.tokens * (device_bytes * USABLE - state) / found.parts["activations"]) // 256 * 256
+            int(config.tokens * (device_bytes * usable - state) / found.parts["activations"]) // 256 * 256
         )
         steps += [f"--tokens {fitting}"] if fitting > 0 else []
         steps += [f"more devices than {devices}"] if state > 0.2 * device_bytes else []

@@ -87,7 +87,9 @@ class Sheets:
                     return None
                 rows.append(self._sampled(ema, sample))
             return self._drawn(rows, step) if self.ranks.is_first else None
-        except Exception as error:  # noqa: BLE001 - a picture to look at must not cost a run
+        except Exception as error:
+            if self.ranks.size > 1 and len(rows) < len(self.chosen):
+                raise  # the others are in the middle of it, and would wait for this one
             self._none(f"{type(error).__name__}: {error}")
             return None
         finally:

@@ -29,11 +29,12 @@ from trainer.config import LATER, RUN_ONLY, FitConfig
 from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
 from trainer.data.catalog import Catalog, load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
+from trainer.data.held_out import note_held_out, noted_held_out
 from trainer.data.loader import Loader, PackReader
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
-from trainer.reports.memory import USABLE, check_fits
+from trainer.reports.memory import check_fits
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
@@ -87,8 +88,9 @@ def dataset_source(
 ) -> Source:
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
-    catalog = load_catalog(dataset, views, config)
-    if (out / RECORD).exists() and (out / CONFIG).exists():  # it keeps what it began with, also on more data
+    is_begun = (out / CONFIG).exists()
+    catalog = load_catalog(dataset, views, config, noted_held_out(out) if is_begun else ())
+    if is_begun and (out / RECORD).exists():  # it keeps what it began with, also on more data
         catalog = normalised_as(catalog, read_local_object(out / RECORD), str(out))
     elif config.init:
         catalog = normalised_as(catalog, record_of(config.init), f"--init {config.init}")
@@ -146,10 +148,10 @@ def fit(
         )
 
 
-def fit_tars(urls: list[str], config: FitConfig, out: Path) -> int:
+def fit_tars(urls: list[str], config: FitConfig, out: Path, takes_new_data: bool = False) -> int:
     """The same on plain tars."""
     with stop_on_signals() as stop:
-        return fit_until(config, out, stop, lambda ranks: tars_source(urls, config, ranks))
+        return fit_until(config, out, stop, lambda ranks: tars_source(urls, config, ranks), takes_new_data)
 
 
 def fit_until(
@@ -174,7 +176,7 @@ def fit_until(
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     if ranks.device.type == "cuda":
-        check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory / USABLE)
+        check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
     lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
     model = build(config, ranks)
     emas: dict[float, nn.Module] = {
@@ -186,23 +188,12 @@ def fit_until(
         fresh = begin_from([model, *emas.values()], config.init, config.init_fresh)
         tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))
     if newest:
-        state = load_checkpoint(newest, trained, read_state(newest).digest, ranks)
-        tell(ranks, f"resumed after step {state.step} from {newest}")
-        if (
-            state.plan_mark
-            and isinstance(source.loader, Loader)
-            and isinstance(source.loader.plan, Curriculum)
-        ):
-            plan, mark = source.loader.plan, state.plan_mark
-            if state.digest != digest:
-                mark = plan.next_epoch_at(state.step, mark)
-                changes["data"] = (state.digest, digest)
-                tell(ranks, f"other data than before: epoch {mark[1]} begins on it at step {state.step}")
-                state = replace(state, digest=digest)
-            plan.seek(*mark)
+        state = _resumed(newest, trained, source, changes, ranks)
     if ranks.is_first:
         note_changes(out, state.step, changes)
         save_record(out, source.config, source.catalog, source.made_by)
+        if config.plan_version > 2 and source.catalog.held_out:
+            note_held_out(out, (sample.clip_id for sample in source.catalog.held_out))
     samples = (
         f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out"
         if len(source.catalog.table)
@@ -237,6 +228,25 @@ def fit_until(
             f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
         )
     return step
+
+
+def _resumed(newest: Path, trained: Trained, source: Source, changes: Changes, ranks: Ranks) -> TrainState:
+    """Where the run stands by its newest checkpoint, which is loaded; the plan goes to that place.
+
+    On other data than the checkpoint's, the next epoch of the plan begins there.
+    """
+    digest = run_digest(source.catalog, source.config)
+    state = load_checkpoint(newest, trained, read_state(newest).digest, ranks)
+    tell(ranks, f"resumed after step {state.step} from {newest}")
+    if state.digest != digest:
+        changes["data"] = (state.digest, digest)
+    if state.plan_mark and isinstance(source.loader, Loader) and isinstance(source.loader.plan, Curriculum):
+        plan, mark = source.loader.plan, state.plan_mark
+        if state.digest != digest:
+            mark = plan.next_epoch_at(state.step, mark)
+            tell(ranks, f"other data than before: epoch {mark[1]} begins on it at step {state.step}")
+        plan.seek(*mark)
+    return replace(state, digest=digest)
 
 
 def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> None:

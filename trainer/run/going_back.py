@@ -37,8 +37,9 @@ class GoingBack:
                 trust(path)
 
     def saved(self, step: int) -> None:
-        """A checkpoint was written."""
-        self.calm[str(step)] = 0
+        """A checkpoint was written, and others may have been deleted."""
+        here = {int(path.name[5:]) for path in list_checkpoints(self.folder)}
+        self.calm = {name: count for name, count in self.calm.items() if int(name) in here} | {str(step): 0}
 
     def step(self, is_refused: bool) -> None:
         """A step was taken, or refused."""
@@ -50,11 +51,10 @@ class GoingBack:
                     trust(path)
                 del self.calm[name]
 
-    def go(self, trained: Trained, guard: Guard, is_leaving: bool = True) -> str:
+    def go(self, trained: Trained, guard: Guard) -> str:
         """Restore weights, averages and optimizers. Every process must call.
 
-        Args:
-            is_leaving: delete the later checkpoints that are not trusted.
+        Later checkpoints that are not trusted are deleted. The run begins anew only where none is trusted.
 
         Returns:
             What they are now.
@@ -62,16 +62,11 @@ class GoingBack:
         Raises:
             RushesError: the run went back too often.
         """
-        self.ranks.wait()
         further = guard.returns
         guard.went_back()
-        trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
-        for path in reversed(trusted[: len(trusted) - further]):
-            if not damage(path, self.ranks):
-                load_checkpoint(path, trained, read_state(path).digest, self.ranks)
-                if is_leaving:
-                    self._forget(int(path.name[5:]))
-                return f"those of {path.name} again"
+        if path := self._restore(trained, further):
+            self._forget(int(path.name[5:]))
+            return f"those of {path.name} again"
         models = [trained.model, *trained.emas.values()]
         for model in models:
             fill(model, self.config.seed)  # type: ignore[arg-type]
@@ -79,9 +74,24 @@ class GoingBack:
             begin_from(models, self.config.init, self.config.init_fresh)
         for optimizer in trained.optimizers:
             optimizer.state.clear()
-        if is_leaving:
-            self._forget(0)
-        return "those of the beginning: no checkpoint is trusted" + (" so far back" if trusted else "")
+        guard.forget()
+        self._forget(0)
+        return "those of the beginning: no checkpoint is trusted"
+
+    def end(self, trained: Trained) -> str:
+        """Where a run ends amid refused steps: restore what is trusted, if anything, and delete nothing."""
+        path = self._restore(trained, 0)
+        return f"those of {path.name}" if path else "as they are: no checkpoint is trusted"
+
+    def _restore(self, trained: Trained, further: int) -> Path | None:
+        """Load the newest sound trusted checkpoint but `further`, or the oldest: which, if there is any."""
+        self.ranks.wait()
+        trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
+        for path in reversed(trusted[: max(1, len(trusted) - further)]):
+            if not damage(path, self.ranks):
+                load_checkpoint(path, trained, read_state(path).digest, self.ranks)
+                return path
+        return None
 
     def _forget(self, step: int) -> None:
         """Delete the checkpoints after a step that are not trusted: the run has left them."""

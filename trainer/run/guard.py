@@ -51,10 +51,11 @@ class Guard:
         factor = self.loss_factor * (EARLY if is_early else 1)
         if self.usual and factor and loss > factor * self.usual:
             return f"its loss {loss:.4g} is over {factor:g} times the usual {self.usual:.4f}"
-        if self.norm_factor and not is_early and norm > self.norm_factor * statistics.median(self.norms):
+        median = statistics.median(self.norms) if len(self.norms) >= LEAST else 0.0
+        if self.norm_factor and median and norm > self.norm_factor * median:
             return (
                 f"its gradient's norm {norm:.4g} is over {self.norm_factor:g} times the median "
-                f"{statistics.median(self.norms):.4g} of the last {len(self.norms)}"
+                f"{median:.4g} of the last {len(self.norms)}"
             )
         return ""
 
@@ -91,6 +92,10 @@ class Guard:
         self.in_a_row = 0
         if self.returns > MOST_RETURNS:
             raise _given_up(f"it went back {self.returns} times and was never calm after it")
+
+    def forget(self) -> None:
+        """The run begins anew: what was usual is so no more."""
+        self.recent, self.norms, self.usual = [], [], 0.0
 
     def state(self) -> TrainState:
         """The state it began with, and what it remembers now."""

@@ -176,6 +176,7 @@ class Run:
         if step >= config.steps:
             if step > config.steps:
                 tell(self.ranks, f"{step} steps are done, more than --steps {config.steps}: nothing to train")
+            self._end_calmly()
             self.is_sound = True
             return step
         ready_s = time.monotonic()
@@ -198,6 +199,7 @@ class Run:
                 if step == config.steps:
                     break
                 ready_s = time.monotonic()
+        tracer.close()
         if self.drawn:
             tell(self.ranks, f"captions drawn: {realised(self.drawn)}")
         self.is_sound = True
@@ -237,8 +239,8 @@ class Run:
         # not amid refused steps: what a roll back takes must be from before them
         if (step % config.save_every == 0 and not self.guard.in_a_row) or step == config.steps:
             self.save(step, loader)
-        if step == config.steps and self.guard.in_a_row:
-            self._go_back(is_end=True)
+        if step == config.steps:
+            self._end_calmly()
         if config.validate_every and step % config.validate_every == 0 and step < config.steps:
             self.validate(step)
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
@@ -291,19 +293,22 @@ class Run:
                 "They are named above and in consumed*.jsonl. Run `rushes verify --deep`.",
             )
 
-    def _go_back(self, is_end: bool = False) -> None:
-        """After several skipped steps in a row, restore earlier weights. The data is not rewound.
-
-        Args:
-            is_end: the run ends amid skipped steps: its model is made of earlier weights, its last checkpoint
-                stays as it is.
-        """
+    def _go_back(self) -> None:
+        """After several skipped steps in a row, restore earlier weights. The data is not rewound."""
         self.saver.finish()
-        found = self.back.go(self.trained, self.guard, is_leaving=not is_end)
         tell(
             self.ranks,
-            f"weights and optimizer are {found}; " + ("the run ends" if is_end else "the data goes on"),
+            f"weights and optimizer are {self.back.go(self.trained, self.guard)}; the data goes on",
         )
+
+    def _end_calmly(self) -> None:
+        """A run that ends amid skipped steps makes its model of weights that are trusted, if there are any.
+
+        Its last checkpoint stays as it is, so that more steps go on as if it had not ended.
+        """
+        if self.guard.in_a_row:
+            self.saver.finish()
+            tell(self.ranks, f"the last steps were skipped; weights are {self.back.end(self.trained)}")
 
     def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, time: StepTime) -> None:
         """Log a step: what this process read, and the numbers of the step over all processes."""

@@ -68,7 +68,12 @@ class Tracer:
 
     def after(self, step: int) -> None:
         """A step has ended."""
-        if self._profiler is None or step + 1 < self.steps.stop:
+        if step + 1 >= self.steps.stop:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was traced, also where the run ends before the last step that was to be."""
+        if self._profiler is None:
             return
         profiler, self._profiler = self._profiler, None
         profiler.stop()

@@ -159,10 +159,14 @@ def _checksums(folder: Path, ranks: Ranks) -> dict[str, list[int]]:
 
 
 def _rotate(folder: Path, keep: int) -> None:
-    """Delete the oldest checkpoints beyond `keep`, but not the last one that a roll back would take."""
+    """Delete the oldest checkpoints beyond `keep`.
+
+    Neither the last one that a run may go back to, nor the next that may become one.
+    """
     found = list_checkpoints(folder)
-    trusted = [path for path in found if is_trusted(path)][-1:]
-    for path in (path for path in found[:-keep] if path not in trusted):
+    last = max((place for place, path in enumerate(found) if is_trusted(path)), default=-1)
+    spared = found[max(last, 0) : last + 2]
+    for path in (path for path in found[:-keep] if path not in spared):
         gone = path.with_name(f".{path.name}.gone")
         path.rename(gone)
         shutil.rmtree(gone)

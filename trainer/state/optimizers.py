@@ -53,12 +53,14 @@ def make_optimizers(model: nn.Module, config: FitConfig) -> list[torch.optim.Opt
         )
         if own
     ]
-    is_fused = others[0][1].device.type == "cuda"
-    adam = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=is_fused)
+    found: list[torch.optim.Optimizer] = []
+    if others:
+        is_fused = others[0][1].device.type == "cuda"
+        found = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=is_fused)]
     if not hidden:
-        return [adam]
+        return found
     matrices = [{"params": own, "parts": parts} for parts, own in sorted(hidden.items())]
-    return [Muon(matrices, lr=config.lr, weight_decay=config.weight_decay), adam]
+    return [Muon(matrices, lr=config.lr, weight_decay=config.weight_decay), *found]
 
 
 def lr_at(step: int, config: FitConfig) -> float:

@@ -1,11 +1,13 @@
 """Decoding in a process apart: the same pictures, and no harm from a decoder that is taken over or dies."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,13 @@ import os, socket, subprocess, threading
 from media.apart.confine import confine
 
 assert confine()
+import ctypes
+
+def call(*arguments):
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
 sees = []
 thread = threading.Thread(target=lambda: sees.append(open(__file__).read(10)))
 thread.start(), thread.join()
@@ -48,8 +57,23 @@ attempts = {
     "program": lambda: os.execv("/bin/true", ["true"]),
     "fork": os.fork,
     "kill": lambda: os.kill(os.getppid(), 0),
+    "kill a thread": lambda: call(234, os.getppid(), os.getppid(), 0),
+    "signal by descriptor": lambda: call(424, os.open(f"/proc/{os.getppid()}", os.O_RDONLY), 0, None, 0),
+    "limits of others": lambda: call(302, os.getppid(), 7, None, None),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 10),
+    "rights": lambda: call(452, -100, __file__.encode(), 0o777, 0),
+    "times": lambda: os.utime(__file__),
+    "truncate": lambda: os.ftruncate(2, 0),
+    "shared memory": lambda: call(29, 0, 4096, 0o1600),
 }
 print([name for name, what in attempts.items() if not refused(what)])
+call(234, os.getpid(), os.getpid(), 0)  # itself it may
+try:
+    import mmap
+    mmap.mmap(-1, 1 << 36)
+    print("shared")
+except OSError:
+    pass
 try:
     bytearray(1 << 40)
     print("memory")
@@ -149,6 +173,7 @@ def test_a_decoder_that_is_killed_from_outside_is_no_fault_of_the_file(film):
         list(pictures)
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are those of x86-64")
 def test_it_may_read_and_compute_and_nothing_else(tmp_path):
     script = tmp_path / "confined.py"
     script.write_text(CONFINED)
@@ -192,7 +217,7 @@ def test_what_is_not_local_comes_through_the_process_that_asks(films, tmp_path, 
 def test_it_cannot_ask_for_other_files(film, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("mine")
-    for request in ({"read": [0, 4]}, {"size": True}, {"read": "nonsense"}):
+    for request in ({"read": [0, 4]}, {"size": True}, {"read": "nonsense"}, {"read": [0, -1]}):
         decoder = process.Decoder()
         decoder.begin(film)
         with pytest.raises(MediaError, match="nonsense"):
@@ -235,3 +260,29 @@ def test_a_decoder_that_cannot_start_is_no_fault_of_the_file(film, monkeypatch):
     monkeypatch.setattr(process.sys, "executable", "/bin/false")
     with pytest.raises(OSError, match="cannot be started"):
         probe(film)
+
+
+def test_whatever_the_decoder_says_the_file_is_the_one_that_was_asked_about(film, monkeypatch):
+    said = {"probe": {**asdict(probe_here(film)), "path": "s3://private/secret.json"}}
+    monkeypatch.setattr(process.Decoder, "ask", lambda *own, **named: (said, np.empty(0, np.uint8)))
+    assert probe(film).path == film
+    monkeypatch.setattr(process.Decoder, "ask", lambda *own, **named: ({}, np.empty(0, np.uint8)))
+    with pytest.raises(MediaError, match="nonsense"):
+        probe(film)
+
+
+def test_more_than_a_block_of_a_far_file_is_not_handed_out(films, tmp_path):
+    with tarfile.open(tmp_path / "films.tar", "w") as tar:
+        tar.add(sorted(films.glob("*.mp4"))[0], "a.mp4")
+    for request in ([0, -1], [-1, 4], [0, 1 << 40]):
+        decoder = process.Decoder()
+        decoder.begin(f"{tmp_path}/films.tar#a.mp4")
+        with pytest.raises(MediaError, match="nonsense"):
+            decoder._hand({"read": request})
+
+
+def test_decoders_that_end_leave_no_descriptor(film):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(4):
+        process.Decoder().end()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

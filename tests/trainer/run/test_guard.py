@@ -5,14 +5,18 @@ import json
 import math
 
 import pytest
+import torch
 
 from manifests.errors import RushesError
 from trainer.config import ModelConfig
 from trainer.presets import preset
 from trainer.run import guard as guards
+from trainer.run import loop
 from trainer.run.fit import fit
+from trainer.run.going_back import GoingBack
 from trainer.run.guard import CALM_STEPS, LEAST, MOST_IN_A_ROW, MOST_RETURNS, Guard
-from trainer.state.checkpoint_files import TrainState, is_trusted, list_checkpoints
+from trainer.state.checkpoint_files import TrainState, appear, is_trusted, list_checkpoints, temporary_folder
+from trainer.state.parallel import Ranks
 
 
 def calm(guard, steps=LEAST, loss=1.0, norm=0.5):
@@ -75,6 +79,30 @@ def test_it_gives_up_where_going_back_does_not_help():
     guard.went_back()
 
 
+def test_a_run_of_before_that_remembers_no_gradients_goes_on():
+    guard = Guard(4.0, 20.0, TrainState(9, "", recent=[0.5] * 64))
+    assert not guard.refuses(0.5, 100.0), "nothing is known of gradients yet"
+    for _ in range(LEAST):
+        guard.refuses(0.5, 0.0)
+    assert not guard.refuses(0.5, 1.0), "gradients of zero are no measure"
+
+
+def test_what_may_become_trusted_is_not_rotated_away(tmp_path):
+    """A checkpoint every five steps, of which two are kept, and sixteen calm steps make one trusted."""
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    back = GoingBack(CALM, tmp_path, ranks, {})
+    for step in range(1, 200):
+        back.step(is_refused=False)
+        if step % 5 == 0:
+            temporary_folder(tmp_path, step).mkdir(parents=True)
+            appear(tmp_path, TrainState(step, ""), 2, ranks)
+            back.saved(step)
+    paths = list_checkpoints(tmp_path)
+    trusted = [int(path.name[5:]) for path in paths if is_trusted(path)]
+    assert len(paths) <= 4 and trusted and max(trusted) >= 170
+    assert len(back.calm) <= 4
+
+
 CALM = dataclasses.replace(
     preset("tiny"),
     model=ModelConfig(width=48, depth=2, num_heads=2),
@@ -125,3 +153,36 @@ def test_a_run_that_blows_up_at_once_begins_anew_and_ends_by_name(dataset, tmp_p
     assert "those of the beginning: no checkpoint is trusted" in capsys.readouterr().err
     fit(dataset, "default", dataclasses.replace(CALM, steps=20), tmp_path)
     assert max(losses(tmp_path)[-8:]) < 10
+
+
+def test_a_last_step_that_is_refused_does_not_cost_the_model(dataset, tmp_path, monkeypatch, capsys):
+    real, steps = loop.train_step, iter(range(100))
+
+    def spiking(model, packs, config, ranks, stop):
+        result, step = real(model, packs, config, ranks, stop), next(steps)
+        if step == 9 and result is not None:
+            result.loss *= 1000
+        return result
+
+    monkeypatch.setattr(loop, "train_step", spiking)
+    fit(dataset, "default", dataclasses.replace(CALM, steps=10), tmp_path)
+    assert "weights are as they are: no checkpoint is trusted" in capsys.readouterr().err
+    made = (tmp_path / "model" / "model.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert {**rows[-1], "step": 0} != {**rows[0], "step": 0}, "it is not the beginning again"
+    fit(dataset, "default", dataclasses.replace(CALM, steps=10), tmp_path)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == made
+
+
+def test_a_run_that_begins_anew_may_have_high_losses_again(dataset, tmp_path, monkeypatch):
+    real, steps = loop.train_step, iter(range(200))
+
+    def spiking(model, packs, config, ranks, stop):
+        result, step = real(model, packs, config, ranks, stop), next(steps)
+        if result is not None:
+            result.loss = 1e6 if 8 <= step < 10 else result.loss if step >= 10 else 0.01
+        return result
+
+    monkeypatch.setattr(loop, "train_step", spiking)
+    fit(dataset, "default", dataclasses.replace(CALM, steps=30, save_every=100), tmp_path)
+    assert losses(tmp_path)[-1] > 0.1

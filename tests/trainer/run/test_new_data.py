@@ -8,6 +8,7 @@ import pytest
 from manifests.errors import UsageError
 from manifests.views import View
 from trainer.config import ModelConfig
+from trainer.data.held_out import source_of
 from trainer.presets import preset
 from trainer.run.fit import fit
 from trainer.state.checkpoint_files import list_checkpoints, read_state
@@ -48,6 +49,8 @@ def test_a_grown_dataset_is_said_and_taken_up_on_purpose(copy, tmp_path, capsys)
     assert change["step"] == 6 and change["changes"]["data"][0] != change["changes"]["data"][1]
     after = json.loads((tmp_path / "model.json").read_text())
     assert (after["latent_mean"], after["latent_std"]) == (before["latent_mean"], before["latent_std"])
+    held = json.loads((tmp_path / "held-out.json").read_text())
+    assert held and not {source_of(name) for row in consumed for name, _ in row["samples"]} & set(held)
     mark = read_state(list_checkpoints(tmp_path / "checkpoints")[-1]).plan_mark
     fit(copy, "growing", dataclasses.replace(TEST, steps=14), tmp_path)  # from now on it is this run's data
     assert mark[1] >= epoch + 1 and len(rows(tmp_path, "consumed.jsonl")) == 14
