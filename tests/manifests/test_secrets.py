@@ -1,13 +1,14 @@
 """What addresses carry is used, and told to nobody."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from manifests.cli import output
 from manifests.cli.frame import main
 from manifests.layout import Dataset
-from manifests.store import storage
+from manifests.store import objects, storage
 from manifests.text import shown
 from manifests.writing.events import EventLog, read_events, run_config
 from pipeline.engine.runner import start_run
@@ -25,7 +26,8 @@ def clean(text):
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_messages_tables_and_json_on_the_terminal_hold_no_secret(address, capsys):
+def test_messages_tables_and_json_on_the_terminal_hold_no_secret(address, capsys, monkeypatch):
+    monkeypatch.setitem(objects.RETRIES, "retry_timeout", timedelta(seconds=1))
     output.say(f"reading {address} now")
     output.print_table("t", ["uri"], [[address]])
     output.print_json({"uri": address, "deep": [{"of": address}]})
