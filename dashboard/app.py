@@ -1,72 +1,69 @@
-"""The web app: one status page, its JSON twin, and posters straight out of the tars.
+"""The web app: one status page, its JSON twin, and previews straight out of the tars.
 
-Every route is a GET; nothing is ever written.
+Every route is a GET; nothing is ever written into the dataset.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
+from dashboard import media as previews
+from dashboard.index.index import BusyError, Index
+from dashboard.security import guard
 from dashboard.summary import summary
-from manifests import queries
-from manifests.errors import RushesError
-from manifests.layout import Column, Dataset
-from manifests.store.shards import Member, read_member
+from manifests.layout import Dataset
 
-TEMPLATES = Jinja2Templates(directory=str(Path(__file__).parent / "templates"))
+HERE = Path(__file__).parent
+TEMPLATES = Jinja2Templates(directory=str(HERE / "templates"))
 _NUM_CLIPS = 24
+_FIRST_CLIPS = (
+    "SELECT clip_id, width_px, height_px, num_frames, camera FROM clips "
+    "WHERE version = (SELECT max(version) FROM clips) ORDER BY shard, clip_id LIMIT ?"
+)
 
 
-def _previews(dataset: Dataset) -> Column | None:
-    found = [column for column in dataset.columns() if column.name == "preview"]
-    return found[-1] if found else None
-
-
-def make_app(uri: str) -> FastAPI:
+def make_app(uri: str, cache: Path | None = None) -> FastAPI:
     """An app over one dataset.
 
-    The dataset is read afresh for each request, so a running ingest shows as it goes.
-    """
-    app = FastAPI(title="rushes", docs_url=None, redoc_url=None)
-    dataset = Dataset(uri)
-    index: dict[str, tuple[str, Member]] = {}
+    What is committed is looked up anew, so a running ingest shows as it goes.
 
-    def member_of(name: str) -> tuple[str, Member] | None:
-        column = _previews(dataset)
-        if name not in index and column is not None:
-            for path, members in queries.members(dataset, column).values():
-                index.update(
-                    {
-                        member.name: (path, member)
-                        for member in members
-                        if member.field in {"poster.jpg", "proxy.webm"}
-                    }
-                )
-        return index.get(name)
+    Args:
+        cache: folder of the index.
+    """
+    dataset = Dataset(uri)
+    index = Index(dataset, cache)
+
+    @asynccontextmanager
+    async def closing(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        index.close()
+
+    app = FastAPI(title="rushes", docs_url=None, redoc_url=None, openapi_url=None, lifespan=closing)
+    guard(app)
+    app.mount("/static", StaticFiles(directory=HERE / "static"))
+
+    @app.exception_handler(BusyError)
+    def busy(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("too many questions at once; try again", 503, {"Retry-After": "1"})
 
     @app.get("/", response_class=HTMLResponse)
     def page(request: Request) -> Response:
-        column = _previews(dataset)
-        clips = queries.table(dataset, "clips", column).slice(0, _NUM_CLIPS).to_pylist() if column else []
-        return TEMPLATES.TemplateResponse(request, "status.html", {**summary(dataset), "clips": clips})
+        found = {**summary(dataset), "clips": index.rows(_FIRST_CLIPS, [_NUM_CLIPS])}
+        return TEMPLATES.TemplateResponse(request, "status.html", found | {"building": index.progress})
 
     @app.get("/status.json")
     def status() -> dict:
         return summary(dataset)
 
     @app.get("/media/{name}")
-    def media(name: str) -> Response:
-        found = member_of(name)  # a name in the index, never a path
-        if found is None:
-            raise HTTPException(404, "no such preview")
-        try:
-            data = read_member(dataset.filesystem, *found)
-        except RushesError as error:
-            raise HTTPException(500, str(error)) from error
-        return Response(data, media_type="image/jpeg" if name.endswith(".jpg") else "video/webm")
+    def media(request: Request, name: str) -> Response:
+        return previews.answer(index, name, request.headers.get("range"))
 
     return app

@@ -64,7 +64,7 @@ def _unreadable(path: str, error: Exception) -> IntegrityError:
     )
 
 
-def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
+def read_parts(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
     """The rows of a table's parts, in the order of the paths.
 
     Raises:
@@ -84,7 +84,7 @@ def _read(dataset: Dataset, name: str, paths: list[str]) -> pa.Table:
 def plan(dataset: Dataset, generation: int | None = None) -> pa.Table:
     """Segment rows of one generation, or of all."""
     numbers = dataset.generations() if generation is None else [generation]
-    return _read(dataset, "segments", [dataset.plan_path(number) for number in numbers])
+    return read_parts(dataset, "segments", [dataset.plan_path(number) for number in numbers])
 
 
 def plan_parts(dataset: Dataset, name: str) -> list[str]:
@@ -126,12 +126,21 @@ def table(dataset: Dataset, name: str, column: Column | None = None) -> pa.Table
     if column is None and name in _PLAN_TABLES:
         paths += plan_parts(dataset, name)
     for version in [column] if column else dataset.columns():
-        committed = set(dataset.committed_shards(version))
         parts = dataset.parts_in(dataset.path("tables", name, str(version)))
-        for shard, found in parts.items():
-            if shard in committed:
-                paths.append(found[0] if len(found) == 1 else _committed_path(dataset, name, version, shard))
-    return _read(dataset, name, paths)
+        paths += committed_paths(dataset, name, version, dataset.committed_shards(version), parts)
+    return read_parts(dataset, name, paths)
+
+
+def committed_paths(
+    dataset: Dataset, name: str, column: Column, shards: list[int], parts: dict[int, list[str]]
+) -> list[str]:
+    """Where the parts of committed shards lie, in the order of `parts` (`Dataset.parts_in`)."""
+    committed = set(shards)
+    return [
+        found[0] if len(found) == 1 else _committed_path(dataset, name, column, shard)
+        for shard, found in parts.items()
+        if shard in committed
+    ]
 
 
 def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
@@ -141,7 +150,7 @@ def by_column(dataset: Dataset, name: str) -> dict[str, pa.Table]:
     """
     found = {str(column): table(dataset, name, column) for column in dataset.columns()}
     if name in _PLAN_TABLES:
-        found = {"plan": _read(dataset, name, plan_parts(dataset, name))} | found
+        found = {"plan": read_parts(dataset, name, plan_parts(dataset, name))} | found
     return {column: rows for column, rows in found.items() if rows.num_rows}
 
 
@@ -172,7 +181,7 @@ def _restrict(dataset: Dataset, name: str, columns: dict[str, Column]) -> pa.Tab
         return plan(dataset)
     parts = [table(dataset, name, column) for column in columns.values()]
     if name in _PLAN_TABLES:
-        parts.append(_read(dataset, name, plan_parts(dataset, name)))
+        parts.append(read_parts(dataset, name, plan_parts(dataset, name)))
     return pa.concat_tables(parts)
 
 

@@ -6,8 +6,8 @@ from manifests import cli, queries
 
 
 @pytest.fixture(scope="module")
-def client(dataset):
-    return TestClient(make_app(dataset.uri))
+def client(dataset, tmp_path_factory):
+    return TestClient(make_app(dataset.uri, tmp_path_factory.mktemp("index")), "http://127.0.0.1")
 
 
 def test_the_page_shows_the_funnel_and_its_json_twin_says_the_same(client, dataset):
@@ -23,7 +23,7 @@ def test_the_page_shows_the_funnel_and_its_json_twin_says_the_same(client, datas
     for row in status["funnel"]:
         assert row["column"] in page
         assert row["in"] == row["kept"] + row["dropped"] + row["failed"]
-    assert "http://" not in page.replace("http://testserver", "")
+    assert "http://" not in page.replace("http://127.0.0.1", "")
     assert "<script" not in page
 
 
@@ -48,3 +48,35 @@ def test_nothing_can_be_written(client):
 
 def test_only_loopback_is_bound(dataset):
     assert cli.main(arguments=["dashboard", dataset.uri, "--host", "0.0.0.0"]) == cli.USAGE
+
+
+def test_a_range_is_those_bytes_of_the_video(client, dataset):
+    clip = next(clip for clip in queries.table(dataset, "clips").to_pylist() if clip["num_frames"] > 1)
+    url = f"/media/{clip['clip_id']}.proxy.webm"
+    whole = client.get(url).content
+    for asked, expected in (
+        ("bytes=0-", whole),
+        ("bytes=10-19", whole[10:20]),
+        (f"bytes={len(whole) * 4 // 5}-", whole[len(whole) * 4 // 5 :]),
+        ("bytes=-7", whole[-7:]),
+        (f"bytes=5-{len(whole) * 2}", whole[5:]),
+    ):
+        response = client.get(url, headers={"range": asked})
+        assert (response.status_code, response.content) == (206, expected), asked
+        assert response.headers["content-range"].endswith(f"/{len(whole)}")
+    assert client.get(url, headers={"range": f"bytes={len(whole)}-"}).status_code == 416
+    assert client.get(url, headers={"range": "pages=1-2"}).content == whole
+
+
+@pytest.mark.parametrize("host", ["evil.com", "evil.com:8000", "127.0.0.1.evil.com", "", "10.0.0.1"])
+def test_another_host_is_not_answered(client, host):
+    for path in ("/", "/status.json", "/static/style.css"):
+        assert client.get(path, headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000"])
+def test_loopback_is_answered_with_a_policy_that_the_page_keeps(client, host):
+    response = client.get("/", headers={"host": host})
+    assert response.status_code == 200
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "<style" not in response.text and "style=" not in response.text

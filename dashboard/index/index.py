@@ -1,0 +1,218 @@
+"""An index that follows its dataset: a file built by a child, and in memory what came since."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dashboard.index import tables
+from dashboard.index.commits import Commit, committed
+from manifests.layout import Dataset
+from manifests.store import storage
+
+FEW_COMMITS, FEW_SHARE = 256, 0.05
+"""So many commits, or such a share of what is indexed, are taken into memory; more are built."""
+MOST_QUERIES = 4
+_LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
+
+
+class BusyError(Exception):
+    """More is asked at once than is answered."""
+
+
+class Index:
+    """Answers SQL over a dataset's tables.
+
+    Args:
+        folder: for its file; `$XDG_CACHE_HOME/rushes/<hash of the address>` where it is not given. Never the
+            dataset.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path | None = None) -> None:
+        self.dataset = dataset
+        self.folder = folder or _folder_for(dataset.uri)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "index.duckdb"
+        self._every_s = _LOCAL_EVERY_S if storage.is_local(dataset.filesystem) else _REMOTE_EVERY_S
+        self._slots = threading.Semaphore(MOST_QUERIES)
+        self._lock = threading.RLock()
+        self._looked_at_s = -1e9
+        self._builder: subprocess.Popen | None = None
+        self.progress: tuple[int, int] | None = None
+        """Commits that are in and all, while the file is built."""
+        self.num_listings = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Begin with what the file holds."""
+        self._root = duckdb.connect(":memory:")
+        self._root.execute("SET threads = 2")
+        self._root.execute("SET memory_limit = '400MB'")
+        self._root.execute("SET preserve_insertion_order = false")
+        tables.create(self._root)
+        self._has_base = self.path.exists()
+        if self._has_base:
+            try:
+                self._root.execute(f"ATTACH '{_quoted(self.path)}' AS base (READ_ONLY)")
+                self._base = self._commits("base.commits")
+            except duckdb.Error:  # of another version of DuckDB or of ours: it is disposable
+                self.path.unlink(missing_ok=True)
+                self._has_base = False
+        if not self._has_base:
+            self._base = set()
+        self._delta: set[Commit] = set()
+        self._gone: set[Commit] = set()
+        self._root.execute("CREATE SCHEMA IF NOT EXISTS now")
+        self._root.execute("CREATE TABLE gone (version VARCHAR, number INTEGER)")
+        self._make_views()
+        self._root.execute("SET enable_external_access = false")
+        self._root.execute("SET lock_configuration = true")
+
+    def _commits(self, name: str) -> set[Commit]:
+        return {
+            Commit(*row)
+            for row in self._root.execute(f"SELECT version, number, stamp FROM {name}").fetchall()
+        }
+
+    def _make_views(self) -> None:
+        for name in tables.NAMES:
+            names = ", ".join(f'"{field}"' for field, _ in tables.fields(name))
+            text = f"SELECT {names} FROM memory.main.{name}"
+            if self._has_base:
+                text = f"SELECT {names} FROM base.{name}{self._masked(name)} UNION ALL {text}"
+            self._root.execute(f"CREATE OR REPLACE VIEW now.{name} AS {text}")
+
+    def _masked(self, name: str) -> str:
+        if not self._gone:
+            return ""
+        if name == "segments":
+            return " WHERE ('plan', generation) NOT IN (SELECT (version, number) FROM memory.main.gone)"
+        number = next(key for key in ("number", "commit", "shard") if key in dict(tables.fields(name)))
+        return f' WHERE (version, "{number}") NOT IN (SELECT (version, number) FROM memory.main.gone)'
+
+    def refresh(self) -> None:
+        """Take in what has been committed since, or taken back; where that is much, have it built."""
+        with self._lock:
+            if time.monotonic() - self._looked_at_s < self._every_s:
+                return
+            self._collect_builder()
+            self.num_listings += 2
+            found = committed(self.dataset)
+            self._looked_at_s = time.monotonic()
+            added = found - self._base - self._delta | (found & self._gone)
+            gone_delta, gone_base = self._delta - found, self._base - found - self._gone
+            changes = len(added) + len(gone_delta) + len(gone_base) + len(self._delta) + len(self._gone)
+            if changes > max(FEW_COMMITS, FEW_SHARE * len(self._base)):
+                self._start_builder()
+                if not self._has_base:
+                    return
+                added = set()  # the file will have them
+            back = found & self._gone
+            if gone_base or back:
+                self._gone = (self._gone | gone_base) - back
+                self._root.execute("DELETE FROM gone")
+                for commit in self._gone:
+                    self._root.execute("INSERT INTO gone VALUES (?, ?)", [commit.version, commit.number])
+                self._make_views()
+            tables.remove(self._root, gone_delta)
+            added -= back
+            tables.add(self._root, self.dataset, added)
+            self._delta = (self._delta - gone_delta) | added
+
+    def _start_builder(self) -> None:
+        if self._builder is not None:
+            return
+        self.progress = (0, 1)
+        self._builder = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dashboard.index.build", self.dataset.uri, str(self.path)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+            text=True,
+        )
+        threading.Thread(target=self._read_progress, args=(self._builder,), daemon=True).start()
+
+    def _read_progress(self, builder: subprocess.Popen) -> None:
+        assert builder.stdout is not None
+        for line in builder.stdout:
+            done, total = line.split()
+            self.progress = (int(done), int(total))
+        builder.wait()
+
+    def _collect_builder(self) -> None:
+        """Go over to a new file when it is there."""
+        if self._builder is None or self._builder.poll() is None:
+            return
+        is_built, self._builder, self.progress = self._builder.returncode == 0, None, None
+        if is_built:
+            self._open()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the builder, if one runs; whether the index is whole."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._looked_at_s = -1e9
+            self.refresh()
+            if self._builder is None:
+                return True
+            time.sleep(0.05)
+        return False
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one query.
+
+        Raises:
+            BusyError: others are using all there are.
+        """
+        self.refresh()
+        if not self._slots.acquire(timeout=5):
+            raise BusyError
+        try:
+            with self._lock:
+                cursor = self._root.cursor()
+                cursor.execute("USE memory.now")
+            with cursor:
+                yield cursor
+        finally:
+            self._slots.release()
+
+    def rows(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a query, by name."""
+        with self.cursor() as cursor:
+            found = cursor.execute(query, values or None)
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def value(self, query: str, values: Sequence[Any] = ()) -> Any:
+        """The one value of a query; None where it has no rows."""
+        found = self.rows(query, values)
+        return next(iter(found[0].values())) if found else None
+
+    def close(self) -> None:
+        if self._builder is not None:
+            self._builder.kill()
+            self._builder.wait()
+        self._root.close()
+
+
+def _folder_for(uri: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "rushes" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _import_path() -> list[str]:
+    return [str(Path(__file__).resolve().parents[2]), *sys.path]

@@ -1,0 +1,89 @@
+"""Pictures and videos straight out of the tars, by clip and field that the index knows, never by a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fastapi import HTTPException
+from fastapi.responses import Response, StreamingResponse
+
+from dashboard.index.index import Index
+from manifests.errors import RushesError
+from manifests.store import storage
+from manifests.store.shards import Member, read_member
+
+TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm"}
+_CHUNK_BYTES = 256 << 10
+_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+
+
+def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
+    """The tar and the member of the newest version that has them."""
+    rows = index.rows(
+        "SELECT s.tar, m.* FROM members m JOIN shards s ON s.version = m.version AND s.shard = m.shard "
+        "WHERE m.clip_id = ? AND m.field = ? AND s.tar IS NOT NULL ORDER BY m.version DESC LIMIT 1",
+        [clip_id, field],
+    )
+    if not rows:
+        return None
+    row = rows[0]
+    member = Member(f"{clip_id}.{field}", row["offset"], row["size_bytes"], row["crc32"])
+    return index.dataset.path(*row["tar"].split("/")), member
+
+
+def answer(index: Index, name: str, asked: str | None) -> Response:
+    """A whole member, its crc32 checked, or the range of it that a player seeks to.
+
+    Args:
+        name: `<clip id>.<field>`.
+        asked: the Range header.
+    """
+    clip_id, _, field = name.partition(".")
+    found = find(index, clip_id, field) if field in TYPES else None
+    if found is None:
+        raise HTTPException(404, "no such preview")
+    path, member = found
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{member.crc32:08x}"',
+        "Cache-Control": "private, no-cache",
+    }
+    span = span_of(asked, member.size_bytes)
+    try:
+        if span is None:
+            data = read_member(index.dataset.filesystem, path, member)
+            return Response(data, media_type=TYPES[field], headers=headers)
+        if span[0] >= span[1]:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{member.size_bytes}"})
+        headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{member.size_bytes}"
+        headers["Content-Length"] = str(span[1] - span[0])
+        parts = _parts(index, path, member, *span)
+        return StreamingResponse(parts, 206, media_type=TYPES[field], headers=headers)
+    except RushesError as error:
+        raise HTTPException(500, str(error)) from error
+    except OSError as error:
+        raise HTTPException(404, f"its tar cannot be read ({error.strerror or error})") from error
+
+
+def span_of(asked: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and the one after the last that a Range header asks for.
+
+    None where it asks for all, or for what need not be understood; an empty span where it asks for none
+    that there are.
+    """
+    match = _RANGE.match((asked or "").replace(" ", ""))
+    if match is None or match[1] == match[2] == "":
+        return None
+    if match[1] == "":
+        return max(0, size - int(match[2])), size
+    begin, end = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
+    if begin < size and end <= begin:
+        return None
+    return begin, end
+
+
+def _parts(index: Index, path: str, member: Member, begin: int, end: int) -> Iterator[bytes]:
+    for at in range(begin, end, _CHUNK_BYTES):
+        size = min(_CHUNK_BYTES, end - at)
+        yield storage.read_range(index.dataset.filesystem, path, member.offset + at, size)

@@ -1,0 +1,91 @@
+"""The index: it says what the tables say, follows what is committed, and leaves the dataset be."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from dashboard.index import tables
+from dashboard.index.build import build
+from dashboard.index.index import Index
+from manifests import queries
+
+
+def _opened(dataset, folder: Path) -> Index:
+    index = Index(dataset, folder)
+    index._every_s = 0.0
+    return index
+
+
+def _digest(folder: str) -> str:
+    found = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*")):
+        found.update(str(path).encode())
+        if path.is_file():
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_it_has_the_rows_of_the_tables_in_memory_or_in_its_file(dataset, tmp_path, is_built):
+    before = _digest(dataset.uri)
+    if is_built:
+        build(dataset, tmp_path / "index.duckdb")
+    index = _opened(dataset, tmp_path)
+    for name in ("clips", "captions", "latents", "duplicates", "drops", "failures", "sources", "shards"):
+        assert index.value(f"SELECT count(*) FROM {name}") == queries.table(dataset, name).num_rows, name
+    members = sum(len(row["members"]) for row in queries.table(dataset, "shards").to_pylist())
+    assert index.value("SELECT count(*) FROM members") == members
+    assert index.value("SELECT count(*) FROM unreadable") == 0
+    assert bool(index._delta) is not is_built
+    index.close()
+    assert _digest(dataset.uri) == before
+
+
+@pytest.mark.parametrize("is_built", [False, True])
+def test_a_commit_that_is_taken_back_and_made_again_is_followed(copy, tmp_path, is_built):
+    folder = tmp_path / "index"
+    folder.mkdir()
+    if is_built:
+        build(copy, folder / "index.duckdb")
+    index = _opened(copy, folder)
+    count = "SELECT count(*) FROM captions"
+    everything = index.value(count)
+    column = next(column for column in copy.columns() if column.name == "caption")
+    record = Path(copy.record_path(column, 0))
+    data = record.read_bytes()
+    record.unlink()
+    fewer = index.value(count)
+    assert 0 < fewer < everything
+    assert index.value("SELECT count(*) FROM shards WHERE version = ? AND shard = 0", [str(column)]) == 0
+    record.write_bytes(data)
+    assert index.value(count) == everything
+    index.close()
+
+
+def test_a_damaged_part_is_named_and_the_rest_is_there(copy, tmp_path):
+    column = next(column for column in copy.columns() if column.name == "caption")
+    path = Path(copy.parts_in(copy.path("tables", "captions", str(column)))[0][0])
+    path.write_bytes(b"no parquet")
+    index = _opened(copy, tmp_path / "index")
+    assert path.name in index.value("SELECT problem FROM unreadable")
+    assert index.value("SELECT count(*) FROM captions WHERE shard <> 0") > 0
+    index.close()
+
+
+def test_many_commits_are_built_into_a_file_by_a_child(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("dashboard.index.index.FEW_COMMITS", 1)
+    index = _opened(dataset, tmp_path)
+    assert index.wait(60)
+    assert index.path.exists()
+    assert index.value("SELECT count(*) FROM clips") == queries.table(dataset, "clips").num_rows
+    assert set(tables.NAMES) <= {row["name"] for row in index.rows("SHOW TABLES")}
+    index.close()
+
+
+def test_queries_reach_no_file_and_no_setting(dataset, tmp_path):
+    index = _opened(dataset, tmp_path)
+    for query in ("SELECT * FROM read_text('/etc/passwd')", "SET enable_external_access = true"):
+        with pytest.raises(Exception, match=r"disabled|locked"):
+            index.rows(query)
+    index.close()
