@@ -5,6 +5,7 @@ Every route is a GET; nothing is ever written into the dataset.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from manifests.layout import Dataset
 
 HERE = Path(__file__).parent
 TEMPLATES = Jinja2Templates(directory=str(HERE / "templates"))
+TEMPLATES.env.filters["local_time"] = lambda seconds: time.strftime(
+    "%Y-%m-%d %H:%M:%S", time.localtime(seconds)
+)
 _NUM_CLIPS = 24
 _FIRST_CLIPS = (
     "SELECT clip_id, width_px, height_px, num_frames, camera FROM clips "

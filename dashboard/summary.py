@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from statistics import median
 from typing import Any
 
 from manifests import queries
 from manifests.layout import Dataset
-from manifests.writing.events import read_events, run_ids
+from manifests.writing.events import read_events, run_ids, told
+
+_PATIENCE_S = 60.0
+_FIRST_PATIENCE_S = 600.0
+"""Before a job is done: models are being loaded."""
 
 
 def funnel(dataset: Dataset) -> list[dict[str, Any]]:
@@ -59,6 +64,12 @@ def reasons(dataset: Dataset) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda entry: -entry["count"])
 
 
+def patience_s(events: list[dict[str, Any]]) -> float:
+    """How long a run may be silent before it is taken for dead: three median jobs, a minute at least."""
+    jobs = [float(event["value"].get("seconds", 0.0)) for event in events if event["event"] == "committed"]
+    return max(_PATIENCE_S, 3 * median(jobs)) if jobs else _FIRST_PATIENCE_S
+
+
 def progress(dataset: Dataset) -> dict[str, Any]:
     """The last run: how far it is, and how long it may still take at the pace so far."""
     runs = run_ids(dataset)
@@ -69,8 +80,10 @@ def progress(dataset: Dataset) -> dict[str, Any]:
     done = sum(event["event"] == "committed" for event in events)
     total = started[-1]["value"].get("num_jobs", 0) if started else 0
     is_over = any(event["event"] == "run_ended" for event in events)
-    left_s = None
-    if started and done and not is_over:
+    left_s, silent_since_s = None, None
+    if events and not is_over and time.time() - events[-1]["time_s"] > patience_s(events):
+        silent_since_s = events[-1]["time_s"]
+    elif started and done and not is_over:
         left_s = (events[-1]["time_s"] - started[-1]["time_s"]) / done * (total - done)
     return {
         "run": runs[-1],
@@ -78,8 +91,9 @@ def progress(dataset: Dataset) -> dict[str, Any]:
         "total": total,
         "is_over": is_over,
         "left_s": left_s,
+        "silent_since_s": silent_since_s,
         "now_s": time.time(),
-        "events": events[-12:],
+        "events": told(events)[-12:],
     }
 
 

@@ -21,7 +21,7 @@ from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing import lease
-from manifests.writing.events import read_events, run_ids
+from manifests.writing.events import read_events, run_ids, told
 
 Folder = Annotated[str, tyro.conf.Positional]
 
@@ -267,7 +267,7 @@ class Status:
             column: len(dataset.committed_shards(column)) for column in dataset.columns()
         }
         runs = run_ids(dataset)
-        all_events = read_events(dataset, runs[-1]) if runs else []
+        all_events = told(read_events(dataset, runs[-1])) if runs else []
         events = all_events[max(0, len(all_events) - self.events) :]
         holder, _ = lease.read(dataset)
         writer = holder.name if holder and not holder.is_gone(time.time()) else ""

@@ -18,6 +18,8 @@ from manifests.store.json_files import RESTORE, parse_lines, read_object
 from manifests.text import shown_json
 
 _REWRITE_EVERY_S = 10.0
+HEARTBEAT = "heartbeat"
+"""The driver of a run lives, and how much is done; nothing else has happened."""
 
 
 class EventLog:
@@ -73,6 +75,11 @@ def read_events(dataset: Dataset, run_id: str) -> list[dict]:
     if not storage.exists(dataset.filesystem, path):
         return []
     return parse_lines(storage.read_bytes(dataset.filesystem, path), path, "Delete the line.")
+
+
+def told(events: list[dict]) -> list[dict]:
+    """Events that tell of something: without heartbeats."""
+    return [event for event in events if event["event"] != HEARTBEAT]
 
 
 def run_ids(dataset: Dataset) -> list[str]:

@@ -26,7 +26,7 @@ from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.text import shown_json
 from manifests.writing.commit import Account
-from manifests.writing.events import EventLog
+from manifests.writing.events import HEARTBEAT, EventLog
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
 from pipeline.stages.journal import Node
@@ -37,6 +37,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MAX_SETUPS = 3
 """Deaths of one actor while it sets up, after which the run ends."""
 _POLL_S = 0.5
+_BEAT_EVERY_S = 10.0
 _PROGRESS_EVERY_S = 5.0
 
 
@@ -181,6 +182,7 @@ class Watcher(threading.Thread):
         self.hub, self.log, self.num_jobs = hub, log, num_jobs
         self.accounts: dict[str, Account] = {}
         self._done, self._begin, self._halt = 0, time.monotonic(), threading.Event()
+        self._beat_s = self._begin
 
     def collect(self) -> None:
         for event in ray.get(self.hub.drain.remote()):
@@ -201,6 +203,11 @@ class Watcher(threading.Thread):
             else:
                 place = "" if event["shard"] is None else f" shard {event['shard']}"
                 say(f"  {event['stage']}{place}: {event['event']}: {event['text']}")
+        if time.monotonic() - self._beat_s > _BEAT_EVERY_S:
+            self._beat_s = time.monotonic()
+            self.log.write(
+                HEARTBEAT, f"{self._done} of {self.num_jobs} done", done=self._done, jobs=self.num_jobs
+            )
         self.log.flush()
 
     def run(self) -> None:

@@ -1,3 +1,7 @@
+import json
+import time
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -80,3 +84,26 @@ def test_loopback_is_answered_with_a_policy_that_the_page_keeps(client, host):
     assert response.status_code == 200
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "<style" not in response.text and "style=" not in response.text
+
+
+def _run(dataset, last_s: float, is_over: bool = False) -> None:
+    folder = Path(dataset.uri) / "runs" / "99991231-000000-000000"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"config": {}}))
+    rows = [("run_started", {"num_jobs": 9}), *[("committed", {"seconds": 5.0})] * 3]
+    rows += [("run_ended", {})] if is_over else []
+    times = [last_s - 10 * number for number in reversed(range(len(rows)))]
+    lines = [
+        {"time_s": at, "event": event, "stage": "", "shard": None, "text": "", "value": value}
+        for at, (event, value) in zip(times, rows, strict=True)
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(("age_s", "is_over"), [(3, False), (1000, False), (1000, True)])
+def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over):
+    _run(copy, time.time() - age_s, is_over)
+    page = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1").get("/").text
+    is_dead = age_s > 60 and not is_over
+    assert ("s left" in page) is (age_s == 3)
+    assert ("no sign of life since" in page) is is_dead
