@@ -17,12 +17,14 @@ import duckdb
 
 from dashboard.index import tables
 from dashboard.index.commits import Commit, committed
+from manifests.cli import say
 from manifests.layout import Dataset
 from manifests.store import storage
 
 FEW_COMMITS, FEW_SHARE = 256, 0.05
 """So many commits, or such a share of what is indexed, are taken into memory; more are built."""
 MOST_QUERIES = 4
+_AGAIN_AFTER_S = 60.0
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
 
 
@@ -48,9 +50,9 @@ class Index:
         self._lock = threading.RLock()
         self._looked_at_s = -1e9
         self._builder: subprocess.Popen | None = None
+        self._build_after_s = 0.0
         self.progress: tuple[int, int] | None = None
         """Commits that are in and all, while the file is built."""
-        self.num_listings = 0
         self._open()
 
     def _open(self) -> None:
@@ -60,21 +62,24 @@ class Index:
         self._root.execute("SET memory_limit = '400MB'")
         self._root.execute("SET preserve_insertion_order = false")
         tables.create(self._root)
+        self._root.execute("CREATE SCHEMA now")
+        self._root.execute("CREATE TABLE gone (version VARCHAR, number INTEGER)")
+        self._base: set[Commit] = set()
+        self._delta: set[Commit] = set()
+        self._gone: set[Commit] = set()
         self._has_base = self.path.exists()
         if self._has_base:
             try:
                 self._root.execute(f"ATTACH '{_quoted(self.path)}' AS base (READ_ONLY)")
                 self._base = self._commits("base.commits")
-            except duckdb.Error:  # of another version of DuckDB or of ours: it is disposable
+                self._make_views()
+            except duckdb.Error:  # damaged, or of another version of DuckDB or of ours: it is disposable
+                self._root.close()
                 self.path.unlink(missing_ok=True)
-                self._has_base = False
-        if not self._has_base:
-            self._base = set()
-        self._delta: set[Commit] = set()
-        self._gone: set[Commit] = set()
-        self._root.execute("CREATE SCHEMA IF NOT EXISTS now")
-        self._root.execute("CREATE TABLE gone (version VARCHAR, number INTEGER)")
-        self._make_views()
+                self._open()
+                return
+        else:
+            self._make_views()
         self._root.execute("SET enable_external_access = false")
         self._root.execute("SET lock_configuration = true")
 
@@ -106,7 +111,6 @@ class Index:
             if time.monotonic() - self._looked_at_s < self._every_s:
                 return
             self._collect_builder()
-            self.num_listings += 2
             found = committed(self.dataset)
             self._looked_at_s = time.monotonic()
             added = found - self._base - self._delta | (found & self._gone)
@@ -130,7 +134,7 @@ class Index:
             self._delta = (self._delta - gone_delta) | added
 
     def _start_builder(self) -> None:
-        if self._builder is not None:
+        if self._builder is not None or time.monotonic() < self._build_after_s:
             return
         self.progress = (0, 1)
         self._builder = subprocess.Popen(
@@ -155,6 +159,9 @@ class Index:
         is_built, self._builder, self.progress = self._builder.returncode == 0, None, None
         if is_built:
             self._open()
+        else:  # it has said why
+            self._build_after_s = time.monotonic() + _AGAIN_AFTER_S
+            say(f"{self.path}: the index could not be built; trying again in {_AGAIN_AFTER_S:.0f} s")
 
     def wait(self, seconds: float) -> bool:
         """Wait for the builder, if one runs; whether the index is whole."""

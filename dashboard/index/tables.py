@@ -7,7 +7,6 @@ added up and a commit that is taken back can be deleted.
 from __future__ import annotations
 
 import functools
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 
 from dashboard.index.commits import PLAN, Commit
 from manifests import queries
-from manifests.errors import RushesError
+from manifests.errors import IntegrityError, RushesError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES
 
@@ -142,12 +141,7 @@ def _guarded(
 
 
 def _parts(dataset: Dataset, version: str) -> dict[str, dict[int, list[str]]]:
-    return {
-        name: dataset.parts_in(dataset.path("tables", name, version)) for name in (*_OF_COLUMNS, "shards")
-    }
-
-
-_PART_NUMBER = re.compile(r"(\d{4,})(?:-[0-9a-f]{8})?\.parquet$")
+    return {name: dataset.parts_in(dataset.path("tables", name, version)) for name in _OF_COLUMNS}
 
 
 def _add_shards(
@@ -160,6 +154,11 @@ def _add_shards(
     records = queries.read_parts(
         dataset, "shards", [dataset.record_path(column, number) for number in numbers]
     )
+    for record in records.select(["shard", "parts"]).to_pylist():
+        for part in record["parts"]:
+            if part["table"] in parts and record["shard"] not in parts[part["table"]]:
+                path = dataset.part_path(part["table"], column, record["shard"], part["sha256"])
+                raise IntegrityError(path, "is missing", "`rushes verify --deep` lists all damage.")
     found = {}
     for name in _OF_COLUMNS:
         paths = queries.committed_paths(dataset, name, column, numbers, parts[name])

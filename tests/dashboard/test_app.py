@@ -107,3 +107,19 @@ def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over)
     is_dead = age_s > 60 and not is_over
     assert ("s left" in page) is (age_s == 3)
     assert ("no sign of life since" in page) is is_dead
+
+
+def test_a_flipped_byte_and_a_missing_tar_are_no_video(copy, tmp_path):
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    column = next(column for column in copy.columns() if column.name == "preview")
+    path, members = next(iter(queries.members(copy, column).values()))
+    member = next(member for member in members if member.field == "proxy.webm")
+    with open(path, "r+b") as file:
+        file.seek(member.offset + member.size_bytes - 9)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    answer = client.get(f"/media/{member.name}", headers={"range": "bytes=0-99"})
+    assert answer.status_code == 500 and "crc32" in answer.text
+    Path(path).unlink()
+    assert client.get(f"/media/{member.name}", headers={"range": "bytes=0-99"}).status_code == 404

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from dashboard.index import tables
@@ -88,4 +89,41 @@ def test_queries_reach_no_file_and_no_setting(dataset, tmp_path):
     for query in ("SELECT * FROM read_text('/etc/passwd')", "SET enable_external_access = true"):
         with pytest.raises(Exception, match=r"disabled|locked"):
             index.rows(query)
+    index.close()
+
+
+@pytest.mark.parametrize("spoil", ["bytes", "older"])
+def test_a_file_that_does_not_fit_is_thrown_away(dataset, tmp_path, spoil):
+    path = tmp_path / "index.duckdb"
+    if spoil == "bytes":
+        path.write_bytes(b"no database" * 1000)
+    else:
+        build(dataset, path)
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("ALTER TABLE clips DROP COLUMN seconds")
+    index = _opened(dataset, tmp_path)
+    assert not path.exists()
+    assert index.value("SELECT count(seconds) FROM clips") == queries.table(dataset, "clips").num_rows
+    index.close()
+
+
+def test_a_part_that_is_missing_is_named(copy, tmp_path):
+    column = next(column for column in copy.columns() if column.name == "caption")
+    path = Path(copy.parts_in(copy.path("tables", "captions", str(column)))[0][0])
+    path.unlink()
+    index = _opened(copy, tmp_path / "index")
+    assert path.name in index.value("SELECT problem FROM unreadable")
+    index.close()
+
+
+def test_a_builder_that_fails_is_told_and_not_started_again_at_once(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dashboard.index.index.FEW_COMMITS", 1)
+    index = _opened(dataset, tmp_path)
+    index.refresh()
+    index._builder.kill()
+    index._builder.wait()
+    index.refresh()
+    index.refresh()
+    assert index._builder is None
+    assert capsys.readouterr().err.count("could not be built") == 1
     index.close()
