@@ -16,6 +16,7 @@ from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.json_files import RESTORE, parse_lines, read_object
 from manifests.text import shown_json
+from manifests.writing.pace import Meter
 
 _REWRITE_EVERY_S = 10.0
 HEARTBEAT = "heartbeat"
@@ -28,6 +29,7 @@ class EventLog:
     def __init__(self, dataset: Dataset, run_id: str) -> None:
         self.dataset, self.run_id = dataset, run_id
         self.path = dataset.path("runs", run_id, "events.jsonl")
+        self.meter = Meter()
         self._lines: list[str] = []
         self._written_at_s = 0.0
         self._is_local = storage.is_local(dataset.filesystem)
@@ -53,6 +55,7 @@ class EventLog:
             "value": value,
         }
         row = shown_json(row)
+        self.meter.add(row)
         line = json.dumps(row) + "\n"
         if self._is_local:
             with open(self.path, "a", encoding="utf-8") as file:

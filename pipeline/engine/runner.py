@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
+import socket
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -20,15 +20,17 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
+from manifests import queries
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.text import shown_json
 from manifests.writing.commit import Account
-from manifests.writing.events import HEARTBEAT, EventLog
+from manifests.writing.events import EventLog
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
+from pipeline.engine.watcher import Watcher
 from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
 
@@ -36,8 +38,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
 _MAX_SETUPS = 3
 """Deaths of one actor while it sets up, after which the run ends."""
-_POLL_S = 0.5
-_BEAT_EVERY_S = 10.0
 _PROGRESS_EVERY_S = 5.0
 
 
@@ -88,9 +88,12 @@ class EventHub:
 class StageActor:
     """Runs one stage, shard by shard, in one process."""
 
-    def __init__(self, stage: Stage, dataset_uri: str, run_id: str, hub: Any, folder: str) -> None:
+    def __init__(
+        self, stage: Stage, dataset_uri: str, run_id: str, hub: Any, folder: str, num_gpus: float
+    ) -> None:
         go_to(folder)  # for models that are named by a relative path
         self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
+        self.num_gpus = num_gpus
         self._set_up(ray.get_runtime_context())
 
     def _set_up(self, context: Any) -> None:
@@ -129,7 +132,8 @@ class StageActor:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
         if error:
             return batch
-        told_s = time.monotonic()
+        told_s, cpu_s = time.monotonic(), _cpu_s()
+        self._tell("job_started", f"on {socket.gethostname()}", shard, node=socket.gethostname())
 
         def progress(text: str) -> None:
             nonlocal told_s
@@ -161,8 +165,17 @@ class StageActor:
                 f"{account.num_kept} kept, {account.num_dropped} dropped, {account.num_failed} failed in "
                 f"{seconds:.1f} s"
             )
-            self._tell("committed", text, shard, seconds=seconds, **vars(account))
+            used = {"cpu_s": round(_cpu_s() - cpu_s, 3), "gpu_s": round(seconds * self.num_gpus, 3)}
+            self._tell("committed", text, shard, seconds=seconds, **used, **vars(account))
+        else:
+            self._tell("skipped", "it was there, or another writer was first", shard)
         return batch
+
+
+def _cpu_s() -> float:
+    """Seconds of processors that this process and the ones it waited for have used."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 @dataclass
@@ -172,55 +185,6 @@ class Outcome:
     accounts: dict[str, Account] = field(default_factory=dict)
     shard_errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-class Watcher(threading.Thread):
-    """Collects events from the hub, writes them to the run's log and prints them, until stopped."""
-
-    def __init__(self, hub: Any, log: EventLog, num_jobs: int) -> None:
-        super().__init__(daemon=True)
-        self.hub, self.log, self.num_jobs = hub, log, num_jobs
-        self.accounts: dict[str, Account] = {}
-        self._done, self._begin, self._halt = 0, time.monotonic(), threading.Event()
-        self._beat_s = self._begin
-
-    def collect(self) -> None:
-        for event in ray.get(self.hub.drain.remote()):
-            self.log.write(**event)
-            if event["event"] == "committed":
-                self._done += 1
-                account = Account(
-                    event["num_in"], event["num_kept"], event["num_dropped"], event["num_failed"]
-                )
-                self.accounts[event["stage"]] = (
-                    self.accounts.get(event["stage"], Account(0, 0, 0, 0)) + account
-                )
-                left_s = (time.monotonic() - self._begin) / self._done * (self.num_jobs - self._done)
-                say(
-                    f"[{self._done}/{self.num_jobs}] {event['stage']} shard {event['shard']}: "
-                    f"{event['text']}; about {left_s:.0f} s left"
-                )
-            else:
-                place = "" if event["shard"] is None else f" shard {event['shard']}"
-                say(f"  {event['stage']}{place}: {event['event']}: {event['text']}")
-        if time.monotonic() - self._beat_s > _BEAT_EVERY_S:
-            self._beat_s = time.monotonic()
-            self.log.write(
-                HEARTBEAT, f"{self._done} of {self.num_jobs} done", done=self._done, jobs=self.num_jobs
-            )
-        self.log.flush()
-
-    def run(self) -> None:
-        while not self._halt.wait(_POLL_S):
-            try:
-                self.collect()
-            except ray.exceptions.RayError:
-                return  # the hub or the cluster is gone; the driver's own call reports it
-
-    def stop(self) -> None:
-        self._halt.set()
-        self.join()
-        self.collect()
 
 
 def run_stages(
@@ -254,9 +218,21 @@ def run_stages(
         f"({', '.join(str(stage.column) for stage in stages)})"
     )
     log = EventLog(dataset, run_id)
-    log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs)
+    footage = footage_by_shard(dataset)
+    of_stages = {
+        stage.name: {
+            "jobs": len(left := [shard for shard, _ in pending if shard not in committed[stage.name]]),
+            "footage_s": round(sum(footage.get(shard, 0.0) for shard in left), 3),
+            "actors": max(1, actors[stage.name]),
+        }
+        for stage in stages
+    }
+    log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs, stages=of_stages)
     hub = EventHub.options(scheduling_strategy=beside_me()).remote()  # type: ignore[attr-defined]
-    watcher = Watcher(hub, log, num_jobs)
+    to_make = {
+        (stage.name, shard) for stage in stages for shard, _ in pending if shard not in committed[stage.name]
+    }
+    watcher = Watcher(hub, log, footage, to_make)
     watcher.start()
     rows = [
         {"shard": shard, "generation": generation, "error": "", "full": 0} for shard, generation in pending
@@ -266,7 +242,14 @@ def run_stages(
         flow = flow.map_batches(
             StageActor,
             batch_size=1,
-            fn_constructor_args=(stage, dataset.uri, run_id, hub, str(Path.cwd())),
+            fn_constructor_args=(
+                stage,
+                dataset.uri,
+                run_id,
+                hub,
+                str(Path.cwd()),
+                resources[stage.name].num_gpus,
+            ),
             compute=ActorPoolStrategy(
                 min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2
             ),
@@ -296,6 +279,15 @@ def run_stages(
     )
     log.flush()
     return outcome
+
+
+def footage_by_shard(dataset: Dataset) -> dict[int, float]:
+    """Seconds of footage that the plan gives each shard."""
+    rows = queries.plan(dataset).select(["shard", "start_s", "end_s"])
+    found: dict[int, float] = {}
+    for shard, start_s, end_s in zip(*(rows[name].to_pylist() for name in rows.schema.names), strict=True):
+        found[shard] = found.get(shard, 0.0) + max(0.0, (end_s or 0.0) - (start_s or 0.0))
+    return found
 
 
 def start_run(

@@ -72,14 +72,16 @@ def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch)
     monkeypatch.setattr(runner, "run_stage", lambda stage, *_, **__: stage.process())
     monkeypatch.setattr(runner.StageActor, "_set_up", lambda *_: None)
     monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: None)
-    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".")
+    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0)
     actor.node = None
     actor._tell = lambda event, *_, **__: told.append(event)
     batch = {"shard": [0], "generation": [0], "error": [""], "full": [0]}
-    assert actor(batch)["full"] == [28] and not told
+    assert actor(batch)["full"] == [28] and told == ["job_started"]
     monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
     broken = actor(batch)
-    assert broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told == ["shard_failed"]
+    assert (
+        broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told[2:] == ["shard_failed"]
+    )
 
 
 class Fragile(FullDisk):
