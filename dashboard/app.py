@@ -1,48 +1,53 @@
-"""The web app: one status page, its JSON twin, and previews straight out of the tars.
+"""The web app over one dataset: its pages, its media, and what is said where something is wrong.
 
-Every route is a GET; nothing is ever written into the dataset.
+Every route but `/check` is a GET; nothing is ever written into the dataset.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException
 
 from dashboard import media as previews
 from dashboard.index.index import BusyError, Index
-from dashboard.security import guard
-from dashboard.summary import summary
+from dashboard.pages import captions, clip, clips, drops, map, now, runs, shards, sql, train
+from dashboard.security import Access, guard
+from dashboard.site import Site
+from manifests.errors import RushesError
 from manifests.layout import Dataset
 
 HERE = Path(__file__).parent
-TEMPLATES = Jinja2Templates(directory=str(HERE / "templates"))
-TEMPLATES.env.filters["local_time"] = lambda seconds: time.strftime(
-    "%Y-%m-%d %H:%M:%S", time.localtime(seconds)
-)
-_NUM_CLIPS = 24
-_FIRST_CLIPS = (
-    "SELECT clip_id, width_px, height_px, num_frames, camera FROM clips "
-    "WHERE version = (SELECT max(version) FROM clips) ORDER BY shard, clip_id LIMIT ?"
-)
 
 
-def make_app(uri: str, cache: Path | None = None) -> FastAPI:
+def make_app(
+    uri: str,
+    cache: Path | None = None,
+    access: Access | None = None,
+    trainings: list[Path] | None = None,
+    prices: tuple[float, float] | None = None,
+    ray: str = "",
+    hide_paths: bool = False,
+) -> FastAPI:
     """An app over one dataset.
 
     What is committed is looked up anew, so a running ingest shows as it goes.
 
     Args:
         cache: folder of the index.
+        access: who is answered; loopback without a token where it is not given.
+        trainings: run folders besides those in the dataset.
+        prices: of an hour of a processor, and of a GPU.
+        ray: address of Ray's own dashboard, to link to.
     """
     dataset = Dataset(uri)
     index = Index(dataset, cache)
+    site = Site(dataset, index, trainings or [], prices, None, ray, hide_paths)
 
     @asynccontextmanager
     async def closing(_: FastAPI) -> AsyncIterator[None]:
@@ -50,24 +55,37 @@ def make_app(uri: str, cache: Path | None = None) -> FastAPI:
         index.close()
 
     app = FastAPI(title="rushes", docs_url=None, redoc_url=None, openapi_url=None, lifespan=closing)
-    guard(app)
+    guard(app, access or Access())
     app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.state.site = site
+
+    def wrong(request: Request, code: int, text: str) -> Response:
+        if request.url.path.endswith((".json", ".csv", ".jpg")) or not _wants_page(request):
+            return JSONResponse({"error": text}, code)
+        answer = site.page(request, "wrong.html", {"code": code, "text": text}, site.scopes.named("newest"))
+        answer.status_code = code
+        return answer
 
     @app.exception_handler(BusyError)
     def busy(request: Request, error: Exception) -> Response:
         return PlainTextResponse("too many questions at once; try again", 503, {"Retry-After": "1"})
 
-    @app.get("/", response_class=HTMLResponse)
-    def page(request: Request) -> Response:
-        found = {**summary(dataset), "clips": index.rows(_FIRST_CLIPS, [_NUM_CLIPS])}
-        return TEMPLATES.TemplateResponse(request, "status.html", found | {"building": index.progress})
+    @app.exception_handler(RushesError)
+    def refused(request: Request, error: RushesError) -> Response:
+        return wrong(request, 400, str(error))
 
-    @app.get("/status.json")
-    def status() -> dict:
-        return summary(dataset)
+    @app.exception_handler(HTTPException)
+    def answered(request: Request, error: HTTPException) -> Response:
+        return wrong(request, error.status_code, str(error.detail))
 
     @app.get("/media/{name}")
     def media(request: Request, name: str) -> Response:
         return previews.answer(index, name, request.headers.get("range"))
 
+    for page in (now, shards, clips, clip, drops, captions, train, runs, sql, map):
+        page.add(app, site)
     return app
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

@@ -1,10 +1,13 @@
-"""The verb `dashboard`: watch a dataset in the browser, on loopback."""
+"""The verb `dashboard`: watch a dataset in the browser, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import socket
+import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
@@ -16,9 +19,12 @@ from manifests.errors import RushesError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a read-only status page over a dataset.
+    """Watch a dataset in the browser: shards, clips, captions, what was dropped, trainings. It reads only.
 
-    Example: rushes dashboard DATASET --port 8000
+    Examples:
+      rushes dashboard DATASET --open
+      rushes dashboard DATASET --run RUN --prices 0.04 2.5
+      rushes dashboard DATASET --host 0.0.0.0 --name watch.example.org
     """
 
     ranges: ClassVar[Ranges] = {"port": (0, 65535, True)}
@@ -28,40 +34,68 @@ class Serve:
     port: int = 8000
     """Port to listen on; 0 for any that is free."""
     host: str = "127.0.0.1"
-    """Address to bind to. The page has no log-in yet, so only loopback addresses are taken."""
+    """Address to bind to. Elsewhere than on loopback a token is asked for, which is printed once."""
+    name: tuple[str, ...] = ()
+    """Names by which it may be called, where it is not bound to loopback."""
+    open: bool = False
+    """Open the browser."""
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.arg(name="run")] = ()
+    """Run folders of trainings, besides those in DATASET/training."""
+    prices: tuple[float, float] | None = None
+    """What an hour of a processor and of a GPU costs."""
+    ray: str = ""
+    """Address of Ray's own dashboard, to link to."""
+    hide_paths: bool = False
+    """Show names of files alone, not where they lie."""
 
     def run(self) -> int:
         listener = listen(self.host, self.port)
         import uvicorn
 
         from dashboard.app import make_app
+        from dashboard.security import Access
 
+        address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
+        token = "" if address.is_loopback else secrets.token_urlsafe(32)
+        access = Access((*self.name, *_own_names(self.host, address.is_loopback)), token)
         with listener:
-            app = make_app(self.dataset)
+            app = make_app(
+                self.dataset,
+                access=access,
+                trainings=list(self.run_folders),
+                prices=self.prices,
+                ray=self.ray,
+                hide_paths=self.hide_paths,
+            )
             port = listener.getsockname()[1]
-            shown = f"[{self.host}]" if ":" in self.host else self.host
-            cli.say(f"dashboard: http://{shown}:{port}  (Ctrl-C ends it)")
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+            shown = self.name[0] if self.name else f"[{self.host}]" if ":" in self.host else self.host
+            url = f"http://{shown}:{port}"
+            cli.say(f"dashboard: {url}{f'/?token={token}' if token else ''}  (Ctrl-C ends it)")
+            if self.open:
+                webbrowser.open(f"{url}/?token={token}" if token else url)
+            settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+            uvicorn.Server(settings).run(sockets=[listener])
         return cli.DONE
 
 
+def _own_names(host: str, is_loopback: bool) -> tuple[str, ...]:
+    """What this machine is called, where others may call it."""
+    if is_loopback:
+        return ()
+    return tuple({host, socket.gethostname(), socket.getfqdn()} - {"0.0.0.0", "::"})
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on a loopback address.
+    """A socket that listens on an address.
 
     Raises:
-        UsageError: the address is none, or not of loopback; the port is no port.
+        UsageError: the address is none; the port is no port.
         RushesError: the port is taken, or may not be used.
     """
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError as error:
         raise UsageError(f"--host {host}", "is not an IP address", "Such as 127.0.0.1 or ::1.") from error
-    if not address.is_loopback:
-        raise UsageError(
-            f"--host {host}",
-            "would open a page without a log-in to the network",
-            "Use an SSH tunnel to loopback.",
-        )
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}", "is not a port", "Ports are from 0 to 65535.")
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET

@@ -11,7 +11,8 @@ from dashboard.index.index import Index
 from manifests.errors import RushesError
 from manifests.store.shards import Member, read_member
 
-TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm"}
+TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "image/png"}
+_FRAME = re.compile(r"^frame\d{3}\.jpg$")
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
 
@@ -37,7 +38,8 @@ def answer(index: Index, name: str, asked: str | None) -> Response:
         asked: the Range header.
     """
     clip_id, _, field = name.partition(".")
-    found = find(index, clip_id, field) if field in TYPES else None
+    kind = "image/jpeg" if _FRAME.match(field) else TYPES.get(field)
+    found = find(index, clip_id, field) if kind else None
     if found is None:
         raise HTTPException(404, "no such preview")
     path, member = found
@@ -54,12 +56,12 @@ def answer(index: Index, name: str, asked: str | None) -> Response:
         raise HTTPException(404, f"its tar cannot be read ({error.strerror or error})") from error
     span = span_of(asked, len(data))
     if span is None:
-        return Response(data, media_type=TYPES[field], headers=headers)
+        return Response(data, media_type=kind, headers=headers)
     begin, end = span
     if begin >= end:
         return Response(status_code=416, headers={"Content-Range": f"bytes */{len(data)}"})
     headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
-    return Response(data[begin:end], 206, media_type=TYPES[field], headers=headers)
+    return Response(data[begin:end], 206, media_type=kind, headers=headers)
 
 
 def span_of(asked: str | None, size: int) -> tuple[int, int] | None:

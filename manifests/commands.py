@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from manifests.errors import UsageError
 from manifests.export import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
-from manifests.verify import verify
+from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
 from manifests.writing.events import read_events, run_ids, told
@@ -94,6 +95,8 @@ def _counted(count: int, what: str) -> str:
 class Verify:
     """Check that every committed byte is there and every item accounted for. Exit code 4 if not.
 
+    What is found of each shard is kept in runs/verify-*.jsonl, where the dashboard sees it.
+
     Example: rushes verify --deep DATASET
     """
 
@@ -103,7 +106,10 @@ class Verify:
     """Also hash every file and check every tar member."""
 
     def run(self) -> int:
-        report = verify(Dataset(self.dataset), self.deep)
+        dataset = Dataset(self.dataset)
+        report = verify(dataset, self.deep)
+        with contextlib.suppress(OSError):  # of a dataset that may only be read; what was found is printed
+            note(dataset, report)
         for problem in report.problems:
             print(problem)
         verdict = "sound" if report.is_sound else _counted(len(report.problems), "problem")

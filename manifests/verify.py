@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import tarfile
+import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +30,22 @@ from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.events import run_ids
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What was found of one shard of a column version.
+
+    Attributes:
+        stamp: size and time of its commit record: one that was made again has another.
+    """
+
+    column: str
+    shard: int
+    depth: str  # cheap | deep
+    ok: bool
+    problems: list[str]
+    stamp: str
+
+
 @dataclass
 class Report:
     """What `verify` looked at and what is wrong."""
@@ -36,6 +54,7 @@ class Report:
     num_members: int = 0
     num_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -204,21 +223,34 @@ def _check_views(dataset: Dataset) -> Iterator[str]:
             yield str(error)
 
 
+def note(dataset: Dataset, report: Report) -> str:
+    """Keep what was found of each shard in `runs/verify-<time>.jsonl`, for the dashboard; gives its path."""
+    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
+    path = dataset.path("runs", f"verify-{name}.jsonl")
+    now_s = round(time.time(), 3)
+    lines = [json.dumps({"time_s": now_s, **asdict(found)}) + "\n" for found in report.checked]
+    storage.write_bytes(dataset.filesystem, path, "".join(lines).encode())
+    return path
+
+
 def verify(dataset: Dataset, deep: bool = False) -> Report:
     """Check every committed shard of every column, the plan, the views, and the accounts."""
     report = Report()
     for column in dataset.columns():
         for shard in dataset.committed_shards(column):
             report.num_shards += 1
+            path, found = dataset.record_path(column, shard), list[str]()
+            info = dataset.filesystem.get_file_info(path)
             try:
                 if deep:
-                    report.problems += _check_alone(dataset, "shards", dataset.record_path(column, shard))
+                    found += _check_alone(dataset, "shards", path)
                 record = queries.record_of(dataset, column, shard)
-                report.problems += _check_shard(dataset, record, deep, report)
+                found += _check_shard(dataset, record, deep, report)
             except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
-                report.problems.append(
-                    f"{dataset.record_path(column, shard)}: unreadable commit record ({error})"
-                )
+                found.append(f"{path}: unreadable commit record ({error})")
+            report.problems += found
+            depth, stamp = "deep" if deep else "cheap", f"{info.size}-{info.mtime_ns}"
+            report.checked.append(Checked(str(column), shard, depth, not found, found, stamp))
     report.problems += [*_check_plan(dataset, deep), *_check_views(dataset)]
     if report.is_sound:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from dashboard.index import tables
 from dashboard.index.commits import Commit, committed
@@ -49,6 +52,8 @@ class Index:
         self._slots = threading.Semaphore(MOST_QUERIES)
         self._lock = threading.RLock()
         self._looked_at_s = -1e9
+        self.changes = 0
+        """How often something has come or gone."""
         self._builder: subprocess.Popen | None = None
         self._build_after_s = 0.0
         self.progress: tuple[int, int] | None = None
@@ -91,19 +96,51 @@ class Index:
 
     def _make_views(self) -> None:
         for name in tables.NAMES:
-            names = ", ".join(f'"{field}"' for field, _ in tables.fields(name))
-            text = f"SELECT {names} FROM memory.main.{name}"
-            if self._has_base:
-                text = f"SELECT {names} FROM base.{name}{self._masked(name)} UNION ALL {text}"
-            self._root.execute(f"CREATE OR REPLACE VIEW now.{name} AS {text}")
+            self._root.execute(f"CREATE OR REPLACE VIEW now.{name} AS {self._view(name, '')}")
 
-    def _masked(self, name: str) -> str:
-        if not self._gone:
-            return ""
-        if name == "segments":
-            return " WHERE ('plan', generation) NOT IN (SELECT (version, number) FROM memory.main.gone)"
-        number = next(key for key in ("number", "commit", "shard") if key in dict(tables.fields(name)))
-        return f' WHERE (version, "{number}") NOT IN (SELECT (version, number) FROM memory.main.gone)'
+    def _view(self, name: str, prefix: str) -> str:
+        """A table as it is now: what the file has, without what was taken back, and what is in memory.
+
+        Args:
+            prefix: of the tables in memory.
+        """
+        names = ", ".join(f'"{field}"' for field, _ in tables.fields(name))
+        text = f"SELECT {names} FROM memory.main.{prefix}{name}"
+        if not self._has_base:
+            return text
+        masked = ""
+        if self._gone:
+            keys = "'plan', generation" if name == "segments" else f'version, "{tables.number_of(name)}"'
+            masked = f" WHERE ({keys}) NOT IN (SELECT (version, number) FROM memory.main.{prefix}gone)"
+        return f"SELECT {names} FROM base.{name}{masked} UNION ALL {text}"
+
+    def names(self) -> tuple[str, ...]:
+        """Of its tables."""
+        return tables.NAMES
+
+    def handed(self, query: str) -> tuple[Path | None, bytes]:
+        """All that another process needs to answer a query: the file, and what is not in it.
+
+        Returns:
+            The file, if there is one; a line of JSON and Arrow streams.
+        """
+        self.refresh()
+        with self._lock:
+            names = [*tables.NAMES, "gone"]
+            views = {name: self._view(name, "delta_") for name in tables.NAMES}
+            request = {"query": query, "tables": names, "views": views}
+            sink = io.BytesIO()
+            sink.write(json.dumps(request).encode() + b"\n")
+            for name in names:
+                rows = self._root.sql(f"SELECT * FROM memory.main.{name}").to_arrow_table()
+                with pa.ipc.new_stream(sink, rows.schema) as stream:
+                    stream.write_table(rows)
+            return self.path if self._has_base else None, sink.getvalue()
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """In which a child finds this program."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))}
 
     def refresh(self) -> None:
         """Take in what has been committed since, or taken back; where that is much, have it built."""
@@ -132,6 +169,7 @@ class Index:
             added -= back
             tables.add(self._root, self.dataset, added)
             self._delta = (self._delta - gone_delta) | added
+            self.changes += bool(added or gone_delta or gone_base or back)
 
     def _start_builder(self) -> None:
         if self._builder is not None or time.monotonic() < self._build_after_s:
@@ -140,7 +178,7 @@ class Index:
         self._builder = subprocess.Popen(
             [sys.executable, "-P", "-m", "dashboard.index.build", self.dataset.uri, str(self.path)],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+            env=self.environment(),
             text=True,
         )
         threading.Thread(target=self._read_progress, args=(self._builder,), daemon=True).start()
@@ -159,6 +197,7 @@ class Index:
         is_built, self._builder, self.progress = self._builder.returncode == 0, None, None
         if is_built:
             self._open()
+            self.changes += 1
         else:  # it has said why
             self._build_after_s = time.monotonic() + _AGAIN_AFTER_S
             say(f"{self.path}: the index could not be built; trying again in {_AGAIN_AFTER_S:.0f} s")
@@ -199,6 +238,11 @@ class Index:
             found = cursor.execute(query, values or None)
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def tuples(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self.cursor() as cursor:
+            return cursor.execute(query, values or None).fetchall()
 
     def value(self, query: str, values: Sequence[Any] = ()) -> Any:
         """The one value of a query; None where it has no rows."""

@@ -68,6 +68,11 @@ def fields(name: str) -> list[tuple[str, pa.DataType]]:
     return [*known, *own, ("version", pa.string()), *([("commit", pa.int32())] if name != "clips" else [])]
 
 
+def number_of(name: str) -> str:
+    """The field that, with `version`, says which commit a row is of."""
+    return next(key for key in ("number", "commit", "shard") if key in dict(fields(name)))
+
+
 def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
@@ -121,8 +126,7 @@ def remove(connection: duckdb.DuckDBPyConnection, commits: Iterable[Commit]) -> 
                 if commit.is_plan:
                     connection.execute("DELETE FROM segments WHERE generation = ?", of[1:])
                 continue
-            number = next(key for key in ("number", "commit", "shard") if key in dict(fields(name)))
-            connection.execute(f'DELETE FROM {name} WHERE version = ? AND "{number}" = ?', of)
+            connection.execute(f'DELETE FROM {name} WHERE version = ? AND "{number_of(name)}" = ?', of)
 
 
 def _guarded(

@@ -16,7 +16,7 @@ from typing import Any
 MEASURED_JOBS = 3
 """Of each stage, or all it has, before a time is named."""
 _RECENT_JOBS, _DRAWS = 20, 60
-_FAR_OUT = 3
+_FAR_OUT = 4
 """Times the median: as long as a job may take to count in full."""
 _PATIENCE_S = 60.0
 _FIRST_PATIENCE_S = 600.0

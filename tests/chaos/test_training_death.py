@@ -64,6 +64,7 @@ def consumed(out):
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_the_driver_on_ray_is_killed_and_the_same_command_goes_on(dataset, tmp_path):
     subprocess.run(command(dataset, tmp_path / "whole"), check=True, env=environment(), capture_output=True)
     out = tmp_path / "killed"

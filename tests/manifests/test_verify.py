@@ -1,8 +1,10 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from manifests import queries
 from manifests.cli import INTEGRITY, USAGE, main
 from manifests.layout import Dataset
 from manifests.verify import verify
@@ -51,3 +53,16 @@ def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp
     assert main(arguments=["verify", str(copy)]) == INTEGRITY
     assert "missing" in capsys.readouterr().out
     assert main(arguments=["info", str(tmp_path)]) == USAGE
+
+
+def test_what_is_found_of_each_shard_is_kept_for_the_dashboard(copy):
+    column = next(column for column in copy.columns() if column.name == "latent")
+    tar, _ = queries.members_of_shard(copy, column, 0)
+    Path(tar).unlink()
+    assert main(arguments=["verify", copy.uri]) == INTEGRITY
+    (path,) = Path(copy.uri).glob("runs/verify-*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    bad = [row for row in rows if not row["ok"]]
+    assert [(row["column"], row["shard"], row["depth"]) for row in bad] == [(str(column), 0, "cheap")]
+    assert "is missing" in bad[0]["problems"][0]
+    assert len(rows) == sum(len(copy.committed_shards(column)) for column in copy.columns())

@@ -42,6 +42,7 @@ def test_stills_have_no_motion_and_no_camera():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_attributes_are_read_in_97_of_100_films():
     films, stills = shares(range(100, 400)), shares(range(100, 400), is_still=True)
     print(films, stills)

@@ -11,6 +11,8 @@ from manifests import cli
 from trainer.state.parallel import Ranks
 
 EVERY_S = 10.0
+SMOOTHING = 0.05
+"""Share of a step in the loss that is shown, an exponential mean."""
 
 
 class StepProgress:
@@ -19,6 +21,7 @@ class StepProgress:
     def __init__(self, ranks: Ranks, first: int, steps: int) -> None:
         self._is_first, self._first, self._steps = ranks.is_first, first, steps
         self._begin, self._told_s, self._tokens = time.monotonic(), 0.0, 0.0
+        self._loss: float | None = None
         columns = (
             TextColumn("fit"),
             BarColumn(),
@@ -35,7 +38,10 @@ class StepProgress:
         now = time.monotonic()
         self._tokens += num_tokens
         each_s = (now - self._begin) / max(1, done - self._first)
-        told = f"epoch {epoch} loss {loss:.4f} {self._tokens / max(now - self._begin, 1e-9):.0f} tokens/s"
+        self._loss = loss if self._loss is None else self._loss + SMOOTHING * (loss - self._loss)
+        told = (
+            f"epoch {epoch} loss {self._loss:.4f} {self._tokens / max(now - self._begin, 1e-9):.0f} tokens/s"
+        )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, told=told)
         elif self._is_first and (now - self._told_s > EVERY_S or done == self._steps):

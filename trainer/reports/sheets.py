@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
+from PIL import Image
 
 from captioner.judging.sheet import contact_sheet
 from manifests import queries
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
+from manifests.store import storage
 from manifests.views import View
 from manifests.writing.events import ingest_settings
+from media.writer import webm_bytes
 from trainer.config import FitConfig
 from trainer.data.catalog import Catalog
 from trainer.data.loader import PackReader
@@ -34,8 +42,24 @@ ROWS = 4
 HOW = Sampling(steps=20, solver="dpm++2m", guidance=Guidance(text=2.0))
 
 
+def keep(path: Path, frames: np.ndarray, fps: float, record: dict[str, Any]) -> None:
+    """One sample [T, H, W, 3] as a file to look at, a PNG where it is one frame, and what it is beside it."""
+    name = path.name + (".png" if len(frames) == 1 else ".webm")
+    if len(frames) == 1:
+        data = io.BytesIO()
+        Image.fromarray(frames[0]).save(data, "PNG")
+        encoded = data.getvalue()
+    else:
+        encoded = webm_bytes(list(frames), [index / fps for index in range(len(frames))])
+    storage.write_local(path.with_name(name), encoded)
+    storage.write_local(path.with_name(f"{path.name}.json"), json.dumps({"file": name, **record}).encode())
+
+
 class Sheets:
-    """Makes `samples/step-<n>.png`: first and last frame of a clip, then of a sample, in each row."""
+    """Makes `samples/step-<n>.png`: first and last frame of a clip, then of a sample, in each row.
+
+    Each sample is also a file of its own in `samples/step-<n>/`.
+    """
 
     def __init__(
         self,
@@ -103,11 +127,14 @@ class Sheets:
     def _drawn(self, rows: list[tuple[torch.Tensor, Canvas, str]], step: int) -> Path:
         """The sheet of what was sampled."""
         vae = load_vae(ingest_settings(self.dataset)["vae"])
-        drawn = []
-        words = self._words([caption_id for _, _, caption_id in rows])
+        drawn, words = [], self._words([caption_id for _, _, caption_id in rows])
+        folder = self.out / "samples" / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
         for sample, (latent, canvas, caption_id) in zip(self.chosen, rows, strict=True):
             truth = to_frames(vae, self._stored(sample), canvas).numpy()
             made = to_frames(vae, latent, canvas).numpy()
+            record = {"step": step, "clip_id": sample.clip_id, "prompt": words.get(caption_id, "")}
+            keep(folder / sample.clip_id, made, canvas.fps, record | {"sampling": asdict(HOW)})
             drawn.append(
                 (
                     [truth[0], truth[-1], made[0], made[-1]],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.memory import check_fits
+from trainer.reports.run_record import RunRecord
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
@@ -81,6 +82,8 @@ class Source:
     loader: Loader | StreamLoader
     made_by: dict[str, Any]
     sheets: Sheets | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Where it is from, for people who look at the run: the record's `dataset`, `view` and so on."""
 
 
 def dataset_source(
@@ -102,7 +105,14 @@ def dataset_source(
     }
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
-    return Source(config, catalog, validation_packs(reader, catalog.held_out, ranks), loader, made_by, sheets)
+    origin = {
+        "dataset": dataset.uri,
+        "view": view_name,
+        "view_digests": [view.digest for view in views],
+        "columns": made_by["columns"],
+    }
+    held_out = validation_packs(reader, catalog.held_out, ranks)
+    return Source(config, catalog, held_out, loader, made_by, sheets, origin)
 
 
 def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
@@ -114,7 +124,12 @@ def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
     validation = validation_packs(reader, held, ranks)
     reader.let_go(held)
     return Source(
-        config, catalog, validation, StreamLoader(urls, reader, ranks.data_rank, ranks.data_size), made_by
+        config,
+        catalog,
+        validation,
+        StreamLoader(urls, reader, ranks.data_rank, ranks.data_size),
+        made_by,
+        origin={"tars": urls},
     )
 
 
@@ -205,6 +220,7 @@ def fit_until(
         f"{ranks.size} processes",
     )
     run = Run(config, out, ranks, trained, state, source.validation, source.sheets)
+    record = RunRecord(out, source.origin, state.step, ranks.size) if ranks.is_first else None
     try:
         before = run.validate(state.step) if state.step == 0 else None
         try:
@@ -218,6 +234,8 @@ def fit_until(
         run.show(step, stop)
     finally:
         run.log.close()
+        if record:
+            record.end(run.done)
         if lock:
             lock.release()
     if before:

@@ -146,6 +146,7 @@ class Run:
         self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()
+        self.done = state.step
         self.is_sound = False  # whether all processes are at the same point, so that they may speak together
 
     @property
@@ -188,7 +189,7 @@ class Run:
                 result = self._step(number, noisy, stop)
                 if result is None:
                     break
-                step = number + 1
+                step = self.done = number + 1
                 self._write(number, epoch, packs, result, StepTime(time.monotonic() - ready_s, stalled_s))
                 if number == 0:
                     self._tell_first(packs)
@@ -242,7 +243,12 @@ class Run:
         if step == config.steps:
             self._end_calmly()
         if config.validate_every and step % config.validate_every == 0 and step < config.steps:
-            self.validate(step)
+            told = self.validate(step)["all"]
+            tell(
+                self.ranks,
+                f"step {step}: validation loss {told['loss']:.4f}, {told['shuffled']:.4f} with other "
+                f"captions, {told['baseline']:.4f} of the mean velocity",
+            )
         if config.sample_every and step % config.sample_every == 0 and step < config.steps:
             self.show(step, stop)
 
@@ -310,9 +316,9 @@ class Run:
             self.saver.finish()
             tell(self.ranks, f"the last steps were skipped; weights are {self.back.end(self.trained)}")
 
-    def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, time: StepTime) -> None:
+    def _write(self, number: int, epoch: int, packs: list[Pack], result: StepResult, took: StepTime) -> None:
         """Log a step: what this process read, and the numbers of the step over all processes."""
-        efficiency = step_efficiency(packs, result.totals.num_tokens, time, self.config, self.ranks)
+        efficiency = step_efficiency(packs, result.totals.num_tokens, took, self.config, self.ranks)
         captions = Counter(member.caption_kind for pack in packs for member in pack.members)
         self.drawn += captions
         where = {"step": number, "epoch": epoch}
@@ -320,6 +326,8 @@ class Run:
         if not self.ranks.sequence or self.ranks.sequence.rank == 0:
             self.log.consumed(where | {"rank": self.ranks.rank} | consumed_row(packs, result.is_skipped))
         row = {
+            "time_s": round(time.time(), 3),
+            "lr": lr_at(number, self.config),
             "loss": result.loss,
             "grad_norm": result.norm,
             "tokens": int(result.totals.num_tokens),

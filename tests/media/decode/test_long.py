@@ -56,6 +56,7 @@ def repeated(source, target, times):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.long
 def test_three_hours_are_curated_in_bounded_memory(tmp_path):
     shots = [sample_shot(seed, 16 / 9, 30.0) for seed in (3, 8)]
     frames = [render_frame(shots[index // 180], (index % 180) / 6, 320, 180) for index in range(360)]

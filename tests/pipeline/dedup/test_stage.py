@@ -204,6 +204,7 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.long
 def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
     """Through encoders, the decode layer and the shot detector: precision and recall of (copy, original)
     pairs; no pair among the others.

@@ -255,9 +255,19 @@ def test_spikes_are_skipped_counted_and_rolled_back_and_a_resume_does_the_same(
 def test_a_run_leaves_a_sheet_of_samples_and_tensorboards_files(dataset, tmp_path):
     config = dataclasses.replace(TEST, steps=4, sample_every=2, validate_every=2, is_tensorboard=True)
     fit(dataset, "default", config, tmp_path)
-    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    names = sorted(path.name for path in (tmp_path / "samples").glob("*.png"))
     assert names == ["step-00000002.png", "step-00000004.png"]
     assert np.asarray(Image.open(tmp_path / "samples" / names[0])).std() > 10
+    for path in (tmp_path / "samples").glob("step-*/*.json"):
+        record = json.loads(path.read_text())
+        assert record["step"] in (2, 4) and record["clip_id"] == path.stem
+        assert (path.parent / record["file"]).stat().st_size > 100
+    assert len(list((tmp_path / "samples").glob("step-*/*.json"))) >= 2
+    sessions = json.loads((tmp_path / "run.json").read_text())
+    assert sessions["dataset"] == dataset.uri and sessions["columns"]["latent"].startswith("latent@")
+    assert [(row["from_step"], row["to_step"]) for row in sessions["sessions"]] == [(0, 4)]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["lr"] > 0 for row in rows) and rows[-1]["time_s"] >= rows[0]["time_s"] > 1e9
     assert list((tmp_path / "tensorboard").iterdir())
     rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 2, 4]

@@ -339,6 +339,7 @@ def test_what_cannot_be_made_is_one_line_before_any_work(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.long
 def test_ray_workers_share_the_samples(model_folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("a ball\na box\na star\n")
     words = ["--prompts", tmp_path / "prompts.txt", "--width", 24, "--height", 16, "--frames", 5, *QUICK]

@@ -1,0 +1,241 @@
+"""The filters of a page: all of them in the URL, names from a list, values bound.
+
+`camera=static,zoom_in` is any of the words; `motion=0.3..` at least so much, `motion=..0.5` less than so
+much; `q=` words and "phrases" that a caption has, all of them; `sort=-motion` or `sort=random:7`; `after=`
+the key of the last row of the page before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from dashboard.asking.fields import FIELDS, FLAG, MEASURE, WORDS, Field
+from manifests.errors import UsageError
+
+OTHERS = ("view", "q", "shard", "group", "source", "sort", "after", "side", "outliers", "ids")
+_PHRASE = re.compile(r'"([^"]*)"|(\S+)')
+_RANDOM = re.compile(r"^random:(\d{1,9})$")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which clips are meant, and in which order.
+
+    Attributes:
+        words: any of these, by field.
+        ranges: at least the first, under the second, by field; infinite where open.
+        text: what a caption has to have.
+        ids: of a source or a shard, exactly.
+        sort: a measure, with a minus for falling; `random:<seed>`; empty: as stored.
+        after: key of the row before the first.
+    """
+
+    view: str = ""
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    text: str = ""
+    shard: int | None = None
+    source: str = ""
+    outliers: str = ""
+    sort: str = ""
+    after: str = ""
+
+    @classmethod
+    def parse(cls, given: Iterable[tuple[str, str]]) -> Filters:
+        """The filters of a URL.
+
+        Raises:
+            UsageError: it has a name that is none, or a value that cannot be.
+        """
+        words, ranges = dict[str, tuple[str, ...]](), dict[str, tuple[float, float]]()
+        rest = dict[str, Any]()
+        for name, value in given:
+            if name in FIELDS and value == "":
+                continue  # of a form
+            if name not in FIELDS and name not in OTHERS:
+                known = ", ".join([*FIELDS, *OTHERS])
+                raise UsageError(
+                    f"?{name}=", "is nothing that clips can be filtered by", f"There are: {known}."
+                )
+            if name in FIELDS and FIELDS[name].kind == MEASURE:
+                ranges[name] = _range(name, value)
+            elif name in FIELDS:
+                words[name] = (*words.get(name, ()), *value.split(","))
+                if FIELDS[name].kind == FLAG and set(words[name]) - {"true", "false"}:
+                    raise UsageError(f"?{name}={value}", "is neither true nor false", "Write one of them.")
+            else:
+                rest[{"q": "text"}.get(name, name)] = value
+        return cls(words=words, ranges=ranges, **_checked(rest))
+
+    def is_empty(self) -> bool:
+        return replace(self, view="", sort="", after="") == Filters()
+
+    def query(self, **changes: Any) -> str:
+        """The same filters as the query of a URL, changed: a field's value, or None to leave it out."""
+        found: dict[str, Any] = {
+            "view": self.view,
+            **{name: ",".join(values) for name, values in self.words.items()},
+            **{name: told(*limits) for name, limits in self.ranges.items()},
+            "q": self.text,
+            "shard": self.shard,
+            "source": self.source,
+            "outliers": self.outliers,
+            "sort": self.sort,
+            "after": self.after,
+            **changes,
+        }
+        return urlencode({name: value for name, value in found.items() if value not in (None, "")})
+
+    def toggled(self, name: str, word: str) -> str:
+        """The query in which one word of a field is taken in, or out again."""
+        have = self.words.get(name, ())
+        now = tuple(value for value in have if value != word) if word in have else (*have, word)
+        return self.query(**{name: ",".join(now), "after": None})
+
+    def where(self, without: str = "") -> tuple[str, list[Any]]:
+        """A predicate over `clips`, and the values that it binds.
+
+        Args:
+            without: a field whose own filter is left out.
+        """
+        parts, values = ["true"], list[Any]()
+        by_table: dict[str, list[str]] = {"captions": [], "latents": []}
+        bound: dict[str, list[Any]] = {"captions": [], "latents": []}
+        for name in (*self.words, *self.ranges):
+            if name == without:
+                continue
+            known = FIELDS[name]
+            sql, own = self._condition(known)
+            if known.table == "clips":
+                parts.append(sql)
+                values += own
+            else:
+                by_table[known.table].append(sql)
+                bound[known.table] += own
+        for phrase in phrases(self.text):
+            by_table["captions"].append("contains(lower(text), lower(?))")
+            bound["captions"].append(phrase)
+        for table, conditions in by_table.items():
+            if conditions:
+                parts.append(f"clip_id IN (SELECT clip_id FROM {table} WHERE {' AND '.join(conditions)})")
+                values += bound[table]
+        for name, value in (("shard", self.shard), ("source_id", self.source or None)):
+            if value is not None:
+                parts.append(f"{name} = ?")
+                values.append(value)
+        if self.outliers:
+            sql = FIELDS[self.outliers].sql
+            parts.append(
+                f"({sql} <= (SELECT quantile_cont({sql}, 0.005) FROM clips) "
+                f"OR {sql} >= (SELECT quantile_cont({sql}, 0.995) FROM clips))"
+            )
+        return " AND ".join(parts), values
+
+    def _condition(self, known: Field) -> tuple[str, list[Any]]:
+        if known.kind == MEASURE:
+            low, high = self.ranges[known.name]
+            bounds = [(">=", low)] * math.isfinite(low) + [("<", high)] * math.isfinite(high)
+            sql = (
+                " AND ".join(f"({known.sql}) {sign} ?" for sign, _ in bounds) or f"({known.sql}) IS NOT NULL"
+            )
+            return sql, [value for _, value in bounds]
+        found = list(self.words[known.name])
+        if known.kind == FLAG:
+            return f"{known.sql} IN (SELECT unnest(?::BOOLEAN[]))", [[word == "true" for word in found]]
+        if known.kind == WORDS:
+            return f"list_has_any({known.sql}, ?::VARCHAR[])", [found]
+        return f"{known.sql} IN (SELECT unnest(?::VARCHAR[]))", [found]
+
+    def order(self) -> tuple[str, str, list[Any]]:
+        """Key columns for ORDER BY, the same as a predicate for what comes after `after`, and its values.
+
+        The key is made of values that are never null, so that paging leaves nothing out.
+        """
+        if match := _RANDOM.match(self.sort):
+            keys = [(f"hash(clip_id, {int(match[1])})", ">"), ("clip_id", ">")]
+        elif self.sort:
+            known, sign = FIELDS[self.sort.lstrip("-")], "<" if self.sort.startswith("-") else ">"
+            null = "'-infinity'" if sign == "<" else "'infinity'"
+            value = f"coalesce({known.sql}, {null}::DOUBLE)::DOUBLE"
+            if known.table != "clips":
+                best = "max" if sign == "<" else "min"
+                of = f"SELECT {best}({known.sql}) FROM {known.table} x WHERE x.clip_id = clips.clip_id"
+                value = f"coalesce(({of}), {null}::DOUBLE)::DOUBLE"
+            keys = [(value, sign), ("clip_id", ">")]
+        else:
+            keys = [("shard", ">"), ("clip_id", ">")]
+        order = ", ".join(f"{sql} {'DESC' if sign == '<' else 'ASC'}" for sql, sign in keys)
+        if not self.after:
+            return order, "true", []
+        first, last = _key(self.after)
+        (sql, sign), (tie, _) = keys
+        return order, f"({sql} {sign} ? OR ({sql} = ? AND {tie} > ?))", [first, first, last]
+
+    def key_sql(self) -> str:
+        """The first part of the key of a row; the second is its clip_id."""
+        order = self.order()[0]
+        return order[: order.rindex(", ")].rsplit(" ", 1)[0]
+
+
+def key_of(first: Any, clip_id: str) -> str:
+    """The key of a row, for `after`."""
+    value = str(first) if isinstance(first, float) and not math.isfinite(first) else first
+    return json.dumps([value, clip_id], separators=(",", ":"))
+
+
+def _key(after: str) -> tuple[Any, str]:
+    try:
+        first, last = json.loads(after)
+    except (ValueError, TypeError) as error:
+        raise UsageError("?after=", "is no key of a row", "Take the link to the next page.") from error
+    if not isinstance(last, str) or isinstance(first, (list, dict)) or first is None:
+        raise UsageError("?after=", "is no key of a row", "Take the link to the next page.")
+    return float(first) if first in ("inf", "-inf") else first, last
+
+
+def _range(name: str, value: str) -> tuple[float, float]:
+    low, dots, high = value.partition("..")
+    try:
+        found = (float(low) if low else -math.inf), (float(high) if high else math.inf)
+        if not dots or any(math.isnan(limit) for limit in found):
+            raise ValueError
+    except ValueError as error:
+        raise UsageError(
+            f"?{name}={value}", "is no range", f"Write it as {name}=0.3..0.5, or 0.3.. ."
+        ) from error
+    return found
+
+
+def _checked(rest: dict[str, Any]) -> dict[str, Any]:
+    rest = {
+        name: value for name, value in rest.items() if value != "" and name not in ("side", "ids", "group")
+    }
+    if "shard" in rest:
+        if not re.fullmatch(r"\d{1,9}", rest["shard"]):
+            raise UsageError(f"?shard={rest['shard']}", "is no number", "Give a shard's number.")
+        rest["shard"] = int(rest["shard"])
+    sort, outliers = rest.get("sort", ""), rest.get("outliers", "")
+    measures = [known.name for known in FIELDS.values() if known.kind == MEASURE]
+    if sort and not _RANDOM.match(sort) and sort.lstrip("-") not in measures:
+        raise UsageError(f"?sort={sort}", "is no measure", f"Measures: {', '.join(measures)}; random:1.")
+    if outliers and (outliers not in measures or FIELDS[outliers].table != "clips"):
+        raise UsageError(
+            f"?outliers={outliers}", "is no measure of clips", f"Measures: {', '.join(measures)}."
+        )
+    return rest
+
+
+def phrases(text: str) -> list[str]:
+    """Words, and phrases in quotes, that a search asks for."""
+    return [quoted or word for quoted, word in _PHRASE.findall(text) if quoted or word.strip('"')]
+
+
+def told(low: float, high: float) -> str:
+    """A range as it is written in a URL."""
+    return "..".join(repr(limit).removesuffix(".0") if math.isfinite(limit) else "" for limit in (low, high))

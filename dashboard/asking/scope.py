@@ -1,0 +1,104 @@
+"""The scope of a question: a view, or the newest version of each column. Versions are never added up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from dashboard.index.index import Index
+from manifests.errors import RushesError, UsageError
+from manifests.layout import Column
+from manifests.store import storage
+from manifests.views import View
+
+NEWEST = "newest"
+_MADE_BY = {"duplicates": "dedup", "captions": "caption", "latents": "latent", "clips": "preview"}
+"""The column that writes each table; clips come last, as the predicate of a view may speak of the others."""
+_KEPT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Versions by the name of their column, and a predicate over clips.
+
+    Attributes:
+        name: of the view, or `newest`.
+        problem: why a view cannot be used; then nothing is in it.
+    """
+
+    name: str
+    columns: dict[str, str] = field(default_factory=dict)
+    where: str = "true"
+    problem: str = ""
+
+    @property
+    def tables(self) -> str:
+        """`WITH` and the tables of this scope; what follows is a query over them."""
+        found = []
+        for table, column in _MADE_BY.items():
+            where = f"version = '{self.columns.get(column, '')}'"
+            if table == "clips":
+                where += f" AND ({self.where})"
+            found.append(f"{table} AS (SELECT * FROM memory.now.{table} WHERE {where})")
+        of = ", ".join(f"'{version}'" for version in ("plan", *self.columns.values()))
+        for table in ("drops", "failures", "members", "shards"):
+            found.append(f"{table} AS (SELECT * FROM memory.now.{table} WHERE version IN ({of}))")
+        return f"WITH {', '.join(found)} "
+
+
+class Scopes:
+    """The views of a dataset, looked up anew every few seconds."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._names: list[str] = []
+        self._found: dict[str, Scope] = {}
+        self._looked_at_s = -1e9
+
+    def names(self) -> list[str]:
+        """Of all views, `default` first, and `newest`."""
+        self._look()
+        return self._names
+
+    def named(self, name: str) -> Scope:
+        """The scope of a name; the default view where none is given and there is one.
+
+        Raises:
+            UsageError: there is no such view.
+        """
+        self._look()
+        name = name or self._names[0]
+        if name not in self._names:
+            raise UsageError(f"view={name}", "is not a view here", f"Views: {', '.join(self._names)}.")
+        if name not in self._found:
+            self._found[name] = self._newest() if name == NEWEST else self._of_view(name)
+        return self._found[name]
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked_at_s < _KEPT_S:
+            return
+        dataset = self._index.dataset
+        files = storage.list_files(dataset.filesystem, dataset.path("views"), ".json")
+        names = sorted((info.base_name[:-5] for info in files), key=lambda name: (name != "default", name))
+        self._names, self._found, self._looked_at_s = [*names, NEWEST], {}, time.monotonic()
+
+    def _of_view(self, name: str) -> Scope:
+        try:
+            view = View.load(self._index.dataset, name)
+        except RushesError as error:
+            return Scope(name, problem=str(error), where="false")
+        versions = {key: str(column) for key, column in view.columns.items()}
+        scope = Scope(name, versions, view.where)
+        try:
+            self._index.rows(f"{scope.tables} SELECT 1 FROM clips LIMIT 0")
+        except Exception as error:  # noqa: BLE001 - of DuckDB, of many kinds: the predicate is the user's
+            first = str(error).splitlines()[0]
+            return Scope(name, versions, "false", f"its predicate cannot be used: {first}")
+        return scope
+
+    def _newest(self) -> Scope:
+        rows = self._index.rows(
+            "SELECT version, max(split_part(stamp, '-', 2)::BIGINT) AS made FROM commits "
+            "WHERE version <> 'plan' GROUP BY 1 ORDER BY made"
+        )
+        return Scope(NEWEST, {Column.parse(row["version"]).name: row["version"] for row in rows})

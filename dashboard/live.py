@@ -1,0 +1,132 @@
+"""One tailer of a dataset's newest run: every page and every listener is told from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from manifests.layout import Dataset
+from manifests.store import storage
+from manifests.writing.events import HEARTBEAT, run_ids
+from manifests.writing.pace import Meter, Pace
+
+MOST_LISTENERS = 32
+_EVERY_S = 0.5
+_LOCAL_LOOK_S, _REMOTE_LOOK_S = 0.5, 10.0
+_RUNS_EVERY = 4
+"""Looks at the events for one look for a newer run."""
+_KEPT_EVENTS = 200
+_TROUBLE = ("failed", "shard_failed", "died", "error")
+
+
+class Tail:
+    """Follows the newest run of a dataset.
+
+    Attributes:
+        run_id: of the newest run; empty where there is none.
+        offset: bytes of its events that have been read.
+        recent, trouble: its last events, and those of them that tell of something wrong.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.run_id, self.offset = "", 0
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
+        self.trouble: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
+        self.running: dict[tuple[str, int], float] = {}
+        """Stage and shard of jobs in work, and when each began [unix time]."""
+        self._meter = Meter()
+        is_local = storage.is_local(dataset.filesystem)
+        self._is_local, self._look_s = is_local, _LOCAL_LOOK_S if is_local else _REMOTE_LOOK_S
+        self._looked_at_s, self._looks, self._size = -1e9, 0, -1
+        self._lock = threading.Lock()
+        self.listeners = 0
+
+    def look(self) -> None:
+        """Read what has been written since; at most so often as the store allows."""
+        with self._lock:
+            if time.monotonic() - self._looked_at_s < self._look_s:
+                return
+            self._looked_at_s = time.monotonic()
+            if self._looks % _RUNS_EVERY == 0:
+                runs = run_ids(self.dataset)
+                if runs and runs[-1] != self.run_id:
+                    self._begin(runs[-1])
+            self._looks += 1
+            if self.run_id:
+                self._read()
+
+    def _begin(self, run_id: str) -> None:
+        self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1
+        self.recent.clear()
+        self.trouble.clear()
+        self.running.clear()
+
+    def _read(self) -> None:
+        path = self.dataset.path("runs", self.run_id, "events.jsonl")
+        info = self.dataset.filesystem.get_file_info(path)
+        if not info.is_file or info.size in (self.offset, self._size):
+            return
+        self._size = info.size
+        data = storage.read_range(self.dataset.filesystem, path, self.offset, info.size - self.offset)
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+                self._take(event)
+            except (ValueError, KeyError, TypeError):
+                continue  # a damaged line; `rushes status` names it
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self._meter.add(event)
+        if event["event"] == HEARTBEAT:
+            return
+        job = (event["stage"], event["shard"])
+        if event["event"] == "job_started":
+            self.running[job] = event["time_s"]
+            return
+        if event["event"] in ("committed", "skipped", "shard_failed"):
+            self.running.pop(job, None)
+        if event["event"] != "skipped":
+            self.recent.append(event)
+        if event["event"] in _TROUBLE or event["value"].get("num_failed"):
+            self.trouble.append(event)
+
+    def pace(self) -> Pace:
+        """How the newest run stands."""
+        self.look()
+        with self._lock:
+            return self._meter.at(time.time())
+
+    @property
+    def place(self) -> str:
+        """RUN:OFFSET of what has been read."""
+        return f"{self.run_id}:{self.offset}"
+
+    async def changes(self, after: str, told: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
+        """Server-sent events: one where there is something after `after`, one for each change, at 2 Hz.
+
+        Args:
+            told: what is sent.
+        """
+        self.listeners += 1
+        last_state, silent_s = "", time.monotonic()
+        try:
+            while True:
+                now = await asyncio.to_thread(self.pace)
+                if self.place != after or now.state != last_state:
+                    after, last_state, silent_s = self.place, now.state, time.monotonic()
+                    data = json.dumps(await asyncio.to_thread(told))
+                    yield f"id: {after}\ndata: {data}\n\n"
+                elif time.monotonic() - silent_s > 15:
+                    silent_s = time.monotonic()
+                    yield ": still here\n\n"
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            self.listeners -= 1

@@ -1,0 +1,114 @@
+"""The page Captions: versions side by side, where they disagree, and what is said too often."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from dashboard import drawing
+from dashboard.asking.scope import Scope
+from dashboard.site import Site
+from manifests.errors import UsageError
+
+SAMPLE = 20_000
+"""Clips that are compared, drawn by a hash of their id: the same ones each time."""
+_WORD = re.compile(r"[a-z']+")
+
+
+def versions(site: Site) -> list[dict[str, Any]]:
+    """Each version: captions by status, their length and their cost."""
+    return site.index.rows(
+        "SELECT version, count(*) AS captions, count(DISTINCT clip_id) AS clips, "
+        "count(*) FILTER (status = 'accepted') AS accepted, "
+        "count(*) FILTER (status = 'rejected') AS rejected, "
+        "count(*) FILTER (status = 'out_of_domain') AS out_of_domain, "
+        "median(num_words) FILTER (kind = 'dense') AS words_dense, "
+        "median(num_words) FILTER (kind = 'short') AS words_short, "
+        "sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(output_tokens)::BIGINT AS output_tokens, "
+        "any_value(backend) FILTER (backend <> '') AS backend, "
+        "any_value(model) FILTER (model <> '') AS model "
+        "FROM captions GROUP BY 1 ORDER BY 1"
+    )
+
+
+def why_rejected(site: Site, version: str) -> list[dict[str, Any]]:
+    """How often each reason was given."""
+    return site.index.rows(
+        "SELECT reason, count(*) AS count FROM (SELECT unnest(reasons) AS reason FROM captions "
+        "WHERE version = ?) GROUP BY 1 ORDER BY 2 DESC",
+        [version],
+    )
+
+
+def said_often(site: Site, version: str) -> list[dict[str, Any]]:
+    """Texts that several clips share."""
+    return site.index.rows(
+        "SELECT text, count(DISTINCT clip_id) AS clips FROM captions WHERE version = ? "
+        "AND kind IN ('short', 'dense') AND source NOT IN ('alt', 'ground_truth') "
+        "GROUP BY 1 HAVING clips > 1 ORDER BY clips DESC, text LIMIT 12",
+        [version],
+    )
+
+
+def compared(site: Site, one: str, other: str) -> dict[str, Any]:
+    """Two versions over the clips that both have: the least alike first, and words gained and lost."""
+    rows = site.index.tuples(
+        "SELECT a.clip_id, a.text, b.text FROM captions a JOIN captions b ON a.clip_id = b.clip_id AND "
+        "a.kind = b.kind WHERE a.version = ? AND b.version = ? AND a.kind = 'dense' "
+        f"ORDER BY hash(a.clip_id) LIMIT {SAMPLE}",
+        [one, other],
+    )
+    before, after, alike = Counter[str](), Counter[str](), []
+    for clip_id, text, second in rows:
+        first_words, second_words = (set(_WORD.findall((value or "").lower())) for value in (text, second))
+        before.update(first_words)
+        after.update(second_words)
+        union = first_words | second_words
+        alike.append((len(first_words & second_words) / len(union) if union else 1.0, clip_id, text, second))
+    alike.sort()
+    found = []
+    for share, clip_id, text, second in alike[:12]:
+        left, right = drawing.word_diff(text or "", second or "")
+        found.append({"clip_id": clip_id, "disagreement": 1 - share, "left": left, "right": right})
+    gained = [(word, after[word]) for word in after if not before[word]]
+    lost = [(word, before[word]) for word in before if not after[word]]
+    return {
+        "num_compared": len(rows),
+        "is_sample": len(rows) == SAMPLE,
+        "mean_disagreement": sum(1 - row[0] for row in alike) / len(alike) if alike else None,
+        "apart": found,
+        "gained": sorted(gained, key=lambda row: (-row[1], row[0]))[:40],
+        "lost": sorted(lost, key=lambda row: (-row[1], row[0]))[:40],
+    }
+
+
+def add(app: FastAPI, site: Site) -> None:
+    """The routes."""
+
+    @app.get("/captions")
+    @app.get("/captions.json")
+    def captions(request: Request, a: str = "", b: str = "") -> Response:
+        scope = site.scope(request)
+        rows = versions(site)
+        names = [row["version"] for row in rows]
+        for name in (a, b):
+            if name and name not in names:
+                raise UsageError(
+                    f"{name}", "is no version of captions here", f"Versions: {', '.join(names)}."
+                )
+        one = a or _first(scope, names)
+        other = b or next((name for name in names if name != one), "")
+        data: dict[str, Any] = {"versions": rows, "a": one, "b": other if other != one else ""}
+        data["rejected"] = {name: why_rejected(site, name) for name in (one, data["b"]) if name}
+        data["often"] = said_often(site, one) if one else []
+        data["compared"] = compared(site, one, data["b"]) if data["b"] else None
+        return site.page(request, "captions.html", data, scope)
+
+
+def _first(scope: Scope, names: list[str]) -> str:
+    chosen = scope.columns.get("caption", "")
+    return chosen if chosen in names else (names[0] if names else "")

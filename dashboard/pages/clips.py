@@ -1,0 +1,241 @@
+"""The page Clips: posters and captions of the clips that are meant, facets and histograms beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+
+from dashboard import drawing
+from dashboard.asking import counts
+from dashboard.asking.fields import FIELDS, MEASURES
+from dashboard.asking.filters import Filters, key_of, told
+from dashboard.asking.scope import Scope
+from dashboard.site import Site
+
+PAGE = 60
+_FEW = 50_000
+"""Up to so many clips facets are on the page itself; of more they come after the rows."""
+_COLUMNS = (
+    "clip_id, shard, source_id, uri, start_s, end_s, kind, width_px, height_px, num_frames, fps, seconds, "
+    "camera, motion, sharpness, luma_mean, palette, alt"
+)
+_BATCH = 10_000
+
+
+def some_clips(
+    site: Site, scope: Scope, filters: Filters, most: int = PAGE
+) -> tuple[list[dict[str, Any]], str]:
+    """A page of clips with a caption each, and the key of the next page; empty where there is none."""
+    where, values = filters.where()
+    order, after, last = filters.order()
+    rows = site.index.rows(
+        f"{scope.tables}, page AS (SELECT {_COLUMNS}, {filters.key_sql()} AS sort_key FROM clips "
+        f"WHERE ({where}) AND {after} ORDER BY {order} LIMIT {most + 1}) SELECT * FROM page",
+        [*values, *last],
+    )
+    more = rows[most - 1] if len(rows) > most else None
+    rows = rows[:most]
+    texts = captions_of(site, scope, [row["clip_id"] for row in rows])
+    found = [{**row, "caption": texts.get(row["clip_id"], row["alt"] or "")} for row in rows]
+    for row in found:
+        row.pop("sort_key")
+    return found, key_of(more["sort_key"], more["clip_id"]) if more else ""
+
+
+def captions_of(site: Site, scope: Scope, clip_ids: list[str]) -> dict[str, str]:
+    """A caption for each clip: a dense one where there is one, accepted before others."""
+    rows = site.index.tuples(
+        f"{scope.tables} SELECT clip_id, arg_min(text, CASE kind WHEN 'dense' THEN 0 WHEN 'short' THEN 1 "
+        "WHEN 'structured' THEN 2 ELSE 3 END + CASE status WHEN 'accepted' THEN 0 ELSE 10 END) FROM captions "
+        "WHERE clip_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1",
+        [clip_ids],
+    )
+    return dict(rows)
+
+
+def side(site: Site, scope: Scope, filters: Filters) -> dict[str, Any]:
+    """Facets and histograms."""
+    names = list(dict.fromkeys([*counts.SHOWN_MEASURES, *filters.ranges]))
+    made = counts.histograms(site.index, scope, filters, names)
+    return {
+        "facets": [
+            {
+                "name": name,
+                "title": FIELDS[name].title,
+                "words": [
+                    {
+                        "word": word,
+                        "count": count,
+                        "is_chosen": word in filters.words.get(name, ()),
+                        "query": filters.toggled(name, word),
+                    }
+                    for word, count in words
+                ],
+            }
+            for name, words in counts.facets(site.index, scope, filters).items()
+            if words
+        ],
+        "histograms": [
+            {
+                "name": histogram.field.name,
+                "title": histogram.field.title,
+                "edges": histogram.edges,
+                "whole": histogram.whole,
+                "chosen": histogram.chosen,
+                "range": told(*histogram.limits) if histogram.field.name in filters.ranges else "",
+                "clear": filters.query(**{histogram.field.name: None, "after": None}),
+                "svg": drawing.histogram(histogram, _link(filters, histogram.field.name)),
+            }
+            for histogram in made
+        ],
+    }
+
+
+def _link(filters: Filters, name: str) -> Callable[[float, float], str]:
+    """The address that filters by a range of a measure."""
+    return lambda low, high: f"/clips?{filters.query(**{name: told(low, high), 'after': None})}"
+
+
+def chips(filters: Filters) -> list[dict[str, str]]:
+    """Each filter with the query that is without it."""
+    found = [
+        {
+            "text": f"{FIELDS[name].title}: {', '.join(words)}",
+            "query": filters.query(**{name: None, "after": None}),
+        }
+        for name, words in filters.words.items()
+    ]
+    found += [
+        {
+            "text": f"{FIELDS[name].title} {told(*limits)}",
+            "query": filters.query(**{name: None, "after": None}),
+        }
+        for name, limits in filters.ranges.items()
+    ]
+    for name, value in (("q", filters.text), ("shard", filters.shard), ("source", filters.source)):
+        if value not in ("", None):
+            found.append({"text": f"{name}: {value}", "query": filters.query(**{name: None, "after": None})})
+    if filters.outliers:
+        found.append(
+            {"text": f"outliers of {filters.outliers}", "query": filters.query(outliers=None, after=None)}
+        )
+    return found
+
+
+def add(app: FastAPI, site: Site) -> None:
+    """The routes."""
+
+    def meant(request: Request) -> tuple[Scope, Filters]:
+        return site.scope(request), Filters.parse(request.query_params.multi_items())
+
+    @app.get("/clips")
+    @app.get("/clips.json")
+    def clips(request: Request) -> Response:
+        scope, filters = meant(request)
+        rows, after = some_clips(site, scope, filters)
+        whole = counts.number(site.index, scope, Filters())
+        is_side = whole <= _FEW or "side" in request.query_params
+        data: dict[str, Any] = {
+            "clips": rows,
+            "next": filters.query(after=after) if after else "",
+            "count": counts.number(site.index, scope, filters) if whole <= _FEW else None,
+            "whole": whole,
+        }
+        if not request.url.path.endswith(".json"):
+            data |= {
+                "filters": filters,
+                "query": filters.query(after=None),
+                "chips": chips(filters),
+                "measures": MEASURES,
+                "told": {known.name: _limits_of(filters, known.name) for known in MEASURES},
+                "side": side(site, scope, filters) if is_side else None,
+                "predicate": saved_as(filters),
+            }
+        return site.page(request, "clips.html", data, scope)
+
+    @app.get("/clips/side")
+    @app.get("/clips/side.json")
+    def beside(request: Request) -> Response:
+        scope, filters = meant(request)
+        data = side(site, scope, filters) | {"count": counts.number(site.index, scope, filters)}
+        return site.part(request, "clips_side.html", {**data, "filters": filters})
+
+    @app.get("/clips/export.{kind}")
+    def export(request: Request, kind: str) -> Response:
+        scope, filters = meant(request)
+        if kind == "sql":
+            return PlainTextResponse(f"SELECT * FROM clips WHERE {saved_as(filters)};\n")
+        makers = {"csv": _csv, "jsonl": _jsonl}
+        if kind not in makers:
+            raise HTTPException(404, "there are export.csv, export.jsonl and export.sql")
+        types = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+        headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
+        return StreamingResponse(makers[kind](_all(site, scope, filters)), 200, headers, types[kind])
+
+
+def _limits_of(filters: Filters, name: str) -> str:
+    return told(*filters.ranges[name]) if name in filters.ranges else ""
+
+
+def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]:
+    after = ""
+    while True:
+        found, after = some_clips(site, scope, _from(filters, after), _BATCH)
+        yield from found
+        if not after:
+            return
+
+
+def _from(filters: Filters, after: str) -> Filters:
+    return replace(filters, after=after) if after else filters
+
+
+def cell(value: Any) -> str:
+    """A cell of a CSV that no spreadsheet takes for a formula."""
+    text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+    return f"'{text}" if text[:1] in "=+-@\t\r" and not isinstance(value, (int, float)) and text else text
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    names: list[str] = []
+    for row in rows:
+        lines = io.StringIO()
+        writer = csv.writer(lines)
+        if not names:
+            names = list(row)
+            writer.writerow(names)
+        writer.writerow([cell(row[name]) for name in names])
+        yield lines.getvalue()
+
+
+def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row) + "\n"
+
+
+def saved_as(filters: Filters) -> str:
+    """The predicate of the filters with its values written out, for SQL and for a view."""
+    where, values = filters.where()
+    parts = where.removeprefix("true AND ").split("?")
+    return "".join(
+        part + (_literal(value) if part is not parts[-1] else "") for part, value in _pairs(parts, values)
+    )
+
+
+def _pairs(parts: list[str], values: list[Any]) -> Iterator[tuple[str, Any]]:
+    return zip(parts, [*values, None], strict=True)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, (int, float)) else "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,138 @@
+"""What all pages share: the dataset, its index, its views and its newest run, and how a page is answered."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.templating import Jinja2Templates
+
+from dashboard import drawing
+from dashboard.asking.scope import Scope, Scopes
+from dashboard.index.index import Index
+from dashboard.live import Tail
+from dashboard.states import Grids
+from manifests.layout import Dataset
+from manifests.writing.pace import told_duration, told_range
+
+HERE = Path(__file__).parent
+PAGES = [
+    ("/", "Now", "n"),
+    ("/shards", "Shards", "s"),
+    ("/clips", "Clips", "c"),
+    ("/drops", "Drops", "d"),
+    ("/captions", "Captions", "w"),
+    ("/train", "Training", "t"),
+    ("/map", "Map", "m"),
+    ("/runs", "Runs", "r"),
+    ("/sql", "SQL", "q"),
+]
+"""Address, title, and the letter that leads there after `g`."""
+
+
+@dataclass
+class Site:
+    """One dataset, watched.
+
+    Attributes:
+        runs: folders of trainings besides those in the dataset.
+        prices: of an hour of a processor and of a GPU; None where none was told.
+        verdicts: where verdicts of people on captions are kept; None to take none.
+    """
+
+    dataset: Dataset
+    index: Index
+    runs: list[Path] = field(default_factory=list)
+    prices: tuple[float, float] | None = None
+    verdicts: Path | None = None
+    ray: str = ""
+    hide_paths: bool = False
+
+    def __post_init__(self) -> None:
+        self.scopes, self.tail = Scopes(self.index), Tail(self.dataset)
+        self.grids = Grids(self.index, self.tail)
+        self._templates = Jinja2Templates(directory=str(HERE / "templates"))
+        self._templates.env.filters.update(
+            local_time=local_time,
+            duration=lambda seconds: told_duration(seconds) if seconds is not None else "",
+            left=told_range,
+            short=lambda value: "" if value is None else drawing.short(value),
+            shown=drawing.shown,
+            number=lambda value: "" if value is None else f"{value:,}",
+            bytes=told_bytes,
+            path=self.shown_path,
+        )
+        self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
+
+    def shown_path(self, uri: str) -> str:
+        """An address as pages show it."""
+        return uri.rsplit("/", 1)[-1] if self.hide_paths else uri
+
+    def scope(self, request: Request) -> Scope:
+        """The view that a request names."""
+        return self.scopes.named(request.query_params.get("view", ""))
+
+    def page(self, request: Request, name: str, data: dict[str, Any], scope: Scope | None = None) -> Response:
+        """The page, or its JSON twin where its address ends in .json."""
+        if request.url.path.endswith(".json"):
+            return JSONResponse(plain(data))
+        scope = scope or self.scope(request)
+        about = {
+            "dataset": self.shown_path(self.dataset.uri),
+            "pages": [*PAGES, *([("/check", "Check", "k")] if self.verdicts else [])],
+            "scope": scope,
+            "views": self.scopes.names(),
+            "view_query": urlencode({"view": scope.name}) if request.query_params.get("view") else "",
+            "building": self.index.progress,
+            "twin": twin(request),
+            "here": request.url.path,
+            "hidden": [(key, value) for key, value in request.query_params.multi_items() if key != "view"],
+            "ray": self.ray,
+        }
+        return self._templates.TemplateResponse(request, name, {**about, **data})
+
+    def part(self, request: Request, name: str, data: dict[str, Any]) -> Response:
+        """A part of a page, or its JSON twin."""
+        if request.url.path.endswith(".json"):
+            return JSONResponse(plain(data))
+        return self._templates.TemplateResponse(request, name, data)
+
+
+def twin(request: Request) -> str:
+    """The address of a page's JSON twin."""
+    path = "/now" if request.url.path == "/" else request.url.path
+    return f"{path}.json" + (f"?{request.url.query}" if request.url.query else "")
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON can hold: no infinities, no objects."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return plain(vars(value)) if hasattr(value, "__dict__") else str(value)
+
+
+def local_time(seconds: float | None) -> str:
+    """A time for people, of this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+def told_bytes(size: float | None) -> str:
+    """Bytes for people."""
+    size = float(size or 0)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return ""

@@ -1,0 +1,180 @@
+"""The state of each shard of each column version: from the index, the newest run, `verify` and a listing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboard.asking.scope import Scope
+from dashboard.index.index import Index
+from dashboard.live import Tail
+from manifests.layout import Dataset
+from manifests.store import storage
+from manifests.writing.pace import MEASURING, RUNNING
+
+STATES = ("missing", "queued", "running", "committed", "verified", "stale", "failures", "corrupt")
+"""From the least to the worst: a bin of several shards shows the worst of them."""
+GLYPHS = dict(zip(STATES, "·…▸■✓◇!✕", strict=True))
+_LISTED_S, _LISTED_REMOTE_S = 15.0, 120.0
+MOST_ROWS = 2000
+
+
+ORDER = ("preview", "embed", "caption", "text", "latent", "dedup")
+
+
+def order_of(column: str) -> tuple[int, str]:
+    """Columns and stages in the order of the pipeline."""
+    name = column.partition("@")[0]
+    return (ORDER.index(name) if name in ORDER else len(ORDER), column)
+
+
+class Integrity:
+    """What `verify` found, and which tars are there with their size."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset, self._lock = dataset, threading.Lock()
+        self._every_s = _LISTED_S if storage.is_local(dataset.filesystem) else _LISTED_REMOTE_S
+        self._listed_at_s, self.looks = -1e9, 0
+        self._sizes: dict[str, int] = {}
+        self._read: set[str] = set()
+        self.verified: dict[tuple[str, int], dict[str, Any]] = {}
+        """The newest line of `verify` for a column version and a shard."""
+
+    def look(self) -> None:
+        """List the tars and read what `verify` wrote since; at most so often as the store allows."""
+        with self._lock:
+            if time.monotonic() - self._listed_at_s < self._every_s:
+                return
+            dataset = self._dataset
+            files = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+            self._sizes = {dataset.relative(info.path): info.size for info in files}
+            notes = storage.list_files(dataset.filesystem, dataset.path("runs"), ".jsonl")
+            for info in sorted(notes, key=lambda info: info.base_name):
+                if info.base_name.startswith("verify-") and info.path not in self._read:
+                    self._read.add(info.path)
+                    self._note(storage.read_bytes(dataset.filesystem, info.path))
+            self._listed_at_s, self.looks = time.monotonic(), self.looks + 1
+
+    def _note(self, data: bytes) -> None:
+        for line in data.splitlines():
+            try:
+                row = json.loads(line)
+                self.verified[row["column"], int(row["shard"])] = row
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of one that is being written
+
+    def problem(self, tar: str | None, tar_bytes: int | None) -> str:
+        """What a listing shows of a tar; empty where it is there and as large as it was."""
+        if tar is None:
+            return ""
+        size = self._sizes.get(tar)
+        if size is None:
+            return f"{tar}: is missing"
+        return "" if size == tar_bytes else f"{tar}: has {size} bytes, {tar_bytes} were committed"
+
+
+@dataclass
+class Grid:
+    """States by column version and shard.
+
+    Attributes:
+        versions: in the order of the pipeline.
+        shards: numbers of all that are planned or committed.
+        cells: by version, a state for each of `shards`.
+        problems: by version and shard, what is wrong.
+    """
+
+    versions: list[str] = field(default_factory=list)
+    shards: list[int] = field(default_factory=list)
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    problems: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def count(self, state: str) -> int:
+        return sum(row.count(state) for row in self.cells.values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many shards of each version are in each state."""
+        return {version: dict(Counter(row)) for version, row in self.cells.items()}
+
+    def binned(self, most: int) -> tuple[list[tuple[int, int]], dict[str, list[str]]]:
+        """Runs of shards, (first, last), and the worst state of each; single shards where they are few."""
+        step = -(-len(self.shards) // most) if self.shards else 1
+        begins = range(0, len(self.shards), step)
+        spans = [(self.shards[at], self.shards[min(at + step, len(self.shards)) - 1]) for at in begins]
+        rank = {state: number for number, state in enumerate(STATES)}
+        worst = {
+            version: [max(row[at : at + step], key=rank.__getitem__) for at in begins]
+            for version, row in self.cells.items()
+        }
+        return spans, worst
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """Numbers between planned shards that no shard has."""
+        pairs = zip(self.shards, self.shards[1:], strict=False)
+        return [(one + 1, other - 1) for one, other in pairs if other > one + 1]
+
+
+class Grids:
+    """The newest grid, made anew where something has changed."""
+
+    def __init__(self, index: Index, tail: Tail) -> None:
+        self._index, self._tail, self._integrity = index, tail, Integrity(index.dataset)
+        self._key: Any = None
+        self._grid = Grid()
+
+    def of(self, scope: Scope) -> Grid:
+        """The grid of a scope now."""
+        self._integrity.look()
+        self._index.refresh()
+        key = (self._index.changes, self._tail.place, self._integrity.looks, scope)
+        if key != self._key:
+            self._grid, self._key = make_grid(self._index, self._tail, self._integrity, scope), key
+        return self._grid
+
+
+def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> Grid:
+    """The states of everything that is planned or committed."""
+    rows = index.tuples("SELECT version, shard, num_failed, tar, tar_bytes FROM shards")
+    stamps = {(version, number): stamp for version, number, stamp in index.tuples("SELECT * FROM commits")}
+    planned = {row[0] for row in index.tuples("SELECT DISTINCT shard FROM segments")}
+    shards = sorted(planned | {row[1] for row in rows})
+    place = {shard: at for at, shard in enumerate(shards)}
+    versions = sorted({row[0] for row in rows} | set(scope.columns.values()), key=order_of)
+    in_scope = set(scope.columns.values())
+    is_live = tail.pace().state in (RUNNING, MEASURING)
+    grid = Grid(versions, shards, {version: ["missing"] * len(shards) for version in versions})
+    if is_live:
+        for stage in {stage.stage for stage in tail.pace().stages}:
+            for version in versions:
+                if version.startswith(f"{stage}@") and version in in_scope:
+                    grid.cells[version] = ["queued"] * len(shards)
+        for stage, shard in tail.running:
+            for version in versions:
+                if version.startswith(f"{stage}@") and version in in_scope and shard in place:
+                    grid.cells[version][place[shard]] = "running"
+    for version, shard, num_failed, tar, tar_bytes in rows:
+        said = integrity.verified.get((version, shard))
+        if said and said.get("stamp") != stamps.get((version, shard)):
+            said = None  # made again since
+        problem = integrity.problem(tar, tar_bytes)
+        if said and not said["ok"]:
+            problem = problem or "; ".join(said["problems"])
+        if problem:
+            state = "corrupt"
+            grid.problems[version, shard] = problem
+        elif num_failed:
+            state = "failures"
+        elif version not in in_scope:
+            state = "stale"
+        else:
+            state = "verified" if said and said["depth"] == "deep" else "committed"
+        grid.cells[version][place[shard]] = state
+    for version, shard, problem in index.tuples("SELECT version, shard, problem FROM unreadable"):
+        if version in grid.cells and shard in place:
+            grid.cells[version][place[shard]] = "corrupt"
+            grid.problems[version, shard] = problem
+    return grid

@@ -1,0 +1,50 @@
+// What every page does: keys, forms that submit themselves, and the parts that a page has.
+
+const has = (selector) => document.querySelector(selector);
+
+for (const select of document.querySelectorAll("select[data-submit]")) {
+  select.addEventListener("change", () => select.form.requestSubmit());
+}
+const typing = () => /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
+
+const keys = has("#keys");
+const button = has("[data-keys]");
+button.hidden = false;
+button.addEventListener("click", () => keys.showModal());
+
+let leads = false; // `g` was pressed, and a letter names the page
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || keys.open) return;
+  if (event.key === "Escape" && typing()) { document.activeElement.blur(); return; }
+  if (typing()) return;
+  if (leads) {
+    leads = false;
+    has(`nav a[data-key="${CSS.escape(event.key)}"]`)?.click();
+    return;
+  }
+  if (event.key === "g") { leads = true; setTimeout(() => { leads = false; }, 1500); }
+  else if (event.key === "?") keys.showModal();
+  else if (event.key === "/") { event.preventDefault(); has("[data-search]").focus(); }
+  else if (event.key === "f" && has("#filters")) has("#filters input, #filters a")?.focus();
+  else if ("jk".includes(event.key)) step(event.key === "j" ? 1 : -1);
+});
+
+function step(by) {
+  const shots = [...document.querySelectorAll(".tile .shot")];
+  const at = shots.indexOf(document.activeElement);
+  shots[Math.min(shots.length - 1, Math.max(0, at < 0 ? 0 : at + by))]?.focus();
+}
+
+const parts = {
+  "[data-live]": "./live.js",
+  ".tile": "./tiles.js",
+  "[data-side]": "./filters.js",
+  "[data-threshold]": "./threshold.js",
+  "[data-player]": "./player.js",
+  "[data-grid]": "./grid.js",
+  "[data-map]": "./map.js",
+  "[data-chart]": "./charts.js",
+};
+for (const [selector, module] of Object.entries(parts)) {
+  if (has(selector)) import(module);
+}

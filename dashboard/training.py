@@ -1,0 +1,258 @@
+"""Trainings beside a dataset: their metrics, what they read of it, and their samples."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dashboard.site import Site
+from manifests.store import storage
+
+SMOOTHING = 0.05
+"""Share of a step in the smoothed loss."""
+MOST_POINTS = 800
+_STEP = re.compile(r"^step-(\d+)$")
+_FILE = re.compile(r"^[0-9A-Za-z_-]+\.(webm|png)$")
+_OWN = ("metrics.jsonl", "config.json")
+
+
+def folders(site: Site) -> dict[str, Path]:
+    """Run folders by the name that pages know them by."""
+    found: dict[str, Path] = {}
+    candidates = list(site.runs)
+    if storage.is_local(site.dataset.filesystem):
+        candidates += sorted((Path(site.dataset.root) / "training").glob("*"))
+    for path in candidates:
+        if any((path / name).is_file() for name in _OWN):
+            name, number = path.resolve().name, 2
+            while name in found:
+                name, number = f"{path.resolve().name}-{number}", number + 1
+            found[name] = path
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file; empty where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Lines:
+    """The rows of a growing file, each read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset, self._identity = path, 0, (0, 0)
+
+    def new(self) -> Iterator[dict[str, Any] | None]:
+        """Rows since the last call; None first where the file was begun anew or cut, as a resume does."""
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return
+        identity = (stat.st_dev, stat.st_ino)
+        if stat.st_size < self._offset or (self._offset and identity != self._identity):
+            self._offset = 0
+            yield None
+        self._identity = identity
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+
+
+@dataclass
+class Run:
+    """One training, followed."""
+
+    name: str
+    path: Path
+    metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    shown: Counter[str] = field(default_factory=Counter)
+    """Times that each clip was read."""
+    by_epoch: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    loss_of: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    """Of each clip: sum of the loss of the steps that read it, and their number."""
+    steps_of: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _files: dict[str, Lines] = field(default_factory=dict)
+    _smooth: float | None = None
+
+    def look(self) -> None:
+        """Read what has been written since."""
+        for row in self._file("metrics.jsonl").new():
+            if row is None:
+                self.metrics.clear()
+                self._smooth = None
+                continue
+            self._take(row)
+        for row in self._file("validation.jsonl").new():
+            if row is None:
+                self.validation.clear()
+            else:
+                self.validation.append(row)
+
+    def _file(self, name: str) -> Lines:
+        return self._files.setdefault(name, Lines(self.path / name))
+
+    def _take(self, row: dict[str, Any]) -> None:
+        step = len(self.metrics["step"])
+        flat = {name: value for name, value in row.items() if isinstance(value, (int, float))}
+        flat |= {f"loss_by/{name}": value for name, value in (row.get("loss_by") or {}).items()}
+        loss = flat.get("loss", math.nan)
+        if math.isfinite(loss):
+            self._smooth = loss if self._smooth is None else self._smooth + SMOOTHING * (loss - self._smooth)
+        flat["loss_smooth"] = self._smooth if self._smooth is not None else math.nan
+        for name in flat.keys() | self.metrics.keys():
+            column = self.metrics[name]
+            column.extend([math.nan] * (step - len(column)))
+            value = flat.get(name, math.nan)
+            column.append(float(value) if isinstance(value, (int, float)) else math.nan)
+
+    def look_at_consumed(self) -> None:
+        """Read which clips were shown since."""
+        loss = dict(zip(self.metrics["step"], self.metrics["loss"], strict=False))
+        for path in sorted(self.path.glob("consumed*.jsonl")):
+            for row in self._file(path.name).new():
+                if row is None:
+                    for held in (self.shown, self.by_epoch, self.loss_of, self.steps_of):
+                        held.clear()
+                    continue
+                for clip_id, *_ in row.get("samples", []):
+                    self.shown[clip_id] += 1
+                    self.by_epoch[clip_id, row.get("epoch", 0)] += 1
+                    if len(self.steps_of[clip_id]) < 500:
+                        self.steps_of[clip_id].append(row["step"])
+                    if math.isfinite(own := loss.get(row["step"], math.nan)):
+                        self.loss_of[clip_id][0] += own
+                        self.loss_of[clip_id][1] += 1
+
+    def series(self, names: list[str], by: str = "step", most: int = MOST_POINTS) -> dict[str, list[Any]]:
+        """Columns for a chart; of many steps the least, the mean and the most of each bucket.
+
+        Args:
+            by: step, epoch or time: what `x` is.
+        """
+        x = {"time": "time_s", "epoch": "epoch"}.get(by, "step")
+        axis = self.metrics.get(x, self.metrics["step"])
+        if by == "epoch":
+            axis = self._epochs()
+        step = max(1, -(-len(axis) // most))
+        found: dict[str, list[Any]] = {"x": [axis[at] for at in range(0, len(axis), step)]}
+        for name in names:
+            column = self.metrics.get(name, [])
+            for what in ("mean", "low", "high") if step > 1 else ("mean",):
+                found[name if what == "mean" else f"{name}:{what}"] = [
+                    _of(column[at : at + step], what) for at in range(0, len(axis), step)
+                ]
+        return found
+
+    def _epochs(self) -> list[float]:
+        """The epoch of each step, with the share of it that is done."""
+        epochs = self.metrics.get("epoch", [])
+        first: dict[float, int] = {}
+        for at, epoch in enumerate(epochs):
+            first.setdefault(epoch, at)
+        begins = sorted(first.values())
+        found = []
+        for at, epoch in enumerate(epochs):
+            begin = first[epoch]
+            later = next((other for other in begins if other > begin), None)
+            length = (
+                (later - begin)
+                if later
+                else max(len(epochs) - begin, begin - (begins[-2] if len(begins) > 1 else 0))
+            )
+            found.append(epoch + (at - begin) / max(1, length))
+        return found
+
+    def last(self) -> dict[str, float | None]:
+        """The newest value of each measure."""
+        found = {}
+        for name, column in self.metrics.items():
+            value = next((value for value in reversed(column[-50:]) if math.isfinite(value)), None)
+            found[name] = value
+        return found
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Samples by step, oldest first."""
+        found = []
+        for folder in sorted((self.path / "samples").glob("step-*")):
+            if folder.is_dir() and (match := _STEP.match(folder.name)):
+                records = [read_json(path) for path in sorted(folder.glob("*.json"))]
+                rows = [row for row in records if _FILE.match(str(row.get("file", "")))]
+                found.append({"step": int(match[1]), "samples": rows})
+        return found
+
+    def sample_file(self, step: int, name: str) -> Path | None:
+        """The file of a sample; None where there is none of that name."""
+        path = self.path / "samples" / f"step-{step:08d}" / name
+        return path if _FILE.match(name) and path.is_file() and not path.is_symlink() else None
+
+
+def _of(values: list[float], what: str) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return None
+    return {"mean": sum(known) / len(known), "low": min(known), "high": max(known)}[what]
+
+
+_held: dict[Path, Run] = {}
+_lock = threading.Lock()
+
+
+def run_of(site: Site, name: str) -> Run | None:
+    """The run of a name, read up to now."""
+    path = folders(site).get(name)
+    if path is None:
+        return None
+    with _lock:
+        run = _held.setdefault(path, Run(name, path))
+        run.name = name
+        run.look()
+    return run
+
+
+def runs(site: Site) -> list[dict[str, Any]]:
+    """All runs, with what they read and their newest measures."""
+    found = []
+    for name, path in folders(site).items():
+        run = run_of(site, name)
+        if run is None:
+            continue
+        record, config = read_json(path / "run.json"), read_json(path / "config.json")
+        sessions = record.get("sessions", [])
+        last = run.last()
+        found.append(
+            {
+                "name": name,
+                "dataset": record.get("dataset", ""),
+                "view": record.get("view", ""),
+                "preset": config.get("preset", ""),
+                "steps": config.get("steps"),
+                "step": int(last.get("step") or -1) + 1,
+                "last": last,
+                "sessions": sessions,
+                "started_s": sessions[0]["started_s"] if sessions else None,
+                "ended_s": sessions[-1]["ended_s"] if sessions else None,
+                "validation": run.validation[-1] if run.validation else None,
+            }
+        )
+    return found

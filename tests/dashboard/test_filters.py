@@ -1,0 +1,184 @@
+"""Filters: what a page shows equals a plain reading of the tables, through the URL and back."""
+
+import math
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dashboard.asking.counts import facets, histograms, number
+from dashboard.asking.fields import FIELDS, FLAG, MEASURE, WORDS
+from dashboard.asking.filters import Filters
+from dashboard.asking.scope import Scopes
+from dashboard.index.index import Index
+from dashboard.pages.clips import saved_as, some_clips
+from dashboard.site import Site
+from manifests import queries
+from manifests.errors import UsageError
+from manifests.views import View
+
+OF_CLIPS = {
+    "aspect": lambda row: row["width_px"] / row["height_px"],
+    "pixels": lambda row: row["width_px"] * row["height_px"],
+    "seconds": lambda row: row["end_s"] - row["start_s"],
+}
+
+
+@pytest.fixture(scope="module")
+def asked(eventful, tmp_path_factory):
+    """(site, scope, rows of the view, captions of its version, latents)."""
+    index = Index(eventful, tmp_path_factory.mktemp("index"))
+    view = View.load(eventful)
+    captions = queries.table(eventful, "captions", view.column("caption")).to_pylist()
+    latents = queries.table(eventful, "latents", view.column("latent")).to_pylist()
+    yield (
+        Site(eventful, index),
+        Scopes(index).named("default"),
+        view.clips(eventful).to_pylist(),
+        captions,
+        latents,
+    )
+    index.close()
+
+
+def value_of(row: dict, name: str):
+    return OF_CLIPS.get(name, lambda row: row[name])(row)
+
+
+def holds(filters: Filters, row: dict, captions: list[dict], latents: list[dict]) -> bool:
+    """Whether a clip is meant, by a plain reading of what the URL says."""
+
+    def fits(name: str, value) -> bool:
+        if FIELDS[name].kind == MEASURE:
+            low, high = filters.ranges[name]
+            return value is not None and low <= value < high
+        words = filters.words[name]
+        if FIELDS[name].kind == FLAG:
+            return str(value).lower() in words
+        return bool(set(value or ()) & set(words)) if FIELDS[name].kind == WORDS else value in words
+
+    names = [*filters.words, *filters.ranges]
+    for name in names:
+        if FIELDS[name].table == "clips" and not fits(name, value_of(row, name)):
+            return False
+    of_captions = {"caption_kind": "kind", "words": "num_words", "status": "status", "reasons": "reasons"}
+    said = [name for name in names if FIELDS[name].table == "captions"]
+    if (said or filters.text) and not any(
+        all(fits(name, caption[of_captions[name]]) for name in said)
+        and all(word in caption["text"].lower() for word in filters.text.lower().split())
+        for caption in captions
+    ):
+        return False
+    stored = [name for name in names if FIELDS[name].table == "latents"]
+    of_latents = {
+        "tokens": lambda row: row["latent_t"] * row["latent_h"] * row["latent_w"],
+        "psnr": lambda row: row["audit_psnr_db"],
+        "audit_flag": lambda row: (row["audit_flag"] or "").split(","),
+    }
+    return not stored or any(all(fits(name, of_latents[name](item)) for name in stored) for item in latents)
+
+
+words = st.dictionaries(
+    st.sampled_from(["kind", "camera", "palette", "starts_with", "status", "caption_kind"]),
+    st.lists(
+        st.sampled_from(
+            ["video", "image", "static", "zoom_in", "pan_left", "unknown", "blue", "green", "grey", "cut"]
+            + ["source_start", "accepted", "rejected", "dense", "short", "o'clock\"; --"]
+        ),
+        min_size=1,
+        max_size=3,
+        unique=True,
+    ).map(tuple),
+    max_size=2,
+)
+limit = st.one_of(st.floats(0, 400, allow_nan=False), st.sampled_from([0.0, 0.05, 1.0, 25.0]))
+ranges = st.dictionaries(
+    st.sampled_from([name for name, known in FIELDS.items() if known.kind == MEASURE]),
+    st.tuples(st.one_of(st.just(-math.inf), limit), st.one_of(st.just(math.inf), limit)),
+    max_size=2,
+)
+flags = st.dictionaries(
+    st.sampled_from(["has_audio", "is_vfr"]),
+    st.sampled_from([("true",), ("false",), ("false", "true")]),
+    max_size=1,
+)
+filters_ = st.builds(
+    Filters,
+    words=st.builds(lambda one, other: {**one, **other}, words, flags),
+    ranges=ranges,
+    text=st.sampled_from(["", "ball", "large ball", "blue", "purple star"]),
+    sort=st.sampled_from(["", "motion", "-seconds", "random:3", "words", "-psnr"]),
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(filters=filters_)
+def test_filters_round_trip_and_equal_a_plain_reading(asked, filters):
+    site, scope, rows, captions, latents = asked
+    assert Filters.parse(parse_qsl(filters.query(), keep_blank_values=True)) == filters
+    expected = {
+        row["clip_id"]
+        for row in rows
+        if holds(
+            filters,
+            row,
+            [item for item in captions if item["clip_id"] == row["clip_id"]],
+            [item for item in latents if item["clip_id"] == row["clip_id"]],
+        )
+    }
+    assert number(site.index, scope, filters) == len(expected)
+    found, after = list[str](), filters
+    while True:  # page by page: nothing twice, nothing left out
+        page, key = some_clips(site, scope, after, 4)
+        found += [row["clip_id"] for row in page]
+        if not key:
+            break
+        after = Filters.parse(parse_qsl(filters.query(after=key)))
+    assert len(found) == len(set(found)) and set(found) == expected
+    measure = filters.sort.lstrip("-")
+    if measure in ("motion", "seconds"):
+        by_id = {row["clip_id"]: value_of(row, measure) for row in rows}
+        values = [by_id[clip_id] for clip_id in found]
+        assert values == sorted(values, reverse=filters.sort.startswith("-"))
+    kept = site.index.rows(f"{scope.tables} SELECT count(*) AS n FROM clips WHERE {saved_as(filters)}")
+    assert kept[0]["n"] == len(expected)
+
+
+def test_facets_and_histograms_count_what_is_meant(asked):
+    site, scope, rows, _, _ = asked
+    filters = Filters.parse([("motion", "0.01.."), ("kind", "video")])
+    meant = [row for row in rows if row["kind"] == "video" and row["motion"] >= 0.01]
+    found = facets(site.index, scope, filters)
+    for name in ("camera", "starts_with"):
+        assert dict(found[name]) == {
+            word: sum(row[name] == word for row in meant) for word in {row[name] for row in meant} if word
+        }
+    others = [row for row in rows if row["motion"] >= 0.01]  # its own filter does not narrow a facet
+    assert dict(found["kind"]) == {
+        word: sum(row["kind"] == word for row in others) for word in {row["kind"] for row in others}
+    }
+    colours = {colour for row in meant for colour in row["palette"]}
+    assert {word for word, count in found["palette"]} == colours
+    made = {
+        histogram.field.name: histogram
+        for histogram in histograms(site.index, scope, filters, ["seconds", "fps"])
+    }
+    assert sum(made["seconds"].whole) == len(rows) and sum(made["seconds"].chosen) == len(meant)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("nosuch", "1"), ("motion", "0.3"), ("motion", "a..b"), ("motion", "nan..1"), ("sort", "nosuch")]
+    + [("has_audio", "yes"), ("after", "x"), ("after", "[[],1]"), ("shard", "-1"), ("outliers", "words")],
+)
+def test_what_is_no_filter_is_refused_with_what_there_is(asked, given):
+    site, scope, *_ = asked
+    with pytest.raises(UsageError):
+        filters = Filters.parse([given])
+        some_clips(site, scope, filters)

@@ -1,0 +1,284 @@
+"""The pages: each with its JSON twin, true to the tables, and safe against what comes from outside."""
+
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dashboard.app import make_app
+from dashboard.security import Access
+from dashboard.states import STATES
+from manifests import cli, queries
+from manifests.layout import Column
+from tests.dashboard.conftest import OTHER, run_events
+
+PAGES = ("/", "/shards", "/clips", "/drops", "/captions", "/train", "/map", "/runs", "/sql")
+
+
+def twin(address: str) -> str:
+    path, _, query = address.partition("?")
+    return f"{'/now' if path == '/' else path}.json" + (f"?{query}" if query else "")
+
+
+def digest(folder: str) -> str:
+    found = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*")):
+        found.update(str(path).encode() + (path.read_bytes() if path.is_file() else b""))
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_every_page_has_its_twin_and_nothing_inline(site, address):
+    page, data = site.get(address), site.get(twin(address))
+    assert page.status_code == data.status_code == 200, page.text
+    assert isinstance(data.json(), dict)
+    assert "<style" not in page.text and "style=" not in page.text and " onclick=" not in page.text
+    assert not re.search(r"<script(?![^>]*src=)", page.text)
+    assert f'href="{twin(address)}"' in page.text
+
+
+def test_a_crawl_of_every_link_changes_no_byte_and_finds_no_broken_one(site, eventful):
+    before, seen, todo = digest(eventful.uri), set(), list(PAGES)
+    while todo and len(seen) < 500:
+        address = todo.pop()
+        if address in seen or address.startswith(("http", "#", "data:")):
+            continue
+        seen.add(address)
+        answer = site.get(address, headers={"accept": "text/html"})
+        assert answer.status_code in (200, 206), (address, answer.text[-300:])
+        if answer.headers["content-type"].startswith("text/html"):
+            links = re.findall(r'(?:href|src|poster)="([^"]+)"', answer.text)
+            todo += [link.replace("&amp;", "&").split("#")[0] for link in links if link[:1] == "/"]
+    assert {"/shards/0", "/train/small"} <= seen and len(seen) > 100
+    assert digest(eventful.uri) == before
+
+
+def test_the_funnel_and_the_grid_equal_info(site, eventful):
+    told = {row["column"]: row for row in site.get("/now.json?view=newest").json()["funnel"]}
+    for column in eventful.columns():
+        records = queries.table(eventful, "shards", column).to_pylist()
+        if str(column) in told:
+            row = told[str(column)]
+            assert row["kept"] == sum(record["num_kept"] for record in records)
+            assert row["in"] == row["kept"] + row["dropped"] + row["failed"]
+    grid = site.get("/shards.json").json()
+    for column in eventful.columns():
+        counts = grid["counts"][str(column)]
+        assert sum(counts.values()) == grid["num_shards"]
+        assert sum(counts.get(name, 0) for name in STATES[3:]) == len(eventful.committed_shards(column))
+
+
+def test_versions_are_not_added_up(site, eventful):
+    rows = {row["version"]: row for row in site.get("/captions.json").json()["versions"]}
+    for column in eventful.columns():
+        if column.name == "caption":
+            assert rows[str(column)]["captions"] == queries.table(eventful, "captions", column).num_rows
+    assert len(rows) == 2
+    clips = site.get("/clips.json").json()
+    assert clips["whole"] <= queries.table(eventful, "clips").num_rows
+    assert "huge" not in json.dumps(clips["clips"])  # the view has the first version
+
+
+def test_two_versions_are_compared_word_by_word(site, eventful):
+    own = next(column for column in eventful.columns() if column.name == "caption" and column != OTHER)
+    found = site.get("/captions.json", params={"a": str(own), "b": str(OTHER)}).json()["compared"]
+    assert dict(found["gained"])["one"] > 0 and found["apart"][0]["disagreement"] > 0
+    assert "<ins>" in json.dumps(found["apart"])
+    clip_id = found["apart"][0]["clip_id"]
+    page = site.get(f"/clips/{clip_id}").text
+    assert "<ins>One" in page and "<del>" in page
+    assert site.get("/captions?a=caption@none").status_code == 400
+
+
+def test_a_clip_page_has_all_that_is_known(site, eventful):
+    clip = next(row for row in queries.table(eventful, "clips").to_pylist() if row["num_frames"] > 1)
+    data = site.get(f"/clips/{clip['clip_id']}.json").json()
+    assert data["clip"]["num_frames"] == clip["num_frames"] and data["source"]["uri"] == clip["uri"]
+    assert len(data["versions"]) == 2 and data["latents"] and data["has_filmstrip"]
+    assert {"poster.jpg", "proxy.webm", "latent.png"} <= {row["field"] for row in data["members"]}
+    for field in ("latent.png", "frame000.jpg"):
+        assert site.get(f"/media/{clip['clip_id']}.{field}").status_code == 200
+    assert site.get(f"/media/{clip['clip_id']}.latent.safetensors").status_code == 404
+    assert site.get("/clips/nosuch").status_code == 404
+
+
+def test_drops_have_a_threshold_that_can_be_moved_and_play_from_their_source(site, eventful):
+    address = "/drops.json?view=newest&stage=text&reason=too_short"
+    found = site.get(address).json()
+    assert found["threshold"] == 0.25 and found["is_floor"] and len(found["items"]) == 12
+    assert site.get(f"{address}&at=0.11").json()["would_keep"] == 6
+    item = found["items"][0]
+    whole = Path(item["uri"]).read_bytes()
+    answer = site.get(f"/source/{item['source_id']}", headers={"range": "bytes=5-14"})
+    assert (answer.status_code, answer.content) == (206, whole[5:15])
+    strip = site.get(f"/source/{item['source_id']}/strip.jpg?start_s=0&end_s=0.5")
+    assert strip.status_code == 200 and strip.content[:2] == b"\xff\xd8"
+    page = site.get("/drops?view=newest&stage=text&reason=decode").text
+    assert "the decoder &lt;b&gt;gave up&lt;/b&gt;" in page and "rushes retry" in page
+    assert site.get("/source/..%2f..%2fetc%2fpasswd").status_code == 404
+    assert site.get("/drops?stage=text&reason=none").status_code == 400
+
+
+def test_a_flipped_byte_and_a_missing_tar_are_on_the_grid_after_verify(copy, tmp_path):
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    columns = {column.name: column for column in copy.columns()}
+    latent, _ = queries.members_of_shard(copy, columns["latent"], 0)
+    with open(latent, "r+b") as file:
+        file.seek(2000)
+        byte = file.read(1)
+        file.seek(2000)
+        file.write(bytes([byte[0] ^ 1]))
+    text, _ = queries.members_of_shard(copy, columns["text"], 1)
+    Path(text).unlink()
+    grid = client.get("/shards.json").json()
+    state = {column: [grid["states"][cell] for cell in row] for column, row in grid["cells"].items()}
+    assert state[str(columns["text"])][1] == "corrupt"  # a listing is enough
+    assert state[str(columns["latent"])][0] == "committed"  # bytes are not read here
+    assert cli.main(arguments=["verify", "--deep", copy.uri]) == cli.INTEGRITY
+    client.app.state.site.grids._integrity._listed_at_s = -1e9
+    grid = client.get("/shards.json").json()
+    state = {column: [grid["states"][cell] for cell in row] for column, row in grid["cells"].items()}
+    assert state[str(columns["latent"])][0] == "corrupt" and "verified" in state[str(columns["preview"])]
+    assert "2 shard columns corrupt" in client.get("/").text
+    assert any("sha256" in row["problem"] for row in grid["problems"])
+
+
+@pytest.mark.parametrize(("age_s", "is_over"), [(3, False), (1000, False), (1000, True)])
+def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over):
+    run_events(copy, time.time() - age_s, is_over)
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    page, data = client.get("/").text, client.get("/now.json").json()
+    is_dead = age_s > 60 and not is_over
+    assert (" left;" in page) is (age_s == 3) and bool(data["left_s"]) is (age_s == 3)
+    assert ("No sign of life since" in page) is is_dead
+
+
+def test_shards_in_work_and_in_the_queue_are_told_apart(copy, tmp_path):
+    column = next(column for column in copy.columns() if column.name == "caption")
+    for shard in copy.committed_shards(column):
+        Path(copy.record_path(column, shard)).unlink()
+    log = run_events(copy, time.time() - 2)
+    log.write("job_started", "on here", "caption", 0)
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    grid = client.get("/shards.json").json()
+    assert [grid["states"][cell] for cell in grid["cells"][str(column)]][:2] == ["running", "queued"]
+
+
+def test_sql_answers_queries_and_refuses_the_rest(site, eventful):
+    good = site.get("/sql.json", params={"q": "SELECT count(*) AS n FROM clips"}).json()
+    assert good["rows"] == [[queries.table(eventful, "clips").num_rows]]
+    for query, why in (
+        ("SELECT * FROM read_text('/etc/passwd')", "disabled"),
+        ("COPY clips TO '/tmp/rushes-sql-out'", "no query"),
+        ("DELETE FROM clips", "no query"),
+        ("SELECT 1; SELECT 2", "statements"),
+        ("ATTACH '/tmp/x.db'", "no query"),
+        ("SELECT * FROM nosuch", "nosuch"),
+    ):
+        assert why in site.get("/sql.json", params={"q": query}).json()["error"], query
+    assert not Path("/tmp/rushes-sql-out").exists()
+    csv = site.get("/sql.csv", params={"q": "SELECT '=1+1' AS a, 2 AS b"}).text
+    assert csv.splitlines() == ["a,b", "'=1+1,2"]
+
+
+def test_a_query_without_end_is_ended(site, monkeypatch):
+    monkeypatch.setattr("dashboard.pages.sql.PATIENCE_S", 3.0)
+    begin = time.monotonic()
+    found = site.get(
+        "/sql.json", params={"q": "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"}
+    )
+    assert "was ended" in found.json()["error"] and time.monotonic() - begin < 8
+
+
+def test_a_training_shows_curves_what_it_has_eaten_and_samples(site, eventful):
+    data = site.get("/train/small.json").json()
+    points = data["curves"]["points"]
+    assert points["x"] == list(range(60)) and points["loss"][0] == 2
+    assert data["curves"]["cells"] == ["tall/0.35", "wide/0"] and data["curves"]["marks"]["skipped"] == [31]
+    eaten = data["eaten"]
+    assert (
+        eaten["never"] >= 1
+        and eaten["epochs"] == [0, 1, 2]
+        and eaten["clips"] == sum(r["clips"] for r in eaten["strip"])
+    )
+    (step,) = data["samples"]
+    video = site.get(f"/train/small/samples/40/{step['samples'][0]['file']}")
+    assert video.status_code == 200 and video.content[:4] == b"\x1a\x45\xdf\xa3"
+    for name in ("..%2f..%2fconfig.json", "nosuch.webm", "config.json"):
+        assert site.get(f"/train/small/samples/40/{name}").status_code == 404
+    lines = site.get("/train.json?runs=small,another").json()["lines"]
+    assert len(lines["small"]["x"]) == 60 and len(lines["another"]["x"]) == 30
+    assert site.get("/train.json?runs=none").status_code == 400
+
+
+def test_runs_tell_what_was_set_otherwise_and_what_it_cost(site):
+    newest = site.get("/runs.json").json()["runs"][0]
+    assert newest["command"] == "rushes ingest" and newest["cpu_h"] == pytest.approx(4 * 8 / 3600)
+    assert newest["cost"] == pytest.approx(0.04 * newest["cpu_h"])
+    assert {"name": "plan.shard_s", "before": 12.0, "now": 7} in newest["changes"]
+
+
+def test_captions_are_data(copy, tmp_path):
+    column = Column("caption", "hostile")
+    shard = 0
+    rows = queries.rows_of_shard(
+        copy, "captions", next(c for c in copy.columns() if c.name == "caption"), shard
+    )
+    for row in rows:
+        row["text"] = "<script>alert(1)</script> \u202eevil =cmd()"
+    from manifests.writing.commit import Account, ShardCommit
+
+    with ShardCommit(copy, column, shard, 0) as commit:
+        commit.commit({"captions": rows}, Account(len(rows), len(rows), 0, 0))
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    page = client.get(f"/clips/{rows[0]['clip_id']}").text
+    assert "<script>alert" not in page and "&lt;script&gt;" in page and "[U+202E]" in page
+
+
+def test_views_that_cannot_be_used_are_named(copy, tmp_path):
+    Path(copy.view_path("broken")).write_text('{"columns": {}, "where": "no_such_field > 1"}')
+    Path(copy.view_path("spoilt")).write_text("{")
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    for name in ("broken", "spoilt"):
+        page = client.get(f"/?view={name}")
+        assert page.status_code == 200 and f"View {name}:" in page.text
+    assert client.get("/?view=none").status_code == 400
+
+
+def test_elsewhere_than_on_loopback_a_token_is_asked_for(eventful, tmp_path):
+    app = make_app(eventful.uri, tmp_path / "index", Access(("watch.example.org",), "secret-token"))
+    client = TestClient(app, "http://watch.example.org")
+    assert client.get("/").status_code == 401 and client.get("/media/x.poster.jpg").status_code == 401
+    assert client.get("/?token=wrong").status_code == 401
+    first = client.get("/clips?camera=static&token=secret-token", follow_redirects=False)
+    assert first.status_code == 303 and "token" not in first.headers["location"]
+    cookie = first.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert client.get("/").status_code == 200
+    assert TestClient(app, "http://evil.com").get("/?token=secret-token").status_code == 421
+
+
+def test_the_events_stream_tells_of_a_change(copy, tmp_path):
+    import asyncio
+
+    log = run_events(copy, time.time() - 3)
+    site = make_app(copy.uri, tmp_path / "index").state.site
+
+    async def told() -> list[str]:
+        changes = site.tail.changes("", lambda: {"done": site.tail.pace().done})
+        first = await asyncio.wait_for(anext(changes), 5)
+        account = {"num_in": 3, "num_kept": 3, "num_dropped": 0, "num_failed": 0}
+        log.write("committed", "3 kept", "caption", 5, seconds=9.0, footage_s=10.0, **account)
+        begin = time.monotonic()
+        second = await asyncio.wait_for(anext(changes), 5)
+        assert time.monotonic() - begin < 2
+        await changes.aclose()
+        return [first, second]
+
+    first, second = asyncio.run(told())
+    assert first.startswith("id: 99991231") and '"done": 4' in first and '"done": 5' in second
+    assert site.tail.listeners == 0
