@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from dashboard import drawing
+from dashboard.asking.counts import Kept
 from dashboard.asking.scope import Scope, Scopes
 from dashboard.index.index import Index
 from dashboard.live import Tail
@@ -34,6 +36,7 @@ PAGES = [
     ("/sql", "SQL", "q"),
 ]
 """Address, title, and the letter that leads there after `g`."""
+_SLOWLY_S = 60.0
 
 
 @dataclass
@@ -56,7 +59,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.scopes, self.tail = Scopes(self.index), Tail(self.dataset)
-        self.grids = Grids(self.index, self.tail)
+        self.grids, self.kept = Grids(self.index, self.tail), Kept(self.index)
+        self._slow: dict[tuple[str, Scope], tuple[float, float, list[str]]] = {}
         self._templates = Jinja2Templates(directory=str(HERE / "templates"))
         self._templates.env.filters.update(
             local_time=local_time,
@@ -69,6 +73,15 @@ class Site:
             path=self.shown_path,
         )
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
+
+    def slowly(self, what: str, scope: Scope, work: Callable[[], list[str]]) -> list[str]:
+        """What takes long and need not be new: made again after a minute, or twenty times what it took."""
+        made_at_s, took_s, found = self._slow.get((what, scope), (-1e9, 0.0, []))
+        if time.monotonic() - made_at_s > max(_SLOWLY_S, 20 * took_s):
+            begin_s = time.monotonic()
+            found = work()
+            self._slow[what, scope] = (time.monotonic(), time.monotonic() - begin_s, found)
+        return found
 
     def shown_path(self, uri: str) -> str:
         """An address as pages show it."""

@@ -76,6 +76,10 @@ class Filters:
     def is_empty(self) -> bool:
         return replace(self, view="", sort="", after="") == Filters()
 
+    def is_of_clips(self) -> bool:
+        """Whether captions and latents need not be asked."""
+        return not self.text and all(FIELDS[name].table == "clips" for name in (*self.words, *self.ranges))
+
     def query(self, **changes: Any) -> str:
         """The same filters as the query of a URL, changed: a field's value, or None to leave it out."""
         found: dict[str, Any] = {
@@ -98,13 +102,14 @@ class Filters:
         now = tuple(value for value in have if value != word) if word in have else (*have, word)
         return self.query(**{name: ",".join(now), "after": None})
 
-    def where(self, without: str = "") -> tuple[str, list[Any]]:
+    def where(self, without: str = "", within: str = "true") -> tuple[str, list[Any]]:
         """A predicate over `clips`, and the values that it binds.
 
         Args:
             without: a field whose own filter is left out.
+            within: a predicate on shards, of clips and of all that is known of them.
         """
-        parts, values = ["true"], list[Any]()
+        parts, values = [within], list[Any]()
         by_table: dict[str, list[str]] = {"captions": [], "latents": []}
         bound: dict[str, list[Any]] = {"captions": [], "latents": []}
         for name in (*self.words, *self.ranges):
@@ -123,7 +128,7 @@ class Filters:
             bound["captions"].append(phrase)
         for table, conditions in by_table.items():
             if conditions:
-                parts.append(f"clip_id IN (SELECT clip_id FROM {table} WHERE {' AND '.join(conditions)})")
+                parts.append(f"key IN (SELECT key FROM {table} WHERE {' AND '.join([within, *conditions])})")
                 values += bound[table]
         for name, value in (("shard", self.shard), ("source_id", self.source or None)):
             if value is not None:
@@ -152,35 +157,39 @@ class Filters:
             return f"list_has_any({known.sql}, ?::VARCHAR[])", [found]
         return f"{known.sql} IN (SELECT unnest(?::VARCHAR[]))", [found]
 
+    def _keys(self) -> list[tuple[str, str]]:
+        """What a row is ordered by, and by which sign later rows differ; of values that are never null."""
+        if match := _RANDOM.match(self.sort):
+            return [(f"hash(clip_id, {int(match[1])})", ">"), ("clip_id", ">")]
+        if not self.sort:
+            return [("shard", ">"), ("clip_id", ">")]
+        known, sign = FIELDS[self.sort.lstrip("-")], "<" if self.sort.startswith("-") else ">"
+        value = known.sql
+        if known.table != "clips":
+            best = "max" if sign == "<" else "min"
+            value = f"(SELECT {best}({known.sql}) FROM {known.table} x WHERE x.key = clips.key)"
+        null = "'-infinity'" if sign == "<" else "'infinity'"
+        return [(f"coalesce({value}, {null}::DOUBLE)::DOUBLE", sign), ("clip_id", ">")]
+
     def order(self) -> tuple[str, str, list[Any]]:
         """Key columns for ORDER BY, the same as a predicate for what comes after `after`, and its values.
 
         The key is made of values that are never null, so that paging leaves nothing out.
         """
-        if match := _RANDOM.match(self.sort):
-            keys = [(f"hash(clip_id, {int(match[1])})", ">"), ("clip_id", ">")]
-        elif self.sort:
-            known, sign = FIELDS[self.sort.lstrip("-")], "<" if self.sort.startswith("-") else ">"
-            null = "'-infinity'" if sign == "<" else "'infinity'"
-            value = f"coalesce({known.sql}, {null}::DOUBLE)::DOUBLE"
-            if known.table != "clips":
-                best = "max" if sign == "<" else "min"
-                of = f"SELECT {best}({known.sql}) FROM {known.table} x WHERE x.clip_id = clips.clip_id"
-                value = f"coalesce(({of}), {null}::DOUBLE)::DOUBLE"
-            keys = [(value, sign), ("clip_id", ">")]
-        else:
-            keys = [("shard", ">"), ("clip_id", ">")]
-        order = ", ".join(f"{sql} {'DESC' if sign == '<' else 'ASC'}" for sql, sign in keys)
+        (first, sign), (tie, _) = self._keys()
+        falling, by = sign == "<", first
+        known = FIELDS.get(self.sort.lstrip("-"))
+        if known and known.table == "clips":  # the same order, of which DuckDB keeps the first rows alone
+            by = known.sql
+        order = f"{by} {'DESC' if falling else 'ASC'} NULLS LAST, {tie} ASC"
         if not self.after:
             return order, "true", []
-        first, last = _key(self.after)
-        (sql, sign), (tie, _) = keys
-        return order, f"({sql} {sign} ? OR ({sql} = ? AND {tie} > ?))", [first, first, last]
+        low, last = _key(self.after)
+        return order, f"({first} {sign} ? OR ({first} = ? AND {tie} > ?))", [low, low, last]
 
     def key_sql(self) -> str:
         """The first part of the key of a row; the second is its clip_id."""
-        order = self.order()[0]
-        return order[: order.rindex(", ")].rsplit(" ", 1)[0]
+        return self._keys()[0][0]
 
 
 def key_of(first: Any, clip_id: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import duckdb
 
 from dashboard.index.index import Index
 from manifests.errors import RushesError, UsageError
@@ -19,31 +21,48 @@ _KEPT_S = 2.0
 
 @dataclass(frozen=True)
 class Scope:
-    """Versions by the name of their column, and a predicate over clips.
+    """Versions by the name of their column, and which clips of them are left out.
 
     Attributes:
         name: of the view, or `newest`.
+        out: table with the keys of the clips that the view's predicate leaves out; empty: all are meant.
         problem: why a view cannot be used; then nothing is in it.
     """
 
     name: str
     columns: dict[str, str] = field(default_factory=dict)
-    where: str = "true"
+    out: str = ""
     problem: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.out, self.problem, *self.columns.values()))
 
     @property
     def tables(self) -> str:
         """`WITH` and the tables of this scope; what follows is a query over them."""
-        found = []
-        for table, column in _MADE_BY.items():
-            where = f"version = '{self.columns.get(column, '')}'"
-            if table == "clips":
-                where += f" AND ({self.where})"
-            found.append(f"{table} AS (SELECT * FROM memory.now.{table} WHERE {where})")
+        found = [f"{table} AS ({self._of(table)})" for table in _MADE_BY if table != "clips"]
+        clips = self._of("clips")
+        if self.out:
+            clips = clips.replace(" WHERE ", f" ANTI JOIN {self.out} USING (key) WHERE ")
+        found.append(f"clips AS ({clips}{' AND false' if self.problem else ''})")
         of = ", ".join(f"'{version}'" for version in ("plan", *self.columns.values()))
         for table in ("drops", "failures", "members", "shards"):
             found.append(f"{table} AS (SELECT * FROM memory.now.{table} WHERE version IN ({of}))")
         return f"WITH {', '.join(found)} "
+
+    def _of(self, table: str) -> str:
+        version = self.columns.get(_MADE_BY[table], "")
+        return f"SELECT * FROM memory.now.{table} WHERE version = '{version}'"
+
+    def leaving_out(self, index: Index, where: str) -> Scope:
+        """The same without the clips that a predicate does not keep.
+
+        Raises:
+            duckdb.Error: the predicate cannot be used.
+        """
+        others = ", ".join(f"{table} AS ({self._of(table)})" for table in _MADE_BY if table != "clips")
+        query = f"WITH {others}, clips AS ({self._of('clips')}) SELECT key FROM clips"
+        return replace(self, out=index.left_out(query, where))
 
 
 class Scopes:
@@ -53,7 +72,7 @@ class Scopes:
         self._index = index
         self._names: list[str] = []
         self._found: dict[str, Scope] = {}
-        self._looked_at_s = -1e9
+        self._looked_at_s, self._changes = -1e9, -1
 
     def names(self) -> list[str]:
         """Of all views, `default` first, and `newest`."""
@@ -67,9 +86,12 @@ class Scopes:
             UsageError: there is no such view.
         """
         self._look()
+        self._index.refresh()
         name = name or self._names[0]
         if name not in self._names:
             raise UsageError(f"view={name}", "is not a view here", f"Views: {', '.join(self._names)}.")
+        if self._changes != self._index.changes:
+            self._changes, self._found = self._index.changes, {}
         if name not in self._found:
             self._found[name] = self._newest() if name == NEWEST else self._of_view(name)
         return self._found[name]
@@ -86,15 +108,13 @@ class Scopes:
         try:
             view = View.load(self._index.dataset, name)
         except RushesError as error:
-            return Scope(name, problem=str(error), where="false")
+            return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
-        scope = Scope(name, versions, view.where)
         try:
-            self._index.rows(f"{scope.tables} SELECT 1 FROM clips LIMIT 0")
-        except Exception as error:  # noqa: BLE001 - of DuckDB, of many kinds: the predicate is the user's
+            return Scope(name, versions).leaving_out(self._index, view.where)
+        except duckdb.Error as error:
             first = str(error).splitlines()[0]
-            return Scope(name, versions, "false", f"its predicate cannot be used: {first}")
-        return scope
+            return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
 
     def _newest(self) -> Scope:
         rows = self._index.rows(

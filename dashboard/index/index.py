@@ -63,6 +63,7 @@ class Index:
     def _open(self) -> None:
         """Begin with what the file holds."""
         self._root = duckdb.connect(":memory:")
+        self._left_out: dict[str, int] = {}
         self._root.execute("SET threads = 2")
         self._root.execute("SET memory_limit = '400MB'")
         self._root.execute("SET preserve_insertion_order = false")
@@ -113,6 +114,27 @@ class Index:
             keys = "'plan', generation" if name == "segments" else f'version, "{tables.number_of(name)}"'
             masked = f" WHERE ({keys}) NOT IN (SELECT (version, number) FROM memory.main.{prefix}gone)"
         return f"SELECT {names} FROM base.{name}{masked} UNION ALL {text}"
+
+    def left_out(self, clips: str, where: str) -> str:
+        """Name of a table with the `key` of each clip that a predicate leaves out; empty where it is none.
+
+        Made once, and anew where something has come or gone.
+
+        Args:
+            clips: a query that gives the clips and begins with the tables that the predicate may speak of.
+            where: the predicate.
+        """
+        if where == "true":
+            return ""
+        asked = f"{clips} WHERE NOT coalesce(({where}), false)"
+        name = f"out_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+        with self._lock:
+            if self._left_out.get(name) != self.changes:
+                with self._root.cursor() as cursor:
+                    cursor.execute("USE memory.now")
+                    cursor.execute(f"CREATE OR REPLACE TABLE memory.main.{name} AS {asked}")
+                self._left_out[name] = self.changes
+        return f"memory.main.{name}"
 
     def names(self) -> tuple[str, ...]:
         """Of its tables."""

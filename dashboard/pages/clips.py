@@ -20,6 +20,7 @@ from dashboard.asking.scope import Scope
 from dashboard.site import Site
 
 PAGE = 60
+_SHARDS_AT_FIRST = 32
 _FEW = 50_000
 """Up to so many clips facets are on the page itself; of more they come after the rows."""
 _COLUMNS = (
@@ -33,28 +34,55 @@ def some_clips(
     site: Site, scope: Scope, filters: Filters, most: int = PAGE
 ) -> tuple[list[dict[str, Any]], str]:
     """A page of clips with a caption each, and the key of the next page; empty where there is none."""
-    where, values = filters.where()
-    order, after, last = filters.order()
+    keys = _keys(site, scope, filters, most + 1)
+    more, keys = (keys[most - 1] if len(keys) > most else None), keys[:most]
+    ids, shards = [row[0] for row in keys], sorted({row[1] for row in keys})
     rows = site.index.rows(
-        f"{scope.tables}, page AS (SELECT {_COLUMNS}, {filters.key_sql()} AS sort_key FROM clips "
-        f"WHERE ({where}) AND {after} ORDER BY {order} LIMIT {most + 1}) SELECT * FROM page",
-        [*values, *last],
+        f"{scope.tables} SELECT {_COLUMNS} FROM clips WHERE {among(shards)} "
+        "AND list_contains(?::VARCHAR[], clip_id)",
+        [ids],
     )
-    more = rows[most - 1] if len(rows) > most else None
-    rows = rows[:most]
-    texts = captions_of(site, scope, [row["clip_id"] for row in rows])
-    found = [{**row, "caption": texts.get(row["clip_id"], row["alt"] or "")} for row in rows]
-    for row in found:
-        row.pop("sort_key")
-    return found, key_of(more["sort_key"], more["clip_id"]) if more else ""
+    known = {row["clip_id"]: row for row in rows}
+    texts = captions_of(site, scope, ids, shards)
+    found = [{**known[name], "caption": texts.get(name, known[name]["alt"] or "")} for name in ids]
+    return found, key_of(more[2], more[0]) if more else ""
 
 
-def captions_of(site: Site, scope: Scope, clip_ids: list[str]) -> dict[str, str]:
-    """A caption for each clip: a dense one where there is one, accepted before others."""
+def _keys(site: Site, scope: Scope, filters: Filters, most: int) -> list[tuple[str, int, Any]]:
+    """Id, shard and sort key of clips in their order.
+
+    In the order in which they are stored only as many shards are looked at as it takes.
+    """
+    order, after, last = filters.order()
+    begin = last[0] if last else 0
+    wide = 0 if filters.sort else _SHARDS_AT_FIRST
+    num_shards = (site.index.value("SELECT max(shard) FROM shards") or 0) + 1
+    found: list[tuple[str, int, Any]] = []
+    while True:
+        end = begin + wide if wide else num_shards
+        within = f"shard >= {int(begin)} AND shard < {int(end)}" if wide else "true"
+        where, values = filters.where(within=within)
+        found += site.index.tuples(
+            f"{scope.tables} SELECT clip_id, shard, {filters.key_sql()} FROM clips "
+            f"WHERE {where} AND {after} ORDER BY {order} LIMIT {most - len(found)}",
+            [*values, *last],
+        )
+        if len(found) >= most or end >= num_shards:
+            return found
+        begin, wide = end, wide * 8
+
+
+def among(shards: list[int]) -> str:
+    """A predicate on shards by which most of a table need not be read."""
+    return f"shard IN ({', '.join(str(int(shard)) for shard in shards)})" if shards else "false"
+
+
+def captions_of(site: Site, scope: Scope, clip_ids: list[str], shards: list[int]) -> dict[str, str]:
+    """A caption for each clip of these shards: a dense one where there is one, accepted before others."""
     rows = site.index.tuples(
         f"{scope.tables} SELECT clip_id, arg_min(text, CASE kind WHEN 'dense' THEN 0 WHEN 'short' THEN 1 "
         "WHEN 'structured' THEN 2 ELSE 3 END + CASE status WHEN 'accepted' THEN 0 ELSE 10 END) FROM captions "
-        "WHERE clip_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1",
+        f"WHERE {among(shards)} AND list_contains(?::VARCHAR[], clip_id) GROUP BY 1",
         [clip_ids],
     )
     return dict(rows)
@@ -63,8 +91,10 @@ def captions_of(site: Site, scope: Scope, clip_ids: list[str]) -> dict[str, str]
 def side(site: Site, scope: Scope, filters: Filters) -> dict[str, Any]:
     """Facets and histograms."""
     names = list(dict.fromkeys([*counts.SHOWN_MEASURES, *filters.ranges]))
-    made = counts.histograms(site.index, scope, filters, names)
+    with site.kept.counting(scope, filters) as counting:
+        made, words_of, number = counting.histograms(names), counting.facets(), counting.number()
     return {
+        "count": number,
         "facets": [
             {
                 "name": name,
@@ -79,7 +109,7 @@ def side(site: Site, scope: Scope, filters: Filters) -> dict[str, Any]:
                     for word, count in words
                 ],
             }
-            for name, words in counts.facets(site.index, scope, filters).items()
+            for name, words in words_of.items()
             if words
         ],
         "histograms": [
@@ -140,12 +170,12 @@ def add(app: FastAPI, site: Site) -> None:
     def clips(request: Request) -> Response:
         scope, filters = meant(request)
         rows, after = some_clips(site, scope, filters)
-        whole = counts.number(site.index, scope, Filters())
+        whole = site.kept.number(scope, Filters())
         is_side = whole <= _FEW or "side" in request.query_params
         data: dict[str, Any] = {
             "clips": rows,
             "next": filters.query(after=after) if after else "",
-            "count": counts.number(site.index, scope, filters) if whole <= _FEW else None,
+            "count": site.kept.number(scope, filters) if whole <= _FEW else None,
             "whole": whole,
         }
         if not request.url.path.endswith(".json"):
@@ -164,8 +194,7 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/clips/side.json")
     def beside(request: Request) -> Response:
         scope, filters = meant(request)
-        data = side(site, scope, filters) | {"count": counts.number(site.index, scope, filters)}
-        return site.part(request, "clips_side.html", {**data, "filters": filters})
+        return site.part(request, "clips_side.html", side(site, scope, filters))
 
     @app.get("/clips/export.{kind}")
     def export(request: Request, kind: str) -> Response:

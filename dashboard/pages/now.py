@@ -66,8 +66,7 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
     for row in funnel(site, scope):
         if row["in"] and row["failed"] / row["in"] > _MUCH_FAILED:
             found.append(f"{row['column']}: {row['failed']} of {row['in']} failed")
-    found += _said_alike(site, scope)
-    return found
+    return found + site.slowly("alike", scope, lambda: _said_alike(site, scope))
 
 
 def _said_alike(site: Site, scope: Scope) -> list[str]:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dashboard.asking.counts import facets, histograms, number
 from dashboard.asking.fields import FIELDS, FLAG, MEASURE, WORDS
 from dashboard.asking.filters import Filters
 from dashboard.asking.scope import Scopes
@@ -132,7 +131,7 @@ def test_filters_round_trip_and_equal_a_plain_reading(asked, filters):
             [item for item in latents if item["clip_id"] == row["clip_id"]],
         )
     }
-    assert number(site.index, scope, filters) == len(expected)
+    assert site.kept.number(scope, filters) == len(expected)
     found, after = list[str](), filters
     while True:  # page by page: nothing twice, nothing left out
         page, key = some_clips(site, scope, after, 4)
@@ -154,7 +153,10 @@ def test_facets_and_histograms_count_what_is_meant(asked):
     site, scope, rows, _, _ = asked
     filters = Filters.parse([("motion", "0.01.."), ("kind", "video")])
     meant = [row for row in rows if row["kind"] == "video" and row["motion"] >= 0.01]
-    found = facets(site.index, scope, filters)
+    with site.kept.counting(scope, filters) as counting:
+        found, number = counting.facets(), counting.number()
+        drawn = counting.histograms(["seconds", "fps"])
+    assert number == len(meant)
     for name in ("camera", "starts_with"):
         assert dict(found[name]) == {
             word: sum(row[name] == word for row in meant) for word in {row[name] for row in meant} if word
@@ -165,10 +167,7 @@ def test_facets_and_histograms_count_what_is_meant(asked):
     }
     colours = {colour for row in meant for colour in row["palette"]}
     assert {word for word, count in found["palette"]} == colours
-    made = {
-        histogram.field.name: histogram
-        for histogram in histograms(site.index, scope, filters, ["seconds", "fps"])
-    }
+    made = {histogram.field.name: histogram for histogram in drawn}
     assert sum(made["seconds"].whole) == len(rows) and sum(made["seconds"].chosen) == len(meant)
 
 

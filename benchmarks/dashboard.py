@@ -1,0 +1,326 @@
+"""The dashboard on a dataset of many clips: how long each page takes, beside reading the tables themselves.
+
+    python benchmarks/dashboard.py --clips 50000
+    python benchmarks/dashboard.py --clips 1000000 --keep FOLDER [--tenfold] [--assert]
+
+The dataset is made by our own writers, 100 clips a shard; FOLDER keeps it. With --tenfold each row of the
+index is there ten times, under other ids. With --assert, aims that are missed end it with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import duckdb
+import pyarrow.compute as pc
+
+from manifests import queries
+from manifests.layout import Column, Dataset
+from manifests.views import View
+from manifests.writing.commit import Account, ShardCommit, commit_generation
+
+PER_SHARD = 100
+COLUMNS = {name: Column(name, "bench00000") for name in ("preview", "caption", "latent", "dedup")}
+CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "zoom_in", "handheld", "unknown")
+COLOURS = ("red", "blue", "green", "grey", "black", "white", "brown")
+WORDS = ("a", "the", "red", "blue", "small", "large", "ball", "star", "box", "moves", "left", "sea")
+ASKED = 20
+_BUILD = (
+    "import resource, sys; from pathlib import Path; from dashboard.index.build import build; "
+    "from manifests.layout import Dataset; build(Dataset(sys.argv[1]), Path(sys.argv[2])); "
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
+
+
+def clip_rows(shard: int) -> list[dict]:
+    """Clips of a shard, drawn from its number."""
+    chance = random.Random(shard)
+    rows = []
+    for number in range(PER_SHARD):
+        source = f"{shard:08x}{number:08x}"
+        rows.append(
+            {
+                "clip_id": f"{source}-00000000",
+                "shard": shard,
+                "segment_id": f"{source}-s0000",
+                "source_id": source,
+                "uri": f"/footage/{shard // 100:05d}/{source}.mp4",
+                "start_s": 0.0,
+                "end_s": round(chance.uniform(1, 16), 3),
+                "kind": "image" if chance.random() < 0.1 else "video",
+                "width_px": chance.choice((640, 1280, 1080, 720)),
+                "height_px": chance.choice((360, 720, 1920, 1280)),
+                "num_frames": chance.randrange(24, 400),
+                "fps": chance.choice((24.0, 25.0, 29.97, 30.0)),
+                "is_vfr": chance.random() < 0.1,
+                "decoder": chance.choice(("decord", "pyav")),
+                "starts_with": chance.choice(("cut", "source_start", "gap")),
+                "has_audio": chance.random() < 0.6,
+                "camera": chance.choice(CAMERAS),
+                "palette": chance.sample(COLOURS, 2),
+                **{
+                    name: round(chance.random() ** 2, 4)
+                    for name in ("motion", "sharpness", "text_share", "luma_mean", "saturation", "noise")
+                },
+                "black_share": 0.0,
+                "proxy_fps": 8.0,
+                "preview_times_s": [0.0],
+            }
+        )
+    return rows
+
+
+def make_shard(uri: str, shard: int) -> None:
+    """All columns of one shard, through the writers."""
+    dataset, rows, chance = Dataset(uri), clip_rows(shard), random.Random(-shard)
+    account = Account(PER_SHARD, PER_SHARD, 0, 0)
+    with ShardCommit(dataset, COLUMNS["preview"], shard, 0) as commit:
+        for row in rows:
+            commit.add(f"{row['clip_id']}.poster.jpg", b"\xff\xd8" + row["clip_id"].encode() * 8)
+        commit.commit({"clips": rows}, account)
+    captions = [
+        {
+            "caption_id": f"{row['clip_id'][:16]}{kind[0]}",
+            "clip_id": row["clip_id"],
+            "shard": shard,
+            "kind": kind,
+            "source": "bench",
+            "text": " ".join(chance.choices(WORDS, k=length)),
+            "status": "accepted" if chance.random() < 0.95 else "rejected",
+            "reasons": [] if chance.random() < 0.95 else ["logprob"],
+            "num_words": length,
+        }
+        for row in rows
+        for kind, length in (("short", 8), ("dense", 24))
+    ]
+    with ShardCommit(dataset, COLUMNS["caption"], shard, 0) as commit:
+        commit.commit({"captions": captions}, account)
+    latents = [
+        {"clip_id": row["clip_id"], "shard": shard, "latent_t": 5, "latent_h": 32, "latent_w": 32}
+        | {
+            "audit_psnr_db": round(chance.gauss(30, 2), 2) if chance.random() < 0.04 else None,
+            "audit_flag": "",
+        }
+        for row in rows
+    ]
+    with ShardCommit(dataset, COLUMNS["latent"], shard, 0) as commit:
+        commit.commit({"latents": latents}, account)
+    copies = [
+        {"clip_id": rows[1]["clip_id"], "shard": shard, "group_id": rows[0]["clip_id"], "is_kept": False}
+    ]
+    with ShardCommit(dataset, COLUMNS["dedup"], shard, 0) as commit:
+        commit.commit({"duplicates": copies}, account)
+
+
+def _make_some(uri: str, first: int, last: int) -> None:
+    for shard in range(first, last):
+        make_shard(uri, shard)
+
+
+def make(folder: Path, clips: int) -> Dataset:
+    """The dataset, or what is there of it completed."""
+    dataset, shards = Dataset.create(str(folder)), clips // PER_SHARD
+    if not dataset.generations():
+        segments = [
+            {"generation": 0, "shard": shard, "segment_id": f"{shard}", "start_s": 0.0, "end_s": 800.0}
+            for shard in range(shards)
+        ]
+        commit_generation(dataset, 0, segments, {"sources": [], "drops": [], "failures": []})
+        view = "black_share < 0.9 AND clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)"
+        View(columns=COLUMNS, where=view).save(dataset)
+    have = len(dataset.committed_shards(COLUMNS["dedup"]))
+    step = max(1, (shards - have) // 16)
+    with ProcessPoolExecutor(2) as pool:
+        begins = range(have, shards, step)
+        ends = (min(begin + step, shards) for begin in begins)
+        list(pool.map(_make_some, [str(folder)] * len(begins), begins, ends))
+    return dataset
+
+
+class Server:
+    """The dashboard in a process of its own."""
+
+    def __init__(self, dataset: str, cache: Path) -> None:
+        code = (
+            "import sys, uvicorn; from pathlib import Path; from dashboard.app import make_app; "
+            "app = make_app(sys.argv[1], Path(sys.argv[2])); "
+            "uvicorn.run(app, port=0, log_level='info', access_log=False)"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-c", code, dataset, str(cache)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if "running on" in line:
+                self.base = line.split("running on ")[1].split()[0]
+                break
+
+    def get(self, address: str) -> bytes:
+        with urllib.request.urlopen(self.base + quote(address, safe="/?=&.%,:+-")) as answer:
+            return bytes(answer.read())
+
+    def memory_mb(self) -> float:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1000
+        return 0.0
+
+    def cpu_s(self) -> float:
+        used = Path(f"/proc/{self.process.pid}/stat").read_text().split(")")[1].split()
+        return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def queries_for(chance: random.Random) -> str:
+    """A filter that somebody might set."""
+    low = chance.random() / 2
+    parts = [f"motion={low:.3f}..", f"camera={','.join(chance.sample(CAMERAS, 2))}"]
+    parts += ["has_audio=true"] * (chance.random() < 0.5) + [f"seconds=..{chance.uniform(4, 16):.2f}"]
+    return "&".join(chance.sample(parts, 2))
+
+
+def tenfold(path: Path) -> None:
+    """Every row of the index ten times, under other ids."""
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("SET memory_limit = '8GB'")
+        connection.execute("SET preserve_insertion_order = false")
+        for name in ("clips", "captions", "latents", "duplicates", "members", "place"):
+            connection.execute(
+                f"INSERT INTO {name} SELECT t.* REPLACE (t.clip_id || '-' || n.range AS clip_id) "
+                f"FROM {name} t, range(1, 10) n"
+            )
+        connection.execute("CREATE TABLE sorted AS SELECT * FROM place ORDER BY clip_id")
+        connection.execute("DROP TABLE place")
+        connection.execute("ALTER TABLE sorted RENAME TO place")
+
+
+def measure(server: Server, some: list[str]) -> dict[str, tuple[float, float]]:
+    """Median and 95th percentile of seconds, by what is asked."""
+    chance = random.Random(7)
+    asked = {
+        "now": lambda: "/now.json",
+        "first rows, filtered": lambda: f"/clips.json?{queries_for(chance)}",
+        "first rows, sorted by motion": lambda: f"/clips.json?{queries_for(chance)}&sort=-motion",
+        "facets and histograms": lambda: f"/clips/side.json?{queries_for(chance)}",
+        "first rows, a word": lambda: f"/clips.json?q={chance.choice(WORDS)}+{chance.choice(WORDS)}",
+        "a word, counted": lambda: f"/clips/side.json?q={chance.choice(WORDS)}+{chance.choice(WORDS)}",
+        "clip page": lambda: f"/clips/{chance.choice(some)}.json",
+        "grid of shards": lambda: "/shards.json",
+        "drops": lambda: "/drops.json",
+        "map": lambda: f"/map.json?{queries_for(chance)}",
+        "poster": lambda: f"/media/{chance.choice(some)}.poster.jpg",
+    }
+    found = {}
+    for name, address in asked.items():
+        server.get(address())
+        times = sorted(timed(lambda address=address: server.get(address())) for _ in range(ASKED))
+        found[name] = (statistics.median(times), times[int(0.95 * (ASKED - 1))])
+    return found
+
+
+TARGETS_MS = {
+    1: {
+        "first rows, filtered": 50,
+        "facets and histograms": 150,
+        "clip page": 60,
+        "grid of shards": 300,
+        "poster": 5,
+    },
+    10: {
+        "first rows, filtered": 100,
+        "facets and histograms": 900,
+        "clip page": 80,
+        "grid of shards": 600,
+        "poster": 5,
+    },
+}
+"""95th percentiles that are aimed at, for 1 and for 10 million clips."""
+
+
+def main() -> int:
+    """Make, measure, print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clips", type=int, default=50_000)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--tenfold", action="store_true")
+    parser.add_argument("--assert", dest="asserts", action="store_true")
+    given = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="rushes-bench-"))
+    try:
+        made_s = timed(lambda: make(given.keep or scratch / "ds", given.clips))
+        dataset = Dataset(str(given.keep or scratch / "ds"))
+        print(f"{given.clips:,} clips in {given.clips // PER_SHARD:,} shards, made in {made_s:.0f} s")
+        return run(dataset, scratch / "cache", given.tenfold, given.asserts)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def run(dataset: Dataset, cache: Path, is_tenfold: bool, asserts: bool) -> int:
+    """Build the index, ask, and compare."""
+    cache.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", _BUILD, dataset.uri, str(cache / "index.duckdb")]
+    begin = time.perf_counter()
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    size = (cache / "index.duckdb").stat().st_size
+    print(
+        f"cold index: {time.perf_counter() - begin:.1f} s, {size / 1e6:.0f} MB, "
+        f"{int(said.split()[-1]) / 1000:.0f} MB of memory"
+    )
+    if is_tenfold:
+        tenfold(cache / "index.duckdb")
+        print(f"tenfold: {(cache / 'index.duckdb').stat().st_size / 1e6:.0f} MB")
+    some = [row["clip_id"] for row in clip_rows(0) + clip_rows(1)]
+    server = Server(dataset.uri, cache)
+    try:
+        found = measure(server, some)
+        used_s = server.cpu_s()
+        time.sleep(10)
+        idle = (server.cpu_s() - used_s) / 10
+        memory = server.memory_mb()
+    finally:
+        server.close()
+    scale = 10 if is_tenfold else 1
+    missed = []
+    print(f"{'asked':34}{'median ms':>10}{'p95 ms':>9}{'aim':>6}")
+    for name, (middle, late) in found.items():
+        aim = TARGETS_MS[scale].get(name)
+        print(f"{name:34}{middle * 1e3:10.1f}{late * 1e3:9.1f}{aim or '':>6}")
+        if aim and late * 1e3 > aim:
+            missed.append(name)
+    print(f"server: {memory:.0f} MB at most, {idle:.2%} of a core when idle")
+    if not is_tenfold:
+        whole_s = timed(lambda: pc.value_counts(queries.table(dataset, "clips")["camera"]))
+        ours_s = found["facets and histograms"][0]
+        print(
+            f"one facet from the tables themselves: {whole_s:.2f} s, {whole_s / ours_s:.0f} times all of ours"
+        )
+    if missed:
+        print(f"over the aim: {', '.join(missed)}")
+    return int(asserts and bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
