@@ -7,7 +7,7 @@ DATA ?= demo/dataset
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
-.PHONY: help setup demo test test-newest test-all test-exports chaos docs lint bench dashboard clean
+.PHONY: help setup demo test test-browser test-newest test-all test-exports chaos docs lint bench dashboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,17 @@ test-newest:  ## the default tests on the newest versions that pyproject.toml al
 	@$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
 	@$(NEWEST)/bin/python -m pytest -m "not slow and not gpu and not browser"
 
+test-browser: setup  ## the dashboard in a real Chromium, which is installed by apt where it is missing
+	@$(BIN)/python -c 'import playwright, axe_playwright_python' 2>/dev/null || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]' || \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,browser]'
+	@test -n "$$CHROMIUM_PATH" || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  (apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null) || \
+	  { echo "no Chromium, and apt cannot install it here: install one and set CHROMIUM_PATH"; exit 1; }
+	@$(BIN)/python -m pytest -m browser
+
 test-all: setup  ## all tests this machine can run
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest -m "not gpu and not browser"
 
 test-exports: setup  ## an export opened by Megatron Energon, in a folder of its own: it pins other versions of botocore
 	@test -d .energon || $(BIN)/pip install --quiet --disable-pip-version-check --target .energon --no-deps \

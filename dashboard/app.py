@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 
 from dashboard import media as previews
 from dashboard.index.index import BusyError, Index
-from dashboard.pages import captions, clip, clips, drops, map, now, runs, shards, sql, train
+from dashboard.pages import captions, check, clip, clips, drops, map, now, runs, shards, sql, train
 from dashboard.security import Access, guard
 from dashboard.site import Site
+from dashboard.verdicts import Verdicts
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 
@@ -33,6 +34,7 @@ def make_app(
     prices: tuple[float, float] | None = None,
     ray: str = "",
     hide_paths: bool = False,
+    verdicts: Path | None = None,
 ) -> FastAPI:
     """An app over one dataset.
 
@@ -43,11 +45,13 @@ def make_app(
         access: who is answered; loopback without a token where it is not given.
         trainings: run folders besides those in the dataset.
         prices: of an hour of a processor, and of a GPU.
+        verdicts: file of verdicts on captions, outside the dataset; without one there is no such page.
         ray: address of Ray's own dashboard, to link to.
     """
     dataset = Dataset(uri)
     index = Index(dataset, cache)
-    site = Site(dataset, index, trainings or [], prices, None, ray, hide_paths)
+    judged = Verdicts(verdicts, dataset) if verdicts else None
+    site = Site(dataset, index, trainings or [], prices, judged, ray, hide_paths)
 
     @asynccontextmanager
     async def closing(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +86,7 @@ def make_app(
     def media(request: Request, name: str) -> Response:
         return previews.answer(index, name, request.headers.get("range"))
 
-    for page in (now, shards, clips, clip, drops, captions, train, runs, sql, map):
+    for page in (now, shards, clips, clip, drops, captions, train, runs, sql, map, check):
         page.add(app, site)
     return app
 

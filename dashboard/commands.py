@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from dashboard.report import prices_of
 from manifests import cli
-from manifests.cli.ranges import Ranges
+from manifests.cli.ranges import NOT_NEGATIVE, Ranges
 from manifests.errors import RushesError, UsageError
 
 
@@ -23,11 +24,15 @@ class Serve:
 
     Examples:
       rushes dashboard DATASET --open
-      rushes dashboard DATASET --run RUN --prices 0.04 2.5
+      rushes dashboard DATASET --run RUN --cpu-price 0.04 --gpu-price 2.5
       rushes dashboard DATASET --host 0.0.0.0 --name watch.example.org
     """
 
-    ranges: ClassVar[Ranges] = {"port": (0, 65535, True)}
+    ranges: ClassVar[Ranges] = {
+        "port": (0, 65535, True),
+        "cpu_price": NOT_NEGATIVE,
+        "gpu_price": NOT_NEGATIVE,
+    }
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Dataset folder or address."""
@@ -35,16 +40,20 @@ class Serve:
     """Port to listen on; 0 for any that is free."""
     host: str = "127.0.0.1"
     """Address to bind to. Elsewhere than on loopback a token is asked for, which is printed once."""
-    name: tuple[str, ...] = ()
-    """Names by which it may be called, where it is not bound to loopback."""
+    name: str = ""
+    """Name by which it is called, where it is not bound to loopback."""
     open: bool = False
     """Open the browser."""
-    run_folders: Annotated[tuple[Path, ...], tyro.conf.arg(name="run")] = ()
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.arg(name="run", metavar="FOLDER")] = ()
     """Run folders of trainings, besides those in DATASET/training."""
-    prices: tuple[float, float] | None = None
-    """What an hour of a processor and of a GPU costs."""
+    cpu_price: float = 0.0
+    """What an hour of a processor costs, for the page Runs."""
+    gpu_price: float = 0.0
+    """The same of a GPU."""
     ray: str = ""
     """Address of Ray's own dashboard, to link to."""
+    verdicts: Path | None = None
+    """File, outside the dataset, for verdicts on captions: with it there is a page to judge them."""
     hide_paths: bool = False
     """Show names of files alone, not where they lie."""
 
@@ -57,18 +66,19 @@ class Serve:
 
         address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
         token = "" if address.is_loopback else secrets.token_urlsafe(32)
-        access = Access((*self.name, *_own_names(self.host, address.is_loopback)), token)
+        access = Access((self.name, *_own_names(self.host, address.is_loopback)), token)
         with listener:
             app = make_app(
                 self.dataset,
                 access=access,
                 trainings=list(self.run_folders),
-                prices=self.prices,
+                prices=prices_of(self.cpu_price, self.gpu_price),
                 ray=self.ray,
                 hide_paths=self.hide_paths,
+                verdicts=self.verdicts,
             )
             port = listener.getsockname()[1]
-            shown = self.name[0] if self.name else f"[{self.host}]" if ":" in self.host else self.host
+            shown = self.name if self.name else f"[{self.host}]" if ":" in self.host else self.host
             url = f"http://{shown}:{port}"
             cli.say(f"dashboard: {url}{f'/?token={token}' if token else ''}  (Ctrl-C ends it)")
             if self.open:

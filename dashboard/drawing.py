@@ -102,6 +102,30 @@ def bars(rows: Sequence[tuple[str, float]]) -> Markup:
     )
 
 
+def lines(x: Sequence[float], columns: Sequence[Sequence[float | None]]) -> Markup:
+    """Curves over one axis, the first of them faint where there are two; with the ends of both axes."""
+    values = [value for column in columns for value in column if value is not None and math.isfinite(value)]
+    if not values or len(x) < 2:
+        return Markup("")
+    low, high, begin, end = min(values), max(values), x[0], x[-1]
+    tall, wide = high - low or 1.0, end - begin or 1.0
+    parts = []
+    for at, column in enumerate(columns):
+        points = " ".join(
+            f"{600 * (place - begin) / wide:.1f},{196 - 192 * (value - low) / tall:.1f}"
+            for place, value in zip(x, column, strict=False)
+            if value is not None and math.isfinite(value)
+        )
+        faint = " faint" if at == 0 and len(columns) > 1 else ""
+        parts.append(f'<polyline class="l{at % 3 if not faint else 0}{faint}" points="{points}"/>')
+    return Markup(
+        f'<svg class="lines" viewBox="0 0 600 200" preserveAspectRatio="none" role="img" '
+        f'aria-label="from {short(low)} to {short(high)}">{"".join(parts)}</svg>'
+        f'<p class="ends"><span>{short(begin)}</span><span>between {short(low)} and {short(high)}</span>'
+        f"<span>{short(end)}</span></p>"
+    )
+
+
 def word_diff(one: str, other: str) -> tuple[Markup, Markup]:
     """Two texts, each with the words marked that the other does not have in their place."""
     first, second = one.split(), other.split()

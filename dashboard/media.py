@@ -34,6 +34,17 @@ def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
     return index.dataset.path(*row["tar"].split("/")), member
 
 
+def member_bytes(index: Index, clip_id: str, field: str) -> bytes | None:
+    """A member, its crc32 checked; None where it is not there or damaged."""
+    found = find(index, clip_id, field)
+    if found is None:
+        return None
+    try:
+        return read_member(index.dataset.filesystem, *found)
+    except (RushesError, OSError):
+        return None
+
+
 def answer(index: Index, name: str, asked: str | None) -> Response:
     """A member or the range of it that a player seeks to, its crc32 checked in either case.
 

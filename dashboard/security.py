@@ -39,7 +39,7 @@ class Access:
         """Whether a Host header names this server: a page elsewhere whose name leads here does not."""
         end = host.index("]") + 1 if host.startswith("[") and "]" in host else host.find(":")
         name = (host[:end] if end > 0 else host).strip("[]")
-        if name == "localhost" or name in self.hosts:
+        if name == "localhost" or (name and name in self.hosts):
             return True
         try:
             return ipaddress.ip_address(name).is_loopback

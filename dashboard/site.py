@@ -20,6 +20,7 @@ from dashboard.asking.scope import Scope, Scopes
 from dashboard.index.index import Index
 from dashboard.live import Tail
 from dashboard.states import Grids
+from dashboard.verdicts import Verdicts
 from manifests.layout import Dataset
 from manifests.writing.pace import told_duration, told_range
 
@@ -53,7 +54,7 @@ class Site:
     index: Index
     runs: list[Path] = field(default_factory=list)
     prices: tuple[float, float] | None = None
-    verdicts: Path | None = None
+    verdicts: Verdicts | None = None
     ray: str = ""
     hide_paths: bool = False
 
@@ -62,16 +63,7 @@ class Site:
         self.grids, self.kept = Grids(self.index, self.tail), Kept(self.index)
         self._slow: dict[tuple[str, Scope], tuple[float, float, list[str]]] = {}
         self._templates = Jinja2Templates(directory=str(HERE / "templates"))
-        self._templates.env.filters.update(
-            local_time=local_time,
-            duration=lambda seconds: told_duration(seconds) if seconds is not None else "",
-            left=told_range,
-            short=lambda value: "" if value is None else drawing.short(value),
-            shown=drawing.shown,
-            number=lambda value: "" if value is None else f"{value:,}",
-            bytes=told_bytes,
-            path=self.shown_path,
-        )
+        self._templates.env.filters.update({**FILTERS, "path": self.shown_path})
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
 
     def slowly(self, what: str, scope: Scope, work: Callable[[], list[str]]) -> list[str]:
@@ -149,3 +141,16 @@ def told_bytes(size: float | None) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return ""
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "local_time": local_time,
+    "duration": lambda seconds: told_duration(seconds) if seconds is not None else "",
+    "left": told_range,
+    "short": lambda value: "" if value is None else drawing.short(value),
+    "shown": drawing.shown,
+    "number": lambda value: "" if value is None else f"{value:,}",
+    "bytes": told_bytes,
+    "path": str,
+}
+"""What templates turn values into text by."""

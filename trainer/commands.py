@@ -1,4 +1,4 @@
-"""Verbs on a run: `report`, `export-model`."""
+"""The verb `export-model`."""
 
 from __future__ import annotations
 
@@ -11,43 +11,6 @@ import tyro
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, SHARE, Ranges
 from manifests.errors import UsageError
-from manifests.store.json_files import parse_lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Validation loss before and after, by shape class, beside two baselines.
-
-    The baselines: predicting the mean velocity, and reading another clip's captions.
-
-    Example: rushes report RUN
-    """
-
-    run_folder: Annotated[Path, tyro.conf.Positional]
-    """Run folder of `fit`."""
-    json: bool = False
-    """Print JSON."""
-
-    def run(self) -> int:
-        path = self.run_folder / "validation.jsonl"
-        if not path.exists():
-            raise UsageError(str(self.run_folder), "holds no run", "Train one with `rushes fit`.")
-        rows = parse_lines(path.read_bytes(), str(path), "Delete the line.", ("step", "scores"))
-        if not rows:
-            raise UsageError(str(path), "has no validation yet", "Let the run go on.")
-        if self.json:
-            cli.print_json(rows)
-            return cli.DONE
-        first, last = rows[0], rows[-1]
-        before, after = f"loss at step {first['step']}", f"loss at step {last['step']}"
-        header = ["shape class", before, after, "with other captions", "so much worse", "mean velocity"]
-        table = []
-        for name, scores in last["scores"].items():
-            worse = f"{scores['shuffled'] / scores['loss'] - 1:+.2%}"
-            start = first["scores"][name]["loss"]
-            table.append([name, start, scores["loss"], scores["shuffled"], worse, scores["baseline"]])
-        cli.print_table("validation", header, table)
-        return cli.DONE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,11 +151,12 @@ class Filters:
             )
             return sql, [value for _, value in bounds]
         found = list(self.words[known.name])
+        marks = ", ".join("?" for _ in found)
         if known.kind == FLAG:
-            return f"{known.sql} IN (SELECT unnest(?::BOOLEAN[]))", [[word == "true" for word in found]]
+            return f"{known.sql} IN ({marks})", [word == "true" for word in found]
         if known.kind == WORDS:
             return f"list_has_any({known.sql}, ?::VARCHAR[])", [found]
-        return f"{known.sql} IN (SELECT unnest(?::VARCHAR[]))", [found]
+        return f"{known.sql} IN ({marks})", list(found)
 
     def _keys(self) -> list[tuple[str, str]]:
         """What a row is ordered by, and by which sign later rows differ; of values that are never null."""

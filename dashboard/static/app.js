@@ -44,6 +44,7 @@ const parts = {
   "[data-grid]": "./grid.js",
   "[data-map]": "./map.js",
   "[data-chart]": "./charts.js",
+  "[data-check]": "./check.js",
 };
 for (const [selector, module] of Object.entries(parts)) {
   if (has(selector)) import(module);

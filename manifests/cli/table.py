@@ -63,6 +63,12 @@ ENTRIES = [
         "look into a dataset",
         "dashboard",
         ("dashboard", "serve", "dashboard.commands:Serve", "watch a dataset in the browser"),
+        (
+            "report",
+            "report",
+            "dashboard.report:Report",
+            "a run or a dataset on one page; validation by shape",
+        ),
     ),
     *_entries(
         "captions",
@@ -102,7 +108,6 @@ ENTRIES = [
             "one sample of each feature on one page",
         ),
         ("evaluate", "evaluate", "trainer.judging.command:Evaluate", "how much of its prompts a model shows"),
-        ("report", "report", "trainer.commands:Report", "validation loss by shape, before and after"),
         ("export-model", "export", "trainer.commands:Export", "a model to sample from, of a checkpoint"),
     ),
     *_entries(

@@ -282,3 +282,64 @@ def test_the_events_stream_tells_of_a_change(copy, tmp_path):
     first, second = asyncio.run(told())
     assert first.startswith("id: 99991231") and '"done": 4' in first and '"done": 5' in second
     assert site.tail.listeners == 0
+
+
+def test_captions_are_judged_outside_the_dataset(eventful, tmp_path):
+    before = digest(eventful.uri)
+    client = TestClient(
+        make_app(eventful.uri, tmp_path / "index", verdicts=tmp_path / "v.jsonl"), "http://127.0.0.1"
+    )
+    judged = []
+    for verdict in ("right", "wrong", "minor"):
+        item = client.get("/check.json?view=newest").json()["item"]
+        assert item["caption_id"] not in judged
+        judged.append(item["caption_id"])
+        given = {
+            "caption_id": item["caption_id"],
+            "verdict": verdict,
+            "tags": ["camera"],
+            "who": "me",
+            "seed": "1",
+        }
+        assert client.post("/check?view=newest", json=given).status_code == 200
+    data = client.get("/check.json?view=newest").json()
+    assert data["done"] == 3 and sum(row["wrong"] for row in data["by_version"]) == 1
+    low, high = (data["by_version"][0][name] for name in ("low", "high"))
+    assert 0 <= low < 1 / 3 < high <= 1
+    undo = {"caption_id": judged[0], "verdict": "undone", "who": "me"}
+    assert client.post("/check?view=newest", json=undo).status_code == 200
+    assert client.get("/check.json?view=newest").json()["done"] == 2
+    for bad, code in (({"verdict": "perfect"}, 400), ({"caption_id": "nosuch"}, 404), ({"tags": ["x"]}, 400)):
+        given = {"caption_id": judged[1], "verdict": "right", "who": "me", **bad}
+        assert client.post("/check?view=newest", json=given).status_code == code
+    for header in ({"origin": "http://evil.com"}, {"sec-fetch-site": "cross-site"}):
+        assert client.post("/check", json={}, headers=header).status_code == 403
+    assert digest(eventful.uri) == before
+    with pytest.raises(Exception, match="lies in the dataset"):
+        make_app(eventful.uri, tmp_path / "index2", verdicts=Path(eventful.uri) / "v.jsonl")
+
+
+def test_a_report_is_one_file_with_everything_in_it(eventful, tmp_path):
+    page = tmp_path / "report.html"
+    assert (
+        cli.main(arguments=["report", eventful.uri, "--html", str(page), "--cpu-price", "0.04"]) == cli.DONE
+    )
+    text = page.read_text()
+    for said in (
+        "Funnel",
+        "Integrity",
+        "Captions",
+        "Training small",
+        "polyline",
+        "rushes ingest",
+        "cost",
+        "a ball",
+    ):
+        assert said in text, said
+    assert "data:image/jpeg;base64," in text and "data:video/webm;base64," in text
+    assert "http://" not in text and "https://" not in text and 'src="/' not in text and "<script" not in text
+    run = Path(eventful.uri) / "training" / "small"
+    assert cli.main(arguments=["report", str(run), "--html", str(tmp_path / "run.html")]) == cli.DONE
+    assert "Training small" in (tmp_path / "run.html").read_text()
+    assert cli.main(arguments=["report", str(run), "--html", str(tmp_path / "run.html")]) == cli.USAGE
+    assert cli.main(arguments=["report", str(run)]) == cli.DONE

@@ -134,8 +134,11 @@ def test_a_port_that_is_taken_and_addresses_that_are_none(dataset, capsys):
         code, line = told(capsys, "dashboard", dataset.uri, "--port", port)
     assert code == cli.FAILED
     assert f"--port {port}" in line
-    for words in (["--host", "foo"], ["--host", "8.8.8.8"], ["--port", 99999]):
+    for words in (["--host", "foo"], ["--port", 99999]):
         assert told(capsys, "dashboard", dataset.uri, *words)[0] == cli.USAGE
+    assert (
+        told(capsys, "dashboard", dataset.uri, "--host", "192.0.2.1")[0] == cli.FAILED
+    )  # not this machine's
 
 
 def test_places_one_may_not_write_to(dataset, tmp_path, capsys, monkeypatch):

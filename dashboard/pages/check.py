@@ -1,0 +1,84 @@
+"""The page Check: captions of a drawn sample, one after the other, and how many of them are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+
+from dashboard.asking.scope import Scope
+from dashboard.site import Site
+from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, rates
+from manifests.errors import UsageError
+
+_MOST_BODY = 4096
+_STRATUM = (
+    "coalesce(c.camera, 'image') || ', ' || CASE WHEN c.seconds < 4 THEN 'short' ELSE 'long' END "
+    "|| ', ' || s.status"
+)
+
+
+def next_caption(site: Site, scope: Scope, who: str, seed: int, done: set[str]) -> dict[str, Any] | None:
+    """The next caption to judge: every stratum of camera, length and status has its turn."""
+    rows = site.index.rows(
+        f"{scope.tables}, drawn AS (SELECT s.caption_id, s.clip_id, s.text, s.kind, s.version, c.num_frames, "
+        f"{_STRATUM} AS stratum, row_number() OVER (PARTITION BY {_STRATUM} "
+        f"ORDER BY hash(s.caption_id, {seed})) AS turn FROM captions s JOIN clips c USING (key) "
+        "WHERE s.kind IN ('dense', 'short') AND s.source NOT IN ('alt', 'ground_truth')) "
+        f"SELECT * FROM drawn WHERE NOT list_contains(?::VARCHAR[], caption_id) "
+        f"ORDER BY turn, hash(stratum, {seed}) LIMIT 1",
+        [sorted(done)],
+    )
+    return rows[0] if rows else None
+
+
+def add(app: FastAPI, site: Site) -> None:
+    """The routes; none where no file for verdicts was named."""
+    if site.verdicts is None:
+        return
+    verdicts: Verdicts = site.verdicts
+
+    @app.get("/check")
+    @app.get("/check.json")
+    def check(request: Request, who: str = "me", seed: int = 1) -> Response:
+        scope = site.scope(request)
+        rows = verdicts.rows()
+        own = {row["caption_id"] for row in rows if row["who"] == who}
+        both, alike = agreement(rows)
+        data = {
+            "item": next_caption(site, scope, who, seed, own),
+            "who": who,
+            "seed": seed,
+            "done": len(own),
+            "verdicts": VERDICTS,
+            "tags": TAGS,
+            "strata": rates(rows, "stratum"),
+            "by_version": rates(rows, "version"),
+            "both": both,
+            "alike": alike,
+            "file": str(verdicts.path),
+        }
+        return site.page(request, "check.html", data, scope)
+
+    @app.post("/check")
+    async def judge(request: Request) -> Response:
+        body = await request.body()
+        if len(body) > _MOST_BODY:
+            raise HTTPException(413, "too long for a verdict")
+        try:
+            given = await request.json()
+            asked = str(given["caption_id"])
+            row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
+            row["tags"] = [str(tag) for tag in given.get("tags") or []]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError("the verdict", "cannot be read", "Judge with the page's own keys.") from error
+        known = site.index.rows(
+            f"{site.scope(request).tables} SELECT s.clip_id, s.version, {_STRATUM} AS stratum "
+            "FROM captions s JOIN clips c USING (key) WHERE s.caption_id = ? LIMIT 1",
+            [asked],
+        )
+        if not known:
+            raise HTTPException(404, "there is no such caption")
+        verdicts.add({**row, "who": str(row["who"] or "me")[:80], **known[0]})
+        return JSONResponse({"done": True})

@@ -1,0 +1,102 @@
+"""Verdicts of people on captions: kept outside the dataset, one a line, and what they come to."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.store import storage
+
+VERDICTS = ("right", "minor", "wrong", "unsure")
+TAGS = ("subject", "action", "camera", "count", "text", "invented")
+_Z = 1.96
+
+
+@dataclass
+class Verdicts:
+    """The file of verdicts.
+
+    Raises:
+        UsageError: it lies in the dataset.
+    """
+
+    path: Path
+    dataset: Dataset
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        inside = storage.is_local(self.dataset.filesystem) and self.path.resolve().is_relative_to(
+            Path(self.dataset.root).resolve()
+        )
+        if inside:
+            raise UsageError(f"--verdicts {self.path}", "lies in the dataset", "Name a file elsewhere.")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All verdicts, the last of each person on each caption; what was undone is not among them."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        if not self.path.exists():
+            return []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                found[row["who"], row["caption_id"]] = row
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was cut; those after it count
+        return [row for row in found.values() if row["verdict"] != "undone"]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one.
+
+        Raises:
+            UsageError: it is none.
+        """
+        if row.get("verdict") not in (*VERDICTS, "undone"):
+            raise UsageError("verdict", f"is none of {', '.join(VERDICTS)}", "Press 1, 2, 3 or 4.")
+        if unknown := set(row.get("tags") or ()) - set(TAGS):
+            raise UsageError("tags", f"{sorted(unknown)} are none", f"There are: {', '.join(TAGS)}.")
+        line = json.dumps({"time_s": round(time.time(), 3), **row}) + "\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+
+
+def wilson(wrong: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share."""
+    if not count:
+        return 0.0, 1.0
+    share, square = wrong / count, _Z * _Z
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def rates(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """Share of captions that are wrong, by stratum or by version; the unsure do not count."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["verdict"] != "unsure":
+            groups[str(row.get(by, ""))].append(row["verdict"])
+    found = []
+    for name, verdicts in sorted(groups.items()):
+        wrong = verdicts.count("wrong")
+        low, high = wilson(wrong, len(verdicts))
+        found.append({"name": name, "count": len(verdicts), "wrong": wrong, "low": low, "high": high})
+    return found
+
+
+def agreement(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    """Captions that two people judged, and of how many they said the same."""
+    said: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        said[row["caption_id"]].append(row["verdict"])
+    both = [verdicts for verdicts in said.values() if len(verdicts) > 1]
+    return len(both), sum(len(set(verdicts)) == 1 for verdicts in both)
