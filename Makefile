@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.rushes-ready
 DATA ?= demo/dataset
+RUN ?= $(wildcard demo/run)
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
@@ -69,7 +70,7 @@ bench: setup  ## side-by-side measurements
 	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 dashboard: setup  ## watch DATA (default: the demo's dataset) at http://127.0.0.1:8000
-	@$(BIN)/rushes dashboard $(DATA)
+	@$(BIN)/rushes dashboard $(DATA) $(if $(RUN),--run $(RUN))
 
 clean:  ## remove the demo's output
 	rm -rf demo

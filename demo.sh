@@ -10,6 +10,7 @@ step() { printf '\n\033[1m%s\033[0m\n' "$1"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
 
 mkdir -p $OUT
+echo "To watch, in another terminal once step 2 has begun:  make dashboard   (http://127.0.0.1:8000)"
 step "1/6  Footage: a film world with exact truth, 60 films and 20 stills"
 [ -f $OUT/footage/still-0019.json ] || run rushes make-films $OUT/footage --films 60 --stills 20 --seed 1 --scale 0.6 --overwrite
 
@@ -30,10 +31,12 @@ run rushes showcase $OUT/run --out $OUT/showcase --scale 0.6 --overwrite
 step "6/6  Summary"
 cat $OUT/funnel.txt
 run rushes report $OUT/run
+run rushes report $OUT/run --html $OUT/report.html --overwrite
 cat <<END
 
 shards     $OUT/dataset/columns   (plain WebDataset tars; the manifests in $OUT/dataset/tables are plain Parquet)
 samples    $OUT/showcase/index.html   (with the command of each)
 to look    $OUT/showcase/sheet.png shows frames of each sample and its prompt
+report     $OUT/report.html   (funnel, integrity, captions, curves, samples, cost and commands in one file)
 dashboard  make dashboard   (http://127.0.0.1:8000)
 END

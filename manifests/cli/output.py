@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,19 @@ def print_json(value: Any) -> None:
     print(json.dumps(shown_json(value), indent=2, default=str))
 
 
+def _for_people(name: str, value: Any) -> str:
+    """A cell on a terminal: local times, numbers in four digits, counts with their thousands apart."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if name == "time_s":
+            return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return printable(str(value))
+
+
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     """Print a table on stdout: for people on a terminal, else tab-separated, one line a row."""
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
@@ -66,7 +80,13 @@ def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
-    for row in cells:
-        table.add_row(*[escape(cell) for cell in row])
+    table = Table(title=title, title_justify="left")
+    for at, name in enumerate(header):
+        is_number = any(isinstance(row[at], (int, float)) for row in rows) and name != "time_s"
+        table.add_column(
+            escape(name.removesuffix("_s") if name == "time_s" else name),
+            justify="right" if is_number else "left",
+        )
+    for row in rows:
+        table.add_row(*[escape(_for_people(name, cell)) for name, cell in zip(header, row, strict=True)])
     Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import shlex
 import sys
 from collections import Counter
 from typing import Any
@@ -249,6 +250,18 @@ def outcome_of(num_failed: int, num_shard_errors: int) -> tuple[int, str]:
     return cli.DONE, "done"
 
 
+def next_steps(summary: dict[str, Any]) -> list[str]:
+    """Commands that one would give after a run."""
+    where = shlex.quote(summary["dataset"])
+    again = [f"rushes retry {where}"] if summary["exit_code"] else []
+    return [
+        *again,
+        f"rushes dashboard {where} --open",
+        f"rushes verify --deep {where}",
+        f"rushes fit tiny --data {where}",
+    ]
+
+
 def print_summary(summary: dict[str, Any], is_json: bool) -> None:
     """Print a run's summary as JSON, or for people with the outcome in the last line."""
     if "captions" in summary:
@@ -264,6 +277,8 @@ def print_summary(summary: dict[str, Any], is_json: bool) -> None:
         reasons = ", ".join(f"{key} {value}" for key, value in step["reasons"].items())
         rows.append([*(step[key] for key in counts), reasons])
     cli.print_table("funnel", [*counts, "reasons"], rows)
+    for line in next_steps(summary):
+        cli.say(f"next: {line}")
     seconds, code = summary["seconds"], summary["exit_code"]
     print(
         f"outcome: {summary['outcome']}; {seconds:.0f} s; {summary['dataset']}; exit code {code}", flush=True

@@ -14,9 +14,10 @@ from manifests.cli import say
 from manifests.writing.commit import Account
 from manifests.writing.events import HEARTBEAT, EventLog
 from manifests.writing.pace import MEASURING, Pace, told_range
+from pipeline.engine.gauges import Gauges
 
 _POLL_S = 0.5
-_BEAT_EVERY_S = 10.0
+_BEAT_EVERY_S, _SHOWN_EVERY_S = 10.0, 2.0
 _QUIET = {"job_started", "skipped", "progress", "committed"}
 """Told by the bars of a terminal."""
 
@@ -38,7 +39,8 @@ class Watcher(threading.Thread):
         self.hub, self.log, self.footage, self.jobs = hub, log, footage, jobs
         self.accounts: dict[str, Account] = {}
         self._halt = threading.Event()
-        self._beat_s = time.monotonic()
+        self._beat_s, self._shown_s = time.monotonic(), 0.0
+        self._gauges = Gauges(log.run_id)
         console = cli.terminal()
         self._bars = Bars(Progress(*BARS, console=console)) if console else None
 
@@ -56,6 +58,9 @@ class Watcher(threading.Thread):
         now = self.pace()
         if self._bars is not None:
             self._bars.show(now)
+        if time.monotonic() - self._shown_s > _SHOWN_EVERY_S:
+            self._shown_s = time.monotonic()
+            self._gauges.show(now)
         if time.monotonic() - self._beat_s > _BEAT_EVERY_S:
             self._beat_s = time.monotonic()
             stages = {
@@ -99,6 +104,7 @@ class Watcher(threading.Thread):
         self.join()
         try:
             self.collect()
+            self._gauges.show(self.pace())
         finally:
             if self._bars is not None:
                 self._bars.progress.stop()
