@@ -51,15 +51,16 @@ def connect(num_cpus: int | None = None) -> str:
             _keep_others_out()
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+            with no_terminal():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
     interrupt_on_signals()  # Ray has set a handler of its own
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -121,6 +122,28 @@ def _keep_others_out() -> None:
 def beside_me() -> NodeAffinitySchedulingStrategy:
     """For a helper of the driver: on the driver's node, whose loss ends the run anyhow, and on no other."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+@contextlib.contextmanager
+def no_terminal() -> Iterator[None]:
+    """Processes that are started inside read nothing from the terminal.
+
+    Ray's workers are in groups of their own: the first of them, or of their children, that reads from the
+    terminal is stopped by it for good, its whole group with it, and nobody is told.
+    """
+    try:
+        before = os.dup(0)
+    except OSError:  # closed
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        os.dup2(nothing, 0)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(nothing)
 
 
 def go_to(folder: str) -> None:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import ray
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from manifests import cli
@@ -42,7 +43,7 @@ class Watcher(threading.Thread):
         self._beat_s, self._shown_s = time.monotonic(), 0.0
         self._gauges = Gauges(log.run_id)
         console = cli.terminal()
-        self._bars = Bars(Progress(*BARS, console=console)) if console else None
+        self._bars = Bars(_progress(console)) if console else None
 
     def collect(self) -> None:
         for event in ray.get(self.hub.drain.remote()):
@@ -116,6 +117,11 @@ BARS = (
     MofNCompleteColumn(),
     TextColumn("{task.fields[told]}"),
 )
+
+
+def _progress(console: Console) -> Progress:
+    """Bars that leave the streams of this process as they are: Ray writes to them too."""
+    return Progress(*BARS, console=console, redirect_stdout=False, redirect_stderr=False)
 
 
 class Bars:

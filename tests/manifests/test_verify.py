@@ -56,13 +56,14 @@ def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp
 
 
 def test_what_is_found_of_each_shard_is_kept_for_the_dashboard(copy):
-    column = next(column for column in copy.columns() if column.name == "latent")
-    tar, _ = queries.members_of_shard(copy, column, 0)
+    dataset = Dataset(str(copy))
+    column = next(column for column in dataset.columns() if column.name == "latent")
+    tar, _ = queries.members_of_shard(dataset, column, 0)
     Path(tar).unlink()
-    assert main(arguments=["verify", copy.uri]) == INTEGRITY
-    (path,) = Path(copy.uri).glob("runs/verify-*.jsonl")
+    assert main(arguments=["verify", str(copy)]) == INTEGRITY
+    (path,) = copy.glob("runs/verify-*.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     bad = [row for row in rows if not row["ok"]]
     assert [(row["column"], row["shard"], row["depth"]) for row in bad] == [(str(column), 0, "cheap")]
     assert "is missing" in bad[0]["problems"][0]
-    assert len(rows) == sum(len(copy.committed_shards(column)) for column in copy.columns())
+    assert len(rows) == sum(len(dataset.committed_shards(column)) for column in dataset.columns())
