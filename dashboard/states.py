@@ -20,6 +20,8 @@ STATES = ("missing", "queued", "running", "committed", "verified", "stale", "fai
 """From the least to the worst: a bin of several shards shows the worst of them."""
 GLYPHS = dict(zip(STATES, "·…▸■✓◇!✕", strict=True))
 _LISTED_S, _LISTED_REMOTE_S = 15.0, 120.0
+_SLACK_S = 2.0
+"""By which the clock of a store may be behind ours."""
 MOST_ROWS = 2000
 
 
@@ -38,7 +40,7 @@ class Integrity:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset, self._lock = dataset, threading.Lock()
         self._every_s = _LISTED_S if storage.is_local(dataset.filesystem) else _LISTED_REMOTE_S
-        self._listed_at_s, self.looks = -1e9, 0
+        self._listed_at_s, self._listed_s, self.looks = -1e9, 0.0, 0
         self._sizes: dict[str, int] = {}
         self._read: set[str] = set()
         self.verified: dict[tuple[str, int], dict[str, Any]] = {}
@@ -49,7 +51,7 @@ class Integrity:
         with self._lock:
             if time.monotonic() - self._listed_at_s < self._every_s:
                 return
-            dataset = self._dataset
+            dataset, self._listed_s = self._dataset, time.time()
             files = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
             self._sizes = {dataset.relative(info.path): info.size for info in files}
             notes = storage.list_files(dataset.filesystem, dataset.path("runs"), ".jsonl")
@@ -67,9 +69,13 @@ class Integrity:
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of one that is being written
 
-    def problem(self, tar: str | None, tar_bytes: int | None) -> str:
-        """What a listing shows of a tar; empty where it is there and as large as it was."""
-        if tar is None:
+    def problem(self, tar: str | None, tar_bytes: int | None, stamp: str) -> str:
+        """What a listing shows of a tar; empty where it is there and as large as it was.
+
+        Args:
+            stamp: of its commit: of one made since, the listing says nothing.
+        """
+        if tar is None or int(stamp.partition("-")[2] or 0) / 1e9 > self._listed_s - _SLACK_S:
             return ""
         size = self._sizes.get(tar)
         if size is None:
@@ -160,7 +166,7 @@ def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> G
         said = integrity.verified.get((version, shard))
         if said and said.get("stamp") != stamps.get((version, shard)):
             said = None  # made again since
-        problem = integrity.problem(tar, tar_bytes)
+        problem = integrity.problem(tar, tar_bytes, stamps.get((version, shard), ""))
         if said and not said["ok"]:
             problem = problem or "; ".join(said["problems"])
         if problem:

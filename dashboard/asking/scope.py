@@ -16,7 +16,7 @@ from manifests.views import View
 NEWEST = "newest"
 _MADE_BY = {"duplicates": "dedup", "captions": "caption", "latents": "latent", "clips": "preview"}
 """The column that writes each table; clips come last, as the predicate of a view may speak of the others."""
-_KEPT_S = 2.0
+_KEPT_S, _KEPT_REMOTE_S = 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Scopes:
 
     def __init__(self, index: Index) -> None:
         self._index = index
+        self._kept_s = _KEPT_S if storage.is_local(index.dataset.filesystem) else _KEPT_REMOTE_S
         self._names: list[str] = []
         self._found: dict[str, Scope] = {}
         self._looked_at_s, self._changes = -1e9, -1
@@ -97,7 +98,7 @@ class Scopes:
         return self._found[name]
 
     def _look(self) -> None:
-        if time.monotonic() - self._looked_at_s < _KEPT_S:
+        if time.monotonic() - self._looked_at_s < self._kept_s:
             return
         dataset = self._index.dataset
         files = storage.list_files(dataset.filesystem, dataset.path("views"), ".json")

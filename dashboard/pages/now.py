@@ -60,7 +60,7 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
         found.append("the last run gives no sign of life: look whether its driver still runs")
     corrupt = grid.count("corrupt")
     if corrupt:
-        found.append(f"{corrupt} shard columns are corrupt or lack their tar: run `rushes verify --deep`")
+        found.append(f"{corrupt} shard columns are corrupt or lack their tar: run rushes verify --deep")
     if site.index.value("SELECT count(*) FROM unreadable"):
         found.append("some committed parts cannot be read: see SQL, table unreadable")
     for row in funnel(site, scope):

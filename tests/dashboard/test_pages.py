@@ -157,6 +157,21 @@ def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over)
     assert ("No sign of life since" in page) is is_dead
 
 
+def test_a_shard_that_was_committed_after_the_listing_is_not_corrupt(copy, tmp_path):
+    column = next(column for column in copy.columns() if column.name == "latent")
+    record = Path(copy.record_path(column, 0))
+    tar, _ = queries.members_of_shard(copy, column, 0)
+    data, late = record.read_bytes(), Path(tar).read_bytes()
+    record.unlink()
+    Path(tar).unlink()
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    assert "missing" in client.get("/shards.json").json()["counts"][str(column)]
+    Path(tar).write_bytes(late)
+    record.write_bytes(data)
+    client.app.state.site.index._looked_at_s = -1e9
+    assert "corrupt" not in client.get("/shards.json").json()["counts"][str(column)]
+
+
 def test_shards_in_work_and_in_the_queue_are_told_apart(copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "caption")
     for shard in copy.committed_shards(column):

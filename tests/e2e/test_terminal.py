@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,5 +49,5 @@ def test_what_ray_starts_reads_nothing_from_the_terminal():
 
     before = os.fstat(0)
     with no_terminal():
-        assert os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev
+        assert os.fstat(0).st_rdev == Path(os.devnull).stat().st_rdev
     assert (os.fstat(0).st_dev, os.fstat(0).st_ino) == (before.st_dev, before.st_ino)

@@ -29,3 +29,12 @@ def test_what_moves_a_cursor_or_hides_a_name_is_escaped():
 def test_a_table_in_a_pipe_has_one_line_a_row_and_its_own_columns(capsys):
     cli.print_table("t", ["a", "b"], [["x\ty", "two\nlines"], [None, 1]])
     assert capsys.readouterr().out.splitlines() == ["# t", "a\tb", "x\\ty\ttwo\\nlines", "\t1"]
+
+
+def test_cells_on_a_terminal_are_for_people():
+    from manifests.cli.output import _for_people
+
+    assert _for_people("count", 1234567) == "1,234,567"
+    assert _for_people("loss", 0.123456789) == "0.1235"
+    assert _for_people("time_s", 1.7e9)[:2] == "20" and ":" in _for_people("time_s", 1.7e9)
+    assert _for_people("is_kept", True) == "True" and _for_people("x", None) == ""
