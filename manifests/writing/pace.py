@@ -15,9 +15,9 @@ from typing import Any
 
 MEASURED_JOBS = 3
 """Of each stage, or all it has, before a time is named."""
-_RECENT_JOBS, _DRAWS = 20, 60
-_FAR_OUT = 4
-"""Times the median: as long as a job may take to count in full."""
+_RECENT_JOBS, _DRAWS = 30, 60
+_FAR_OUT = 6
+"""Times the median: as long as a job may take for its footage to count in full."""
 _PATIENCE_S = 60.0
 _FIRST_PATIENCE_S = 600.0
 """Before a job is done: models are being loaded."""
@@ -229,8 +229,8 @@ def _range(stages: list[StagePace], begin_s: float, now_s: float) -> tuple[float
 def _measured(stage: StagePace) -> list[tuple[float, float, float]]:
     """Its last jobs, without the first of each actor, which waits for weights; what stands far out is cut."""
     jobs = stage.took[min(stage.at_once, max(0, stage.done - 2)) :][-_RECENT_JOBS:]
-    most = _FAR_OUT * median(seconds for seconds, _, _ in jobs) if jobs else 0.0
-    return [(min(seconds, most), footage, at_s) for seconds, footage, at_s in jobs]
+    most = _FAR_OUT * median(seconds / (footage or 1.0) for seconds, footage, _ in jobs) if jobs else 0.0
+    return [(min(seconds, most * (footage or 1.0)), footage, at_s) for seconds, footage, at_s in jobs]
 
 
 def _at_once(stages: list[StagePace], begin_s: float, now_s: float) -> float:
