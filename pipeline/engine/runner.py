@@ -209,53 +209,28 @@ def run_stages(
         for shard, generation in shards
         if any(shard not in done for done in committed.values())
     ]
-    num_jobs = sum(shard not in done for shard, _ in pending for done in committed.values())
-    begin = time.monotonic()
+    to_make = {
+        stage.name: [shard for shard, _ in pending if shard not in committed[stage.name]] for stage in stages
+    }
+    num_jobs, begin = sum(map(len, to_make.values())), time.monotonic()
     if not pending:
         return Outcome()
     say(
         f"ingest: {num_jobs} shard columns to make for {len(pending)} shards "
         f"({', '.join(str(stage.column) for stage in stages)})"
     )
-    log = EventLog(dataset, run_id)
-    footage = footage_by_shard(dataset)
-    of_stages = {
-        stage.name: {
-            "jobs": len(left := [shard for shard, _ in pending if shard not in committed[stage.name]]),
-            "footage_s": round(sum(footage.get(shard, 0.0) for shard in left), 3),
-            "actors": max(1, actors[stage.name]),
-        }
-        for stage in stages
-    }
-    log.write("run_started", f"{num_jobs} shard columns", num_jobs=num_jobs, stages=of_stages)
+    log, footage = EventLog(dataset, run_id), footage_by_shard(dataset)
+    log.write(
+        "run_started",
+        f"{num_jobs} shard columns",
+        num_jobs=num_jobs,
+        stages=_told_of(to_make, footage, actors),
+    )
     hub = EventHub.options(scheduling_strategy=beside_me()).remote()  # type: ignore[attr-defined]
-    to_make = {
-        (stage.name, shard) for stage in stages for shard, _ in pending if shard not in committed[stage.name]
-    }
-    watcher = Watcher(hub, log, footage, to_make)
+    jobs = {(name, shard) for name, left in to_make.items() for shard in left}
+    watcher = Watcher(hub, log, footage, jobs)
     watcher.start()
-    rows = [
-        {"shard": shard, "generation": generation, "error": "", "full": 0} for shard, generation in pending
-    ]
-    flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for stage in stages:
-        flow = flow.map_batches(
-            StageActor,
-            batch_size=1,
-            fn_constructor_args=(
-                stage,
-                dataset.uri,
-                run_id,
-                hub,
-                str(Path.cwd()),
-                resources[stage.name].num_gpus,
-            ),
-            compute=ActorPoolStrategy(
-                min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2
-            ),
-            num_cpus=resources[stage.name].num_cpus,
-            num_gpus=resources[stage.name].num_gpus or None,
-        )
+    flow = _flow(dataset, stages, pending, run_id, hub, actors, resources)
     outcome = Outcome()
     try:
         for row in flow.iter_rows():
@@ -279,6 +254,55 @@ def run_stages(
     )
     log.flush()
     return outcome
+
+
+def _flow(
+    dataset: Dataset,
+    stages: list[Stage],
+    pending: list[tuple[int, int]],
+    run_id: str,
+    hub: Any,
+    actors: dict[str, int],
+    resources: dict[str, Resources],
+) -> ray.data.Dataset:
+    """The shards as rows that go through the actors of each stage."""
+    rows = [
+        {"shard": shard, "generation": generation, "error": "", "full": 0} for shard, generation in pending
+    ]
+    flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for stage in stages:
+        flow = flow.map_batches(
+            StageActor,
+            batch_size=1,
+            fn_constructor_args=(
+                stage,
+                dataset.uri,
+                run_id,
+                hub,
+                str(Path.cwd()),
+                resources[stage.name].num_gpus,
+            ),
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=resources[stage.name].num_cpus,
+            num_gpus=resources[stage.name].num_gpus or None,
+        )
+    return flow
+
+
+def _told_of(
+    to_make: dict[str, list[int]], footage: dict[int, float], actors: dict[str, int]
+) -> dict[str, dict[str, float]]:
+    """What a run's first event says of each stage: jobs, seconds of footage in them, most actors."""
+    return {
+        name: {
+            "jobs": len(shards),
+            "footage_s": round(sum(footage.get(shard, 0.0) for shard in shards), 3),
+            "actors": max(1, actors[name]),
+        }
+        for name, shards in to_make.items()
+    }
 
 
 def footage_by_shard(dataset: Dataset) -> dict[int, float]:
