@@ -71,9 +71,9 @@ def _refusal(request: Request, access: Access) -> Response | None:
         return None
     shown = request.query_params.get("token")
     if shown is not None and access.admits(shown):
-        response = RedirectResponse(
-            str(request.url.remove_query_params("token").replace(scheme="", netloc="")), 303
-        )
+        rest = request.url.remove_query_params("token").query
+        place = "/" + request.url.path.lstrip("/\\")  # of this server, whatever it looks like
+        response = RedirectResponse(place + (f"?{rest}" if rest else ""), 303)
         response.set_cookie(COOKIE, access.token, httponly=True, samesite="strict")
         return response
     if not access.admits(request.cookies.get(COOKIE, "")):

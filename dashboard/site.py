@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ class Site:
         """An address as pages show it."""
         return uri.rsplit("/", 1)[-1] if self.hide_paths else uri
 
+    def told(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Data as JSON has it, addresses as pages show them."""
+        found: dict[str, Any] = plain(data)
+        return _without_paths(found) if self.hide_paths else found
+
     def scope(self, request: Request) -> Scope:
         """The view that a request names."""
         return self.scopes.named(request.query_params.get("view", ""))
@@ -86,7 +92,9 @@ class Site:
     def page(self, request: Request, name: str, data: dict[str, Any], scope: Scope | None = None) -> Response:
         """The page, or its JSON twin where its address ends in .json."""
         if request.url.path.endswith(".json"):
-            return JSONResponse(plain(data))
+            return JSONResponse(self.told(data))
+        if self.hide_paths:
+            data = {name: _hidden(item) for name, item in data.items()}
         scope = scope or self.scope(request)
         about = {
             "dataset": self.shown_path(self.dataset.uri),
@@ -105,7 +113,7 @@ class Site:
     def part(self, request: Request, name: str, data: dict[str, Any]) -> Response:
         """A part of a page, or its JSON twin."""
         if request.url.path.endswith(".json"):
-            return JSONResponse(plain(data))
+            return JSONResponse(self.told(data))
         return self._templates.TemplateResponse(request, name, data)
 
 
@@ -113,6 +121,25 @@ def twin(request: Request) -> str:
     """The address of a page's JSON twin."""
     path = "/now" if request.url.path == "/" else request.url.path
     return f"{path}.json" + (f"?{request.url.query}" if request.url.query else "")
+
+
+_PATH = re.compile(r"(?:[a-z0-9]+:/)?/[^\s\"'`,;]*/")
+
+
+def _without_paths(value: Any) -> Any:
+    """The same with folders left out of every text; addresses of pages and media are kept."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    return _PATH.sub("", value) if isinstance(value, str) else value
+
+
+def _hidden(value: Any) -> Any:
+    """As `_without_paths`, of what a template takes: made markup and objects stay."""
+    if isinstance(value, (dict, list)):
+        return _without_paths(value)
+    return _PATH.sub("", value) if type(value) is str and "<" not in value else value
 
 
 def plain(value: Any) -> Any:

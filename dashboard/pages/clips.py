@@ -217,7 +217,7 @@ def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]
     after = ""
     while True:
         found, after = some_clips(site, scope, _from(filters, after), _BATCH)
-        yield from found
+        yield from ({**row, "uri": site.shown_path(row["uri"])} for row in found)
         if not after:
             return
 

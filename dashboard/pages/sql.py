@@ -18,6 +18,7 @@ from dashboard import drawing
 from dashboard.index.index import BusyError, Index
 from dashboard.pages.clips import cell
 from dashboard.site import Site
+from manifests.errors import UsageError
 from manifests.schemas import TABLES
 
 PATIENCE_S = 10.0
@@ -66,12 +67,23 @@ def ask(index: Index, query: str) -> dict[str, Any]:
     return found
 
 
+def check(site: Site) -> None:
+    """Refuse where paths are to be hidden: a query could tell any of them.
+
+    Raises:
+        UsageError: they are.
+    """
+    if site.hide_paths:
+        raise UsageError("SQL", "is not answered with --hide-paths", "Ask with `rushes query`.")
+
+
 def add(app: FastAPI, site: Site) -> None:
     """The routes."""
 
     @app.get("/sql")
     @app.get("/sql.json")
     def sql(request: Request, q: str = "") -> Response:
+        check(site)
         found = ask(site.index, q) if q.strip() else {}
         data: dict[str, Any] = {"q": q, **found}
         if not request.url.path.endswith(".json"):
@@ -86,6 +98,7 @@ def add(app: FastAPI, site: Site) -> None:
 
     @app.get("/sql.csv")
     def as_csv(q: str) -> Response:
+        check(site)
         found = ask(site.index, q)
         if "error" in found:
             return PlainTextResponse(found["error"], 400)

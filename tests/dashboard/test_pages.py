@@ -271,6 +271,9 @@ def test_elsewhere_than_on_loopback_a_token_is_asked_for(eventful, tmp_path):
     assert client.get("/?token=wrong").status_code == 401
     first = client.get("/clips?camera=static&token=secret-token", follow_redirects=False)
     assert first.status_code == 303 and "token" not in first.headers["location"]
+    assert first.headers["location"] == "/clips?camera=static"
+    away = client.get("//evil.com/?token=secret-token", follow_redirects=False)
+    assert not away.headers.get("location", "/x").startswith("//")
     cookie = first.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
     assert client.get("/").status_code == 200
@@ -358,3 +361,23 @@ def test_a_report_is_one_file_with_everything_in_it(eventful, tmp_path):
     assert "Training small" in (tmp_path / "run.html").read_text()
     assert cli.main(arguments=["report", str(run), "--html", str(tmp_path / "run.html")]) == cli.USAGE
     assert cli.main(arguments=["report", str(run)]) == cli.DONE
+
+
+def test_with_hidden_paths_no_page_tells_a_folder(eventful, tmp_path):
+    app = make_app(eventful.uri, tmp_path / "index", hide_paths=True)
+    client = TestClient(app, "http://127.0.0.1")
+    folder = str(Path(queries.table(eventful, "sources").to_pylist()[0]["uri"]).parent)
+    clip_id = queries.table(eventful, "clips").to_pylist()[0]["clip_id"]
+    more = (
+        "/shards/0",
+        f"/clips/{clip_id}",
+        "/drops?view=newest&stage=text&reason=too_short",
+        "/train/small",
+    )
+    for address in (*PAGES[:-1], *more, "/clips/export.csv"):
+        for place in (address, *([] if "export" in address else [twin(address)])):
+            answer = client.get(place)
+            assert answer.status_code == 200, place
+            for hidden in (folder, str(Path(eventful.uri).parent)):
+                assert hidden not in answer.text, place
+    assert client.get("/sql?q=SELECT+uri+FROM+sources").status_code == 400
