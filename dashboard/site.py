@@ -174,7 +174,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "local_time": local_time,
     "duration": lambda seconds: told_duration(seconds) if seconds is not None else "",
     "left": told_range,
-    "short": lambda value: "" if value is None else drawing.short(value),
+    "short": lambda value: drawing.short(value) if isinstance(value, (int, float)) else "",
     "shown": drawing.shown,
     "number": lambda value: "" if value is None else f"{value:,}",
     "bytes": told_bytes,
