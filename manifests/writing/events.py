@@ -31,7 +31,7 @@ class EventLog:
         self.path = dataset.path("runs", run_id, "events.jsonl")
         self.meter = Meter()
         self._lines: list[str] = []
-        self._written_at_s = 0.0
+        self._written_at_s, self._is_written = 0.0, True
         self._is_local = storage.is_local(dataset.filesystem)
         if self._is_local:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -62,14 +62,17 @@ class EventLog:
                 file.write(line)
         else:
             self._lines.append(line)
-            if time.monotonic() - self._written_at_s > _REWRITE_EVERY_S:
-                self.flush()
+            self._is_written = False
         return row
 
-    def flush(self) -> None:
-        if not self._is_local and self._lines:
-            storage.write_bytes(self.dataset.filesystem, self.path, "".join(self._lines).encode())
-            self._written_at_s = time.monotonic()
+    def flush(self, is_last: bool = False) -> None:
+        """Write what an object store has not got yet: every few seconds, at once where it is the last time."""
+        is_due = is_last or time.monotonic() - self._written_at_s > _REWRITE_EVERY_S
+        if self._is_local or self._is_written or not is_due:
+            return
+        self._written_at_s = time.monotonic()  # also where it fails: it is tried again in a while
+        storage.write_bytes(self.dataset.filesystem, self.path, "".join(self._lines).encode())
+        self._is_written = True
 
 
 def read_events(dataset: Dataset, run_id: str) -> list[dict]:

@@ -243,16 +243,18 @@ def run_stages(
             raise RushesError(*why) from error
         raise
     finally:
-        watcher.stop()
-        ray.kill(hub)
+        try:
+            watcher.stop()
+        finally:
+            ray.kill(hub)
     outcome.accounts, outcome.seconds = watcher.accounts, time.monotonic() - begin
-    log.write(
-        "run_ended",
-        f"{len(outcome.shard_errors)} shard errors in {outcome.seconds:.1f} s",
-        seconds=outcome.seconds,
-        shard_errors=outcome.shard_errors,
-    )
-    log.flush()
+    ended = {
+        "event": "run_ended",
+        "text": f"{len(outcome.shard_errors)} shard errors in {outcome.seconds:.1f} s",
+        "seconds": outcome.seconds,
+        "shard_errors": outcome.shard_errors,
+    }
+    watcher.write(ended, is_last=True)
     return outcome
 
 

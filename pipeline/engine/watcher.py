@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from manifests import cli
 from manifests.cli import say
+from manifests.errors import RushesError
 from manifests.writing.commit import Account
 from manifests.writing.events import HEARTBEAT, EventLog
 from manifests.writing.pace import MEASURING, Pace, told_range
@@ -40,7 +41,7 @@ class Watcher(threading.Thread):
         self.hub, self.log, self.footage, self.jobs = hub, log, footage, jobs
         self.accounts: dict[str, Account] = {}
         self._halt = threading.Event()
-        self._beat_s, self._shown_s = time.monotonic(), 0.0
+        self._beat_s, self._shown_s, self._is_told = time.monotonic(), 0.0, False
         self._gauges = Gauges(log.run_id)
         console = cli.terminal()
         self._bars = Bars(_progress(console)) if console else None
@@ -51,9 +52,9 @@ class Watcher(threading.Thread):
                 event["footage_s"] = round(self.footage.get(event["shard"], 0.0), 3)
             if event["event"] == "skipped":
                 event["was_to_do"] = (event["stage"], event["shard"]) in self.jobs
-            self.log.write(**event)
             if event["event"] == "committed":
                 self._count(event)
+            self.write(event)
             if self._bars is None or event["event"] not in _QUIET:
                 self._say(event)
         now = self.pace()
@@ -68,10 +69,25 @@ class Watcher(threading.Thread):
                 stage.stage: {"done": stage.done, "running": len(stage.running), "queued": stage.left}
                 for stage in now.stages
             }
-            self.log.write(
-                HEARTBEAT, f"{now.done} of {now.jobs} done", done=now.done, jobs=now.jobs, stages=stages
+            text = f"{now.done} of {now.jobs} done"
+            self.write(
+                {"event": HEARTBEAT, "text": text, "done": now.done, "jobs": now.jobs, "stages": stages}
             )
-        self.log.flush()
+        self.write(None)
+
+    def write(self, event: dict[str, Any] | None, is_last: bool = False) -> None:
+        """Log an event, or what is still to be written; a log that cannot be written ends no run.
+
+        Nothing depends on events: what is committed is known by its records.
+        """
+        try:
+            if event is not None:
+                self.log.write(**event)
+            self.log.flush(is_last)
+        except (OSError, RushesError) as error:
+            if not self._is_told:
+                self._is_told = True
+                say(f"  the run's log cannot be written, the run goes on: {error}")
 
     def pace(self) -> Pace:
         return self.log.meter.at(time.time())
@@ -106,6 +122,7 @@ class Watcher(threading.Thread):
         try:
             self.collect()
             self._gauges.show(self.pace())
+            self.write(None, is_last=True)
         finally:
             if self._bars is not None:
                 self._bars.progress.stop()
