@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import duckdb
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -73,6 +74,10 @@ def make_app(
     @app.exception_handler(BusyError)
     def busy(request: Request, error: Exception) -> Response:
         return PlainTextResponse("too many questions at once; try again", 503, {"Retry-After": "1"})
+
+    @app.exception_handler(duckdb.CatalogException)
+    def changing(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("the index has just been made anew; try again", 503, {"Retry-After": "1"})
 
     @app.exception_handler(RushesError)
     def refused(request: Request, error: RushesError) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 import socket
@@ -78,7 +79,8 @@ class Serve:
                 verdicts=self.verdicts,
             )
             port = listener.getsockname()[1]
-            shown = self.name if self.name else f"[{self.host}]" if ":" in self.host else self.host
+            shown = self.name or (socket.gethostname() if address.is_unspecified else self.host)
+            shown = f"[{shown}]" if ":" in shown else shown
             url = f"http://{shown}:{port}"
             cli.say(f"dashboard: {url}{f'/?token={token}' if token else ''}  (Ctrl-C ends it)")
             if self.open:
@@ -92,7 +94,13 @@ def _own_names(host: str, is_loopback: bool) -> tuple[str, ...]:
     """What this machine is called, where others may call it."""
     if is_loopback:
         return ()
-    return tuple({host, socket.gethostname(), socket.getfqdn()} - {"0.0.0.0", "::"})
+    names = {host, socket.gethostname(), socket.getfqdn()}
+    with contextlib.suppress(OSError):  # of a machine whose name is in no table
+        names |= {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: it tells by which address one would go out
+        names.add(probe.getsockname()[0])
+    return tuple(names - {"0.0.0.0", "::"})
 
 
 def listen(host: str, port: int) -> socket.socket:

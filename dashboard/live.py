@@ -104,6 +104,11 @@ class Tail:
         with self._lock:
             return self._meter.at(time.time())
 
+    def jobs(self) -> list[tuple[str, int]]:
+        """Stages and shards in work."""
+        with self._lock:
+            return list(self.running)
+
     @property
     def place(self) -> str:
         """RUN:OFFSET of what has been read."""

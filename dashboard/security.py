@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-COOKIE = "rushes-token"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Access:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
             return False
+
+    @property
+    def cookie(self) -> str:
+        """Of its own for each token: cookies are shared by all ports of a host."""
+        return f"rushes-{hashlib.sha256(self.token.encode()).hexdigest()[:12]}"
 
     def admits(self, shown: str) -> bool:
         """Whether a token is the right one."""
@@ -74,9 +79,9 @@ def _refusal(request: Request, access: Access) -> Response | None:
         rest = request.url.remove_query_params("token").query
         place = "/" + request.url.path.lstrip("/\\")  # of this server, whatever it looks like
         response = RedirectResponse(place + (f"?{rest}" if rest else ""), 303)
-        response.set_cookie(COOKIE, access.token, httponly=True, samesite="strict")
+        response.set_cookie(access.cookie, access.token, httponly=True, samesite="strict")
         return response
-    if not access.admits(request.cookies.get(COOKIE, "")):
+    if not access.admits(request.cookies.get(access.cookie, "")):
         return PlainTextResponse("open the address with its token, as `rushes dashboard` printed it", 401)
     return None
 

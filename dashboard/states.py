@@ -129,17 +129,17 @@ class Grids:
 
     def __init__(self, index: Index, tail: Tail) -> None:
         self._index, self._tail, self._integrity = index, tail, Integrity(index.dataset)
-        self._key: Any = None
-        self._grid = Grid()
+        self._held: tuple[Any, Grid] = (None, Grid())
 
     def of(self, scope: Scope) -> Grid:
         """The grid of a scope now."""
         self._integrity.look()
         self._index.refresh()
         key = (self._index.changes, self._tail.place, self._integrity.looks, scope)
-        if key != self._key:
-            self._grid, self._key = make_grid(self._index, self._tail, self._integrity, scope), key
-        return self._grid
+        held = self._held
+        if key != held[0]:
+            held = self._held = (key, make_grid(self._index, self._tail, self._integrity, scope))
+        return held[1]
 
 
 def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> Grid:
@@ -158,7 +158,7 @@ def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> G
             for version in versions:
                 if version.startswith(f"{stage}@") and version in in_scope:
                     grid.cells[version] = ["queued"] * len(shards)
-        for stage, shard in tail.running:
+        for stage, shard in tail.jobs():
             for version in versions:
                 if version.startswith(f"{stage}@") and version in in_scope and shard in place:
                     grid.cells[version][place[shard]] = "running"

@@ -52,9 +52,10 @@ class Kept:
         """What a key stands for, made if it is not there."""
         if self._changes != self._index.changes:
             self._kept, self._changes = {}, self._index.changes
-        if key not in self._kept:
-            self._kept[key] = work()
-        return self._kept[key]
+        held = self._kept  # what is counted now belongs to what there was when it began
+        if key not in held:
+            held[key] = work()
+        return held[key]
 
     def number(self, scope: Scope, filters: Filters) -> int:
         """How many clips are meant."""
@@ -107,7 +108,8 @@ class Counting:
     def number(self) -> int:
         """How many clips are meant."""
         if self._filters.is_empty():
-            return self._kept.number(self._scope, self._filters)
+            counted = partial(self._rows, "SELECT count(*) FROM clips")
+            return int(self._kept.once((self._scope, "all"), counted)[0][0])
         return int(self._cursor.execute("SELECT count(*) FROM temp.chosen").fetchall()[0][0])
 
     def facets(self) -> dict[str, _Words]:

@@ -93,9 +93,10 @@ class Scopes:
             raise UsageError(f"view={name}", "is not a view here", f"Views: {', '.join(self._names)}.")
         if self._changes != self._index.changes:
             self._changes, self._found = self._index.changes, {}
-        if name not in self._found:
-            self._found[name] = self._newest() if name == NEWEST else self._of_view(name)
-        return self._found[name]
+        held = self._found  # another thread may begin anew
+        if name not in held:
+            held[name] = self._newest() if name == NEWEST else self._of_view(name)
+        return held[name]
 
     def _look(self) -> None:
         if time.monotonic() - self._looked_at_s < self._kept_s:

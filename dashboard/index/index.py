@@ -28,6 +28,7 @@ FEW_COMMITS, FEW_SHARE = 256, 0.05
 """So many commits, or such a share of what is indexed, are taken into memory; more are built."""
 MOST_QUERIES = 4
 _AGAIN_AFTER_S = 60.0
+_MOST_PREDICATE_S = 20.0
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
 
 
@@ -131,8 +132,15 @@ class Index:
         with self._lock:
             if self._left_out.get(name) != self.changes:
                 with self._root.cursor() as cursor:
+                    if len(cursor.extract_statements(asked)) != 1:
+                        raise duckdb.ParserException("it is more than one predicate")
                     cursor.execute("USE memory.now")
-                    cursor.execute(f"CREATE OR REPLACE TABLE memory.main.{name} AS {asked}")
+                    limit = threading.Timer(_MOST_PREDICATE_S, cursor.interrupt)
+                    limit.start()
+                    try:
+                        cursor.execute(f"CREATE OR REPLACE TABLE memory.main.{name} AS {asked}")
+                    finally:
+                        limit.cancel()
                 self._left_out[name] = self.changes
         return f"memory.main.{name}"
 
@@ -170,8 +178,12 @@ class Index:
             if time.monotonic() - self._looked_at_s < self._every_s:
                 return
             self._collect_builder()
-            found = committed(self.dataset)
             self._looked_at_s = time.monotonic()
+            try:
+                found = committed(self.dataset)
+            except OSError as error:  # of a store that does not answer now: what was known is shown
+                say(f"{self.dataset.uri}: cannot be listed ({error}); trying again")
+                return
             added = found - self._base - self._delta | (found & self._gone)
             gone_delta, gone_base = self._delta - found, self._base - found - self._gone
             changes = len(added) + len(gone_delta) + len(gone_base) + len(self._delta) + len(self._gone)

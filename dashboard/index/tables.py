@@ -105,18 +105,11 @@ def add(
         parts = {} if version == PLAN else _parts(dataset, version)
         for begin in range(0, len(found), BATCH_COMMITS):
             batch = found[begin : begin + BATCH_COMMITS]
-            connection.execute("BEGIN")
             if version == PLAN:
                 for commit in batch:
                     _guarded(connection, [commit], functools.partial(_add_plan, connection, dataset))
             else:
                 _guarded(connection, batch, functools.partial(_add_shards, connection, dataset, parts))
-            rows = [
-                {"version": commit.version, "number": commit.number, "stamp": commit.stamp}
-                for commit in batch
-            ]
-            _insert(connection, "commits", pa.Table.from_pylist(rows, pa.schema(_FIELDS["commits"])))
-            connection.execute("COMMIT")
             num_done += len(batch)
             on_batch(num_done)
 
@@ -136,16 +129,31 @@ def remove(connection: duckdb.DuckDBPyConnection, commits: Iterable[Commit]) -> 
 def _guarded(
     connection: duckdb.DuckDBPyConnection, batch: list[Commit], work: Callable[[list[Commit]], None]
 ) -> None:
-    """Do it; where one of a batch cannot be read, one by one, and note which."""
+    """Take commits in, all of them or none; where one cannot be read, one by one, and note which."""
+    connection.execute("BEGIN")
     try:
         work(batch)
-    except (RushesError, OSError, pa.ArrowException, KeyError, ValueError) as error:
+        _note(connection, batch)
+    except (RushesError, OSError, pa.ArrowException, KeyError, ValueError, duckdb.Error) as error:
+        connection.execute("ROLLBACK")
         if len(batch) > 1:
             for commit in batch:
                 _guarded(connection, [commit], work)
             return
         row = {"version": batch[0].version, "shard": batch[0].number, "problem": str(error)}
+        connection.execute("BEGIN")
         _insert(connection, "unreadable", pa.Table.from_pylist([row], pa.schema(_FIELDS["unreadable"])))
+        _note(connection, batch)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _note(connection: duckdb.DuckDBPyConnection, batch: list[Commit]) -> None:
+    """These commits are in."""
+    rows = [{"version": one.version, "number": one.number, "stamp": one.stamp} for one in batch]
+    _insert(connection, "commits", pa.Table.from_pylist(rows, pa.schema(_FIELDS["commits"])))
 
 
 def _parts(dataset: Dataset, version: str) -> dict[str, dict[int, list[str]]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from dashboard.asking.scope import Scope
@@ -63,11 +65,16 @@ def add(app: FastAPI, site: Site) -> None:
 
     @app.post("/check")
     async def judge(request: Request) -> Response:
-        body = await request.body()
-        if len(body) > _MOST_BODY:
-            raise HTTPException(413, "too long for a verdict")
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_BODY:
+                raise HTTPException(413, "too long for a verdict")
+        return await run_in_threadpool(kept, request, body)
+
+    def kept(request: Request, body: bytes) -> Response:
         try:
-            given = await request.json()
+            given = json.loads(body)
             asked = str(given["caption_id"])
             row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
             row["tags"] = [str(tag) for tag in given.get("tags") or []]

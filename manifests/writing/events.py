@@ -66,7 +66,7 @@ class EventLog:
         return row
 
     def flush(self, is_last: bool = False) -> None:
-        """Write what an object store has not got yet: every few seconds, at once where it is the last time."""
+        """Write what an object store has not got yet: every few seconds, at once if it is the last time."""
         is_due = is_last or time.monotonic() - self._written_at_s > _REWRITE_EVERY_S
         if self._is_local or self._is_written or not is_due:
             return
