@@ -65,6 +65,7 @@ def make_app(
     app.state.site = site
 
     def wrong(request: Request, code: int, text: str) -> Response:
+        text = site.told(text)
         if request.url.path.endswith((".json", ".csv", ".jpg")) or not _wants_page(request):
             return JSONResponse({"error": text}, code)
         answer = site.page(request, "wrong.html", {"code": code, "text": text}, site.scopes.named("newest"))

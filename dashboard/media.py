@@ -18,14 +18,16 @@ _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
 def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
     """The tar and the member of the newest version that has them."""
-    shards = [row[0] for row in index.tuples("SELECT shard FROM place WHERE clip_id = ?", [clip_id])]
+    shards = {int(row[0]) for row in index.tuples("SELECT shard FROM place WHERE clip_id = ?", [clip_id])}
     if not shards:
         return None
+    among = f"shard IN ({', '.join(map(str, sorted(shards)))})"
     rows = index.rows(
-        "SELECT s.tar, m.* FROM (SELECT * FROM members WHERE shard = ? AND clip_id = ? AND field = ?) m "
-        "JOIN (SELECT * FROM shards WHERE shard = ?) s ON s.version = m.version WHERE s.tar IS NOT NULL "
-        "ORDER BY m.version DESC LIMIT 1",
-        [shards[0], clip_id, field, shards[0]],
+        f"SELECT s.tar, m.* FROM (SELECT * FROM members WHERE {among} AND clip_id = ? AND field = ?) m "
+        f"JOIN (SELECT * FROM shards WHERE {among}) s ON s.version = m.version AND s.shard = m.shard "
+        "JOIN commits c ON c.version = m.version AND c.number = m.shard WHERE s.tar IS NOT NULL "
+        "ORDER BY split_part(c.stamp, '-', 2)::BIGINT DESC LIMIT 1",
+        [clip_id, field],
     )
     if not rows:
         return None

@@ -6,14 +6,15 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.templating import Jinja2Templates
+from markupsafe import Markup
 
 from dashboard import drawing
 from dashboard.asking.counts import Kept
@@ -80,10 +81,9 @@ class Site:
         """An address as pages show it."""
         return uri.rsplit("/", 1)[-1] if self.hide_paths else uri
 
-    def told(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Data as JSON has it, addresses as pages show them."""
-        found: dict[str, Any] = plain(data)
-        return _without_paths(found) if self.hide_paths else found
+    def told(self, data: Any) -> Any:
+        """Data as pages and their twins show it: with hidden paths, where that is asked for."""
+        return without_paths(data) if self.hide_paths else data
 
     def scope(self, request: Request) -> Scope:
         """The view that a request names."""
@@ -91,11 +91,11 @@ class Site:
 
     def page(self, request: Request, name: str, data: dict[str, Any], scope: Scope | None = None) -> Response:
         """The page, or its JSON twin where its address ends in .json."""
+        data = self.told(data)
         if request.url.path.endswith(".json"):
-            return JSONResponse(self.told(data))
-        if self.hide_paths:
-            data = {name: _hidden(item) for name, item in data.items()}
+            return JSONResponse(plain(data))
         scope = scope or self.scope(request)
+        scope = replace(scope, problem=self.told(scope.problem))
         about = {
             "dataset": self.shown_path(self.dataset.uri),
             "pages": [*PAGES, *([("/check", "Check", "k")] if self.verdicts else [])],
@@ -108,13 +108,31 @@ class Site:
             "hidden": [(key, value) for key, value in request.query_params.multi_items() if key != "view"],
             "ray": self.ray,
         }
-        return self._templates.TemplateResponse(request, name, {**about, **data})
+        return self._rendered(request, name, {**about, **data})
 
     def part(self, request: Request, name: str, data: dict[str, Any]) -> Response:
         """A part of a page, or its JSON twin."""
+        data = self.told(data)
         if request.url.path.endswith(".json"):
-            return JSONResponse(self.told(data))
-        return self._templates.TemplateResponse(request, name, data)
+            return JSONResponse(plain(data))
+        return self._rendered(request, name, data)
+
+    def _rendered(self, request: Request, name: str, data: dict[str, Any]) -> Response:
+        """A template whose links to pages keep the view that was asked for."""
+        text = self._templates.get_template(name).render(request=request, **data)
+        if view := request.query_params.get("view"):
+            asked = urlencode({"view": view})
+            text = _PAGE_LINK.sub(lambda link: _with_view(link[0], asked), text)
+        return HTMLResponse(text)
+
+
+_PAGE_LINK = re.compile(r'(?<=href=")/(?:clips|shards|drops|captions|train|map)?(?=[/?"])[^"]*')
+
+
+def _with_view(link: str, asked: str) -> str:
+    if "view=" in link or link.startswith("/clips/export"):
+        return link
+    return f"{link}{'&amp;' if '?' in link else '?'}{asked}"
 
 
 def twin(request: Request) -> str:
@@ -126,20 +144,15 @@ def twin(request: Request) -> str:
 _PATH = re.compile(r"(?:[a-z0-9]+:/)?/[^\s\"'`,;]*/")
 
 
-def _without_paths(value: Any) -> Any:
-    """The same with folders left out of every text; addresses of pages and media are kept."""
+def without_paths(value: Any, name: str = "") -> Any:
+    """The same with folders left out of every text; what is made for a page (Markup), and objects, stay."""
     if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    return _PATH.sub("", value) if isinstance(value, str) else value
-
-
-def _hidden(value: Any) -> Any:
-    """As `_without_paths`, of what a template takes: made markup and objects stay."""
-    if isinstance(value, (dict, list)):
-        return _without_paths(value)
-    return _PATH.sub("", value) if type(value) is str and "<" not in value else value
+        return {key: without_paths(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item, name) for item in value]
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return value.rsplit("/", 1)[-1] if name in ("uri", "tar", "dataset", "file") else _PATH.sub("", value)
 
 
 def plain(value: Any) -> Any:

@@ -58,10 +58,12 @@ def answer(index: Index, source_id: str, asked: str | None) -> Response:
         HTTPException: there is no such source; its file is gone, or is another by now.
     """
     source = source_of(index, source_id)
+    if not is_playable(source):
+        raise HTTPException(415, "browsers do not play it; its frames are at strip.jpg")
     try:
         with open_binary(source["uri"]) as file:
             size = file.seek(0, os.SEEK_END)
-            if source["size_bytes"] and size != source["size_bytes"]:
+            if size != source["size_bytes"]:
                 raise HTTPException(409, f"the file has {size} bytes by now, it had {source['size_bytes']}")
             span = span_of(asked, size) or (0, size)
             begin, end = span[0], min(span[1], span[0] + MOST_BYTES)

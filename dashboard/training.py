@@ -18,6 +18,8 @@ from manifests.store import storage
 SMOOTHING = 0.05
 """Share of a step in the smoothed loss."""
 MOST_POINTS = 800
+_MOST_STEPS = 500
+"""Steps of a clip that are kept."""
 _STEP = re.compile(r"^step-(\d+)$")
 _FILE = re.compile(r"^[0-9A-Za-z_-]+\.(webm|png)$")
 _OWN = ("metrics.jsonl", "config.json")
@@ -129,20 +131,30 @@ class Run:
     def look_at_consumed(self) -> None:
         """Read which clips were shown since."""
         loss = dict(zip(self.metrics["step"], self.metrics["loss"], strict=False))
-        for path in sorted(self.path.glob("consumed*.jsonl")):
-            for row in self._file(path.name).new():
-                if row is None:
-                    for held in (self.shown, self.by_epoch, self.loss_of, self.steps_of):
-                        held.clear()
-                    continue
-                for clip_id, *_ in row.get("samples", []):
-                    self.shown[clip_id] += 1
-                    self.by_epoch[clip_id, row.get("epoch", 0)] += 1
-                    if len(self.steps_of[clip_id]) < 500:
-                        self.steps_of[clip_id].append(row["step"])
-                    if math.isfinite(own := loss.get(row["step"], math.nan)):
-                        self.loss_of[clip_id][0] += own
-                        self.loss_of[clip_id][1] += 1
+        paths = sorted(self.path.glob("consumed*.jsonl"))
+        are_whole = [self._read_consumed(path, loss) for path in paths]
+        if not all(are_whole):
+            for held in (self.shown, self.by_epoch, self.loss_of, self.steps_of):
+                held.clear()
+            for path in paths:  # a resume has cut one: what was counted of the others goes with it
+                self._files.pop(path.name, None)
+                self._read_consumed(path, loss)
+
+    def _read_consumed(self, path: Path, loss: dict[float, float]) -> bool:
+        """Count what a file has new; False where it was cut or begun anew."""
+        for row in self._file(path.name).new():
+            if row is None:
+                return False
+            own = loss.get(row["step"], math.nan)
+            for clip_id, *_ in row.get("samples", []):
+                self.shown[clip_id] += 1
+                self.by_epoch[clip_id, row.get("epoch", 0)] += 1
+                if len(self.steps_of[clip_id]) < _MOST_STEPS:
+                    self.steps_of[clip_id].append(row["step"])
+                if math.isfinite(own):
+                    self.loss_of[clip_id][0] += own
+                    self.loss_of[clip_id][1] += 1
+        return True
 
     def series(self, names: list[str], by: str = "step", most: int = MOST_POINTS) -> dict[str, list[Any]]:
         """Columns for a chart; of many steps the least, the mean and the most of each bucket.
@@ -215,7 +227,8 @@ def _of(values: list[float], what: str) -> float | None:
 
 
 _held: dict[Path, Run] = {}
-_lock = threading.Lock()
+LOCK = threading.RLock()
+"""Held by a page while it reads runs: they grow under it."""
 
 
 def run_of(site: Site, name: str) -> Run | None:
@@ -223,7 +236,7 @@ def run_of(site: Site, name: str) -> Run | None:
     path = folders(site).get(name)
     if path is None:
         return None
-    with _lock:
+    with LOCK:
         run = _held.setdefault(path, Run(name, path))
         run.name = name
         run.look()
@@ -247,7 +260,7 @@ def runs(site: Site) -> list[dict[str, Any]]:
                 "view": record.get("view", ""),
                 "preset": config.get("preset", ""),
                 "steps": config.get("steps"),
-                "step": int(last.get("step") or -1) + 1,
+                "step": int(newest) + 1 if (newest := last.get("step")) is not None else 0,
                 "last": last,
                 "sessions": sessions,
                 "started_s": sessions[0]["started_s"] if sessions else None,

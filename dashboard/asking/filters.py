@@ -186,6 +186,8 @@ class Filters:
         if not self.after:
             return order, "true", []
         low, last = _key(self.after)
+        if isinstance(low, str):
+            raise UsageError("?after=", "is no key of a row", "Take the link to the next page.")
         return order, f"({first} {sign} ? OR ({first} = ? AND {tie} > ?))", [low, low, last]
 
     def key_sql(self) -> str:

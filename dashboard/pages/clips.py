@@ -186,7 +186,7 @@ def add(app: FastAPI, site: Site) -> None:
                 "measures": MEASURES,
                 "told": {known.name: _limits_of(filters, known.name) for known in MEASURES},
                 "side": side(site, scope, filters) if is_side else None,
-                "predicate": saved_as(filters),
+                "predicate": saved_as(filters) if filters.is_of_clips() else "",
             }
         return site.page(request, "clips.html", data, scope)
 
@@ -250,16 +250,13 @@ def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def saved_as(filters: Filters) -> str:
-    """The predicate of the filters with its values written out, for SQL and for a view."""
+    """The filters as a predicate over the dataset's own tables, values written out: for SQL and a view."""
     where, values = filters.where()
-    parts = where.removeprefix("true AND ").split("?")
-    return "".join(
-        part + (_literal(value) if part is not parts[-1] else "") for part, value in _pairs(parts, values)
+    where = where.removeprefix("true AND ").replace(
+        "key IN (SELECT key FROM", "clip_id IN (SELECT clip_id FROM"
     )
-
-
-def _pairs(parts: list[str], values: list[Any]) -> Iterator[tuple[str, Any]]:
-    return zip(parts, [*values, None], strict=True)
+    parts = where.replace('"seconds"', "(end_s - start_s)").split("?")  # the index alone has seconds and keys
+    return parts[0] + "".join(_literal(value) + part for value, part in zip(values, parts[1:], strict=True))
 
 
 def _literal(value: Any) -> str:

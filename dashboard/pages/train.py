@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from typing import Any
 
@@ -11,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 
 from dashboard.asking.scope import Scope
 from dashboard.site import Site
-from dashboard.training import Run, run_of, runs
+from dashboard.training import LOCK, Run, run_of, runs
 from manifests.errors import UsageError
 
 MOST_RUNS = 6
@@ -102,6 +101,11 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/train")
     @app.get("/train.json")
     def train(request: Request, metric: str = "loss_smooth") -> Response:
+        with LOCK:
+            return site.page(request, "train.html", overlaid(request, metric))
+
+    def overlaid(request: Request, metric: str) -> dict[str, Any]:
+        """Runs, and one measure of those that are chosen."""
         found = runs(site)
         asked = [name for name in request.query_params.get("runs", "").split(",") if name]
         names = (asked or [row["name"] for row in found])[:MOST_RUNS]
@@ -115,8 +119,13 @@ def add(app: FastAPI, site: Site) -> None:
                 points = run.series([metric])
                 lines[name] = {"x": points["x"], "y": points[metric]}
                 metrics |= set(run.metrics)
-        data = {"runs": found, "chosen": names, "metric": metric, "metrics": sorted(metrics), "lines": lines}
-        return site.page(request, "train.html", data)
+        return {
+            "runs": found,
+            "chosen": names,
+            "metric": metric,
+            "metrics": sorted(metrics),
+            "lines": lines,
+        }
 
     @app.get("/train/{name}")
     @app.get("/train/{name}.json")
@@ -128,12 +137,13 @@ def add(app: FastAPI, site: Site) -> None:
             raise UsageError(f"?by={by}", "is no axis", "There are step, epoch and time.")
         scope = site.scope(request)
         about = next(row for row in runs(site) if row["name"] == name)
-        data: dict[str, Any] = {
-            "run": about,
-            "curves": curves(run, by),
-            "eaten": eaten(site, scope, run),
-            "samples": run.samples(),
-        }
+        with LOCK:
+            data: dict[str, Any] = {
+                "run": about,
+                "curves": curves(run, by),
+                "eaten": eaten(site, scope, run),
+                "samples": run.samples(),
+            }
         return site.page(request, "train_run.html", data, scope)
 
     @app.get("/train/{name}/samples/{step}/{file}")
@@ -143,8 +153,3 @@ def add(app: FastAPI, site: Site) -> None:
         if path is None:
             raise HTTPException(404, "no such sample")
         return FileResponse(path, media_type="video/webm" if file.endswith(".webm") else "image/png")
-
-
-def finite(value: float | None) -> float | None:
-    """A number that JSON has."""
-    return value if value is not None and math.isfinite(value) else None

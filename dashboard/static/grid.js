@@ -9,6 +9,8 @@ const colours = data.states.map((state) => {
   return getComputedStyle(probe).backgroundColor;
 });
 const rows = data.versions.length, count = data.spans.length, label = 15;
+const asked = new URLSearchParams(location.search).get("view");
+const view = asked ? `?view=${encodeURIComponent(asked)}` : "";
 let chosen = 0, row = 0, layout = null;
 
 function draw() {
@@ -62,10 +64,10 @@ function tell(at, line) {
 }
 
 canvas.addEventListener("pointermove", (event) => { const found = place(event); if (found) tell(...found); });
-canvas.addEventListener("click", (event) => { const found = place(event); if (found) location.href = `/shards/${data.spans[found[0]][0]}`; });
+canvas.addEventListener("click", (event) => { const found = place(event); if (found) location.href = `/shards/${data.spans[found[0]][0]}${view}`; });
 canvas.addEventListener("keydown", (event) => {
   const moves = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
-  if (event.key === "Enter" && count) { location.href = `/shards/${data.spans[chosen][0]}`; return; }
+  if (event.key === "Enter" && count) { location.href = `/shards/${data.spans[chosen][0]}${view}`; return; }
   if (!(event.key in moves) || !count) return;
   event.preventDefault();
   chosen = Math.min(count - 1, Math.max(0, chosen + moves[event.key][0]));

@@ -53,7 +53,8 @@ def test_a_crawl_of_every_link_changes_no_byte_and_finds_no_broken_one(site, eve
         if answer.headers["content-type"].startswith("text/html"):
             links = re.findall(r'(?:href|src|poster)="([^"]+)"', answer.text)
             todo += [link.replace("&amp;", "&").split("#")[0] for link in links if link[:1] == "/"]
-    assert {"/shards/0", "/train/small"} <= seen and len(seen) > 100
+    assert {"/shards/0", "/train/small"} <= {address.partition("?")[0] for address in seen}
+    assert len(seen) > 100
     assert digest(eventful.uri) == before
 
 
@@ -381,3 +382,84 @@ def test_with_hidden_paths_no_page_tells_a_folder(eventful, tmp_path):
             for hidden in (folder, str(Path(eventful.uri).parent)):
                 assert hidden not in answer.text, place
     assert client.get("/sql?q=SELECT+uri+FROM+sources").status_code == 400
+
+
+def test_hidden_paths_leave_pictures_and_diffs_whole_and_hide_errors_too(eventful, tmp_path):
+    client = TestClient(make_app(eventful.uri, tmp_path / "index", hide_paths=True), "http://127.0.0.1")
+    assert '<svg class="histogram"' in client.get("/clips").text
+    assert "<ins>" in client.get("/captions?view=newest").text
+    source = queries.table(eventful, "sources").to_pylist()[0]
+    Path(eventful.view_path("lost")).write_text('{"columns": {}, "where": "x(\'/secret place/a\') > 1"}')
+    try:
+        client.app.state.site.scopes._looked_at_s = -1e9
+        for address in ("/?view=lost", "/now/live?view=lost"):
+            assert "/secret place/" not in client.get(address).text
+    finally:
+        Path(eventful.view_path("lost")).unlink()
+    assert str(Path(source["uri"]).parent) not in client.get("/now/live").text
+
+
+def test_a_view_that_is_asked_for_is_kept_by_links(site):
+    for address in (
+        "/?view=newest",
+        "/shards?view=newest",
+        "/captions?view=newest",
+        "/clips?view=newest&kind=video",
+    ):
+        text = site.get(address).text
+        links = re.findall(r'href="(/(?:clips|shards|drops|captions|map)(?:[/?][^"]*)?)"', text)
+        assert links and all("view=" in link for link in links if "export" not in link), address
+
+
+def test_a_run_that_has_only_begun_and_one_that_was_resumed_on_fewer_processes(copy, tmp_path):
+    from tests.dashboard.conftest import add_training
+
+    folder = add_training(copy)
+    begun = Path(copy.uri) / "training" / "begun"
+    begun.mkdir()
+    (begun / "config.json").write_text("{}")
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    assert client.get("/train").status_code == 200 and client.get("/train/begun").status_code == 200
+    lines = (folder / "consumed.jsonl").read_text().splitlines(keepends=True)
+    (folder / "consumed.jsonl").write_text("".join(lines[::2]))
+    (folder / "consumed-1.jsonl").write_text("".join(lines[1::2]))
+
+    def shown():
+        strip = client.get("/train/small.json").json()["eaten"]["strip"]
+        return sum(round(count * row["clips"]) for row in strip for count in row["shown"])
+
+    whole = shown()
+    assert shown() == whole  # looked at twice, counted once
+    for name in ("consumed.jsonl", "consumed-1.jsonl"):
+        kept = (folder / name).read_text().splitlines(keepends=True)[:20]
+        (folder / name).write_text("".join(kept))
+    assert shown() == pytest.approx(whole * 40 / 60, abs=4)
+
+
+def test_the_predicate_that_is_handed_out_means_the_same_in_the_tables(site, eventful):
+    columns = {column.name: column for column in eventful.columns() if column.name in ("preview", "dedup")}
+    for query in (
+        "seconds=1..&kind=video",
+        "motion=0.01..&palette=blue,grey",
+        "has_audio=false&aspect=..1.2",
+    ):
+        data = site.get(f"/clips.json?view=newest&{query}").json()
+        text = site.get(f"/clips/export.sql?view=newest&{query}").text
+        found = queries.sql(eventful, text.rstrip().rstrip(";"), columns)
+        assert found.num_rows == data["count"], query
+
+
+def test_a_predicate_that_is_several_statements_or_without_end_is_a_problem_of_its_view(
+    copy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dashboard.index.index._MOST_PREDICATE_S", 1.0)
+    several = "true), false); DELETE FROM memory.main.clips; SELECT ((true"
+    endless = "(SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b) > 0"
+    for name, where in (("several", several), ("endless", endless)):
+        Path(copy.view_path(name)).write_text(json.dumps({"columns": {}, "where": where}))
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    for name in ("several", "endless"):
+        begin = time.monotonic()
+        page = client.get(f"/?view={name}")
+        assert page.status_code == 200 and "cannot be used" in page.text and time.monotonic() - begin < 20
+    assert client.get("/clips.json").json()["count"] > 0
