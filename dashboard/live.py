@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -53,13 +54,18 @@ class Tail:
             if time.monotonic() - self._looked_at_s < self._look_s:
                 return
             self._looked_at_s = time.monotonic()
-            if self._looks % _RUNS_EVERY == 0:
-                runs = run_ids(self.dataset)
-                if runs and runs[-1] != self.run_id:
-                    self._begin(runs[-1])
-            self._looks += 1
-            if self.run_id:
-                self._read()
+            with contextlib.suppress(OSError):  # of a store that does not answer now: what is known is shown
+                self._follow()
+
+    def _follow(self) -> None:
+        """Go to the newest run, and read on in it."""
+        if self._looks % _RUNS_EVERY == 0:
+            runs = run_ids(self.dataset)
+            if runs and runs[-1] != self.run_id:
+                self._begin(runs[-1])
+        self._looks += 1
+        if self.run_id:
+            self._read()
 
     def _begin(self, run_id: str) -> None:
         self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1

@@ -31,6 +31,20 @@ PLAYABLE = {
     "gif": "image/gif",
     "webp_pipe": "image/webp",
 }
+_MARKS = (
+    b"ftyp",
+    b"moov",
+    b"mdat",
+    b"wide",
+    b"\x1a\x45\xdf\xa3",
+    b"OggS",
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"GIF8",
+    b"RIFF",
+)
+"""One of these is among the first bytes of all that is served: a dataset of others may name any file as a
+source."""
 _CODECS = {"h264", "vp8", "vp9", "av1", "theora", "mjpeg", "png", "gif", "webp"}
 
 
@@ -65,6 +79,10 @@ def answer(index: Index, source_id: str, asked: str | None) -> Response:
             size = file.seek(0, os.SEEK_END)
             if size != source["size_bytes"]:
                 raise HTTPException(409, f"the file has {size} bytes by now, it had {source['size_bytes']}")
+            file.seek(0)
+            head = file.read(16)
+            if not any(mark in head for mark in _MARKS):
+                raise HTTPException(415, "its bytes are of no video and no picture")
             span = span_of(asked, size) or (0, size)
             begin, end = span[0], min(span[1], span[0] + MOST_BYTES)
             if begin >= end:

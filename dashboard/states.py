@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -51,15 +52,20 @@ class Integrity:
         with self._lock:
             if time.monotonic() - self._listed_at_s < self._every_s:
                 return
-            dataset, self._listed_s = self._dataset, time.time()
-            files = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
-            self._sizes = {dataset.relative(info.path): info.size for info in files}
-            notes = storage.list_files(dataset.filesystem, dataset.path("runs"), ".jsonl")
-            for info in sorted(notes, key=lambda info: info.base_name):
-                if info.base_name.startswith("verify-") and info.path not in self._read:
-                    self._read.add(info.path)
-                    self._note(storage.read_bytes(dataset.filesystem, info.path))
-            self._listed_at_s, self.looks = time.monotonic(), self.looks + 1
+            self._listed_at_s = time.monotonic()
+            with contextlib.suppress(OSError):  # of a store that does not answer now: what is known is shown
+                self._list()
+                self.looks += 1
+
+    def _list(self) -> None:
+        dataset, now_s = self._dataset, time.time()
+        files = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+        self._sizes, self._listed_s = {dataset.relative(info.path): info.size for info in files}, now_s
+        notes = storage.list_files(dataset.filesystem, dataset.path("runs"), ".jsonl")
+        for info in sorted(notes, key=lambda info: info.base_name):
+            if info.base_name.startswith("verify-") and info.path not in self._read:
+                self._note(storage.read_bytes(dataset.filesystem, info.path))
+                self._read.add(info.path)
 
     def _note(self, data: bytes) -> None:
         for line in data.splitlines():

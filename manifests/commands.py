@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -108,8 +107,10 @@ class Verify:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         report = verify(dataset, self.deep)
-        with contextlib.suppress(OSError):  # of a dataset that may only be read; what was found is printed
+        try:
             note(dataset, report)
+        except OSError as error:  # of a dataset that may only be read: what was found is printed all the same
+            cli.say(f"verify: the dashboard will not know of it, it cannot be kept in the dataset ({error})")
         for problem in report.problems:
             print(problem)
         verdict = "sound" if report.is_sound else _counted(len(report.problems), "problem")

@@ -44,7 +44,9 @@ def some_clips(
     )
     known = {row["clip_id"]: row for row in rows}
     texts = captions_of(site, scope, ids, shards)
-    found = [{**known[name], "caption": texts.get(name, known[name]["alt"] or "")} for name in ids]
+    found = [
+        {**known[name], "caption": texts.get(name, known[name]["alt"] or "")} for name in ids if name in known
+    ]
     return found, key_of(more[2], more[0]) if more else ""
 
 

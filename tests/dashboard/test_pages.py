@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,13 @@ def test_every_page_has_its_twin_and_nothing_inline(site, address):
 
 
 def test_a_crawl_of_every_link_changes_no_byte_and_finds_no_broken_one(site, eventful):
-    before, seen, todo = digest(eventful.uri), set(), list(PAGES)
-    while todo and len(seen) < 500:
+    before, seen, todo, visits = digest(eventful.uri), set(), list(PAGES), Counter()
+    while todo:
         address = todo.pop()
-        if address in seen or address.startswith(("http", "#", "data:")):
-            continue
+        path = address.partition("?")[0]
+        if address in seen or address.startswith(("http", "#", "data:")) or visits[path] > 8:
+            continue  # each page with a few of the filters that it links to
+        visits[path] += 1
         seen.add(address)
         answer = site.get(address, headers={"accept": "text/html"})
         assert answer.status_code in (200, 206), (address, answer.text[-300:])
@@ -107,7 +110,7 @@ def test_a_clip_page_has_all_that_is_known(site, eventful):
     assert site.get("/clips/nosuch").status_code == 404
 
 
-def test_drops_have_a_threshold_that_can_be_moved_and_play_from_their_source(site, eventful):
+def test_drops_have_a_threshold_that_can_be_moved_and_play_from_their_source(site, eventful, tmp_path):
     address = "/drops.json?view=newest&stage=text&reason=too_short"
     found = site.get(address).json()
     assert found["threshold"] == 0.25 and found["is_floor"] and len(found["items"]) == 12
@@ -121,6 +124,12 @@ def test_drops_have_a_threshold_that_can_be_moved_and_play_from_their_source(sit
     page = site.get("/drops?view=newest&stage=text&reason=decode").text
     assert "the decoder &lt;b&gt;gave up&lt;/b&gt;" in page and "rushes retry" in page
     assert site.get("/source/..%2f..%2fetc%2fpasswd").status_code == 404
+    secret = tmp_path / "notes.mp4"
+    secret.write_bytes(b"no video" * 9)
+    row = {"uri": str(secret), "size_bytes": 72, "container": "mov", "codec": "h264"}
+    with pytest.MonkeyPatch.context() as patch:  # a dataset of others may claim anything
+        patch.setattr("dashboard.sources.source_of", lambda *_: row)
+        assert site.get(f"/source/{item['source_id']}").status_code == 415
     assert site.get("/drops?stage=text&reason=none").status_code == 400
 
 
