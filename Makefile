@@ -58,7 +58,7 @@ chaos: setup  ## the long form of the storm and of the fuzz: 100 kills, 1,000 da
 	@RUSHES_CHAOS=10 $(BIN)/python -m pytest -s -m slow tests/chaos/test_storm.py tests/chaos/test_fuzz.py
 
 docs: setup  ## write the pages of docs/ that are made from the code
-	@$(BIN)/python -m manifests.pages docs
+	@$(BIN)/python -m manifests.verbs.pages docs
 
 lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -20,134 +20,22 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
 import duckdb
 import pyarrow.compute as pc
+from made import CAMERAS, WORDS, make
 
-from manifests import queries
-from manifests.layout import Column, Dataset
-from manifests.views import View
-from manifests.writing.commit import Account, ShardCommit, commit_generation
+from manifests.layout import Dataset
+from manifests.tables import scans
 
-PER_SHARD = 100
-COLUMNS = {name: Column(name, "bench00000") for name in ("preview", "caption", "latent", "dedup")}
-CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "zoom_in", "handheld", "unknown")
-COLOURS = ("red", "blue", "green", "grey", "black", "white", "brown")
-WORDS = ("a", "the", "red", "blue", "small", "large", "ball", "star", "box", "moves", "left", "sea")
 ASKED = 20
 _BUILD = (
     "import resource, sys; from pathlib import Path; from dashboard.index.build import build; "
     "from manifests.layout import Dataset; build(Dataset(sys.argv[1]), Path(sys.argv[2])); "
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 )
-
-
-def clip_rows(shard: int) -> list[dict]:
-    """Clips of a shard, drawn from its number."""
-    chance = random.Random(shard)
-    rows = []
-    for number in range(PER_SHARD):
-        source = f"{shard:08x}{number:08x}"
-        rows.append(
-            {
-                "clip_id": f"{source}-00000000",
-                "shard": shard,
-                "segment_id": f"{source}-s0000",
-                "source_id": source,
-                "uri": f"/footage/{shard // 100:05d}/{source}.mp4",
-                "start_s": 0.0,
-                "end_s": round(chance.uniform(1, 16), 3),
-                "kind": "image" if chance.random() < 0.1 else "video",
-                "width_px": chance.choice((640, 1280, 1080, 720)),
-                "height_px": chance.choice((360, 720, 1920, 1280)),
-                "num_frames": chance.randrange(24, 400),
-                "fps": chance.choice((24.0, 25.0, 29.97, 30.0)),
-                "is_vfr": chance.random() < 0.1,
-                "decoder": chance.choice(("decord", "pyav")),
-                "starts_with": chance.choice(("cut", "source_start", "gap")),
-                "has_audio": chance.random() < 0.6,
-                "camera": chance.choice(CAMERAS),
-                "palette": chance.sample(COLOURS, 2),
-                **{
-                    name: round(chance.random() ** 2, 4)
-                    for name in ("motion", "sharpness", "text_share", "luma_mean", "saturation", "noise")
-                },
-                "black_share": 0.0,
-                "proxy_fps": 8.0,
-                "preview_times_s": [0.0],
-            }
-        )
-    return rows
-
-
-def make_shard(uri: str, shard: int) -> None:
-    """All columns of one shard, through the writers."""
-    dataset, rows, chance = Dataset(uri), clip_rows(shard), random.Random(-shard)
-    account = Account(PER_SHARD, PER_SHARD, 0, 0)
-    with ShardCommit(dataset, COLUMNS["preview"], shard, 0) as commit:
-        for row in rows:
-            commit.add(f"{row['clip_id']}.poster.jpg", b"\xff\xd8" + row["clip_id"].encode() * 8)
-        commit.commit({"clips": rows}, account)
-    captions = [
-        {
-            "caption_id": f"{row['clip_id'][:16]}{kind[0]}",
-            "clip_id": row["clip_id"],
-            "shard": shard,
-            "kind": kind,
-            "source": "bench",
-            "text": " ".join(chance.choices(WORDS, k=length)),
-            "status": "accepted" if chance.random() < 0.95 else "rejected",
-            "reasons": [] if chance.random() < 0.95 else ["logprob"],
-            "num_words": length,
-        }
-        for row in rows
-        for kind, length in (("short", 8), ("dense", 24))
-    ]
-    with ShardCommit(dataset, COLUMNS["caption"], shard, 0) as commit:
-        commit.commit({"captions": captions}, account)
-    latents = [
-        {"clip_id": row["clip_id"], "shard": shard, "latent_t": 5, "latent_h": 32, "latent_w": 32}
-        | {
-            "audit_psnr_db": round(chance.gauss(30, 2), 2) if chance.random() < 0.04 else None,
-            "audit_flag": "",
-        }
-        for row in rows
-    ]
-    with ShardCommit(dataset, COLUMNS["latent"], shard, 0) as commit:
-        commit.commit({"latents": latents}, account)
-    copies = [
-        {"clip_id": rows[1]["clip_id"], "shard": shard, "group_id": rows[0]["clip_id"], "is_kept": False}
-    ]
-    with ShardCommit(dataset, COLUMNS["dedup"], shard, 0) as commit:
-        commit.commit({"duplicates": copies}, account)
-
-
-def _make_some(uri: str, first: int, last: int) -> None:
-    for shard in range(first, last):
-        make_shard(uri, shard)
-
-
-def make(folder: Path, clips: int) -> Dataset:
-    """The dataset, or what is there of it completed."""
-    dataset, shards = Dataset.create(str(folder)), clips // PER_SHARD
-    if not dataset.generations():
-        segments = [
-            {"generation": 0, "shard": shard, "segment_id": f"{shard}", "start_s": 0.0, "end_s": 800.0}
-            for shard in range(shards)
-        ]
-        commit_generation(dataset, 0, segments, {"sources": [], "drops": [], "failures": []})
-        view = "black_share < 0.9 AND clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)"
-        View(columns=COLUMNS, where=view).save(dataset)
-    have = len(dataset.committed_shards(COLUMNS["dedup"]))
-    step = max(1, (shards - have) // 16)
-    with ProcessPoolExecutor(2) as pool:
-        begins = range(have, shards, step)
-        ends = (min(begin + step, shards) for begin in begins)
-        list(pool.map(_make_some, [str(folder)] * len(begins), begins, ends))
-    return dataset
 
 
 class Server:
@@ -271,7 +159,7 @@ def main() -> int:
     try:
         made_s = timed(lambda: make(given.keep or scratch / "ds", given.clips))
         dataset = Dataset(str(given.keep or scratch / "ds"))
-        print(f"{given.clips:,} clips in {given.clips // PER_SHARD:,} shards, made in {made_s:.0f} s")
+        print(f"{given.clips:,} clips in {given.clips // 100:,} shards, made in {made_s:.0f} s")
         return run(dataset, scratch / "cache", given.tenfold, given.asserts)
     finally:
         shutil.rmtree(scratch)
@@ -292,7 +180,7 @@ def run(dataset: Dataset, cache: Path, is_tenfold: bool, asserts: bool) -> int:
     if is_tenfold:
         tenfold(cache / "index.duckdb")
         print(f"tenfold: {(cache / 'index.duckdb').stat().st_size / 1e6:.0f} MB")
-    some = [row["clip_id"] for row in clip_rows(0) + clip_rows(1)]
+    some = scans.table(dataset, "clips", fields=["clip_id"]).slice(0, 200)["clip_id"].to_pylist()
     server = Server(dataset.uri, cache)
     try:
         found = measure(server, some)
@@ -312,7 +200,7 @@ def run(dataset: Dataset, cache: Path, is_tenfold: bool, asserts: bool) -> int:
             missed.append(name)
     print(f"server: {memory:.0f} MB at most, {idle:.2%} of a core when idle")
     if not is_tenfold:
-        whole_s = timed(lambda: pc.value_counts(queries.table(dataset, "clips")["camera"]))
+        whole_s = timed(lambda: pc.value_counts(scans.table(dataset, "clips")["camera"]))
         ours_s = found["facets and histograms"][0]
         print(
             f"one facet from the tables themselves: {whole_s:.2f} s, {whole_s / ours_s:.0f} times all of ours"

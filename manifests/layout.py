@@ -5,6 +5,7 @@ plan/gen-0000.parquet                 segment rows; its metadata names the parts
 columns/<column>@<fp>/000012-<digest>.tar      one tar per shard, named by its bytes
 tables/<table>/<column>@<fp>/000012-<digest>.parquet
 tables/shards/<column>@<fp>/000012.parquet      the commit record: it names the others
+snapshots/000001.json                 merged files of tables: tables/<table>/<column>@<fp>/merged-...parquet
 views/<name>.json
 runs/<run id>/run.json, events.jsonl
 training/<run id>/
@@ -19,6 +20,7 @@ from functools import cached_property
 
 from pyarrow import fs
 
+from manifests import snapshots
 from manifests.errors import IntegrityError, UsageError
 from manifests.schemas import FORMAT_VERSION
 from manifests.store import storage
@@ -51,18 +53,37 @@ class Column:
         return cls(name, found)
 
 
+def _without_name(uri: str) -> tuple[str, str]:
+    """An address, and the name of a snapshot where one stands at the end of its path."""
+    path, mark, options = uri.partition("?")
+    folder, at, name = path.rpartition("@")
+    if not at or "/" in name or not name:
+        return uri, ""
+    filesystem, root = storage.resolve(uri)
+    is_folder = storage.exists(filesystem, f"{root}/dataset.json")
+    return (uri, "") if is_folder else (f"{folder}{mark}{options}", name)
+
+
 class Dataset:
     """A dataset folder, local or on an object store. Opening reads `dataset.json`; `create` writes it.
 
+    Args:
+        uri: its address; with `@NAME` at the end of its path it is read as that snapshot has it.
+        at: name of a snapshot: only what that has is seen, and nothing that came later.
+
     Raises:
-        UsageError: the folder is not a dataset.
+        UsageError: the folder is not a dataset, or has no snapshot of that name.
         IntegrityError: it was written by another major format version.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, at: str = "") -> None:
         if not uri:
             raise UsageError("an empty address", "names no dataset", "Give its folder or address.")
-        self.uri = uri = storage.absolute(uri)
+        uri, named_in_it = _without_name(uri)
+        self.uri, self.at = storage.absolute(uri), at or named_in_it
+        self._snapshot: snapshots.Snapshot | None = None
+        self._generations: list[int] | None = None
+        uri = self.uri
         header = self.path("dataset.json")
         if not storage.exists(self.filesystem, header):
             raise UsageError(
@@ -79,12 +100,15 @@ class Dataset:
                 f"has format {self.header.get('format')}, this reader knows {FORMAT_VERSION}",
                 "Use a matching version of rushes.",
             )
+        if self.at:
+            self._snapshot, said = snapshots.named(self.filesystem, self.root, self.at)
+            self._generations = list(said["generations"])
 
     def __getstate__(self) -> dict:
-        return {"uri": self.uri, "header": self.header}
+        return {"uri": self.uri, "header": self.header, "at": self.at}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+        self.__init__(state["uri"], state.get("at", ""))  # type: ignore[misc]
 
     @classmethod
     def create(cls, uri: str) -> Dataset:
@@ -103,6 +127,12 @@ class Dataset:
         """The dataset at `uri`, or None where there is none yet."""
         filesystem, root = storage.resolve(uri)
         return cls(uri) if storage.exists(filesystem, f"{root}/dataset.json") else None
+
+    @property
+    def address(self) -> str:
+        """As it was given: with the name of the snapshot that it is read at."""
+        path, mark, options = self.uri.partition("?")
+        return f"{path}@{self.at}{mark}{options}" if self.at else self.uri
 
     @cached_property
     def _resolved(self) -> tuple[fs.FileSystem, str]:
@@ -157,29 +187,65 @@ class Dataset:
             raise UsageError(name, "is not a view name", "Use letters, digits, '_' and '-'.")
         return self.path("views", f"{name}.json")
 
+    @property
+    def snapshot(self) -> snapshots.Snapshot:
+        """The snapshot last looked at; see `refresh`."""
+        if self._snapshot is None:
+            self.refresh()
+        assert self._snapshot is not None
+        return self._snapshot
+
+    def refresh(self) -> None:
+        """Look whether there is a newer snapshot."""
+        if not self.at:
+            self._snapshot = snapshots.latest(self.filesystem, self.root, self._snapshot)
+
     def generations(self) -> list[int]:
         """Numbers of the plan's generations, oldest first."""
-        return list(self.parts_in(self.path("plan")))
+        if self._generations is not None:
+            return self._generations
+        return list(self._numbered(self.path("plan")))
 
     def columns(self) -> list[Column]:
         """Every column version of which at least one shard is committed."""
-        files = storage.list_files(self.filesystem, self.path("tables", "shards"), ".parquet")
-        return sorted({Column.parse(info.path.split("/")[-2]) for info in files})
+        self.refresh()
+        names = {name for name, version in self.snapshot.columns.items() if version.shards}
+        folder = self.path("tables", "shards")
+        found = [] if self.at else storage.list_folders(self.filesystem, folder)
+        names |= {name for name in found if name not in names and self._numbered(f"{folder}/{name}")}
+        return sorted(Column.parse(name) for name in names)
 
     def committed_shards(self, column: Column) -> list[int]:
-        """Shards of `column` whose commit record is present."""
-        return list(self.parts_in(self.path("tables", "shards", str(column))))
+        """Shards of `column` that are committed, in rising order."""
+        self.refresh()
+        loose = self.loose_shards(column)
+        merged = list(self.snapshot.version(column).numbers())
+        return sorted(merged + loose) if loose else merged
 
-    def parts_in(self, folder: str) -> dict[int, list[str]]:
-        """Paths of a folder's parts by the number of their shard or generation, in rising order.
+    def loose_shards(self, column: Column) -> list[int]:
+        """Of these, the ones whose rows lie in small files of their own."""
+        if self.at:
+            return []
+        version = self.snapshot.version(column)
+        numbers = self._numbered(self.path("tables", "shards", str(column)))
+        return [number for number in numbers if not version.covers(number)]
 
-        Numbers have as many digits as they need; files of other names are no parts.
+    def _numbered(self, folder: str) -> list[int]:
+        """Numbers of a folder's parts of single shards or generations, rising.
+
+        Numbers have as many digits as they need; files of other names are no such parts.
         """
-        found: dict[int, list[str]] = {}
-        for info in storage.list_files(self.filesystem, folder, ".parquet"):
-            if name := _NUMBERED.match(info.base_name):
-                found.setdefault(int(name[1]), []).append(info.path)
-        return dict(sorted(found.items()))
+        infos = storage.list_files(self.filesystem, folder, ".parquet", recursive=False)
+        return sorted({int(name[1]) for info in infos if (name := _NUMBERED.match(info.base_name))})
+
+    def covers(self, column: Column, shard: int) -> bool:
+        """Whether the snapshot last looked at has a shard's column."""
+        return self.snapshot.version(column).covers(shard)
 
     def is_committed(self, column: Column, shard: int) -> bool:
-        return storage.exists(self.filesystem, self.record_path(column, shard))
+        if self.covers(column, shard):
+            return True
+        if not self.at and storage.exists(self.filesystem, self.record_path(column, shard)):
+            return True
+        self.refresh()
+        return self.covers(column, shard)

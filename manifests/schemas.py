@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.errors import IntegrityError
 from manifests.text import valid_json
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 _VERSION_KEY = b"rushes.format"
 _PARTS_KEY = b"rushes.parts"
 
@@ -73,6 +73,7 @@ SEGMENTS = [
     ("segment_id", pa.string(), "of the segment"),
     *_ORIGIN,
     ("kind", pa.string(), "video or image"),
+    ("source_row", pa.int64(), "row of its source in the generation's sources; null in older plans"),
 ]
 CLIPS = [
     ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),

@@ -17,14 +17,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests import queries
+from manifests import snapshots
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.schemas import is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
+from manifests.tables import planned, records, scans
+from manifests.tables.parts import named
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.events import run_ids
@@ -108,13 +111,12 @@ def _check_rows(dataset: Dataset, path: str, rows: int) -> Iterator[str]:
             yield f"{path}: has {found} rows, {rows} were committed"
 
 
-def _check_shard(dataset: Dataset, record: dict, deep: bool, report: Report) -> Iterator[str]:
+def _check_parts(dataset: Dataset, record: dict, deep: bool) -> Iterator[str]:
+    """The small files that a record names."""
     column = Column(record["column"], record["fingerprint"])
-    try:
-        Account(record["num_in"], record["num_kept"], record["num_dropped"], record["num_failed"])
-    except ValueError as error:
-        yield f"{column} shard {record['shard']}: {error}"
     for part in record["parts"]:
+        if not part["sha256"]:
+            continue
         path = dataset.committed_part(part["table"], column, record["shard"], part["sha256"])
         if not storage.exists(dataset.filesystem, path):
             yield f"{path}: is missing"
@@ -122,16 +124,29 @@ def _check_shard(dataset: Dataset, record: dict, deep: bool, report: Report) -> 
             yield f"{path}: bytes have changed (sha256)"
         else:
             yield from _check_rows(dataset, path, part["rows"])
+
+
+def _check_shard(
+    dataset: Dataset, record: dict, sizes: dict[str, int], deep: bool, report: Report
+) -> Iterator[str]:
+    """A commit's account and its tar.
+
+    Args:
+        sizes: of the tars that the column has, by their path.
+    """
+    try:
+        Account(record["num_in"], record["num_kept"], record["num_dropped"], record["num_failed"])
+    except ValueError as error:
+        yield f"{record['column']}@{record['fingerprint']} shard {record['shard']}: {error}"
     if record["tar"] is None:
         return
     path = dataset.path(*record["tar"].split("/"))
-    info = dataset.filesystem.get_file_info(path)
     report.num_members += len(record["members"])
     report.num_bytes += record["tar_bytes"]
-    if not info.is_file:
+    if path not in sizes:
         yield f"{path}: is missing"
-    elif info.size != record["tar_bytes"]:
-        yield f"{path}: has {info.size} bytes, {record['tar_bytes']} were committed"
+    elif sizes[path] != record["tar_bytes"]:
+        yield f"{path}: has {sizes[path]} bytes, {record['tar_bytes']} were committed"
     elif deep:
         if _hash_file(dataset, path) != record["tar_sha256"]:
             yield f"{path}: bytes have changed (sha256)"
@@ -140,32 +155,34 @@ def _check_shard(dataset: Dataset, record: dict, deep: bool, report: Report) -> 
 
 def _check_accounts(dataset: Dataset) -> Iterator[str]:
     """Every planned segment must have left a trace, and no source row may lack a verdict."""
-    seen: dict[int, set[str]] = {}
+    planned_rows = planned.segments(dataset, fields=["shard", "segment_id", "uri"])
+    in_plan = planned_rows["shard"].unique()
     for column in dataset.columns():
         if column.name != "preview":
             continue
-        for shard in dataset.committed_shards(column):
-            rows = queries.rows_of_shard(dataset, "clips", column, shard)
-            traces = {row["segment_id"] for row in rows}
-            for name in ("drops", "failures"):
-                for row in queries.rows_of_shard(dataset, name, column, shard):
-                    traces.add(row["item_id"].split("/")[0])
-            seen[shard] = traces
-    segments = queries.plan(dataset).to_pylist()
-    planned = {row["shard"] for row in segments}
-    for shard in sorted(seen.keys() - planned if run_ids(dataset) else ()):  # what no run made has no plan
-        yield f"{dataset.path('plan')}: shard {shard} is committed, and no generation of the plan has it"
-    for row in segments:
-        if row["shard"] in seen and row["segment_id"] not in seen[row["shard"]]:
+        shards = pa.array(dataset.committed_shards(column), pa.int32())
+        strange = shards.filter(pc.invert(pc.is_in(shards, in_plan)))
+        for shard in strange.to_pylist() if run_ids(dataset) else ():  # what no run made has no plan
+            yield f"{dataset.path('plan')}: shard {shard} is committed, and no generation of the plan has it"
+        traces = [scans.table(dataset, "clips", column, ["segment_id"])["segment_id"]]
+        for name in ("drops", "failures"):
+            items = scans.table(dataset, name, column, ["item_id"])["item_id"]
+            traces.append(pc.replace_substring_regex(items, "/.*", ""))
+        seen = pa.chunked_array([chunk for found in traces for chunk in found.chunks], pa.string())
+        curated = planned_rows.filter(pc.is_in(planned_rows["shard"], shards))
+        lost = curated.filter(pc.invert(pc.is_in(curated["segment_id"], seen)))
+        for row in lost.to_pylist():
             yield (
                 f"segment {row['segment_id']} of {row['uri']} was curated but is neither kept, dropped nor "
                 "failed"
             )
-    for row in queries.table(dataset, "sources").to_pylist():
-        if row["status"] not in {"kept", "dropped", "failed"} or (
-            row["status"] != "kept" and not row["reason"]
-        ):
-            yield f"source {row['uri']}: has no verdict"
+    sources = scans.table(dataset, "sources", None, ["uri", "status", "reason"])
+    has_none = pc.or_(
+        pc.invert(pc.is_in(sources["status"], pa.array(["kept", "dropped", "failed"]))),
+        pc.and_(pc.not_equal(sources["status"], "kept"), pc.equal(pc.coalesce(sources["reason"], ""), "")),
+    )
+    for uri in sources.filter(pc.fill_null(has_none, True))["uri"].to_pylist():
+        yield f"source {uri}: has no verdict"
 
 
 _WRITER = re.compile(r"parquet-cpp-arrow version [0-9.]+")
@@ -202,7 +219,7 @@ def _check_plan(dataset: Dataset, deep: bool) -> Iterator[str]:
         if deep:
             yield from _check_alone(dataset, "segments", dataset.plan_path(generation))
         try:
-            digests = queries.plan_digests(dataset, generation)
+            digests = planned.digests(dataset, generation)
         except RushesError as error:
             yield str(error)
             continue
@@ -233,25 +250,82 @@ def note(dataset: Dataset, report: Report) -> str:
     return path
 
 
+def _check_merged(dataset: Dataset, deep: bool) -> Iterator[str]:
+    """The merged files of the snapshot, and the named snapshots."""
+    checked = set[str]()
+    for snapshot in [dataset.snapshot, *_named(dataset)]:
+        if isinstance(snapshot, str):
+            yield snapshot
+            continue
+        for merged in snapshot.files():
+            path = dataset.path(*merged.path.split("/"))
+            if path in checked:
+                continue
+            checked.add(path)
+            info = dataset.filesystem.get_file_info(path)
+            if not info.is_file:
+                yield f"{path}: is missing"
+            elif info.size != merged.size_bytes:
+                yield f"{path}: has {info.size} bytes, {merged.size_bytes} were committed"
+            elif deep and _hash_file(dataset, path) != merged.sha256:
+                yield f"{path}: bytes have changed (sha256)"
+            else:
+                yield from _check_rows(dataset, path, merged.rows)
+
+
+def _named(dataset: Dataset) -> Iterator[snapshots.Snapshot | str]:
+    """Named snapshots, or what is wrong with one."""
+    for name in snapshots.names(dataset.filesystem, dataset.root):
+        try:
+            yield snapshots.named(dataset.filesystem, dataset.root, name)[0]
+        except RushesError as error:
+            yield str(error)
+
+
+def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) -> Iterator[Checked]:
+    """Every commit of a column version: those in small files, and those that were merged."""
+    folder = dataset.path("columns", str(column))
+    tars = storage.list_files(dataset.filesystem, folder, ".tar", recursive=False)
+    sizes, depth = {info.path: info.size for info in tars}, "deep" if deep else "cheap"
+    for shard in dataset.loose_shards(column):
+        report.num_shards += 1
+        path, found = dataset.record_path(column, shard), list[str]()
+        info = dataset.filesystem.get_file_info(path)
+        try:
+            if deep:
+                found += _check_alone(dataset, "shards", path)
+            record = records.record_of(dataset, column, shard)
+            found += _check_parts(dataset, record, deep)
+            found += _check_shard(dataset, record, sizes, deep, report)
+        except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
+            found.append(f"{path}: unreadable commit record ({error})")
+        yield Checked(str(column), shard, depth, not found, found, f"{info.size}-{info.mtime_ns}")
+    for merged in dataset.snapshot.version(column).tables.get("shards", ()):
+        path = dataset.path(*merged.path.split("/"))
+        try:
+            with named(path), dataset.filesystem.open_input_file(path) as file:
+                for batch in pq.ParquetFile(file).iter_batches(64):
+                    for record in batch.to_pylist():
+                        report.num_shards += 1
+                        found = list(_check_shard(dataset, record, sizes, deep, report))
+                        yield Checked(str(column), record["shard"], depth, not found, found, merged.stamp)
+        except (OSError, RushesError) as error:
+            report.problems.append(f"{path}: cannot be read ({error})")
+
+
 def verify(dataset: Dataset, deep: bool = False) -> Report:
     """Check every committed shard of every column, the plan, the views, and the accounts."""
     report = Report()
+    dataset.refresh()
     for column in dataset.columns():
-        for shard in dataset.committed_shards(column):
-            report.num_shards += 1
-            path, found = dataset.record_path(column, shard), list[str]()
-            info = dataset.filesystem.get_file_info(path)
-            try:
-                if deep:
-                    found += _check_alone(dataset, "shards", path)
-                record = queries.record_of(dataset, column, shard)
-                found += _check_shard(dataset, record, deep, report)
-            except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
-                found.append(f"{path}: unreadable commit record ({error})")
-            report.problems += found
-            depth, stamp = "deep" if deep else "cheap", f"{info.size}-{info.mtime_ns}"
-            report.checked.append(Checked(str(column), shard, depth, not found, found, stamp))
-    report.problems += [*_check_plan(dataset, deep), *_check_views(dataset)]
+        for checked in _check_column(dataset, column, deep, report):
+            report.checked.append(checked)
+            report.problems += checked.problems
+    report.problems += [
+        *_check_merged(dataset, deep),
+        *_check_plan(dataset, deep),
+        *_check_views(dataset),
+    ]
     if report.is_sound:
         try:
             report.problems += _check_accounts(dataset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -77,9 +78,18 @@ class View:
             )
         return self.columns[name]
 
-    def clips(self, dataset: Dataset) -> pa.Table:
-        """Rows of `clips` that the predicate keeps, in (shard, clip) order."""
-        query = f"SELECT * FROM clips WHERE ({self.where}) ORDER BY shard, clip_id"
+    def clips(self, dataset: Dataset, fields: Sequence[str] | None = None) -> pa.Table:
+        """Rows of `clips` that the predicate keeps, in (shard, clip) order.
+
+        Args:
+            fields: only these; a million clips in full are some gigabytes.
+        """
+        asked = "*" if fields is None else ", ".join(f'"{name}"' for name in fields)
+        query = f"SELECT {asked} FROM clips WHERE ({self.where}) ORDER BY shard, clip_id"
         names: list[str] = ["preview", *(["dedup"] if "dedup" in self.columns else [])]
         columns = {name: self.column(name) for name in names}
         return queries.sql(dataset, query, columns)
+
+    def kept(self, dataset: Dataset) -> set[str]:
+        """Ids of the clips that the predicate keeps."""
+        return set(self.clips(dataset, ["clip_id"])["clip_id"].to_pylist())

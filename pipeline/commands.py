@@ -12,12 +12,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+import pyarrow.compute as pc
 import tyro
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.views import View
 from manifests.writing.lease import Lease
 from pipeline.config import IngestConfig
@@ -60,8 +62,8 @@ class Plan(IngestConfig):
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session():
             plan_generation(dataset, found, plan)
-            segments = queries.plan(dataset)
-            length_s = sum(row["end_s"] - row["start_s"] for row in segments.to_pylist())
+            segments = planned.segments(dataset, fields=["shard", "start_s", "end_s"])
+            length_s = pc.sum(pc.subtract(segments["end_s"], segments["start_s"])).as_py() or 0.0
             row = [len(segments), len(segments["shard"].unique()), length_s]
             cli.print_table("plan", ["segments", "shards", "seconds"], [row])
             if self.estimate:
@@ -122,8 +124,8 @@ class Ingest(IngestConfig):
         known: set[str] = set()
         shards: dict[str, str] = {str(stage.column): "all" for stage in stages}
         if (dataset := Dataset.open_if_there(self.out)) is not None:
-            known = set(queries.table(dataset, "sources")["uri"].to_pylist())
-            total = {row["shard"] for row in queries.plan(dataset).to_pylist()}
+            known = set(scans.table(dataset, "sources", None, ["uri"])["uri"].to_pylist())
+            total = set(planned.shards(dataset))
             for stage in stages:
                 missing = total - set(dataset.committed_shards(stage.column))
                 shards[str(stage.column)] = f"{len(missing)} of {len(total)}, and those of new files"
@@ -161,7 +163,7 @@ class Recaption(IngestConfig):
         caption = CaptionStage(self.caption, base.column("preview"))
         stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
         shards = set(dataset.committed_shards(base.column("preview")))
-        missing = {row["shard"] for row in queries.plan(dataset).to_pylist()} - shards
+        missing = set(planned.shards(dataset)) - shards
         if missing:
             raise UsageError(
                 self.dataset, f"{len(missing)} shards have no previews yet", "Finish `rushes ingest` first."

@@ -9,15 +9,16 @@ cut into segments, and a seeded shuffle deals the segments to shards of about eq
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections.abc import Callable
 
 import numpy as np
 
-from manifests import queries
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.writing.commit import SupersededError, commit_generation
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
@@ -78,24 +79,44 @@ def deal(segments: list[dict], shard_s: float, seed: int, first_shard: int) -> l
     Within a shard, source order.
     """
     costs = [max(segment["end_s"] - segment["start_s"], IMAGE_COST_S) for segment in segments]
-    num_shards = max(1, round(sum(costs) / shard_s))
-    loads = np.zeros(num_shards)
-    for index in np.random.default_rng(seed).permutation(len(segments)):
-        lightest = int(loads.argmin())
-        loads[lightest] += costs[index]
+    loads = [(0.0, shard) for shard in range(max(1, round(sum(costs) / shard_s)))]
+    for index in np.random.default_rng(seed).permutation(len(segments)).tolist():
+        load, lightest = loads[0]
+        heapq.heapreplace(loads, (load + costs[index], lightest))
         segments[index]["shard"] = first_shard + lightest
     return sorted(segments, key=lambda row: (row["shard"], row["uri"], row["start_s"]))
 
 
+def _by_shard(rows: list[dict], dealt: list[dict]) -> list[dict]:
+    """Source rows in the order of the shards that read them first, so that a shard's lie together.
+
+    Each segment is told the row of its source.
+    """
+    first: dict[str, int] = {}
+    for segment in dealt:
+        first.setdefault(segment["source_id"], segment["shard"])
+    is_kept = [row["status"] == "kept" for row in rows]
+    last = max(first.values(), default=0) + 1
+    order = sorted(
+        range(len(rows)),
+        key=lambda place: (first[rows[place]["source_id"]] if is_kept[place] else last, rows[place]["uri"]),
+    )
+    rows = [rows[place] for place in order]
+    places = {row["source_id"]: place for place, row in enumerate(rows) if row["status"] == "kept"}
+    for segment in dealt:
+        segment["source_row"] = places[segment["source_id"]]
+    return rows
+
+
 def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[str]]:
     """Source rows by uri, uris of kept ones by id, the first free shard, and uris that only failed."""
-    columns = ["uri", "size_bytes", "modified", "source_id", "status"]
-    rows = queries.table(dataset, "sources").select(columns).to_pylist() if dataset.generations() else []
-    shards = queries.plan(dataset)["shard"].to_pylist() if dataset.generations() else []
+    fields = ["uri", "size_bytes", "modified", "source_id", "status"]
+    rows = scans.table(dataset, "sources", None, fields).to_pylist()
+    last = max(planned.shards(dataset), default=-1)
     known = {row["uri"]: row for row in rows}
     settled = {row["uri"] for row in rows if row["status"] != "failed"}
     kept = {row["source_id"]: row["uri"] for row in rows if row["status"] == "kept"}
-    return known, kept, max(shards, default=-1) + 1, set(known) - settled
+    return known, kept, last + 1, set(known) - settled
 
 
 def _has_changed(found: Found, row: dict) -> bool:
@@ -149,6 +170,8 @@ def make_plan(
         {"generation": generation, **segment}
         for segment in deal(segments, config.shard_s, config.seed + generation, first_shard)
     ]
+
+    rows = _by_shard(rows, dealt)
 
     def origin(row: dict) -> dict:
         return {

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from manifests.layout import Dataset
+from manifests.tables import planned
 
 settings.register_profile(
     "project", deadline=None, derandomize=True
@@ -56,14 +57,13 @@ def ingest_here(
     make_plan(
         dataset, list_sources([str(footage)]), config.plan, lambda files: [source_row(file) for file in files]
     )
-    from manifests import queries
 
     stages = build_stages(config)
     start_run(dataset, ["test"], config.to_dict(), {}, "here")
     for stage in stages:
         stage.setup()
         for shard, generation in sorted(
-            {(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}
+            {(row["shard"], row["generation"]) for row in planned.segments(dataset).to_pylist()}
         ):
             run_stage(stage, dataset, "test-run", shard, generation, lambda text: None)
     save_view(dataset, stages, "default", mark_duplicates(dataset, stages, config, in_process))

@@ -20,10 +20,10 @@ import numpy as np
 from captioner.coca.config import CocaConfig
 from captioner.coca.inputs import clip_input, looked_at
 from captioner.film_clips import PREVIEW_FPS, frames_at, sample_clip, times_of
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.store.shards import read_member
+from manifests.tables import scans
 from manifests.views import View
 from media.decode.images import decode_image, encode_jpeg
 from world import captions as words
@@ -106,12 +106,14 @@ def dataset_examples(address: str, view_name: str, config: CocaConfig) -> list[E
     dataset = Dataset(address)
     view = View.load(dataset, view_name)
     texts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in queries.table(dataset, "captions", view.column("caption")).to_pylist():
+    for row in scans.table(
+        dataset, "captions", view.column("caption"), ["clip_id", "kind", "status", "text"]
+    ).to_pylist():
         if row["status"] == "accepted":
             texts[row["clip_id"]][row["kind"]].append(row["text"])
-    kept = set(view.clips(dataset)["clip_id"].to_pylist())
+    kept = view.kept(dataset)
     found = []
-    for _, (tar, members) in sorted(queries.members(dataset, view.column("preview")).items()):
+    for _, (tar, members) in sorted(scans.members(dataset, view.column("preview")).items()):
         pictures = defaultdict(list)
         for member in members:
             if member.field.startswith("frame") and member.key in kept and member.key in texts:

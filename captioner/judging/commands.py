@@ -12,11 +12,12 @@ import numpy as np
 import tyro
 
 from captioner.options import CaptionerOptions
-from manifests import cli, queries
+from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store.shards import read_member
+from manifests.tables import scans
 from manifests.views import View
 
 
@@ -210,7 +211,7 @@ class Compare:
             pictures = defaultdict(list)
             shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows[: self.limit]]
             wanted = {name for name, _, _ in shown}
-            for tar, members in queries.members(dataset, previews).values():
+            for tar, members in scans.members(dataset, previews).values():
                 for member in members:
                     if member.key in wanted and member.field.startswith("frame"):
                         pictures[member.key].append(
@@ -236,7 +237,8 @@ def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
     """Captions a backend wrote, by clip; where it wrote none, those the clip came with."""
     own: dict[str, list[str]] = defaultdict(list)
     given: dict[str, list[str]] = defaultdict(list)
-    for row in queries.table(dataset, "captions", column).to_pylist():
+    fields = ["clip_id", "kind", "source", "status", "text"]
+    for row in scans.table(dataset, "captions", column, fields).to_pylist():
         if row["kind"] == kind:
             side = given if row["source"] in {"ground_truth", "alt"} else own
             side[row["clip_id"]].append(

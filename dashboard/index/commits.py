@@ -32,11 +32,18 @@ class Commit:
 
 
 def committed(dataset: Dataset) -> set[Commit]:
-    """All commits of a dataset; one listing of its records and one of its plan."""
+    """All commits of a dataset: those that its snapshot lists, and what a listing of small files shows."""
+    dataset.refresh()
     found = set()
-    for folder, version in ((dataset.path("tables", "shards"), None), (dataset.path("plan"), PLAN)):
+    for version, merged in dataset.snapshot.columns.items():
+        for file in merged.tables.get("shards", ()):
+            covered = range(file.first, file.last + 1)
+            found |= {Commit(version, shard, file.stamp) for shard in covered if merged.covers(shard)}
+    for folder in (dataset.path("tables", "shards"), dataset.path("plan")):
         for info in storage.list_files(dataset.filesystem, folder, ".parquet"):
             if name := _NUMBER.match(info.base_name):
-                stamp = f"{info.size}-{info.mtime_ns}"
-                found.add(Commit(version or info.path.split("/")[-2], int(name[1]), stamp))
+                number, stamp = int(name[1]), f"{info.size}-{info.mtime_ns}"
+                of = info.path.split("/")[-2]  # `name@fingerprint`, or `plan`
+                if of == PLAN or not dataset.snapshot.version(of).covers(number):
+                    found.add(Commit(of, number, stamp))
     return found

@@ -191,7 +191,10 @@ class Index:
                 self._start_builder()
                 if not self._has_base:
                     return
-                added = set()  # the file will have them
+                added = set()  # the file will have them; until then what was merged is shown as it was
+                there = {(commit.version, commit.number) for commit in found}
+                gone_base = {one for one in gone_base if (one.version, one.number) not in there}
+                gone_delta = {one for one in gone_delta if (one.version, one.number) not in there}
             back = found & self._gone
             if gone_base or back:
                 self._gone = (self._gone | gone_base) - back

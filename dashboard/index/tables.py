@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dashboard.index.commits import PLAN, Commit
-from manifests import queries
-from manifests.errors import IntegrityError, RushesError
+from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES
+from manifests.tables import parts, planned
+from manifests.tables.records import each_record, part_of
 
 BATCH_COMMITS = 500
 _LEFT_OUT = {
@@ -102,14 +103,13 @@ def add(
         by_version[commit.version].append(commit)
     num_done = 0
     for version, found in by_version.items():
-        parts = {} if version == PLAN else _parts(dataset, version)
         for begin in range(0, len(found), BATCH_COMMITS):
             batch = found[begin : begin + BATCH_COMMITS]
             if version == PLAN:
                 for commit in batch:
                     _guarded(connection, [commit], functools.partial(_add_plan, connection, dataset))
             else:
-                _guarded(connection, batch, functools.partial(_add_shards, connection, dataset, parts))
+                _guarded(connection, batch, functools.partial(_add_shards, connection, dataset))
             num_done += len(batch)
             on_batch(num_done)
 
@@ -156,30 +156,28 @@ def _note(connection: duckdb.DuckDBPyConnection, batch: list[Commit]) -> None:
     _insert(connection, "commits", pa.Table.from_pylist(rows, pa.schema(_FIELDS["commits"])))
 
 
-def _parts(dataset: Dataset, version: str) -> dict[str, dict[int, list[str]]]:
-    return {name: dataset.parts_in(dataset.path("tables", name, version)) for name in _OF_COLUMNS}
-
-
-def _add_shards(
-    connection: duckdb.DuckDBPyConnection,
-    dataset: Dataset,
-    parts: dict[str, dict[int, list[str]]],
-    batch: list[Commit],
-) -> None:
+def _add_shards(connection: duckdb.DuckDBPyConnection, dataset: Dataset, batch: list[Commit]) -> None:
     column, numbers = Column.parse(batch[0].version), [commit.number for commit in batch]
-    records = queries.read_parts(
-        dataset, "shards", [dataset.record_path(column, number) for number in numbers]
-    )
-    for record in records.select(["shard", "parts"]).to_pylist():
+    covered = [number for number in numbers if dataset.covers(column, number)]
+    is_merged = set(covered)
+    paths = [dataset.record_path(column, number) for number in numbers if number not in is_merged]
+    merged = dataset.snapshot.version(column).tables if covered else {}
+
+    def rows_of(name: str, small: list[str]) -> pa.Table:
+        first, last = min(covered, default=0), max(covered, default=-1)
+        files = [one for one in merged.get(name, ()) if one.first <= last and one.last >= first]
+        where = pc.field("shard").isin(covered)
+        large = [dataset.path(*one.path.split("/")) for one in files]
+        found = [parts.read_parts(dataset, name, large, where=where)] if large else []
+        return pa.concat_tables([*found, parts.read_parts(dataset, name, small)])
+
+    records = rows_of("shards", paths)
+    small = defaultdict[str, list[str]](list)
+    for record in each_record(records.select(["column", "fingerprint", "shard", "parts"])):
         for part in record["parts"]:
-            if part["table"] in parts and record["shard"] not in parts[part["table"]]:
-                path = dataset.part_path(part["table"], column, record["shard"], part["sha256"])
-                raise IntegrityError(path, "is missing", "`rushes verify --deep` lists all damage.")
-    found = {}
-    for name in _OF_COLUMNS:
-        paths = queries.committed_paths(dataset, name, column, numbers, parts[name])
-        if paths:
-            found[name] = queries.read_parts(dataset, name, paths)
+            if record["shard"] not in is_merged and (path := part_of(dataset, record, part["table"])):
+                small[part["table"]].append(path)
+    found = {name: rows_of(name, small[name]) for name in _OF_COLUMNS if merged.get(name) or small[name]}
     for name, rows in found.items():
         if rows.num_rows:
             _insert(connection, name, _stamped(name, rows, str(column), rows["shard"]))
@@ -202,10 +200,8 @@ def _add_shards(
 
 def _add_plan(connection: duckdb.DuckDBPyConnection, dataset: Dataset, batch: list[Commit]) -> None:
     generation = batch[0].number
-    segments = queries.plan(dataset, generation)
-    found = {
-        name: queries.read_part(dataset, queries.plan_part(dataset, name, generation)) for name in _OF_PLAN
-    }
+    segments = planned.segments(dataset, generation)
+    found = {name: parts.read_part(dataset, planned.part(dataset, name, generation)) for name in _OF_PLAN}
     for name, rows in found.items():
         if rows.num_rows:
             _insert(connection, name, _stamped(name, rows, PLAN, _same(generation, rows)))

@@ -7,10 +7,12 @@ datasets.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyarrow import fs
@@ -200,3 +202,19 @@ def list_files(
         (info for info in found if info.path.endswith(suffix) and not info.path.endswith(".tmp")),
         key=lambda info: info.path,
     )
+
+
+def delete_files(filesystem: fs.FileSystem, paths: Sequence[str]) -> None:
+    """Remove files; those that are gone already stay so."""
+    if (store := objects.handler_of(filesystem)) is not None:
+        store.delete_files(paths)
+        return
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.delete_file(path)
+
+
+def list_folders(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Names of the folders directly below one, sorted; [] for a missing one."""
+    found = filesystem.get_file_info(fs.FileSelector(folder, recursive=False, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)

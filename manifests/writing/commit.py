@@ -27,6 +27,7 @@ from manifests.layout import Column, Dataset
 from manifests.schemas import to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import TarWriter
+from manifests.tables.records import record_of
 
 QUIET_S = 60.0
 """Age from which an unfinished file that no process holds is debris of an attempt that died."""
@@ -61,17 +62,33 @@ class Account:
         )
 
 
+ROWS_A_GROUP = 4096
+"""A reader of one shard reads the row groups in which it lies."""
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """Parquet bytes that depend on the table alone."""
     sink = io.BytesIO()
     pq.write_table(
-        table, sink, compression="zstd", version="2.6", store_schema=True, write_page_checksum=True
+        table,
+        sink,
+        row_group_size=ROWS_A_GROUP,
+        compression="zstd",
+        version="2.6",
+        store_schema=True,
+        write_page_checksum=True,
     )
     return sink.getvalue()
 
 
 def write_part(dataset: Dataset, name: str, column: Column, shard: int, rows: list[dict]) -> dict:
-    """Write one Parquet part, whole or not at all. Returns what the commit record says of it."""
+    """Write one Parquet part, whole or not at all; none where there are no rows.
+
+    Returns:
+        What the commit record says of it.
+    """
+    if not rows:
+        return {"table": name, "rows": 0, "sha256": ""}
     data = parquet_bytes(to_table(name, rows))
     digest = hashlib.sha256(data).hexdigest()
     storage.write_bytes(dataset.filesystem, dataset.part_path(name, column, shard, digest), data)
@@ -115,15 +132,17 @@ def read_record(dataset: Dataset, path: str) -> dict:
 def written_by(dataset: Dataset, record: dict) -> set[str]:
     """Where the files lie that a commit record names."""
     column, shard = Column(record["column"], record["fingerprint"]), record["shard"]
-    parts = {dataset.committed_part(part["table"], column, shard, part["sha256"]) for part in record["parts"]}
+    parts = {
+        dataset.committed_part(part["table"], column, shard, part["sha256"])
+        for part in record["parts"]
+        if part["sha256"]
+    }
     return parts | ({dataset.path(*record["tar"].split("/"))} if record.get("tar") else set())
 
 
 def remove(dataset: Dataset, paths: set[str]) -> None:
     """Remove files; those that are gone already stay so."""
-    for path in sorted(paths):
-        with contextlib.suppress(FileNotFoundError):
-            dataset.filesystem.delete_file(path)
+    storage.delete_files(dataset.filesystem, sorted(paths))
 
 
 class ShardCommit:
@@ -158,8 +177,7 @@ class ShardCommit:
         """Publish the tar, then the parts, then the commit record, unless there is one by now.
 
         Args:
-            tables: rows of each table that this column writes. Empty tables are written too: an absent part
-                means "not done".
+            tables: rows of each table that this column writes; one without rows is named in the record alone.
             account: what happened to the items that entered.
             stats: JSON-able statistics of the column that merge across shards.
 
@@ -193,8 +211,17 @@ class ShardCommit:
             write_part(dataset, name, self.column, self.shard, rows) for name, rows in sorted(tables.items())
         ]
         path = dataset.record_path(self.column, self.shard)
-        if not storage.create_bytes(filesystem, path, parquet_bytes(to_table("shards", [record]))):
-            remove(dataset, written_by(dataset, record) - written_by(dataset, read_record(dataset, path)))
+        is_first = storage.create_bytes(filesystem, path, parquet_bytes(to_table("shards", [record])))
+        dataset.refresh()
+        if is_first and dataset.covers(self.column, self.shard):  # that of another was merged and removed
+            dataset.filesystem.delete_file(path)
+            is_first = False
+        if not is_first:
+            first = record_of(dataset, self.column, self.shard)
+            if dataset.covers(self.column, self.shard):
+                first["parts"] = []  # they were merged and removed
+            theirs = written_by(dataset, first)
+            remove(dataset, written_by(dataset, record) - theirs)
             raise SupersededError(f"{self.column} shard {self.shard}")
 
     def __enter__(self) -> ShardCommit:

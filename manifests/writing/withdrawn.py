@@ -18,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.layout import Column, Dataset
+from manifests.schemas import to_table
 from manifests.store import storage
 from manifests.store.shards import Member, read_member
-from manifests.writing.commit import read_record, remove, written_by
+from manifests.tables.records import record_of, rows_of_shard
+from manifests.writing.commit import parquet_bytes, read_record, remove, write_part, written_by
+from manifests.writing.compact import take_out
 
 
 def _path(dataset: Dataset, column: Column, shard: int) -> str:
@@ -29,13 +32,36 @@ def _path(dataset: Dataset, column: Column, shard: int) -> str:
     )
 
 
-def withdraw(dataset: Dataset, column: Column, shard: int) -> None:
-    """Take a commit back."""
-    path = dataset.record_path(column, shard)
-    storage.write_bytes(
-        dataset.filesystem, _path(dataset, column, shard), storage.read_bytes(dataset.filesystem, path)
-    )
-    dataset.filesystem.delete_file(path)
+def withdraw(dataset: Dataset, column: Column, shards: Sequence[int]) -> None:
+    """Take commits back.
+
+    Raises:
+        FileNotFoundError: there is none of a shard.
+    """
+    dataset.refresh()
+    merged = [shard for shard in shards if dataset.covers(column, shard)]
+    for shard in merged:
+        _keep(dataset, column, shard)
+    if merged:
+        take_out(dataset, column, merged)
+    for shard in sorted(set(shards) - set(merged)):
+        path = dataset.record_path(column, shard)
+        data = storage.read_bytes(dataset.filesystem, path)
+        storage.write_bytes(dataset.filesystem, _path(dataset, column, shard), data)
+        dataset.filesystem.delete_file(path)
+
+
+def _keep(dataset: Dataset, column: Column, shard: int) -> None:
+    """Write what a merged commit held as small files again, with a record of its own."""
+    record = record_of(dataset, column, shard)
+    record["parts"] = [
+        write_part(
+            dataset, part["table"], column, shard, rows_of_shard(dataset, part["table"], column, shard)
+        )
+        for part in record["parts"]
+    ]
+    data = parquet_bytes(to_table("shards", [record]))
+    storage.write_bytes(dataset.filesystem, _path(dataset, column, shard), data)
 
 
 def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
@@ -49,7 +75,7 @@ def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
             continue
         for column, path in found:
             with contextlib.suppress(OSError, pa.ArrowException):  # a damaged record names nothing
-                now = written_by(dataset, read_record(dataset, dataset.record_path(column, shard)))
+                now = written_by(dataset, record_of(dataset, column, shard))
                 remove(dataset, written_by(dataset, read_record(dataset, path)) - now)
             dataset.filesystem.delete_file(path)
 
@@ -79,6 +105,8 @@ class Withdrawn:
         return self._tables.get(name, []) if self.record else []
 
     def _read(self, part: dict) -> list[dict]:
+        if not part["sha256"]:
+            return []
         path = self.dataset.committed_part(part["table"], self.column, self.shard, part["sha256"])
         data = storage.read_bytes(self.dataset.filesystem, path)
         rows: list[dict] = pq.read_table(io.BytesIO(data)).to_pylist()

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from manifests import queries
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.tables import planned
 from manifests.writing.commit import Account, ShardCommit
 from manifests.writing.withdrawn import Withdrawn
 from media.bytes.access import held
@@ -43,7 +43,7 @@ class Curate:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        segments, sources = queries.plan_rows(dataset, shard, generation)
+        segments, sources = planned.rows_of_shard(dataset, shard, generation)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             book = Book(commit, self.config, shard, Before(Withdrawn(dataset, self.column, shard)))
             for number, segment in enumerate(segments):

@@ -6,10 +6,13 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.writing.commit import commit_generation
 from manifests.writing.events import read_events, run_ids
 from pipeline.config import IngestConfig
@@ -36,11 +39,18 @@ def seconds_of(segments: list[dict]) -> float:
     return sum(max(row["end_s"] - row["start_s"], IMAGE_COST_S) for row in segments)
 
 
+def _footage(dataset: Dataset) -> dict[int, float]:
+    """Seconds of footage by shard, as `seconds_of` counts them."""
+    rows = planned.segments(dataset, fields=["shard", "start_s", "end_s"])
+    cost_s = pc.max_element_wise(pc.subtract(rows["end_s"], rows["start_s"]), IMAGE_COST_S)
+    table = pa.table({"shard": rows["shard"], "cost_s": cost_s})
+    sums = table.group_by("shard").aggregate([("cost_s", "sum")])
+    return dict(zip(sums["shard"].to_pylist(), sums["cost_s_sum"].to_pylist(), strict=True))
+
+
 def rates_of_runs(dataset: Dataset) -> dict[str, float]:
     """Actor seconds per second of footage by stage, from the shards that earlier runs committed."""
-    by_shard: dict[int, float] = {}
-    for row in queries.plan(dataset).to_pylist():
-        by_shard[row["shard"]] = by_shard.get(row["shard"], 0.0) + seconds_of([row])
+    by_shard = _footage(dataset)
     spent: dict[str, float] = {}
     footage: dict[str, float] = {}
     for run_id in run_ids(dataset):
@@ -53,21 +63,26 @@ def rates_of_runs(dataset: Dataset) -> dict[str, float]:
 
 def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
     """The same, from the first seconds of a few segments spread over the plan, run here and thrown away."""
-    segments = queries.plan(dataset).to_pylist()
-    spread = [
-        segments[round(index * (len(segments) - 1) / max(1, SAMPLE_SEGMENTS - 1))]
-        for index in range(min(SAMPLE_SEGMENTS, len(segments)))
-    ]
+    segments = planned.segments(dataset)
+    spread = segments.take(
+        [
+            round(index * (len(segments) - 1) / max(1, SAMPLE_SEGMENTS - 1))
+            for index in range(min(SAMPLE_SEGMENTS, len(segments)))
+        ]
+    ).to_pylist()
     unique = {row["segment_id"]: row for row in spread}
     chosen = [
-        {**row, "shard": 0, "generation": 0, "end_s": min(row["end_s"], row["start_s"] + SAMPLE_S)}
+        {
+            **row,
+            "shard": 0,
+            "generation": 0,
+            "source_row": None,
+            "end_s": min(row["end_s"], row["start_s"] + SAMPLE_S),
+        }
         for row in unique.values()
     ]
-    sources = [
-        row
-        for row in queries.table(dataset, "sources").to_pylist()
-        if row["source_id"] in {item["source_id"] for item in chosen}
-    ]
+    ids = [row["source_id"] for row in chosen]
+    sources = scans.table(dataset, "sources", where=pc.field("source_id").isin(ids)).to_pylist()
     with tempfile.TemporaryDirectory(prefix="rushes-estimate-") as folder:
         sample = Dataset.create(str(Path(folder) / "sample"))
         commit_generation(sample, 0, chosen, {"sources": sources, "drops": [], "failures": []})
@@ -83,7 +98,7 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
             if (
                 stage.name == "preview"
             ):  # a shot is followed past its segment's end, so what was read is more than was asked for
-                clips = queries.table(sample, "clips").to_pylist()
+                clips = scans.table(sample, "clips").to_pylist()
             rates[stage.name] = seconds / max(seconds_of(clips), seconds_of(chosen))
     return rates
 
@@ -93,8 +108,8 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
 
     Stages run side by side.
     """
-    segments = queries.plan(dataset).to_pylist()
-    if not segments:
+    footage = _footage(dataset)
+    if not footage:
         cli.say("estimate: the plan is empty")
         return
     stages = build_stages(config)
@@ -110,12 +125,12 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
     if not set(rates) >= {stage.name for stage in stages}:
         rates, how = (
             rates_of_sample(dataset, config),
-            f"{min(SAMPLE_SEGMENTS, len(segments))} sampled segments, run here",
+            "a few sampled segments, run here",
         )
     rows, slowest_h, work_cpu_h, cost = [], 0.0, 0.0, 0.0
     for stage in stages:
         done = set(dataset.committed_shards(stage.column))
-        left_s = seconds_of([row for row in segments if row["shard"] not in done])
+        left_s = sum(length_s for shard, length_s in footage.items() if shard not in done)
         needs, rate = on[stage.name], rates.get(stage.name, 0.0)
         actor_h = left_s * rate / 3600
         money = actor_h * (needs.num_cpus * prices.cpu_hour + needs.num_gpus * prices.gpu_hour)

@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar
 import tyro
 from pyarrow import fs
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.tables import planned, records, scans
 from manifests.views import View
 from manifests.writing.events import run_config, run_ids
 from manifests.writing.lease import Lease
@@ -51,7 +52,7 @@ def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str
     forced: dict[int, list[str]] = defaultdict(list)
     changed: dict[int, set[Column]] = defaultdict(set)
     for stage in stages:
-        for record in queries.table(dataset, "shards", stage.column).to_pylist():
+        for record in scans.table(dataset, "shards", stage.column, ["shard", "num_failed"]).to_pylist():
             shard = record["shard"]
             if record["num_failed"] or changed[shard] & set(stage.needs):
                 forced[shard].append(stage.name)
@@ -64,10 +65,9 @@ def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]
 
     So at no moment is a column there whose input is not.
     """
-    for shard, names in sorted(forced.items()):
-        for stage in reversed(stages):
-            if stage.name in names:
-                withdraw(dataset, stage.column, shard)
+    for stage in reversed(stages):
+        shards = sorted(shard for shard, names in forced.items() if stage.name in names)
+        withdraw(dataset, stage.column, shards)
 
 
 def made_column(dataset: Dataset, view: str) -> Column | None:
@@ -106,7 +106,7 @@ class Retry:
         stages, config = stages_of_run(dataset, made_column(dataset, self.view))
         latest = {
             row["uri"]: row["status"]
-            for row in queries.table(dataset, "sources").select(["uri", "status"]).to_pylist()
+            for row in scans.table(dataset, "sources", None, ["uri", "status"]).to_pylist()
         }
         sources = sorted(uri for uri, status in latest.items() if status == "failed")
         forced = shards_to_retry(dataset, stages)
@@ -146,6 +146,9 @@ class Beside(Dataset):
     def record_path(self, column: Column, shard: int) -> str:
         return self._moved(super().record_path(column, shard), column)
 
+    def covers(self, column: Column, shard: int) -> bool:
+        return column != self.column and super().covers(column, shard)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
@@ -178,10 +181,7 @@ class Replay:
                 "is no stage of the last run",
                 f"Stages: {', '.join(stage.name for stage in stages)}.",
             )
-        generation = next(
-            (row["generation"] for row in queries.plan(dataset).to_pylist() if row["shard"] == self.shard),
-            None,
-        )
+        generation = planned.shards(dataset).get(self.shard)
         if generation is None:
             raise UsageError(f"shard {self.shard}", "is not in the plan", "See `rushes status DATASET`.")
         stage.setup()
@@ -199,7 +199,7 @@ class Replay:
             print(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
             return cli.DONE
         [old], [new] = (
-            queries.rows_of_shard(place, "shards", stage.column, self.shard) for place in (dataset, beside)
+            records.rows_of_shard(place, "shards", stage.column, self.shard) for place in (dataset, beside)
         )
         before, after = ({item["name"]: item["crc32"] for item in record["members"]} for record in (old, new))
         members = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

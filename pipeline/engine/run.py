@@ -10,11 +10,16 @@ import sys
 from collections import Counter
 from typing import Any
 
-from manifests import cli, queries
-from manifests.errors import UsageError
+import pyarrow.compute as pc
+
+from manifests import cli
+from manifests.errors import RushesError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from manifests.tables import planned, scans
+from manifests.verbs.upkeep import compacted
 from manifests.views import View
+from manifests.writing.compact import ENOUGH
 from manifests.writing.withdrawn import forget
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate.stage import Curate
@@ -154,12 +159,7 @@ def execute(
         "latent": config.encode_on,
     }
     resources = {stage.name: on[stage.name] for stage in stages}
-    shards = sorted(
-        {
-            (row["shard"], row["generation"])
-            for row in queries.plan(dataset).select(["shard", "generation"]).to_pylist()
-        }
-    )
+    shards = list(planned.shards(dataset).items())
     if not shards:
         raise UsageError(
             dataset.uri,
@@ -172,6 +172,10 @@ def execute(
     run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where)
     outcome = run_stages(dataset, stages, shards, run_id, preflight(resources, is_autoscaling), resources)
     forget(dataset, [stage.column for stage in stages])
+    try:
+        compacted(dataset, ENOUGH)
+    except RushesError as error:  # of a file that was damaged since: what is committed stays as it is
+        cli.say(f"compact: small files stay small, {error}")
     duplicates = mark_duplicates(dataset, stages, config) if view else None
     if view:
         save_view(dataset, stages, view, duplicates)
@@ -182,7 +186,7 @@ def funnel(dataset: Dataset, columns: list[Column]) -> list[dict]:
     """Counts of each step: in = kept + dropped + failed, and how often each reason was given."""
     latest = {
         row["uri"]: row
-        for row in queries.table(dataset, "sources").select(["uri", "status", "reason"]).to_pylist()
+        for row in scans.table(dataset, "sources", None, ["uri", "status", "reason"]).to_pylist()
     }  # a retry comes later
     sources = Counter(row["status"] for row in latest.values())
     reasons = Counter(row["reason"] for row in latest.values() if row["status"] != "kept")
@@ -196,13 +200,12 @@ def funnel(dataset: Dataset, columns: list[Column]) -> list[dict]:
         }
     ]
     for column in columns:
-        account: Counter[str] = Counter()
-        for record in queries.table(dataset, "shards", column).to_pylist():
-            account.update({key: record[f"num_{key}"] for key in ("in", "kept", "dropped", "failed")})
-        found = Counter(queries.table(dataset, "drops", column)["reason"].to_pylist()) + Counter(
-            queries.table(dataset, "failures", column)["error"].to_pylist()
+        keys = ("in", "kept", "dropped", "failed")
+        records = scans.table(dataset, "shards", column, [f"num_{key}" for key in keys])
+        found = Counter(scans.table(dataset, "drops", column, ["reason"])["reason"].to_pylist()) + Counter(
+            scans.table(dataset, "failures", column, ["error"])["error"].to_pylist()
         )
-        numbers = {key: account[key] for key in ("in", "kept", "dropped", "failed")}
+        numbers = {key: pc.sum(records[f"num_{key}"]).as_py() or 0 for key in keys}
         steps.append(
             {"stage": column.name, "column": str(column), **numbers, "reasons": dict(sorted(found.items()))}
         )

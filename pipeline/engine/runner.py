@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
-from manifests import queries
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
 from manifests.writing.events import EventLog
@@ -309,11 +311,11 @@ def _told_of(
 
 def footage_by_shard(dataset: Dataset) -> dict[int, float]:
     """Seconds of footage that the plan gives each shard."""
-    rows = queries.plan(dataset).select(["shard", "start_s", "end_s"])
-    found: dict[int, float] = {}
-    for shard, start_s, end_s in zip(*(rows[name].to_pylist() for name in rows.schema.names), strict=True):
-        found[shard] = found.get(shard, 0.0) + max(0.0, (end_s or 0.0) - (start_s or 0.0))
-    return found
+    rows = planned.segments(dataset, fields=["shard", "start_s", "end_s"])
+    lengths = pc.subtract(pc.coalesce(rows["end_s"], 0.0), pc.coalesce(rows["start_s"], 0.0))
+    table = pa.table({"shard": rows["shard"], "length_s": pc.max_element_wise(lengths, 0.0)})
+    sums = table.group_by("shard").aggregate([("length_s", "sum")])
+    return dict(zip(sums["shard"].to_pylist(), sums["length_s_sum"].to_pylist(), strict=True))
 
 
 def start_run(

@@ -17,10 +17,10 @@ from captioner.gates.gates import judge, lowest_aligned
 from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
 from captioner.registry import make_captioner
 from captioner.writing import write_captions
-from manifests import queries
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import read_member
+from manifests.tables import records
 from manifests.text import valid, valid_json
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
@@ -107,7 +107,7 @@ class Previews:
 
     def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
         self.filesystem = dataset.filesystem
-        self.tar, members = queries.members_of_shard(dataset, column, shard)
+        self.tar, members = records.members_of_shard(dataset, column, shard)
         self.members = defaultdict(list)
         for member in members:
             if member.field.startswith("frame"):
@@ -147,7 +147,7 @@ class CaptionStage:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
+        clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
         previews = Previews(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         made = Captioned(before=_unjudged(again.rows("captions")))

@@ -9,17 +9,22 @@ from collections import Counter
 from typing import Any
 
 from captioner.gates.gates import duplicates
-from manifests import queries
 from manifests.cli import say
 from manifests.layout import Column, Dataset
+from manifests.tables import scans
 from manifests.writing import events
+
+_FIELDS = [
+    *("clip_id", "kind", "source", "text", "status", "reasons"),
+    *("prompt_tokens", "output_tokens", "num_requests"),
+]
 
 
 def caption_summary(dataset: Dataset, column: Column, run_id: str) -> dict[str, Any]:
     """Counts over a caption column and cost of this run; captions that footage came with are not counted."""
     rows = [
         row
-        for row in queries.table(dataset, "captions", column).to_pylist()
+        for row in scans.table(dataset, "captions", column, _FIELDS).to_pylist()
         if row["source"] not in {"ground_truth", "alt"}
     ]
     status = Counter(row["status"] for row in rows if row["kind"] != "window")

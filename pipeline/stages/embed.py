@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from captioner.backends.weights import folder_digest
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
+from manifests.tables import records
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
 from media.decode.picture import fitted
@@ -89,8 +89,8 @@ class Embed:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
-        tar, members = queries.members_of_shard(dataset, self.preview, shard)
+        clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        tar, members = records.members_of_shard(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         before = again.rows("embeddings")
         frames: dict[str, list[Member]] = defaultdict(list)

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.tables import planned, records
 from manifests.writing.commit import Account, ShardCommit
 from media.errors import MediaError
 from pipeline.blame import blame
@@ -247,8 +247,8 @@ class Encode:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        clips = queries.rows_of_shard(dataset, "clips", self.preview, shard)
-        _, sources = queries.plan_rows(dataset, shard, generation)
+        clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        _, sources = planned.rows_of_shard(dataset, shard, generation)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             writer = ShardWriter(self.vae, self.device, self.config, commit, journal, again)

@@ -12,9 +12,9 @@ from safetensors.torch import save
 
 from captioner.mixing import structured_variant
 from captioner.registry import make_text_encoder
-from manifests import queries
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
+from manifests.tables import records
 from manifests.writing.commit import Account, ShardCommit
 from pipeline.blame import blame
 from pipeline.config import TextConfig, fingerprinted
@@ -65,7 +65,7 @@ class TextStage:
     ) -> Account:
         captions = [
             row
-            for row in queries.rows_of_shard(dataset, "captions", self.caption, shard)
+            for row in records.rows_of_shard(dataset, "captions", self.caption, shard)
             if row["status"] == "accepted" and row["kind"] != "window"
         ]
         again = Again(dataset, self.column, shard, self.caption, "captions", captions)

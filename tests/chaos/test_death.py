@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.layout import Dataset
+from manifests.tables import scans
 from manifests.verify import verify
 from tests.e2e.commands import INGEST, run
 
@@ -62,16 +62,16 @@ def test_files_that_kill_or_hold_the_decoder_are_failures_and_all_else_is_kept(f
     limits = ("--curate.item-limit-s", 12, "--curate.item-limit-bytes", 2 << 30)
     run("ingest", films, "--out", tmp_path / "ds", *INGEST, *limits, check=3, PYTHONPATH=path)
     made = Dataset(str(tmp_path / "ds"))
-    failures = {row["uri"]: row for row in queries.table(made, "failures").to_pylist()}
+    failures = {row["uri"]: row for row in scans.table(made, "failures").to_pylist()}
     assert set(failures) == set(victims)
     for uri, failure in failures.items():
         error, cause = DEEDS[deeds[uri]]
         assert (failure["error"], failure["stage"]) == (error, "preview") and cause in failure["cause"]
-    clips = {row["clip_id"] for row in queries.table(made, "clips").to_pylist()}
-    whole = {row["clip_id"]: row["uri"] for row in queries.table(dataset, "clips").to_pylist()}
+    clips = {row["clip_id"] for row in scans.table(made, "clips").to_pylist()}
+    whole = {row["clip_id"]: row["uri"] for row in scans.table(dataset, "clips").to_pylist()}
     assert clips == {clip for clip, uri in whole.items() if uri not in victims}
     assert verify(made, deep=True).is_sound
     run("retry", tmp_path / "ds")  # without the double the same files are fine
-    assert {row["clip_id"] for row in queries.table(made, "clips").to_pylist()} == set(whole)
-    assert not queries.table(made, "failures").num_rows
+    assert {row["clip_id"] for row in scans.table(made, "clips").to_pylist()} == set(whole)
+    assert not scans.table(made, "failures").num_rows
     assert verify(made, deep=True).is_sound

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.errors import RushesError
 from manifests.layout import Dataset
+from manifests.tables import scans
 from manifests.verify import verify
 from manifests.views import View
 from pipeline.footage.sources import list_sources
@@ -67,13 +67,13 @@ def test_mutated_media_are_each_accounted_for(films, tmp_path):
     assert done.returncode in {0, 3}, done.stdout + done.stderr
     made = Dataset(str(tmp_path / "ds"))
     assert verify(made).is_sound
-    sources = queries.table(made, "sources").to_pylist()
+    sources = scans.table(made, "sources").to_pylist()
     members = {row["uri"].partition("#")[0] for row in sources}
     assert members == {str(path) for path in folder.iterdir()}
     frames: Counter[str] = Counter()
     uncounted = set()
     for name in ("clips", "drops", "failures"):
-        for row in queries.table(made, name).to_pylist():
+        for row in scans.table(made, name).to_pylist():
             if row.get("stage", "preview") == "preview":
                 frames[row["source_id"]] += row["num_frames"] or 0
                 uncounted |= {row["source_id"]} if row["num_frames"] is None else set()
@@ -128,7 +128,7 @@ def test_mutated_files_of_a_dataset_are_named_or_harmless(dataset, tmp_path):
             made = Dataset(str(tmp_path / "ds"))
             verify(made)
             View.load(made).clips(made)
-            queries.table(made, "captions")
+            scans.table(made, "captions")
         except RushesError as error:
             assert str(error)
         path.write_bytes(whole)

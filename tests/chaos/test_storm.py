@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.cli import INTERRUPTED
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import scans
 from manifests.verify import verify
 from tests.chaos.shaky_store import ShakyStore
 from tests.chaos.test_death import site
@@ -153,7 +153,7 @@ def test_every_flip_cut_and_deletion_of_a_tar_or_a_part_is_named(dataset, tmp_pa
     shutil.copytree(dataset.uri, tmp_path / "ds")
     copy, rng = Dataset(str(tmp_path / "ds")), random.Random(SEED)
     named = set()
-    for row in queries.table(copy, "shards").to_pylist():
+    for row in scans.table(copy, "shards").to_pylist():
         named |= {row["tar"]} if row["tar"] else set()
     paths = sorted(
         [tmp_path / "ds" / name for name in named]

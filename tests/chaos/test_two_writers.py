@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from manifests import queries
 from manifests.layout import Dataset
+from manifests.tables import scans
 from manifests.verify import verify
 from manifests.writing.lease import FILE
 from tests.chaos.test_death import SLOW_COMMITS, site
@@ -50,4 +50,4 @@ def test_a_second_writer_is_refused_at_once_and_a_first_that_wakes_late_spoils_n
     assert first.returncode == 2 and "was taken over" in said, said
     assert committed(tmp_path / "ds") == whole == committed(tmp_path / "reference")
     assert verify(dataset, deep=True).is_sound
-    assert len(queries.table(dataset, "shards")) == len(queries.table(reference, "shards"))
+    assert len(scans.table(dataset, "shards")) == len(scans.table(reference, "shards"))

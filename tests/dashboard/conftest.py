@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
-from manifests import queries
 from manifests.layout import Column, Dataset
+from manifests.tables import records, scans
 from manifests.writing.commit import Account, ShardCommit
 from manifests.writing.events import EventLog, run_ids
 from media.writer import webm_bytes
@@ -25,7 +25,7 @@ def add_captions(dataset: Dataset) -> None:
     """A second version of the captions, which says some things otherwise."""
     column = next(column for column in dataset.columns() if column.name == "caption")
     for shard in dataset.committed_shards(column):
-        rows = queries.rows_of_shard(dataset, "captions", column, shard)
+        rows = records.rows_of_shard(dataset, "captions", column, shard)
         for row in rows:
             row["text"] = row["text"].replace("large", "huge").replace("A ", "One ", 1)
             row["caption_id"] = row["caption_id"][::-1]
@@ -35,7 +35,7 @@ def add_captions(dataset: Dataset) -> None:
 
 def add_drops(dataset: Dataset) -> None:
     """A drop with a measured value and a failure, written where a stage writes them."""
-    (source,) = queries.table(dataset, "sources").slice(0, 1).to_pylist()
+    (source,) = scans.table(dataset, "sources").slice(0, 1).to_pylist()
     origin = {"source_id": source["source_id"], "uri": source["uri"], "shard": 0, "stage": "text"}
     drops = [
         {**origin, "item_id": f"{source['source_id']}-d{number:02d}", "start_s": 0.0, "end_s": 0.5}
@@ -55,7 +55,7 @@ def add_training(dataset: Dataset, name: str = "small", steps: int = 60) -> Path
     folder = Path(dataset.uri) / "training" / name
     samples = folder / "samples" / "step-00000040"
     samples.mkdir(parents=True)
-    clips = [row["clip_id"] for row in queries.table(dataset, "clips").select(["clip_id"]).to_pylist()]
+    clips = [row["clip_id"] for row in scans.table(dataset, "clips").select(["clip_id"]).to_pylist()]
     (folder / "config.json").write_text(json.dumps({"preset": "tiny", "steps": steps}))
     session = {"started_s": 1e9, "ended_s": 1e9 + 60, "from_step": 0, "to_step": steps, "command": ["rushes"]}
     record = {"dataset": dataset.uri, "view": "default", "sessions": [session]}

@@ -4,7 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
-from manifests import cli, queries
+from manifests import cli
+from manifests.tables import scans
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,7 @@ def client(dataset, tmp_path_factory):
 
 
 def test_posters_and_proxies_come_out_of_the_tars(client, dataset):
-    clip = next(clip for clip in queries.table(dataset, "clips").to_pylist() if clip["num_frames"] > 1)
+    clip = next(clip for clip in scans.table(dataset, "clips").to_pylist() if clip["num_frames"] > 1)
     poster, proxy = (client.get(f"/media/{clip['clip_id']}.{name}") for name in ("poster.jpg", "proxy.webm"))
     assert poster.content[:2] == b"\xff\xd8"
     assert proxy.content[:4] == b"\x1a\x45\xdf\xa3"
@@ -37,7 +38,7 @@ def test_what_is_no_address_is_not_bound(dataset, host):
 
 
 def test_a_range_is_those_bytes_of_the_video(client, dataset):
-    clip = next(clip for clip in queries.table(dataset, "clips").to_pylist() if clip["num_frames"] > 1)
+    clip = next(clip for clip in scans.table(dataset, "clips").to_pylist() if clip["num_frames"] > 1)
     url = f"/media/{clip['clip_id']}.proxy.webm"
     whole = client.get(url).content
     for asked, expected in (
@@ -71,7 +72,7 @@ def test_loopback_is_answered_with_a_policy_that_the_page_keeps(client, host):
 def test_a_flipped_byte_and_a_missing_tar_are_no_video(copy, tmp_path):
     client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
     column = next(column for column in copy.columns() if column.name == "preview")
-    path, members = next(iter(queries.members(copy, column).values()))
+    path, members = next(iter(scans.members(copy, column).values()))
     member = next(member for member in members if member.field == "proxy.webm")
     with open(path, "r+b") as file:
         file.seek(member.offset + member.size_bytes - 9)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dashboard.app import make_app
-from manifests import queries
+from manifests.tables import records, scans
 from tests.dashboard.conftest import run_events
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -101,7 +101,7 @@ def until(page, expression: str, seconds: float = 15.0) -> None:
 
 
 def a_video(eventful) -> dict:
-    rows = queries.table(eventful, "clips").to_pylist()
+    rows = scans.table(eventful, "clips").to_pylist()
     return max((row for row in rows if row["kind"] == "video"), key=lambda row: row["end_s"] - row["start_s"])
 
 
@@ -266,7 +266,7 @@ def test_a_change_arrives_while_a_video_plays_on(browser, copy, tmp_path):
 
 def test_damage_and_a_dead_run_are_seen(browser, copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "latent")
-    tar, _ = queries.members_of_shard(copy, column, 0)
+    tar, _ = records.members_of_shard(copy, column, 0)
     Path(tar).unlink()
     run_events(copy, time.time() - 5000)
     served = Served(copy.uri, tmp_path / "index")

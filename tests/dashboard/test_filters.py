@@ -13,8 +13,8 @@ from dashboard.asking.scope import Scopes
 from dashboard.index.index import Index
 from dashboard.pages.clips import saved_as, some_clips
 from dashboard.site import Site
-from manifests import queries
 from manifests.errors import UsageError
+from manifests.tables import scans
 from manifests.views import View
 
 OF_CLIPS = {
@@ -29,8 +29,8 @@ def asked(eventful, tmp_path_factory):
     """(site, scope, rows of the view, captions of its version, latents)."""
     index = Index(eventful, tmp_path_factory.mktemp("index"))
     view = View.load(eventful)
-    captions = queries.table(eventful, "captions", view.column("caption")).to_pylist()
-    latents = queries.table(eventful, "latents", view.column("latent")).to_pylist()
+    captions = scans.table(eventful, "captions", view.column("caption")).to_pylist()
+    latents = scans.table(eventful, "latents", view.column("latent")).to_pylist()
     yield (
         Site(eventful, index),
         Scopes(index).named("default"),

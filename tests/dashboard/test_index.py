@@ -9,7 +9,7 @@ import pytest
 from dashboard.index import tables
 from dashboard.index.build import build
 from dashboard.index.index import Index
-from manifests import queries
+from manifests.tables import records, scans
 
 
 def _opened(dataset, folder: Path) -> Index:
@@ -34,8 +34,8 @@ def test_it_has_the_rows_of_the_tables_in_memory_or_in_its_file(dataset, tmp_pat
         build(dataset, tmp_path / "index.duckdb")
     index = _opened(dataset, tmp_path)
     for name in ("clips", "captions", "latents", "duplicates", "drops", "failures", "sources", "shards"):
-        assert index.value(f"SELECT count(*) FROM {name}") == queries.table(dataset, name).num_rows, name
-    members = sum(len(row["members"]) for row in queries.table(dataset, "shards").to_pylist())
+        assert index.value(f"SELECT count(*) FROM {name}") == scans.table(dataset, name).num_rows, name
+    members = sum(len(row["members"]) for row in scans.table(dataset, "shards").to_pylist())
     assert index.value("SELECT count(*) FROM members") == members
     assert index.value("SELECT count(*) FROM unreadable") == 0
     assert bool(index._delta) is not is_built
@@ -66,7 +66,7 @@ def test_a_commit_that_is_taken_back_and_made_again_is_followed(copy, tmp_path, 
 
 def test_a_damaged_part_is_named_and_the_rest_is_there(copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "caption")
-    path = Path(copy.parts_in(copy.path("tables", "captions", str(column)))[0][0])
+    path = Path(records.part_of(copy, records.record_of(copy, column, 0), "captions"))
     path.write_bytes(b"no parquet")
     index = _opened(copy, tmp_path / "index")
     assert path.name in index.value("SELECT problem FROM unreadable")
@@ -79,7 +79,7 @@ def test_many_commits_are_built_into_a_file_by_a_child(dataset, tmp_path, monkey
     index = _opened(dataset, tmp_path)
     assert index.wait(60)
     assert index.path.exists()
-    assert index.value("SELECT count(*) FROM clips") == queries.table(dataset, "clips").num_rows
+    assert index.value("SELECT count(*) FROM clips") == scans.table(dataset, "clips").num_rows
     assert set(tables.NAMES) <= {row["name"] for row in index.rows("SHOW TABLES")}
     index.close()
 
@@ -103,13 +103,13 @@ def test_a_file_that_does_not_fit_is_thrown_away(dataset, tmp_path, spoil):
             connection.execute("ALTER TABLE clips DROP COLUMN seconds")
     index = _opened(dataset, tmp_path)
     assert not path.exists()
-    assert index.value("SELECT count(seconds) FROM clips") == queries.table(dataset, "clips").num_rows
+    assert index.value("SELECT count(seconds) FROM clips") == scans.table(dataset, "clips").num_rows
     index.close()
 
 
 def test_a_part_that_is_missing_is_named(copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "caption")
-    path = Path(copy.parts_in(copy.path("tables", "captions", str(column)))[0][0])
+    path = Path(records.part_of(copy, records.record_of(copy, column, 0), "captions"))
     path.unlink()
     index = _opened(copy, tmp_path / "index")
     assert path.name in index.value("SELECT problem FROM unreadable")

@@ -15,6 +15,7 @@ from dashboard.security import Access
 from dashboard.states import STATES
 from manifests import cli, queries
 from manifests.layout import Column
+from manifests.tables import records, scans
 from tests.dashboard.conftest import OTHER, run_events
 
 PAGES = ("/", "/shards", "/clips", "/drops", "/captions", "/train", "/map", "/runs", "/sql")
@@ -64,7 +65,7 @@ def test_a_crawl_of_every_link_changes_no_byte_and_finds_no_broken_one(site, eve
 def test_the_funnel_and_the_grid_equal_info(site, eventful):
     told = {row["column"]: row for row in site.get("/now.json?view=newest").json()["funnel"]}
     for column in eventful.columns():
-        records = queries.table(eventful, "shards", column).to_pylist()
+        records = scans.table(eventful, "shards", column).to_pylist()
         if str(column) in told:
             row = told[str(column)]
             assert row["kept"] == sum(record["num_kept"] for record in records)
@@ -80,10 +81,10 @@ def test_versions_are_not_added_up(site, eventful):
     rows = {row["version"]: row for row in site.get("/captions.json").json()["versions"]}
     for column in eventful.columns():
         if column.name == "caption":
-            assert rows[str(column)]["captions"] == queries.table(eventful, "captions", column).num_rows
+            assert rows[str(column)]["captions"] == scans.table(eventful, "captions", column).num_rows
     assert len(rows) == 2
     clips = site.get("/clips.json").json()
-    assert clips["whole"] <= queries.table(eventful, "clips").num_rows
+    assert clips["whole"] <= scans.table(eventful, "clips").num_rows
     assert "huge" not in json.dumps(clips["clips"])  # the view has the first version
 
 
@@ -99,7 +100,7 @@ def test_two_versions_are_compared_word_by_word(site, eventful):
 
 
 def test_a_clip_page_has_all_that_is_known(site, eventful):
-    clip = next(row for row in queries.table(eventful, "clips").to_pylist() if row["num_frames"] > 1)
+    clip = next(row for row in scans.table(eventful, "clips").to_pylist() if row["num_frames"] > 1)
     data = site.get(f"/clips/{clip['clip_id']}.json").json()
     assert data["clip"]["num_frames"] == clip["num_frames"] and data["source"]["uri"] == clip["uri"]
     assert len(data["versions"]) == 2 and data["latents"] and data["has_filmstrip"]
@@ -136,13 +137,13 @@ def test_drops_have_a_threshold_that_can_be_moved_and_play_from_their_source(sit
 def test_a_flipped_byte_and_a_missing_tar_are_on_the_grid_after_verify(copy, tmp_path):
     client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
     columns = {column.name: column for column in copy.columns()}
-    latent, _ = queries.members_of_shard(copy, columns["latent"], 0)
+    latent, _ = records.members_of_shard(copy, columns["latent"], 0)
     with open(latent, "r+b") as file:
         file.seek(2000)
         byte = file.read(1)
         file.seek(2000)
         file.write(bytes([byte[0] ^ 1]))
-    text, _ = queries.members_of_shard(copy, columns["text"], 1)
+    text, _ = records.members_of_shard(copy, columns["text"], 1)
     Path(text).unlink()
     grid = client.get("/shards.json").json()
     state = {column: [grid["states"][cell] for cell in row] for column, row in grid["cells"].items()}
@@ -170,7 +171,7 @@ def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over)
 def test_a_shard_that_was_committed_after_the_listing_is_not_corrupt(copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "latent")
     record = Path(copy.record_path(column, 0))
-    tar, _ = queries.members_of_shard(copy, column, 0)
+    tar, _ = records.members_of_shard(copy, column, 0)
     data, late = record.read_bytes(), Path(tar).read_bytes()
     record.unlink()
     Path(tar).unlink()
@@ -195,7 +196,7 @@ def test_shards_in_work_and_in_the_queue_are_told_apart(copy, tmp_path):
 
 def test_sql_answers_queries_and_refuses_the_rest(site, eventful):
     good = site.get("/sql.json", params={"q": "SELECT count(*) AS n FROM clips"}).json()
-    assert good["rows"] == [[queries.table(eventful, "clips").num_rows]]
+    assert good["rows"] == [[scans.table(eventful, "clips").num_rows]]
     for query, why in (
         ("SELECT * FROM read_text('/etc/passwd')", "disabled"),
         ("COPY clips TO '/tmp/rushes-sql-out'", "no query"),
@@ -250,7 +251,7 @@ def test_runs_tell_what_was_set_otherwise_and_what_it_cost(site):
 def test_captions_are_data(copy, tmp_path):
     column = Column("caption", "hostile")
     shard = 0
-    rows = queries.rows_of_shard(
+    rows = records.rows_of_shard(
         copy, "captions", next(c for c in copy.columns() if c.name == "caption"), shard
     )
     for row in rows:
@@ -376,8 +377,8 @@ def test_a_report_is_one_file_with_everything_in_it(eventful, tmp_path):
 def test_with_hidden_paths_no_page_tells_a_folder(eventful, tmp_path):
     app = make_app(eventful.uri, tmp_path / "index", hide_paths=True)
     client = TestClient(app, "http://127.0.0.1")
-    folder = str(Path(queries.table(eventful, "sources").to_pylist()[0]["uri"]).parent)
-    clip_id = queries.table(eventful, "clips").to_pylist()[0]["clip_id"]
+    folder = str(Path(scans.table(eventful, "sources").to_pylist()[0]["uri"]).parent)
+    clip_id = scans.table(eventful, "clips").to_pylist()[0]["clip_id"]
     more = (
         "/shards/0",
         f"/clips/{clip_id}",
@@ -397,7 +398,7 @@ def test_hidden_paths_leave_pictures_and_diffs_whole_and_hide_errors_too(eventfu
     client = TestClient(make_app(eventful.uri, tmp_path / "index", hide_paths=True), "http://127.0.0.1")
     assert '<svg class="histogram"' in client.get("/clips").text
     assert "<ins>" in client.get("/captions?view=newest").text
-    source = queries.table(eventful, "sources").to_pylist()[0]
+    source = scans.table(eventful, "sources").to_pylist()[0]
     Path(eventful.view_path("lost")).write_text('{"columns": {}, "where": "x(\'/secret place/a\') > 1"}')
     try:
         client.app.state.site.scopes._looked_at_s = -1e9

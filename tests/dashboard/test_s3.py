@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
-from manifests import queries
+from manifests.tables import scans
 
 FEW_A_MINUTE = 40
 """Requests of a page that is looked at twice a second, while nothing changes."""
@@ -27,7 +27,7 @@ def test_pages_are_the_same_and_an_idle_minute_asks_little(eventful, bucket, tmp
         assert far.get(page).json() == here.get(page).json(), page
     funnel = [row["kept"] for row in far.get("/now.json").json()["funnel"]]
     assert funnel == [row["kept"] for row in here.get("/now.json").json()["funnel"]]
-    clip = next(row for row in queries.table(eventful, "clips").to_pylist() if row["num_frames"] > 1)
+    clip = next(row for row in scans.table(eventful, "clips").to_pylist() if row["num_frames"] > 1)
     video = far.get(f"/media/{clip['clip_id']}.proxy.webm", headers={"range": "bytes=0-99"})
     assert video.status_code == 206 and len(video.content) == 100
 

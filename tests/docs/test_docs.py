@@ -16,8 +16,9 @@ import tyro
 from manifests.cli.frame import verb_class
 from manifests.cli.reference import options_of
 from manifests.cli.table import ENTRIES, VERBS
-from manifests.pages import PAGES
 from manifests.reasons import DROPS, FAILURES, REJECTIONS
+from manifests.tables import scans
+from manifests.verbs.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -146,11 +147,10 @@ def test_every_word_that_is_explained_stands_in_the_code():
 
 
 def test_words_of_a_real_dataset_are_explained(dataset):
-    from manifests import queries
 
-    for row in queries.table(dataset, "drops").to_pylist():
+    for row in scans.table(dataset, "drops").to_pylist():
         assert row["reason"] in DROPS
-    for row in queries.table(dataset, "captions").to_pylist():
+    for row in scans.table(dataset, "captions").to_pylist():
         assert all(reason.split(":")[0] in REJECTIONS for reason in row["reasons"])
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 import webdataset
 
-from manifests import queries
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.events import read_events, run_ids
@@ -40,7 +40,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     assert "shard columns to make" not in again.stderr
     made = Dataset(str(tmp_path / "ds"))
     assert verify(made, deep=True).is_sound
-    [failure] = [row for row in queries.table(made, "failures").to_pylist() if row["stage"] == "plan"]
+    [failure] = [row for row in scans.table(made, "failures").to_pylist() if row["stage"] == "plan"]
     assert failure["uri"].endswith("broken.mov")
     assert failure["cause"]
 
@@ -48,12 +48,12 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     events = [event["event"] for event in read_events(made, run_id)]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
-    assert events.count("committed") == 4 * len({row["shard"] for row in queries.plan(made).to_pylist()})
+    assert events.count("committed") == 4 * len({row["shard"] for row in planned.segments(made).to_pylist()})
     status = json.loads(run("status", tmp_path / "ds", "--json").stdout)
     assert set(status["columns"].values()) == {status["num_shards"]}
     previews = sorted((tmp_path / "ds" / "columns").glob("preview@*/*.tar"))
     samples = [sample for tar in previews for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
-    assert len(samples) == queries.table(made, "clips").num_rows
+    assert len(samples) == scans.table(made, "clips").num_rows
 
     # a second captioner writes captions and their embeddings beside the first; previews and latents are not
     # touched
@@ -72,7 +72,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
         second.column("preview"),
     )
     assert first.column("caption") != second.column("caption")
-    sources = set(queries.table(made, "captions", second.column("caption"))["source"].to_pylist())
+    sources = set(scans.table(made, "captions", second.column("caption"))["source"].to_pylist())
     assert sources == {"ground_truth", "alt"}
     run("plan-training", "tiny", "--data", tmp_path / "ds", "--view", "second")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import scans
 from manifests.verify import verify
 from tests.chaos.test_death import SLOW_COMMITS, site
 from tests.conftest import ingest_here
@@ -31,7 +31,7 @@ def test_a_dataset_on_s3_is_byte_identical_to_a_local_one_and_reads_alike(films,
     stored = stored_in(remote)
     assert stored == local
     assert verify(Dataset(uri), deep=True).is_sound
-    assert queries.table(Dataset(uri), "clips").equals(queries.table(dataset, "clips"))
+    assert scans.table(Dataset(uri), "clips").equals(scans.table(dataset, "clips"))
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_
     process.communicate(timeout=60)
     remote = Dataset(out)
     assert not verify(remote).problems
-    assert 0 < len(queries.table(remote, "shards")) < len(queries.table(here, "shards"))
+    assert 0 < len(scans.table(remote, "shards")) < len(scans.table(here, "shards"))
     run("ingest", footage, "--out", out, *INGEST, **keys)
     assert stored_in(remote) == committed(tmp_path / "local")
     assert verify(remote, deep=True).is_sound
@@ -82,7 +82,7 @@ def test_footage_and_dataset_on_s3_killed_half_way_and_rerun_are_byte_identical_
     def shots(made):
         return sorted(
             (row["clip_id"], row["start_s"], row["end_s"], row["num_frames"], row["camera"])
-            for row in queries.table(made, "clips").to_pylist()
+            for row in scans.table(made, "clips").to_pylist()
         )
 
     assert shots(remote) == shots(dataset)

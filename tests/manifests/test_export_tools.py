@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from manifests import queries
-from manifests.export import export_webdataset
+from manifests.exporting.webdataset import export_webdataset
+from manifests.tables import scans
 from manifests.views import View
 
 KEYS = {"poster.jpg", "proxy.webm", "text.safetensors", "latent.safetensors", "txt", "json"}
@@ -25,7 +25,7 @@ def check(samples, dataset):
     clips = {row["clip_id"]: row for row in View.load(dataset).clips(dataset).to_pylist()}
     assert {clip["clip_id"] for clip, _ in samples} == set(clips) and len(samples) == len(clips)
     assert {"image", "video"} == {clip["kind"] for clip, _ in samples}
-    accepted = {row["text"] for row in queries.table(dataset, "captions").to_pylist()}
+    accepted = {row["text"] for row in scans.table(dataset, "captions").to_pylist()}
     for clip, text in samples:
         assert clip["num_frames"] == clips[clip["clip_id"]]["num_frames"] and text in accepted
 

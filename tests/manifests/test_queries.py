@@ -7,20 +7,21 @@ import webdataset
 from manifests import queries
 from manifests.cli.frame import main
 from manifests.errors import IntegrityError, RushesError, UsageError
-from manifests.export import export_webdataset
+from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, to_table
+from manifests.tables import scans
 from manifests.views import View
 
 
 def test_every_clip_has_all_four_columns(dataset):
     view = View.load(dataset)
-    clips = set(queries.table(dataset, "clips", view.column("preview"))["clip_id"].to_pylist())
+    clips = set(scans.table(dataset, "clips", view.column("preview"))["clip_id"].to_pylist())
     assert len(clips) >= 12
     for name in ("preview", "text", "latent"):
         keys = {
             member.key
-            for _, members in queries.members(dataset, view.column(name)).values()
+            for _, members in scans.members(dataset, view.column(name)).values()
             for member in members
         }
         assert keys == clips, name
@@ -28,7 +29,7 @@ def test_every_clip_has_all_four_columns(dataset):
 
 def test_manifests_read_with_plain_duckdb(dataset):
     [(plain,)] = duckdb.sql(f"select count(*) from '{dataset.uri}/tables/clips/*/*.parquet'").fetchall()
-    assert plain == queries.table(dataset, "clips").num_rows
+    assert plain == scans.table(dataset, "clips").num_rows
 
 
 def test_sql_cannot_reach_other_files(dataset):
@@ -101,12 +102,12 @@ def test_a_dataset_cannot_be_made_where_a_file_is(tmp_path):
 
 
 def test_versions_of_a_column_are_not_added_up(dataset):
-    found = queries.by_column(dataset, "clips")
+    found = scans.by_column(dataset, "clips")
     [preview] = [column for column in dataset.columns() if column.name == "preview"]
     assert {name: rows.num_rows for name, rows in found.items()} == {
-        str(preview): queries.table(dataset, "clips", preview).num_rows
+        str(preview): scans.table(dataset, "clips", preview).num_rows
     }
-    assert set(queries.by_column(dataset, "sources")) == {"plan"}
+    assert set(scans.by_column(dataset, "sources")) == {"plan"}
 
 
 def test_an_export_over_an_earlier_one_leaves_no_clip_that_the_view_lost(dataset, tmp_path, capsys):

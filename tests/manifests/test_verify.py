@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.cli import INTEGRITY, USAGE, main
 from manifests.layout import Dataset
+from manifests.tables import records
 from manifests.verify import verify
 
 
@@ -58,7 +58,7 @@ def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp
 def test_what_is_found_of_each_shard_is_kept_for_the_dashboard(copy):
     dataset = Dataset(str(copy))
     column = next(column for column in dataset.columns() if column.name == "latent")
-    tar, _ = queries.members_of_shard(dataset, column, 0)
+    tar, _ = records.members_of_shard(dataset, column, 0)
     Path(tar).unlink()
     assert main(arguments=["verify", str(copy)]) == INTEGRITY
     path = max(copy.glob("runs/verify-*.jsonl"))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from pipeline.config import PlanConfig
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import deal, make_plan, segments_of
@@ -62,7 +62,7 @@ def test_every_file_gets_a_verdict_duplicates_are_dropped_and_new_footage_append
     assert (rows["broken.mp4"]["status"], rows["broken.mp4"]["reason"]) == ("failed", "not_media")
     assert rows["notes.txt"]["status"] == "dropped"
     assert rows[f"zz-copy{first.suffix}"]["reason"] == "exact_duplicate"
-    assert queries.plan(dataset)["source_id"].to_pylist().count(rows[first.name]["source_id"]) == 1
+    assert planned.segments(dataset)["source_id"].to_pylist().count(rows[first.name]["source_id"]) == 1
     assert rows[first.name]["alt"]
     assert make_plan(dataset, list_sources([str(footage)]), PlanConfig(), here) == []
     before = (tmp_path / "ds" / "plan" / "gen-0000.parquet").read_bytes()
@@ -114,10 +114,10 @@ def test_footage_that_was_moved_is_known_by_its_bytes_and_goes_on_from_where_it_
     again = make_plan(dataset, list_sources([str(tmp_path / "new")]), PlanConfig(), here)
     assert {(row["status"], row["reason"]) for row in again} == {("dropped", "exact_duplicate")}
     ingest_here(tmp_path / "new", tmp_path / "ds")
-    clips = queries.table(dataset, "clips").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
     assert clips and {Path(row["uri"]).parent.name for row in clips} == {"new"}
-    assert not queries.table(dataset, "failures").num_rows
-    assert queries.table(dataset, "latents").num_rows == len(clips)
+    assert not scans.table(dataset, "failures").num_rows
+    assert scans.table(dataset, "latents").num_rows == len(clips)
 
 
 def test_a_file_that_is_another_of_the_same_size_is_not_made_under_the_old_id(films, tmp_path, capsys):
@@ -132,9 +132,9 @@ def test_a_file_that_is_another_of_the_same_size_is_not_made_under_the_old_id(fi
     said = capsys.readouterr().err
     assert f"{first.name} has changed" in said and second.name not in said
     ingest_here(tmp_path / "f", tmp_path / "ds")
-    failures = {Path(row["uri"]).name: row["error"] for row in queries.table(dataset, "failures").to_pylist()}
+    failures = {Path(row["uri"]).name: row["error"] for row in scans.table(dataset, "failures").to_pylist()}
     assert failures == {first.name: "source_changed"}
-    assert {Path(row["uri"]).name for row in queries.table(dataset, "clips").to_pylist()} == {second.name}
+    assert {Path(row["uri"]).name for row in scans.table(dataset, "clips").to_pylist()} == {second.name}
 
 
 def test_a_limit_takes_the_same_files_at_each_run(films, tmp_path):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.store.shards import Member
+from manifests.tables import scans
 from manifests.views import View
 from trainer.config import FitConfig
 from trainer.data.held_out import draw_of, duplicates, held_out, source_of
@@ -54,7 +54,7 @@ class Catalog:
 
 def _member_index(dataset: Dataset, view: View, name: str) -> dict[str, tuple[str, Member]]:
     found = {}
-    for path, members in queries.members(dataset, view.column(name)).values():
+    for path, members in scans.members(dataset, view.column(name)).values():
         found.update(
             {member.key: (path, member) for member in members if member.name.endswith(".safetensors")}
         )
@@ -81,24 +81,23 @@ def load_catalog(
     weights = list(config.mix.values()) or [1.0]
     if len({str(view.column("latent")) for view in views}) > 1:
         raise UsageError(
-            dataset.uri,
+            dataset.address,
             "the views that are mixed read several latent columns",
             "Mix views that share one; they may differ in all else.",
         )
     latents = _member_index(dataset, views[0], "latent")
     rows = {
-        row["clip_id"]: row
-        for row in queries.table(dataset, "latents", views[0].column("latent")).to_pylist()
+        row["clip_id"]: row for row in scans.table(dataset, "latents", views[0].column("latent")).to_pylist()
     }
     texts, usable = list[ViewTexts](), list[list[str]]()
     widths: set[int] = set()
     for number, view in enumerate(views):
         own = _view_texts(dataset, view, widths)
-        kept = set(view.clips(dataset)["clip_id"].to_pylist())
+        kept = view.kept(dataset)
         usable.append(sorted(kept & set(latents) & set(own.texts) & set(rows)))
         if not usable[-1]:
             raise UsageError(
-                dataset.uri,
+                dataset.address,
                 f"view {list(config.mix)[number] if config.mix else ''} keeps {len(kept)} clips, "
                 f"{len(latents)} have latents, {len(own.texts)} have text; none has all",
                 "Run `rushes ingest` to the end.",
@@ -106,7 +105,7 @@ def load_catalog(
         texts.append(own)
     if len(widths) > 1:
         raise UsageError(
-            dataset.uri,
+            dataset.address,
             f"the views that are mixed have texts of widths {sorted(widths)}",
             "Mix views of one text encoder.",
         )
@@ -165,7 +164,8 @@ def _table(train: list[tuple[Sample, float]], rows: dict[str, dict]) -> SampleTa
 
 def _view_texts(dataset: Dataset, view: View, widths: set[int]) -> ViewTexts:
     captions: dict[str, list[tuple[str, str, str]]] = {}
-    for row in queries.table(dataset, "text", view.column("text")).to_pylist():
+    fields = ["clip_id", "caption_id", "kind", "source", "width"]
+    for row in scans.table(dataset, "text", view.column("text"), fields).to_pylist():
         captions.setdefault(row["clip_id"], []).append((row["caption_id"], row["kind"], row["source"]))
         widths.add(row["width"])
     return ViewTexts(_member_index(dataset, view, "text"), captions)
@@ -176,14 +176,14 @@ def _one_vae(dataset: Dataset, rows: dict[str, dict]) -> tuple[tuple[int, int, i
     channels = {row["num_channels"] for row in rows.values()}
     if len(channels) != 1:
         raise UsageError(
-            dataset.uri,
+            dataset.address,
             f"latents have {sorted(channels)} channels",
             "A view reads one latent column; make it again.",
         )
     factors = {(row["factor_t"], row["factor_px"], row["factor_px"]) for row in rows.values()}
     if len(factors) != 1 or None in next(iter(factors)):
         raise UsageError(
-            dataset.uri,
+            dataset.address,
             f"latents have factors {sorted(map(str, factors))}",
             "They are of several VAEs or of an older version; encode again.",
         )

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests import queries
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import scans
 from manifests.views import View
 
 _NOTED = "held-out.json"
@@ -93,8 +93,9 @@ def duplicates(dataset: Dataset, view: View) -> list[list[str]]:
     """Groups of near-duplicates that deduplication found; none where the view has no such column."""
     if "dedup" not in view.columns:
         return []
-    table: pa.Table = queries.table(dataset, "duplicates", view.column("dedup"))
+    fields = ["clip_id", "group_id"]
+    table: pa.Table = scans.table(dataset, "duplicates", view.column("dedup"), fields)
     groups: dict[str, list[str]] = {}
-    for row in table.select(["clip_id", "group_id"]).to_pylist():
+    for row in table.to_pylist():
         groups.setdefault(row["group_id"] or row["clip_id"], []).append(row["clip_id"])
     return [group for group in groups.values() if len(group) > 1]

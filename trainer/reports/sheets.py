@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from captioner.judging.sheet import contact_sheet
-from manifests import queries
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import scans
 from manifests.views import View
 from manifests.writing.events import ingest_settings
 from media.writer import webm_bytes
@@ -179,8 +179,6 @@ class Sheets:
 
     def _words(self, caption_ids: list[str]) -> dict[str, str]:
         """Captions by id."""
-        table = queries.table(self.dataset, "captions", self.view.column("caption"))
-        return {
-            row["caption_id"]: row["text"]
-            for row in table.filter(pc.field("caption_id").isin(caption_ids)).to_pylist()
-        }
+        fields, where = ["caption_id", "text"], pc.field("caption_id").isin(caption_ids)
+        table = scans.table(self.dataset, "captions", self.view.column("caption"), fields, where)
+        return {row["caption_id"]: row["text"] for row in table.to_pylist()}

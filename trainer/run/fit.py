@@ -106,7 +106,7 @@ def dataset_source(
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
     origin = {
-        "dataset": dataset.uri,
+        "dataset": dataset.address,
         "view": view_name,
         "view_digests": [view.digest for view in views],
         "columns": made_by["columns"],

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from manifests import queries
 from manifests.layout import Column, Dataset
+from manifests.tables import scans
 from vae.pixels import as_float
 from vae.protocol import VAE
 
@@ -59,8 +59,8 @@ def merged(parts: Iterable[dict[str, Any]]) -> ChannelStats | None:
 
 def corpus_stats(dataset: Dataset, column: Column) -> dict[str, Any]:
     """Number of cells, mean and std of each channel of a latent column, from its commit records."""
-    rows = queries.table(dataset, "shards", column).to_pylist()
-    total = merged(json.loads(row["stats_json"]) for row in rows if row["stats_json"])
+    rows = scans.table(dataset, "shards", column, ["stats_json"])["stats_json"].to_pylist()
+    total = merged(json.loads(text) for text in rows if text)
     if total is None:
         return {"count": 0, "mean": [], "std": []}
     return {"count": total.count, "mean": total.mean.tolist(), "std": total.std().tolist()}

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifests import queries
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables import scans
 from manifests.views import View
 from media.apart.reader import Reader, probe
 from media.errors import MediaError
@@ -100,10 +100,11 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
     """
     dataset = Dataset(address)
     view = View.load(dataset, view_name)
-    kept = set(view.clips(dataset)["clip_id"].to_pylist())
+    kept = view.kept(dataset)
+    fields = ["clip_id", "uri", "start_s", "end_s"]
     rows = [
         row
-        for row in queries.table(dataset, "clips", view.column("preview")).to_pylist()
+        for row in scans.table(dataset, "clips", view.column("preview"), fields).to_pylist()
         if row["clip_id"] in kept
     ]
     if not rows:

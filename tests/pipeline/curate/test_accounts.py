@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from manifests import queries
+from manifests.tables import scans
 from media.apart.reader import Reader
 from media.errors import MediaError
 from pipeline.config import CurateConfig, PlanConfig
@@ -79,10 +79,10 @@ def test_rows_of_a_dataset_add_up_to_the_frames_of_each_source(films, tmp_path):
     dataset = ingest_here(footage, tmp_path / "ds")
     frames = Counter()
     for name in ("clips", "drops", "failures"):
-        for row in queries.table(dataset, name).to_pylist():
+        for row in scans.table(dataset, name).to_pylist():
             if row.get("stage", "preview") == "preview":
                 frames[row["source_id"]] += row["num_frames"]
-    sources = [row for row in queries.table(dataset, "sources").to_pylist() if row["status"] == "kept"]
+    sources = [row for row in scans.table(dataset, "sources").to_pylist() if row["status"] == "kept"]
     assert len(sources) == 4
     assert {row["source_id"]: row["num_packets"] for row in sources} == dict(frames)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests import queries
+from manifests.tables import scans
 from media.shots.detector import window_lengths
 from media.writer import write_video
 from pipeline.config import CurateConfig
@@ -77,8 +77,8 @@ def test_any_segmenting_gives_the_shots_of_the_whole(long_film, seed, max_clip_s
 
 def test_films_become_their_true_shots_and_no_good_frame_is_lost(dataset, films):
     """Frames in = frames in clips + frames of transitions + frames of shots too short."""
-    clips = queries.table(dataset, "clips").to_pylist()
-    drops = queries.table(dataset, "drops").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
+    drops = scans.table(dataset, "drops").to_pylist()
     for path in films.glob("film-*.json"):
         truth, stem = json.loads(path.read_text())["truth"], str(path.with_suffix(""))
         own = sorted(
@@ -101,8 +101,8 @@ def test_films_become_their_true_shots_and_no_good_frame_is_lost(dataset, films)
 
 
 def test_ground_truth_captions_reach_their_clips(dataset):
-    rows = queries.table(dataset, "captions").to_pylist()
+    rows = scans.table(dataset, "captions").to_pylist()
     truth = {row["clip_id"] for row in rows if row["source"] == "ground_truth" and row["kind"] == "dense"}
-    clips = queries.table(dataset, "clips").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
     assert len(truth) >= 0.7 * len(clips)  # clips across a dissolve have no single true caption
     assert all(row["status"] == "accepted" or row["reasons"] for row in rows)

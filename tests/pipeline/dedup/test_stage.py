@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from manifests import queries
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.views import View
 from media.writer import write_video
 from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
@@ -74,7 +74,7 @@ def curated(folder, out, embed=None):
     for stage in stages:
         stage.setup()
         for shard, generation in sorted(
-            {(row["shard"], row["generation"]) for row in queries.plan(dataset).to_pylist()}
+            {(row["shard"], row["generation"]) for row in planned.segments(dataset).to_pylist()}
         ):
             run_stage(stage, dataset, "test", shard, generation, lambda text: None)
     return dataset, [stage.column for stage in stages]
@@ -93,14 +93,14 @@ def small(tmp_path_factory):
 def name_of(dataset):
     return {
         row["clip_id"]: row["uri"].rsplit("/", 1)[1].split(".")[0]
-        for row in queries.table(dataset, "clips").to_pylist()
+        for row in scans.table(dataset, "clips").to_pylist()
     }
 
 
 def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(small):
     dataset, [preview] = small
     column = dedup(dataset, preview, None, DedupConfig(), in_process)
-    names, rows = name_of(dataset), queries.table(dataset, "duplicates", column).to_pylist()
+    names, rows = name_of(dataset), scans.table(dataset, "duplicates", column).to_pylist()
     assert {names[row["clip_id"]].split("-")[0] for row in rows} == {"4", "5", "9"}
     assert all(names[row["clip_id"]].split("-")[0] == names[row["group_id"]].split("-")[0] for row in rows)
     assert all(names[row["clip_id"]].endswith("bars") for row in rows if row["is_kept"])  # most pixels
@@ -111,11 +111,9 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
     )
     assert view.clips(dataset).num_rows == 24 - sum(not row["is_kept"] for row in rows)
     assert replace(view, where="true").clips(dataset).num_rows == 24
-    records = queries.table(dataset, "shards", column).to_pylist()
+    records = scans.table(dataset, "shards", column).to_pylist()
     drops = [
-        row
-        for row in queries.table(dataset, "drops", column).to_pylist()
-        if row["reason"] == "near_duplicate"
+        row for row in scans.table(dataset, "drops", column).to_pylist() if row["reason"] == "near_duplicate"
     ]
     assert (
         sum(record["num_dropped"] for record in records)
@@ -127,9 +125,9 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
 
 def test_clips_of_one_source_are_compared_only_when_asked(small):
     dataset, [preview] = small
-    clips = queries.table(dataset, "clips", preview).to_pylist()
+    clips = scans.table(dataset, "clips", preview).to_pylist()
     hashes = {
-        row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()
+        row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()
     }
     one_source = [{**clip, "source_id": "s"} for clip in clips]
     assert groups_of(one_source, hashes, {}, DedupConfig(), in_process)[0] == []
@@ -148,8 +146,8 @@ def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path):
     second = dedup(dataset, preview, None, DedupConfig(), in_process)
     assert first != second
     assert {first, second} <= set(dataset.columns())
-    assert queries.table(dataset, "duplicates", first).num_rows == 0
-    assert queries.table(dataset, "duplicates", second).num_rows == 2
+    assert scans.table(dataset, "duplicates", first).num_rows == 0
+    assert scans.table(dataset, "duplicates", second).num_rows == 2
 
 
 def tiny_clip(folder):
@@ -184,15 +182,15 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
         write_video(folder / f"{seed}-whole.mp4", frames_of(seed, (96, 160)), FPS)
     config = tiny_clip(tmp_path / "clip")
     dataset, [_, embed] = curated(folder, tmp_path / "ds", config)
-    rows = queries.table(dataset, "embeddings", embed).to_pylist()
+    rows = scans.table(dataset, "embeddings", embed).to_pylist()
     assert len(rows) == 2
     assert all(
         np.linalg.norm(row["vector"]) == pytest.approx(1, abs=1e-5) and len(row["vector"]) == 16
         for row in rows
     )
     alike = groups_of(
-        queries.table(dataset, "clips").to_pylist(),
-        {row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes").to_pylist()},
+        scans.table(dataset, "clips").to_pylist(),
+        {row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes").to_pylist()},
         {row["clip_id"]: np.array(row["vector"], np.float32) for row in rows},
         DedupConfig(min_cosine=-1.0),
         in_process,
@@ -216,9 +214,9 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
     for seed in range(5000, 5500):
         write_video(folder / f"{seed}-other.mp4", frames_of(seed, duration_s=1.5), FPS)
     dataset, [preview] = curated(folder, tmp_path / "ds")
-    clips = queries.table(dataset, "clips", preview).to_pylist()
+    clips = scans.table(dataset, "clips", preview).to_pylist()
     hashes = {
-        row["clip_id"]: row["video_hash"] for row in queries.table(dataset, "hashes", preview).to_pylist()
+        row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()
     }
     groups, report = groups_of(clips, hashes, {}, DedupConfig(), in_process)
     names = name_of(dataset)

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from manifests import queries
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from pipeline.config import PlanConfig
 from pipeline.engine import run
 from pipeline.engine.probed import Probed
@@ -53,8 +53,8 @@ def test_what_was_probed_before_a_death_is_not_probed_again(footage, tmp_path, m
     assert not list((tmp_path / "ds" / "runs").rglob("*.jsonl"))
     whole = Dataset.create(str(tmp_path / "whole"))
     run.plan_generation(whole, found, PlanConfig())
-    assert queries.table(dataset, "sources").equals(queries.table(whole, "sources"))
-    assert queries.plan(dataset).equals(queries.plan(whole))
+    assert scans.table(dataset, "sources").equals(scans.table(whole, "sources"))
+    assert planned.segments(dataset).equals(planned.segments(whole))
 
 
 def test_a_file_or_a_sidecar_that_has_changed_since_is_probed_again(footage, tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.layout import Dataset
+from manifests.tables import planned, scans
 from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
 from pipeline.engine import estimate, repair
@@ -69,7 +70,7 @@ def test_only_shards_with_failures_are_retried_and_what_reads_them(films, tmp_pa
 
     monkeypatch.setattr(curate, "pieces", fragile)
     dataset = ingest_here(films, tmp_path / "ds")
-    [failure] = queries.table(dataset, "failures").to_pylist()
+    [failure] = scans.table(dataset, "failures").to_pylist()
     stages, _ = stages_of_run(dataset)
     assert shards_to_retry(dataset, stages) == {failure["shard"]: ["preview", "caption", "text", "latent"]}
 
@@ -137,7 +138,7 @@ def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, data
     from pipeline.stages.encode import ShardWriter
     from pipeline.stages.protocol import run_stage
 
-    clips = queries.table(dataset, "clips").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
     lost, mute = clips[0]["uri"], next(row["clip_id"] for row in clips if row["uri"] != clips[0]["uri"])
     unwell = Unwell(caption.make_captioner(IngestConfig().caption), mute)
     monkeypatch.setattr(caption, "make_captioner", lambda config: unwell)
@@ -157,16 +158,16 @@ def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, data
     monkeypatch.setattr(curate, "pieces", pieces)
     monkeypatch.setattr(ShardWriter, "_add", add)
     made = ingest_here(films, tmp_path / "ds")
-    failed = {(row["stage"], row["error"]) for row in queries.table(made, "failures").to_pylist()}
+    failed = {(row["stage"], row["error"]) for row in scans.table(made, "failures").to_pylist()}
     assert failed == {("preview", "ZeroDivisionError"), ("caption", "ZeroDivisionError")}
-    assert queries.table(made, "captions").num_rows > 0  # of those in the batch of the one that failed
+    assert scans.table(made, "captions").num_rows > 0  # of those in the batch of the one that failed
     assert committed(tmp_path / "ds") != committed(Path(dataset.uri))
 
     broken.clear()
     unwell.is_well, unwell.asked[:], read[:], encoded[:] = True, [], [], []
     stages, config = stages_of_run(made)
     repair.take_back(made, stages, shards_to_retry(made, stages))
-    generations = {row["shard"]: row["generation"] for row in queries.plan(made).to_pylist()}
+    generations = {row["shard"]: row["generation"] for row in planned.segments(made).to_pylist()}
     for stage in stages:
         stage.setup()
         for shard, generation in sorted(generations.items()):
@@ -176,4 +177,4 @@ def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, data
     assert set(read) == {lost} and set(encoded) == again
     assert set(unwell.asked) == again | {mute}
     assert but_for_groups(tmp_path / "ds") == but_for_groups(Path(dataset.uri))
-    assert not queries.table(made, "failures").num_rows and config
+    assert not scans.table(made, "failures").num_rows and config

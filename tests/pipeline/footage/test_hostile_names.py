@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from manifests import queries
 from manifests.cli.files import check_lasting
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables import scans
 from pipeline.footage.lists import entry_uri
 from pipeline.footage.sources import Found, list_sources, source_row
 from tests.conftest import ingest_here
@@ -164,10 +164,10 @@ def test_half_an_emoji_in_one_sidecar_loses_nothing(films, tmp_path, sidecar):
         (footage / path.name).symlink_to(path)
     (footage / f"{chosen[1].stem}.json").write_text(sidecar)
     dataset = ingest_here(footage, tmp_path / "ds")
-    sources = queries.table(dataset, "sources").to_pylist()
+    sources = scans.table(dataset, "sources").to_pylist()
     assert [row["status"] for row in sources] == ["kept", "kept"]
-    captions = queries.table(dataset, "captions").to_pylist()
-    clips = queries.table(dataset, "clips").num_rows
+    captions = scans.table(dataset, "captions").to_pylist()
+    clips = scans.table(dataset, "clips").num_rows
     assert clips and len({row["clip_id"] for row in captions}) == clips
     if "alt" in sidecar:
         assert "happy \ufffd" in {row["text"] for row in captions}

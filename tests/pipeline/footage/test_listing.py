@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from media.bytes.access import read_range, stat_media
@@ -366,7 +365,7 @@ def test_files_lists_and_tars_on_the_web(folder, tmp_path):
             lambda files: [source_row(file) for file in files],
         )
         assert again == []
-        assert len(queries.plan(dataset)) == 4
+        assert len(planned.segments(dataset)) == 4
 
 
 def test_large_files_are_named_by_the_same_samples_wherever_they_lie(folder, monkeypatch):
@@ -435,7 +434,7 @@ def test_prefixes_objects_lists_and_tars_of_a_store(folder, bucket, tmp_path, ca
     client.upload_file(str(folder / "still.png"), "rushes", "f/still.png")
     dataset, planned = plan(tmp_path, [address("f"), str(folder)])
     assert {row["status"] for row in planned.values()} == {"kept", "dropped", "failed"}
-    assert len(queries.plan(dataset)) == 4
+    assert len(planned.segments(dataset)) == 4
     client.upload_file(str(folder / "x.tar"), "rushes", "f/still.png")
     assert make_plan(dataset, list_sources([address("f"), str(folder)]), PlanConfig(), lambda files: []) == []
     said = capsys.readouterr().err

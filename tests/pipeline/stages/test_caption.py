@@ -10,7 +10,8 @@ from captioner.backends import server as module
 from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
-from manifests import cli, queries
+from manifests import cli
+from manifests.tables import scans
 from manifests.views import View
 from pipeline.config import CaptionConfig, TextConfig
 from pipeline.stages.caption import CaptionStage
@@ -47,7 +48,7 @@ def caption(dataset, config, run_id="again"):
 
 def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
     monkeypatch.setattr(module, "FIRST_WAIT_S", 0.01)
-    clips = queries.table(copy, "clips").num_rows
+    clips = scans.table(copy, "clips").num_rows
     with ChatServer(answer=calm) as server:
         server.faults = ["429", "500", "half", "refusal", "401", "repeat", "timeout"]
         config = CaptionConfig(
@@ -56,12 +57,12 @@ def test_a_server_that_fails_loses_no_clip_and_doubles_none(copy, monkeypatch):
         stages, account = caption(copy, config)
     assert account.num_in == clips
     assert account.num_failed == 1
-    [failure] = queries.table(copy, "failures", stages[0].column).to_pylist()
+    [failure] = scans.table(copy, "failures", stages[0].column).to_pylist()
     assert failure["error"] == "no_answer"
     assert "told to fail with 401" in failure["cause"]
     rows = [
         row
-        for row in queries.table(copy, "captions", stages[0].column).to_pylist()
+        for row in scans.table(copy, "captions", stages[0].column).to_pylist()
         if row["source"] == "openai"
     ]
     accepted = [(row["clip_id"], row["kind"]) for row in rows if row["status"] == "accepted"]
@@ -102,7 +103,7 @@ def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_
     code = cli.main(arguments=["compare-captions", copy.uri, "default", "second", "--json", "--sheet", sheet])
     assert code == cli.DONE
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == queries.table(copy, "clips").num_rows
+    assert len(rows) == scans.table(copy, "clips").num_rows
     assert all(row["b"] == ["A red ball lies over a meadow in clear light."] != row["a"] for row in rows)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     assert cli.main(arguments=["compare-captions", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
@@ -146,9 +147,7 @@ def test_the_projects_own_captioner_gives_the_same_bytes_twice_and_says_where_th
     stages, account = caption(copy, config)
     assert account.num_in == account.num_kept  # what footage came with is kept, whatever random weights say
     rows = [
-        row
-        for row in queries.table(copy, "captions", stages[0].column).to_pylist()
-        if row["source"] == "coca"
+        row for row in scans.table(copy, "captions", stages[0].column).to_pylist() if row["source"] == "coca"
     ]
     assert {row["weights"] for row in rows} == {
         stage_digest(tmp_path / "weights", stage) for stage in ("short", "dense")

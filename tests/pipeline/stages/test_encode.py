@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from manifests import queries
 from manifests.errors import UsageError
 from manifests.store.shards import read_member
+from manifests.tables import scans
 from manifests.verify import verify
 from manifests.views import View
 from media.decode.images import decode_image
@@ -59,7 +59,7 @@ def files(dataset):
 def latents(dataset, column):
     return {
         member.key: load(read_member(dataset.filesystem, path, member))
-        for path, members in queries.members(dataset, column).values()
+        for path, members in scans.members(dataset, column).values()
         for member in members
         if member.field == "latent.safetensors"
     }
@@ -80,8 +80,8 @@ def test_another_vae_touches_only_the_latent_column(copy, tmp_path, name):
     )
     assert first.digest != second.digest
     assert (first.latent_channels, second.latent_channels) == (16, load_vae(tmp_path / name).latent_channels)
-    rows = queries.table(copy, "latents", stage.column).to_pylist()
-    assert len(rows) == queries.table(copy, "clips").num_rows
+    rows = scans.table(copy, "latents", stage.column).to_pylist()
+    assert len(rows) == scans.table(copy, "clips").num_rows
     assert all(row["audit_psnr_db"] is None for row in rows)
 
 
@@ -123,22 +123,22 @@ def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypat
     for shard in copy.committed_shards(stage.preview):
         account, _ = run_stage(stage, copy, "again", shard, 0, lambda text: None)
         assert account.num_in == account.num_kept + account.num_failed
-    failures = queries.table(copy, "failures", stage.column).to_pylist()
+    failures = scans.table(copy, "failures", stage.column).to_pylist()
     assert len(failures) == 1
     assert "as told" in failures[0]["cause"]
-    made = queries.table(copy, "latents", stage.column).num_rows
-    assert made + len(failures) == queries.table(copy, "clips").num_rows
+    made = scans.table(copy, "latents", stage.column).num_rows
+    assert made + len(failures) == scans.table(copy, "clips").num_rows
 
 
 def test_a_sample_is_measured_and_every_latent_has_a_picture(copy):
     stage = encode(copy, audit_share=1.0)
-    for row in queries.table(copy, "latents", stage.column).to_pylist():
+    for row in scans.table(copy, "latents", stage.column).to_pylist():
         assert 15 < row["audit_psnr_db"] < 60
         assert 0.3 < row["audit_ssim"] <= 1
         assert row["audit_flicker"] >= 0
         assert row["audit_drift_db"] < 8
         assert row["audit_flag"] in {"", "low_psnr", "flicker", "drift", "low_psnr,flicker"}
-    for path, members in queries.members(copy, stage.column).values():
+    for path, members in scans.members(copy, stage.column).values():
         pictures = [
             decode_image(read_member(copy.filesystem, path, member))
             for member in members

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from manifests import queries
 from manifests.layout import Column, Dataset
+from manifests.tables import scans
 from pipeline.config import EncodeConfig, IngestConfig
 from pipeline.engine.run import build_stages
 from pipeline.stages.journal import Journal
@@ -53,7 +53,7 @@ def test_an_item_over_its_time_limit_ends_its_process_and_says_so(tmp_path):
 
 def test_in_is_kept_plus_dropped_plus_failed_from_stage_to_stage(dataset):
     totals = {}
-    for row in queries.table(dataset, "shards").to_pylist():
+    for row in scans.table(dataset, "shards").to_pylist():
         assert row["num_in"] == row["num_kept"] + row["num_dropped"] + row["num_failed"]
         total = totals.setdefault(row["column"], [0, 0])
         total[0] += row["num_in"]
@@ -85,8 +85,8 @@ def test_latents_hold_mean_and_logvar_of_the_promised_shape_and_no_pickle(datase
     from vae.stored import LEAST_SLABS, mean_and_logvar
 
     column = View.load(dataset).column("latent")
-    rows = {row["clip_id"]: row for row in queries.table(dataset, "latents", column).to_pylist()}
-    for path, members in queries.members(dataset, column).values():
+    rows = {row["clip_id"]: row for row in scans.table(dataset, "latents", column).to_pylist()}
+    for path, members in scans.members(dataset, column).values():
         for member in members:
             row = rows[member.key]
             if member.field == "latent.png":
@@ -126,12 +126,12 @@ def test_a_source_that_breaks_midway_keeps_every_clip_before_the_break(films, tm
 
     monkeypatch.setattr(media.apart.reader.Reader, "pictures", broken)
     dataset = ingest_here(tmp_path / "footage", tmp_path / "ds")
-    clips = queries.table(dataset, "clips").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
     assert clips[0]["end_s"] == pytest.approx(truth[name]["joins"][0]["frame"] / truth[name]["fps"], abs=2e-3)
-    [failure] = queries.table(dataset, "failures").to_pylist()
+    [failure] = scans.table(dataset, "failures").to_pylist()
     assert (failure["stage"], failure["error"]) == ("preview", "decode")
     assert name in failure["cause"]
-    assert queries.table(dataset, "latents").num_rows == len(clips)
+    assert scans.table(dataset, "latents").num_rows == len(clips)
 
 
 def test_a_change_of_size_is_a_new_clip_of_its_own_shape(tmp_path):
@@ -150,16 +150,16 @@ def test_a_change_of_size_is_a_new_clip_of_its_own_shape(tmp_path):
         parts.append((tmp_path / f"{index}.ts").read_bytes())
     (tmp_path / "footage" / "both.ts").write_bytes(b"".join(parts))
     dataset = ingest_here(tmp_path / "footage", tmp_path / "ds")
-    clips = queries.table(dataset, "clips").to_pylist()
+    clips = scans.table(dataset, "clips").to_pylist()
     assert [
         (clip["width_px"], clip["height_px"], clip["num_frames"], clip["starts_with"]) for clip in clips
     ] == [
         (64, 48, 24, "source_start"),
         (48, 64, 24, "size_change"),
     ]
-    latents = queries.table(dataset, "latents").to_pylist()
+    latents = scans.table(dataset, "latents").to_pylist()
     assert [(row["width_px"], row["height_px"]) for row in latents] == [(64, 48), (48, 64)]
-    assert not queries.table(dataset, "failures").num_rows
+    assert not scans.table(dataset, "failures").num_rows
 
 
 def test_an_unexpected_error_in_one_file_is_a_failure_and_a_full_disk_is_not(films, tmp_path, monkeypatch):
@@ -177,13 +177,13 @@ def test_an_unexpected_error_in_one_file_is_a_failure_and_a_full_disk_is_not(fil
 
     monkeypatch.setattr(curate, "pieces", fragile)
     dataset = ingest_here(films, tmp_path / "ds")
-    [failure] = queries.table(dataset, "failures").to_pylist()
+    [failure] = scans.table(dataset, "failures").to_pylist()
     assert (failure["uri"], failure["error"], failure["cause"]) == (
         str(victim),
         "ZeroDivisionError",
         "odd file",
     )
-    assert str(victim) not in queries.table(dataset, "clips")["uri"].to_pylist()
+    assert str(victim) not in scans.table(dataset, "clips")["uri"].to_pylist()
     broken["error"] = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left"):
         ingest_here(films, tmp_path / "full")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifests.errors import UsageError
-from manifests.export import export_webdataset
+from manifests.exporting.webdataset import export_webdataset
 from manifests.views import View
 from trainer.config import ModelConfig
 from trainer.data.catalog import load_catalog

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import tyro
 
 from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
-from manifests.export import export_webdataset
+from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
+from manifests.tables import planned, records, scans
 from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
@@ -26,30 +28,27 @@ from manifests.writing.events import read_events, run_ids, told
 Folder = Annotated[str, tyro.conf.Positional]
 
 
+_COUNTS = ("shards", "in", "kept", "dropped", "failed", "tar_bytes")
+_SUMS = ("num_in", "num_kept", "num_dropped", "num_failed", "tar_bytes")
+
+
 def column_rows(dataset: Dataset) -> list[dict[str, Any]]:
     """For each column version: its shards, what happened to its items, and the bytes of its tars."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in queries.table(dataset, "shards").to_pylist():
-        name = f"{record['column']}@{record['fingerprint']}"
-        row = found.setdefault(name, {"column": name} | dict.fromkeys(_COUNTS, 0))
-        row["shards"] += 1
-        row["tar_bytes"] += record["tar_bytes"] or 0
-        for key in ("in", "kept", "dropped", "failed"):
-            row[key] += record[f"num_{key}"]
-    return list(found.values())
-
-
-_COUNTS = ("shards", "in", "kept", "dropped", "failed", "tar_bytes")
+    found = []
+    for name, rows in scans.by_column(dataset, "shards", _SUMS).items():
+        sums = {key.removeprefix("num_"): pc.sum(rows[key]).as_py() or 0 for key in _SUMS}
+        found.append({"column": name, "shards": rows.num_rows} | sums)
+    return found
 
 
 def word_rows(dataset: Dataset, table: str, field: str) -> list[dict[str, Any]]:
     """How often each column version gave each word of a table (`drops` or `failures`)."""
-    counts = Counter(
-        (name, word)
-        for name, rows in queries.by_column(dataset, table).items()
-        for word in rows[field].to_pylist()
-    )
-    return [{"column": name, field: word, "count": count} for (name, word), count in sorted(counts.items())]
+    counts = [
+        (name, item["values"], item["counts"])
+        for name, rows in scans.by_column(dataset, table, [field]).items()
+        for item in pc.value_counts(rows[field]).to_pylist()
+    ]
+    return [{"column": name, field: word, "count": count} for name, word, count in sorted(counts)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class Info:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        sources = Counter(queries.table(dataset, "sources")["status"].to_pylist())
+        sources = Counter(scans.table(dataset, "sources", None, ["status"])["status"].to_pylist())
         columns = column_rows(dataset)
         drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")
         if self.json:
@@ -140,9 +139,10 @@ class Ls:
     """Print JSON."""
 
     def run(self) -> int:
-        rows = queries.table(Dataset(self.dataset), self.table)
-        show(rows.slice(0, self.limit) if self.limit else rows, self.table, self.json)
-        cli.say(f"{rows.num_rows} rows")
+        dataset = Dataset(self.dataset)
+        rows, count = scans.looking(dataset, lambda tables: tables.first(self.table, self.limit))
+        show(rows, self.table, self.json)
+        cli.say(f"{count} rows")
         return cli.DONE
 
 
@@ -169,23 +169,24 @@ class Show:
         if not self.clip:
             raise UsageError("a clip id of no letters", "names every clip", "List clips with `rushes ls`.")
         dataset = Dataset(self.dataset)
-        clips = [
-            row for row in queries.table(dataset, "clips").to_pylist() if row["clip_id"].startswith(self.clip)
-        ]
+        begins = pc.starts_with(pc.field("clip_id"), self.clip)
+        clips = scans.table(dataset, "clips", where=begins).to_pylist()
         if not clips:
             raise UsageError(f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `rushes ls`.")
-        ids = {row["clip_id"] for row in clips}
         found: dict = {"clips": clips}
         for name in ("captions", "text", "latents"):
-            found[name] = [row for row in queries.table(dataset, name).to_pylist() if row["clip_id"] in ids]
+            found[name] = scans.table(dataset, name, where=begins).to_pylist()
         members = []
-        for column in dataset.columns():
-            for path, index in queries.members(dataset, column).values():
-                members += [
-                    {"column": str(column), "tar": path, **member.as_row()}
-                    for member in index
-                    if member.key in ids
-                ]
+        places = {(column, row["shard"]) for column in dataset.columns() for row in clips}
+        for column, shard in sorted(places):
+            if not dataset.is_committed(column, shard):
+                continue
+            path, index = records.members_of_shard(dataset, column, shard)
+            members += [
+                {"column": str(column), "tar": path, **member.as_row()}
+                for member in index
+                if member.key.startswith(self.clip)
+            ]
         cli.print_json(found | {"members": members})
         return cli.DONE
 
@@ -269,7 +270,7 @@ class Status:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        shards = {row["shard"] for row in queries.plan(dataset).to_pylist()}
+        shards = planned.shards(dataset)
         columns: dict[Column, int] = {
             column: len(dataset.committed_shards(column)) for column in dataset.columns()
         }

@@ -1,4 +1,4 @@
-"""The pages of docs/ that are made from the code: `python -m manifests.pages docs` writes them.
+"""The pages of docs/ that are made from the code: `python -m manifests.verbs.pages docs` writes them.
 
 A test compares them with what this module gives, so no option, reason or table column goes unnamed.
 """

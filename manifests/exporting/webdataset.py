@@ -13,11 +13,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from manifests import queries
-from manifests.export_card import card, full
+from manifests.exporting.card import card, full
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
+from manifests.tables import records, scans
 from manifests.views import View
 from manifests.writing.events import ingest_settings
 
@@ -33,7 +33,7 @@ CAPTION_ORDER = ("dense", "short", "structured", "alt")
 def _captions(dataset: Dataset, view: View) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = defaultdict(list)
     if "caption" in view.columns:
-        for row in queries.table(dataset, "captions", view.columns["caption"]).to_pylist():
+        for row in scans.table(dataset, "captions", view.columns["caption"]).to_pylist():
             if row["status"] == "accepted":
                 found[row["clip_id"]].append(row)
     return found
@@ -59,7 +59,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         by_shard[row["shard"]].append(row)
     columns = {name: fields for name, fields in FIELDS.items() if name in view.columns}
     latents = (
-        {row["clip_id"]: row for row in queries.table(dataset, "latents", view.columns["latent"]).to_pylist()}
+        {row["clip_id"]: row for row in scans.table(dataset, "latents", view.columns["latent"]).to_pylist()}
         if "latent" in view.columns
         else {}
     )
@@ -70,7 +70,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         temporary = Path(storage.temporary_name(str(target)))
         places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
         for name, fields in columns.items():
-            path, members = queries.members_of_shard(dataset, view.columns[name], shard)
+            path, members = records.members_of_shard(dataset, view.columns[name], shard)
             for member in members:
                 if member.field in fields:
                     places[member.key].append((path, member))

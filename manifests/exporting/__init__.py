@@ -1,0 +1,1 @@
+"""A view for other tools: plain tars and their card."""

@@ -1,0 +1,1 @@
+"""Reading tables: parts, what was committed of a shard, the plan, whole tables."""

@@ -1,0 +1,147 @@
+"""Parquet parts: one read whole, many read as one table, and the rows of one shard out of a merged file."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from manifests.errors import IntegrityError
+from manifests.layout import Dataset
+from manifests.schemas import check_version, schema
+from manifests.snapshots import Merged
+
+_FOOTERS = 256
+"""Footers of merged files that a process keeps; they are never changed."""
+
+
+def read_part(dataset: Dataset, path: str, fields: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet part, its format version checked.
+
+    Args:
+        fields: only these.
+
+    Raises:
+        IntegrityError: it is damaged, or of another format version.
+    """
+    with named(path), dataset.filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_version(parquet.schema_arrow, path)
+        return parquet.read(columns=None if fields is None else list(fields))
+
+
+@contextlib.contextmanager
+def named(path: str) -> Iterator[None]:
+    """What is wrong with a Parquet file as an error that names it.
+
+    Damage that Arrow finds is of its own kind, or an OSError without a number; others are the disk's.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) is not None:
+            raise
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> IntegrityError:
+    first = str(error).strip().splitlines()[0]
+    is_plan = "/plan/" in path  # which nothing can make anew: ids of clips follow from it
+    again = "" if is_plan else ", or take the commit back with `rushes withdraw` and ingest"
+    return IntegrityError(
+        path,
+        f"is not readable Parquet ({first})",
+        f"Restore the file{again}. `rushes verify --deep` lists all damage.",
+    )
+
+
+def dataset_of(dataset: Dataset, name: str, paths: list[str]) -> pads.Dataset:
+    """The rows of a table's parts, none of them read yet."""
+    if not paths:
+        return pads.dataset(schema(name).empty_table())
+    return pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet")
+
+
+def read_parts(
+    dataset: Dataset,
+    name: str,
+    paths: list[str],
+    fields: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+) -> pa.Table:
+    """The rows of a table's parts, in the order of the paths.
+
+    Args:
+        fields: only these.
+        where: only rows for which it is true.
+
+    Raises:
+        IntegrityError: a part is damaged; the error names it.
+    """
+    if not paths:
+        empty = schema(name).empty_table()
+        return empty.select(list(fields)) if fields is not None else empty
+    with naming(dataset, paths):
+        return dataset_of(dataset, name, paths).to_table(
+            columns=None if fields is None else list(fields), filter=where
+        )
+
+
+@contextlib.contextmanager
+def naming(dataset: Dataset, paths: list[str]) -> Iterator[None]:
+    """Where reading several parts fails, look which one it is.
+
+    Raises:
+        IntegrityError: a part is damaged; the error names it.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError):
+        for path in paths:
+            read_part(dataset, path)
+        raise
+
+
+@functools.lru_cache(_FOOTERS)
+def _footer(uri: str, path: str, sha256: str) -> tuple[pq.FileMetaData, list[tuple[int, int]]]:
+    """A merged file's footer, and the first and the last shard of each of its row groups."""
+    dataset = Dataset(uri)
+    with named(path), dataset.filesystem.open_input_file(path) as file:
+        found = pq.ParquetFile(file)
+        check_version(found.schema_arrow, path)
+        footer = found.metadata
+    place = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == "shard")
+    spans = []
+    for group in range(footer.num_row_groups):
+        stats = footer.row_group(group).column(place).statistics
+        spans.append((stats.min, stats.max))
+    return footer, spans
+
+
+def rows_in(
+    dataset: Dataset, files: Sequence[Merged], shard: int, fields: Sequence[str] | None = None
+) -> pa.Table | None:
+    """The rows of one shard in merged files of a table; None where there is none.
+
+    Raises:
+        IntegrityError: a file is damaged.
+        FileNotFoundError: it has been merged with others since.
+    """
+    found = []
+    for merged in files:
+        path = dataset.path(*merged.path.split("/"))
+        footer, spans = _footer(dataset.uri, path, merged.sha256)
+        groups = [place for place, (first, last) in enumerate(spans) if first <= shard <= last]
+        if not groups:
+            continue
+        with named(path), dataset.filesystem.open_input_file(path) as file:
+            wanted = None if fields is None else list(dict.fromkeys([*fields, "shard"]))
+            rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, columns=wanted)
+        rows = rows.filter(pc.equal(rows["shard"], shard))
+        found.append(rows if fields is None else rows.select(list(fields)))
+    return pa.concat_tables(found) if found else None

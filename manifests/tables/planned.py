@@ -1,0 +1,108 @@
+"""The plan: segments of all generations, and the tables that came with them."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.layout import Dataset
+from manifests.schemas import check_version, parts_of
+from manifests.tables.parts import named, read_parts
+
+NAMES = ("sources", "drops", "failures")
+"""Tables that a generation keeps beside its segments."""
+
+
+def segments(dataset: Dataset, generation: int | None = None, fields: list[str] | None = None) -> pa.Table:
+    """Segment rows of one generation, or of all.
+
+    Args:
+        fields: only these.
+    """
+    numbers = dataset.generations() if generation is None else [generation]
+    return read_parts(dataset, "segments", [dataset.plan_path(number) for number in numbers], fields)
+
+
+def shards(dataset: Dataset) -> dict[int, int]:
+    """The shards of the plan in rising order, each with its generation."""
+    rows = segments(dataset, fields=["shard", "generation"]).group_by(["shard", "generation"]).aggregate([])
+    return dict(sorted(zip(rows["shard"].to_pylist(), rows["generation"].to_pylist(), strict=True)))
+
+
+def parts(dataset: Dataset, name: str) -> list[str]:
+    """Paths of a table's parts that the plan's generations name, oldest first."""
+    return [part(dataset, name, number) for number in dataset.generations()]
+
+
+def part(dataset: Dataset, name: str, generation: int) -> str:
+    """Where a generation keeps a table: sources, drops or failures.
+
+    Raises:
+        IntegrityError: its segments, which name it, cannot be read.
+    """
+    return dataset.plan_part_path(name, generation, digests(dataset, generation).get(name, ""))
+
+
+def digests(dataset: Dataset, generation: int) -> dict[str, str]:
+    """SHA-256 of the tables that a generation keeps, by their name; empty where an older version wrote them.
+
+    Raises:
+        IntegrityError: its segments, which name them, cannot be read.
+    """
+    path = dataset.plan_path(generation)
+    with named(path), dataset.filesystem.open_input_file(path) as file:
+        return parts_of(pq.ParquetFile(file).schema_arrow)
+
+
+def rows_of_shard(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict], dict[str, dict]]:
+    """Segments of one shard and, by source id, the source rows they name.
+
+    A source whose file is gone is at the address where a later plan found the same bytes. Both tables lie in
+    row groups by shard, so that a few of them are read.
+    """
+    own = read_parts(dataset, "segments", [dataset.plan_path(generation)], where=pc.field("shard") == shard)
+    sources = _sources(dataset, generation, own)
+    found = {row["source_id"]: row for row in sources.to_pylist() if row["status"] == "kept"}
+    moved = _moved(dataset, [row for row in found.values() if _is_gone(row["uri"])])
+    rows = [{**row, "uri": moved.get(row["source_id"], row["uri"])} for row in own.to_pylist()]
+    return rows, {key: {**row, "uri": moved.get(key, row["uri"])} for key, row in found.items()}
+
+
+def _sources(dataset: Dataset, generation: int, own: pa.Table) -> pa.Table:
+    """The rows of the sources of some segments: those at the rows that the segments name, or a search."""
+    path, places = part(dataset, "sources", generation), own["source_row"].drop_null()
+    with named(path), dataset.filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_version(parquet.schema_arrow, path)
+        if len(places) < own.num_rows:  # of an older version
+            rows = parquet.read()
+            return rows.filter(pc.is_in(rows["source_id"], own["source_id"].unique()))
+        begin, wanted = 0, sorted(set(places.to_pylist()))
+        groups, kept = list[int](), list[int]()
+        for number in range(parquet.num_row_groups):
+            end = begin + parquet.metadata.row_group(number).num_rows
+            inside = [place for place in wanted if begin <= place < end]
+            if inside:
+                first = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+                kept += [first + place - begin for place in inside]
+                groups.append(number)
+            begin = end
+        return parquet.read_row_groups(groups).take(kept) if groups else parquet.schema_arrow.empty_table()
+
+
+def _moved(dataset: Dataset, gone: list[dict]) -> dict[str, str]:
+    """Where the bytes of sources lie now whose files are gone, as later plans found them, by source id."""
+    if not gone:
+        return {}
+    ids = pa.array([row["source_id"] for row in gone])
+    where = pc.field("source_id").isin(ids) & (pc.field("reason") == "exact_duplicate")
+    rows = read_parts(dataset, "sources", parts(dataset, "sources"), ["source_id", "uri"], where)
+    return {row["source_id"]: row["uri"] for row in rows.to_pylist() if not _is_gone(row["uri"])}
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether a file of this machine is not there; others are taken to be."""
+    return "://" not in uri and not os.path.lexists(uri) and not os.path.lexists(uri.partition("#")[0])

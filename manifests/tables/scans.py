@@ -1,0 +1,160 @@
+"""Whole tables, read lazily: which files hold them now.
+
+A `Tables` is what was committed at one moment: the snapshot's merged files, and the small parts of commits
+since. Of a table only what is asked for is read: its fields are projected and predicates pushed down to row
+groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from manifests.errors import UsageError
+from manifests.layout import Column, Dataset
+from manifests.schemas import TABLES
+from manifests.store.shards import Member
+from manifests.tables import planned
+from manifests.tables.parts import dataset_of, naming, read_part, read_parts
+from manifests.tables.records import each_record, members_of, part_of
+
+Result = TypeVar("Result")
+
+
+class Tables:
+    """What is committed in a dataset at one moment."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        dataset.refresh()
+        self.dataset, self.snapshot = dataset, dataset.snapshot
+        self._records: dict[Column, pa.Table] = {}
+        self._loose: dict[Column, list[int]] = {}
+
+    def columns(self) -> list[Column]:
+        return self.dataset.columns()
+
+    def loose(self, column: Column) -> list[int]:
+        """Shards of a column version that lie in small files of their own."""
+        if column not in self._loose:
+            self._loose[column] = self.dataset.loose_shards(column)
+        return self._loose[column]
+
+    def _parts_of_loose(self, name: str, column: Column) -> list[str]:
+        paths = [self.dataset.record_path(column, shard) for shard in self.loose(column)]
+        if name == "shards" or not paths:
+            return paths
+        if column not in self._records:
+            fields = ["column", "fingerprint", "shard", "parts"]
+            self._records[column] = read_parts(self.dataset, "shards", paths, fields)
+        records = self._records[column]
+        return [
+            path
+            for record in each_record(records)
+            if any(part["table"] == name for part in record["parts"])
+            and (path := part_of(self.dataset, record, name))
+        ]
+
+    def paths(self, name: str, column: Column | None = None) -> list[str]:
+        """Files with the rows of a table: of one column version, or of all versions and of the plan.
+
+        Raises:
+            UsageError: there is no table of that name.
+        """
+        if name not in TABLES:
+            raise UsageError(name, "is not a table", f"Tables: {', '.join(TABLES)}.")
+        if name == "segments":
+            return [self.dataset.plan_path(number) for number in self.dataset.generations()]
+        found = planned.parts(self.dataset, name) if column is None and name in planned.NAMES else []
+        for version in [column] if column else self.columns():
+            merged = self.snapshot.version(version).tables.get(name, ())
+            found += [self.dataset.path(*one.path.split("/")) for one in merged]
+            found += self._parts_of_loose(name, version)
+        return found
+
+    def lazy(self, name: str, columns: Sequence[Column] | None = None) -> pads.Dataset:
+        """A table of which nothing is read yet: of these column versions and of the plan, or of all."""
+        if columns is None or name == "segments":
+            return dataset_of(self.dataset, name, self.paths(name))
+        found = planned.parts(self.dataset, name) if name in planned.NAMES else []
+        for column in columns:
+            found += self.paths(name, column)
+        return dataset_of(self.dataset, name, found)
+
+    def table(
+        self,
+        name: str,
+        column: Column | None = None,
+        fields: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        return read_parts(self.dataset, name, self.paths(name, column), fields, where)
+
+    def first(self, name: str, limit: int) -> tuple[pa.Table, int]:
+        """The first rows of a table (0: all), and how many it has."""
+        paths = self.paths(name)
+        with naming(self.dataset, paths):
+            found = dataset_of(self.dataset, name, paths)
+            return (found.head(limit) if limit else found.to_table()), found.count_rows()
+
+    def check(self) -> None:
+        """Read every part of every table.
+
+        Raises:
+            IntegrityError: one is damaged.
+        """
+        for name in TABLES:
+            for path in self.paths(name) if name != "events" else ():
+                read_part(self.dataset, path)
+
+    def by_column(self, name: str, fields: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Rows of a table by the name of the column version that wrote them; `plan` for those of the plan."""
+        if name in planned.NAMES:
+            yield "plan", read_parts(self.dataset, name, planned.parts(self.dataset, name), fields)
+        for column in self.columns():
+            yield str(column), self.table(name, column, fields)
+
+
+def looking(dataset: Dataset, ask: Callable[[Tables], Result]) -> Result:
+    """What a question to the tables gives; to a new one where its files were merged in the meantime."""
+    try:
+        return ask(Tables(dataset))
+    except FileNotFoundError:
+        return ask(Tables(dataset))
+
+
+def table(
+    dataset: Dataset,
+    name: str,
+    column: Column | None = None,
+    fields: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+) -> pa.Table:
+    """The rows of a table: of one column version, or of all versions and of the plan.
+
+    Args:
+        fields: only these.
+        where: only rows for which it is true.
+
+    Raises:
+        UsageError: there is no table of that name.
+    """
+    return looking(dataset, lambda tables: tables.table(name, column, fields, where))
+
+
+def members(dataset: Dataset, column: Column) -> dict[int, tuple[str, list[Member]]]:
+    """For each committed shard of a column that has a tar: its path and its members, in tar order."""
+    rows = table(dataset, "shards", column, ["shard", "tar", "members"])
+    return {record["shard"]: members_of(dataset, record) for record in each_record(rows) if record["tar"]}
+
+
+def by_column(dataset: Dataset, name: str, fields: Sequence[str] | None = None) -> dict[str, pa.Table]:
+    """Rows of a table by the name of the column version that wrote them; `plan` for those of the plan.
+
+    Versions of one column are not added up.
+    """
+    found = looking(dataset, lambda tables: dict(tables.by_column(name, fields)))
+    return {column: rows for column, rows in found.items() if rows.num_rows}

@@ -1,0 +1,1 @@
+"""Verbs: look into a dataset, keep it in order, make the pages of docs/."""

@@ -1,0 +1,256 @@
+"""Compaction: the small files of many commits become few, sorted by shard, and a snapshot names them.
+
+Each merged file holds the rows of one table, of one column version, of `SHARDS_A_FILE` shards in a row, so
+its bytes depend on what is committed and not on the order in which it was. Order of the work: merged files,
+then the snapshot, which is made only where there is none of its number; then what it replaces is removed.
+Whatever dies in between leaves files that nothing names, or small files that no longer count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from manifests import snapshots
+from manifests.layout import Column, Dataset
+from manifests.schemas import schema
+from manifests.snapshots import Merged, Snapshot, Version, ranges
+from manifests.store import storage
+from manifests.tables.parts import dataset_of, read_parts
+from manifests.tables.records import each_record, part_of
+from manifests.tables.scans import Tables
+from manifests.writing.commit import SupersededError
+
+SHARDS_A_FILE = 4096
+ENOUGH = 256
+"""So many commits of one column version in small files are worth merging after a run."""
+_ROWS_A_GROUP = {"shards": 16, "clips": 2048, "sources": 2048}
+_OTHER_ROWS = 4096
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did: commits that were in small files, small files gone, merged files written."""
+
+    number: int = 0
+    num_commits: int = 0
+    num_removed: int = 0
+    num_written: int = 0
+    size_bytes: int = 0
+
+
+def compact(dataset: Dataset, least: int = 1) -> Compacted:
+    """Merge the commits of every column version that has at least `least` in small files.
+
+    Raises:
+        SupersededError: another has published a snapshot at the same time; nothing of that is touched.
+    """
+    tables = Tables(dataset)
+    before, columns = tables.snapshot, dict(tables.snapshot.columns)
+    num_commits, written = 0, list[Merged]()
+    for column in tables.columns():
+        loose = tables.loose(column)
+        if len(loose) < least:
+            continue
+        num_commits += len(loose)
+        columns[str(column)], files = _with(dataset, column, before.version(column), loose)
+        written += files
+    if num_commits:
+        _publish(dataset, Snapshot(before.number + 1, columns))
+    removed = clean(dataset)
+    size = sum(one.size_bytes for one in written)
+    return Compacted(dataset.snapshot.number, num_commits, removed, len(written), size)
+
+
+def _with(
+    dataset: Dataset, column: Column, version: Version, loose: list[int]
+) -> tuple[Version, list[Merged]]:
+    """A column version with the commits in small files merged into it, and the files that were written."""
+    written = []
+    for first, shards in _by_file(loose).items():
+        paths = [dataset.record_path(column, shard) for shard in shards]
+        by_table = defaultdict(list, {"shards": paths})
+        made_ns = max(info.mtime_ns or 0 for info in dataset.filesystem.get_file_info(paths))
+        parts = read_parts(dataset, "shards", paths, ["column", "fingerprint", "shard", "parts"])
+        for record in each_record(parts):
+            for part in record["parts"]:
+                if path := part_of(dataset, record, part["table"]):
+                    by_table[part["table"]].append(path)
+        new = dict[str, pads.Dataset | pa.Table]()
+        for name, found in by_table.items():
+            old = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
+            new[name] = dataset_of(dataset, name, old + found)
+        version, files = _replaced(dataset, column, version, first, new, made_ns)
+        written += files
+    return replace(version, shards=ranges([*version.numbers(), *loose])), written
+
+
+def _by_file(shards: Iterable[int]) -> dict[int, list[int]]:
+    """Shards by the first shard of the merged file that they belong to."""
+    found = defaultdict(list)
+    for shard in shards:
+        found[shard - shard % SHARDS_A_FILE].append(shard)
+    return dict(found)
+
+
+def _of_file(version: Version, table: str, first: int) -> list[Merged]:
+    return [one for one in version.tables.get(table, ()) if one.first - one.first % SHARDS_A_FILE == first]
+
+
+def _replaced(
+    dataset: Dataset,
+    column: Column,
+    version: Version,
+    first: int,
+    new: Mapping[str, pads.Dataset | pa.Table],
+    made_ns: int,
+) -> tuple[Version, list[Merged]]:
+    """A version with other merged files for the shards from `first` on, of the tables that are new."""
+    tables, written = dict(version.tables), []
+    for name, rows in sorted(new.items()):
+        before = _of_file(version, name, first)
+        merged = _write(dataset, name, column, first, rows, max([made_ns, *(one.made_ns for one in before)]))
+        others = [one for one in tables.get(name, ()) if one not in before]
+        found = sorted([*others, *([merged] if merged else [])], key=lambda one: one.first)
+        tables[name] = tuple(found)
+        written += [merged] if merged else []
+    return replace(version, tables={name: files for name, files in tables.items() if files}), written
+
+
+def _write(
+    dataset: Dataset, name: str, column: Column, first: int, rows: pads.Dataset | pa.Table, made_ns: int
+) -> Merged | None:
+    """Write rows, sorted by shard, as a merged file; None where there are none."""
+    found = rows if isinstance(rows, pa.Table) else rows.to_table()
+    if not found.num_rows:
+        return None
+    shards = found["shard"].combine_chunks()
+    if not pc.all(pc.greater_equal(shards[1:], shards[:-1])).as_py():
+        found = found.take(pc.sort_indices(shards))  # stable: rows of a shard stay in their order
+    found = found.cast(schema(name)).replace_schema_metadata(schema(name).metadata)
+    last = first + SHARDS_A_FILE - 1
+    folder = dataset.path("tables", name, str(column))
+    is_local = storage.is_local(dataset.filesystem)
+    if is_local:
+        os.makedirs(folder, exist_ok=True)
+    scratch = folder if is_local else tempfile.gettempdir()
+    temporary = Path(storage.temporary_name(f"{scratch}/merged-{first:06d}.parquet"))
+    try:
+        pq.write_table(
+            found,
+            temporary,
+            row_group_size=_ROWS_A_GROUP.get(name, _OTHER_ROWS),
+            compression="zstd",
+            version="2.6",
+            write_page_checksum=True,
+        )
+        digest, size = _hash(temporary), temporary.stat().st_size
+        path = f"{folder}/merged-{first:06d}-{last:06d}-{digest[:8]}.parquet"
+        storage.publish(dataset.filesystem, temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    span = pc.min_max(found["shard"]).as_py()
+    return Merged(dataset.relative(path), found.num_rows, size, digest, span["min"], span["max"], made_ns)
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(dataset: Dataset, snapshot: Snapshot) -> None:
+    if not snapshots.publish(dataset.filesystem, dataset.root, snapshot):
+        raise SupersededError(f"snapshot {snapshot.number}")
+    dataset.refresh()
+
+
+def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Table]) -> None:
+    """Commit all shards of a column version at once, as merged files.
+
+    Args:
+        tables: rows of each table that the column writes, each with its shard; `shards` has the records.
+
+    Raises:
+        SupersededError: others publish snapshots all the time.
+    """
+    version = Version(ranges(tables["shards"]["shard"].to_pylist()))
+    for first in _by_file(version.numbers()):
+        last = first + SHARDS_A_FILE - 1
+        new = {}
+        for name, rows in tables.items():
+            new[name] = rows.filter(
+                pc.and_(pc.greater_equal(rows["shard"], first), pc.less_equal(rows["shard"], last))
+            )
+        version, _ = _replaced(dataset, column, version, first, new, time.time_ns())
+    for _ in range(_TRIES):
+        dataset.refresh()
+        before = dataset.snapshot
+        after = Snapshot(before.number + 1, {**before.columns, str(column): version})
+        if snapshots.publish(dataset.filesystem, dataset.root, after):
+            dataset.refresh()
+            return
+    raise SupersededError(f"snapshot {dataset.snapshot.number}")
+
+
+def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
+    """Make merged files without some shards, and a snapshot that no longer covers them.
+
+    Raises:
+        SupersededError: another has published a snapshot at the same time.
+    """
+    before = dataset.snapshot
+    version = before.version(column)
+    for first, out in _by_file(shards).items():
+        new = dict[str, pads.Dataset | pa.Table]()
+        for name in version.tables:
+            paths = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
+            if paths:
+                new[name] = read_parts(dataset, name, paths, where=~pc.field("shard").isin(out))
+        version, _ = _replaced(dataset, column, version, first, new, 0)
+    version = replace(version, shards=ranges(set(version.numbers()) - set(shards)))
+    columns = {**before.columns, str(column): version}
+    if not version.shards:
+        del columns[str(column)]
+    _publish(dataset, Snapshot(before.number + 1, columns))
+
+
+def clean(dataset: Dataset) -> int:
+    """Remove small files of shards that the snapshot covers, and merged files that no snapshot names.
+
+    Returns:
+        How many files it removed.
+    """
+    dataset.refresh()
+    snapshot, filesystem = dataset.snapshot, dataset.filesystem
+    if not snapshot.number:
+        return 0
+    snapshots.forget_older(filesystem, dataset.root, snapshot.number)
+    kept = snapshots.kept(filesystem, dataset.root, snapshot.number)
+    names = {one.path for found in kept for one in found.files()}
+    gone = []
+    for table in storage.list_folders(filesystem, dataset.path("tables")):
+        for name in storage.list_folders(filesystem, dataset.path("tables", table)):
+            version = snapshot.version(name)
+            for info in storage.list_files(filesystem, dataset.path("tables", table, name), ".parquet"):
+                if info.base_name.startswith("merged-"):
+                    is_gone = dataset.relative(info.path) not in names
+                else:
+                    is_gone = info.base_name[:6].isdigit() and version.covers(
+                        int(info.base_name.partition("-")[0].partition(".")[0])
+                    )
+                if is_gone:
+                    gone.append(info.path)
+    storage.delete_files(filesystem, gone)
+    return len(gone)
