@@ -98,7 +98,9 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "source": source[0] if source else None,
         "group": group,
         "neighbours": neighbours,
-        "shown": [run for run in trainings(site) if run["dataset"] == site.dataset.uri],
+        "shown": [
+            run for run in trainings(site) if run["dataset"] in (site.dataset.uri, site.dataset.address)
+        ],
     }
 
 

@@ -108,13 +108,27 @@ def naming(dataset: Dataset, paths: list[str]) -> Iterator[None]:
 
 
 @functools.lru_cache(_FOOTERS)
-def _footer(uri: str, path: str, sha256: str) -> tuple[pq.FileMetaData, list[tuple[int, int]]]:
-    """A merged file's footer, and the first and the last shard of each of its row groups."""
-    dataset = Dataset(uri)
-    with named(path), dataset.filesystem.open_input_file(path) as file:
+def _cached(uri: str, path: str, stamp: str) -> pq.FileMetaData:
+    with named(path), Dataset(uri).filesystem.open_input_file(path) as file:
         found = pq.ParquetFile(file)
         check_version(found.schema_arrow, path)
-        footer = found.metadata
+        return found.metadata
+
+
+def footer_of(dataset: Dataset, path: str) -> pq.FileMetaData:
+    """The footer of a part of the plan, which is read once as long as the file is the same."""
+    return _cached(dataset.uri, path, _stamp(dataset, path))
+
+
+def _stamp(dataset: Dataset, path: str) -> str:
+    info = dataset.filesystem.get_file_info(path)
+    return f"{info.size}-{info.mtime_ns}"
+
+
+@functools.lru_cache(_FOOTERS)
+def _footer(uri: str, path: str, stamp: str) -> tuple[pq.FileMetaData, list[tuple[int, int]]]:
+    """A file's footer, and the first and the last shard of each of its row groups."""
+    footer = _cached(uri, path, stamp)
     place = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == "shard")
     spans = []
     for group in range(footer.num_row_groups):
@@ -135,13 +149,27 @@ def rows_in(
     found = []
     for merged in files:
         path = dataset.path(*merged.path.split("/"))
-        footer, spans = _footer(dataset.uri, path, merged.sha256)
-        groups = [place for place, (first, last) in enumerate(spans) if first <= shard <= last]
-        if not groups:
-            continue
-        with named(path), dataset.filesystem.open_input_file(path) as file:
-            wanted = None if fields is None else list(dict.fromkeys([*fields, "shard"]))
-            rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, columns=wanted)
-        rows = rows.filter(pc.equal(rows["shard"], shard))
-        found.append(rows if fields is None else rows.select(list(fields)))
+        rows = _rows_of(dataset, path, merged.sha256, shard, fields)
+        if rows is not None:
+            found.append(rows)
     return pa.concat_tables(found) if found else None
+
+
+def rows_in_plan(dataset: Dataset, path: str, shard: int) -> pa.Table:
+    """The segments of one shard in a generation of the plan; none where it has none."""
+    rows = _rows_of(dataset, path, _stamp(dataset, path), shard, None)
+    return schema("segments").empty_table() if rows is None else rows
+
+
+def _rows_of(
+    dataset: Dataset, path: str, stamp: str, shard: int, fields: Sequence[str] | None
+) -> pa.Table | None:
+    footer, spans = _footer(dataset.uri, path, stamp)
+    groups = [place for place, (first, last) in enumerate(spans) if first <= shard <= last]
+    if not groups:
+        return None
+    with named(path), dataset.filesystem.open_input_file(path) as file:
+        wanted = None if fields is None else list(dict.fromkeys([*fields, "shard"]))
+        rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, columns=wanted)
+    rows = rows.filter(pc.equal(rows["shard"], shard))
+    return rows if fields is None else rows.select(list(fields))

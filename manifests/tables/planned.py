@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.layout import Dataset
-from manifests.schemas import check_version, parts_of
-from manifests.tables.parts import named, read_parts
+from manifests.schemas import parts_of
+from manifests.tables.parts import footer_of, named, read_parts, rows_in_plan
 
 NAMES = ("sources", "drops", "failures")
 """Tables that a generation keeps beside its segments."""
@@ -52,9 +52,7 @@ def digests(dataset: Dataset, generation: int) -> dict[str, str]:
     Raises:
         IntegrityError: its segments, which name them, cannot be read.
     """
-    path = dataset.plan_path(generation)
-    with named(path), dataset.filesystem.open_input_file(path) as file:
-        return parts_of(pq.ParquetFile(file).schema_arrow)
+    return parts_of(footer_of(dataset, dataset.plan_path(generation)).schema.to_arrow_schema())
 
 
 def rows_of_shard(dataset: Dataset, shard: int, generation: int) -> tuple[list[dict], dict[str, dict]]:
@@ -63,7 +61,7 @@ def rows_of_shard(dataset: Dataset, shard: int, generation: int) -> tuple[list[d
     A source whose file is gone is at the address where a later plan found the same bytes. Both tables lie in
     row groups by shard, so that a few of them are read.
     """
-    own = read_parts(dataset, "segments", [dataset.plan_path(generation)], where=pc.field("shard") == shard)
+    own = rows_in_plan(dataset, dataset.plan_path(generation), shard)
     sources = _sources(dataset, generation, own)
     found = {row["source_id"]: row for row in sources.to_pylist() if row["status"] == "kept"}
     moved = _moved(dataset, [row for row in found.values() if _is_gone(row["uri"])])
@@ -71,16 +69,23 @@ def rows_of_shard(dataset: Dataset, shard: int, generation: int) -> tuple[list[d
     return rows, {key: {**row, "uri": moved.get(key, row["uri"])} for key, row in found.items()}
 
 
+def _places(own: pa.Table) -> list[int] | None:
+    """Rows of the sources of segments; None where their plan does not say them."""
+    if "source_row" not in own.schema.names or own["source_row"].null_count:
+        return None
+    places: list[int] = own["source_row"].to_pylist()
+    return places
+
+
 def _sources(dataset: Dataset, generation: int, own: pa.Table) -> pa.Table:
     """The rows of the sources of some segments: those at the rows that the segments name, or a search."""
-    path, places = part(dataset, "sources", generation), own["source_row"].drop_null()
+    path, places = part(dataset, "sources", generation), _places(own)
     with named(path), dataset.filesystem.open_input_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        check_version(parquet.schema_arrow, path)
-        if len(places) < own.num_rows:  # of an older version
+        parquet = pq.ParquetFile(file, metadata=footer_of(dataset, path))
+        if places is None:  # of an older version
             rows = parquet.read()
             return rows.filter(pc.is_in(rows["source_id"], own["source_id"].unique()))
-        begin, wanted = 0, sorted(set(places.to_pylist()))
+        begin, wanted = 0, sorted(set(places))
         groups, kept = list[int](), list[int]()
         for number in range(parquet.num_row_groups):
             end = begin + parquet.metadata.row_group(number).num_rows
@@ -99,7 +104,7 @@ def _moved(dataset: Dataset, gone: list[dict]) -> dict[str, str]:
         return {}
     ids = pa.array([row["source_id"] for row in gone])
     where = pc.field("source_id").isin(ids) & (pc.field("reason") == "exact_duplicate")
-    rows = read_parts(dataset, "sources", parts(dataset, "sources"), ["source_id", "uri"], where)
+    rows = read_parts(dataset, "drops", parts(dataset, "drops"), ["source_id", "uri"], where)
     return {row["source_id"]: row["uri"] for row in rows.to_pylist() if not _is_gone(row["uri"])}
 
 

@@ -62,7 +62,7 @@ class Account:
         )
 
 
-ROWS_A_GROUP = 4096
+ROWS_A_GROUP = 1024
 """A reader of one shard reads the row groups in which it lies."""
 
 

@@ -35,7 +35,7 @@ from manifests.writing.commit import SupersededError
 SHARDS_A_FILE = 4096
 ENOUGH = 256
 """So many commits of one column version in small files are worth merging after a run."""
-_ROWS_A_GROUP = {"shards": 16, "clips": 2048, "sources": 2048}
+_ROWS_A_GROUP = {"shards": 8, "clips": 1024}
 _OTHER_ROWS = 4096
 _TRIES = 5
 
