@@ -33,6 +33,7 @@ DROPS = {
     ),
     "too_short": Reason("A shot shorter than `--curate.min-clip-s`.", "Lower it."),
     "no_shot_starts_here": Reason("A segment in which no shot starts: the one before it has the frames."),
+    "removed": Reason("It was taken down (`rushes remove`) and is not taken in again."),
     "near_duplicate": Reason(
         "A copy of a clip that is kept. It is only marked: the default view leaves it out.",
         "Give the view another predicate.",

@@ -220,18 +220,18 @@ def names(filesystem: fs.FileSystem, root: str) -> list[str]:
     return [info.base_name.removesuffix(".json") for info in infos]
 
 
-def kept(filesystem: fs.FileSystem, root: str, newest: int) -> list[Snapshot]:
-    """Snapshots whose files must stay: the newest, the one before it, which is read now, and named ones."""
+def kept(filesystem: fs.FileSystem, root: str, first: int) -> list[Snapshot]:
+    """Snapshots whose files must stay: those from a number on, and named ones."""
     found = [
         from_bytes(storage.read_bytes(filesystem, _path(root, number)), _path(root, number))[0]
         for number in numbers(filesystem, root)
-        if number >= newest - 1
+        if number >= first
     ]
     return found + [named(filesystem, root, name)[0] for name in names(filesystem, root)]
 
 
-def forget_older(filesystem: fs.FileSystem, root: str, newest: int) -> None:
-    """Remove the files of snapshots before the one before the newest."""
+def forget_older(filesystem: fs.FileSystem, root: str, first: int) -> None:
+    """Remove the lists of snapshots before a number."""
     for number in numbers(filesystem, root):
-        if number < newest - 1:
+        if number < first:
             filesystem.delete_file(_path(root, number))

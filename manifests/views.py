@@ -19,6 +19,7 @@ from manifests.fingerprint import canonical_json
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.store.json_files import read_object
+from manifests.writing.removing import pending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,9 @@ class View:
             fields: only these; a million clips in full are some gigabytes.
         """
         asked = "*" if fields is None else ", ".join(f'"{name}"' for name in fields)
-        query = f"SELECT {asked} FROM clips WHERE ({self.where}) ORDER BY shard, clip_id"
+        gone = ", ".join(f"'{name}'" for name in sorted(pending(dataset)) if name.isalnum())
+        where = f"({self.where})" + (f" AND source_id NOT IN ({gone})" if gone else "")
+        query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         names: list[str] = ["preview", *(["dedup"] if "dedup" in self.columns else [])]
         columns = {name: self.column(name) for name in names}
         return queries.sql(dataset, query, columns)

@@ -20,6 +20,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.writing.commit import SupersededError, commit_generation
+from manifests.writing.removing import token, tokens
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import MediaError, shown
@@ -29,6 +30,14 @@ from pipeline.footage.sources import Found, change_since, same_bytes
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 
 Probing = Callable[[list[Found]], list[dict]]
+
+
+def _mark_removed(rows: list[dict], gone: set[str]) -> None:
+    """Drop every source that was taken down; its id is not written down again."""
+    for row in rows:
+        if gone and (name := token(row["source_id"])) in gone:
+            row.update(status="dropped", reason="removed", detail="was taken down", source_id=name)
+            row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json")))
 
 
 def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
@@ -159,6 +168,7 @@ def make_plan(
     if not new:
         return []
     rows = sorted(probing(new), key=lambda row: row["uri"])
+    _mark_removed(rows, tokens(dataset))
     _mark_duplicates(rows, known_ids)
     if retries_failed and all(row["status"] == "failed" and row["uri"] in failed for row in rows):
         return rows  # nothing is better than before

@@ -1,14 +1,16 @@
-"""Verbs that keep a dataset in order: `compact`, `snapshot`, `withdraw`."""
+"""Verbs that keep a dataset in order: `compact`, `snapshot`, `withdraw`, `remove`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
-from manifests import cli, snapshots
+from manifests import cli, queries, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
@@ -16,6 +18,7 @@ from manifests.store import storage
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
 from manifests.writing.lease import Lease
+from manifests.writing.removing import pending, remove
 from manifests.writing.withdrawn import withdraw
 
 Folder = Annotated[str, tyro.conf.Positional]
@@ -58,6 +61,9 @@ class Compact:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         with Lease(dataset):
+            if going := pending(dataset):
+                cli.say(f"compact: going on with the takedown of {len(going)} sources")
+                remove(dataset, {})
             done = compacted(dataset)
         print(f"snapshot {done.number}: {len(list(dataset.snapshot.files()))} files hold all tables")
         return cli.DONE
@@ -122,3 +128,83 @@ class Withdraw:
             withdraw(dataset, column, [self.shard])
         print(f"{column} shard {self.shard} is taken back; `rushes ingest` makes it again")
         return cli.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Take sources down: their clips, captions, texts, latents and every row and text that names them go.
+
+    Tars and tables that hold something of them are written anew, in named snapshots too; near-duplicates that
+    they stood for come back. A hash of each id is kept, so that an ingest does not take it in again.
+    Trainings that had read of them are listed; what is outside of the dataset (exports, the footage itself)
+    is yours to delete.
+
+    Examples:
+      rushes remove DATASET --source 3f2a9c0d1e4b5a67
+      rushes remove DATASET --where "uri LIKE '%/client-x/%'" --reason "licence ended" --dry-run
+    """
+
+    dataset: Folder
+    """Dataset folder or address."""
+    source: tuple[str, ...] = ()
+    """Sources by their id or address."""
+    where: str = ""
+    """Sources by a SQL predicate over the table `sources`."""
+    reason: str = ""
+    """Kept with the hashes of the ids."""
+    runs: tuple[Path, ...] = ()
+    """Training folders outside of the dataset, to tell which have read of them."""
+    dry_run: bool = False
+    """Say what would go and stop."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        sources = self._found(dataset)
+        if not sources and not pending(dataset):
+            raise UsageError(
+                self.where or ", ".join(self.source) or "no source",
+                "names no source of the dataset",
+                "List them with `rushes ls DATASET sources`.",
+            )
+        if self.dry_run:
+            cli.print_table("to remove", ["source", "address"], [list(item) for item in sources.items()])
+            return cli.DONE
+        read_by = [str(path) for path in self.runs if _has_read(path, sources)]
+        with Lease(dataset):
+            done = remove(dataset, sources, self.reason)
+        done.runs += read_by
+        counts = {
+            "sources": len(done.sources),
+            "clips": done.num_clips,
+            "rows": done.num_rows,
+            "members": done.num_members,
+            "tars": len(done.tars),
+        }
+        if self.json:
+            cli.print_json(counts | {"trained_by": done.runs})
+            return cli.DONE
+        cli.print_table("removed", list(counts), [list(counts.values())])
+        for run in done.runs:
+            cli.say(f"remove: training {run} had read of it; its weights stay as they are")
+        return cli.DONE
+
+    def _found(self, dataset: Dataset) -> dict[str, str]:
+        """Ids and addresses of the sources that are meant."""
+        if any("'" in word for word in self.source):
+            raise UsageError(", ".join(self.source), "has a quote in it", "Give the id of the source.")
+        listed = ", ".join(f"'{word}'" for word in self.source)
+        named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
+        query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'})"
+        rows = queries.sql(dataset, query).to_pylist()
+        return {row["source_id"]: row["uri"] for row in rows if not row["source_id"].startswith("removed-")}
+
+
+def _has_read(folder: Path, sources: Collection[str]) -> bool:
+    """Whether a training has read a clip of one of the sources."""
+    for path in folder.glob("consumed*.jsonl"):
+        with open(path, encoding="utf-8") as lines:
+            if any(source in line for line in lines for source in sources):
+                return True
+    return False

@@ -114,12 +114,12 @@ def commit_generation(
         raise SupersededError(f"generation {generation}")
 
 
-def sweep(folder: Path) -> None:
-    """Remove unfinished tars of attempts that died; their writers hold a lock on those that are written."""
+def sweep(folder: Path, quiet_s: float = QUIET_S) -> None:
+    """Remove unfinished files of attempts that died; the writers of tars hold a lock on theirs."""
     for debris in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError), open(debris, "rb") as file:  # held, or swept by another
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - debris.stat().st_mtime > QUIET_S:
+            if time.time() - debris.stat().st_mtime > quiet_s:
                 debris.unlink()
 
 

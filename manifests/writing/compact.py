@@ -226,8 +226,18 @@ def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
     _publish(dataset, Snapshot(before.number + 1, columns))
 
 
-def clean(dataset: Dataset) -> int:
+def write_merged(
+    dataset: Dataset, name: str, column: Column, before: Merged, rows: pa.Table
+) -> Merged | None:
+    """A merged file in the place of another, with other rows; None where there are none."""
+    return _write(dataset, name, column, before.first - before.first % SHARDS_A_FILE, rows, time.time_ns())
+
+
+def clean(dataset: Dataset, keeps_previous: bool = True) -> int:
     """Remove small files of shards that the snapshot covers, and merged files that no snapshot names.
+
+    Args:
+        keeps_previous: keep the snapshot before the newest and its files, for those who read it now.
 
     Returns:
         How many files it removed.
@@ -236,8 +246,9 @@ def clean(dataset: Dataset) -> int:
     snapshot, filesystem = dataset.snapshot, dataset.filesystem
     if not snapshot.number:
         return 0
-    snapshots.forget_older(filesystem, dataset.root, snapshot.number)
-    kept = snapshots.kept(filesystem, dataset.root, snapshot.number)
+    first = snapshot.number - int(keeps_previous)
+    snapshots.forget_older(filesystem, dataset.root, first)
+    kept = snapshots.kept(filesystem, dataset.root, first)
     names = {one.path for found in kept for one in found.files()}
     gone = []
     for table in storage.list_folders(filesystem, dataset.path("tables")):

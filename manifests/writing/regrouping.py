@@ -1,0 +1,65 @@
+"""Groups of near-duplicates of which clips are removed: the nearest copy takes a kept clip's place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+import pyarrow as pa
+
+from manifests.schemas import to_table
+
+Regroups = dict[str, tuple[str, bool, float | None] | None]
+"""By clip: its group now, whether it is kept, and its distance; None where it is alone and in no group."""
+
+
+def _rank(row: dict) -> tuple[bool, float, str]:
+    """Of a group the first by this stands for it: the one that did, else the nearest to it."""
+    distance = float("inf") if row["distance"] is None else row["distance"]
+    return not row["is_kept"], distance, row["clip_id"]
+
+
+def regrouped(rows: list[dict], ids: Collection[str]) -> Regroups:
+    """What changes for the clips that stay.
+
+    Args:
+        rows: of the whole `duplicates` table.
+        ids: sources whose clips go.
+    """
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[row["group_id"]].append(row)
+    found: Regroups = {}
+    for members in groups.values():
+        stay = [row for row in members if row["clip_id"].partition("-")[0] not in ids]
+        if len(stay) == len(members) or not stay:
+            continue
+        kept = min(stay, key=_rank)
+        if len(stay) == 1:
+            found[kept["clip_id"]] = None
+            continue
+        for row in stay:
+            is_kept = row is kept
+            found[row["clip_id"]] = (kept["clip_id"], is_kept, 0.0 if is_kept else row["distance"])
+    return found
+
+
+def without_groups(name: str, rows: pa.Table, regroups: Regroups) -> pa.Table:
+    """Rows of `duplicates` or of deduplication's `drops` as the groups are now."""
+    if not regroups:
+        return rows
+    found = []
+    for row in rows.to_pylist():
+        clip_id = row["clip_id"] if name == "duplicates" else row["item_id"].partition(" ")[0]
+        if clip_id not in regroups:
+            found.append(row)
+            continue
+        now = regroups[clip_id]
+        if now is None:
+            continue
+        group_id, is_kept, distance = now
+        if name == "duplicates":
+            found.append(row | {"group_id": group_id, "is_kept": is_kept, "distance": distance})
+        elif not is_kept:
+            found.append(row | {"item_id": f"{clip_id} of {group_id}", "value": distance})
+    return to_table(name, found)

@@ -1,0 +1,194 @@
+"""After a takedown nothing of a source is left anywhere in the dataset, and the rest is as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from manifests import cli
+from manifests.exporting.webdataset import export_webdataset
+from manifests.layout import Column, Dataset
+from manifests.schemas import to_table
+from manifests.store import storage
+from manifests.tables import planned, scans
+from manifests.verify import verify
+from manifests.views import View
+from manifests.writing.compact import commit_version
+from manifests.writing.removing import pending, remove, token, tokens
+from tests.manifests.writing.test_compact import everything
+
+
+def holders(dataset: Dataset, words: list[str]) -> list[str]:
+    """Files in which one of the words stands; Parquet is read, its pages are compressed."""
+    found = []
+    for path in sorted(Path(dataset.uri).rglob("*")):
+        if not path.is_file():
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".parquet":
+            data += str(pq.read_table(path).to_pylist()).encode()
+            data += str(pq.read_schema(path).metadata).encode()
+        if any(word.encode() in data for word in words):
+            found.append(str(path.relative_to(dataset.uri)))
+    return found
+
+
+def a_source(dataset: Dataset) -> tuple[str, str]:
+    """The source of a clip that stands for a group of near-duplicates, or of any clip."""
+    kept = [row for row in scans.table(dataset, "duplicates").to_pylist() if row["is_kept"]]
+    clip = (kept or scans.table(dataset, "clips").to_pylist())[0]["clip_id"]
+    source_id = clip.partition("-")[0]
+    rows = scans.table(dataset, "sources").to_pylist()
+    return source_id, next(row["uri"] for row in rows if row["source_id"] == source_id)
+
+
+def rest_of(found: dict, source_id: str) -> dict:
+    """Members' bytes and rows that are not of the source, without what says where they lie."""
+    rest = {}
+    for key, rows in found.items():
+        if len(key) == 3:
+            rest[key] = [row for row in rows if source_id not in str(row)]
+        elif isinstance(key[1], int):
+            rest[key] = [
+                (member["name"], member["crc32"])
+                for member in rows["members"]
+                if not member["name"].startswith(source_id)
+            ]
+    return rest
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(copy, tmp_path, is_named):
+    source_id, uri = a_source(copy)
+    run = Path(copy.uri, "training", "tiny")
+    run.mkdir(parents=True)
+    clip = next(row for row in scans.table(copy, "clips").to_pylist() if row["source_id"] == source_id)
+    (run / "consumed.jsonl").write_text(json.dumps({"samples": [[clip["clip_id"], 0]]}) + "\n")
+    if is_named:
+        assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    before, in_plan = everything(copy), planned.segments(copy).num_rows
+    assert len(holders(copy, [source_id, uri])) > 8
+    done = remove(copy, {source_id: uri}, "licence ended")
+    assert done.num_clips and done.num_members and done.tars and done.runs == ["tiny"]
+    assert holders(copy, [source_id, uri]) == []
+    assert verify(copy, deep=True).problems == []
+    after = everything(copy)
+    dedup = next(str(column) for column in copy.columns() if column.name == "dedup")
+    mine, theirs = rest_of(after, source_id), rest_of(before, source_id)
+    assert {key: rows for key, rows in mine.items() if key[0] != dedup} == {
+        key: rows for key, rows in theirs.items() if key[0] != dedup
+    }
+    assert planned.segments(copy).num_rows < in_plan
+    for shard in planned.shards(copy):
+        segments, sources = planned.rows_of_shard(copy, shard, 0)
+        assert {row["source_id"] for row in segments} == set(sources)
+    kept = View.load(copy).kept(copy)
+    assert kept and not any(name.startswith(source_id) for name in kept)
+    tars, _ = export_webdataset(copy, View.load(copy), tmp_path / "out")
+    assert not any(source_id.encode() in path.read_bytes() for path in tars)
+    if is_named:
+        spring = Dataset(f"{copy.uri}@spring")
+        assert everything(spring) == after
+
+
+def test_what_it_stood_for_comes_back(copy):
+    clips = scans.table(copy, "clips").to_pylist()
+    by_source = {row["source_id"]: row for row in clips}
+    kept, near, far = list(by_source.values())[:3]
+    shards = sorted({row["shard"] for row in clips})
+    column = Column("dedup", "made")
+    rows = [
+        {"clip_id": row["clip_id"], "shard": row["shard"], "group_id": kept["clip_id"]}
+        | {"is_kept": row is kept, "distance": distance}
+        for row, distance in ((kept, 0.0), (far, 0.15), (near, 0.1))
+    ]
+    drops = [
+        {"stage": "dedup", "shard": row["shard"], "item_id": f"{row['clip_id']} of {kept['clip_id']}"}
+        | {"reason": "near_duplicate", "source_id": row["source_id"]}
+        for row in (near, far)
+    ]
+    made = [
+        {"column": "dedup", "fingerprint": "made", "shard": shard, "generation": 0, "members": []}
+        | {"num_in": 5, "num_kept": 5 - sum(row["shard"] == shard for row in drops)}
+        | {"num_dropped": sum(row["shard"] == shard for row in drops), "num_failed": 0, "parts": []}
+        for shard in shards
+    ]
+    tables = {"shards": made, "duplicates": rows, "drops": drops}
+    commit_version(copy, column, {name: to_table(name, found) for name, found in tables.items()})
+    assert verify(copy).problems == []
+
+    remove(copy, {kept["source_id"]: kept["uri"]})
+    now = {row["clip_id"]: row for row in scans.table(copy, "duplicates", column).to_pylist()}
+    assert {name: (row["group_id"], row["is_kept"]) for name, row in now.items()} == {
+        near["clip_id"]: (near["clip_id"], True),
+        far["clip_id"]: (near["clip_id"], False),
+    }
+    items = scans.table(copy, "drops", column)["item_id"].to_pylist()
+    assert items == [f"{far['clip_id']} of {near['clip_id']}"]
+    remove(copy, {near["source_id"]: near["uri"]})
+    assert scans.table(copy, "duplicates", column).num_rows == 0
+    assert scans.table(copy, "drops", column).num_rows == 0
+    assert verify(copy, deep=True).problems == []
+
+
+@pytest.mark.parametrize("dies_at", [1, 4, 9, 14, 20, 26, 32])
+def test_one_that_died_is_gone_on_with(copy, monkeypatch, dies_at):
+    source_id, uri = a_source(copy)
+    count = 0
+    real = os.replace
+
+    def dying(source, target):
+        nonlocal count
+        count += 1
+        if count == dies_at:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", dying)
+    died = False
+    try:
+        remove(copy, {source_id: uri})
+    except KeyboardInterrupt:
+        died = True
+    monkeypatch.undo()
+    assert died or dies_at > 20
+    if died and pending(copy):
+        assert not any(name.startswith(source_id) for name in View.load(copy).kept(copy))
+        assert cli.main(arguments=["compact", copy.uri]) == cli.DONE
+    elif died:
+        remove(copy, {source_id: uri})
+    assert holders(copy, [source_id, uri]) == []
+    assert tokens(copy) == {token(source_id)} and not pending(copy)
+    assert verify(copy, deep=True).problems == []
+
+
+def test_the_verb_and_what_it_refuses(copy, capsys):
+    source_id, uri = a_source(copy)
+    assert cli.main(arguments=["remove", copy.uri, "--source", "nosuch"]) == cli.USAGE
+    assert cli.main(arguments=["remove", copy.uri]) == cli.USAGE
+    capsys.readouterr()
+    assert cli.main(arguments=["remove", copy.uri, "--source", uri, "--dry-run"]) == cli.DONE
+    assert source_id in capsys.readouterr().out and holders(copy, [source_id])
+    where = f"source_id = '{source_id}'"
+    assert cli.main(arguments=["remove", copy.uri, "--where", where, "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["clips"] > 0
+    assert holders(copy, [source_id, uri]) == []
+
+
+def test_it_is_not_taken_in_again(copy):
+    from pipeline.config import PlanConfig
+    from pipeline.footage.sources import list_sources, source_row
+    from pipeline.plan import make_plan
+
+    source_id, uri = a_source(copy)
+    remove(copy, {source_id: uri})
+    rows = make_plan(
+        copy, list_sources([uri]), PlanConfig(), lambda files: [source_row(file) for file in files]
+    )
+    assert [(row["status"], row["reason"]) for row in rows] == [("dropped", "removed")]
+    assert holders(copy, [source_id]) == []
+    assert verify(copy).problems == []
