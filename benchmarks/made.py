@@ -58,7 +58,7 @@ def probed(files: list[Found]) -> list[dict]:
 
 def plan(dataset: Dataset, clips: int) -> None:
     """Plan as many sources of one clip each."""
-    files = [Found(f"/footage/{number // 10_000:05d}/{number:08x}.mp4") for number in range(clips)]
+    files = [Found(f"s3://footage/{number // 10_000:05d}/{number:08x}.mp4") for number in range(clips)]
     make_plan(dataset, files, PlanConfig(shard_s=PER_SHARD * CLIP_S), probed)
 
 

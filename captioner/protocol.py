@@ -119,6 +119,8 @@ class Captioner(Protocol):
     fingerprint."""
     num_cpus: float
     num_gpus: float
+    at_once: int
+    """Calls of `caption`, of a clip each, that may be under way at a time in threads; 1: it wants batches."""
 
     def setup(self) -> None:
         """Load weights; called once in the process that captions."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from captioner.protocol import Caption, Captioner, ClipFrames, Usage
+from captioner.stored import some_of
 
 MIN_WINDOW_S = 0.3
 
@@ -58,7 +59,7 @@ def windows(clip: ClipFrames, window_s: float) -> list[ClipFrames]:
             replace(
                 clip,
                 clip_id=name,
-                frames=[clip.frames[index] for index in chosen],
+                frames=some_of(clip.frames, chosen),
                 times_s=[clip.times_s[index] for index in chosen],
                 facts=facts,
             )
@@ -73,6 +74,7 @@ class Windowed:
         self.inner, self.window_s = inner, window_s
         self.name, self.num_cpus, self.num_gpus = inner.name, inner.num_cpus, inner.num_gpus
         self.version = f"{inner.version}|windows-1:{window_s:g}"
+        self.at_once = inner.at_once
 
     def setup(self) -> None:
         self.inner.setup()

@@ -295,9 +295,10 @@ def to_table(table: str, rows: list[dict]) -> pa.Table:
         ValueError: a row has a field the schema does not know.
     """
     known = schema(table)
+    names = set(known.names)
     for row in rows:
-        if unknown := set(row) - set(known.names):
-            raise ValueError(f"table {table} has no field {sorted(unknown)}")
+        if not row.keys() <= names:
+            raise ValueError(f"table {table} has no field {sorted(row.keys() - names)}")
     try:
         return _arrays(known, rows)
     except UnicodeEncodeError:  # text from outside that went round the places where it is made valid
@@ -305,8 +306,8 @@ def to_table(table: str, rows: list[dict]) -> pa.Table:
 
 
 def _arrays(known: pa.Schema, rows: list[dict]) -> pa.Table:
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in known}
-    return pa.table(columns, schema=known)
+    structs = pa.array(rows, pa.struct(list(known)))
+    return pa.Table.from_arrays(structs.flatten(), schema=known)
 
 
 def with_parts(table: pa.Table, digests: dict[str, str]) -> pa.Table:

@@ -1,19 +1,23 @@
 """The `openai` backend: any server of the OpenAI chat protocol (vLLM, SGLang, LMDeploy, hosted).
 
-Requests run side by side up to a limit. `Retry-After` is honoured, the body of the server's error is kept,
-and a budget stops the run before it is spent. The answer is asked for as JSON by schema where the server
-offers it, and checked always. The key comes from the environment, is sent, and is never logged or stored.
+Requests run side by side up to a limit, from any number of threads, through one client that lives as long as
+its captioner: no clip waits for another, nor for a batch to be full. `Retry-After` is honoured, the body of
+the server's error is kept, and a budget stops the run before it is spent. The answer is asked for as JSON by
+schema where the server offers it, and checked always. The key comes from the environment, is sent, and is
+never logged or stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from captioner.backends.vlm import reduced
 from captioner.coca.inputs import spread
@@ -21,12 +25,16 @@ from captioner.gates.answers import captions_of
 from captioner.options import CaptionerOptions
 from captioner.prompts import ANSWER_SCHEMA, make_prompt
 from captioner.protocol import Caption, ClipFrames, Provenance, Usage
+from captioner.stored import jpeg_as_stored
 from manifests.errors import RushesError, UsageError
 from media.decode.images import encode_jpeg
 from media.writer import webm_bytes
 
 MAX_TRIES = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+Result = TypeVar("Result")
+Asked = tuple[list[dict[str, Any]], list[int]]
+"""The parts of a request, and the frames in it."""
 _NO_SCHEMA = ("response_format", "json_schema", "guided", "structured")
 
 
@@ -65,6 +73,7 @@ class ServerCaptioner:
 
     name = "openai"
     num_cpus, num_gpus = 0.5, 0.0
+    _AHEAD = 1.5
 
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.server or not options.model:
@@ -79,14 +88,29 @@ class ServerCaptioner:
             f"{options.max_frames},{options.frame_pixels},{options.video_parts}"
         )
         self.version = (
-            f"openai/1:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
+            f"openai/2:{options.model}:{self.prompt.prompt_id}:{self.prompt.sha256}:{sampling}:"
             f"{','.join(options.kinds)}"
         )
         self.spent = Usage()
         self._takes_schema = True
+        self.at_once = math.ceil(self._AHEAD * options.concurrency)  # some are made ready while others wait
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
 
     def setup(self) -> None:
-        """Nothing to load: connections belong to one event loop, so each batch makes its own client."""
+        """Nothing to load."""
+
+    def _run(self, job: Coroutine[Any, Any, Result]) -> Result:
+        """Wait for a job on the one event loop, which has its own thread, client and limit."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True).start()
+                asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+
+    async def _connect(self) -> None:
+        self._gate, self._client = asyncio.Semaphore(self.options.concurrency), self._new_client()
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
         """Captions of each clip.
@@ -98,7 +122,11 @@ class ServerCaptioner:
             BudgetSpentError: the budget allowed no request at all. Where it ran out between clips, windows or
                 tries, what it did not reach has such an empty caption.
         """
-        return asyncio.run(self._all(clips, attempt))
+        parts = []
+        for clip in clips:
+            picked = spread(len(clip.frames), self.options.max_frames)
+            parts.append((self._parts(clip, picked), picked))
+        return self._run(self._all(clips, parts, attempt))
 
     def merge(self, clip: ClipFrames, parts: Sequence[str]) -> list[Caption]:
         """One caption of the whole from those of its parts, by the same model; None without an answer."""
@@ -106,24 +134,17 @@ class ServerCaptioner:
             parts="\n".join(f"{index + 1}. {part}" for index, part in enumerate(parts))
         )
         try:
-            return asyncio.run(self._merge(clip, text))
+            return self._run(self._one(clip, [{"type": "text", "text": text}], [], 0))
         except (ClipError, BudgetSpentError):
             return []
 
-    async def _merge(self, clip: ClipFrames, text: str) -> list[Caption]:
-        async with self._client() as client:
-            return await self._one(
-                client, asyncio.Semaphore(1), clip, [{"type": "text", "text": text}], [], 0
-            )
-
-    async def _all(self, clips: Sequence[ClipFrames], attempt: int) -> list[list[Caption]]:
-        gate = asyncio.Semaphore(self.options.concurrency)
-        async with self._client() as client:
-            jobs = []
-            for clip in clips:
-                picked = spread(len(clip.frames), self.options.max_frames)
-                jobs.append(self._one(client, gate, clip, self._parts(clip, picked), picked, attempt))
-            results = await asyncio.gather(*jobs, return_exceptions=True)
+    async def _all(
+        self, clips: Sequence[ClipFrames], asked: Sequence[Asked], attempt: int
+    ) -> list[list[Caption]]:
+        jobs = []
+        for clip, (parts, picked) in zip(clips, asked, strict=True):
+            jobs.append(self._one(clip, parts, picked, attempt))
+        results = await asyncio.gather(*jobs, return_exceptions=True)
         spent = [result for result in results if isinstance(result, BudgetSpentError)]
         if (
             spent and len(spent) == len(results) and not attempt and not any(clip.context for clip in clips)
@@ -157,7 +178,7 @@ class ServerCaptioner:
                 found.append(result)
         return found
 
-    def _client(self) -> Any:
+    def _new_client(self) -> Any:
         from openai import AsyncOpenAI
 
         key = os.environ.get("OPENAI_API_KEY") or "none"
@@ -166,19 +187,22 @@ class ServerCaptioner:
         )
 
     def _parts(self, clip: ClipFrames, picked: Sequence[int]) -> list[dict[str, Any]]:
-        frames = [reduced(clip.frames[index], self.options.frame_pixels) for index in picked]
         start_s = clip.facts.get("start_s", 0.0)
-        if self.options.video_parts == "video" and len(frames) > 1:
+        if self.options.video_parts == "video" and len(picked) > 1:
+            frames = [reduced(clip.frames[index], self.options.frame_pixels) for index in picked]
             data = base64.b64encode(webm_bytes(frames, [clip.times_s[index] for index in picked])).decode()
             return [
                 {"type": "video_url", "video_url": {"url": f"data:video/webm;base64,{data}"}},
                 {"type": "text", "text": self.prompt.ask(clip)},
             ]
         parts: list[dict[str, Any]] = []
-        for index, frame in zip(picked, frames, strict=True):
+        for index in picked:
             if not clip.is_image:
                 parts.append({"type": "text", "text": f"Frame at {clip.times_s[index] - start_s:.2f} s:"})
-            data = base64.b64encode(encode_jpeg(frame, 90)).decode()
+            jpeg = jpeg_as_stored(clip.frames, index, self.options.frame_pixels) or encode_jpeg(
+                reduced(clip.frames[index], self.options.frame_pixels), 90
+            )
+            data = base64.b64encode(jpeg).decode()
             parts.append({"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}})
         return [*parts, {"type": "text", "text": self.prompt.ask(clip)}]
 
@@ -221,17 +245,11 @@ class ServerCaptioner:
         self.spent += Usage(requests=1)
 
     async def _one(
-        self,
-        client: Any,
-        gate: asyncio.Semaphore,
-        clip: ClipFrames,
-        parts: list[dict[str, Any]],
-        picked: Sequence[int],
-        attempt: int,
+        self, clip: ClipFrames, parts: list[dict[str, Any]], picked: Sequence[int], attempt: int
     ) -> list[Caption]:
-        async with gate:
+        async with self._gate:
             begin = time.monotonic()
-            text, finish, usage = await self._answer(client, clip, parts, attempt)
+            text, finish, usage = await self._answer(clip, parts, attempt)
         request = self._request([], attempt)
         provenance = Provenance(
             backend=self.name,
@@ -247,7 +265,7 @@ class ServerCaptioner:
         return captions_of(text, clip, self.name, provenance, usage, finish, self.options.kinds, self.prompt)
 
     async def _answer(
-        self, client: Any, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int
+        self, clip: ClipFrames, parts: list[dict[str, Any]], attempt: int
     ) -> tuple[str, str, Usage]:
         """(text, finish reason, cost), asking up to `MAX_TRIES` times.
 
@@ -258,7 +276,7 @@ class ServerCaptioner:
         for number in range(MAX_TRIES):
             self._spend()
             usage += Usage(requests=1)
-            reply = await self._try(client, self._request(parts, attempt))
+            reply = await self._try(self._request(parts, attempt))
             self.spent, usage = self.spent + reply.cost, usage + reply.cost
             if reply.text:
                 return reply.text, "length" if reply.is_cut else "stop", usage
@@ -274,28 +292,23 @@ class ServerCaptioner:
             "See the server's log; `rushes retry` asks again.",
         )
 
-    async def _try(self, client: Any, request: dict[str, Any]) -> Reply:
+    async def _try(self, request: dict[str, Any]) -> Reply:
         """Ask once."""
         import openai
 
         try:
-            answer = await client.chat.completions.create(**request)
+            # not `chat.completions.create`: checking and copying what is sent costs more than all the rest
+            answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request)
         except openai.APIStatusError as error:
             return self._refusal(error, "response_format" in request)
         except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
             # no answer in time, none at all, or half a JSON
             return Reply(error=f"{type(error).__name__}: {error}")
-        if not hasattr(answer, "choices"):
+        try:
+            return _reply(answer)
+        except (KeyError, TypeError, AttributeError, IndexError):
             said = f"what answers does not speak the chat protocol: {str(answer)[:200]!r}"
             return Reply(error=said, is_passing=False)
-        cost = Usage(
-            prompt_tokens=getattr(answer.usage, "prompt_tokens", 0) or 0,
-            output_tokens=getattr(answer.usage, "completion_tokens", 0) or 0,
-        )
-        first = answer.choices[0] if answer.choices else None
-        text = (first.message.content or first.message.refusal or "") if first else ""
-        is_cut = first is not None and first.finish_reason == "length"
-        return Reply(text=text, is_cut=is_cut, cost=cost, error="an answer without text")
 
     def _refusal(self, error: Any, has_schema: bool) -> Reply:
         """What a status other than 200 means: ask again without a schema, ask again later, or give up."""
@@ -307,6 +320,22 @@ class ServerCaptioner:
             return Reply(error=said, asks_again_now=True)
         is_passing = status >= 500 or status in {408, 409, 429}
         return Reply(error=said, is_passing=is_passing, retry_after_s=_retry_after(error.response.headers))
+
+
+def _reply(answer: dict[str, Any]) -> Reply:
+    """What a server's answer says.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is none of the chat protocol.
+    """
+    used = answer.get("usage") or {}
+    cost = Usage(
+        prompt_tokens=used.get("prompt_tokens") or 0, output_tokens=used.get("completion_tokens") or 0
+    )
+    first = answer["choices"][0] if answer["choices"] else None
+    text = (first["message"].get("content") or first["message"].get("refusal") or "") if first else ""
+    is_cut = first is not None and first.get("finish_reason") == "length"
+    return Reply(text=text, is_cut=is_cut, cost=cost, error="an answer without text")
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -69,7 +69,7 @@ class VlmCaptioner:
     """A vision-language model in this process."""
 
     name = "transformers"
-    num_cpus = 1.0
+    num_cpus, at_once = 1.0, 1
 
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -85,16 +86,15 @@ def _sources(dataset: Dataset, generation: int, own: pa.Table) -> pa.Table:
         if places is None:  # of an older version
             rows = parquet.read()
             return rows.filter(pc.is_in(rows["source_id"], own["source_id"].unique()))
-        begin, wanted = 0, sorted(set(places))
-        groups, kept = list[int](), list[int]()
+        wanted, groups, kept, begin, num_read = sorted(set(places)), list[int](), list[int](), 0, 0
         for number in range(parquet.num_row_groups):
-            end = begin + parquet.metadata.row_group(number).num_rows
-            inside = [place for place in wanted if begin <= place < end]
-            if inside:
-                first = sum(parquet.metadata.row_group(group).num_rows for group in groups)
-                kept += [first + place - begin for place in inside]
+            size = parquet.metadata.row_group(number).num_rows
+            own_places = wanted[bisect_left(wanted, begin) : bisect_left(wanted, begin + size)]
+            if own_places:
+                kept += [num_read + place - begin for place in own_places]
+                num_read += size
                 groups.append(number)
-            begin = end
+            begin += size
         return parquet.read_row_groups(groups).take(kept) if groups else parquet.schema_arrow.empty_table()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,8 @@ class Info:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        sources = Counter(scans.table(dataset, "sources", None, ["status"])["status"].to_pylist())
+        statuses = pc.value_counts(scans.table(dataset, "sources", None, ["status"])["status"])
+        sources = {item["values"]: item["counts"] for item in statuses.to_pylist()}
         columns = column_rows(dataset)
         drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")
         if self.json:

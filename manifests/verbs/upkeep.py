@@ -146,13 +146,13 @@ class Remove:
 
     dataset: Folder
     """Dataset folder or address."""
-    source: tuple[str, ...] = ()
+    source: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = ()
     """Sources by their id or address."""
     where: str = ""
     """Sources by a SQL predicate over the table `sources`."""
     reason: str = ""
     """Kept with the hashes of the ids."""
-    runs: tuple[Path, ...] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")] = ()
     """Training folders outside of the dataset, to tell which have read of them."""
     dry_run: bool = False
     """Say what would go and stop."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from captioner.backends.given import given_captions
@@ -16,6 +17,7 @@ from captioner.backends.server import BudgetSpentError
 from captioner.gates.gates import judge, lowest_aligned
 from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
 from captioner.registry import make_captioner
+from captioner.stored import StoredFrames
 from captioner.writing import write_captions
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
@@ -23,7 +25,6 @@ from manifests.store.shards import read_member
 from manifests.tables import records
 from manifests.text import valid, valid_json
 from manifests.writing.commit import Account, ShardCommit
-from media.decode.images import decode_image
 from pipeline.blame import blame
 from pipeline.config import CaptionConfig
 from pipeline.stages.again import Again
@@ -103,7 +104,7 @@ class Captioned:
 
 
 class Previews:
-    """The preview frames of a shard's clips."""
+    """The preview frames of a shard's clips, decoded when they are looked at."""
 
     def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
         self.filesystem = dataset.filesystem
@@ -116,7 +117,7 @@ class Previews:
     def clip(self, row: dict) -> ClipFrames:
         """A row of `clips` with its decoded previews."""
         members = self.members[row["clip_id"]]
-        pictures = [decode_image(read_member(self.filesystem, self.tar, member)) for member in members]
+        pictures = StoredFrames([read_member(self.filesystem, self.tar, member) for member in members])
         return ClipFrames(clip_id=row["clip_id"], frames=pictures, times_s=row["preview_times_s"], facts=row)
 
 
@@ -152,11 +153,8 @@ class CaptionStage:
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         made = Captioned(before=_unjudged(again.rows("captions")))
         new = [row for row in clips if row["clip_id"] not in made.before]
-        for names in _batches([row["clip_id"] for row in new], self.config.batch, journal):
-            batch = [previews.clip(row) for row in new if row["clip_id"] in names]
-            for clip, written in zip(
-                batch, self._caption(batch, journal, made.cost.requests > 0), strict=True
-            ):
+        for batch, found in self._written(new, previews, journal, made):
+            for clip, written in zip(batch, found, strict=True):
                 if isinstance(written, Failure):
                     made.failed[clip.clip_id] = written
                 else:
@@ -164,6 +162,44 @@ class CaptionStage:
             progress(f"{len(made)}/{len(clips)} clips, {made}")
         journal.rest()
         return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, again)
+
+    def _written(
+        self, rows: list[dict], previews: Previews, journal: Journal, made: Captioned
+    ) -> Iterator[tuple[list[ClipFrames], list[list[Caption] | Failure]]]:
+        """Clips with their captions, in order.
+
+        To a backend that takes several at once, each clip goes as soon as there is room, with its windows and
+        second tries; to others they go in batches, of which the next one is read meanwhile.
+        """
+        at_once, known = self.captioner.at_once, {row["clip_id"]: row for row in rows}
+        batches = _batches(list(known), 1 if at_once > 1 else self.config.batch, journal)
+
+        def read(names: list[str]) -> list[ClipFrames]:
+            return [previews.clip(known[name]) for name in names]
+
+        def captioned(names: list[str]) -> tuple[list[ClipFrames], list[list[Caption] | Failure]]:
+            batch = read(names)
+            return batch, self._caption(batch, journal, made.cost.requests > 0)
+
+        if at_once > 1:
+            together = [names for names in batches if not any(map(journal.is_suspect, names))]
+            with ThreadPoolExecutor(at_once) as pool:
+                try:
+                    yield from pool.map(captioned, together)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            yield from map(captioned, batches[len(together) :])
+            return
+        with ThreadPoolExecutor(1) as pool:
+            reading = [pool.submit(read, names) for names in batches[:1]]
+            for following in [*batches[1:], None]:
+                if not reading:
+                    return
+                batch = reading.pop().result()
+                if following is not None:
+                    reading.append(pool.submit(read, following))
+                yield batch, self._caption(batch, journal, made.cost.requests > 0)
 
     def _caption(
         self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool
@@ -247,12 +283,12 @@ class CaptionStage:
                 )
 
 
-def _batches(clips: list[str], size: int, journal: Journal) -> list[set[str]]:
+def _batches(clips: list[str], size: int, journal: Journal) -> list[list[str]]:
     """Clips to be captioned together; those that were in hand at a death each alone, after the others."""
     alone = [name for name in clips if journal.is_suspect(name)]
     others = [name for name in clips if not journal.is_suspect(name)]
-    together = [set(others[begin : begin + size]) for begin in range(0, len(others), size)]
-    return together + [{name} for name in alone]
+    together = [others[begin : begin + size] for begin in range(0, len(others), size)]
+    return together + [[name] for name in alone]
 
 
 def _unjudged(by_clip: dict[str, list[dict]]) -> dict[str, list[dict]]:

@@ -67,6 +67,7 @@ class Journal:
         self._path = dataset.path("runs", run_id, "journal", str(column), f"{shard:06d}.json")
         self._state: dict[str, Any] = {"deaths": {}, "why": {}, "idle_deaths": 0}
         self._is_written = False
+        self._lock = threading.Lock()
         self.death = ""
         if storage.exists(self._filesystem, self._path):
             self._state = json.loads(storage.read_bytes(self._filesystem, self._path))
@@ -115,7 +116,7 @@ class Journal:
 
     @contextmanager
     def item(self, *items: str, limit_s: float, limit_bytes: int = 1 << 62) -> Iterator[Callable[[], None]]:
-        """Hold items in hand; those that are held already stay so.
+        """Hold items in hand, from any thread; those that are held already stay so.
 
         The process ends itself, and the restart counts a death, where `limit_s` pass without a sign of
         progress, or memory goes over `limit_bytes`.
@@ -124,8 +125,7 @@ class Journal:
             What to call at each sign of progress, as often as one likes; never called, the limit holds for
             the whole item.
         """
-        before = self._state["in_hand"]
-        self._hold([*before, *items])
+        self._take(items)
         is_done, seen_s = threading.Event(), time.monotonic()
 
         def beat() -> None:
@@ -153,7 +153,18 @@ class Journal:
             os._exit(_LIMIT_EXIT)
         finally:
             is_done.set()
-        self._hold(before)
+        self._give_back(items)
+
+    def _take(self, items: tuple[str, ...]) -> None:
+        with self._lock:
+            self._hold([*self._state["in_hand"], *items])
+
+    def _give_back(self, items: tuple[str, ...]) -> None:
+        with self._lock:
+            left = list(self._state["in_hand"])
+            for item in items:
+                left.remove(item)
+            self._hold(left)
 
     def _hold(self, items: list[str]) -> None:
         """What is in hand from now on.

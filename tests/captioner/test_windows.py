@@ -49,7 +49,7 @@ def test_windows_share_one_frame_with_the_one_before_but_not_over_a_cut():
 class Teller:
     """Says which second it sees first, and what it was told."""
 
-    name, version, num_cpus, num_gpus = "teller", "teller/1", 0.1, 0.0
+    name, version, num_cpus, num_gpus, at_once = "teller", "teller/1", 0.1, 0.0, 1
 
     def __init__(self):
         self.contexts, self.num_frames = [], 0

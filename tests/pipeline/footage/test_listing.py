@@ -15,6 +15,7 @@ from PIL import Image
 
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.tables.planned import segments as segments_of_plan
 from media.bytes.access import read_range, stat_media
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
@@ -365,7 +366,7 @@ def test_files_lists_and_tars_on_the_web(folder, tmp_path):
             lambda files: [source_row(file) for file in files],
         )
         assert again == []
-        assert len(planned.segments(dataset)) == 4
+        assert len(segments_of_plan(dataset)) == 4
 
 
 def test_large_files_are_named_by_the_same_samples_wherever_they_lie(folder, monkeypatch):
@@ -434,7 +435,7 @@ def test_prefixes_objects_lists_and_tars_of_a_store(folder, bucket, tmp_path, ca
     client.upload_file(str(folder / "still.png"), "rushes", "f/still.png")
     dataset, planned = plan(tmp_path, [address("f"), str(folder)])
     assert {row["status"] for row in planned.values()} == {"kept", "dropped", "failed"}
-    assert len(planned.segments(dataset)) == 4
+    assert len(segments_of_plan(dataset)) == 4
     client.upload_file(str(folder / "x.tar"), "rushes", "f/still.png")
     assert make_plan(dataset, list_sources([address("f"), str(folder)]), PlanConfig(), lambda files: []) == []
     said = capsys.readouterr().err
