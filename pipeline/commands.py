@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pyarrow.compute as pc
 import tyro
@@ -25,7 +25,7 @@ from manifests.writing.lease import Lease
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import check_address, interrupt_on_signals, session
 from pipeline.engine.estimate import Prices, print_estimate
-from pipeline.engine.run import build_stages, execute, open_for, plan_generation
+from pipeline.engine.run import build_stages, chosen, execute, open_for, plan_generation
 from pipeline.footage.sources import list_sources
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.protocol import Stage
@@ -83,6 +83,7 @@ class Ingest(IngestConfig):
     Examples:
       rushes ingest ~/videos --out DATASET
       rushes ingest ~/videos --out s3://bucket/dataset --encode.max-pixels 230400 --autoscaling
+      rushes ingest ~/videos --out DATASET --only preview
     """
 
     ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
@@ -98,6 +99,9 @@ class Ingest(IngestConfig):
     """Trust the cluster's autoscaler to bring nodes that are not there yet."""
     limit: int = 0
     """Take only the first N files: the same ones at each run; 0 for all."""
+    only: tuple[Literal["preview", "embed", "caption", "text", "latent"], ...] = ()
+    """Run these stages alone, on the shards that have what they read: so GPUs are not held while CPUs curate.
+    The view and near-duplicates are left to a run of all."""
     dry_run: bool = False
     """Say what would be done and stop."""
     json: bool = False
@@ -105,7 +109,7 @@ class Ingest(IngestConfig):
 
     def run(self) -> int:
         config = self.settings()
-        stages = build_stages(config)
+        stages = chosen(build_stages(config), self.only)
         if self.dry_run:
             return self._dry_run(stages)
         interrupt_on_signals()
@@ -115,7 +119,13 @@ class Ingest(IngestConfig):
         with Lease(dataset), session() as where:
             plan_generation(dataset, found, plan)
             return execute(
-                dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
+                dataset,
+                stages,
+                config,
+                self.autoscaling,
+                where,
+                is_json=self.json,
+                view="" if self.only else self.view,
             )
 
     def _dry_run(self, stages: list[Stage]) -> int:

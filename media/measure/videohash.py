@@ -91,6 +91,39 @@ class View:
         return np.concatenate(parts, 1).astype(np.float32)
 
 
+def coefficients_of(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `View.coefficients` and `View.is_flat` say of thumbnails [n, 12, 12, 3], of many clips at once.
+
+    Returns:
+        [n, 64] float32, equal within rounding, and [n] bool.
+    """
+    found, flat = [np.zeros((0, 64), np.float32)], [np.zeros(0, bool)]
+    weights, shift = _projection()
+    for begin in range(0, len(cells), 1 << 13):
+        rows = cells[begin : begin + (1 << 13)].reshape(-1, GRID * GRID, 3).astype(np.float32)
+        mean = rows.mean(1)
+        variance = np.maximum((rows * rows).mean(1) - mean * mean, 0)
+        flat.append(variance.sum(1) < FLAT_STD**2)
+        scale = np.sqrt(variance[:, 0]) + CONTRAST_FLOOR
+        values = rows.reshape(len(rows), -1) @ weights - shift
+        found.append((values / scale[:, None]).astype(np.float32))
+    return np.concatenate(found), np.concatenate(flat)
+
+
+@functools.cache
+def _projection() -> tuple[np.ndarray, np.ndarray]:
+    """[432, 64] from cells to coefficients times contrast, and [64] what is taken off."""
+    basis = _dct()
+    luma, chroma = _low(45)[1:], _low(10)
+    weights = np.zeros((GRID, GRID, 3, 64), np.float32)
+    places = [(pair, 0, 1.0) for pair in luma]
+    places += [(pair, plane, CHROMA_WEIGHT) for plane in (1, 2) for pair in chroma]
+    for column, ((u, v), plane, weight) in enumerate(places):
+        weights[:, :, plane, column] = weight * np.outer(basis[u], basis[v])
+    shift = 128 * weights[:, :, 1:].sum((0, 1, 2))
+    return weights.reshape(-1, 64), shift
+
+
 @dataclass(frozen=True, eq=False)
 class VideoHash:
     """A clip's one view, or two where its bars are in doubt; all of the same times."""

@@ -70,6 +70,13 @@ class Report:
     capped_components: int = 0
     largest_bucket: int = 0
 
+    def add(self, other: Report) -> None:
+        """What a part of the search did."""
+        self.keys += other.keys
+        self.capped_buckets += other.capped_buckets
+        self.comparisons_left_out += other.comparisons_left_out
+        self.largest_bucket = max(self.largest_bucket, other.largest_bucket)
+
 
 def group(
     pairs: Mapping[tuple[str, str], float],

@@ -1,168 +1,24 @@
 """Near-duplicate clips: candidates by banded hashing, verified by distance, grouped by quality.
 
-Search is locality-sensitive hashing by sampled bits (Indyk and Motwani 1998, Gionis et al. 1999): each of
-several tables reads a fixed part of a frame's 64 bits; frames that agree on all of a part share a bucket. The
-bits nearest to their threshold are tried both ways on both sides (multi-probe, Lv et al. 2007). All steps map
-or reduce: `band_keys` a clip, `bucket_pairs` a bucket, `VideoHash` distance a pair, `group` a set of pairs.
-
-A bucket with more than `BUCKET_CAP` members is a common look, not a copy: its members are put in order of
-their bits and each is compared with the next `BUCKET_CAP` // 2 alone. How many buckets and comparisons that
-touched is in the report.
+Blocks of clips are read once (`search.keyed`), tables of keys are searched one by one (`search.candidates`),
+pairs are compared (`distances_of`); each of these is a map, and `group` is what is left for one process. Of
+the hashes only those of candidates are ever held together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX, SAME, VideoHash, View, distance
+from media.measure.videohash import SAME, VideoHash, distance
 from pipeline.dedup.grouping import Group, Quality, Report, group
+from pipeline.dedup.search import TABLES, Frames, Keys, candidates, keyed
 
-TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
-MAX_BITS_APART = 16
-"""Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13
-apart)."""
 CLIPS_A_TASK, PAIRS_A_TASK = 2000, 5000
-BUCKET_CAP = 128
-_STRIDES = range(1, 2 * TABLES, 2)
-_PARTS = np.array(
-    [
-        [(stride * (5 * table + 1 + position)) % 64 for position in range(TABLE_BITS)]
-        for table, stride in enumerate(_STRIDES)
-    ]
-)
-
-
-def band_keys(found: View) -> tuple[np.ndarray, np.ndarray]:
-    """Bucket keys of one view of a clip and the frame behind each.
-
-    Returns:
-        keys [k] uint32 (table in the high half), each once, rising; frames [k] int64: the first frame that
-        has the key. Flat frames give none.
-    """
-    telling = np.nonzero(~found.is_flat)[0]
-    values = found.coefficients[telling]
-    if not len(values):
-        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
-    signs = values > 0
-    place = 1 << np.arange(TABLE_BITS, dtype=np.uint32)
-    parts = signs[:, _PARTS]
-    plain = (parts * place).sum(-1, dtype=np.uint32) | (np.arange(TABLES, dtype=np.uint32) << TABLE_BITS)
-    weakest = place[np.argsort(np.abs(values[:, _PARTS]), axis=-1, kind="stable")[..., :WEAK_BITS]]
-    keys = [plain]
-    for bit in range(WEAK_BITS):
-        keys += [key ^ weakest[..., bit] for key in keys]
-    stacked = np.stack(keys, -1).reshape(len(values), -1)
-    unique, first = np.unique(stacked, return_index=True)
-    return unique, telling[first // stacked.shape[1]]
-
-
-def frame_bits(coefficients: np.ndarray) -> np.ndarray:
-    """[n] uint64: the signs of coefficients [n, 64]."""
-    return np.ascontiguousarray(np.packbits(coefficients > 0, axis=1)).view(">u8").ravel().astype(np.uint64)
-
-
-def bucket_pairs(bits: np.ndarray, cap: int = BUCKET_CAP) -> tuple[np.ndarray, int]:
-    """Pairs [p, 2] to compare within one bucket of frame bits [n] uint64, and how many the cap skipped."""
-    count = len(bits)
-    if count <= cap:
-        return np.stack(np.triu_indices(count, 1), 1), 0
-    order = np.argsort(bits, kind="stable")
-    pairs = np.concatenate([np.stack([order[:-step], order[step:]], 1) for step in range(1, cap // 2 + 1)])
-    return pairs, count * (count - 1) // 2 - len(pairs)
-
-
-def _pairs_by_size(
-    bits: np.ndarray, starts: np.ndarray, sizes: np.ndarray, report: Report
-) -> Iterator[np.ndarray]:
-    """Pairs [p, 2] of all buckets, many small ones at a time; a bucket is a run of sorted members."""
-    report.largest_bucket = int(sizes.max(initial=0))
-    for size in range(2, BUCKET_CAP + 1):
-        chosen = starts[sizes == size]
-        one, two = np.triu_indices(size, 1)
-        step = max(1, (1 << 22) // len(one))
-        for begin in range(0, len(chosen), step):
-            base = chosen[begin : begin + step, None]
-            yield np.stack([(base + one).ravel(), (base + two).ravel()], 1)
-    for start, size in zip(starts[sizes > BUCKET_CAP], sizes[sizes > BUCKET_CAP], strict=True):
-        pairs, left_out = bucket_pairs(bits[start : start + size])
-        report.capped_buckets += 1
-        report.comparisons_left_out += left_out
-        yield pairs + start
-
-
-class Frames:
-    """The frames of all hashes in a row, n of them.
-
-    Attributes:
-        owner: [n] which hash a frame is of.
-        values: [n, 64] coefficients.
-        log_aspects: [n] logarithm of width over height.
-        keys, frames: bucket keys, rising, and the frame of each.
-    """
-
-    def __init__(self, hashes: Sequence[VideoHash], part: int, parts: int) -> None:
-        views = [view for found in hashes for view in found.views]
-        lengths = [len(view.times_s) for view in views]
-        begins = np.cumsum([0, *lengths])
-        self.num_hashes = len(hashes)
-        self.owner = np.repeat(
-            np.repeat(np.arange(len(hashes)), [len(found.views) for found in hashes]), lengths
-        )
-        self.values = np.concatenate([view.coefficients for view in views])
-        self.log_aspects = np.repeat(np.log([view.aspect for view in views]), lengths)
-        emitted = [band_keys(view) for view in views]
-        keys = np.concatenate([pair[0] for pair in emitted])
-        frames = np.concatenate([pair[1] + begin for pair, begin in zip(emitted, begins, strict=False)])
-        mine = keys % parts == part
-        order = np.argsort(keys[mine], kind="stable")
-        self.keys, self.frames = keys[mine][order], frames[mine][order]
-
-    def buckets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where each bucket starts among the keys, and how many frames it has."""
-        keys = self.keys
-        starts = np.nonzero(np.append(True, keys[1:] != keys[:-1]))[0] if len(keys) else np.zeros(0, np.int64)
-        return starts, np.diff(np.append(starts, len(keys)))
-
-    def alike(self, pairs: np.ndarray) -> np.ndarray:
-        """Codes of the pairs of hashes that have one of these pairs of frames [p, 2] in common."""
-        first, second = pairs[:, 0], pairs[:, 1]
-        near = np.abs(self.log_aspects[first] - self.log_aspects[second]) <= np.log(ASPECT_RATIO) + 1e-9
-        pairs = pairs[near & (self.owner[first] != self.owner[second])]
-        found = [np.zeros(0, np.int64)]
-        for begin in range(0, len(pairs), 1 << 18):
-            some = pairs[begin : begin + (1 << 18)]
-            squares = ((self.values[some[:, 0]] - self.values[some[:, 1]]) ** 2).sum(1)
-            two = np.sort(self.owner[some[squares <= ROUGH_MAX]], axis=1)
-            found.append(np.unique(two[:, 0] * self.num_hashes + two[:, 1]))
-        return np.concatenate(found)
-
-
-def candidate_pairs(
-    hashes: Sequence[VideoHash], report: Report | None = None, part: int = 0, parts: int = 1
-) -> np.ndarray:
-    """Candidate pairs [p, 2] int64, i < j, each once: in one bucket, near in time, alike in aspect.
-
-    With `parts`, only the buckets of that part are looked at: the parts' pairs together, each once, are those
-    of the whole.
-    """
-    report = report if report is not None else Report()
-    if not len(hashes):
-        return np.zeros((0, 2), np.int64)
-    all_frames = Frames(hashes, part, parts)
-    report.keys = len(all_frames.keys)
-    report.flat_clips = sum(all(view.is_flat.all() for view in found.views) for found in hashes)
-    bits = frame_bits(all_frames.values)[all_frames.frames]
-    codes = [np.zeros(0, np.int64)]
-    for pairs in _pairs_by_size(bits, *all_frames.buckets(), report):
-        close = np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= MAX_BITS_APART
-        codes.append(all_frames.alike(all_frames.frames[pairs[close]]))
-    proposed = np.unique(np.concatenate(codes))
-    report.candidates = len(proposed)
-    return np.stack([proposed // len(hashes), proposed % len(hashes)], 1)
+MatchCheck = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def embedding_pairs(
@@ -186,75 +42,155 @@ def embedding_pairs(
     return sorted(pairs)
 
 
-Spread = Callable[[Callable[..., Any], list[bytes], list[tuple]], list[Any]]
-"""Runs one function over many jobs, with the hashes (as bytes) at hand: `(function, hashes, jobs) ->
-results`."""
+class Spread(Protocol):
+    """Runs one function over many jobs."""
+
+    def __call__(self, function: Callable[..., Any], jobs: Sequence[tuple], returns: int = 1) -> list[Any]:
+        """What each job gives.
+
+        Args:
+            returns: how many values each job gives; more than one may come back as something that stands for
+                them, and can be given to another job.
+        """
 
 
-def in_process(function: Callable[..., Any], hashes: list[bytes], jobs: list[tuple]) -> list[Any]:
+def in_process(function: Callable[..., Any], jobs: Sequence[tuple], returns: int = 1) -> list[Any]:
     """The simplest spread: one after the other, here."""
-    return [function(hashes, *job) for job in jobs]
+    return [function(*job) for job in jobs]
 
 
-def candidates_of(hashes: list[bytes], part: int, parts: int) -> tuple[np.ndarray, Report]:
-    """Candidate pairs [p, 2] of one part of the buckets."""
-    report = Report()
-    return candidate_pairs([VideoHash.from_bytes(data) for data in hashes], report, part, parts), report
+class Hashes(Protocol):
+    """Clips and their hashes, in blocks; a clip's number counts through them all."""
+
+    ids: Sequence[str]
+
+    def blocks(self) -> Sequence[tuple]:
+        """What tells `read` which clips to read, block by block."""
+
+    @staticmethod
+    def read(*block: Any) -> list[bytes]:
+        """The hashes of a block's clips, in order; in any process."""
+
+    def some(self, numbers: np.ndarray) -> dict[int, bytes]:
+        """Hashes of a few clips, by number."""
 
 
-def distances_of(hashes: list[bytes], pairs: np.ndarray) -> np.ndarray:
-    """Distance of each pair of places [p, 2]."""
+class Held:
+    """Hashes that are in memory, by clip."""
+
+    def __init__(self, hashes: Mapping[str, bytes]) -> None:
+        self.ids = sorted(hashes)
+        self._hashes = [hashes[clip_id] for clip_id in self.ids]
+
+    def blocks(self) -> list[tuple]:
+        count = math.ceil(len(self.ids) / CLIPS_A_TASK)
+        begins = [number * CLIPS_A_TASK for number in range(count)]
+        return [(self._hashes[begin : begin + CLIPS_A_TASK],) for begin in begins]
+
+    @staticmethod
+    def read(*block: Any) -> list[bytes]:
+        return list(block[0])
+
+    def some(self, numbers: np.ndarray) -> dict[int, bytes]:
+        return {int(number): self._hashes[number] for number in numbers}
+
+
+def keyed_block(read: Callable[..., list[bytes]], block: tuple) -> list[Any]:
+    """Frames of a block, then its keys, table by table."""
+    frames, keys = keyed(read(*block))
+    return [frames, *keys]
+
+
+def candidates_of(num_blocks: int, *parts: Any) -> tuple[np.ndarray, Report]:
+    """Candidate pairs of one table: frames of all blocks, then their keys of that table."""
+    blocks: Sequence[Frames] = parts[:num_blocks]
+    keys: Sequence[Keys] = parts[num_blocks:]
+    return candidates(blocks, keys)
+
+
+def distances_of(hashes: Mapping[int, bytes], pairs: np.ndarray) -> np.ndarray:
+    """Distance of each pair of clips [p, 2]."""
     known = {int(place): VideoHash.from_bytes(hashes[int(place)]) for place in np.unique(pairs)}
     return np.array([distance(known[int(one)], known[int(two)]) for one, two in pairs])
 
 
+def candidate_pairs(hashes: Hashes, spread: Spread) -> tuple[np.ndarray, Report]:
+    """Candidate pairs [p, 2] int64 of clips' numbers, i < j, each once, and what was done to find them."""
+    jobs = [(hashes.read, block) for block in hashes.blocks()]
+    report = Report(clips=len(hashes.ids))
+    if not jobs:
+        return np.zeros((0, 2), np.int64), report
+    parts = spread(keyed_block, jobs, returns=1 + TABLES)
+    frames = [own[0] for own in parts]
+    tables = [(len(frames), *frames, *(own[1 + table] for own in parts)) for table in range(TABLES)]
+    found = [np.zeros((0, 2), np.int64)]
+    for pairs, own in spread(candidates_of, tables):
+        found.append(pairs)
+        report.add(own)
+    counts = spread(num_flat, [(one,) for one in frames])
+    report.flat_clips = sum(counts)
+    return np.unique(np.concatenate(found), axis=0), report
+
+
+def num_flat(frames: Frames) -> int:
+    """Clips of a block in which no frame tells anything."""
+    return frames.num_flat
+
+
 def find_groups(
-    hashes: Mapping[str, bytes],
-    quality: Mapping[str, Quality] | None = None,
+    hashes: Hashes,
+    quality: Callable[[Sequence[str]], Mapping[str, Quality]] = lambda ids: {},
     vectors: Mapping[str, np.ndarray] | None = None,
     min_cosine: float = 0.97,
-    may_match: Callable[[str, str], bool] = lambda one, two: True,
+    may_match: MatchCheck = lambda one, two: np.ones(len(one), bool),
     spread: Spread = in_process,
 ) -> tuple[list[Group], Report]:
-    """Groups of near-duplicate clips of a set; the order of `hashes` makes no difference.
+    """Groups of near-duplicate clips.
 
     Args:
-        hashes: clip_id to hash, as bytes.
-        quality: see `Quality`.
+        hashes: of all clips.
+        quality: of some clips, by their ids; see `Quality`.
         vectors: clip_id to unit vector [d] float32; where given, pairs of at least `min_cosine` match too.
-        may_match: pairs for which it is false are never compared.
+        may_match: for numbers [p] of clips and of others, whether they may be compared at all.
         spread: where the work is done.
     """
-    ids = sorted(hashes)
-    stored = [hashes[clip_id] for clip_id in ids]
-    parts = max(1, math.ceil(len(ids) / CLIPS_A_TASK))
-    report, found = Report(clips=len(ids)), [np.zeros((0, 2), np.int64)]
-    for pairs, own in spread(candidates_of, stored, [(part, parts) for part in range(parts)]):
-        found.append(pairs)
-        report.keys, report.flat_clips = report.keys + own.keys, own.flat_clips
-        report.capped_buckets, report.comparisons_left_out = (
-            report.capped_buckets + own.capped_buckets,
-            report.comparisons_left_out + own.comparisons_left_out,
-        )
-        report.largest_bucket = max(report.largest_bucket, own.largest_bucket)
-    proposed = [
-        pair for pair in np.unique(np.concatenate(found), axis=0) if may_match(ids[pair[0]], ids[pair[1]])
-    ]
-    places = np.array(proposed, np.int64).reshape(-1, 2)
+    ids = hashes.ids
+    proposed, report = candidate_pairs(hashes, spread)
+    places = proposed[may_match(proposed[:, 0], proposed[:, 1])]
     report.candidates = len(places)
-    jobs = [(piece,) for piece in np.array_split(places, max(1, math.ceil(len(places) / PAIRS_A_TASK)))]
-    gaps = np.concatenate(spread(distances_of, stored, jobs))
+    known = hashes.some(np.unique(places))
+    pieces = np.array_split(places, max(1, math.ceil(len(places) / PAIRS_A_TASK)))
+    jobs = [({int(place): known[int(place)] for place in np.unique(piece)}, piece) for piece in pieces]
+    gaps = np.concatenate(spread(distances_of, jobs))
     matches = {
-        (ids[one], ids[two]): float(gap) for (one, two), gap in zip(places, gaps, strict=True) if gap <= SAME
+        _ordered(ids[one], ids[two]): float(gap)
+        for (one, two), gap in zip(places, gaps, strict=True)
+        if gap <= SAME
     }
+    numbers = {clip_id: number for number, clip_id in enumerate(ids)} if vectors else {}
     for first, second, _ in embedding_pairs(vectors, min_cosine) if vectors else []:
-        if may_match(first, second):
+        pair = np.array([numbers[first]]), np.array([numbers[second]])
+        if may_match(*pair)[0]:
             matches.setdefault((first, second), float("nan"))
     report.matches = len(matches)
+    matched = sorted({clip_id for pair in matches for clip_id in pair})
+    number_of = numbers or _numbers(ids, matched)
+    own = hashes.some(np.array(sorted(number_of[clip_id] for clip_id in matched), np.int64))
 
     def measure(first: str, second: str) -> float:
-        if first not in hashes or second not in hashes or not may_match(first, second):
+        one, two = number_of[first], number_of[second]
+        if not may_match(np.array([one]), np.array([two]))[0]:
             return float("inf")
-        return distance(VideoHash.from_bytes(hashes[first]), VideoHash.from_bytes(hashes[second]))
+        return distance(VideoHash.from_bytes(own[one]), VideoHash.from_bytes(own[two]))
 
-    return group(matches, quality or {}, measure, report), report
+    return group(matches, quality(matched), measure, report), report
+
+
+def _ordered(one: str, two: str) -> tuple[str, str]:
+    return (one, two) if one < two else (two, one)
+
+
+def _numbers(ids: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """Numbers of some clips."""
+    names = set(wanted)
+    return {clip_id: number for number, clip_id in enumerate(ids) if clip_id in names}

@@ -16,9 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from manifests.cli import say
+from manifests.errors import IntegrityError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
@@ -26,51 +29,104 @@ from manifests.tables import scans
 from manifests.writing.compact import commit_version
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
+from pipeline.dedup import near_duplicates
 from pipeline.dedup.grouping import Group, Quality, Report
 from pipeline.dedup.near_duplicates import Spread, find_groups
 
 CODE_VERSION = 2
 _FIELDS = [
     *("clip_id", "shard", "source_id", "uri", "start_s", "end_s"),
-    *("num_frames", "width_px", "height_px", "sharpness"),
+    "num_frames",
 ]
 NOT_DUPLICATE = "clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)"
 
 
-def on_ray(function: Callable[..., Any], hashes: list[bytes], jobs: list[tuple]) -> list[Any]:
-    """Each job a task; the hashes lie once in the object store."""
-    task, shared = ray.remote(num_cpus=1, max_retries=3)(function), ray.put(hashes)
-    return ray.get([task.remote(shared, *job) for job in jobs])
+def on_ray(function: Callable[..., Any], jobs: Sequence[tuple], returns: int = 1) -> list[Any]:
+    """Each job a task; what has several values stays in Ray's object store, which spills it to disks."""
+    task = ray.remote(num_cpus=1, max_retries=3, num_returns=returns)(function)
+    found = [task.remote(*job) for job in jobs]
+    return found if returns > 1 else ray.get(found)
+
+
+class Stored:
+    """The hashes of a preview column, read by ranges of shards where they are needed."""
+
+    def __init__(self, dataset: Dataset, column: Column) -> None:
+        self.dataset, self.column = dataset, column
+        rows = _in_order(scans.table(dataset, "hashes", column, ["shard", "clip_id"]))
+        self.ids, self._shards = rows["clip_id"].to_pylist(), rows["shard"].to_numpy()
+        sources = pc.replace_substring_regex(rows["clip_id"], "-[^-]*$", "").combine_chunks()
+        self.sources = sources.dictionary_encode().indices.to_numpy()
+        """A number for the source of each clip."""
+
+    def blocks(self) -> list[tuple]:
+        """Whole shards, of about as many clips as a task takes."""
+        found, begin = list[tuple](), 0
+        while begin < len(self.ids):
+            last = self._shards[min(begin + near_duplicates.CLIPS_A_TASK, len(self.ids)) - 1]
+            end = int(np.searchsorted(self._shards, last, side="right"))
+            where = int(self._shards[begin]), int(last)
+            found.append((self.dataset.address, str(self.column), *where, end - begin))
+            begin = end
+        return found
+
+    @staticmethod
+    def read(*block: Any) -> list[bytes]:
+        address, column, first, last, count = block
+        where = (pc.field("shard") >= first) & (pc.field("shard") <= last)
+        fields = ["shard", "clip_id", "video_hash"]
+        rows = scans.table(Dataset(address), "hashes", Column.parse(column), fields, where)
+        found: list[bytes] = _in_order(rows)["video_hash"].to_pylist()
+        if len(found) != count:
+            raise IntegrityError(
+                f"{address} {column}",
+                f"has {len(found)} hashes in shards {first} to {last}, it had {count}",
+                "Give the command again; nobody may change the dataset meanwhile.",
+            )
+        return found
+
+    def some(self, numbers: np.ndarray) -> dict[int, bytes]:
+        if not len(numbers):
+            return {}
+        of = {self.ids[number]: int(number) for number in numbers}
+        shards = pa.array(np.unique(self._shards[numbers]))
+        where = pc.field("shard").isin(shards) & pc.field("clip_id").isin(pa.array(list(of)))
+        rows = scans.table(self.dataset, "hashes", self.column, ["clip_id", "video_hash"], where)
+        return {of[row["clip_id"]]: row["video_hash"] for row in rows.to_pylist()}
+
+
+def _in_order(rows: pa.Table) -> pa.Table:
+    return rows.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
 
 
 def groups_of(
-    clips: list[dict],
-    hashes: dict[str, bytes],
+    dataset: Dataset,
+    preview: Column,
     vectors: dict[str, np.ndarray],
     config: DedupConfig,
     spread: Spread,
 ) -> tuple[list[Group], Report]:
-    """Near-duplicate groups of clips from their rows, video hashes and embeddings (or none)."""
-    rows = {row["clip_id"]: row for row in clips}
-    quality = {
-        clip_id: Quality(
-            row["width_px"] * row["height_px"], row["end_s"] - row["start_s"], row["sharpness"] or 0.0
-        )
-        for clip_id, row in rows.items()
-    }
+    """Near-duplicate groups of a preview column's clips, by their video hashes and embeddings (or none)."""
+    hashes = Stored(dataset, preview)
 
-    def may_match(one: str, two: str) -> bool:
-        return config.within_source or rows[one]["source_id"] != rows[two]["source_id"]
+    def may_match(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        if config.within_source:
+            return np.ones(len(one), bool)
+        return np.asarray(hashes.sources[one] != hashes.sources[two])
 
-    known = {clip_id: data for clip_id, data in hashes.items() if clip_id in rows}
-    return find_groups(
-        known,
-        quality,
-        {key: value for key, value in vectors.items() if key in rows},
-        config.min_cosine,
-        may_match,
-        spread,
-    )
+    def quality(ids: Sequence[str]) -> dict[str, Quality]:
+        where = pc.field("clip_id").isin(pa.array(ids, pa.string()))
+        fields = ["clip_id", "width_px", "height_px", "start_s", "end_s", "sharpness"]
+        return {
+            row["clip_id"]: Quality(
+                row["width_px"] * row["height_px"], row["end_s"] - row["start_s"], row["sharpness"] or 0.0
+            )
+            for row in scans.table(dataset, "clips", preview, fields, where).to_pylist()
+        }
+
+    known = set(hashes.ids) if vectors else set()
+    own = {key: value for key, value in vectors.items() if key in known}
+    return find_groups(hashes, quality, own, config.min_cosine, may_match, spread)
 
 
 def _records(dataset: Dataset, column: Column) -> list[dict]:
@@ -103,13 +159,9 @@ def dedup(
     column = Column("dedup", fingerprint("dedup", CODE_VERSION, fingerprinted(config), inputs))
     if {row["shard"] for row in records} <= set(dataset.committed_shards(column)):
         return column
-    clips = scans.table(dataset, "clips", preview, _FIELDS).sort_by([("shard", "ascending")]).to_pylist()
-    hashes = {
-        row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()
-    }
     embeddings = scans.table(dataset, "embeddings", embed).to_pylist() if embed else []
     vectors = {row["clip_id"]: np.array(row["vector"], np.float32) for row in embeddings}
-    groups, report = groups_of(clips, hashes, vectors, config, spread)
+    groups, report = groups_of(dataset, preview, vectors, config, spread)
     say(
         f"dedup: {report.clips} clips, {report.candidates} pairs compared, {len(groups)} groups, "
         f"{sum(len(found.others) for found in groups)} near-duplicates"
@@ -119,15 +171,15 @@ def dedup(
             else ""
         )
     )
-    _commit(dataset, column, records, clips, groups, report)
+    _commit(dataset, column, preview, records, groups, report)
     return column
 
 
 def _commit(
     dataset: Dataset,
     column: Column,
+    preview: Column,
     records: Sequence[dict],
-    clips: list[dict],
     groups: list[Group],
     report: Report,
 ) -> None:
@@ -139,13 +191,14 @@ def _commit(
             other: (found.kept, False, None if math.isnan(gap) else gap)
             for other, gap in zip(found.others, found.distances, strict=True)
         }
-    rows, drops, num_clips = list[dict](), list[dict](), Counter[int]()
+    where = pc.field("clip_id").isin(pa.array(sorted(marks), pa.string()))
+    marked = scans.table(dataset, "clips", preview, _FIELDS, where).sort_by([("shard", "ascending")])
+    counts = scans.table(dataset, "clips", preview, ["shard"])["shard"].value_counts().to_pylist()
+    num_clips = Counter({item["values"]: item["counts"] for item in counts})
+    rows, drops = list[dict](), list[dict]()
     num_rows, num_drops = Counter[int](), Counter[int]()
-    for row in clips:
+    for row in marked.to_pylist():
         shard = row["shard"]
-        num_clips[shard] += 1
-        if row["clip_id"] not in marks:
-            continue
         group_id, is_kept, gap = marks[row["clip_id"]]
         num_rows[shard] += 1
         rows.append(
@@ -154,18 +207,10 @@ def _commit(
         )
         if not is_kept:
             num_drops[shard] += 1
-            origin = {
-                key: row[key] for key in ("source_id", "uri", "start_s", "end_s", "shard", "num_frames")
-            }
             drops.append(
-                {
-                    **origin,
-                    "stage": "dedup",
-                    "item_id": f"{row['clip_id']} of {group_id}",
-                    "reason": "near_duplicate",
-                    "value": gap,
-                    "threshold": SAME,
-                }
+                {key: row[key] for key in ("source_id", "uri", "start_s", "end_s", "shard", "num_frames")}
+                | {"stage": "dedup", "item_id": f"{row['clip_id']} of {group_id}"}
+                | {"reason": "near_duplicate", "value": gap, "threshold": SAME}
             )
     told = json.dumps(vars(report), sort_keys=True)
     made = [

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -65,6 +66,40 @@ def build_stages(config: IngestConfig) -> list[Stage]:
         TextStage(config.text, caption.column),
         Encode(config.encode, curate.column),
     ]
+
+
+def chosen(stages: list[Stage], names: Sequence[str]) -> list[Stage]:
+    """The stages of these names; all where there are none.
+
+    Raises:
+        UsageError: a stage of that name is not to be run by these settings.
+    """
+    have = {stage.name for stage in stages}
+    if unknown := [name for name in names if name not in have]:
+        raise UsageError(
+            f"--only {' '.join(unknown)}", "is no stage of these settings", f"Stages: {', '.join(have)}."
+        )
+    return [stage for stage in stages if not names or stage.name in names]
+
+
+def ready(dataset: Dataset, stages: list[Stage], shards: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of the shards those that have what the stages read and do not make themselves.
+
+    Raises:
+        UsageError: none has.
+    """
+    made = {stage.column for stage in stages}
+    found = shards
+    for column in sorted({column for stage in stages for column in stage.needs} - made):
+        have = set(dataset.committed_shards(column))
+        found = [pair for pair in found if pair[0] in have]
+        if not found:
+            raise UsageError(
+                str(column), "is not there yet for any shard", f"Give --only {column.name} first."
+            )
+    if len(found) < len(shards):
+        cli.say(f"ingest: {len(shards) - len(found)} shards lack what is read, and are left for later")
+    return found
 
 
 def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Column | None = None) -> View:
@@ -166,6 +201,7 @@ def execute(
             "has no plan with anything in it",
             "No source could be kept; see `rushes ls DATASET sources`.",
         )
+    shards = ready(dataset, stages, shards)
     versions = {
         item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES
     }

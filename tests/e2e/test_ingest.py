@@ -78,6 +78,32 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
 
 
 @pytest.mark.ray
+def test_stages_run_on_their_own_and_on_compacted_tables_make_the_same(films, dataset, tmp_path):
+    out = tmp_path / "ds"
+    refused = run("ingest", films, "--out", out, *INGEST, "--only", "text", check=2)
+    assert "is not there yet for any shard" in refused.stderr
+    run("ingest", films, "--out", out, *INGEST, "--only", "preview")
+    made = Dataset(str(out))
+    assert [column.name for column in made.columns()] == ["preview"] and not (out / "views").exists()
+    run("compact", out)
+    assert not made.loose_shards(made.columns()[0])
+    run("ingest", films, "--out", out, *INGEST)
+    for name in ("clips", "captions", "text", "latents", "duplicates"):
+        rows = [scans.table(one, name).sort_by("clip_id").to_pylist() for one in (made, dataset)]
+        assert rows[0] == rows[1], name
+    assert verify(made, deep=True).problems == []
+    tars = [sorted((type(films)(one.uri) / "columns").rglob("*.tar")) for one in (made, dataset)]
+    assert [path.name for path in tars[0]] == [path.name for path in tars[1]]
+    run("compact", out)
+    column = next(str(column) for column in made.columns() if column.name == "caption")
+    assert "the same bytes" in run("replay", "caption", 0, "--dataset", out).stdout
+    run("withdraw", column, 0, "--dataset", out)
+    run("ingest", films, "--out", out, *INGEST)
+    assert scans.table(made, "captions").num_rows == scans.table(dataset, "captions").num_rows
+    assert verify(made, deep=True).problems == []
+
+
+@pytest.mark.ray
 def test_a_plan_that_can_never_run_is_refused_at_once(films, tmp_path):
     done = run("ingest", films, "--out", tmp_path / "ds", *INGEST, "--encode-on.num-gpus", 64, check=2)
     assert "preflight" in done.stderr

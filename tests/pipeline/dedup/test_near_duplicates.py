@@ -4,17 +4,18 @@ said.
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import cv2
 import numpy as np
 import pytest
 
-from media.measure.videohash import SAME, VideoHash, video_hash
-from pipeline.dedup import grouping
+from media.measure.videohash import SAME, VideoHash, coefficients_of, video_hash
+from pipeline.dedup import grouping, search
 from pipeline.dedup import near_duplicates as neardup
 from pipeline.dedup.grouping import Group, Quality, Report, group
-from pipeline.dedup.near_duplicates import bucket_pairs, candidate_pairs, embedding_pairs, find_groups
+from pipeline.dedup.near_duplicates import Held, candidate_pairs, embedding_pairs, find_groups, in_process
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import sample_shot
@@ -53,7 +54,7 @@ def pool() -> dict[str, bytes]:
 
 def test_copies_are_grouped_and_others_are_not(pool: dict[str, bytes]) -> None:
     quality = {clip_id: Quality(14400 if not clip_id.endswith("half") else 3600, 2.2) for clip_id in pool}
-    groups, report = find_groups(pool, quality)
+    groups, report = find_groups(Held(pool), lambda ids: quality)
     for found in groups:
         assert len({clip_id[:4] for clip_id in [found.kept, *found.others]}) == 1
         assert max(found.distances) <= grouping.LOOSE
@@ -63,22 +64,22 @@ def test_copies_are_grouped_and_others_are_not(pool: dict[str, bytes]) -> None:
 
 def test_the_order_makes_no_difference(pool: dict[str, bytes]) -> None:
     shuffled = list(pool.items())[:60]
-    expected = find_groups(dict(shuffled))
+    expected = find_groups(Held(dict(shuffled)))
     random.Random(3).shuffle(shuffled)
-    assert find_groups(dict(shuffled)) == expected
+    assert find_groups(Held(dict(shuffled))) == expected
 
 
 def test_spreading_the_work_changes_nothing(pool: dict[str, bytes], monkeypatch) -> None:
-    whole, _ = find_groups(pool)
+    whole, _ = find_groups(Held(pool))
     monkeypatch.setattr(neardup, "CLIPS_A_TASK", 17)
     monkeypatch.setattr(neardup, "PAIRS_A_TASK", 40)
     calls = []
 
-    def spread(function, hashes, jobs):
+    def spread(function, jobs, returns=1):
         calls.append(len(jobs))
-        return neardup.in_process(function, hashes, jobs)
+        return in_process(function, jobs, returns)
 
-    assert find_groups(pool, spread=spread)[0] == whole
+    assert find_groups(Held(pool), spread=spread)[0] == whole
     assert min(calls) > 3
 
 
@@ -112,32 +113,44 @@ def test_unlike_clips_are_not_chained() -> None:
 
 
 def test_a_large_bucket_is_capped_and_said_so() -> None:
-    bits = np.random.default_rng(0).integers(0, 1 << 63, 1000).astype(np.uint64)
-    pairs, left_out = bucket_pairs(bits, cap=100)
-    assert len(pairs) + left_out == 1000 * 999 // 2
-    assert len(pairs) <= 1000 * 50
-    assert len(bucket_pairs(bits[:50], cap=100)[0]) == 50 * 49 // 2
+    sizes = np.array([50, 1000, 3])
+    assert search.bucket_steps(sizes, cap=100).tolist() == [49, 50, 2]
+    crowded, left_out = search.left_out(sizes, cap=100)
+    made = sum(min(50, 999 - place) for place in range(1000))
+    assert (crowded, left_out) == (1, 1000 * 999 // 2 - made)
 
 
 def test_a_set_of_one_look_stays_bounded(pool: dict[str, bytes]) -> None:
-    report = Report()
     data = next(iter(pool.values()))
-    pairs = candidate_pairs([VideoHash.from_bytes(data)] * 300, report)
+    same = Held({f"{number:03d}": data for number in range(300)})
+    pairs, report = candidate_pairs(same, in_process)
     assert report.capped_buckets > 0 and report.comparisons_left_out > 0
-    assert len(pairs) <= 300 * neardup.BUCKET_CAP // 2
-    assert (
-        sum(
-            1 + len(found.others)
-            for found in find_groups({f"{number:03d}": data for number in range(300)})[0]
-        )
-        == 300
-    )
+    assert len(pairs) <= 300 * search.BUCKET_CAP // 2
+    assert sum(1 + len(found.others) for found in find_groups(same)[0]) == 300
+
+
+def test_the_search_is_the_one_that_looks_at_all_pairs(pool: dict[str, bytes], monkeypatch) -> None:
+    """Groups from buckets are those from comparing every clip with every other."""
+    monkeypatch.setattr(neardup, "CLIPS_A_TASK", 23)
+    held = Held(pool)
+    found, report = find_groups(held)
+    every = np.array(list(itertools.combinations(range(len(pool)), 2)))
+    monkeypatch.setattr(neardup, "candidate_pairs", lambda hashes, spread: (every, Report()))
+    assert report.candidates < len(every) / 4
+    assert find_groups(held)[0] == found
+
+
+def test_coefficients_of_many_are_those_of_each(pool: dict[str, bytes]) -> None:
+    views = [view for data in pool.values() for view in VideoHash.from_bytes(data).views]
+    values, is_flat = coefficients_of(np.concatenate([view.cells for view in views]))
+    np.testing.assert_allclose(values, np.concatenate([view.coefficients for view in views]), atol=2e-5)
+    assert (is_flat == np.concatenate([view.is_flat for view in views])).all()
 
 
 def test_nothing_and_flat_clips() -> None:
-    assert find_groups({})[0] == []
+    assert find_groups(Held({}))[0] == []
     black = video_hash([np.zeros((90, 160, 3), np.uint8)], [0.0]).to_bytes()
-    groups, report = find_groups({"a": black, "b": black})
+    groups, report = find_groups(Held({"a": black, "b": black}))
     assert groups == []
     assert report.flat_clips == 2
 
@@ -152,8 +165,9 @@ def test_embeddings_are_compared_exactly_and_join_the_groups(pool: dict[str, byt
     assert [pair[:2] for pair in embedding_pairs(vectors, 0.99, block=8)] == [("007", "copy")]
     hashes = list(pool.values())
     two = {"007": hashes[0], "copy": hashes[6]}
-    assert find_groups(two)[0] == []
-    assert [found.others for found in find_groups(two, vectors=vectors, min_cosine=0.99)[0]] == [["copy"]]
+    assert find_groups(Held(two))[0] == []
+    both = find_groups(Held(two), vectors={name: vectors[name] for name in two}, min_cosine=0.99)
+    assert [found.others for found in both[0]] == [["copy"]]
 
 
 @pytest.mark.slow
@@ -168,4 +182,4 @@ def test_no_false_pair_among_500_shots() -> None:
         hashes[f"{number:03d}"] = video_hash(
             [render_frame(shot, time, width, height) for time in times], times
         ).to_bytes()
-    assert find_groups(hashes)[0] == []
+    assert find_groups(Held(hashes))[0] == []

@@ -16,6 +16,7 @@ from manifests.views import View
 from media.writer import write_video
 from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
 from pipeline.curate.stage import Curate
+from pipeline.dedup import stage
 from pipeline.dedup.near_duplicates import in_process
 from pipeline.dedup.stage import dedup, groups_of
 from pipeline.footage.sources import list_sources, source_row
@@ -71,13 +72,13 @@ def curated(folder, out, embed=None):
     )
     stages = [Curate(config.curate)]
     stages += [Embed(embed, stages[0].column)] if embed else []
-    for stage in stages:
-        stage.setup()
+    for one in stages:
+        one.setup()
         for shard, generation in sorted(
             {(row["shard"], row["generation"]) for row in planned.segments(dataset).to_pylist()}
         ):
-            run_stage(stage, dataset, "test", shard, generation, lambda text: None)
-    return dataset, [stage.column for stage in stages]
+            run_stage(one, dataset, "test", shard, generation, lambda text: None)
+    return dataset, [one.column for one in stages]
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +124,29 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
     assert dedup(dataset, preview, None, DedupConfig(), in_process) == column  # done already
 
 
-def test_clips_of_one_source_are_compared_only_when_asked(small):
+def test_clips_of_one_source_are_compared_only_when_asked(small, monkeypatch):
     dataset, [preview] = small
-    clips = scans.table(dataset, "clips", preview).to_pylist()
-    hashes = {
-        row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()
-    }
-    one_source = [{**clip, "source_id": "s"} for clip in clips]
-    assert groups_of(one_source, hashes, {}, DedupConfig(), in_process)[0] == []
-    assert len(groups_of(one_source, hashes, {}, DedupConfig(within_source=True), in_process)[0]) >= 3
+    real = stage.Stored.__init__
+
+    def of_one_source(self, dataset, column):
+        real(self, dataset, column)
+        self.sources = np.zeros(len(self.ids), int)
+
+    monkeypatch.setattr(stage.Stored, "__init__", of_one_source)
+    assert groups_of(dataset, preview, {}, DedupConfig(), in_process)[0] == []
+    assert len(groups_of(dataset, preview, {}, DedupConfig(within_source=True), in_process)[0]) >= 3
+
+
+def test_hashes_are_read_in_blocks_of_whole_shards(dataset, monkeypatch):
+    preview = next(column for column in dataset.columns() if column.name == "preview")
+    monkeypatch.setattr("pipeline.dedup.near_duplicates.CLIPS_A_TASK", 5)
+    hashes = stage.Stored(dataset, preview)
+    read = [data for block in hashes.blocks() for data in hashes.read(*block)]
+    assert len(hashes.blocks()) > 1
+    rows = {row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()}
+    assert read == [rows[name] for name in hashes.ids] and len(read) == len(rows)
+    some = np.arange(0, len(read), 3)
+    assert hashes.some(some) == {int(number): read[number] for number in some}
 
 
 def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path):
@@ -181,7 +196,7 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
     for seed in (1, 2):
         write_video(folder / f"{seed}-whole.mp4", frames_of(seed, (96, 160)), FPS)
     config = tiny_clip(tmp_path / "clip")
-    dataset, [_, embed] = curated(folder, tmp_path / "ds", config)
+    dataset, [preview, embed] = curated(folder, tmp_path / "ds", config)
     rows = scans.table(dataset, "embeddings", embed).to_pylist()
     assert len(rows) == 2
     assert all(
@@ -189,8 +204,8 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
         for row in rows
     )
     alike = groups_of(
-        scans.table(dataset, "clips").to_pylist(),
-        {row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes").to_pylist()},
+        dataset,
+        preview,
         {row["clip_id"]: np.array(row["vector"], np.float32) for row in rows},
         DedupConfig(min_cosine=-1.0),
         in_process,
@@ -214,11 +229,7 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
     for seed in range(5000, 5500):
         write_video(folder / f"{seed}-other.mp4", frames_of(seed, duration_s=1.5), FPS)
     dataset, [preview] = curated(folder, tmp_path / "ds")
-    clips = scans.table(dataset, "clips", preview).to_pylist()
-    hashes = {
-        row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()
-    }
-    groups, report = groups_of(clips, hashes, {}, DedupConfig(), in_process)
+    groups, report = groups_of(dataset, preview, {}, DedupConfig(), in_process)
     names = name_of(dataset)
     assert len(set(names.values())) == 800
     found = set()
@@ -233,7 +244,7 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
     }
     recall, precision = len(wanted & found) / len(wanted), len(right) / max(1, len(found))
     print(
-        f"{len(clips)} clips, {report.candidates} pairs compared: precision {precision:.3f}, recall "
+        f"{report.clips} clips, {report.candidates} pairs compared: precision {precision:.3f}, recall "
         f"{recall:.3f}"
     )
     assert precision >= 0.99
