@@ -16,7 +16,7 @@ from media.decode.images import decode_image
 
 
 class StoredFrames(Sequence[np.ndarray]):
-    """Pictures [H, W, 3] uint8 that are decoded when they are asked for; the last ones are kept.
+    """Pictures [H, W, 3] uint8 that are decoded when they are asked for, each once.
 
     Args:
         encoded: the JPEG bytes of each.

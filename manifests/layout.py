@@ -64,6 +64,20 @@ def _without_name(uri: str) -> tuple[str, str]:
     return (uri, "") if is_folder else (f"{folder}{mark}{options}", name)
 
 
+def _to_write(uri: str) -> str:
+    """The address, for a writer.
+
+    Raises:
+        UsageError: it is that of a snapshot of a dataset.
+    """
+    base, name = _without_name(uri)
+    if name:
+        filesystem, root = storage.resolve(base)
+        if storage.exists(filesystem, f"{root}/dataset.json"):
+            raise UsageError(uri, "is a snapshot, which nobody writes to", f"Give {base}.")
+    return uri
+
+
 class Dataset:
     """A dataset folder, local or on an object store. Opening reads `dataset.json`; `create` writes it.
 
@@ -83,6 +97,8 @@ class Dataset:
         self.uri, self.at = storage.absolute(uri), at or named_in_it
         self._snapshot: snapshots.Snapshot | None = None
         self._generations: list[int] | None = None
+        self.named: dict = {}
+        """What the file of the named snapshot says, where it is read at one."""
         uri = self.uri
         header = self.path("dataset.json")
         if not storage.exists(self.filesystem, header):
@@ -101,8 +117,8 @@ class Dataset:
                 "Use a matching version of rushes.",
             )
         if self.at:
-            self._snapshot, said = snapshots.named(self.filesystem, self.root, self.at)
-            self._generations = list(said["generations"])
+            self._snapshot, self.named = snapshots.named(self.filesystem, self.root, self.at)
+            self._generations = list(self.named["generations"])
 
     def __getstate__(self) -> dict:
         return {"uri": self.uri, "header": self.header, "at": self.at}
@@ -112,7 +128,12 @@ class Dataset:
 
     @classmethod
     def create(cls, uri: str) -> Dataset:
-        """Open the dataset at `uri`, making an empty one if there is none."""
+        """Open the dataset at `uri`, making an empty one if there is none.
+
+        Raises:
+            UsageError: it is a file, or the address of a snapshot.
+        """
+        uri = _to_write(uri)
         filesystem, root = storage.resolve(uri)
         header = f"{root}/dataset.json"
         if filesystem.get_file_info(root).type == fs.FileType.File:
@@ -124,7 +145,12 @@ class Dataset:
 
     @classmethod
     def open_if_there(cls, uri: str) -> Dataset | None:
-        """The dataset at `uri`, or None where there is none yet."""
+        """The dataset at `uri`, or None where there is none yet.
+
+        Raises:
+            UsageError: it is the address of a snapshot.
+        """
+        uri = _to_write(uri)
         filesystem, root = storage.resolve(uri)
         return cls(uri) if storage.exists(filesystem, f"{root}/dataset.json") else None
 
@@ -208,26 +234,29 @@ class Dataset:
 
     def columns(self) -> list[Column]:
         """Every column version of which at least one shard is committed."""
-        self.refresh()
-        names = {name for name, version in self.snapshot.columns.items() if version.shards}
         folder = self.path("tables", "shards")
         found = [] if self.at else storage.list_folders(self.filesystem, folder)
+        self.refresh()
+        names = {name for name, version in self.snapshot.columns.items() if version.shards}
         names |= {name for name in found if name not in names and self._numbered(f"{folder}/{name}")}
         return sorted(Column.parse(name) for name in names)
 
     def committed_shards(self, column: Column) -> list[int]:
         """Shards of `column` that are committed, in rising order."""
-        self.refresh()
         loose = self.loose_shards(column)
         merged = list(self.snapshot.version(column).numbers())
         return sorted(merged + loose) if loose else merged
 
     def loose_shards(self, column: Column) -> list[int]:
-        """Of these, the ones whose rows lie in small files of their own."""
+        """Of these, the ones whose rows lie in small files of their own.
+
+        The files are listed before the snapshot is looked at: what is merged in between is in one of them.
+        """
         if self.at:
             return []
-        version = self.snapshot.version(column)
         numbers = self._numbered(self.path("tables", "shards", str(column)))
+        self.refresh()
+        version = self.snapshot.version(column)
         return [number for number in numbers if not version.covers(number)]
 
     def _numbered(self, folder: str) -> list[int]:

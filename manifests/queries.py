@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MEMORY = "1GB"
 """What a query may hold in memory; what is more is spilled to a temporary folder."""
 Result = TypeVar("Result")
+_TRIES = 5
 
 
 @contextmanager
@@ -74,10 +75,18 @@ def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) 
 
 def _again_where_merged(dataset: Dataset, ask: Callable[[], Result]) -> Result:
     """Ask again where files have been merged with others while they were read."""
-    before = Tables(dataset).snapshot.number
-    try:
-        return ask()
-    except Exception:
-        if Tables(dataset).snapshot.number == before:
-            raise
-        return ask()
+    for _ in range(_TRIES - 1):
+        before = _newest(dataset)
+        try:
+            return ask()
+        except FileNotFoundError:
+            continue
+        except Exception:
+            if _newest(dataset) == before:
+                raise
+    return ask()
+
+
+def _newest(dataset: Dataset) -> int:
+    dataset.refresh()
+    return dataset.snapshot.number

@@ -66,6 +66,8 @@ SOURCES = [
     ("alt", pa.string(), "the caption it came with"),
     ("timed_captions_json", pa.string(), "ground-truth captions with start_s and end_s"),
     ("metadata_json", pa.string(), "what lists and sidecars say besides"),
+    ("licence", pa.string(), "what they say under licence, license or rights"),
+    ("origin", pa.string(), "what they say under url, webpage_url, source_url, author, uploader or creator"),
 ]
 SEGMENTS = [
     ("generation", pa.int32(), "of the plan: new footage appends one"),

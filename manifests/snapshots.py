@@ -27,7 +27,7 @@ from manifests.store import storage
 from manifests.store.json_files import parse_object
 
 _NUMBERED = re.compile(r"^(\d{6,})\.json$")
-_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def named_path(root: str, name: str) -> str:
     Raises:
         UsageError: it is not a name.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise UsageError(name, "is not a name for a snapshot", "Use letters, digits, '_', '-' and '.'.")
     return f"{_folder(root)}/named/{name}.json"
 

@@ -27,7 +27,7 @@ from manifests.schemas import is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import planned, records, scans
-from manifests.tables.parts import named
+from manifests.tables.parts import named, read_part
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.events import run_ids
@@ -161,7 +161,9 @@ def _check_accounts(dataset: Dataset) -> Iterator[str]:
         if column.name != "preview":
             continue
         shards = pa.array(dataset.committed_shards(column), pa.int32())
-        strange = shards.filter(pc.invert(pc.is_in(shards, in_plan)))
+        accounts = scans.table(dataset, "shards", column, ["shard", "num_in"])
+        some = accounts.filter(pc.greater(accounts["num_in"], 0))["shard"]  # a takedown may leave nothing
+        strange = some.filter(pc.invert(pc.is_in(some, in_plan)))
         for shard in strange.to_pylist() if run_ids(dataset) else ():  # what no run made has no plan
             yield f"{dataset.path('plan')}: shard {shard} is committed, and no generation of the plan has it"
         traces = [scans.table(dataset, "clips", column, ["segment_id"])["segment_id"]]
@@ -233,9 +235,9 @@ def _check_plan(dataset: Dataset, deep: bool) -> Iterator[str]:
 
 def _check_views(dataset: Dataset) -> Iterator[str]:
     """Every view can be read."""
-    for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json"):
+    for name in View.names(dataset):
         try:
-            View.load(dataset, info.base_name.removesuffix(".json"))
+            View.load(dataset, name)
         except RushesError as error:
             yield str(error)
 
@@ -271,6 +273,26 @@ def _check_merged(dataset: Dataset, deep: bool) -> Iterator[str]:
                 yield f"{path}: bytes have changed (sha256)"
             else:
                 yield from _check_rows(dataset, path, merged.rows)
+        if snapshot is not dataset.snapshot:
+            yield from _check_tars_of(dataset, snapshot)
+
+
+def _check_tars_of(dataset: Dataset, snapshot: snapshots.Snapshot) -> Iterator[str]:
+    """That the tars of a named snapshot are there; those that are committed now are looked into elsewhere."""
+    tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+    sizes = {dataset.relative(info.path): info.size for info in tars}
+    for version in snapshot.columns.values():
+        for merged in version.tables.get("shards", ()):
+            path = dataset.path(*merged.path.split("/"))
+            try:
+                rows = read_part(dataset, path, ["tar", "tar_bytes"])
+            except (OSError, RushesError) as error:
+                yield f"{path}: cannot be read ({error})"
+                continue
+            for row in rows.to_pylist():
+                if row["tar"] and sizes.get(row["tar"]) != row["tar_bytes"]:
+                    tar = dataset.path(*row["tar"].split("/"))
+                    yield f"{tar}: is missing or cut, and a named snapshot has it"
 
 
 def _named(dataset: Dataset) -> Iterator[snapshots.Snapshot | str]:

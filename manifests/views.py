@@ -52,22 +52,29 @@ class View:
             IntegrityError: its file is damaged.
         """
         path = dataset.view_path(name)
-        if not storage.exists(dataset.filesystem, path):
-            have = [
-                info.base_name[:-5]
-                for info in storage.list_files(dataset.filesystem, dataset.path("views"), ".json")
-            ]
+        step = "Restore it, or delete it and run `rushes ingest` again, which makes the default view."
+        if dataset.at and name in dataset.named.get("views", {}):
+            stored = dataset.named["views"][name]
+        elif not dataset.at and storage.exists(dataset.filesystem, path):
+            stored = read_object(dataset.filesystem, path, step, ("columns", "where"))
+        else:
             raise UsageError(
                 f"view {name}",
                 "does not exist",
-                f"Views here: {', '.join(have) or 'none yet; run ingest first'}.",
+                f"Views here: {', '.join(cls.names(dataset)) or 'none yet; run ingest first'}.",
             )
-        step = "Restore it, or delete it and run `rushes ingest` again, which makes the default view."
-        stored = read_object(dataset.filesystem, path, step, ("columns", "where"))
         columns, where = stored["columns"], stored["where"]
         if not isinstance(columns, dict) or not isinstance(where, str):
             raise IntegrityError(path, "has other than an object in `columns`, or than text in `where`", step)
         return cls(columns={key: Column.parse(str(value)) for key, value in columns.items()}, where=where)
+
+    @staticmethod
+    def names(dataset: Dataset) -> list[str]:
+        """Of the views that there are; of a snapshot, those that there were."""
+        if dataset.at:
+            return sorted(dataset.named.get("views", {}))
+        files = storage.list_files(dataset.filesystem, dataset.path("views"), ".json")
+        return [info.base_name.removesuffix(".json") for info in files]
 
     def save(self, dataset: Dataset, name: str = "default") -> None:
         storage.write_bytes(dataset.filesystem, dataset.view_path(name), self.to_json().encode())

@@ -20,7 +20,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.writing.commit import SupersededError, commit_generation
-from manifests.writing.removing import token, tokens
+from manifests.writing.removing import pending, token, tokens
 from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import MediaError, shown
@@ -37,7 +37,7 @@ def _mark_removed(rows: list[dict], gone: set[str]) -> None:
     for row in rows:
         if gone and (name := token(row["source_id"])) in gone:
             row.update(status="dropped", reason="removed", detail="was taken down", source_id=name)
-            row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json")))
+            row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json", "licence", "origin")))
 
 
 def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
@@ -121,7 +121,10 @@ def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[
     """Source rows by uri, uris of kept ones by id, the first free shard, and uris that only failed."""
     fields = ["uri", "size_bytes", "modified", "source_id", "status"]
     rows = scans.table(dataset, "sources", None, fields).to_pylist()
-    last = max(planned.shards(dataset), default=-1)
+    numbers = set(planned.shards(dataset))
+    for column in dataset.columns():  # a takedown may have left a shard without a segment
+        numbers.update(dataset.committed_shards(column))
+    last = max(numbers, default=-1)
     known = {row["uri"]: row for row in rows}
     settled = {row["uri"] for row in rows if row["status"] != "failed"}
     kept = {row["source_id"]: row["uri"] for row in rows if row["status"] == "kept"}
@@ -168,8 +171,10 @@ def make_plan(
     if not new:
         return []
     rows = sorted(probing(new), key=lambda row: row["uri"])
-    _mark_removed(rows, tokens(dataset))
+    gone = tokens(dataset) | {token(source_id) for source_id in pending(dataset)}
+    _mark_removed(rows, gone)
     _mark_duplicates(rows, known_ids)
+    _mark_removed(rows, gone)  # of which an id was lengthened
     if retries_failed and all(row["status"] == "failed" and row["uri"] in failed for row in rows):
         return rows  # nothing is better than before
     segments = [
@@ -208,7 +213,7 @@ def make_plan(
     except SupersededError as error:
         raise UsageError(
             dataset.uri,
-            f"was planned by another writer at the same time ({error})",
+            f"was planned by another writer at the same time ({error.subject})",
             "Run the same command again: what that one took is known then.",
         ) from error
     return rows

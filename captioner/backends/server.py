@@ -104,10 +104,21 @@ class ServerCaptioner:
         """Wait for a job on the one event loop, which has its own thread, client and limit."""
         with self._starting:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, daemon=True).start()
-                asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result()
-        return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, daemon=True).start()
+                try:
+                    asyncio.run_coroutine_threadsafe(self._connect(), loop).result()
+                except BaseException:
+                    job.close()
+                    loop.call_soon_threadsafe(loop.stop)
+                    raise
+                self._loop = loop
+        asked = asyncio.run_coroutine_threadsafe(job, self._loop)
+        try:
+            return asked.result()
+        except BaseException:  # interrupted: nobody waits for the answer
+            asked.cancel()
+            raise
 
     async def _connect(self) -> None:
         self._gate, self._client = asyncio.Semaphore(self.options.concurrency), self._new_client()

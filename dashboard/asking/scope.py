@@ -101,9 +101,7 @@ class Scopes:
     def _look(self) -> None:
         if time.monotonic() - self._looked_at_s < self._kept_s:
             return
-        dataset = self._index.dataset
-        files = storage.list_files(dataset.filesystem, dataset.path("views"), ".json")
-        names = sorted((info.base_name[:-5] for info in files), key=lambda name: (name != "default", name))
+        names = sorted(View.names(self._index.dataset), key=lambda name: (name != "default", name))
         self._names, self._found, self._looked_at_s = [*names, NEWEST], {}, time.monotonic()
 
     def _of_view(self, name: str) -> Scope:

@@ -33,17 +33,20 @@ class Commit:
 
 def committed(dataset: Dataset) -> set[Commit]:
     """All commits of a dataset: those that its snapshot lists, and what a listing of small files shows."""
-    dataset.refresh()
-    found = set()
-    for version, merged in dataset.snapshot.columns.items():
+    small = set()
+    folders = [] if dataset.at else [dataset.path("tables", "shards"), dataset.path("plan")]
+    for folder in folders:
+        for info in storage.list_files(dataset.filesystem, folder, ".parquet"):
+            if name := _NUMBER.match(info.base_name):
+                of = info.path.split("/")[-2]  # `name@fingerprint`, or `plan`
+                small.add(Commit(of, int(name[1]), f"{info.size}-{info.mtime_ns}"))
+    dataset.refresh()  # after the listing: what is merged in between is in one of them
+    snapshot = dataset.snapshot
+    found = {one for one in small if one.is_plan or not snapshot.version(one.version).covers(one.number)}
+    if dataset.at:
+        found |= {Commit(PLAN, number, dataset.at) for number in dataset.generations()}
+    for version, merged in snapshot.columns.items():
         for file in merged.tables.get("shards", ()):
             covered = range(file.first, file.last + 1)
             found |= {Commit(version, shard, file.stamp) for shard in covered if merged.covers(shard)}
-    for folder in (dataset.path("tables", "shards"), dataset.path("plan")):
-        for info in storage.list_files(dataset.filesystem, folder, ".parquet"):
-            if name := _NUMBER.match(info.base_name):
-                number, stamp = int(name[1]), f"{info.size}-{info.mtime_ns}"
-                of = info.path.split("/")[-2]  # `name@fingerprint`, or `plan`
-                if of == PLAN or not dataset.snapshot.version(of).covers(number):
-                    found.add(Commit(of, number, stamp))
     return found

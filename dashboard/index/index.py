@@ -46,7 +46,7 @@ class Index:
 
     def __init__(self, dataset: Dataset, folder: Path | None = None) -> None:
         self.dataset = dataset
-        self.folder = folder or _folder_for(dataset.uri)
+        self.folder = folder or _folder_for(dataset.address)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "index.duckdb"
         self._every_s = _LOCAL_EVERY_S if storage.is_local(dataset.filesystem) else _REMOTE_EVERY_S
@@ -213,7 +213,7 @@ class Index:
             return
         self.progress = (0, 1)
         self._builder = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dashboard.index.build", self.dataset.uri, str(self.path)],
+            [sys.executable, "-P", "-m", "dashboard.index.build", self.dataset.address, str(self.path)],
             stdout=subprocess.PIPE,
             env=self.environment(),
             text=True,

@@ -58,6 +58,7 @@ ENTRIES = [
         ("show", "show", "manifests.verbs.commands:Show", "everything known about a clip"),
         ("query", "query", "manifests.verbs.commands:Query", "read-only SQL over the tables"),
         ("export", "export", "manifests.verbs.commands:Export", "join columns into plain WebDataset tars"),
+        ("card", "card", "manifests.verbs.card:Card", "what is in it, from where, and how it was made"),
         ("compact", "compact", "manifests.verbs.upkeep:Compact", "merge the small files of tables"),
         (
             "snapshot",

@@ -78,12 +78,22 @@ def rows_of_shard(dataset: Dataset, name: str, column: Column, shard: int) -> li
         return [record_of(dataset, column, shard)]
     rows = _merged_rows(dataset, name, column, shard)
     if rows is None:
-        record = record_of(dataset, column, shard)
-        if (rows := _merged_rows(dataset, name, column, shard)) is None:
-            path = part_of(dataset, record, name)
-            rows = read_part(dataset, path) if path else schema(name).empty_table()
+        try:
+            rows = _small_rows(dataset, name, column, shard)
+        except FileNotFoundError:  # merged between the reading of its record and of its part
+            dataset.refresh()
+            if (rows := _merged_rows(dataset, name, column, shard)) is None:
+                raise
     found: list[dict] = rows.to_pylist()
     return found
+
+
+def _small_rows(dataset: Dataset, name: str, column: Column, shard: int) -> pa.Table:
+    record = record_of(dataset, column, shard)
+    if (rows := _merged_rows(dataset, name, column, shard)) is not None:
+        return rows
+    path = part_of(dataset, record, name)
+    return read_part(dataset, path) if path else schema(name).empty_table()
 
 
 def members_of_shard(dataset: Dataset, column: Column, shard: int) -> tuple[str, list[Member]]:

@@ -7,6 +7,7 @@ groups.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from manifests.tables.parts import dataset_of, naming, read_part, read_parts
 from manifests.tables.records import each_record, members_of, part_of
 
 Result = TypeVar("Result")
+_TRIES = 5
 
 
 class Tables:
@@ -35,13 +37,25 @@ class Tables:
         self._loose: dict[Column, list[int]] = {}
 
     def columns(self) -> list[Column]:
-        return self.dataset.columns()
+        found = self.dataset.columns()
+        self._check()
+        return found
 
     def loose(self, column: Column) -> list[int]:
         """Shards of a column version that lie in small files of their own."""
         if column not in self._loose:
             self._loose[column] = self.dataset.loose_shards(column)
+            self._check()
         return self._loose[column]
+
+    def _check(self) -> None:
+        """What was listed goes with the snapshot.
+
+        Raises:
+            FileNotFoundError: there is a newer one, which has merged some of it.
+        """
+        if self.dataset.snapshot.number != self.snapshot.number:
+            raise FileNotFoundError(f"{self.dataset.uri}: snapshot {self.snapshot.number} is not the newest")
 
     def _parts_of_loose(self, name: str, column: Column) -> list[str]:
         paths = [self.dataset.record_path(column, shard) for shard in self.loose(column)]
@@ -120,10 +134,10 @@ class Tables:
 
 def looking(dataset: Dataset, ask: Callable[[Tables], Result]) -> Result:
     """What a question to the tables gives; to a new one where its files were merged in the meantime."""
-    try:
-        return ask(Tables(dataset))
-    except FileNotFoundError:
-        return ask(Tables(dataset))
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return ask(Tables(dataset))
+    return ask(Tables(dataset))
 
 
 def table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from manifests.views import View
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
 from manifests.writing.lease import Lease
@@ -35,7 +37,9 @@ def compacted(dataset: Dataset, least: int = 1) -> Compacted:
         done = compact(dataset, least)
     except SupersededError as error:
         raise UsageError(
-            dataset.uri, f"was compacted by another at the same time ({error})", "Give the command again."
+            dataset.uri,
+            f"was compacted by another at the same time ({error.subject})",
+            "Give the command again.",
         ) from error
     if done.num_commits or done.num_removed:
         cli.say(
@@ -89,15 +93,15 @@ class NameSnapshot:
             compacted(dataset)
             dataset.refresh()
             generations = dataset.generations()
-            data = snapshots.to_bytes(
-                dataset.snapshot, generations=generations, name=self.name, made_s=round(time.time(), 3)
-            )
+            views = {name: json.loads(View.load(dataset, name).to_json()) for name in View.names(dataset)}
+            more = {"generations": generations, "views": views, "made_s": round(time.time(), 3)}
+            data = snapshots.to_bytes(dataset.snapshot, name=self.name, **more)
             if not storage.create_bytes(dataset.filesystem, path, data):
                 raise UsageError(
                     f"snapshot {self.name}", "exists, and is never changed", "Choose another name."
                 )
-        columns = dataset.snapshot.columns
-        print(f"{dataset.uri}@{self.name}: {len(columns)} column versions, {len(generations)} generations")
+        columns, address = dataset.snapshot.columns, Dataset(self.dataset, at=self.name).address
+        print(f"{address}: {len(columns)} column versions, {len(generations)} generations")
         return cli.DONE
 
 
@@ -149,7 +153,7 @@ class Remove:
     source: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = ()
     """Sources by their id or address."""
     where: str = ""
-    """Sources by a SQL predicate over the table `sources`."""
+    """Sources by a SQL predicate over the table `sources`; with --source: these too."""
     reason: str = ""
     """Kept with the hashes of the ids."""
     runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")] = ()
@@ -173,8 +177,7 @@ class Remove:
             return cli.DONE
         read_by = [str(path) for path in self.runs if _has_read(path, sources)]
         with Lease(dataset):
-            done = remove(dataset, sources, self.reason)
-        done.runs += read_by
+            done = remove(dataset, sources, self.reason, read_by)
         counts = {
             "sources": len(done.sources),
             "clips": done.num_clips,

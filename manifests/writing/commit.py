@@ -23,6 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table, with_parts
 from manifests.store import storage
@@ -33,8 +34,14 @@ QUIET_S = 60.0
 """Age from which an unfinished file that no process holds is debris of an attempt that died."""
 
 
-class SupersededError(Exception):
-    """Another writer has committed this shard's column first; what it wrote counts, and this is not lost."""
+class SupersededError(RushesError):
+    """Another writer has committed this first; what it wrote counts, and this is not lost."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "was made by another writer at the same time", "Give the same command again.")
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.subject,)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from manifests.tables.scans import Tables
 from manifests.writing.commit import SupersededError
 
 SHARDS_A_FILE = 4096
+QUIET_S = 600.0
+"""So long merged files that no snapshot names are left alone: another may be about to publish them."""
 ENOUGH = 256
 """So many commits of one column version in small files are worth merging after a run."""
 _ROWS_A_GROUP = {"shards": 8, "clips": 1024}
@@ -204,6 +206,24 @@ def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Tab
     raise SupersededError(f"snapshot {dataset.snapshot.number}")
 
 
+def tars_of(dataset: Dataset, found: Iterable[Snapshot]) -> set[str]:
+    """Paths inside the dataset of the tars that snapshots' records name."""
+    tars, seen = set[str](), set[str]()
+    for snapshot in found:
+        for version in snapshot.columns.values():
+            for one in version.tables.get("shards", ()):
+                if one.path not in seen:
+                    seen.add(one.path)
+                    rows = read_parts(dataset, "shards", [dataset.path(*one.path.split("/"))], ["tar"])
+                    tars.update(rows["tar"].drop_null().to_pylist())
+    return tars
+
+
+def named_snapshots(dataset: Dataset) -> list[Snapshot]:
+    filesystem, root = dataset.filesystem, dataset.root
+    return [snapshots.named(filesystem, root, name)[0] for name in snapshots.names(filesystem, root)]
+
+
 def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
     """Make merged files without some shards, and a snapshot that no longer covers them.
 
@@ -256,7 +276,9 @@ def clean(dataset: Dataset, keeps_previous: bool = True) -> int:
             version = snapshot.version(name)
             for info in storage.list_files(filesystem, dataset.path("tables", table, name), ".parquet"):
                 if info.base_name.startswith("merged-"):
-                    is_gone = dataset.relative(info.path) not in names
+                    age_s = time.time() - (info.mtime_ns or 0) / 1e9
+                    is_left = dataset.relative(info.path) in names or (keeps_previous and age_s < QUIET_S)
+                    is_gone = not is_left
                 else:
                     is_gone = info.base_name[:6].isdigit() and version.covers(
                         int(info.base_name.partition("-")[0].partition(".")[0])

@@ -116,7 +116,8 @@ class Lease:
     """A dataset's lease for as long as the context lasts; renewed by a thread.
 
     Raises:
-        UsageError: another writer holds it; or, on leaving, it was taken over from this one.
+        UsageError: another writer holds it, or it is read at a snapshot; or, on leaving, it was taken over
+            from this one.
     """
 
     def __init__(self, dataset: Dataset, command: str = "") -> None:
@@ -128,6 +129,10 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Lease:
+        if self.dataset.at:
+            raise UsageError(
+                self.dataset.address, "is a snapshot, which nobody writes to", f"Give {self.dataset.uri}."
+            )
         holder, before = read(self.dataset)
         if holder and not holder.is_gone(time.time()):
             raise self._refusal(holder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -17,14 +19,15 @@ from manifests.tables import planned
 from manifests.tables.parts import read_part
 from manifests.writing.commit import parquet_bytes
 
-_TEXTS = (".json", ".jsonl", ".txt", ".csv", ".html", ".md")
-_FOLDERS = ("runs", "training", "views")
+_NO_TEXT = (".safetensors", ".distcp", ".parquet", ".tar", ".png", ".jpg", ".webm", ".npy", ".bin", ".gz")
+_PICTURES = (".png", ".jpg", ".webm")
 
 
 def scrub_plan(dataset: Dataset, ids: Collection[str]) -> None:
     """Write every generation anew that has rows of the sources."""
     for generation in dataset.generations():
         _scrub_generation(dataset, generation, pa.array(sorted(ids), pa.string()))
+    _remove_old_parts(dataset)
 
 
 def _scrub_generation(dataset: Dataset, generation: int, ids: pa.Array) -> None:
@@ -32,7 +35,7 @@ def _scrub_generation(dataset: Dataset, generation: int, ids: pa.Array) -> None:
     path, digests = dataset.plan_path(generation), dict(planned.digests(dataset, generation))
     segments = read_part(dataset, path)
     stay = pc.invert(pc.is_in(segments["source_id"], ids))
-    old, is_same, places = [], pc.all(stay).as_py() is not False, dict[int, int]()
+    is_same, places = pc.all(stay).as_py() is not False, dict[int, int]()
     for name in planned.NAMES:
         own = planned.part(dataset, name, generation)
         rows = read_part(dataset, own)
@@ -46,46 +49,95 @@ def _scrub_generation(dataset: Dataset, generation: int, ids: pa.Array) -> None:
         data = parquet_bytes(to_table(name, rows.filter(kept).to_pylist()))
         digests[name] = hashlib.sha256(data).hexdigest()
         storage.write_bytes(dataset.filesystem, dataset.plan_part_path(name, generation, digests[name]), data)
-        old.append(own)
-    if is_same:
-        return
-    found = segments.filter(stay).to_pylist()
-    for row in found:
-        if places and row.get("source_row") is not None:
-            row["source_row"] = places[row["source_row"]]
-    data = parquet_bytes(with_parts(to_table("segments", found), digests))
-    storage.write_bytes(dataset.filesystem, path, data)
-    now = {planned.part(dataset, name, generation) for name in planned.NAMES}
-    storage.delete_files(dataset.filesystem, [one for one in old if one not in now])
+    if not is_same:
+        found = segments.filter(stay).to_pylist()
+        for row in found:
+            if places and row.get("source_row") is not None:
+                row["source_row"] = places[row["source_row"]]
+        data = parquet_bytes(with_parts(to_table("segments", found), digests))
+        storage.write_bytes(dataset.filesystem, path, data)
 
 
-def scrub_texts(dataset: Dataset, words: Mapping[str, str]) -> list[str]:
+def _remove_old_parts(dataset: Dataset) -> None:
+    """Remove tables of the plan that no generation names, also where the takedown died before."""
+    named = {
+        planned.part(dataset, name, number) for name in planned.NAMES for number in dataset.generations()
+    }
+    for name in planned.NAMES:
+        infos = storage.list_files(dataset.filesystem, dataset.path("tables", name, "plan"), ".parquet")
+        storage.delete_files(dataset.filesystem, [info.path for info in infos if info.path not in named])
+
+
+def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
+    """Finds the words in any spelling, and no longer word that only begins or ends with one."""
+    found = list[str]()
+    for word in sorted(words, key=len, reverse=True):
+        if re.fullmatch(r"[0-9a-f]+", word):
+            found.append(f"(?<![0-9a-f]){word}(?![0-9a-f])")
+        else:
+            spellings = {word, json.dumps(word)[1:-1], html.escape(word)}
+            found += [rf"{re.escape(spelling)}(?![^\s\"'<>&\\,;:#)\]}}])" for spelling in spellings]
+    return re.compile("|".join(found))
+
+
+def replaced(text: str, words: Mapping[str, str]) -> str:
+    """A text with tokens in the place of words."""
+    spelled = {html.escape(word): its for word, its in words.items()}
+    spelled |= {json.dumps(word)[1:-1]: its for word, its in words.items()} | dict(words)
+    return _pattern(words).sub(lambda found: spelled[found[0]], text)
+
+
+def _texts(dataset: Dataset, folder: str) -> Iterator[tuple[str, str]]:
+    """Paths and texts of all files of a folder that hold text."""
+    for info in storage.list_files(dataset.filesystem, dataset.path(folder)):
+        if not info.path.endswith(_NO_TEXT):
+            try:
+                yield info.path, storage.read_bytes(dataset.filesystem, info.path).decode()
+            except UnicodeDecodeError:
+                continue
+
+
+def trainings_with(dataset: Dataset, words: Mapping[str, str]) -> list[str]:
+    """Trainings in the dataset whose texts have one of the words."""
+    pattern = _pattern(words)
+    return sorted(
+        {
+            PurePosixPath(dataset.relative(path)).parts[1]
+            for path, text in _texts(dataset, "training")
+            if pattern.search(text)
+        }
+    )
+
+
+def scrub_texts(dataset: Dataset, words: Mapping[str, str], read_by: Collection[str]) -> None:
     """Put tokens in the place of words in all texts of runs, trainings and views.
 
-    Args:
-        words: by each word, longest first: what stands for it.
-
-    Returns:
-        Trainings that had read of them.
+    Commits taken back, what replays made, notes of probing, and the pictures of trainings that read of the
+    sources go whole.
     """
-    longest = sorted(words.items(), key=lambda item: -len(item[0]))
-    spelled = [(spelling, its) for word, its in longest for spelling in {word, json.dumps(word)[1:-1]}]
-    runs, gone = set[str](), list[str]()
-    for folder in _FOLDERS:
+    pattern, gone = _pattern(words), list[str]()
+    for folder in ("runs", "training"):
         for info in storage.list_files(dataset.filesystem, dataset.path(folder)):
             parts = PurePosixPath(dataset.relative(info.path)).parts
-            if parts[:2] in (("runs", "withdrawn"), ("runs", "replay")):
-                gone.append(info.path)  # of no use once their rows have changed
-                continue
-            if not info.path.endswith(_TEXTS):
-                continue
-            data = storage.read_bytes(dataset.filesystem, info.path)
-            changed = data
-            for word, its in spelled:
-                changed = changed.replace(word.encode(), its.encode())
-            if changed != data:
-                storage.write_bytes(dataset.filesystem, info.path, changed)
-                if folder == "training" and parts[-1].startswith("consumed"):
-                    runs.add(parts[1])
+            is_old = folder == "runs" and parts[1] in ("withdrawn", "replay", "probed")
+            is_seen = folder == "training" and parts[1] in read_by and parts[-1].endswith(_PICTURES)
+            if is_old or is_seen or pattern.search(info.base_name):
+                gone.append(info.path)
     storage.delete_files(dataset.filesystem, gone)
-    return sorted(runs)
+    for folder in ("runs", "training", "views"):
+        for path, text in _texts(dataset, folder):
+            changed = replaced(text, words)
+            if path.endswith("/summary.json") and folder == "runs":
+                changed = _without_captions(changed)
+            if changed != text:
+                storage.write_bytes(dataset.filesystem, path, changed.encode())
+
+
+def _without_captions(text: str) -> str:
+    """A run's summary without the captions that it quotes, whoever they are of."""
+    try:
+        summary = json.loads(text)
+        summary["captions"]["duplicates"] = []
+    except (ValueError, KeyError, TypeError):
+        return text
+    return json.dumps(summary, indent=2)

@@ -23,7 +23,7 @@ from manifests.store import storage
 from manifests.store.shards import Member, read_member
 from manifests.tables.records import record_of, rows_of_shard
 from manifests.writing.commit import parquet_bytes, read_record, remove, write_part, written_by
-from manifests.writing.compact import take_out
+from manifests.writing.compact import named_snapshots, take_out, tars_of
 
 
 def _path(dataset: Dataset, column: Column, shard: int) -> str:
@@ -43,6 +43,8 @@ def withdraw(dataset: Dataset, column: Column, shards: Sequence[int]) -> None:
     for shard in merged:
         _keep(dataset, column, shard)
     if merged:
+        # what a compaction that died has left of them would count again
+        storage.delete_files(dataset.filesystem, [dataset.record_path(column, shard) for shard in merged])
         take_out(dataset, column, merged)
     for shard in sorted(set(shards) - set(merged)):
         path = dataset.record_path(column, shard)
@@ -67,6 +69,7 @@ def _keep(dataset: Dataset, column: Column, shard: int) -> None:
 def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
     """Remove what was taken back of every shard that has all of these columns again."""
     left = defaultdict(list)
+    tars = {dataset.path(*tar.split("/")) for tar in tars_of(dataset, named_snapshots(dataset))}
     for column in columns:
         for info in storage.list_files(dataset.filesystem, dataset.path("runs", "withdrawn", str(column))):
             left[int(PurePosixPath(info.path).stem)].append((column, info.path))
@@ -76,7 +79,7 @@ def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
         for column, path in found:
             with contextlib.suppress(OSError, pa.ArrowException):  # a damaged record names nothing
                 now = written_by(dataset, record_of(dataset, column, shard))
-                remove(dataset, written_by(dataset, read_record(dataset, path)) - now)
+                remove(dataset, written_by(dataset, read_record(dataset, path)) - now - tars)
             dataset.filesystem.delete_file(path)
 
 

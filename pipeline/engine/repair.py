@@ -203,7 +203,10 @@ class Replay:
         )
         before, after = ({item["name"]: item["crc32"] for item in record["members"]} for record in (old, new))
         members = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        digests = [{part["table"]: part["sha256"] for part in record["parts"]} for record in (old, new)]
+        digests = [  # an older version wrote parts without rows, too
+            {part["table"]: part["sha256"] for part in record["parts"] if part["rows"]}
+            for record in (old, new)
+        ]
         tables = sorted(
             name
             for name in digests[0].keys() | digests[1].keys()

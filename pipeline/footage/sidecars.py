@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import posixpath
+from collections.abc import Sequence
 
 from manifests.errors import UsageError
 from manifests.text import decoded, valid, valid_json
@@ -19,6 +20,9 @@ from pipeline.footage.lists import entry_uri, read_rows
 
 _FOLDER_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _MAX_SIDECAR_BYTES = 16 << 20
+
+_LICENCE = ("licence", "license", "rights")
+_ORIGIN = ("url", "webpage_url", "source_url", "author", "uploader", "creator")
 
 
 def folder_rows(uri: str) -> list[Found] | None:
@@ -91,6 +95,15 @@ def _fault(item: object) -> str:
     return ""
 
 
+def _said(metadata: dict, keys: Sequence[str]) -> str | None:
+    """The first text under one of these keys, whatever their case."""
+    by_name = {str(key).lower(): value for key, value in metadata.items()}
+    for key in keys:
+        if isinstance(value := by_name.get(key), str | int | float) and (text := valid(str(value)).strip()):
+            return text
+    return None
+
+
 def sidecar_fields(found: Found) -> dict:
     """`alt`, `timed_captions_json` and `metadata_json` of a source, and `detail` if one is unreadable."""
     alt, captions, detail = found.alt, list[dict](), list[str]()
@@ -123,5 +136,7 @@ def sidecar_fields(found: Found) -> dict:
         "alt": valid(alt),
         "timed_captions_json": json.dumps(valid_json(captions)),
         "metadata_json": json.dumps(valid_json(metadata), sort_keys=True),
+        "licence": _said(metadata, _LICENCE),
+        "origin": _said(metadata, _ORIGIN),
     }
     return fields | ({"detail": "; ".join(detail)} if detail else {})

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from captioner.backends.given import given_captions
 from captioner.backends.server import BudgetSpentError
@@ -31,6 +32,7 @@ from pipeline.stages.again import Again
 from pipeline.stages.journal import Journal
 from pipeline.stages.rows import failure_row, origin_of
 
+Result = TypeVar("Result")
 CODE_VERSION = 2
 _ITEM_LIMIT_S = 1800.0
 _LOW = "alignment_percentile:"
@@ -82,6 +84,8 @@ class Failure:
 
     error: str  # poison, no_answer, or the kind of exception
     cause: str
+    spent: BudgetSpentError | None = None
+    """Set where the budget did not allow to ask."""
 
 
 @dataclass
@@ -160,6 +164,9 @@ class CaptionStage:
                 else:
                     self._add(made, clip, written, shard)
             progress(f"{len(made)}/{len(clips)} clips, {made}")
+        spent = [failure.spent for failure in made.failed.values() if failure.spent]
+        if spent and not made.cost.requests:  # nothing of the shard is paid for: it waits for another budget
+            raise spent[0]
         journal.rest()
         return self._commit(ShardCommit(dataset, self.column, shard, generation), clips, made, again)
 
@@ -179,16 +186,14 @@ class CaptionStage:
 
         def captioned(names: list[str]) -> tuple[list[ClipFrames], list[list[Caption] | Failure]]:
             batch = read(names)
-            return batch, self._caption(batch, journal, made.cost.requests > 0)
+            found = self._caption(batch, journal)
+            return [
+                replace(clip, frames=()) for clip in batch
+            ], found  # pictures would pile up behind a slow one
 
         if at_once > 1:
             together = [names for names in batches if not any(map(journal.is_suspect, names))]
-            with ThreadPoolExecutor(at_once) as pool:
-                try:
-                    yield from pool.map(captioned, together)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            yield from _ahead(captioned, together, at_once)
             yield from map(captioned, batches[len(together) :])
             return
         with ThreadPoolExecutor(1) as pool:
@@ -199,19 +204,12 @@ class CaptionStage:
                 batch = reading.pop().result()
                 if following is not None:
                     reading.append(pool.submit(read, following))
-                yield batch, self._caption(batch, journal, made.cost.requests > 0)
+                yield batch, self._caption(batch, journal)
 
-    def _caption(
-        self, batch: list[ClipFrames], journal: Journal, is_paid_for: bool
-    ) -> list[list[Caption] | Failure]:
+    def _caption(self, batch: list[ClipFrames], journal: Journal) -> list[list[Caption] | Failure]:
         """Captions of each clip, or why it has none.
 
-        Args:
-            is_paid_for: whether requests were made for the shard, whose captions a spent budget must not
-                discard.
-
         Raises:
-            BudgetSpentError: the budget was spent before the first request for the shard.
             Exception: the machine is at fault and not the batch (`blame`).
         """
         names = [clip.clip_id for clip in batch]
@@ -221,17 +219,13 @@ class CaptionStage:
             with journal.item(*names, limit_s=_ITEM_LIMIT_S):
                 return list(write_captions(self.captioner, batch, self.config.retries))
         except BudgetSpentError as error:
-            if not is_paid_for:
-                raise
-            return [Failure("no_answer", str(error))] * len(batch)
+            return [Failure("no_answer", str(error), error)] * len(batch)
         except Exception as error:  # noqa: BLE001 - one clip must not end the others
             failure = Failure(*blame(error))
         if len(batch) == 1:
             return [failure]
         middle = len(batch) // 2
-        return self._caption(batch[:middle], journal, is_paid_for) + self._caption(
-            batch[middle:], journal, is_paid_for
-        )
+        return self._caption(batch[:middle], journal) + self._caption(batch[middle:], journal)
 
     def _add(self, made: Captioned, clip: ClipFrames, captions: list[Caption], shard: int) -> None:
         """Add the captions a clip came with and those written for it, or its failure."""
@@ -281,6 +275,20 @@ class CaptionStage:
                     "rejected",
                     [f"{_LOW}{known[row['caption_id']]:.3f}"],
                 )
+
+
+def _ahead(work: Callable[[list[str]], Result], jobs: list[list[str]], at_once: int) -> Iterator[Result]:
+    """What each job gives, in order, so many at a time and as many waiting to be handed on."""
+    pool, waiting = ThreadPoolExecutor(at_once), deque[Future[Result]]()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) >= 2 * at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=not waiting, cancel_futures=True)
 
 
 def _batches(clips: list[str], size: int, journal: Journal) -> list[list[str]]:

@@ -67,7 +67,7 @@ class Journal:
         self._path = dataset.path("runs", run_id, "journal", str(column), f"{shard:06d}.json")
         self._state: dict[str, Any] = {"deaths": {}, "why": {}, "idle_deaths": 0}
         self._is_written = False
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self.death = ""
         if storage.exists(self._filesystem, self._path):
             self._state = json.loads(storage.read_bytes(self._filesystem, self._path))
@@ -94,7 +94,9 @@ class Journal:
         return f"{state['why'][in_hand[0]]}, with {_few(in_hand)} in hand"
 
     def _write(self) -> None:
-        data = json.dumps(self._state).encode()
+        with self._lock:
+            data = json.dumps(self._state).encode()
+            self._is_written = True
         if storage.is_local(self._filesystem):  # no fsync: this must outlive the process, not the machine
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             temporary = storage.temporary_name(self._path)
@@ -103,7 +105,6 @@ class Journal:
             os.replace(temporary, self._path)
         else:
             storage.write_bytes(self._filesystem, self._path, data)
-        self._is_written = True
 
     def poison(self, item: str) -> str | None:
         """Why the item must be passed over, or None if it may be tried."""
@@ -151,30 +152,36 @@ class Journal:
             self._state["why"] |= dict.fromkeys(items, str(error))
             self._write()
             os._exit(_LIMIT_EXIT)
+        except Exception:  # of one item, which is nobody's death
+            self._give_back(items)
+            raise
+        else:
+            self._give_back(items)
         finally:
             is_done.set()
-        self._give_back(items)
 
     def _take(self, items: tuple[str, ...]) -> None:
         with self._lock:
-            self._hold([*self._state["in_hand"], *items])
+            self._state["in_hand"] = [*self._state["in_hand"], *items]
+            self._is_written = False
+        self._keep()
 
     def _give_back(self, items: tuple[str, ...]) -> None:
+        """On an object store this is written with what comes next: a request an item is enough."""
         with self._lock:
             left = list(self._state["in_hand"])
             for item in items:
                 left.remove(item)
-            self._hold(left)
+            self._state["in_hand"] = left
+            self._is_written = False
+        if storage.is_local(self._filesystem):
+            self._keep()
 
-    def _hold(self, items: list[str]) -> None:
-        """What is in hand from now on.
-
-        On an object store, that nothing is in hand is written by `rest` alone: a request an item is enough.
-        """
-        self._state["in_hand"] = items
-        self._is_written = False
-        if items or storage.is_local(self._filesystem):
-            self._write()
+    def _keep(self) -> None:
+        """Write the state, unless another thread has written this one meanwhile."""
+        with self._writing:
+            if not self._is_written:
+                self._write()
 
     def rest(self) -> None:
         """Nothing is in hand: what comes now is the commit, and no item's fault."""

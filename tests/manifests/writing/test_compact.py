@@ -10,18 +10,19 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
+from dashboard.index.commits import committed
 from manifests import cli, snapshots
 from manifests.errors import IntegrityError, UsageError
 from manifests.exporting.webdataset import export_webdataset
-from manifests.layout import Dataset
-from manifests.schemas import TABLES
+from manifests.layout import Column, Dataset
+from manifests.schemas import TABLES, to_table
 from manifests.store import storage
 from manifests.tables import records, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing import compact as compaction
 from manifests.writing.commit import SupersededError
-from manifests.writing.compact import clean, compact, take_out
+from manifests.writing.compact import clean, commit_version, compact, take_out
 from manifests.writing.withdrawn import forget, withdraw
 from tests.manifests.writing.test_commit import COLUMN, commit_one, tree
 
@@ -294,3 +295,107 @@ def count_requests(patch, asked: list[str]) -> None:
             return _real(*given, **options)
 
         patch.setattr(obstore, name, noted)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda reader: scans.table(reader, "clips", COLUMN).num_rows,
+        lambda reader: scans.table(reader, "clips").num_rows,
+        lambda reader: len(reader.committed_shards(COLUMN)),
+        lambda reader: len(View(columns={"preview": COLUMN}).kept(reader)),
+        lambda reader: sum(not commit.is_plan for commit in committed(reader)),
+    ],
+)
+def test_a_reader_during_a_compaction_misses_nothing(tmp_path, monkeypatch, ask):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    for shard in range(4):
+        commit_one(dataset, clip=f"c{shard}", shard=shard)
+    real, done = storage.list_files, []
+
+    def listing(filesystem, folder, *given, **options):
+        found = real(filesystem, folder, *given, **options)
+        if f"{COLUMN}" in folder + "".join(info.path for info in found) and not done:
+            done.append(folder)
+            compact(Dataset(dataset.uri))  # between the listing and what is made of it
+        return found
+
+    monkeypatch.setattr(storage, "list_files", listing)
+    assert ask(Dataset(dataset.uri)) == 4 and done
+
+
+def test_a_retry_spoils_no_named_snapshot(tmp_path):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    commit_one(dataset, "first")
+    assert cli.main(arguments=["snapshot", "spring", dataset.uri]) == cli.DONE
+    withdraw(dataset, COLUMN, [0])
+    commit_one(dataset, "second")
+    forget(dataset, [COLUMN])
+    for address in (dataset.uri, f"{dataset.uri}@spring"):
+        assert verify(Dataset(address), deep=True).problems == []
+    tar, _ = records.members_of_shard(Dataset(f"{dataset.uri}@spring"), COLUMN, 0)
+    Path(tar).unlink()
+    assert any("a named snapshot has it" in problem for problem in verify(dataset).problems)
+
+
+def test_a_named_snapshot_keeps_its_views(copy):
+    View(columns=View.load(copy).columns, where="kind = 'image'").save(copy, "few")
+    few = View.load(copy, "few").kept(copy)
+    assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    View(columns=View.load(copy).columns, where="true").save(copy, "few")
+    spring = Dataset(f"{copy.uri}@spring")
+    assert View.load(spring, "few").kept(spring) == few != View.load(copy, "few").kept(copy)
+    assert set(View.names(spring)) == {"default", "few"}
+
+
+def test_nobody_writes_to_a_snapshot(copy, capsys):
+    from pipeline.engine.run import open_for
+
+    assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    before, at = tree(Path(copy.uri)), f"{copy.uri}@spring"
+    column = str(copy.columns()[0])
+    for words in (
+        ["compact", at],
+        ["remove", at, "--where", "true"],
+        ["withdraw", column, "0", "--dataset", at],
+        ["snapshot", "other", at],
+    ):
+        assert cli.main(arguments=words) == cli.USAGE, words
+        assert "nobody writes to" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="nobody writes to"):
+        open_for([], at)
+    with pytest.raises(UsageError, match="nobody writes to"):
+        Dataset.create(at)
+    assert tree(Path(copy.uri)) == before and not Path(at).exists()
+
+
+def test_what_a_dead_compaction_left_does_not_count_again(tmp_path, monkeypatch):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    for shard in range(3):
+        commit_one(dataset, clip=f"c{shard}", shard=shard)
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "clean", lambda dataset: 0)
+        compact(dataset)
+    assert small_files(dataset)
+    withdraw(dataset, COLUMN, [1])
+    assert Dataset(dataset.uri).committed_shards(COLUMN) == [0, 2]
+
+
+def test_a_version_that_is_about_to_be_published_is_left_alone(tmp_path, monkeypatch):
+    dataset, other = Dataset.create(str(tmp_path / "ds")), Dataset(str(tmp_path / "ds"))
+    commit_one(dataset)
+    compact(dataset)
+    real = snapshots.publish
+
+    def late(filesystem, root, snapshot):
+        monkeypatch.setattr(snapshots, "publish", real)
+        commit_one(other, clip="b", shard=1)
+        compact(other)
+        return real(filesystem, root, snapshot)
+
+    monkeypatch.setattr(snapshots, "publish", late)
+    rows = {"column": "dedup", "fingerprint": "made", "shard": 0, "generation": 0, "members": [], "parts": []}
+    account = {"num_in": 1, "num_kept": 1, "num_dropped": 0, "num_failed": 0}
+    commit_version(dataset, Column("dedup", "made"), {"shards": to_table("shards", [rows | account])})
+    assert dataset.committed_shards(COLUMN) == [0, 1]
+    assert verify(Dataset(dataset.uri), deep=True).problems == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from pathlib import Path
@@ -14,11 +15,12 @@ from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
 from manifests.store import storage
-from manifests.tables import planned, scans
+from manifests.tables import planned, records, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.compact import commit_version
 from manifests.writing.removing import pending, remove, token, tokens
+from manifests.writing.withdrawn import withdraw
 from tests.manifests.writing.test_compact import everything
 
 
@@ -135,35 +137,143 @@ def test_what_it_stood_for_comes_back(copy):
     assert verify(copy, deep=True).problems == []
 
 
-@pytest.mark.parametrize("dies_at", [1, 4, 9, 14, 20, 26, 32])
+@pytest.mark.parametrize("dies_at", [1, 4, 9, 14, 20, 26, 30, 32, 36])
 def test_one_that_died_is_gone_on_with(copy, monkeypatch, dies_at):
     source_id, uri = a_source(copy)
-    count = 0
-    real = os.replace
+    run = Path(copy.uri, "training", "tiny")
+    run.mkdir(parents=True)
+    (run / "consumed.jsonl").write_text(f'"{source_id}-00000000"\n')
+    count, real, real_delete = 0, os.replace, storage.delete_files
 
-    def dying(source, target):
+    def step():
         nonlocal count
         count += 1
         if count == dies_at:
             raise KeyboardInterrupt
+
+    def replacing(source, target):
+        step()
         real(source, target)
 
-    monkeypatch.setattr(storage.os, "replace", dying)
+    def deleting(filesystem, paths):
+        step()
+        real_delete(filesystem, paths)
+
+    monkeypatch.setattr(storage.os, "replace", replacing)
+    monkeypatch.setattr(storage, "delete_files", deleting)
     died = False
     try:
-        remove(copy, {source_id: uri})
+        remove(copy, {source_id: uri}, "licence ended")
     except KeyboardInterrupt:
         died = True
+    monkeypatch.setattr(storage.os, "replace", real)
     monkeypatch.undo()
-    assert died or dies_at > 20
-    if died and pending(copy):
+    assert died
+    if pending(copy):
         assert not any(name.startswith(source_id) for name in View.load(copy).kept(copy))
         assert cli.main(arguments=["compact", copy.uri]) == cli.DONE
-    elif died:
-        remove(copy, {source_id: uri})
+    else:
+        remove(copy, {source_id: uri}, "licence ended")
     assert holders(copy, [source_id, uri]) == []
     assert tokens(copy) == {token(source_id)} and not pending(copy)
+    [told] = json.loads(Path(copy.uri, "removed", "done.json").read_text())["removed"]
+    assert told["reason"] == "licence ended" and told["read_by"] == ["tiny"]
     assert verify(copy, deep=True).problems == []
+
+
+def test_parts_of_attempts_that_died_and_of_commits_taken_back_go_too(copy):
+    source_id, uri = a_source(copy)
+    for column in copy.columns():
+        if column.name in ("preview", "caption"):
+            shard = copy.committed_shards(column)[0]
+            record = records.record_of(copy, column, shard)
+            if column.name == "caption":
+                withdraw(copy, column, [shard])
+            part = Path(records.part_of(copy, record, "captions" if column.name == "caption" else "clips"))
+            part.with_name(f"{shard:06d}-0badcafe.parquet").write_bytes(part.read_bytes())
+            tar = next(Path(copy.uri, "columns", str(column)).glob("*.tar"), None)
+            if tar:
+                tar.with_name(f"{shard:06d}-0badcafe.tar").write_bytes(tar.read_bytes())
+    remove(copy, {source_id: uri})
+    assert holders(copy, [source_id, uri]) == []
+
+
+def test_all_addresses_and_spellings_of_it_go_and_no_others(copy, films, tmp_path):
+    from pipeline.config import PlanConfig
+    from pipeline.footage.sources import list_sources, source_row
+    from pipeline.plan import make_plan
+
+    source_id, uri = a_source(copy)
+    twin = tmp_path / "twin & co.mkv"
+    twin.write_bytes(Path(uri).read_bytes())
+    make_plan(copy, list_sources([str(twin)]), PlanConfig(), lambda files: [source_row(one) for one in files])
+    run = Path(copy.uri, "runs", "r1")
+    run.mkdir(parents=True)
+    other = f"{source_id}0a1b2c3d {uri}.old.mp4"
+    words = [source_id, uri, str(twin), html.escape(str(twin))]
+    (run / "run.json").write_text(json.dumps({"command": words, "other": other}))
+    (run / "page.log").write_text(f"<a href='{html.escape(str(twin))}'>{source_id}-00000000</a> {other}")
+    images = Path(copy.uri, "training", "tiny", "samples")
+    images.mkdir(parents=True)
+    (images / f"{source_id}-00000000.png").write_bytes(b"\x89PNG")
+    remove(copy, {source_id: str(twin)})
+    left = (run / "run.json").read_text() + (run / "page.log").read_text()
+    assert left.count(other) == 2
+    rest = left.replace(other, "")
+    assert source_id not in rest and uri not in rest and "twin" not in rest
+    assert not list(images.iterdir())
+
+
+def test_accounts_are_those_of_what_is_left(copy):
+    source_id, uri = a_source(copy)
+    remove(copy, {source_id: uri})
+    for column in copy.columns():
+        for shard in copy.committed_shards(column):
+            record = records.record_of(copy, column, shard)
+            for part in record["parts"]:
+                rows = records.rows_of_shard(copy, part["table"], column, shard)
+                assert part["rows"] == len(rows), (column, part)
+            clips = next(one for one in copy.columns() if one.name == "preview")
+            if column.name != "preview":
+                assert record["num_in"] == len(records.rows_of_shard(copy, "clips", clips, shard)), column
+
+
+def test_a_shard_that_loses_all_its_sources_is_not_filled_again(copy, films, tmp_path):
+    from pipeline.config import PlanConfig
+    from pipeline.footage.sources import list_sources, source_row
+    from pipeline.plan import make_plan
+
+    last = max(planned.shards(copy))
+    _, sources = planned.rows_of_shard(copy, last, 0)
+    remove(copy, {key: row["uri"] for key, row in sources.items()})
+    assert verify(copy, deep=True).problems == []
+    new = tmp_path / "new.mkv"
+    new.write_bytes(Path(next(iter(sources.values()))["uri"]).read_bytes() + b"more")
+    make_plan(copy, list_sources([str(new)]), PlanConfig(), lambda files: [source_row(one) for one in files])
+    assert max(planned.shards(copy)) > last
+    assert verify(copy).problems == []
+
+
+def test_while_it_is_pending_nothing_of_it_is_taken_in(copy, monkeypatch, tmp_path):
+    from pipeline.config import PlanConfig
+    from pipeline.footage.sources import list_sources, source_row
+    from pipeline.plan import make_plan
+
+    source_id, uri = a_source(copy)
+
+    def dying(dataset):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("manifests.writing.removing.compact", dying)
+        with pytest.raises(KeyboardInterrupt):
+            remove(copy, {source_id: uri})
+    twin = tmp_path / "twin.mkv"
+    twin.write_bytes(Path(uri).read_bytes())
+    rows = make_plan(
+        copy, list_sources([str(twin)]), PlanConfig(), lambda files: [source_row(one) for one in files]
+    )
+    assert [row["reason"] for row in rows] == ["removed"]
 
 
 def test_the_verb_and_what_it_refuses(copy, capsys):

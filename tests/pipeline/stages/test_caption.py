@@ -4,14 +4,16 @@ each row, two versions side by side.
 
 import json
 
+import pytest
 import torch
 
 from captioner.backends import server as module
+from captioner.backends.server import BudgetSpentError
 from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
 from manifests import cli
-from manifests.tables import scans
+from manifests.tables import records, scans
 from manifests.views import View
 from pipeline.config import CaptionConfig, TextConfig
 from pipeline.stages.caption import CaptionStage
@@ -162,3 +164,23 @@ def test_the_projects_own_captioner_gives_the_same_bytes_twice_and_says_where_th
         path.unlink()
     caption(copy, config)
     assert {path: path.read_bytes() for path in parts} == parts
+
+
+def test_a_budget_that_ends_within_a_shard_keeps_what_is_paid_for(copy):
+    base = View.load(copy)
+    shards = [
+        shard
+        for shard in copy.committed_shards(base.column("preview"))
+        if len(records.rows_of_shard(copy, "clips", base.column("preview"), shard)) > 3
+    ]
+    with ChatServer(answer=calm) as server:
+        config = CaptionConfig(
+            captioner="openai", server=server.url, model="tiny", concurrency=2, budget_requests=3, retries=0
+        )
+        stage = CaptionStage(config, base.column("preview"))
+        stage.setup()
+        account, _ = run_stage(stage, copy, "again", shards[0], 0, lambda text: None)
+        assert account.num_kept == 3 and account.num_failed == account.num_in - 3
+        with pytest.raises(BudgetSpentError):  # nothing of this one is paid for
+            run_stage(stage, copy, "again", shards[1], 0, lambda text: None)
+    assert copy.committed_shards(stage.column) == [shards[0]] and len(server.requests) == 3

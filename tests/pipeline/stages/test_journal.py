@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
+from manifests.store import storage
 from pipeline.stages.journal import MAX_IDLE_DEATHS, Journal, Node
 
 COLUMN = Column("preview", "abc")
@@ -93,3 +96,30 @@ def test_on_a_store_an_item_costs_one_write_and_the_commit_one(bucket):
         found.rest()
         found.rest()
     assert writes == [["a"], ["b"], []]
+
+
+def test_items_are_held_from_many_threads_and_few_writes_reach_a_store(tmp_path, monkeypatch):
+    dataset, writes = Dataset.create(str(tmp_path)), []
+    monkeypatch.setattr(storage, "is_local", lambda filesystem: False)
+
+    def slow(filesystem, path, data):
+        time.sleep(0.02)
+        writes.append(json.loads(data)["in_hand"])
+
+    monkeypatch.setattr(storage, "write_bytes", slow)
+    journal = Journal(dataset, "run", COLUMN, 0)
+
+    def work(number):
+        with journal.item(f"item-{number}", limit_s=60):
+            time.sleep(0.05)
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(64)))
+    assert time.monotonic() - begin < 64 * 0.02  # not one write after the other
+    assert {item for held in writes for item in held} == {f"item-{number}" for number in range(64)}
+    assert len(writes) < 64
+    with pytest.raises(ValueError, match="broken"), journal.item("bad", limit_s=60):
+        raise ValueError("broken")
+    journal.rest()
+    assert writes[-1] == []
