@@ -15,7 +15,7 @@ comparisons that touched is in the report.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ _PARTS = np.array(
         for table, stride in enumerate(_STRIDES)
     ]
 )
-_FRAMES_AT_ONCE = 1 << 14
+_FRAMES_AT_ONCE, _MEMBERS_AT_ONCE = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def candidates(
         np.concatenate([own for own, _ in keys]),
         _joined([own for _, own in keys], first_frame),
     )
-    order = np.lexsort((bits_of[frames], all_keys))
+    order = np.argsort(all_keys, kind="stable")
     all_keys, frames = all_keys[order], frames[order]
     del order
     is_first = np.append(True, all_keys[1:] != all_keys[:-1])[: len(all_keys)]
@@ -159,43 +159,51 @@ def candidates(
     report.capped_buckets, report.comparisons_left_out = left_out(sizes, cap)
     codes = [np.zeros(0, np.int64)]
     near = functools.partial(_alike, blocks, first_frame, owner, int(first_clip[-1]))
-    for is_crowded, most in ((False, MAX_BITS_APART), (True, MAX_BITS_APART_CROWDED)):
-        chosen = (sizes > cap) == is_crowded
-        steps = bucket_steps(sizes, cap)[chosen]
-        ends = (starts + sizes)[chosen]
-        places = np.concatenate([np.zeros(0, np.int64), *_ranges(starts[chosen], sizes[chosen])])
-        ends, reach = np.repeat(ends, sizes[chosen]), np.repeat(steps, sizes[chosen])
-        bits = bits_of[frames[places]] if len(places) else np.zeros(0, np.uint64)
-        step = 1
-        while len(places):
-            # members of a bucket lie side by side: what is `step` further on is compared with all at once
-            left = np.nonzero((places + step < ends) & (reach >= step))[0]
-            if len(left) < len(places):
-                places, ends, reach, bits = places[left], ends[left], reach[left], bits[left]
-                if not len(places):
-                    break
-            other = frames[places + step]
-            close = np.bitwise_count(bits ^ bits_of[other]) <= most
-            codes.append(near(frames[places[close]], other[close]))
-            step += 1
+    of_chunk = starts // _MEMBERS_AT_ONCE
+    for chunk in np.unique(of_chunk):
+        mine = of_chunk == chunk
+        begin, own = int(starts[mine][0]), sizes[mine]
+        members = frames[begin : begin + int(own.sum())]
+        codes.append(_proposed(members, bits_of, own, cap, near))
     proposed = np.unique(np.concatenate(codes))
     report.candidates = len(proposed)
     count = int(first_clip[-1])
     return np.stack([proposed // max(1, count), proposed % max(1, count)], 1), report
 
 
+def _proposed(
+    frames: np.ndarray,
+    bits_of: np.ndarray,
+    sizes: np.ndarray,
+    cap: int,
+    near: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Codes of the pairs of clips that some buckets propose.
+
+    Args:
+        frames: of the buckets, one after the other.
+        sizes: members of each bucket.
+        near: codes of the pairs of clips of two rows of frames that are alike.
+    """
+    bucket = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.lexsort((bits_of[frames], bucket))
+    frames = frames[order]
+    bits = bits_of[frames]
+    end = np.repeat(np.cumsum(sizes), sizes)
+    reach = np.minimum(np.repeat(bucket_steps(sizes, cap), sizes), end - 1 - np.arange(len(frames)))
+    most = np.repeat(np.where(sizes > cap, MAX_BITS_APART_CROWDED, MAX_BITS_APART), sizes).astype(np.uint8)
+    places, found = np.arange(len(frames)), [np.zeros(0, np.int64)]
+    for step in range(1, int(reach.max(initial=0)) + 1):
+        # members of a bucket lie side by side: what is `step` further on is compared with all at once
+        places = places[reach[places] >= step]
+        close = places[np.bitwise_count(bits[places] ^ bits[places + step]) <= most[places]]
+        found.append(near(frames[close], frames[close + step]))
+    return np.unique(np.concatenate(found))
+
+
 def _joined(parts: Sequence[np.ndarray], begins: np.ndarray) -> np.ndarray:
     """Numbers within blocks [n] uint32 as numbers through all of them."""
     return np.concatenate([part + np.uint32(begin) for part, begin in zip(parts, begins, strict=False)])
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """Whole numbers from each start on, as many as its size, in one row."""
-    if not len(starts):
-        return []
-    total = int(sizes.sum())
-    begin = np.repeat(starts - np.append(0, np.cumsum(sizes)[:-1]), sizes)
-    return [begin + np.arange(total)]
 
 
 def _alike(
