@@ -13,7 +13,7 @@ from typing import Any
 
 from manifests.layout import Dataset
 from manifests.store import storage
-from manifests.writing.events import HEARTBEAT, run_ids
+from manifests.writing.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
 from manifests.writing.pace import Meter, Pace
 
 MOST_LISTENERS = 32
@@ -45,6 +45,7 @@ class Tail:
         is_local = storage.is_local(dataset.filesystem)
         self._is_local, self._look_s = is_local, _LOCAL_LOOK_S if is_local else _REMOTE_LOOK_S
         self._looked_at_s, self._looks, self._size = -1e9, 0, -1
+        self._piece, self._at = 0, 0  # of the events, and how far it was read
         self._lock = threading.Lock()
         self.listeners = 0
 
@@ -69,19 +70,23 @@ class Tail:
 
     def _begin(self, run_id: str) -> None:
         self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1
+        self._piece, self._at = 0, 0
         self.recent.clear()
         self.trouble.clear()
         self.running.clear()
 
     def _read(self) -> None:
-        path = self.dataset.path("runs", self.run_id, "events.jsonl")
+        path = piece_path(self.dataset, self.run_id, self._piece)
         info = self.dataset.filesystem.get_file_info(path)
-        if not info.is_file or info.size in (self.offset, self._size):
+        if not info.is_file or info.size in (self._at, self._size):
             return
         self._size = info.size
-        data = storage.read_range(self.dataset.filesystem, path, self.offset, info.size - self.offset)
+        data = storage.read_range(self.dataset.filesystem, path, self._at, info.size - self._at)
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
+        self._at += len(whole)
+        if not self._is_local and self._at >= PIECE_BYTES:  # what comes now is in the next piece
+            self._piece, self._at, self._size = self._piece + 1, 0, -1
         for line in whole.splitlines():
             try:
                 event = json.loads(line)

@@ -201,6 +201,7 @@ def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Tab
         before = dataset.snapshot
         after = Snapshot(before.number + 1, {**before.columns, str(column): version})
         if snapshots.publish(dataset.filesystem, dataset.root, after):
+            snapshots.forget_older(dataset.filesystem, dataset.root, before.number)
             dataset.refresh()
             return
     raise SupersededError(f"snapshot {dataset.snapshot.number}")

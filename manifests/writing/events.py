@@ -1,7 +1,8 @@
 """Live events of a run: `runs/<run id>/events.jsonl`, one JSON object per line.
 
 Events are for people who watch; nothing in the dataset depends on them. A local file is appended to; an
-object store, which cannot append, gets the whole file again at most every few seconds.
+object store, which cannot append, gets the last piece of the log again at most every few seconds: one that is
+full is followed by `events-0001.jsonl` and so on, and is not written again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ from manifests.text import shown_json
 from manifests.writing.pace import Meter
 
 _REWRITE_EVERY_S = 10.0
+PIECE_BYTES = 1 << 20
+"""From this size on a piece on an object store is full."""
 HEARTBEAT = "heartbeat"
 """The driver of a run lives, and how much is done; nothing else has happened."""
+
+
+def piece_path(dataset: Dataset, run_id: str, piece: int = 0) -> str:
+    """Where a piece of a run's events lies; on a disk there is but the first."""
+    name = f"events-{piece:04d}.jsonl" if piece else "events.jsonl"
+    return dataset.path("runs", run_id, name)
 
 
 class EventLog:
@@ -28,7 +37,7 @@ class EventLog:
 
     def __init__(self, dataset: Dataset, run_id: str) -> None:
         self.dataset, self.run_id = dataset, run_id
-        self.path = dataset.path("runs", run_id, "events.jsonl")
+        self.path, self._piece = piece_path(dataset, run_id), 0
         self.meter = Meter()
         self._lines: list[str] = []
         self._written_at_s, self._is_written = 0.0, True
@@ -71,16 +80,25 @@ class EventLog:
         if self._is_local or self._is_written or not is_due:
             return
         self._written_at_s = time.monotonic()  # also where it fails: it is tried again in a while
-        storage.write_bytes(self.dataset.filesystem, self.path, "".join(self._lines).encode())
+        data = "".join(self._lines).encode()
+        storage.write_bytes(self.dataset.filesystem, self.path, data)
         self._is_written = True
+        if len(data) >= PIECE_BYTES:
+            self._piece += 1
+            self.path, self._lines = piece_path(self.dataset, self.run_id, self._piece), []
 
 
 def read_events(dataset: Dataset, run_id: str) -> list[dict]:
     """All events of a run; an unfinished last line is left out."""
-    path = dataset.path("runs", run_id, "events.jsonl")
-    if not storage.exists(dataset.filesystem, path):
-        return []
-    return parse_lines(storage.read_bytes(dataset.filesystem, path), path, "Delete the line.")
+    found, piece = list[dict](), 0
+    is_local = storage.is_local(dataset.filesystem)
+    while storage.exists(dataset.filesystem, path := piece_path(dataset, run_id, piece)):
+        data = storage.read_bytes(dataset.filesystem, path)
+        found += parse_lines(data, path, "Delete the line.")
+        piece += 1
+        if is_local or len(data) < PIECE_BYTES:
+            break
+    return found
 
 
 def told(events: list[dict]) -> list[dict]:

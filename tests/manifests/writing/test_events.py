@@ -1,0 +1,40 @@
+"""A run's log on a store that cannot append: full pieces are not written again, and readers see all."""
+
+from __future__ import annotations
+
+from dashboard.live import Tail
+from manifests.layout import Dataset
+from manifests.store import storage
+from manifests.writing import events
+from manifests.writing.events import EventLog, read_events
+
+
+def test_a_full_piece_is_followed_by_another(tmp_path, monkeypatch):
+    dataset, written = Dataset.create(str(tmp_path / "ds")), []
+    for module in ("manifests.writing.events", "dashboard.live"):
+        monkeypatch.setattr(f"{module}.PIECE_BYTES", 2000)
+    monkeypatch.setattr(storage, "is_local", lambda filesystem: False)
+    log, tail = EventLog(dataset, "20260101-000000-000000"), Tail(dataset)
+    (tmp_path / "ds" / "runs" / log.run_id).mkdir(parents=True)
+    (tmp_path / "ds" / "runs" / log.run_id / "run.json").write_text("{}")
+    monkeypatch.setattr(
+        events.storage, "write_bytes", lambda filesystem, path, data: _put(written, path, data)
+    )
+    seen = 0
+    for number in range(60):
+        log.write("committed", f"number {number}", "preview", number)
+        log.flush(is_last=True)
+        tail._looked_at_s = -1e9
+        tail.look()
+        assert len(tail.recent) == number + 1
+        seen += 1
+    names = sorted({name for name, _ in written})
+    assert len(names) > 3 and names[0] == "events-0001.jsonl" and names[-1] == "events.jsonl"
+    assert max(size for _, size in written) < 2 * 2000
+    assert [row["text"] for row in read_events(dataset, log.run_id)] == [f"number {n}" for n in range(seen)]
+
+
+def _put(written, path, data):
+    written.append((path.rpartition("/")[2], len(data)))
+    with open(path, "wb") as file:
+        file.write(data)
