@@ -28,6 +28,8 @@ from manifests.store.json_files import read_object
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 _FINGERPRINT = re.compile(r"^[0-9a-z_-]+$")
+_NAMED_BY_BYTES = 3
+"""Minor version of the format from which on a new dataset names all parts by their bytes."""
 _NUMBERED = re.compile(r"^(?:gen-)?(\d{4,})(?:-[0-9a-f]{8})?\.parquet$")
 
 
@@ -165,6 +167,12 @@ class Dataset:
         return storage.resolve(self.uri)
 
     @property
+    def _names_by_bytes(self) -> bool:
+        """Whether no part of it can have a name of an older version; else it must be looked."""
+        minor = str(self.header.get("format", "")).partition(".")[2]
+        return minor.isdigit() and int(minor) >= _NAMED_BY_BYTES
+
+    @property
     def filesystem(self) -> fs.FileSystem:
         return self._resolved[0]
 
@@ -196,6 +204,8 @@ class Dataset:
     def committed_part(self, table: str, column: Column, shard: int, sha256: str) -> str:
         """Where a committed part lies: by its bytes, or by its shard alone as older versions wrote it."""
         path = self.part_path(table, column, shard, sha256)
+        if self._names_by_bytes:
+            return path
         older = self.path("tables", table, str(column), f"{shard:06d}.parquet")
         is_older = not storage.exists(self.filesystem, path) and storage.exists(self.filesystem, older)
         return older if is_older else path

@@ -81,10 +81,13 @@ def _with(
 ) -> tuple[Version, list[Merged]]:
     """A column version with the commits in small files merged into it, and the files that were written."""
     written = []
+    folder = dataset.path("tables", "shards", str(column))
+    infos = storage.list_files(dataset.filesystem, folder, ".parquet", recursive=False)
+    made = {info.path: info.mtime_ns or 0 for info in infos}
     for first, shards in _by_file(loose).items():
         paths = [dataset.record_path(column, shard) for shard in shards]
+        made_ns = max(made.get(path, 0) for path in paths)
         by_table = defaultdict(list, {"shards": paths})
-        made_ns = max(info.mtime_ns or 0 for info in dataset.filesystem.get_file_info(paths))
         parts = read_parts(dataset, "shards", paths, ["column", "fingerprint", "shard", "parts"])
         for record in each_record(parts):
             for part in record["parts"]:
