@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +18,7 @@ from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.writing.commit import commit_generation
 from manifests.writing.events import read_events, run_ids
-from pipeline.config import IngestConfig
+from pipeline.config import IngestConfig, Resources
 from pipeline.engine.cluster import preflight
 from pipeline.engine.run import build_stages
 from pipeline.plan import IMAGE_COST_S
@@ -103,6 +106,38 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
     return rates
 
 
+@dataclass(frozen=True)
+class Job:
+    """A stage's work: hours of one actor, actors there are, what each asks of Ray."""
+
+    name: str
+    actor_h: float
+    actors: int
+    on: Resources
+
+
+def to_halve(jobs: Sequence[Job], cpus: float, gpus: float) -> str:
+    """What to add to a cluster so that the work takes half as long, in words; empty where none is left.
+
+    Args:
+        cpus, gpus: that the cluster has.
+    """
+    work_cpu_h = sum(job.actor_h * job.on.num_cpus for job in jobs)
+    hours = max([work_cpu_h / max(cpus, 1e-9), *(job.actor_h / job.actors for job in jobs)]) / 2
+    if not hours:
+        return ""
+    more = {job.name: math.ceil(job.actor_h / hours - 1e-9) - job.actors for job in jobs}
+    words = [f"{count} more actors of {name}" for name, count in more.items() if count > 0]
+    needed = {job.name: job.actors + max(0, more[job.name]) for job in jobs}
+    lacking_cpus = math.ceil(
+        max(work_cpu_h / hours, sum(needed[job.name] * job.on.num_cpus for job in jobs)) - cpus
+    )
+    lacking_gpus = math.ceil(sum(needed[job.name] * job.on.num_gpus for job in jobs) - gpus)
+    words += [f"{lacking_cpus} CPUs to the cluster"] if lacking_cpus > 0 else []
+    words += [f"{lacking_gpus} GPUs to the cluster"] if lacking_gpus > 0 else []
+    return ", ".join(words)
+
+
 def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> None:
     """Print rate, actors, hours and cost of each stage for what is not committed yet, then the whole.
 
@@ -127,12 +162,13 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
             rates_of_sample(dataset, config),
             "a few sampled segments, run here",
         )
-    rows, slowest_h, work_cpu_h, cost = [], 0.0, 0.0, 0.0
+    rows, left = list[list[Any]](), dict[str, float]()
+    slowest_h, work_cpu_h, cost = 0.0, 0.0, 0.0
     for stage in stages:
         done = set(dataset.committed_shards(stage.column))
         left_s = sum(length_s for shard, length_s in footage.items() if shard not in done)
         needs, rate = on[stage.name], rates.get(stage.name, 0.0)
-        actor_h = left_s * rate / 3600
+        actor_h = left[stage.name] = left_s * rate / 3600
         money = actor_h * (needs.num_cpus * prices.cpu_hour + needs.num_gpus * prices.gpu_hour)
         rows.append(
             [
@@ -150,8 +186,12 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
             cost + money,
         )
     cpus = float(ray.cluster_resources().get("CPU", 1))
+    gpus = float(ray.cluster_resources().get("GPU", 0))
+    jobs = [Job(stage.name, left[stage.name], actors[stage.name], on[stage.name]) for stage in stages]
     cli.print_table("estimate", ["stage", "footage_h", "actor_s_per_s", "actors", "hours", "cost"], rows)
     print(
         f"estimate: about {max(slowest_h, work_cpu_h / cpus):.3g} h and {cost:.3g} (in the prices' "
         f"currency) on {cpus:g} CPUs, from {how}"
     )
+    if words := to_halve(jobs, cpus, gpus):
+        print(f"to halve the time: {words}")
