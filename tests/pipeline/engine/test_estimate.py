@@ -7,6 +7,8 @@ import pytest
 from pipeline.config import Resources
 from pipeline.engine.estimate import Job, to_halve
 
+LATENT = "1 more actors of latent"
+
 
 @pytest.mark.parametrize(
     ("jobs", "cpus", "gpus", "words"),
@@ -14,19 +16,9 @@ from pipeline.engine.estimate import Job, to_halve
         ([], 8, 0, ""),
         ([Job("latent", 0.0, 2, Resources())], 8, 0, ""),
         # one GPU encodes for ten hours beside CPUs that are idle
-        (
-            [Job("latent", 10.0, 1, Resources(num_gpus=1, num_cpus=1))],
-            16,
-            1,
-            "1 more actors of latent, 1 GPUs",
-        ),
+        ([Job("latent", 10.0, 1, Resources(num_gpus=1))], 16, 1, f"{LATENT}, 1 GPUs to the cluster"),
         # CPUs are the limit, whatever the actors
-        (
-            [Job("preview", 80.0, 8, Resources(num_cpus=1))],
-            8,
-            0,
-            "8 more actors of preview, 8 CPUs to the cluster",
-        ),
+        ([Job("preview", 80.0, 8, Resources())], 8, 0, "8 more actors of preview, 8 CPUs to the cluster"),
         # the slowest stage alone
         (
             [Job("preview", 8.0, 8, Resources()), Job("caption", 12.0, 2, Resources(num_cpus=0.2))],
