@@ -113,6 +113,7 @@ def but_for_groups(folder):
 
 
 class Unwell:
+    at_once = 1
     """A captioner that has no answer for one clip, until it is well; counts what it is asked for."""
 
     def __init__(self, real, victim):
