@@ -113,8 +113,9 @@ def but_for_groups(folder):
 
 
 class Unwell:
-    at_once = 1
     """A captioner that has no answer for one clip, until it is well; counts what it is asked for."""
+
+    at_once = 1
 
     def __init__(self, real, victim):
         self.real, self.victim, self.is_well, self.asked = real, victim, False, []
