@@ -55,7 +55,7 @@ class Column:
         return cls(name, found)
 
 
-def _without_name(uri: str) -> tuple[str, str]:
+def parted(uri: str) -> tuple[str, str]:
     """An address, and the name of a snapshot where one stands at the end of its path."""
     path, mark, options = uri.partition("?")
     folder, at, name = path.rpartition("@")
@@ -72,7 +72,7 @@ def _to_write(uri: str) -> str:
     Raises:
         UsageError: it is that of a snapshot of a dataset.
     """
-    base, name = _without_name(uri)
+    base, name = parted(uri)
     if name:
         filesystem, root = storage.resolve(base)
         if storage.exists(filesystem, f"{root}/dataset.json"):
@@ -95,7 +95,7 @@ class Dataset:
     def __init__(self, uri: str, at: str = "") -> None:
         if not uri:
             raise UsageError("an empty address", "names no dataset", "Give its folder or address.")
-        uri, named_in_it = _without_name(uri)
+        uri, named_in_it = parted(uri)
         self.uri, self.at = storage.absolute(uri), at or named_in_it
         self._snapshot: snapshots.Snapshot | None = None
         self._generations: list[int] | None = None

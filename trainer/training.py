@@ -12,7 +12,7 @@ from learning.stopping import Interrupted
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, WORKERS, Ranges
 from manifests.errors import UsageError
-from manifests.layout import Dataset
+from manifests.layout import Dataset, parted
 from trainer.config_files import load_config
 from trainer.options import RunOptions
 
@@ -206,7 +206,7 @@ class Fit(RunOptions):
             raise UsageError("--out", "is needed where no local dataset is read", "Give a local run folder.")
         if self.out:
             cli.check_lasting(str(self.out))
-        return self.out or Path(self.data) / "training" / self.preset
+        return self.out or Path(parted(self.data)[0]) / "training" / self.preset
 
     def _tar_urls(self) -> list[str]:
         from glob import glob

@@ -5,13 +5,16 @@ import json
 
 import pytest
 
+from manifests import cli
 from manifests.errors import UsageError
+from manifests.layout import Dataset
 from manifests.views import View
 from trainer.config import ModelConfig
 from trainer.data.held_out import source_of
 from trainer.presets import preset
 from trainer.run.fit import fit
 from trainer.state.checkpoint_files import list_checkpoints, read_state
+from trainer.training import Fit
 
 TEST = dataclasses.replace(
     preset("tiny"),
@@ -55,3 +58,20 @@ def test_a_grown_dataset_is_said_and_taken_up_on_purpose(copy, tmp_path, capsys)
     fit(copy, "growing", dataclasses.replace(TEST, steps=14), tmp_path)  # from now on it is this run's data
     assert mark[1] >= epoch + 1 and len(rows(tmp_path, "consumed.jsonl")) == 14
     assert len(rows(tmp_path, "changes.jsonl")) == 2, "the number of steps"
+
+
+def test_a_run_on_a_named_snapshot_reads_what_it_read_before(copy, tmp_path):
+    whole = View.load(copy)
+    half = sorted(whole.clips(copy)["clip_id"].to_pylist())[::2]
+    names = ", ".join(f"'{name}'" for name in half)
+    dataclasses.replace(whole, where=f"({whole.where}) AND clip_id IN ({names})").save(copy, "growing")
+    assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    address = f"{copy.uri}@spring"
+    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=3), tmp_path)
+    whole.save(copy, "growing")  # today's view has more
+    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=6), tmp_path)
+    consumed = rows(tmp_path, "consumed.jsonl")
+    assert len(consumed) == 6 and {name for row in consumed for name, _ in row["samples"]} <= set(half)
+    assert json.loads((tmp_path / "run.json").read_text())["dataset"] == address
+    options = Fit(preset="tiny", data=address)
+    assert str(options._checked_out()) == f"{copy.uri}/training/tiny"
