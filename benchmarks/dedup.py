@@ -31,7 +31,8 @@ from pipeline.dedup.search import Frames
 COPIES = 0.02
 AIMS = {"cpu_s": 1200.0, "mb": 4000.0}
 """Of a million clips."""
-_STRENGTH = 1 / (1 + np.hypot(*np.mgrid[:4, :4]))
+_STRENGTH = 1 / (1 + np.hypot(*np.mgrid[:GRID, :GRID])) ** 1.2
+_BASIS = np.cos(np.pi * np.arange(GRID)[:, None] * (np.arange(GRID)[None] + 0.5) / GRID)
 
 
 def drawn(number: int) -> bytes:
@@ -39,15 +40,14 @@ def drawn(number: int) -> bytes:
     is_copy = number % round(1 / COPIES) == 1
     chance = np.random.default_rng(number - is_copy)
     frames = int(chance.integers(6, 17))
-    wave = chance.normal(size=(2, 3, 4, 4)) * _STRENGTH
+    wave = chance.normal(size=(2, 3, GRID, GRID)) * _STRENGTH
     phase = np.linspace(0, chance.uniform(0.3, 1.5), frames)
-    basis = np.cos(np.pi * np.arange(4)[:, None] * (np.arange(GRID)[None] + 0.5) / GRID)
     mixed = np.cos(phase)[:, None, None, None] * wave[0] + np.sin(phase)[:, None, None, None] * wave[1]
-    cells = np.einsum("nchw,hy,wx->nyxc", mixed, basis, basis) * [45, 18, 18] + 120
+    cells = (_BASIS.T @ mixed @ _BASIS).transpose(0, 2, 3, 1) * [40, 16, 16] + 120
     times = np.arange(frames, dtype=np.float32) / 4
     if is_copy:
         own = np.random.default_rng(number)
-        cells = cells[1:] * own.uniform(0.97, 1.03) + own.normal(size=cells[1:].shape)
+        cells = cells[1:] * own.uniform(0.97, 1.03) + own.normal(size=cells[1:].shape) * 7
         times = times[:-1]
     return VideoHash((View(1.78, times, np.clip(cells, 0, 255).astype(np.uint8)),)).to_bytes()
 

@@ -27,7 +27,7 @@ TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
 MAX_BITS_APART = 16
 """Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13
 apart)."""
-MAX_BITS_APART_CROWDED = 8
+MAX_BITS_APART_CROWDED = 12
 """The same in a crowded bucket, where chance neighbours are near."""
 BUCKET_CAP = 128
 STEPS = 127 / 8
