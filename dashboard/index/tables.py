@@ -166,7 +166,9 @@ def _add_shards(connection: duckdb.DuckDBPyConnection, dataset: Dataset, batch: 
     def rows_of(name: str, small: list[str]) -> pa.Table:
         first, last = min(covered, default=0), max(covered, default=-1)
         files = [one for one in merged.get(name, ()) if one.first <= last and one.last >= first]
-        where = pc.field("shard").isin(covered)
+        where = (pc.field("shard") >= first) & (pc.field("shard") <= last)  # row groups outside are not read
+        if len(covered) < last - first + 1:
+            where &= pc.field("shard").isin(covered)
         large = [dataset.path(*one.path.split("/")) for one in files]
         found = [parts.read_parts(dataset, name, large, where=where)] if large else []
         return pa.concat_tables([*found, parts.read_parts(dataset, name, small)])
