@@ -86,11 +86,6 @@ class Snapshot:
     number: int = 0
     columns: dict[str, Version] = field(default_factory=dict)
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what it lists; its number does not matter."""
-        return hashlib.sha256(canonical_json(_stored(self)["columns"]).encode()).hexdigest()
-
     def version(self, column: object) -> Version:
         return self.columns.get(str(column), Version())
 

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from manifests import snapshots
@@ -27,7 +26,7 @@ from manifests.layout import Column, Dataset
 from manifests.schemas import schema
 from manifests.snapshots import Merged, Snapshot, Version, ranges
 from manifests.store import storage
-from manifests.tables.parts import dataset_of, read_parts
+from manifests.tables.parts import read_parts
 from manifests.tables.records import each_record, part_of
 from manifests.tables.scans import Tables
 from manifests.writing.commit import SupersededError
@@ -93,10 +92,10 @@ def _with(
             for part in record["parts"]:
                 if path := part_of(dataset, record, part["table"]):
                     by_table[part["table"]].append(path)
-        new = dict[str, pads.Dataset | pa.Table]()
+        new = dict[str, list[str] | pa.Table]()
         for name, found in by_table.items():
             old = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
-            new[name] = dataset_of(dataset, name, old + found)
+            new[name] = old + found
         version, files = _replaced(dataset, column, version, first, new, made_ns)
         written += files
     return replace(version, shards=ranges([*version.numbers(), *loose])), written
@@ -119,7 +118,7 @@ def _replaced(
     column: Column,
     version: Version,
     first: int,
-    new: Mapping[str, pads.Dataset | pa.Table],
+    new: Mapping[str, list[str] | pa.Table],
     made_ns: int,
 ) -> tuple[Version, list[Merged]]:
     """A version with other merged files for the shards from `first` on, of the tables that are new."""
@@ -135,10 +134,14 @@ def _replaced(
 
 
 def _write(
-    dataset: Dataset, name: str, column: Column, first: int, rows: pads.Dataset | pa.Table, made_ns: int
+    dataset: Dataset, name: str, column: Column, first: int, rows: list[str] | pa.Table, made_ns: int
 ) -> Merged | None:
-    """Write rows, sorted by shard, as a merged file; None where there are none."""
-    found = rows if isinstance(rows, pa.Table) else rows.to_table()
+    """Write rows, or those of some parts, sorted by shard, as a merged file; None where there are none.
+
+    Raises:
+        IntegrityError: a part is damaged; the error names it.
+    """
+    found = rows if isinstance(rows, pa.Table) else read_parts(dataset, name, rows)
     if not found.num_rows:
         return None
     shards = found["shard"].combine_chunks()
@@ -237,7 +240,7 @@ def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
     before = dataset.snapshot
     version = before.version(column)
     for first, out in _by_file(shards).items():
-        new = dict[str, pads.Dataset | pa.Table]()
+        new = dict[str, list[str] | pa.Table]()
         for name in version.tables:
             paths = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
             if paths:

@@ -145,10 +145,8 @@ def candidates(
     first_clip = np.cumsum([0, *(block.num_clips for block in blocks)])
     owner = _joined([block.owner for block in blocks], first_clip)
     bits_of = np.concatenate([block.bits for block in blocks])
-    all_keys, frames = (
-        np.concatenate([own for own, _ in keys]),
-        _joined([own for _, own in keys], first_frame),
-    )
+    all_keys = np.concatenate([own for own, _ in keys])
+    frames = _joined([own for _, own in keys], first_frame)
     order = np.argsort(all_keys, kind="stable")
     all_keys, frames = all_keys[order], frames[order]
     del order

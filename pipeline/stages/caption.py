@@ -187,9 +187,8 @@ class CaptionStage:
         def captioned(names: list[str]) -> tuple[list[ClipFrames], list[list[Caption] | Failure]]:
             batch = read(names)
             found = self._caption(batch, journal)
-            return [
-                replace(clip, frames=()) for clip in batch
-            ], found  # pictures would pile up behind a slow one
+            # without the pictures, which would pile up behind a slow clip
+            return [replace(clip, frames=()) for clip in batch], found
 
         if at_once > 1:
             together = [names for names in batches if not any(map(journal.is_suspect, names))]
