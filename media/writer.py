@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -88,6 +89,8 @@ def write_video(
                     stream.pix_fmt = "bgr0"
                 stream.codec_context.time_base = base
                 stream.codec_context.thread_count = 1
+                with _ordinary_threads():
+                    stream.codec_context.open()
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             frame.time_base = base
             frame.pts = index if times_s is None else round(times_s[index] * 1000)
@@ -97,6 +100,30 @@ def write_video(
             raise ValueError("a video needs at least one frame")
         output.mux(stream.encode(None))
     return count
+
+
+@contextlib.contextmanager
+def _ordinary_threads() -> Iterator[None]:
+    """Threads that become real-time ones meanwhile are made ordinary again.
+
+    SVT-AV1 as root gives its threads, and for ever the caller's, a priority above everything on the machine;
+    whatever that process starts inherits it.
+    """
+    before = _realtime()
+    yield
+    for thread in _realtime() - before:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _realtime() -> set[int]:
+    """This process's threads with a real-time priority; Linux alone tells."""
+    found = set()
+    for name in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
+        with contextlib.suppress(ProcessLookupError):
+            if os.sched_getscheduler(int(name)) in (os.SCHED_FIFO, os.SCHED_RR):
+                found.add(int(name))
+    return found
 
 
 def webm_bytes(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> bytes:
