@@ -2,6 +2,9 @@
 
     python benchmarks/dedup.py --clips 50000 200000 [1000000] [--assert]
 
+Then one clip in a hundred is new, of which two in a hundred are copies of old ones: what does it cost to look
+for them with what the first search has kept, as a share of that search?
+
 Hashes are drawn: moving pictures of falling spectrum, 6 to 16 frames each; two in a hundred are copies of
 others, with noise and another cut. What Ray would keep in its object store lies in files here, mapped when
 used. At the smallest size groups are compared with those of a search that leaves no comparison out.
@@ -15,30 +18,49 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from manifests.layout import Dataset
 from media.measure.videohash import GRID, VideoHash, View
 from pipeline.dedup import near_duplicates, search
+from pipeline.dedup.keys import Frames
+from pipeline.dedup.known import Kept, keep, recall
 from pipeline.dedup.near_duplicates import find_groups
-from pipeline.dedup.search import Frames
 
-COPIES = 0.02
+COPIES, CLIPS_A_SHARD = 0.02, 100
 AIMS = {"cpu_s": 1200.0, "mb": 4000.0}
 """Of a million clips."""
+MORE, AIM_SHARE = 0.01, 0.03
+"""So many clips are new in the second search; it may cost this share of the first (held from half a million
+on, where what any search costs no longer counts)."""
 _STRENGTH = 1 / (1 + np.hypot(*np.mgrid[:GRID, :GRID])) ** 1.2
 _BASIS = np.cos(np.pi * np.arange(GRID)[:, None] * (np.arange(GRID)[None] + 0.5) / GRID)
 
 
+def original(number: int) -> int:
+    """Of which clip this is a copy: every fiftieth of the one before it, if new of an old one; or itself."""
+    every = round(1 / COPIES)
+    if number % every != 1:
+        return number
+    return (
+        number - 1
+        if number < _DRAWING["old"]
+        else (number * 7919) % int(_DRAWING["old"]) // every * every + 10
+    )
+
+
 def drawn(number: int) -> bytes:
-    """The hash of a clip; of every fiftieth, that of a copy of the one before it."""
-    is_copy = number % round(1 / COPIES) == 1
-    chance = np.random.default_rng(number - is_copy)
+    """The hash of a clip."""
+    is_copy = original(number) != number
+    chance = np.random.default_rng(original(number))
     frames = int(chance.integers(6, 17))
     wave = chance.normal(size=(2, 3, GRID, GRID)) * _STRENGTH
     phase = np.linspace(0, chance.uniform(0.3, 1.5), frames)
@@ -55,12 +77,14 @@ def drawn(number: int) -> bytes:
 class Drawn:
     """Hashes that are drawn again wherever they are needed, as stored ones are read."""
 
-    def __init__(self, count: int) -> None:
-        self.ids = [f"{number:08d}" for number in range(count)]
+    def __init__(self, begin: int, end: int) -> None:
+        self.begin, self.end = begin, end
+        self.ids = [f"{number:08d}" for number in range(begin, end)]
+        self.shards = np.arange(begin, end, dtype=np.int32) // CLIPS_A_SHARD
 
     def blocks(self) -> list[tuple]:
         step = near_duplicates.CLIPS_A_TASK
-        return [(begin, min(begin + step, len(self.ids))) for begin in range(0, len(self.ids), step)]
+        return [(begin, min(begin + step, self.end)) for begin in range(self.begin, self.end, step)]
 
     @staticmethod
     def read(*block: Any) -> list[bytes]:
@@ -69,11 +93,12 @@ class Drawn:
         _DRAWING["s"] += time.process_time() - begin_s
         return found
 
-    def some(self, numbers: np.ndarray) -> dict[int, bytes]:
-        return {int(number): self.read(number, number + 1)[0] for number in numbers}
+    def some(self, clips: Mapping[str, int]) -> dict[str, bytes]:
+        return {name: self.read(int(name), int(name) + 1)[0] for name in clips}
 
 
-_DRAWING = {"s": 0.0}
+_DRAWING = {"s": 0.0, "old": math.inf}
+"""Seconds of drawing so far; from which number on clips are new."""
 
 
 class OnDisk:
@@ -110,8 +135,19 @@ def own_memory_mb() -> float:
     return float(told.split("RssAnon:")[1].split()[0]) / 1000
 
 
-def measure(count: int) -> tuple[dict[str, float], list]:
+@dataclass
+class Measured:
     """One search."""
+
+    cpu_s: float
+    mb: float
+    groups: list
+    right: int
+    copies: int
+
+
+def measure(dataset: Dataset, begin: int, end: int) -> Measured:
+    """Search for clips from `begin` on, with what is known of those before it; keep what is learnt."""
     _DRAWING["s"], begin_s, begin_cpu_s = 0.0, time.perf_counter(), time.process_time()
     most, is_done = [0.0], threading.Event()
 
@@ -120,25 +156,31 @@ def measure(count: int) -> tuple[dict[str, float], list]:
             most[0] = max(most[0], own_memory_mb())
 
     threading.Thread(target=watch, daemon=True).start()
+    digests = dict.fromkeys(range(math.ceil(end / CLIPS_A_SHARD)), "same")
     with tempfile.TemporaryDirectory(prefix="rushes-bench-") as folder:
-        groups, report = find_groups(Drawn(count), spread=OnDisk(Path(folder)))
+        hashes, spread = Drawn(begin, end), OnDisk(Path(folder))
+        known, kept = recall(dataset, "benchmark", digests if begin else {}), Kept(dataset, f"search-{end}")
+        groups, matches, report = find_groups(hashes, spread=spread, known=known, keep=kept)
+        clips = pa.table({"clip_id": hashes.ids, "shard": hashes.shards})
+        new = {shard: "same" for shard in digests if shard >= begin // CLIPS_A_SHARD}
+        keep(kept, "benchmark", known, new, clips, matches, groups)
     is_done.set()
-    used = {
-        "cpu_s": time.process_time() - begin_cpu_s - _DRAWING["s"],
-        "wall_s": time.perf_counter() - begin_s,
-        "mb": most[0],
-    }
-    copies = {f"{number:08d}" for number in range(count) if number % round(1 / COPIES) == 1}
+    cpu_s, wall_s = time.process_time() - begin_cpu_s - _DRAWING["s"], time.perf_counter() - begin_s
     pairs = {tuple(sorted((found.kept, other))) for found in groups for other in found.others}
-    right = sum(f"{int(name) - 1:08d}" == other for other, name in pairs if name in copies)
+    copies = {f"{number:08d}": original(number) for number in range(end) if original(number) != number}
+    right = sum(
+        any(name in copies and copies[name] == int(other) for name, other in (pair, pair[::-1]))
+        for pair in pairs
+    )
+    size = sum(path.stat().st_size for path in Path(dataset.root, "keys").rglob("*.parquet"))
     print(
-        f"{count:>9,} clips: {used['cpu_s']:.0f} CPU s, {used['wall_s']:.0f} s with drawing, "
-        f"{used['mb']:.0f} MB; "
-        f"{report.candidates:,} pairs compared, {len(groups)} groups, {right} of {len(copies)} copies found, "
-        f"{len(pairs) - right} others; {report.capped_buckets:,} crowded buckets",
+        f"{end - begin:>9,} clips{f' beside {begin:,}' if begin else ''}: {cpu_s:.1f} CPU s, {wall_s:.0f} s "
+        f"with drawing, {most[0]:.0f} MB; {report.candidates:,} pairs compared, {len(groups)} groups, "
+        f"{right} of {len(copies)} copies found, {len(pairs) - right} others; "
+        f"{report.capped_buckets:,} crowded buckets; {size / end:.0f} bytes kept a clip",
         flush=True,
     )
-    return used, groups
+    return Measured(cpu_s, most[0], groups, right, len(copies))
 
 
 def main() -> int:
@@ -147,18 +189,31 @@ def main() -> int:
     parser.add_argument("--clips", type=int, nargs="+", default=[20_000, 50_000])
     parser.add_argument("--assert", dest="asserts", action="store_true")
     given = parser.parse_args()
-    sizes = sorted(given.clips)
-    found = {count: measure(count) for count in sizes}
+    sizes, found, over = sorted(given.clips), dict[int, Measured](), list[str]()
+    for count in sizes:
+        with tempfile.TemporaryDirectory(prefix="rushes-bench-") as folder:
+            dataset = Dataset.create(f"{folder}/ds")
+            found[count] = measure(dataset, 0, count)
+            _DRAWING["old"] = count
+            more = measure(dataset, count, count + max(CLIPS_A_SHARD, round(count * MORE)))
+            _DRAWING["old"] = math.inf
+        share = more.cpu_s / found[count].cpu_s
+        print(f"          new footage costs {share:.1%} of the whole search")
+        if share > AIM_SHARE and count >= 500_000:
+            over.append(f"new footage at {count:,}")
+        if more.right < more.copies:
+            over.append(f"copies at {count:,}")
     small, large = sizes[0], sizes[-1]
     search.candidates.__defaults__ = (1 << 30,)
-    exact = measure(small)[1]
-    is_same = exact == found[small][1]
+    with tempfile.TemporaryDirectory(prefix="rushes-bench-") as folder:
+        exact = measure(Dataset.create(f"{folder}/ds"), 0, small)
+    is_same = exact.groups == found[small].groups
     print(f"groups of {small:,} clips equal those of a search without a cap: {is_same}")
     if small < large:
-        growth = math.log(found[large][0]["cpu_s"] / found[small][0]["cpu_s"]) / math.log(large / small)
+        growth = math.log(found[large].cpu_s / found[small].cpu_s) / math.log(large / small)
         print(f"growth of CPU time: {growth:.2f}")
-    scale = large / 1e6
-    over = [name for name, aim in AIMS.items() if found[large][0][name] > aim * max(scale, 0.25)]
+    scale = max(large / 1e6, 0.25)
+    over += [name for name, aim in AIMS.items() if getattr(found[large], name) > aim * scale]
     print(f"over the aim for {large:,}: {', '.join(over) or 'nothing'}")
     return int(given.asserts and (bool(over) or not is_same))
 

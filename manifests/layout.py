@@ -6,6 +6,7 @@ columns/<column>@<fp>/000012-<digest>.tar      one tar per shard, named by its b
 tables/<table>/<column>@<fp>/000012-<digest>.parquet
 tables/shards/<column>@<fp>/000012.parquet      the commit record: it names the others
 snapshots/000001.json                 merged files of tables: tables/<table>/<column>@<fp>/merged-...parquet
+keys/dedup@<fp>/...                   what a search for near-duplicates left for the next
 views/<name>.json
 runs/<run id>/run.json, events.jsonl
 training/<run id>/

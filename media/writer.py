@@ -118,11 +118,11 @@ def _ordinary_threads() -> Iterator[None]:
 
 def _realtime() -> set[int]:
     """This process's threads with a real-time priority; Linux alone tells."""
-    found = set()
-    for name in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
+    threads, found = Path("/proc/self/task"), set()
+    for thread in [int(path.name) for path in threads.iterdir()] if threads.is_dir() else []:
         with contextlib.suppress(ProcessLookupError):
-            if os.sched_getscheduler(int(name)) in (os.SCHED_FIFO, os.SCHED_RR):
-                found.add(int(name))
+            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
+                found.add(thread)
     return found
 
 

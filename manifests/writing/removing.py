@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs
 
 from manifests import snapshots
 from manifests.layout import Column, Dataset
@@ -117,6 +118,7 @@ def remove(
     }
     storage.write_bytes(dataset.filesystem, _pending(dataset), json.dumps(note).encode())
     compact(dataset)
+    storage.delete_files(dataset.filesystem, [info.path for info in _left_by_searches(dataset)])
     _rewrite_tables(dataset, done, words)
     scrub_plan(dataset, set(ids))
     scrub_texts(dataset, words, set(done.runs))
@@ -167,6 +169,11 @@ def _rewrite_tables(dataset: Dataset, done: Removed, words: Mapping[str, str]) -
     tars = storage.list_files(filesystem, dataset.path("columns"), ".tar")
     # the old ones, and those of attempts that died
     storage.delete_files(filesystem, [info.path for info in tars if dataset.relative(info.path) not in named])
+
+
+def _left_by_searches(dataset: Dataset) -> list[fs.FileInfo]:
+    """From these the next search for near-duplicates would go on; without them it looks at all clips."""
+    return storage.list_files(dataset.filesystem, dataset.path("keys"), "")
 
 
 def _remove_small(dataset: Dataset) -> None:

@@ -1,121 +1,76 @@
-"""The search for pairs of clips that may be copies, in three maps over blocks, tables and pairs.
+"""The search for pairs of clips that may be copies: frames that share a bucket of a table and are alike.
 
-`keyed` takes a block of clips: of each frame 64 bits, small coefficients, and bucket keys, which are read
-from fixed parts of the bits, one part a table (locality-sensitive hashing by sampled bits: Indyk and Motwani
-1998, Gionis et al. 1999); the bits nearest to their threshold are tried both ways (multi-probe, Lv et al.
-2007).
-`candidates` takes one table of all blocks: frames that share a bucket and are alike propose their clips. Each
-clip is read once, each table is sorted once, so the work grows as the clips do.
+Each table's frames are put in order of their keys, then of their bits, once (`sorted_table`); members of a
+bucket then lie side by side. `within` compares the frames of one table with each other, `between` those of a
+small table with those of a large one, without going through the large one. Both propose pairs of frames whose
+bits are near; `alike` keeps those whose coefficients are.
 
-A bucket with more than `BUCKET_CAP` members is a common look, not a copy: its members are put in order of
-their bits, each is compared with the next `BUCKET_CAP` // 2 alone, and has to be nearer. How many buckets and
+A bucket with more than `BUCKET_CAP` members is a common look, not a copy: each member is compared with the
+`BUCKET_CAP` // 2 that come next in order of their bits alone, and has to be nearer. How many buckets and
 comparisons that touched is in the report.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX, VideoHash, coefficients_of
+from media.measure.videohash import ASPECT_RATIO, ROUGH_MAX
 from pipeline.dedup.grouping import Report
+from pipeline.dedup.keys import NUM_KEYS, STEPS, Frames, Keys
 
-TABLES, TABLE_BITS, WEAK_BITS = 12, 16, 2
 MAX_BITS_APART = 16
 """Of 64: frames further apart do not propose their clips (in copies the nearest two frames were up to 13
 apart)."""
 MAX_BITS_APART_CROWDED = 12
 """The same in a crowded bucket, where chance neighbours are near."""
 BUCKET_CAP = 128
-STEPS = 127 / 8
-"""Small coefficients are in whole steps of this part; all lie within 8."""
-_STRIDES = range(1, 2 * TABLES, 2)
-_PARTS = np.array(
-    [
-        [(stride * (5 * table + 1 + position)) % 64 for position in range(TABLE_BITS)]
-        for table, stride in enumerate(_STRIDES)
-    ]
-)
-_FRAMES_AT_ONCE, _MEMBERS_AT_ONCE = 1 << 14, 1 << 20
+_MEMBERS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 20, 1 << 18
 
 
 @dataclass(frozen=True)
-class Frames:
-    """The telling frames of a block of clips, n of them.
+class Table:
+    """Frames in the buckets of one table.
 
     Attributes:
-        owner: [n] uint32, which clip of the block a frame is of.
-        bits: [n] uint64, the signs of its coefficients.
-        small: [n, 64] int8, the coefficients in steps.
-        log_aspects: [n] float32, logarithm of width over height.
+        frames: [k] uint32, in order of keys, then of the frames' bits.
+        starts: [NUM_KEYS + 1] int64, where the members of each key begin.
     """
 
-    num_clips: int
-    num_flat: int
-    owner: np.ndarray
-    bits: np.ndarray
-    small: np.ndarray
-    log_aspects: np.ndarray
+    frames: np.ndarray
+    starts: np.ndarray
 
 
-Keys = tuple[np.ndarray, np.ndarray]
-"""Of one table: keys [k] uint16, and the frame of each [k] uint32, in a block."""
+def sorted_table(bits: np.ndarray, keys: Sequence[Keys], first_frame: np.ndarray) -> Table:
+    """A table of all frames.
 
-
-def frame_bits(coefficients: np.ndarray) -> np.ndarray:
-    """[n] uint64: the signs of coefficients [n, 64]."""
-    return np.ascontiguousarray(np.packbits(coefficients > 0, axis=1)).view(">u8").ravel().astype(np.uint64)
-
-
-def keyed(hashes: Sequence[bytes]) -> tuple[Frames, list[Keys]]:
-    """The frames of a block of clips, and their keys table by table.
-
-    Of the frames of one view that share a key, the first has it.
+    Args:
+        bits: [n] uint64 of all frames.
+        keys: of this table, block by block.
+        first_frame: number of the first frame of each block.
     """
-    found = [VideoHash.from_bytes(data) for data in hashes]
-    views = [(place, view) for place, clip in enumerate(found) for view in clip.views]
-    lengths = np.array([len(view.times_s) for _, view in views], np.int64)
-    cells = np.concatenate([view.cells for _, view in views]) if views else np.zeros((0, 12, 12, 3), np.uint8)
-    values, is_flat = coefficients_of(cells)
-    telling = np.nonzero(~is_flat)[0]
-    of_view = np.repeat(np.arange(len(views)), lengths)[telling]
-    owners = np.array([place for place, _ in views], np.uint32)
-    aspects = np.log(np.array([view.aspect for _, view in views], np.float64)).astype(np.float32)
-    values = values[telling]
-    frames = Frames(
-        len(found),
-        len(found) - len(np.unique(owners[of_view])),
-        owners[of_view],
-        frame_bits(values),
-        np.clip(np.rint(values * STEPS), -127, 127).astype(np.int8),
-        aspects[of_view],
-    )
-    return frames, [_keys(values, of_view, table) for table in range(TABLES)]
+    all_keys = np.concatenate([own for own, _ in keys])
+    frames = joined([own for _, own in keys], first_frame)
+    frames = frames[np.argsort(all_keys, kind="stable")]
+    starts = np.append(0, np.cumsum(np.bincount(all_keys, minlength=NUM_KEYS)))
+    for first, last in _buckets_at_once(starts):
+        begin, end = starts[first], starts[last]
+        bucket = np.repeat(np.arange(first, last), np.diff(starts[first : last + 1]))
+        part = frames[begin:end]
+        frames[begin:end] = part[np.lexsort((bits[part], bucket))]
+    return Table(frames, starts)
 
 
-def _keys(values: np.ndarray, of_view: np.ndarray, table: int) -> Keys:
-    """Keys of one table of all frames, each once in a view."""
-    place = (1 << np.arange(TABLE_BITS)).astype(np.uint32)
-    keys, weak = [], []
-    for begin in range(0, len(values), _FRAMES_AT_ONCE):
-        part = values[begin : begin + _FRAMES_AT_ONCE, _PARTS[table]]
-        keys.append(((part > 0) * place).sum(-1, dtype=np.uint32))
-        order = np.argsort(np.abs(part), axis=-1, kind="stable")[:, :WEAK_BITS]
-        weak.append(place[order])
-    if not keys:
-        return np.zeros(0, np.uint16), np.zeros(0, np.uint32)
-    probes, flips = [np.concatenate(keys)], np.concatenate(weak)
-    for bit in range(WEAK_BITS):
-        probes += [key ^ flips[:, bit] for key in probes]
-    stacked = np.stack(probes, -1)
-    codes = (of_view[:, None].astype(np.uint64) << np.uint64(TABLE_BITS)) | stacked.astype(np.uint64)
-    unique, first = np.unique(codes.ravel(), return_index=True)
-    return (unique & np.uint64((1 << TABLE_BITS) - 1)).astype(np.uint16), (first // stacked.shape[1]).astype(
-        np.uint32
-    )
+def _buckets_at_once(starts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of buckets that together hold about as many members as are handled at once."""
+    of_chunk = starts[:-1] // _MEMBERS_AT_ONCE
+    firsts = np.append(np.nonzero(np.append(True, np.diff(of_chunk) > 0))[0], len(of_chunk))
+    for first, last in itertools.pairwise(firsts):
+        if starts[last] > starts[first]:
+            yield int(first), int(last)
 
 
 def bucket_steps(sizes: np.ndarray, cap: int = BUCKET_CAP) -> np.ndarray:
@@ -131,111 +86,153 @@ def left_out(sizes: np.ndarray, cap: int = BUCKET_CAP) -> tuple[int, int]:
     return len(crowded), int((crowded * (crowded - 1) // 2 - made).sum())
 
 
+def told(table: Table, cap: int = BUCKET_CAP) -> Report:
+    """What a search within a table does."""
+    sizes = np.diff(table.starts)
+    capped, comparisons = left_out(sizes, cap)
+    return Report(
+        keys=len(table.frames),
+        largest_bucket=int(sizes.max(initial=0)),
+        capped_buckets=capped,
+        comparisons_left_out=comparisons,
+    )
+
+
+Near = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From frames [p] and others [p] to codes of the pairs of clips that have one of these pairs in common."""
+
+
+def within(table: Table, bits: np.ndarray, near: Near, cap: int = BUCKET_CAP) -> np.ndarray:
+    """Codes of the pairs of clips that a table proposes, each once."""
+    found = [np.zeros(0, np.int64)]
+    for first, last in _buckets_at_once(table.starts):
+        sizes = np.diff(table.starts[first : last + 1])
+        frames = table.frames[table.starts[first] : table.starts[last]]
+        own = bits[frames]
+        end = np.repeat(np.cumsum(sizes), sizes)
+        reach = np.minimum(np.repeat(bucket_steps(sizes, cap), sizes), end - 1 - np.arange(len(frames)))
+        most = np.repeat(_bits_apart(sizes, cap), sizes)
+        places, codes = np.arange(len(frames)), [np.zeros(0, np.int64)]
+        for step in range(1, int(reach.max(initial=0)) + 1):
+            # what is `step` further on is compared with all at once
+            places = places[reach[places] >= step]
+            close = places[np.bitwise_count(own[places] ^ own[places + step]) <= most[places]]
+            codes.append(near(frames[close], frames[close + step]))
+        found.append(np.unique(np.concatenate(codes)))
+    return np.unique(np.concatenate(found))
+
+
+def between(
+    new: Table, new_bits: np.ndarray, old: Table, old_bits: np.ndarray, cap: int = BUCKET_CAP
+) -> np.ndarray:
+    """Pairs of frames [p, 2] uint32, a new one and an old one, whose bits are near; some more than once.
+
+    Each new frame is compared with the old ones that would lie beside it if the tables were one.
+    """
+    sizes = np.diff(new.starts)
+    key = np.repeat(np.arange(NUM_KEYS), sizes)
+    low, high = old.starts[key], old.starts[key + 1]
+    own = new_bits[new.frames]
+    together = np.diff(old.starts) + sizes
+    is_crowded = (together > cap)[key]
+    place = _lowest(own, low, high, old.frames, old_bits)
+    begin = np.where(is_crowded, np.maximum(low, place - cap // 2), low)
+    end = np.where(is_crowded, np.minimum(high, place + cap // 2), high)
+    most = _bits_apart(together, cap)[key]
+    found = [np.zeros((0, 2), np.uint32)]
+    rows = np.nonzero(begin < end)[0]
+    for step in range(int((end - begin).max(initial=0))):
+        rows = rows[begin[rows] + step < end[rows]]
+        others = old.frames[begin[rows] + step]
+        close = np.bitwise_count(own[rows] ^ old_bits[others]) <= most[rows]
+        found.append(np.stack([new.frames[rows[close]], others[close]], 1))
+    return np.concatenate(found)
+
+
+def _bits_apart(sizes: np.ndarray, cap: int) -> np.ndarray:
+    """How many bits members of each bucket may be apart."""
+    return np.where(sizes > cap, MAX_BITS_APART_CROWDED, MAX_BITS_APART).astype(np.uint8)
+
+
+def _lowest(
+    wanted: np.ndarray, low: np.ndarray, high: np.ndarray, frames: np.ndarray, bits: np.ndarray
+) -> np.ndarray:
+    """For each wanted value the first place from `low` up to `high` whose bits are not less."""
+    low, high = low.copy(), high.copy()
+    while (rows := np.nonzero(low < high)[0]).size:
+        middle = (low[rows] + high[rows]) // 2
+        is_less = bits[frames[middle]] < wanted[rows]
+        low[rows[is_less]] = middle[is_less] + 1
+        high[rows[~is_less]] = middle[~is_less]
+    return low
+
+
+def joined(parts: Sequence[np.ndarray], begins: np.ndarray) -> np.ndarray:
+    """Numbers within blocks [n] uint32 as numbers through all of them."""
+    return np.concatenate([part + np.uint32(begin) for part, begin in zip(parts, begins, strict=False)])
+
+
+class Blocks:
+    """All frames of some blocks of clips, numbered through, as are the clips."""
+
+    def __init__(self, blocks: Sequence[Frames]) -> None:
+        self.blocks = blocks
+        self.first_frame = np.cumsum([0, *(len(block.owner) for block in blocks)])
+        first_clip = np.cumsum([0, *(block.num_clips for block in blocks)])
+        self.num_clips = int(first_clip[-1])
+        self.owner = joined([block.owner for block in blocks], first_clip)
+        self.bits = np.concatenate([block.bits for block in blocks])
+
+    def taken(self, frames: np.ndarray, name: str) -> np.ndarray:
+        """Values of some frames."""
+        if len(self.blocks) == 1:
+            return np.asarray(getattr(self.blocks[0], name)[frames])
+        of_block = np.searchsorted(self.first_frame, frames, side="right") - 1
+        sample = getattr(self.blocks[0], name)
+        taken = np.empty((len(frames), *sample.shape[1:]), sample.dtype)
+        for number in np.unique(of_block):
+            mine = of_block == number
+            taken[mine] = getattr(self.blocks[number], name)[frames[mine] - self.first_frame[number]]
+        return taken
+
+    def near(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Codes of the pairs of clips, the smaller times `num_clips` plus the larger; see `Near`."""
+        other = self.owner[first] != self.owner[second]
+        first, second = first[other], second[other]
+        found = [np.zeros(0, np.int64)]
+        for begin in range(0, len(first), _PAIRS_AT_ONCE):
+            one, two = first[begin : begin + _PAIRS_AT_ONCE], second[begin : begin + _PAIRS_AT_ONCE]
+            is_alike = alike(self, one, self, two)
+            owners = [self.owner[one][is_alike], self.owner[two][is_alike]]
+            pairs = np.sort(np.stack(owners, 1), axis=1).astype(np.int64)
+            found.append(np.unique(pairs[:, 0] * self.num_clips + pairs[:, 1]))
+        return np.unique(np.concatenate(found))
+
+
+def alike(one: Blocks, first: np.ndarray, two: Blocks, second: np.ndarray) -> np.ndarray:
+    """[p] bool: whether frames of one lot are like frames of another, by aspect and small coefficients."""
+    aspects = np.abs(one.taken(first, "log_aspects") - two.taken(second, "log_aspects"))
+    found = aspects <= np.log(ASPECT_RATIO) + 1e-6
+    rows = np.nonzero(found)[0]
+    values = [one.taken(first[rows], "small"), two.taken(second[rows], "small")]
+    apart = (values[0].astype(np.int16) - values[1].astype(np.int16)).astype(np.float32)
+    found[rows] = np.square(apart).sum(1) / STEPS**2 <= ROUGH_MAX
+    return found
+
+
 def candidates(
     blocks: Sequence[Frames], keys: Sequence[Keys], cap: int = BUCKET_CAP
-) -> tuple[np.ndarray, Report]:
-    """Pairs of clips [p, 2] int64, i < j, each once, that one table proposes; what was done for it.
+) -> tuple[np.ndarray, Report, Table]:
+    """Pairs of clips [p, 2] int64, i < j, each once, that one table proposes; what was done; the table.
 
     Args:
         blocks: all clips; they are numbered through from the first block on.
         keys: of this table, block by block.
     """
-    report = Report(keys=sum(len(own) for own, _ in keys))
-    first_frame = np.cumsum([0, *(len(block.owner) for block in blocks)])
-    first_clip = np.cumsum([0, *(block.num_clips for block in blocks)])
-    owner = _joined([block.owner for block in blocks], first_clip)
-    bits_of = np.concatenate([block.bits for block in blocks])
-    all_keys = np.concatenate([own for own, _ in keys])
-    frames = _joined([own for _, own in keys], first_frame)
-    order = np.argsort(all_keys, kind="stable")
-    all_keys, frames = all_keys[order], frames[order]
-    del order
-    is_first = np.append(True, all_keys[1:] != all_keys[:-1])[: len(all_keys)]
-    starts = np.nonzero(is_first)[0]
-    sizes = np.diff(np.append(starts, len(all_keys)))
-    report.largest_bucket = int(sizes.max(initial=0))
-    report.capped_buckets, report.comparisons_left_out = left_out(sizes, cap)
-    codes = [np.zeros(0, np.int64)]
-    near = functools.partial(_alike, blocks, first_frame, owner, int(first_clip[-1]))
-    of_chunk = starts // _MEMBERS_AT_ONCE
-    for chunk in np.unique(of_chunk):
-        mine = of_chunk == chunk
-        begin, own = int(starts[mine][0]), sizes[mine]
-        members = frames[begin : begin + int(own.sum())]
-        codes.append(_proposed(members, bits_of, own, cap, near))
-    proposed = np.unique(np.concatenate(codes))
-    report.candidates = len(proposed)
-    count = int(first_clip[-1])
-    return np.stack([proposed // max(1, count), proposed % max(1, count)], 1), report
-
-
-def _proposed(
-    frames: np.ndarray,
-    bits_of: np.ndarray,
-    sizes: np.ndarray,
-    cap: int,
-    near: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """Codes of the pairs of clips that some buckets propose.
-
-    Args:
-        frames: of the buckets, one after the other.
-        sizes: members of each bucket.
-        near: codes of the pairs of clips of two rows of frames that are alike.
-    """
-    bucket = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.lexsort((bits_of[frames], bucket))
-    frames = frames[order]
-    bits = bits_of[frames]
-    end = np.repeat(np.cumsum(sizes), sizes)
-    reach = np.minimum(np.repeat(bucket_steps(sizes, cap), sizes), end - 1 - np.arange(len(frames)))
-    most = np.repeat(np.where(sizes > cap, MAX_BITS_APART_CROWDED, MAX_BITS_APART), sizes).astype(np.uint8)
-    places, found = np.arange(len(frames)), [np.zeros(0, np.int64)]
-    for step in range(1, int(reach.max(initial=0)) + 1):
-        # members of a bucket lie side by side: what is `step` further on is compared with all at once
-        places = places[reach[places] >= step]
-        close = places[np.bitwise_count(bits[places] ^ bits[places + step]) <= most[places]]
-        found.append(near(frames[close], frames[close + step]))
-    return np.unique(np.concatenate(found))
-
-
-def _joined(parts: Sequence[np.ndarray], begins: np.ndarray) -> np.ndarray:
-    """Numbers within blocks [n] uint32 as numbers through all of them."""
-    return np.concatenate([part + np.uint32(begin) for part, begin in zip(parts, begins, strict=False)])
-
-
-def _alike(
-    blocks: Sequence[Frames],
-    first_frame: np.ndarray,
-    owner: np.ndarray,
-    count: int,
-    first: np.ndarray,
-    second: np.ndarray,
-) -> np.ndarray:
-    """Codes of the pairs of clips that have one of these pairs of frames in common."""
-    other = owner[first] != owner[second]
-    first, second = first[other], second[other]
-    found = [np.zeros(0, np.int64)]
-    for begin in range(0, len(first), 1 << 18):
-        one, two = first[begin : begin + (1 << 18)], second[begin : begin + (1 << 18)]
-        aspects = [_taken(blocks, first_frame, place, "log_aspects") for place in (one, two)]
-        near = np.abs(aspects[0] - aspects[1]) <= np.log(ASPECT_RATIO) + 1e-6
-        one, two = one[near], two[near]
-        values = [_taken(blocks, first_frame, place, "small").astype(np.int16) for place in (one, two)]
-        squares = np.square((values[0] - values[1]).astype(np.float32)).sum(1) / STEPS**2
-        pairs = np.sort(np.stack([owner[one], owner[two]], 1)[squares <= ROUGH_MAX], axis=1).astype(np.int64)
-        found.append(np.unique(pairs[:, 0] * count + pairs[:, 1]))
-    return np.unique(np.concatenate(found))
-
-
-def _taken(blocks: Sequence[Frames], first_frame: np.ndarray, places: np.ndarray, name: str) -> np.ndarray:
-    """Values of frames that are numbered through all blocks."""
-    if len(blocks) == 1:
-        return np.asarray(getattr(blocks[0], name)[places])
-    of_block = np.searchsorted(first_frame, places, side="right") - 1
-    sample = getattr(blocks[0], name)
-    taken = np.empty((len(places), *sample.shape[1:]), sample.dtype)
-    for number in np.unique(of_block):
-        mine = of_block == number
-        taken[mine] = getattr(blocks[number], name)[places[mine] - first_frame[number]]
-    return taken
+    every = Blocks(blocks)
+    table = sorted_table(every.bits, keys, every.first_frame)
+    codes = within(table, every.bits, every.near, cap)
+    report = told(table, cap)
+    report.candidates = len(codes)
+    count = max(1, every.num_clips)
+    return np.stack([codes // count, codes % count], 1), report, table

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,11 @@ from manifests.writing.compact import commit_version
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
 from pipeline.dedup import near_duplicates
+from pipeline.dedup.embeddings import Vectors
 from pipeline.dedup.grouping import Group, Quality, Report
-from pipeline.dedup.near_duplicates import Spread, find_groups
+from pipeline.dedup.known import Kept, Known, recall
+from pipeline.dedup.known import keep as write_rest
+from pipeline.dedup.near_duplicates import Matches, Spread, find_groups
 
 CODE_VERSION = 2
 _FIELDS = [
@@ -51,68 +54,80 @@ def on_ray(function: Callable[..., Any], jobs: Sequence[tuple], returns: int = 1
 class Stored:
     """The hashes of a preview column, read by ranges of shards where they are needed."""
 
-    def __init__(self, dataset: Dataset, column: Column) -> None:
+    def __init__(self, dataset: Dataset, column: Column, shards: Sequence[int] | None = None) -> None:
+        """Args: shards: whose clips are searched for; None takes all."""
         self.dataset, self.column = dataset, column
-        rows = _in_order(scans.table(dataset, "hashes", column, ["shard", "clip_id"]))
-        self.ids, self._shards = rows["clip_id"].to_pylist(), rows["shard"].to_numpy()
-        sources = pc.replace_substring_regex(rows["clip_id"], "-[^-]*$", "").combine_chunks()
-        self.sources = sources.dictionary_encode().indices.to_numpy()
-        """A number for the source of each clip."""
+        where = None if shards is None else pc.field("shard").isin(pa.array(shards, pa.int32()))
+        rows = _in_order(scans.table(dataset, "hashes", column, ["shard", "clip_id"], where))
+        self.ids, self.shards = rows["clip_id"].to_pylist(), rows["shard"].to_numpy()
 
     def blocks(self) -> list[tuple]:
         """Whole shards, of about as many clips as a task takes."""
         found, begin = list[tuple](), 0
         while begin < len(self.ids):
-            last = self._shards[min(begin + near_duplicates.CLIPS_A_TASK, len(self.ids)) - 1]
-            end = int(np.searchsorted(self._shards, last, side="right"))
-            where = int(self._shards[begin]), int(last)
-            found.append((self.dataset.address, str(self.column), *where, end - begin))
+            last = self.shards[min(begin + near_duplicates.CLIPS_A_TASK, len(self.ids)) - 1]
+            end = int(np.searchsorted(self.shards, last, side="right"))
+            where = np.unique(self.shards[begin:end]).tolist()
+            found.append((self.dataset.address, str(self.column), where, end - begin))
             begin = end
         return found
 
     @staticmethod
     def read(*block: Any) -> list[bytes]:
-        address, column, first, last, count = block
-        where = (pc.field("shard") >= first) & (pc.field("shard") <= last)
+        address, column, shards, count = block
+        where = pc.field("shard").isin(pa.array(shards, pa.int32()))
         fields = ["shard", "clip_id", "video_hash"]
         rows = scans.table(Dataset(address), "hashes", Column.parse(column), fields, where)
         found: list[bytes] = _in_order(rows)["video_hash"].to_pylist()
         if len(found) != count:
             raise IntegrityError(
                 f"{address} {column}",
-                f"has {len(found)} hashes in shards {first} to {last}, it had {count}",
+                f"has {len(found)} hashes in shards {shards[0]} to {shards[-1]}, it had {count}",
                 "Give the command again; nobody may change the dataset meanwhile.",
             )
         return found
 
-    def some(self, numbers: np.ndarray) -> dict[int, bytes]:
-        if not len(numbers):
+    def some(self, clips: Mapping[str, int]) -> dict[str, bytes]:
+        if not clips:
             return {}
-        of = {self.ids[number]: int(number) for number in numbers}
-        shards = pa.array(np.unique(self._shards[numbers]))
-        where = pc.field("shard").isin(shards) & pc.field("clip_id").isin(pa.array(list(of)))
+        shards = pa.array(sorted(set(clips.values())), pa.int32())
+        where = pc.field("shard").isin(shards) & pc.field("clip_id").isin(pa.array(list(clips)))
         rows = scans.table(self.dataset, "hashes", self.column, ["clip_id", "video_hash"], where)
-        return {of[row["clip_id"]]: row["video_hash"] for row in rows.to_pylist()}
+        return {row["clip_id"]: row["video_hash"] for row in rows.to_pylist()}
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
 
 
+def source_of(clip_id: str) -> str:
+    """The id of the source that a clip is of."""
+    return clip_id.rpartition("-")[0]
+
+
 def groups_of(
     dataset: Dataset,
     preview: Column,
-    vectors: dict[str, np.ndarray],
+    vectors: Vectors | None,
     config: DedupConfig,
     spread: Spread,
-) -> tuple[list[Group], Report]:
-    """Near-duplicate groups of a preview column's clips, by their video hashes and embeddings (or none)."""
-    hashes = Stored(dataset, preview)
+    known: Known | None = None,
+    keep: Kept | None = None,
+    shards: Sequence[int] | None = None,
+) -> tuple[list[Group], Matches, Report, Stored]:
+    """Near-duplicate groups of a preview column's clips, by their video hashes and embeddings (or none).
 
-    def may_match(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    Args:
+        known, keep: see `find_groups`.
+        shards: whose clips are new; None takes all.
+    """
+    hashes = Stored(dataset, preview, shards)
+
+    def may_match(one: Sequence[str], two: Sequence[str]) -> np.ndarray:
         if config.within_source:
             return np.ones(len(one), bool)
-        return np.asarray(hashes.sources[one] != hashes.sources[two])
+        pairs = zip(one, two, strict=True)
+        return np.array([source_of(first) != source_of(second) for first, second in pairs], bool)
 
     def quality(ids: Sequence[str]) -> dict[str, Quality]:
         where = pc.field("clip_id").isin(pa.array(ids, pa.string()))
@@ -124,9 +139,8 @@ def groups_of(
             for row in scans.table(dataset, "clips", preview, fields, where).to_pylist()
         }
 
-    known = set(hashes.ids) if vectors else set()
-    own = {key: value for key, value in vectors.items() if key in known}
-    return find_groups(hashes, quality, own, config.min_cosine, may_match, spread)
+    found = find_groups(hashes, quality, vectors, config.min_cosine, may_match, spread, known, keep)
+    return *found, hashes
 
 
 def _records(dataset: Dataset, column: Column) -> list[dict]:
@@ -159,11 +173,18 @@ def dedup(
     column = Column("dedup", fingerprint("dedup", CODE_VERSION, fingerprinted(config), inputs))
     if {row["shard"] for row in records} <= set(dataset.committed_shards(column)):
         return column
-    embeddings = scans.table(dataset, "embeddings", embed).to_pylist() if embed else []
-    vectors = {row["clip_id"]: np.array(row["vector"], np.float32) for row in embeddings}
-    groups, report = groups_of(dataset, preview, vectors, config, spread)
+    settings, digests = column_settings(inputs, config), _digests(inputs_of, read)
+    known = recall(dataset, settings, digests)
+    new = sorted(digests.keys() - set().union(*known.shards))
+    keep = Kept(dataset, str(column))
+    groups, matches, report, hashes = groups_of(
+        dataset, preview, _vectors(dataset, embed, preview), config, spread, known, keep, new
+    )
+    num_known = sum(one.num_clips for one in known.chain)
     say(
-        f"dedup: {report.clips} clips, {report.candidates} pairs compared, {len(groups)} groups, "
+        f"dedup: {report.clips} {'new ' if num_known else ''}clips"
+        + (f" against {num_known}" if num_known else "")
+        + f", {report.candidates} pairs compared, {len(groups)} groups, "
         f"{sum(len(found.others) for found in groups)} near-duplicates"
         + (
             f"; {report.capped_buckets} crowded buckets, {report.comparisons_left_out} comparisons left out"
@@ -172,7 +193,36 @@ def dedup(
         )
     )
     _commit(dataset, column, preview, records, groups, report)
+    clips = pa.table(
+        {"clip_id": pa.array(hashes.ids, pa.string()), "shard": pa.array(hashes.shards, pa.int32())}
+    )
+    write_rest(keep, settings, known, {shard: digests[shard] for shard in new}, clips, matches, groups)
     return column
+
+
+def column_settings(inputs: Mapping[str, str], config: DedupConfig) -> str:
+    """What searches must have in common for one to go on from the other."""
+    same = {name: value for name, value in inputs.items() if name != "clips"}
+    return fingerprint("dedup", CODE_VERSION, fingerprinted(config), same)
+
+
+def _digests(records: Sequence[dict], tables: Collection[str]) -> dict[int, str]:
+    """By shard, a digest of all that a search reads of it."""
+    parts = defaultdict[int, list[str]](list)
+    for row in records:
+        parts[row["shard"]] += [part["sha256"] for part in row["parts"] if part["table"] in tables]
+    return {shard: hashlib.sha256("|".join(own).encode()).hexdigest() for shard, own in parts.items()}
+
+
+def _vectors(dataset: Dataset, embed: Column | None, preview: Column) -> Vectors | None:
+    """Embeddings of the clips that the preview column has."""
+    if embed is None:
+        return None
+    rows = scans.table(dataset, "embeddings", embed, ["clip_id", "vector"])
+    there = scans.table(dataset, "clips", preview, ["clip_id"])["clip_id"].combine_chunks()
+    rows = rows.filter(pc.is_in(rows["clip_id"], there)).sort_by("clip_id").combine_chunks()
+    flat = pc.list_flatten(rows["vector"]).to_numpy().astype(np.float32)
+    return Vectors(rows["clip_id"].to_pylist(), flat.reshape(rows.num_rows, -1)) if rows.num_rows else None
 
 
 def _commit(

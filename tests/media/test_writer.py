@@ -15,7 +15,7 @@ FRAMES = [np.full((64, 96, 3), 20 * number, np.uint8) for number in range(6)]
 
 
 def policies() -> set[int]:
-    return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux alone tells the threads' priorities")

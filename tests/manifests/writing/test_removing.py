@@ -73,7 +73,7 @@ def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(copy, tmp_path, is_name
     if is_named:
         assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
     before, in_plan = everything(copy), planned.segments(copy).num_rows
-    assert len(holders(copy, [source_id, uri])) > 8
+    assert len(holders(copy, [source_id, uri])) > 8 and Path(copy.uri, "keys").exists()
     done = remove(copy, {source_id: uri}, "licence ended")
     assert done.num_clips and done.num_members and done.tars and done.runs == ["tiny"]
     assert holders(copy, [source_id, uri]) == []

@@ -9,13 +9,15 @@ import random
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from media.measure.videohash import SAME, VideoHash, coefficients_of, video_hash
 from pipeline.dedup import grouping, search
 from pipeline.dedup import near_duplicates as neardup
+from pipeline.dedup.embeddings import Vectors, embedding_pairs
 from pipeline.dedup.grouping import Group, Quality, Report, group
-from pipeline.dedup.near_duplicates import Held, candidate_pairs, embedding_pairs, find_groups, in_process
+from pipeline.dedup.near_duplicates import Held, candidate_pairs, find_groups, in_process
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import sample_shot
@@ -54,7 +56,7 @@ def pool() -> dict[str, bytes]:
 
 def test_copies_are_grouped_and_others_are_not(pool: dict[str, bytes]) -> None:
     quality = {clip_id: Quality(14400 if not clip_id.endswith("half") else 3600, 2.2) for clip_id in pool}
-    groups, report = find_groups(Held(pool), lambda ids: quality)
+    groups, _, report = find_groups(Held(pool), lambda ids: quality)
     for found in groups:
         assert len({clip_id[:4] for clip_id in [found.kept, *found.others]}) == 1
         assert max(found.distances) <= grouping.LOOSE
@@ -70,7 +72,7 @@ def test_the_order_makes_no_difference(pool: dict[str, bytes]) -> None:
 
 
 def test_spreading_the_work_changes_nothing(pool: dict[str, bytes], monkeypatch) -> None:
-    whole, _ = find_groups(Held(pool))
+    whole = find_groups(Held(pool))[0]
     monkeypatch.setattr(neardup, "CLIPS_A_TASK", 17)
     monkeypatch.setattr(neardup, "PAIRS_A_TASK", 40)
     calls = []
@@ -123,7 +125,8 @@ def test_a_large_bucket_is_capped_and_said_so() -> None:
 def test_a_set_of_one_look_stays_bounded(pool: dict[str, bytes]) -> None:
     data = next(iter(pool.values()))
     same = Held({f"{number:03d}": data for number in range(300)})
-    pairs, report = candidate_pairs(same, in_process)
+    proposed = candidate_pairs(same, in_process)
+    pairs, report = proposed.pairs, proposed.report
     assert report.capped_buckets > 0 and report.comparisons_left_out > 0
     assert len(pairs) <= 300 * search.BUCKET_CAP // 2
     assert sum(1 + len(found.others) for found in find_groups(same)[0]) == 300
@@ -133,9 +136,11 @@ def test_the_search_is_the_one_that_looks_at_all_pairs(pool: dict[str, bytes], m
     """Groups from buckets are those from comparing every clip with every other."""
     monkeypatch.setattr(neardup, "CLIPS_A_TASK", 23)
     held = Held(pool)
-    found, report = find_groups(held)
+    found, _, report = find_groups(held)
     every = np.array(list(itertools.combinations(range(len(pool)), 2)))
-    monkeypatch.setattr(neardup, "candidate_pairs", lambda hashes, spread: (every, Report()))
+    clips = pa.table({"clip_id": held.ids, "shard": held.shards})
+    all_pairs = neardup.Candidates(every, clips, Report())
+    monkeypatch.setattr(neardup, "candidate_pairs", lambda *_: all_pairs)
     assert report.candidates < len(every) / 4
     assert find_groups(held)[0] == found
 
@@ -150,24 +155,43 @@ def test_coefficients_of_many_are_those_of_each(pool: dict[str, bytes]) -> None:
 def test_nothing_and_flat_clips() -> None:
     assert find_groups(Held({}))[0] == []
     black = video_hash([np.zeros((90, 160, 3), np.uint8)], [0.0]).to_bytes()
-    groups, report = find_groups(Held({"a": black, "b": black}))
+    groups, _, report = find_groups(Held({"a": black, "b": black}))
     assert groups == []
     assert report.flat_clips == 2
 
 
+def units(count: int, length: int, seed: int = 1) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(count, length)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
 def test_embeddings_are_compared_exactly_and_join_the_groups(pool: dict[str, bytes]) -> None:
-    rng = np.random.default_rng(1)
-    vectors = {
-        f"{number:03d}": vector / np.linalg.norm(vector)
-        for number, vector in enumerate(rng.normal(size=(60, 16)).astype(np.float32))
-    }
-    vectors["copy"] = vectors["007"]
-    assert [pair[:2] for pair in embedding_pairs(vectors, 0.99, block=8)] == [("007", "copy")]
+    ids, table = [f"{number:03d}" for number in range(60)] + ["copy"], units(60, 16)
+    vectors = Vectors(ids, np.concatenate([table, table[7:8]]))
+    assert embedding_pairs(vectors, 0.99) == (["007"], ["copy"])
+    assert embedding_pairs(vectors, 0.99, {"copy"}) == embedding_pairs(vectors, 0.99, {"007"})
+    assert embedding_pairs(vectors, 0.99, {"008"}) == embedding_pairs(vectors, 0.99, set()) == ([], [])
     hashes = list(pool.values())
     two = {"007": hashes[0], "copy": hashes[6]}
     assert find_groups(Held(two))[0] == []
-    both = find_groups(Held(two), vectors={name: vectors[name] for name in two}, min_cosine=0.99)
+    both = find_groups(Held(two), vectors=Vectors(["007", "copy"], table[[7, 7]]), min_cosine=0.99)
     assert [found.others for found in both[0]] == [["copy"]]
+
+
+def test_many_embeddings_are_compared_in_cells() -> None:
+    """Copies at cosines of .97 and more among vectors that lie in clumps, as pictures of a few kinds do."""
+    kinds, chance = units(20, 64), np.random.default_rng(2)
+    table = kinds[chance.integers(20, size=4000)] + 0.09 * chance.normal(size=(4000, 64))
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    near = table[:400] + 0.025 * chance.normal(size=(400, 64))
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    ids = [f"{number:04d}" for number in range(4400)]
+    vectors = Vectors(ids, np.concatenate([table, near]).astype(np.float32))
+    exact = set(zip(*embedding_pairs(vectors, 0.97), strict=True))
+    cells = set(zip(*embedding_pairs(vectors, 0.97, all_pairs=0), strict=True))
+    assert len(exact) > 300 and cells <= exact and len(cells) >= 0.99 * len(exact)
+    new = set(zip(*embedding_pairs(vectors, 0.97, set(ids[4000:]), all_pairs=0), strict=True))
+    assert new == {pair for pair in cells if pair[1] >= "4000"}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ leaves them out and can bring them back.
 
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import cv2
@@ -17,6 +18,7 @@ from media.writer import write_video
 from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
 from pipeline.curate.stage import Curate
 from pipeline.dedup import stage
+from pipeline.dedup.embeddings import Vectors
 from pipeline.dedup.near_duplicates import in_process
 from pipeline.dedup.stage import dedup, groups_of
 from pipeline.footage.sources import list_sources, source_row
@@ -126,15 +128,9 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
 
 def test_clips_of_one_source_are_compared_only_when_asked(small, monkeypatch):
     dataset, [preview] = small
-    real = stage.Stored.__init__
-
-    def of_one_source(self, dataset, column):
-        real(self, dataset, column)
-        self.sources = np.zeros(len(self.ids), int)
-
-    monkeypatch.setattr(stage.Stored, "__init__", of_one_source)
-    assert groups_of(dataset, preview, {}, DedupConfig(), in_process)[0] == []
-    assert len(groups_of(dataset, preview, {}, DedupConfig(within_source=True), in_process)[0]) >= 3
+    monkeypatch.setattr(stage, "source_of", lambda clip_id: "one")
+    assert groups_of(dataset, preview, None, DedupConfig(), in_process)[0] == []
+    assert len(groups_of(dataset, preview, None, DedupConfig(within_source=True), in_process)[0]) >= 3
 
 
 def test_hashes_are_read_in_blocks_of_whole_shards(dataset, monkeypatch):
@@ -145,11 +141,13 @@ def test_hashes_are_read_in_blocks_of_whole_shards(dataset, monkeypatch):
     assert len(hashes.blocks()) > 1
     rows = {row["clip_id"]: row["video_hash"] for row in scans.table(dataset, "hashes", preview).to_pylist()}
     assert read == [rows[name] for name in hashes.ids] and len(read) == len(rows)
-    some = np.arange(0, len(read), 3)
-    assert hashes.some(some) == {int(number): read[number] for number in some}
+    some = dict(zip(hashes.ids[::3], hashes.shards[::3].tolist(), strict=True))
+    assert hashes.some(some) == {name: rows[name] for name in some}
+    first = stage.Stored(dataset, preview, [int(hashes.shards[0])])
+    assert set(first.shards) == {hashes.shards[0]} and first.ids == hashes.ids[: len(first.ids)]
 
 
-def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path):
+def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path, capsys):
     folder = tmp_path / "more"
     folder.mkdir()
     for seed in (60, 61):
@@ -158,7 +156,9 @@ def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path):
     first = dedup(dataset, preview, None, DedupConfig(), in_process)
     write_video(folder / "60-again.mp4", frames_of(60), FPS, options={"crf": "34"})
     dataset, _ = curated(folder, tmp_path / "ds")
+    capsys.readouterr()
     second = dedup(dataset, preview, None, DedupConfig(), in_process)
+    assert re.search(r"dedup: \d new clips against \d, 1 pairs compared, 1 groups", capsys.readouterr().err)
     assert first != second
     assert {first, second} <= set(dataset.columns())
     assert scans.table(dataset, "duplicates", first).num_rows == 0
@@ -206,7 +206,7 @@ def test_embeddings_of_whole_frames_from_open_clip(tmp_path):
     alike = groups_of(
         dataset,
         preview,
-        {row["clip_id"]: np.array(row["vector"], np.float32) for row in rows},
+        Vectors([row["clip_id"] for row in rows], np.array([row["vector"] for row in rows], np.float32)),
         DedupConfig(min_cosine=-1.0),
         in_process,
     )[0]
@@ -229,7 +229,7 @@ def test_copies_of_fifty_clips_among_five_hundred_others(tmp_path):
     for seed in range(5000, 5500):
         write_video(folder / f"{seed}-other.mp4", frames_of(seed, duration_s=1.5), FPS)
     dataset, [preview] = curated(folder, tmp_path / "ds")
-    groups, report = groups_of(dataset, preview, {}, DedupConfig(), in_process)
+    groups, _, report, _ = groups_of(dataset, preview, None, DedupConfig(), in_process)
     names = name_of(dataset)
     assert len(set(names.values())) == 800
     found = set()
