@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from captioner.gates.gates import judge
+from captioner.gates.told import told
 from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
 
 
 def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int = 0) -> list[list[Caption]]:
-    """Captions of each clip with their verdicts.
+    """Captions of each clip with their verdicts; dense ones say what is surely measured.
 
     A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted
     caption, and all rejected ones stay beside it.
@@ -42,7 +43,8 @@ def _lacking(captions: Sequence[Caption]) -> set[str]:
 
 
 def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
-    return [with_verdict(caption, judge(caption, clip.facts)) for caption in captions]
+    known = [told(caption, clip.facts) for caption in captions]
+    return [with_verdict(caption, judge(caption, clip.facts)) for caption in known]
 
 
 def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:

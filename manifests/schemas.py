@@ -144,6 +144,14 @@ EMBEDDINGS = [
     ("num_frames", pa.int32(), "previews that were averaged"),
     ("vector", pa.list_(pa.float32()), "of unit length"),
 ]
+SCORES = [
+    ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
+    ("shard", pa.int32(), "number of the shard"),
+    ("scorer", pa.string(), "name of the model"),
+    ("value", pa.float64(), "what it says; of `text` the share of the picture that text covers"),
+    ("words", pa.list_(pa.string()), "lines of text that were read, where it reads"),
+    ("version", pa.string(), "of the model, its settings and the previews it saw"),
+]
 DUPLICATES = [
     ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
     ("shard", pa.int32(), "number of the shard"),
@@ -271,6 +279,7 @@ TABLES: dict[str, list[Field]] = {
     "clips": CLIPS,
     "hashes": HASHES,
     "embeddings": EMBEDDINGS,
+    "scores": SCORES,
     "duplicates": DUPLICATES,
     "drops": DROPS,
     "failures": FAILURES,

@@ -96,9 +96,8 @@ class View:
         gone = ", ".join(f"'{name}'" for name in sorted(pending(dataset)) if name.isalnum())
         where = f"({self.where})" + (f" AND source_id NOT IN ({gone})" if gone else "")
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
-        names: list[str] = ["preview", *(["dedup"] if "dedup" in self.columns else [])]
-        columns = {name: self.column(name) for name in names}
-        return queries.sql(dataset, query, columns)
+        self.column("preview")
+        return queries.sql(dataset, query, self.columns)
 
     def kept(self, dataset: Dataset) -> set[str]:
         """Ids of the clips that the predicate keeps."""

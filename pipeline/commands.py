@@ -99,7 +99,7 @@ class Ingest(IngestConfig):
     """Trust the cluster's autoscaler to bring nodes that are not there yet."""
     limit: int = 0
     """Take only the first N files: the same ones at each run; 0 for all."""
-    only: tuple[Literal["preview", "embed", "caption", "text", "latent"], ...] = ()
+    only: tuple[Literal["preview", "embed", "score", "caption", "text", "latent"], ...] = ()
     """Run these stages alone, on the shards that have what they read: so GPUs are not held while CPUs curate.
     The view and near-duplicates are left to a run of all."""
     dry_run: bool = False

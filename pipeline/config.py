@@ -110,6 +110,20 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Which models give each clip a number, to be asked for in views."""
+
+    use: tuple[str, ...] = ()
+    """text (share of text in the picture and its words, by RapidOCR), NAME=FOLDER of a linear head on
+    open_clip (aesthetic, watermark, NSFW), package.module:Class of your own; none by default."""
+    batch: int = 16
+    """Clips given to a scorer at a time."""
+
+    def __post_init__(self) -> None:
+        check_ranges("--score.", self, {"batch": COUNT})
+
+
+@dataclass(frozen=True, kw_only=True)
 class DedupConfig:
     """How near-duplicate clips are found."""
 
@@ -221,12 +235,14 @@ class IngestConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     curate: CurateConfig = field(default_factory=CurateConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     curate_on: Resources = field(default_factory=Resources)
     embed_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.5))
+    score_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.5))
     caption_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
     text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
     encode_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.6))
@@ -234,6 +250,17 @@ class IngestConfig:
     def settings(self) -> IngestConfig:
         """These settings alone, without the options that a verb adds to them."""
         return IngestConfig(**{item.name: getattr(self, item.name) for item in fields(IngestConfig)})
+
+    def resources(self) -> dict[str, Resources]:
+        """What an actor of each stage asks of Ray, by the stage's name."""
+        return {
+            "preview": self.curate_on,
+            "embed": self.embed_on,
+            "score": self.score_on,
+            "caption": self.caption_on,
+            "text": self.text_on,
+            "latent": self.encode_on,
+        }
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -11,19 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from captioner.gates.answers import fields_text
+from captioner.gates.told import CAMERA
 from captioner.protocol import Caption, ClipFrames, Provenance
 
-_CAMERA = {
-    "static": "The camera is static",
-    "pan_left": "The camera pans left",
-    "pan_right": "The camera pans right",
-    "tilt_up": "The camera tilts up",
-    "tilt_down": "The camera tilts down",
-    "zoom_in": "The camera zooms in",
-    "zoom_out": "The camera zooms out",
-    "handheld": "The camera is hand-held",
-    "moving": "The camera moves",
-}
 _MIN_CONFIDENCE = 0.45  # on film-world shots, all claims above it were right (tests/world)
 
 
@@ -86,7 +76,7 @@ class MeasuredCaptioner:
             cuts = len(facts.get("cuts_s") or [])
             if (
                 not cuts
-                and facts["camera"] in _CAMERA
+                and facts["camera"] in CAMERA
                 and (facts["camera_confidence"] or 0) >= _MIN_CONFIDENCE
             ):
                 fields["camera"] = {
@@ -94,7 +84,7 @@ class MeasuredCaptioner:
                     "confidence": facts["camera_confidence"],
                     "source": "measured",
                 }
-                sentences.append(_CAMERA[facts["camera"]])
+                sentences.append(CAMERA[facts["camera"]])
             sentences += (
                 [f"The shot changes at least {'once' if cuts == 1 else f'{cuts} times'}"] if cuts else []
             )

@@ -19,6 +19,7 @@ _ABOUT = {
     "clips": "shots, or windows of long ones, with what was measured of them",
     "hashes": "perceptual hashes of clips, by which copies are found",
     "embeddings": "embeddings of clips, where a model was given",
+    "scores": "a number for each clip and model, where models were given",
     "duplicates": "near-duplicates by group",
     "drops": "what was left out on purpose",
     "failures": "what was lost by accident",

@@ -8,6 +8,7 @@ next search time, nothing else. A takedown removes it whole.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -31,6 +32,9 @@ from pipeline.dedup.search import Blocks, Table, alike
 
 FORMAT = 1
 FOLDER = "keys"
+MAX_SHARE, MAX_CHAIN = 0.25, 32
+"""With more clips that are new or gone than this share of the first search's, all are searched again; so with
+a longer chain."""
 _FRAME_ROWS, _TABLE_ROWS = 1 << 14, 1 << 20
 _FRAME = pa.schema(
     [
@@ -100,8 +104,8 @@ class Kept:
         self.write("frames.parquet", parts(), _FRAME, _FRAME_ROWS)
 
     def bits(self) -> np.ndarray:
-        """[n] uint64 of all frames."""
-        return np.asarray(self.read("frames.parquet", ["bits"])["bits"].to_numpy())
+        """[n] uint64 of all frames; kept in this process, as each table needs them."""
+        return _bits(self.dataset.address, self.name)
 
     def write_table(self, number: int, table: Table) -> None:
         rows = pa.table({"frame": table.frames})
@@ -142,6 +146,12 @@ class Kept:
         return np.unique(np.concatenate(found), axis=0)
 
 
+@functools.lru_cache(maxsize=MAX_CHAIN)
+def _bits(address: str, name: str) -> np.ndarray:
+    rows = Kept(Dataset(address), name).read("frames.parquet", ["bits"])
+    return np.asarray(rows["bits"].to_numpy())
+
+
 def _frames(rows: pa.Table) -> Frames:
     """The frames of a row group; their clips are not counted."""
     small = rows["small"].combine_chunks()
@@ -171,9 +181,6 @@ class Known:
 
 
 _MATCHES = pa.schema([("first", pa.string()), ("second", pa.string()), ("distance", pa.float32())])
-MAX_SHARE, MAX_CHAIN = 0.25, 32
-"""With more clips that are new or gone than this share of the first search's, all are searched again; so with
-a longer chain."""
 
 
 def keep(

@@ -28,7 +28,7 @@ apart)."""
 MAX_BITS_APART_CROWDED = 12
 """The same in a crowded bucket, where chance neighbours are near."""
 BUCKET_CAP = 128
-_MEMBERS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 20, 1 << 18
+_MEMBERS_AT_ONCE, _PAIRS_AT_ONCE, _WINDOWS_AT_ONCE = 1 << 20, 1 << 18, 1 << 11
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,19 @@ def between(
     begin = np.where(is_crowded, np.maximum(low, place - cap // 2), low)
     end = np.where(is_crowded, np.minimum(high, place + cap // 2), high)
     most = _bits_apart(together, cap)[key]
-    found = [np.zeros((0, 2), np.uint32)]
     rows = np.nonzero(begin < end)[0]
-    for step in range(int((end - begin).max(initial=0))):
-        rows = rows[begin[rows] + step < end[rows]]
-        others = old.frames[begin[rows] + step]
-        close = np.bitwise_count(own[rows] ^ old_bits[others]) <= most[rows]
-        found.append(np.stack([new.frames[rows[close]], others[close]], 1))
+    width = int((end - begin).max(initial=1))
+    # what a new frame is compared with lies side by side in the old table: rows of a window over it
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(old.frames, (0, width)), width)
+    found = [np.zeros((0, 2), np.uint32)]
+    for first in range(0, len(rows), _WINDOWS_AT_ONCE):
+        some = rows[first : first + _WINDOWS_AT_ONCE]
+        others = windows[begin[some]]
+        apart = np.bitwise_count(np.take(old_bits, others) ^ own[some, None])
+        close = apart <= most[some, None]
+        close &= np.arange(width) < (end - begin)[some, None]
+        at, place = np.nonzero(close)
+        found.append(np.stack([new.frames[some[at]], others[at, place]], 1))
     return np.concatenate(found)
 
 

@@ -148,13 +148,7 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
         cli.say("estimate: the plan is empty")
         return
     stages = build_stages(config)
-    on = {
-        "preview": config.curate_on,
-        "embed": config.embed_on,
-        "caption": config.caption_on,
-        "text": config.text_on,
-        "latent": config.encode_on,
-    }
+    on = config.resources()
     actors = preflight({stage.name: on[stage.name] for stage in stages})
     rates, how = rates_of_runs(dataset), "earlier runs of this dataset"
     if not set(rates) >= {stage.name for stage in stages}:

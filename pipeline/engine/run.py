@@ -37,6 +37,7 @@ from pipeline.stages.caption_summary import caption_summary, print_caption_summa
 from pipeline.stages.embed import Embed
 from pipeline.stages.encode import Encode
 from pipeline.stages.protocol import Stage
+from pipeline.stages.score import ScoreStage
 from pipeline.stages.text import TextStage
 
 NOT_BLACK = "black_share < 0.9"
@@ -57,11 +58,14 @@ _PACKAGES = {
 def build_stages(config: IngestConfig) -> list[Stage]:
     """The stages in the order of their dependence."""
     curate = Curate(config.curate)
-    caption = CaptionStage(config.caption, curate.column)
     embed: list[Stage] = [Embed(config.embed, curate.column)] if config.embed.model else []
+    score = [ScoreStage(config.score, curate.column)] if config.score.use else []
+    words = score[0].column if score and "text" in score[0].versions else None
+    caption = CaptionStage(config.caption, curate.column, words)
     return [
         curate,
         *embed,
+        *score,
         caption,
         TextStage(config.text, caption.column),
         Encode(config.encode, curate.column),
@@ -186,14 +190,7 @@ def execute(
     Args:
         view: point this view at the columns, near-duplicates left out; empty for none.
     """
-    on = {
-        "preview": config.curate_on,
-        "embed": config.embed_on,
-        "caption": config.caption_on,
-        "text": config.text_on,
-        "latent": config.encode_on,
-    }
-    resources = {stage.name: on[stage.name] for stage in stages}
+    resources = {stage.name: config.resources()[stage.name] for stage in stages}
     shards = list(planned.shards(dataset).items())
     if not shards:
         raise UsageError(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from captioner.backends.given import given_captions
 from captioner.backends.server import BudgetSpentError
+from captioner.gates import told
 from captioner.gates.gates import judge, lowest_aligned
 from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
 from captioner.registry import make_captioner
@@ -26,9 +27,9 @@ from manifests.store.shards import read_member
 from manifests.tables import records
 from manifests.text import valid, valid_json
 from manifests.writing.commit import Account, ShardCommit
-from pipeline.blame import blame
 from pipeline.config import CaptionConfig
 from pipeline.stages.again import Again
+from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
 from pipeline.stages.rows import failure_row, origin_of
 
@@ -79,13 +80,10 @@ def caption_row(caption: Caption, clip_id: str, shard: int) -> dict:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a clip has no captions; the fields are columns of the `failures` table."""
+class Spent(Fault):
+    """The budget did not allow to ask."""
 
-    error: str  # poison, no_answer, or the kind of exception
-    cause: str
-    spent: BudgetSpentError | None = None
-    """Set where the budget did not allow to ask."""
+    by: BudgetSpentError
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Captioned:
     """Rows of `captions` by clip that are copied from an earlier attempt."""
     written: dict[str, list[dict]] = field(default_factory=dict)
     """Those made now."""
-    failed: dict[str, Failure] = field(default_factory=dict)
+    failed: dict[str, Fault] = field(default_factory=dict)
     cost: Usage = field(default_factory=Usage)
 
     def __len__(self) -> int:
@@ -133,17 +131,20 @@ class CaptionStage:
 
     name = "caption"
 
-    def __init__(self, config: CaptionConfig, preview: Column) -> None:
-        self.config, self.preview = config, preview
-        self.needs: tuple[Column, ...] = (preview,)
+    def __init__(self, config: CaptionConfig, preview: Column, words: Column | None = None) -> None:
+        """Args: words: the `score` column that says which words can be read in a clip, where there is one."""
+        self.config, self.preview, self.words = config, preview, words
+        self.needs: tuple[Column, ...] = (preview, words) if words else (preview,)
+        backend = make_captioner(config)
         settings = {
-            "version": make_captioner(config).version,
+            "version": backend.version,
             "retries": config.retries,
             "low_alignment_share": config.low_alignment_share,
         }
-        self.column = Column(
-            self.name, fingerprint(self.name, CODE_VERSION, settings, {"preview": preview.fingerprint})
-        )
+        if backend.name != "measured" or words:
+            settings["told"] = told.VERSION
+        inputs = {column.name: column.fingerprint for column in self.needs}
+        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, inputs))
 
     def setup(self) -> None:
         self.captioner = make_captioner(self.config)
@@ -152,19 +153,23 @@ class CaptionStage:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        clips = stored = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        if self.words:
+            scores = records.rows_of_shard(dataset, "scores", self.words, shard)
+            read = {row["clip_id"]: row["words"] for row in scores if row["scorer"] == "text"}
+            clips = [{**row, "words": read.get(row["clip_id"]) or []} for row in clips]
         previews = Previews(dataset, self.preview, shard)
-        again = Again(dataset, self.column, shard, self.preview, "clips", clips)
+        again = Again(dataset, self.column, shard, self.preview, "clips", stored)
         made = Captioned(before=_unjudged(again.rows("captions")))
         new = [row for row in clips if row["clip_id"] not in made.before]
         for batch, found in self._written(new, previews, journal, made):
             for clip, written in zip(batch, found, strict=True):
-                if isinstance(written, Failure):
+                if isinstance(written, Fault):
                     made.failed[clip.clip_id] = written
                 else:
                     self._add(made, clip, written, shard)
             progress(f"{len(made)}/{len(clips)} clips, {made}")
-        spent = [failure.spent for failure in made.failed.values() if failure.spent]
+        spent = [fault.by for fault in made.failed.values() if isinstance(fault, Spent)]
         if spent and not made.cost.requests:  # nothing of the shard is paid for: it waits for another budget
             raise spent[0]
         journal.rest()
@@ -172,7 +177,7 @@ class CaptionStage:
 
     def _written(
         self, rows: list[dict], previews: Previews, journal: Journal, made: Captioned
-    ) -> Iterator[tuple[list[ClipFrames], list[list[Caption] | Failure]]]:
+    ) -> Iterator[tuple[list[ClipFrames], list[list[Caption] | Fault]]]:
         """Clips with their captions, in order.
 
         To a backend that takes several at once, each clip goes as soon as there is room, with its windows and
@@ -184,7 +189,7 @@ class CaptionStage:
         def read(names: list[str]) -> list[ClipFrames]:
             return [previews.clip(known[name]) for name in names]
 
-        def captioned(names: list[str]) -> tuple[list[ClipFrames], list[list[Caption] | Failure]]:
+        def captioned(names: list[str]) -> tuple[list[ClipFrames], list[list[Caption] | Fault]]:
             batch = read(names)
             found = self._caption(batch, journal)
             # without the pictures, which would pile up behind a slow clip
@@ -205,26 +210,20 @@ class CaptionStage:
                     reading.append(pool.submit(read, following))
                 yield batch, self._caption(batch, journal)
 
-    def _caption(self, batch: list[ClipFrames], journal: Journal) -> list[list[Caption] | Failure]:
+    def _caption(self, batch: list[ClipFrames], journal: Journal) -> list[list[Caption] | Fault]:
         """Captions of each clip, or why it has none.
 
         Raises:
             Exception: the machine is at fault and not the batch (`blame`).
         """
-        names = [clip.clip_id for clip in batch]
-        if why := journal.poison(names[0]):  # alone by now
-            return [Failure("poison", why)]
-        try:
-            with journal.item(*names, limit_s=_ITEM_LIMIT_S):
-                return list(write_captions(self.captioner, batch, self.config.retries))
-        except BudgetSpentError as error:
-            return [Failure("no_answer", str(error), error)] * len(batch)
-        except Exception as error:  # noqa: BLE001 - one clip must not end the others
-            failure = Failure(*blame(error))
-        if len(batch) == 1:
-            return [failure]
-        middle = len(batch) // 2
-        return self._caption(batch[:middle], journal) + self._caption(batch[middle:], journal)
+
+        def write(clips: Sequence[ClipFrames]) -> Sequence[list[Caption] | Fault]:
+            try:
+                return write_captions(self.captioner, clips, self.config.retries)
+            except BudgetSpentError as error:
+                return [Spent("no_answer", str(error), error)] * len(clips)
+
+        return halving(batch, lambda clip: clip.clip_id, write, journal, _ITEM_LIMIT_S)
 
     def _add(self, made: Captioned, clip: ClipFrames, captions: list[Caption], shard: int) -> None:
         """Add the captions a clip came with and those written for it, or its failure."""
@@ -233,7 +232,7 @@ class CaptionStage:
         rows = _once([caption_row(caption, clip.clip_id, shard) for caption in [*given, *captions]])
         errors = [row["finish_reason"] for row in rows if row["finish_reason"].startswith("error")]
         if errors:
-            made.failed[clip.clip_id] = Failure("no_answer", errors[0])
+            made.failed[clip.clip_id] = Fault("no_answer", errors[0])
         else:
             made.written[clip.clip_id] = rows
 

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from captioner.backends.weights import folder_digest
-from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
 from manifests.tables import records
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
-from media.decode.picture import fitted
-from pipeline.blame import blame
 from pipeline.config import EmbedConfig, fingerprinted
 from pipeline.stages.again import Again
+from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
+from pipeline.stages.open_clip_model import ImageEncoder
 from pipeline.stages.rows import failure_row
+from pipeline.stages.score import spread
 
 CODE_VERSION = 1
-_ITEM_LIMIT_S = 600.0
-_GREY = 114  # of the padding
-
-
-def padded_square(rgb: np.ndarray, side_px: int) -> np.ndarray:
-    """The whole picture [H, W, 3] scaled by one factor into the middle of a grey square of `side_px`."""
-    height, width = rgb.shape[:2]
-    factor = side_px / max(height, width)
-    small = fitted(rgb, max(1, round(width * factor)), max(1, round(height * factor)))
-    square = np.full((side_px, side_px, 3), _GREY, np.uint8)
-    top, left = (side_px - small.shape[0]) // 2, (side_px - small.shape[1]) // 2
-    square[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return square
+_ITEM_LIMIT_S, _CLIPS_AT_ONCE = 600.0, 16
 
 
 def model_digest(config: EmbedConfig) -> str:
@@ -63,28 +51,7 @@ class Embed:
         )
 
     def setup(self) -> None:
-        import open_clip
-        import torch
-
-        torch.set_num_threads(1)
-        try:
-            model, _, transform = open_clip.create_model_and_transforms(
-                self.config.model, pretrained=self.config.pretrained or None
-            )
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"--embed.model {self.config.model}",
-                f"cannot be loaded ({error})",
-                "Give local-dir:FOLDER with open_clip weights.",
-            ) from error
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).eval()
-        size = model.visual.image_size
-        self.side_px = int(size[0] if isinstance(size, tuple | list) else size)
-        normalize = next(step for step in transform.transforms if type(step).__name__ == "Normalize")
-        self.mean, self.std = (
-            np.array(values, np.float32).reshape(3, 1, 1) for values in (normalize.mean, normalize.std)
-        )
+        self.encoder = ImageEncoder(self.config.model, self.config.pretrained, "--embed.model")
 
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
@@ -97,51 +64,36 @@ class Embed:
         for member in members:
             if member.field.startswith("frame"):
                 frames[member.key].append(member)
-        rows: list[dict] = []
         failures: list[dict] = []
-        for clip in clips:
-            name = clip["clip_id"]
-            if name in before:
-                rows += before[name]
-                continue
+        new = [clip for clip in clips if clip["clip_id"] not in before]
+        rows = [row for found in before.values() for row in found]
 
-            def fail(error: str, cause: str, clip: dict = clip) -> None:
-                attempt = again.attempt(clip["clip_id"])
-                failures.append(failure_row(clip, self.name, shard, error, cause, attempt))
+        def embedded(batch: Sequence[dict]) -> list[dict]:
+            picks = [spread(frames[clip["clip_id"]], self.config.frames) for clip in batch]
+            pictures = [
+                decode_image(read_member(dataset.filesystem, tar, one)) for own in picks for one in own
+            ]
+            units, counts = self.encoder.units(pictures), [len(own) for own in picks]
+            means = [own.mean(0) for own in np.split(units, np.cumsum(counts)[:-1])]
+            vectors = [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
+            return [
+                {"clip_id": clip["clip_id"], "shard": shard, "num_frames": count, "vector": vector.tolist()}
+                for clip, count, vector in zip(batch, counts, vectors, strict=True)
+            ]
 
-            if why := journal.poison(name):
-                fail("poison", why)
-                continue
-            with journal.item(name, limit_s=_ITEM_LIMIT_S):
-                try:
-                    picks = _spread(frames[name], self.config.frames)
-                    pictures = [decode_image(read_member(dataset.filesystem, tar, pick)) for pick in picks]
-                    vector = self.vector(pictures).tolist()
-                    rows.append({"clip_id": name, "shard": shard, "num_frames": len(picks), "vector": vector})
-                except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                    fail(*blame(error))
+        for begin in range(0, len(new), _CLIPS_AT_ONCE):
+            batch = new[begin : begin + _CLIPS_AT_ONCE]
+            made = halving(batch, lambda clip: clip["clip_id"], embedded, journal, _ITEM_LIMIT_S)
+            for clip, found in zip(batch, made, strict=True):
+                if isinstance(found, Fault):
+                    attempt = again.attempt(clip["clip_id"])
+                    failures.append(failure_row(clip, self.name, shard, found.error, found.cause, attempt))
+                else:
+                    rows.append(found)
             progress(f"{len(rows)}/{len(clips)} clips")
+        rows.sort(key=lambda row: row["clip_id"])
         journal.rest()
         account = Account(len(clips), len(rows), 0, len(failures))
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             commit.commit({"embeddings": rows, "drops": [], "failures": failures}, account)
         return account
-
-    def vector(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Unit vector [d] float32 of a clip's pictures."""
-        import torch
-
-        planes = np.stack(
-            [padded_square(rgb, self.side_px).transpose(2, 0, 1).astype(np.float32) / 255 for rgb in pictures]
-        )
-        with torch.inference_mode():
-            found = self.model.encode_image(
-                torch.from_numpy((planes - self.mean) / self.std).to(self.device), normalize=True
-            )
-        mean = found.float().mean(0).cpu().numpy()
-        return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-
-
-def _spread(members: list[Member], count: int) -> list[Member]:
-    """At most `count` of the members, the first and the last among them."""
-    return [members[index] for index in np.unique(np.linspace(0, len(members) - 1, count).astype(int))]

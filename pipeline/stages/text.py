@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from manifests.writing.commit import Account, ShardCommit
 from pipeline.blame import blame
 from pipeline.config import TextConfig, fingerprinted
 from pipeline.stages.again import Again, by_clip
+from pipeline.stages.batches import Fault
 from pipeline.stages.journal import Journal
 
 CODE_VERSION = 2
@@ -26,12 +26,8 @@ _CLIPS_AT_ONCE = 200
 _PART_LIMIT_S = 3600.0
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Fault):
     """Why the texts of a clip have no embeddings."""
-
-    error: str
-    cause: str
 
     def row(self, clip_id: str, shard: int, attempt: int) -> dict:
         named = {"stage": TextStage.name, "shard": shard, "item_id": clip_id}

@@ -106,7 +106,8 @@ def test_two_versions_stand_side_by_side_and_the_trainer_reads_either(copy, tmp_
     assert code == cli.DONE
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == scans.table(copy, "clips").num_rows
-    assert all(row["b"] == ["A red ball lies over a meadow in clear light."] != row["a"] for row in rows)
+    begin = "A red ball lies over a meadow in clear light."
+    assert all(row["b"][0].startswith(begin) and row["b"] != row["a"] for row in rows)
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     assert cli.main(arguments=["compare-captions", copy.uri, "default", "caption@0000000000"]) == cli.USAGE
 

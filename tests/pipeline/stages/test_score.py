@@ -1,0 +1,159 @@
+"""Scores: a user's own, a linear head on open_clip, and text that RapidOCR reads; in views and captions."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from manifests import cli
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.tables import planned, scans
+from manifests.verify import verify
+from manifests.views import View
+from media.writer import write_video
+from pipeline.config import CaptionConfig, IngestConfig, ScoreConfig
+from pipeline.engine.run import build_stages, chosen
+from pipeline.footage.sources import list_sources, source_row
+from pipeline.plan import make_plan
+from pipeline.scores.registry import make_scorers
+from pipeline.scores.words import Words
+from pipeline.stages.protocol import run_stage
+from pipeline.stages.score import ScoreStage
+from tests.pipeline.dedup.test_stage import tiny_clip
+from tests.pipeline.stages.scorers import Redness
+
+OWN = "tests.pipeline.stages.scorers"
+
+
+def scored(dataset: Dataset, *use: str, batch: int = 4) -> tuple[ScoreStage, list[dict]]:
+    """The stage run over all shards, and its rows."""
+    preview = View.load(dataset).column("preview")
+    stage = ScoreStage(ScoreConfig(use=use, batch=batch), preview)
+    stage.setup()
+    for shard in dataset.committed_shards(preview):
+        run_stage(stage, dataset, "test", shard, 0, lambda text: None)
+    return stage, scans.table(dataset, "scores", stage.column).to_pylist()
+
+
+def test_a_scorer_of_ones_own_is_a_column_that_a_view_asks_for(copy):
+    stage, rows = scored(copy, f"{OWN}:Redness")
+    clips = {row["clip_id"] for row in scans.table(copy, "clips").to_pylist()}
+    assert {row["clip_id"] for row in rows} == clips and len(rows) == len(clips)
+    assert {row["scorer"] for row in rows} == {"redness"}
+    base = View.load(copy)
+    where = "clip_id IN (SELECT clip_id FROM scores WHERE scorer = 'redness' AND value > 0)"
+    View(columns={**base.columns, "score": stage.column}, where=where).save(copy, "red")
+    expected = {row["clip_id"] for row in rows if row["value"] > 0}
+    assert 0 < len(expected) < len(clips)
+    assert set(View.load(copy, "red").clips(copy)["clip_id"].to_pylist()) == expected
+    assert verify(copy, deep=True).problems == []
+
+
+def test_another_scorer_beside_it_copies_what_is_there(copy):
+    _, before = scored(copy, f"{OWN}:Redness")
+    Redness.seen.clear()
+    stage, rows = scored(copy, f"{OWN}:Redness", f"{OWN}:Frames")
+    assert Redness.seen == []
+    mine = [row for row in rows if row["scorer"] == "redness"]
+    assert {row["clip_id"]: row["value"] for row in mine} == {
+        row["clip_id"]: row["value"] for row in before if row["clip_id"] in {own["clip_id"] for own in mine}
+    }
+    failures = {row["item_id"]: row for row in scans.table(copy, "failures", stage.column).to_pylist()}
+    stills = {row["clip_id"] for row in scans.table(copy, "clips").to_pylist() if row["kind"] == "image"}
+    assert stills and stills <= failures.keys()
+    assert {failures[name]["cause"] for name in stills} == {"a clip of one frame"}
+    others = {row["clip_id"] for row in rows}
+    assert others and not others & failures.keys()  # a batch that fails takes none of its neighbours along
+    assert {row["value"] for row in rows if row["scorer"] == "frames"} == {3.0}
+
+
+def test_a_linear_head_on_open_clip(copy, tmp_path):
+    head = tmp_path / "head"
+    head.mkdir()
+    tiny_clip(head / "open_clip")
+    weight = np.random.default_rng(0).normal(size=(1, 16)).astype(np.float32)
+    save_file({"weight": weight, "bias": np.array([0.5], np.float32)}, head / "head.safetensors")
+    _, rows = scored(copy, f"aesthetic={head}")
+    assert len({row["value"] for row in rows}) > 3 and all(row["scorer"] == "aesthetic" for row in rows)
+    limit = 0.5 + float(np.abs(np.linalg.norm(weight)))
+    assert all(abs(row["value"]) <= limit for row in rows)
+    one = make_scorers((f"aesthetic={head}",))[0]
+    one.setup()
+    picture = np.random.default_rng(1).integers(0, 255, (40, 60, 3), np.uint8)
+    alone, twice = (one.score([lot])[0].value for lot in ([picture], [picture, picture]))
+    assert alone == pytest.approx(twice, abs=1e-5)
+    save_file({"weight": weight[:, :8], "bias": np.zeros(1, np.float32)}, head / "head.safetensors")
+    other = make_scorers((f"aesthetic={head}",))[0]
+    assert other.version != one.version
+    other.setup()
+    with pytest.raises(UsageError, match="8 values"):
+        other.score([[picture]])
+    assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (("nothing",), "is no scorer"),
+        (("no.such.module:Thing",), "cannot be made"),
+        ((f"{OWN}:Absent",), "cannot be made"),
+        ((f"{OWN}:Nameless",), "has the name 'Not A Name'"),
+        (("aesthetic=/no/such",), "open_clip/ and head.safetensors"),
+        ((f"{OWN}:Redness", f"{OWN}:Redness"), "more than once"),
+        (("os;rm:x",), "is no scorer"),
+    ],
+)
+def test_what_is_no_scorer_is_refused_before_any_work(use, said):
+    with pytest.raises(UsageError, match=said):
+        make_scorers(use)
+
+
+def lettered(text: str, size=(448, 256)) -> np.ndarray:
+    rgb = np.full((size[1], size[0], 3), (40, 80, 60), np.uint8)
+    if text:
+        cv2.putText(rgb, text, (24, 140), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (255, 255, 255), 3, cv2.LINE_AA)
+    return rgb
+
+
+def test_text_is_read_and_its_share_of_the_picture_measured():
+    scorer = Words()
+    scorer.setup()
+    plain, half, large = scorer.score(
+        [[lettered("")], [lettered("EXIT 42"), lettered("")], [lettered("EXIT 42")]]
+    )
+    assert (plain.value, plain.words) == (0.0, ())
+    assert large.words == half.words == ("EXIT 42",)
+    assert half.value == pytest.approx(large.value / 2) and 0.03 < large.value < 0.2
+
+
+def test_words_of_a_video_reach_its_captions(tmp_path):
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    write_video(folder / "sign.mp4", [lettered("EXIT 42")] * 16, 8.0)
+    config = IngestConfig(score=ScoreConfig(use=("text",)), caption=CaptionConfig())
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    make_plan(
+        dataset, list_sources([str(folder)]), config.plan, lambda files: [source_row(file) for file in files]
+    )
+    stages = chosen(build_stages(config), ["preview", "score", "caption"])
+    for stage in stages:
+        stage.setup()
+        for shard in planned.shards(dataset):
+            run_stage(stage, dataset, "test", shard, 0, lambda text: None)
+    [score] = scans.table(dataset, "scores").to_pylist()
+    assert score["words"] == ["EXIT 42"]
+    captions = scans.table(dataset, "captions").to_pylist()
+    [dense] = [row["text"] for row in captions if row["kind"] == "dense" and row["status"] == "accepted"]
+    assert dense.endswith("The text “EXIT 42” can be read.")
+    plain = chosen(build_stages(IngestConfig()), ["caption"])[0]
+    assert plain.column != stages[2].column and plain.needs == stages[2].needs[:1]
+
+
+def test_the_command_line_refuses_a_scorer_that_is_none(films, tmp_path, capsys):
+    arguments = ["ingest", str(films), "--out", str(tmp_path / "ds"), "--score.use", "nothing", "--dry-run"]
+    assert cli.main(arguments=arguments) == cli.USAGE
+    assert "--score.use nothing: is no scorer" in capsys.readouterr().err
