@@ -14,8 +14,8 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.verdicts import VERDICTS, latest
 
-VERDICTS = ("right", "minor", "wrong", "unsure")
 TAGS = ("subject", "action", "camera", "count", "text", "invented")
 _Z = 1.96
 
@@ -41,16 +41,7 @@ class Verdicts:
 
     def rows(self) -> list[dict[str, Any]]:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""
-        found: dict[tuple[str, str], dict[str, Any]] = {}
-        if not self.path.exists():
-            return []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                found[row["who"], row["caption_id"]] = row
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that was cut; those after it count
-        return [row for row in found.values() if row["verdict"] != "undone"]
+        return latest(self.path.read_text(encoding="utf-8").splitlines()) if self.path.exists() else []
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one.

@@ -152,6 +152,14 @@ SCORES = [
     ("words", pa.list_(pa.string()), "lines of text that were read, where it reads"),
     ("version", pa.string(), "of the model, its settings and the previews it saw"),
 ]
+VERDICTS = [
+    ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
+    ("shard", pa.int32(), "number of the shard"),
+    ("caption_id", pa.string(), "of the caption that was judged"),
+    ("who", pa.string(), "the person"),
+    ("verdict", pa.string(), "right | minor | wrong | unsure"),
+    ("tags", pa.list_(pa.string()), "what is amiss: subject, action, camera, count, text, invented"),
+]
 DUPLICATES = [
     ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
     ("shard", pa.int32(), "number of the shard"),
@@ -280,6 +288,7 @@ TABLES: dict[str, list[Field]] = {
     "hashes": HASHES,
     "embeddings": EMBEDDINGS,
     "scores": SCORES,
+    "verdicts": VERDICTS,
     "duplicates": DUPLICATES,
     "drops": DROPS,
     "failures": FAILURES,

@@ -173,6 +173,9 @@ class FitConfig:
     mix: dict[str, float] = field(default_factory=dict)
     """Views to read and how often an epoch shows each clip of them; empty: the one view that is named, once.
     """
+    balance: str = ""
+    """Columns of clips whose values are shown equally often, or a query that gives clip_id and weight; empty:
+    all clips alike."""
     image_share: float | None = None
     """Share of images among the tokens, where there are no stages; None: as they lie in the data."""
     stages: tuple[StageConfig, ...] = ()
@@ -275,7 +278,7 @@ _RANGES: dict[str, Range] = {
 }
 
 
-LATER = {"lora_rank": 0, "plan_version": 2}
+LATER = {"lora_rank": 0, "plan_version": 2, "balance": ""}
 """Settings that came later, with what runs did before: a run that lacks them has these, and at these they do
 not tell runs apart."""
 

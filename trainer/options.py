@@ -55,6 +55,9 @@ class RunOptions:
     """Share of clips kept for validation."""
     mix: dict[str, float] | None = None
     """Views to read instead, and how often an epoch shows each clip of them: default 1 curated 2."""
+    balance: str | None = None
+    """Columns of clips whose values are shown equally often (camera), or a query that gives clip_id and
+    weight."""
     image_share: float | None = None
     """Share of images among the tokens; as they lie in the data if left out."""
     stages: Path | None = None

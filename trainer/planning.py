@@ -113,7 +113,19 @@ class Plan(RunOptions):
     """
 
     essential: ClassVar[tuple[str, ...]] = (
-        *("data", "view", "tokens", "packs_per_step", "mix", "stages", "set", "gpus", "tflops", "json"),
+        *(
+            "data",
+            "view",
+            "tokens",
+            "packs_per_step",
+            "mix",
+            "balance",
+            "stages",
+            "set",
+            "gpus",
+            "tflops",
+            "json",
+        ),
     )
     ranges: ClassVar[Ranges] = {"gpus": COUNT_OR_NONE, "tflops": POSITIVE}
 

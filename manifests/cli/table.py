@@ -66,6 +66,7 @@ ENTRIES = [
             "manifests.verbs.upkeep:NameSnapshot",
             "give a name to what is committed now",
         ),
+        ("verdicts", "verdicts", "manifests.verbs.verdicts:TakeVerdicts", "people's verdicts as a column"),
         ("remove", "remove", "manifests.verbs.upkeep:Remove", "take sources down, and all that is of them"),
         ("withdraw", "withdraw", "manifests.verbs.upkeep:Withdraw", "take one shard's column back"),
     ),

@@ -20,6 +20,7 @@ _ABOUT = {
     "hashes": "perceptual hashes of clips, by which copies are found",
     "embeddings": "embeddings of clips, where a model was given",
     "scores": "a number for each clip and model, where models were given",
+    "verdicts": "what people said of captions",
     "duplicates": "near-duplicates by group",
     "drops": "what was left out on purpose",
     "failures": "what was lost by accident",

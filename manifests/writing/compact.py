@@ -213,6 +213,36 @@ def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Tab
     raise SupersededError(f"snapshot {dataset.snapshot.number}")
 
 
+def record(
+    column: Column,
+    shard: int,
+    generation: int,
+    counts: tuple[int, int, int, int],
+    rows: Mapping[str, int],
+    stats_json: str | None = None,
+) -> dict:
+    """The commit record of a shard that is committed with all others (`commit_version`) and has no tar.
+
+    Args:
+        counts: items that entered, were kept, were dropped, failed.
+        rows: by table, how many the shard has.
+    """
+    num_in, num_kept, num_dropped, num_failed = counts
+    return {
+        "column": column.name,
+        "fingerprint": column.fingerprint,
+        "shard": shard,
+        "generation": generation,
+        "num_in": num_in,
+        "num_kept": num_kept,
+        "num_dropped": num_dropped,
+        "num_failed": num_failed,
+        "stats_json": stats_json,
+        "members": [],
+        "parts": [{"table": name, "rows": count, "sha256": ""} for name, count in sorted(rows.items())],
+    }
+
+
 def tars_of(dataset: Dataset, found: Iterable[Snapshot]) -> set[str]:
     """Paths inside the dataset of the tars that snapshots' records name."""
     tars, seen = set[str](), set[str]()

@@ -40,6 +40,7 @@ from manifests.writing.scrubbing import replaced, scrub_plan, scrub_texts, train
 
 _NAMES_IT = ("source_id", "clip_id", "segment_id", "item_id")
 _MAIN = {"preview": "clips", "embed": "embeddings", "text": "text", "latent": "latents"}
+_MAIN |= {"score": "scores", "verdict": "verdicts"}
 """The table of a column in which each clip that it kept has a row; captions are judged, see `_kept`."""
 
 

@@ -26,7 +26,7 @@ from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
 from manifests.tables import scans
-from manifests.writing.compact import commit_version
+from manifests.writing.compact import commit_version, record
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
 from pipeline.dedup import near_duplicates
@@ -263,26 +263,12 @@ def _commit(
                 | {"reason": "near_duplicate", "value": gap, "threshold": SAME}
             )
     told = json.dumps(vars(report), sort_keys=True)
-    made = [
-        {
-            "column": column.name,
-            "fingerprint": column.fingerprint,
-            "shard": record["shard"],
-            "generation": record["generation"],
-            "num_in": num_clips[record["shard"]],
-            "num_kept": num_clips[record["shard"]] - num_drops[record["shard"]],
-            "num_dropped": num_drops[record["shard"]],
-            "num_failed": 0,
-            "stats_json": told,
-            "members": [],
-            "parts": [
-                {"table": "drops", "rows": num_drops[record["shard"]], "sha256": ""},
-                {"table": "duplicates", "rows": num_rows[record["shard"]], "sha256": ""},
-                {"table": "failures", "rows": 0, "sha256": ""},
-            ],
-        }
-        for record in records
-    ]
+    made = []
+    for own in records:
+        shard = own["shard"]
+        counts = num_clips[shard], num_clips[shard] - num_drops[shard], num_drops[shard], 0
+        parts = {"drops": num_drops[shard], "duplicates": num_rows[shard], "failures": 0}
+        made.append(record(column, shard, own["generation"], counts, parts, told))
     commit_version(
         dataset,
         column,

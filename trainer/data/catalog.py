@@ -14,6 +14,7 @@ from manifests.store.shards import Member
 from manifests.tables import scans
 from manifests.views import View
 from trainer.config import FitConfig
+from trainer.data.balance import balance
 from trainer.data.held_out import draw_of, duplicates, held_out, source_of
 from trainer.data.samples import Sample, SampleTable
 from vae.measuring.stats import corpus_stats
@@ -114,7 +115,13 @@ def load_catalog(
         for number, weight in enumerate(weights)
         for name in usable[number]
     ]
-    every_id = sorted(set().union(*usable))
+    if config.balance:
+        shares = [
+            balance(dataset, view, config.balance, own) for view, own in zip(views, usable, strict=True)
+        ]
+        every = [(sample, weight * shares[sample.view][sample.clip_id]) for sample, weight in every]
+        every = [(sample, weight) for sample, weight in every if weight > 0]
+    every_id = sorted({sample.clip_id for sample, _ in every})
     names = {name for name in every_id if source_of(name) in kept_aside}
     names = names or _held_out(dataset, views[0], every_id, config)
     aside = [sample for sample, _ in every if sample.view == 0 and sample.clip_id in names] or [every[0][0]]
@@ -128,7 +135,13 @@ def load_catalog(
     factors, channels = _one_vae(dataset, rows)
     stats = corpus_stats(dataset, views[0].column("latent"))
     digest = hashlib.sha256(
-        "|".join([*(name for own in usable for name in own), *(view.digest for view in views)]).encode()
+        "|".join(
+            [
+                *(name for own in usable for name in own),
+                *(view.digest for view in views),
+                *(f"{sample.clip_id} {weight:.9g}" for sample, weight in every if config.balance),
+            ]
+        ).encode()
     ).hexdigest()[:16]
     return Catalog(
         _table(train, rows),

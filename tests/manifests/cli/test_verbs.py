@@ -36,7 +36,7 @@ def test_the_first_help_of_each_verb_fits_a_screen_and_says_what_options_are_for
     docs = field_docs(kind)
     nested = {item.name for item in dataclasses.fields(kind) if item.name not in docs}
     assert nested <= {item.name for item in dataclasses.fields(kind) if "Config" in str(item.type)} | {
-        *("with_", "prices", "curate_on", "embed_on", "caption_on", "text_on", "encode_on")
+        *("with_", "prices", "curate_on", "embed_on", "score_on", "caption_on", "text_on", "encode_on")
     }, "an option without a word on it"
     assert cli.main(arguments=[entry.name, "--help"]) == cli.DONE
     short = capsys.readouterr().out

@@ -1,0 +1,44 @@
+"""The verb `verdicts`: what people said of captions becomes a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from manifests import cli
+from manifests.layout import Dataset
+from manifests.verdicts import take_in
+from manifests.views import View
+from manifests.writing.lease import Lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeVerdicts:
+    """Make a column of people's verdicts on captions, which `rushes dashboard --verdicts FILE` collects.
+
+    The view named gets it; its predicate may then say
+    `clip_id NOT IN (SELECT clip_id FROM verdicts WHERE verdict = 'wrong')`.
+
+    Example: rushes verdicts DATASET verdicts.jsonl
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Dataset folder or address."""
+    file: Annotated[Path, tyro.conf.Positional]
+    """The file of verdicts."""
+    view: str = "default"
+    """View to point at the column."""
+
+    def run(self) -> int:
+        dataset = Dataset(self.dataset)
+        with Lease(dataset):
+            view = View.load(dataset, self.view)
+            column, num_rows, num_unknown = take_in(dataset, self.file)
+            replace(view, columns={**view.columns, "verdict": column}).save(dataset, self.view)
+        print(f"{column}: {num_rows} verdicts, view {self.view} has them")
+        if num_unknown:
+            cli.say(f"verdicts: {num_unknown} are of captions that are not here")
+        return cli.DONE

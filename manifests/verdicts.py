@@ -1,0 +1,88 @@
+"""Verdicts of people on captions: read from the dashboard's file, kept as a column to ask for in views."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.errors import UsageError
+from manifests.fingerprint import fingerprint
+from manifests.layout import Column, Dataset
+from manifests.schemas import to_table
+from manifests.tables import scans
+from manifests.writing.compact import commit_version, record
+
+CODE_VERSION = 1
+VERDICTS = ("right", "minor", "wrong", "unsure")
+
+
+def latest(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The last verdict of each person on each caption; what was undone, and a line that was cut, is not among
+    them."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+            found[str(row["who"]), str(row["caption_id"])] = row
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [row for row in found.values() if row.get("verdict") in VERDICTS]
+
+
+def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int]:
+    """Commit a file's verdicts as a column.
+
+    Returns:
+        The column, rows in it, and verdicts on captions that the dataset does not have.
+
+    Raises:
+        UsageError: the file cannot be read, or says nothing of this dataset's captions.
+    """
+    try:
+        said = latest(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError as error:
+        raise UsageError(
+            str(path), f"cannot be read ({error.strerror})", "Name the file of verdicts."
+        ) from error
+    wanted = pa.array(sorted({row["caption_id"] for row in said}), pa.string())
+    where = pc.field("caption_id").isin(wanted)
+    captions = {
+        row["caption_id"]: row
+        for row in scans.table(
+            dataset, "captions", None, ["caption_id", "clip_id", "shard"], where
+        ).to_pylist()
+    }
+    rows = [
+        {
+            **captions[row["caption_id"]],
+            "who": str(row["who"]),
+            "verdict": row["verdict"],
+            "tags": sorted(str(tag) for tag in row.get("tags") or ()),
+        }
+        for row in said
+        if row["caption_id"] in captions
+    ]
+    if not rows:
+        raise UsageError(
+            str(path), "has no verdict on a caption of this dataset", "See `rushes dashboard --verdicts`."
+        )
+    rows.sort(key=lambda row: (row["shard"], row["clip_id"], row["caption_id"], row["who"]))
+    column = Column("verdict", fingerprint("verdict", CODE_VERSION, {"rows": rows}, {}))
+    clips = defaultdict[int, set[str]](set)
+    for row in rows:
+        clips[row["shard"]].add(row["clip_id"])
+    count = {shard: sum(row["shard"] == shard for row in rows) for shard in clips}
+    made = [
+        record(column, shard, 0, (len(own), len(own), 0, 0), {"verdicts": count[shard]})
+        for shard, own in sorted(clips.items())
+    ]
+    commit_version(
+        dataset, column, {"shards": to_table("shards", made), "verdicts": to_table("verdicts", rows)}
+    )
+    return column, len(rows), len(said) - len(rows)

@@ -1,0 +1,64 @@
+"""Verdicts of people become a column that a view asks for, and go with what they are of."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from manifests import cli
+from manifests.tables import scans
+from manifests.verify import verify
+from manifests.views import View
+from manifests.writing.removing import remove
+
+
+@pytest.fixture
+def judged(copy, tmp_path):
+    """The dataset, a file of verdicts, and the clip that is wrong."""
+    rows = [row for row in scans.table(copy, "captions").to_pylist() if row["kind"] == "dense"]
+    captions = list({row["clip_id"]: row for row in rows}.values())
+    said = [
+        {"who": "ann", "caption_id": captions[0]["caption_id"], "verdict": "right"},
+        {"who": "ann", "caption_id": captions[0]["caption_id"], "verdict": "wrong", "tags": ["camera"]},
+        {"who": "ben", "caption_id": captions[1]["caption_id"], "verdict": "right"},
+        {"who": "ben", "caption_id": captions[2]["caption_id"], "verdict": "wrong"},
+        {"who": "ben", "caption_id": captions[2]["caption_id"], "verdict": "undone"},
+        {"who": "ben", "caption_id": "of-elsewhere", "verdict": "wrong"},
+    ]
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in said) + '{"who": "ann", "capt')
+    return copy, path, captions[0]["clip_id"]
+
+
+def test_a_view_asks_for_them(judged, capsys):
+    dataset, path, wrong = judged
+    before = View.load(dataset).kept(dataset)
+    assert cli.main(arguments=["verdicts", dataset.uri, str(path)]) == cli.DONE
+    out = capsys.readouterr()
+    assert "2 verdicts, view default has them" in out.out and "1 are of captions that are not here" in out.err
+    rows = scans.table(dataset, "verdicts").to_pylist()
+    assert [(row["who"], row["verdict"]) for row in rows if row["clip_id"] == wrong] == [("ann", "wrong")]
+    view = View.load(dataset)
+    where = "clip_id NOT IN (SELECT clip_id FROM verdicts WHERE verdict = 'wrong')"
+    View(columns=view.columns, where=where).save(dataset, "right")
+    assert View.load(dataset, "right").kept(dataset) == before - {wrong}
+    assert verify(dataset, deep=True).problems == []
+    assert cli.main(arguments=["verdicts", dataset.uri, str(path)]) == cli.DONE  # the same again
+    assert scans.table(dataset, "verdicts").num_rows == 2
+
+
+def test_they_go_with_what_they_are_of(judged):
+    dataset, path, wrong = judged
+    assert cli.main(arguments=["verdicts", dataset.uri, str(path)]) == cli.DONE
+    source_id = wrong.rpartition("-")[0]
+    remove(dataset, {source_id: ""})
+    assert wrong not in {row["clip_id"] for row in scans.table(dataset, "verdicts").to_pylist()}
+    assert verify(dataset, deep=True).problems == []
+
+
+def test_what_is_no_file_of_verdicts_is_refused(copy, tmp_path, capsys):
+    assert cli.main(arguments=["verdicts", copy.uri, str(tmp_path / "none.jsonl")]) == cli.USAGE
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n[]\n3\n')
+    assert cli.main(arguments=["verdicts", copy.uri, str(tmp_path / "other.jsonl")]) == cli.USAGE
+    assert "has no verdict on a caption" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""Weights of clips from columns or a query, and what an epoch then shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from manifests.errors import UsageError
+from manifests.tables import scans
+from manifests.views import View
+from trainer.data.balance import MOST, balance
+from trainer.data.catalog import load_catalog
+from trainer.data.curriculum import Curriculum, stages_of
+from trainer.presets import preset
+
+
+def clips_of(dataset):
+    view = View.load(dataset)
+    rows = scans.table(dataset, "clips", view.column("preview")).to_pylist()
+    return view, {row["clip_id"]: row for row in rows}
+
+
+def test_values_of_columns_are_shown_equally_often(dataset):
+    view, rows = clips_of(dataset)
+    names = sorted(rows)
+    found = balance(dataset, view, "kind", names)
+    shown = Counter[str]()
+    for name in names:
+        shown[rows[name]["kind"]] += found[name]
+    counts = Counter(row["kind"] for row in rows.values())
+    assert len(set(counts.values())) > 1 and np.ptp(list(shown.values())) < 1e-6
+    assert np.mean(list(found.values())) == pytest.approx(1)
+    both = balance(dataset, view, "kind, camera", names)
+    assert both != found and max(both.values()) <= MOST
+
+
+def test_a_query_gives_weights_and_what_it_leaves_out_is_not_shown(dataset):
+    view, rows = clips_of(dataset)
+    query = (
+        "SELECT clip_id, CASE WHEN fps > 0 THEN 2.0 ELSE 1.0 END AS weight FROM clips WHERE kind = 'video'"
+    )
+    config = replace(preset("tiny"), balance=query, held_out=0.0)
+    catalog, plain = (
+        load_catalog(dataset, [view], one) for one in (config, replace(preset("tiny"), held_out=0.0))
+    )
+    assert {rows[name]["kind"] for name in catalog.table.clip_ids} == {"video"}
+    assert catalog.digest != plain.digest
+
+
+def test_an_epoch_shows_a_clip_as_often_as_its_weight_says(dataset):
+    view, rows = clips_of(dataset)
+    name = sorted(name for name, row in rows.items() if row["kind"] == "video")[0]
+    query = f"SELECT clip_id, CASE WHEN clip_id = '{name}' THEN 3.0 ELSE 1.0 END AS weight FROM clips"
+    config = replace(preset("tiny"), balance=query, held_out=0.0)
+    catalog = load_catalog(dataset, [view], config)
+    curriculum = Curriculum(stages_of(catalog.table, config, catalog.factors[0]))
+    shown, epochs = Counter[str](), 12
+    for step in range(100_000):
+        epoch, packs = curriculum.at(step)
+        if epoch >= epochs:
+            break
+        shown.update(sample.clip_id for pack in packs for sample in pack if not sample.start)
+    others = [count for clip, count in shown.items() if clip != name]
+    assert shown[name] / np.mean(others) == pytest.approx(3, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("SELECT clip_id FROM clips", "gives no clip_id and weight"),
+        ("SELECT clip_id, -1.0 AS weight FROM clips", "below 0"),
+        ("SELECT clip_id, 0 AS weight FROM clips", "below 0"),
+        ("SELECT clip_id, 'a' AS weight FROM clips", "no number"),
+        ("SELECT clip_id, 1 AS weight FROM clips UNION ALL SELECT clip_id, 1 FROM clips", "more than once"),
+        ("no_such_column", "no_such_column"),
+        ("DELETE FROM clips", "DELETE"),
+        ("SELECT clip_id, 1 / 0 AS weight FROM clips", "number|below 0"),
+    ],
+)
+def test_what_is_no_weighting_is_refused(dataset, said, why):
+    view, rows = clips_of(dataset)
+    with pytest.raises(UsageError, match=why):
+        balance(dataset, view, said, sorted(rows))
