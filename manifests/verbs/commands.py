@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
 from manifests.writing.events import read_events, run_ids, told
+from manifests.writing.rates import StageRate, rates
 
 Folder = Annotated[str, tyro.conf.Positional]
 
@@ -252,9 +253,17 @@ class Export:
         return cli.DONE
 
 
+def _speed(rate: StageRate) -> list:
+    """A row of `rushes status`; shares are of the actors' time in the steady state, where there was one."""
+    shares = (rate.busy, rate.input_wait, rate.hand_wait)
+    told = [f"{share:.0%}" if rate.steady_s else "-" for share in shares]
+    speed = [round(value, 2) for value in (rate.items_per_s, rate.footage_per_s, rate.cpu_s, rate.gpu_s)]
+    return [rate.stage, rate.jobs, rate.actors, *speed, *told]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What is committed, what is missing, and the last events.
+    """What is committed and missing, how fast and busy the last run's stages were, and its last events.
 
     Example: rushes status DATASET
     """
@@ -279,6 +288,7 @@ class Status:
         events = all_events[max(0, len(all_events) - self.events) :]
         holder, _ = lease.read(dataset)
         writer = holder.name if holder and not holder.is_gone(time.time()) else ""
+        speeds = rates(all_events)
         if self.json:
             cli.print_json(
                 {
@@ -286,6 +296,7 @@ class Status:
                     "columns": {str(key): value for key, value in columns.items()},
                     "runs": runs,
                     "writer": writer,
+                    "rates": [asdict(rate) for rate in speeds],
                     "events": events,
                 }
             )
@@ -295,6 +306,13 @@ class Status:
             ["column", "committed", "of"],
             [[str(column), count, len(shards)] for column, count in columns.items()],
         )
+        if speeds:
+            cli.print_table(
+                "stages of the last run",
+                [*("stage", "shards", "at once", "clips/s", "footage s/s", "CPU s", "GPU s", "busy")]
+                + ["waits for input", "waits to be handed one"],
+                [_speed(rate) for rate in speeds],
+            )
         cli.print_table(
             "last events",
             ["time_s", "stage", "shard", "event", "text"],

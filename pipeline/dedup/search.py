@@ -140,16 +140,19 @@ def between(
     end = np.where(is_crowded, np.minimum(high, place + cap // 2), high)
     most = _bits_apart(together, cap)[key]
     rows = np.nonzero(begin < end)[0]
-    width = int((end - begin).max(initial=1))
     # what a new frame is compared with lies side by side in the old table: rows of a window over it
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(old.frames, (0, width)), width)
+    width = min(int((end - begin).max(initial=1)), max(1, len(old.frames)))
+    starts = np.minimum(begin, len(old.frames) - width)
+    if not len(rows):
+        return np.zeros((0, 2), np.uint32)
+    windows = np.lib.stride_tricks.sliding_window_view(old.frames, width)
     found = [np.zeros((0, 2), np.uint32)]
     for first in range(0, len(rows), _WINDOWS_AT_ONCE):
         some = rows[first : first + _WINDOWS_AT_ONCE]
-        others = windows[begin[some]]
-        apart = np.bitwise_count(np.take(old_bits, others) ^ own[some, None])
-        close = apart <= most[some, None]
-        close &= np.arange(width) < (end - begin)[some, None]
+        others = windows[starts[some]]
+        close = np.bitwise_count(old_bits.take(others, mode="clip") ^ own[some, None]) <= most[some, None]
+        places = starts[some, None] + np.arange(width)
+        close &= (places >= begin[some, None]) & (places < end[some, None])
         at, place = np.nonzero(close)
         found.append(np.stack([new.frames[some[at]], others[at, place]], 1))
     return np.concatenate(found)
