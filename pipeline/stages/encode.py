@@ -9,7 +9,9 @@ sample of the clips is decoded again and measured (`vae.measuring.audit`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
 from typing import Any
@@ -41,12 +43,25 @@ from vae.stored import mean_and_logvar, stored_bytes
 CODE_VERSION = 4
 PUSH_FRAMES = 32
 """Frames of a piece of a long clip; a clip with fewer is short."""
-BATCH_PIXELS = 1 << 20
-"""Frames x height x width of the short clips that are encoded together, at most about."""
+BATCH_PIXELS, WINDOW_PIXELS = 1 << 20, 1 << 23
+"""Frames x height x width of the short clips that are encoded together, at most about; and of those that wait
+for others of their shape."""
+
+
+def same_shape(videos: Sequence[torch.Tensor]) -> list[list[int]]:
+    """Places of videos [3, T, H, W] to be encoded together: of one shape, within `BATCH_PIXELS` or alone."""
+    by_shape = defaultdict[tuple, list[int]](list)
+    for place, video in enumerate(videos):
+        by_shape[tuple(video.shape)].append(place)
+    found = []
+    for (_, *sides), places in by_shape.items():
+        most = max(1, BATCH_PIXELS // math.prod(sides))
+        found += [places[begin : begin + most] for begin in range(0, len(places), most)]
+    return found
 
 
 class ShardWriter:
-    """Encodes the clips of one shard in order; short clips of one shape are batched.
+    """Encodes the clips of one shard; short clips of one shape are batched, also where others lie between.
 
     Clips that need not be made again are copied from what the column held before.
     """
@@ -116,34 +131,38 @@ class ShardWriter:
             return
         picked.check()
         video, is_suspect = to_video(head), self.journal.is_suspect(picked.clip["clip_id"])
-        if self._waiting and (
-            is_suspect
-            or self._waiting[0][1].shape != video.shape
-            or (len(self._waiting) + 1) * video[0].numel() > BATCH_PIXELS
-        ):
+        waiting = sum(other[0].numel() for _, other in self._waiting)
+        if is_suspect or waiting + video[0].numel() > WINDOW_PIXELS:
             self.finish()
         self._waiting.append((picked, video))
         if is_suspect:  # alone, so that a second death says whose fault it is
             self.finish()
 
     def finish(self) -> None:
-        """Encode the short clips that wait."""
+        """Encode the short clips that wait, those of one shape together; they are written in their order."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         limit_s = self.config.item_limit_s * len(waiting)
         names = [picked.clip["clip_id"] for picked, _ in waiting]
         with self.journal.item(*names, limit_s=limit_s, limit_bytes=self.config.item_limit_bytes):
-            try:
-                found = self._encode_many([video for _, video in waiting])
-            except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
-                found = [None] * len(waiting)
-            for (picked, video), pair in zip(waiting, found, strict=True):
+            found = dict[int, Any]()
+            for places in same_shape([video for _, video in waiting]):
+                found |= zip(places, self._each([waiting[place][1] for place in places]), strict=True)
+            for place, (picked, video) in enumerate(waiting):
                 try:
-                    mean, logvar = pair or self._encode_many([video])[0]
-                    self._add(picked, mean.cpu(), logvar.cpu(), video)
+                    if isinstance(pair := found[place], Exception):
+                        raise pair
+                    self._add(picked, pair[0], pair[1], video)
                 except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
                     self.fail(picked.clip, *blame(error))
+
+    def _each(self, videos: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor] | Exception]:
+        """(mean, logvar) of each of one shape, or why there is none: where a batch fails, of each alone."""
+        try:
+            return [(mean.cpu(), logvar.cpu()) for mean, logvar in self._encode_many(videos)]
+        except Exception as error:  # noqa: BLE001
+            return [error] if len(videos) == 1 else [one for video in videos for one in self._each([video])]
 
     def _copy(self, clip: dict) -> None:
         """Take a clip over from what was committed before."""

@@ -107,13 +107,25 @@ def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, mo
         assert torch.allclose(one, other, atol=0.04, rtol=0.01)
 
 
+def test_clips_of_one_shape_go_together_though_others_lie_between(monkeypatch):
+    shapes = [(3, 8, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48), (3, 4, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48)]
+    videos = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes]
+    assert module.same_shape(videos) == [[0, 2, 5], [1, 4], [3]]
+    monkeypatch.setattr(module, "BATCH_PIXELS", 2 * 8 * 32 * 48)
+    assert module.same_shape(videos) == [[0, 2], [5], [1, 4], [3]]
+    monkeypatch.setattr(module, "BATCH_PIXELS", 1)
+    assert [len(places) for places in module.same_shape(videos)] == [1] * 6
+    assert module.same_shape([]) == []
+
+
 def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypatch):
     monkeypatch.setattr(module, "CODE_VERSION", -2)
     calls = []
 
     def broken(vae, videos):
         calls.append(len(videos))
-        if len(calls) in {2, 3}:  # a batch, then its first clip alone
+        first = next((place for place, size in enumerate(calls) if size > 1), len(calls))
+        if len(calls) - 1 in {first, first + 1}:  # a batch, then its first clip alone
             raise RuntimeError("out of memory, as told")
         return type(vae).encode_many(vae, videos)
 
