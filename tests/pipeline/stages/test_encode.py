@@ -118,14 +118,13 @@ def test_clips_of_one_shape_go_together_though_others_lie_between(monkeypatch):
     assert module.same_shape([]) == []
 
 
-def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypatch):
+def test_a_clip_that_fails_takes_no_other_along(copy, monkeypatch):
     monkeypatch.setattr(module, "CODE_VERSION", -2)
     calls = []
 
     def broken(vae, videos):
         calls.append(len(videos))
-        first = next((place for place, size in enumerate(calls) if size > 1), len(calls))
-        if len(calls) - 1 in {first, first + 1}:  # a batch, then its first clip alone
+        if len(calls) == 2:
             raise RuntimeError("out of memory, as told")
         return type(vae).encode_many(vae, videos)
 
@@ -135,11 +134,30 @@ def test_a_batch_that_fails_fails_only_the_clip_that_fails_alone(copy, monkeypat
     for shard in copy.committed_shards(stage.preview):
         account, _ = run_stage(stage, copy, "again", shard, 0, lambda text: None)
         assert account.num_in == account.num_kept + account.num_failed
+    assert calls[1] == 1
     failures = scans.table(copy, "failures", stage.column).to_pylist()
     assert len(failures) == 1
     assert "as told" in failures[0]["cause"]
     made = scans.table(copy, "latents", stage.column).num_rows
     assert made + len(failures) == scans.table(copy, "clips").num_rows
+
+
+def test_of_a_batch_that_fails_each_clip_is_tried_alone():
+    class Fragile:
+        def encode_many(self, videos):
+            if (videos > 0.9).any():
+                raise RuntimeError("too bright")
+            return [(video.mean(1), video.std(1)) for video in videos]
+
+    writer = object.__new__(module.ShardWriter)
+    writer.vae, writer.device = Fragile(), torch.device("cpu")
+    dark, bright = (
+        torch.zeros(3, 2, 8, 8, dtype=torch.uint8),
+        torch.full((3, 2, 8, 8), 255, dtype=torch.uint8),
+    )
+    one, wrong, other = writer._each([dark, bright, dark])
+    assert str(wrong) == "too bright" and len(one) == len(other) == 2
+    assert [str(found) for found in writer._each([bright])] == ["too bright"]
 
 
 def test_a_sample_is_measured_and_every_latent_has_a_picture(copy):
