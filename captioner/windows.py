@@ -11,13 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from captioner.protocol import Caption, Captioner, ClipFrames, Usage
+from captioner.gates.answers import fields_text
+from captioner.protocol import Caption, Captioner, ClipFrames, Provenance, Usage
 from captioner.stored import some_of
 
 MIN_WINDOW_S = 0.3
+MOST_SHORT = 24
+"""Words of a short caption that is put together from several."""
 
 
 def bounds_s(start_s: float, end_s: float, cuts_s: Sequence[float], window_s: float) -> list[float]:
@@ -73,7 +77,7 @@ class Windowed:
     def __init__(self, inner: Captioner, window_s: float) -> None:
         self.inner, self.window_s = inner, window_s
         self.name, self.num_cpus, self.num_gpus = inner.name, inner.num_cpus, inner.num_gpus
-        self.version = f"{inner.version}|windows-1:{window_s:g}"
+        self.version = f"{inner.version}|windows-2:{window_s:g}"
         self.at_once = inner.at_once
 
     def setup(self) -> None:
@@ -86,7 +90,9 @@ class Windowed:
             rows = [index for index, own in enumerate(parts) if turn < len(own)]
             batch = [replace(parts[index][turn], context=_summary(said[index])) for index in rows]
             for index, captions in zip(rows, self.inner.caption(batch, attempt), strict=True):
-                said[index].append(captions)
+                said[index].append(
+                    [_of_clip(caption, parts[index][turn], clips[index]) for caption in captions]
+                )
         return [
             own[0] if len(own) == 1 else self._merged(clip, pieces, own)
             for clip, pieces, own in zip(clips, parts, said, strict=True)
@@ -111,6 +117,16 @@ class Windowed:
         return [replace(joined[0], usage=joined[0].usage + cost), *joined[1:], *kept]
 
 
+def _of_clip(caption: Caption, piece: ClipFrames, clip: ClipFrames) -> Caption:
+    """A window's caption, with the frames it saw counted in the whole clip."""
+    made = caption.provenance
+    if piece is clip or not made.frame_indices:
+        return caption
+    place = {time_s: index for index, time_s in enumerate(clip.times_s)}
+    indices = tuple(place[piece.times_s[index]] for index in made.frame_indices)
+    return replace(caption, provenance=replace(made, frame_indices=indices))
+
+
 def _summary(said: list[list[Caption]]) -> str:
     """Context for the next window: the last dense caption, and the first if there are more."""
     texts = [caption.text for captions in said for caption in captions if caption.kind == "dense"]
@@ -120,8 +136,9 @@ def _summary(said: list[list[Caption]]) -> str:
 def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Caption]:
     """Captions of the whole without a language model: sentences in order, none twice, changes of shot named.
 
-    Nothing is added, and of dense ones nothing but repeats left out; short and structured ones are those of
-    the first window. A window without an answer, or one cut off, makes the whole so.
+    Nothing is added, and of dense ones nothing but repeats left out. A structured one has what any window
+    has; a short one says what the first windows say, with as many words as `MOST_SHORT`. A window without an
+    answer, or one cut off, makes the whole so.
 
     Args:
         said: captions of each window. is_cut: whether a cut lies before it.
@@ -138,8 +155,53 @@ def merge(said: Sequence[Sequence[Caption]], is_cut: Sequence[bool]) -> list[Cap
             (caption.finish_reason for caption, _ in rows),
             key=lambda end: (not end.startswith("error"), end != "length"),
         )  # the worst one first
-        text = first.text if kind in {"short", "structured"} else _joined(rows)
-        found.append(replace(first, text=text, verdict=bad.verdict, finish_reason=ends[0], usage=Usage()))
+        fields = _fields([caption.fields for caption, _ in rows])
+        text = _joined(rows)
+        if kind == "short":
+            text = _short([caption.text for caption, _ in rows])
+        elif kind == "structured":
+            text = fields_text(fields) if fields else first.text
+        made = _seen([caption.provenance for caption, _ in rows])
+        whole = replace(first, text=text, fields=fields, provenance=made)
+        found.append(replace(whole, verdict=bad.verdict, finish_reason=ends[0], usage=Usage()))
+    return found
+
+
+def _seen(made: Sequence[Provenance]) -> Provenance:
+    """That of the first, with the frames that any of them saw."""
+    pairs = (zip(one.frame_indices, one.frame_times_s, strict=False) for one in made)
+    seen = dict(sorted(pair for own in pairs for pair in own))
+    return (
+        replace(made[0], frame_indices=tuple(seen), frame_times_s=tuple(seen.values())) if seen else made[0]
+    )
+
+
+def _short(texts: Sequence[str]) -> str:
+    """What each window shows, in order, none twice, as far as the words go; the first in any case."""
+    told = [texts[0].strip()]
+    for text in texts[1:]:
+        more = text.strip()
+        if more.lower().rstrip(".") in (one.lower().rstrip(".") for one in told):
+            continue
+        if sum(len(one.split()) + 1 for one in told) + len(more.split()) > MOST_SHORT:
+            break
+        told = [*(one.rstrip(".") for one in told), more]
+    return ", then ".join(told)
+
+
+def _fields(all_fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Structured fields of the whole: lists joined, texts side by side, none twice; of others the first."""
+    found: dict[str, Any] = {}
+    for fields in all_fields:
+        for name, value in fields.items():
+            before = found.get(name)
+            if isinstance(value, list) and isinstance(before, list):
+                found[name] = [*before, *(item for item in value if item not in before)]
+            elif isinstance(value, str) and isinstance(before, str):
+                is_new = value and value not in before.split(", then ")
+                found[name] = ", then ".join(filter(None, [before, value])) if is_new else before
+            elif name not in found:
+                found[name] = list(value) if isinstance(value, list) else value
     return found
 
 

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.protocol import Caption, ClipFrames, Usage
-from captioner.windows import Windowed, bounds_s, windows
+from captioner.gates.answers import fields_text
+from captioner.protocol import Caption, ClipFrames, Provenance, Usage
+from captioner.windows import MOST_SHORT, Windowed, bounds_s, merge, windows
 
 
 def clip(length_s, cuts_s=(), fps=2.0):
@@ -95,3 +96,59 @@ def test_a_sentence_said_of_two_windows_stands_once_and_cost_grows_with_length()
     first, teller = teller.num_frames, Teller()
     Windowed(teller, 10.0).caption([clip(80.0)])
     assert teller.num_frames <= 2.1 * first
+
+
+class Looker:
+    """Says what it sees of each window, in all kinds, from its first and last frame."""
+
+    name, version, num_cpus, num_gpus, at_once = "looker", "looker/1", 0.1, 0.0, 1
+
+    def setup(self):
+        pass
+
+    def caption(self, clips, attempt=0):
+        out = []
+        for one in clips:
+            last = len(one.frames) - 1
+            seen = Provenance(frame_indices=(0, last), frame_times_s=(one.times_s[0], one.times_s[last]))
+            what = "a dog" if one.facts["start_s"] < 12 else "a cat"
+            fields = {
+                "subjects": [what],
+                "actions": ["runs"],
+                "setting": f"near {what}",
+                "camera": {"tag": "static"},
+            }
+            common = {"source": "looker", "provenance": seen}
+            out.append(
+                [
+                    Caption(kind="short", text=f"{what} runs", **common),
+                    Caption(kind="dense", text=f"It is {what}.", fields=fields, **common),
+                    Caption(kind="structured", text=fields_text(fields), fields=fields, **common),
+                ]
+            )
+        return out
+
+
+def test_short_and_structured_captions_are_of_the_whole_and_frames_are_counted_in_it():
+    whole = clip(36.0)
+    [captions] = Windowed(Looker(), 12.0).caption([whole])
+    found = {caption.kind: caption for caption in captions if caption.kind != "window"}
+    assert found["short"].text == "a dog runs, then a cat runs"
+    fields = found["structured"].fields
+    assert (fields["subjects"], fields["actions"]) == (["a dog", "a cat"], ["runs"])
+    assert fields["setting"] == "near a dog, then near a cat" and fields["camera"] == {"tag": "static"}
+    assert "a cat" in found["structured"].text
+    for caption in captions:
+        seen = caption.provenance
+        assert tuple(whole.times_s[index] for index in seen.frame_indices) == seen.frame_times_s
+    assert max(found["dense"].provenance.frame_indices) == len(whole.frames) - 1
+    parts = [caption.provenance.frame_indices for caption in captions if caption.kind == "window"]
+    assert len(parts) == 3 and parts[1][0] > 0
+
+
+def test_a_short_caption_of_many_windows_stays_short():
+    said = [
+        [Caption(kind="short", text=f"thing number {n} moves about slowly", source="x")] for n in range(20)
+    ]
+    [short] = merge(said, [False] * 20)
+    assert short.text.startswith("thing number 0") and 10 < len(short.text.split()) <= MOST_SHORT

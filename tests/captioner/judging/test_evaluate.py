@@ -51,8 +51,9 @@ def test_a_guesser_scores_about_chance(clips):
     texts = [captions.dense(test.shots[0]) for test in clips]
     known = dict(zip(names, [texts[index] for index in rng.permutation(len(texts))], strict=True))
     report = evaluate(Oracle(known), clips, "dense")
-    for name in ("background", "camera", "direction"):
+    for name in ("background", "direction"):
         assert abs(report.tallies[name].precision - CHANCE[name]) < 0.13, name
+    assert report.tallies["camera"].precision > 0.7  # told from the measurement, whoever writes
     assert report.tallies["object"].precision < 0.5
 
 
