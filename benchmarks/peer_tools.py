@@ -157,12 +157,9 @@ class Outcome:
 def num_frames(path: Path | str) -> int:
     """Frames that decode, up to the first error."""
     count = 0
-    try:
-        with av.open(str(path)) as container:
-            for _ in container.decode(video=0):
-                count += 1
-    except (av.FFmpegError, IndexError, ValueError):
-        pass
+    with contextlib.suppress(av.FFmpegError, IndexError, ValueError), av.open(str(path)) as container:
+        for _ in container.decode(video=0):
+            count += 1
     return count
 
 

@@ -15,6 +15,7 @@ import tyro
 from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
+from manifests.exporting.lakehouse import export_tables
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
@@ -213,26 +214,35 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Join the columns of a view into plain WebDataset tars.
+    """Join the columns of a view into plain WebDataset tars, or write its tables as Lance or Iceberg.
 
-    Example: rushes export DATASET --to webdataset --out TARS
+    Examples:
+      rushes export DATASET --to webdataset --out TARS
+      rushes export DATASET --to lance --out TABLES
     """
 
     dataset: Folder
     """Dataset folder or address."""
     out: Path
-    """Folder for the tars."""
-    to: Literal["webdataset"] = "webdataset"
-    """Format."""
+    """Folder for the tars or tables."""
+    to: Literal["webdataset", "lance", "iceberg"] = "webdataset"
+    """Format. lance and iceberg: tables alone, with where each clip's bytes lie in the dataset's own tars."""
     view: str = "default"
     """View to export."""
     overwrite: bool = False
-    """Replace tars that exist; those of shards that the view no longer has are removed."""
+    """Replace what exists; tars of shards that the view no longer has are removed."""
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         view = View.load(dataset, self.view)
         cli.writable(self.out)
+        if self.to != "webdataset":
+            self.out.mkdir(parents=True, exist_ok=True)
+            counts = export_tables(dataset, view, self.out, self.to, self.overwrite)
+            cli.print_table(
+                f"{self.to} tables in {self.out}", ["table", "rows"], list(map(list, counts.items()))
+            )
+            return cli.DONE
         before = sorted(self.out.glob("*.tar"))
         if before and not self.overwrite:
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")

@@ -79,7 +79,6 @@ def load_catalog(
     Raises:
         UsageError: a view has no clip with a latent and a text, or the latents were made by several VAEs.
     """
-    weights = list(config.mix.values()) or [1.0]
     if len({str(view.column("latent")) for view in views}) > 1:
         raise UsageError(
             dataset.address,
@@ -110,17 +109,7 @@ def load_catalog(
             f"the views that are mixed have texts of widths {sorted(widths)}",
             "Mix views of one text encoder.",
         )
-    every = [
-        (_sample(rows[name], number), weight)
-        for number, weight in enumerate(weights)
-        for name in usable[number]
-    ]
-    if config.balance:
-        shares = [
-            balance(dataset, view, config.balance, own) for view, own in zip(views, usable, strict=True)
-        ]
-        every = [(sample, weight * shares[sample.view][sample.clip_id]) for sample, weight in every]
-        every = [(sample, weight) for sample, weight in every if weight > 0]
+    every = _weighed(dataset, views, usable, rows, config)
     every_id = sorted({sample.clip_id for sample, _ in every})
     names = {name for name in every_id if source_of(name) in kept_aside}
     names = names or _held_out(dataset, views[0], every_id, config)
@@ -156,6 +145,22 @@ def load_catalog(
         widths.pop(),
         digest,
     )
+
+
+def _weighed(
+    dataset: Dataset,
+    views: Sequence[View],
+    usable: Sequence[list[str]],
+    rows: dict[str, dict],
+    config: FitConfig,
+) -> list[tuple[Sample, float]]:
+    """The clips of all views and how often an epoch shows each; those that are never shown are left out."""
+    weights = list(config.mix.values()) or [1.0]
+    found = []
+    for number, (view, own, weight) in enumerate(zip(views, usable, weights, strict=True)):
+        shares = balance(dataset, view, config.balance, own) if config.balance else dict.fromkeys(own, 1.0)
+        found += [(_sample(rows[name], number), weight * shares[name]) for name in own if shares[name] > 0]
+    return found
 
 
 def _held_out(dataset: Dataset, view: View, clip_ids: list[str], config: FitConfig) -> set[str]:

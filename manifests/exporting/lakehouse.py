@@ -1,0 +1,146 @@
+"""Export a view's tables into a lakehouse format by its own library: Lance datasets, or Iceberg tables.
+
+Rows of clips are those that the view keeps; `members` says where each clip's bytes lie (the tar's address, an
+offset, a size), so that other tools read pictures, captions' embeddings and latents from the dataset's own
+tars. Tables are read and written in batches.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.errors import UsageError
+from manifests.layout import Dataset
+from manifests.schemas import TABLES
+from manifests.store.shards import Member
+from manifests.tables import scans
+from manifests.views import View
+
+FORMATS = ("lance", "iceberg")
+NAMESPACE = "rushes"
+_LEFT_OUT = ("shards", "events")
+_ROWS = 1 << 16
+_MEMBERS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("column", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("tar", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("crc32", pa.int64()),
+    ]
+)
+
+
+def export_tables(
+    dataset: Dataset, view: View, out: Path, to: str, overwrite: bool = False
+) -> dict[str, int]:
+    """Write the tables of a view.
+
+    Returns:
+        Rows by table; tables without rows are not written.
+
+    Raises:
+        UsageError: the library is missing, or something is there already.
+    """
+    write = _writer(to, out, overwrite)
+    kept = pa.array(sorted(view.kept(dataset)), pa.string())
+    tables, found = scans.Tables(dataset), dict[str, int]()
+    versions = list(view.columns.values())
+    for name in TABLES:
+        if name not in _LEFT_OUT:
+            rows = tables.lazy(name, versions)
+            is_of_clips = "clip_id" in rows.schema.names
+            scanned = rows.scanner(
+                filter=pc.field("clip_id").isin(kept) if is_of_clips else None, batch_size=_ROWS
+            )
+            schema = rows.schema.remove_metadata()
+            batches = (pa.Table.from_batches([batch], schema) for batch in _full(scanned.to_batches()))
+            found[name] = write(name, schema, batches)
+    found["members"] = write("members", _MEMBERS, _members(dataset, view, set(kept.to_pylist())))
+    return {name: count for name, count in found.items() if count}
+
+
+def _full(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    return (batch for batch in batches if batch.num_rows)
+
+
+def _members(dataset: Dataset, view: View, kept: set[str]) -> Iterator[pa.Table]:
+    for column in view.columns.values():
+        for tar, members in scans.members(dataset, column).values():
+            rows = [_row(member, str(column), tar) for member in members if member.key in kept]
+            if rows:
+                yield pa.Table.from_pylist(rows, _MEMBERS)
+
+
+def _row(member: Member, column: str, tar: str) -> dict:
+    where = {"offset": member.offset, "size_bytes": member.size_bytes, "crc32": member.crc32}
+    return {"clip_id": member.key, "column": column, "name": member.field, "tar": tar, **where}
+
+
+def _writer(to: str, out: Path, overwrite: bool):
+    """A function from a table's name, schema and parts to the rows it wrote."""
+    extra = f"Install rushes with its extra `{to}`."
+    try:
+        return _lance(out, overwrite) if to == "lance" else _iceberg(out, overwrite)
+    except ImportError as error:
+        raise UsageError(f"--to {to}", f"needs {error.name}", extra) from error
+
+
+def _lance(out: Path, overwrite: bool):
+    import lance
+
+    before = sorted(out.glob("*.lance"))
+    if before and not overwrite:
+        raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
+    for path in before:
+        shutil.rmtree(path)
+
+    def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
+        count = 0
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal count
+            for part in parts:
+                count += part.num_rows
+                yield from part.to_batches()
+
+        first = next(found := batches(), None)
+        if first is not None:
+            both = (batch for lot in ([first], found) for batch in lot)
+            reader = pa.RecordBatchReader.from_batches(schema, both)
+            lance.write_dataset(reader, str(out / f"{name}.lance"))
+        return count
+
+    return write
+
+
+def _iceberg(out: Path, overwrite: bool):
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    catalog_file, warehouse = out / "catalog.db", out / NAMESPACE
+    if catalog_file.exists() or warehouse.exists():
+        if not overwrite:
+            raise UsageError(str(catalog_file), "exists", "Name another folder, or add --overwrite.")
+        catalog_file.unlink(missing_ok=True)
+        shutil.rmtree(warehouse, ignore_errors=True)
+    root = out.resolve()
+    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
+    catalog.create_namespace(NAMESPACE)
+
+    def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
+        count, table = 0, None
+        for part in parts:
+            address = f"{(root / NAMESPACE / name).as_uri()}"
+            table = table or catalog.create_table(f"{NAMESPACE}.{name}", schema=schema, location=address)
+            table.append(part)
+            count += part.num_rows
+        return count
+
+    return write

@@ -1,0 +1,71 @@
+"""A view's tables as Lance and as Iceberg, opened by their own libraries."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from manifests import cli
+from manifests.exporting.lakehouse import NAMESPACE
+from manifests.tables import records, scans
+from manifests.views import View
+
+
+@pytest.fixture
+def half(copy):
+    """A dataset with a view of the videos alone."""
+    base = View.load(copy)
+    View(columns=base.columns, where="kind = 'video'").save(copy, "videos")
+    return copy, View.load(copy, "videos")
+
+
+def opened(to: str, out: Path) -> dict[str, list[dict]]:
+    if to == "lance":
+        import lance
+
+        return {path.stem: lance.dataset(str(path)).to_table().to_pylist() for path in out.glob("*.lance")}
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{out / 'catalog.db'}", warehouse=out.as_uri())
+    names = [name for _, name in catalog.list_tables(NAMESPACE)]
+    return {name: catalog.load_table(f"{NAMESPACE}.{name}").scan().to_arrow().to_pylist() for name in names}
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg"])
+def test_rows_are_those_of_the_view_and_bytes_are_found(half, tmp_path, capsys, to):
+    dataset, view = half
+    words = ["export", dataset.uri, "--view", "videos", "--to", to, "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.DONE
+    found, kept = opened(to, tmp_path / "out"), view.kept(dataset)
+    assert {row["clip_id"] for row in found["clips"]} == kept and len(found["clips"]) == len(kept)
+    before = {
+        row["clip_id"]: row for row in scans.table(dataset, "clips", view.column("preview")).to_pylist()
+    }
+    for row in found["clips"]:
+        assert row == before[row["clip_id"]]
+    assert {row["clip_id"] for row in found["captions"]} == kept
+    assert len(found["sources"]) == scans.table(dataset, "sources").num_rows
+    latent = next(row for row in found["members"] if row["name"] == "latent.safetensors")
+    data = Path(latent["tar"]).read_bytes()[latent["offset"] : latent["offset"] + latent["size_bytes"]]
+    tar, members = records.members_of_shard(
+        dataset, view.column("latent"), before[latent["clip_id"]]["shard"]
+    )
+    own = next(one for one in members if one.name == f"{latent['clip_id']}.latent.safetensors")
+    assert latent["tar"] == tar and data == Path(tar).read_bytes()[own.offset : own.offset + own.size_bytes]
+    assert "clips" in capsys.readouterr().out
+    assert cli.main(arguments=words) == cli.USAGE
+    assert "exists" in capsys.readouterr().err
+    assert cli.main(arguments=[*words, "--overwrite"]) == cli.DONE
+    assert {row["clip_id"] for row in opened(to, tmp_path / "out")["clips"]} == kept
+
+
+def test_a_library_that_is_missing_is_named(half, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lance", None)
+    dataset, _ = half
+    assert (
+        cli.main(arguments=["export", dataset.uri, "--to", "lance", "--out", str(tmp_path / "o")])
+        == cli.USAGE
+    )
+    assert "extra `lance`" in capsys.readouterr().err
