@@ -150,7 +150,7 @@ SCORES = [
     ("scorer", pa.string(), "name of the model"),
     ("value", pa.float64(), "what it says; of `text` the share of the picture that text covers"),
     ("words", pa.list_(pa.string()), "lines of text that were read, where it reads"),
-    ("version", pa.string(), "of the model, its settings and the previews it saw"),
+    ("scorer_version", pa.string(), "of the model, its settings and the previews it saw"),
 ]
 VERDICTS = [
     ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),

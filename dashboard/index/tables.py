@@ -28,7 +28,7 @@ _LEFT_OUT = {
     "latents": {"slab_offset", "slab_crc32"},
     "shards": {"members", "parts"},
 }
-_OF_COLUMNS = ("clips", "captions", "latents", "duplicates", "drops", "failures")
+_OF_COLUMNS = ("clips", "captions", "latents", "duplicates", "scores", "verdicts", "drops", "failures")
 _OF_PLAN = ("sources", "drops", "failures")
 _FIELDS = {
     "place": [("clip_id", pa.string()), ("shard", pa.int32()), ("version", pa.string())],

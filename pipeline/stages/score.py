@@ -90,7 +90,7 @@ class ScoreStage:
         for column in dataset.columns():
             if column.name == self.name and column != self.column and dataset.is_committed(column, shard):
                 for row in records.rows_of_shard(dataset, "scores", column, shard):
-                    if row["version"] == self._version(row["scorer"]):
+                    if row["scorer_version"] == self._version(row["scorer"]):
                         found[row["clip_id"]][row["scorer"]] = row
         return {clip_id: list(rows.values()) for clip_id, rows in found.items()}
 
@@ -105,7 +105,7 @@ class ScoreStage:
             "scorer": scorer,
             "value": score.value,
             "words": [valid(word) for word in score.words],
-            "version": self._version(scorer),
+            "scorer_version": self._version(scorer),
         }
 
     def _together(

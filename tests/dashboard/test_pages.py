@@ -16,7 +16,10 @@ from dashboard.states import STATES
 from manifests import cli, queries
 from manifests.layout import Column
 from manifests.tables import records, scans
+from manifests.verdicts import take_in
+from manifests.views import View
 from tests.dashboard.conftest import OTHER, run_events
+from tests.pipeline.stages.test_score import scored
 
 PAGES = ("/", "/shards", "/clips", "/drops", "/captions", "/train", "/map", "/runs", "/sql")
 
@@ -473,3 +476,24 @@ def test_a_predicate_that_is_several_statements_or_without_end_is_a_problem_of_i
         page = client.get(f"/?view={name}")
         assert page.status_code == 200 and "cannot be used" in page.text and time.monotonic() - begin < 20
     assert client.get("/clips.json").json()["count"] > 0
+
+
+def test_a_view_that_asks_for_scores_and_verdicts_is_shown(copy, tmp_path):
+    """Predicates over tables that the pages themselves have no use for."""
+    stage, _ = scored(copy, "tests.pipeline.stages.scorers:Redness")
+    captions = [row for row in scans.table(copy, "captions").to_pylist() if row["kind"] == "dense"]
+    said = {"who": "ann", "caption_id": captions[0]["caption_id"], "verdict": "wrong"}
+    (tmp_path / "verdicts.jsonl").write_text(json.dumps(said) + "\n")
+    column, _, _ = take_in(copy, tmp_path / "verdicts.jsonl")
+    columns = View.load(copy).columns | {"score": stage.column, "verdict": column}
+    where = "clip_id IN (SELECT clip_id FROM scores WHERE value > 0)"
+    View(columns=columns, where=where).save(copy, "red")
+    right = "clip_id NOT IN (SELECT clip_id FROM verdicts WHERE verdict = 'wrong')"
+    View(columns=columns, where=right).save(copy, "right")
+    site = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    for name in ("red", "right"):
+        page = site.get(f"/clips.json?view={name}")
+        assert page.status_code == 200 and "cannot be used" not in page.text
+        kept = View.load(copy, name).kept(copy)
+        assert page.text.count('"clip_id"') >= len(kept) > 0
+    assert "cannot be used" not in site.get("/shards?view=red").text
