@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from captioner.gates.gates import judge
-from captioner.gates.told import told
+from captioner.gates.told import stripped_of_camera, told
 from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
 
 
@@ -43,8 +43,17 @@ def _lacking(captions: Sequence[Caption]) -> set[str]:
 
 
 def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
-    known = [told(caption, clip.facts) for caption in captions]
-    return [with_verdict(caption, judge(caption, clip.facts)) for caption in known]
+    return [_told(caption, clip) for caption in captions]
+
+
+def _told(caption: Caption, clip: ClipFrames) -> Caption:
+    """A caption with its verdict; an accepted one says what is surely measured, others stay as they are."""
+    own = stripped_of_camera(caption, clip.facts)
+    verdict = judge(own, clip.facts)
+    known = with_verdict(own, verdict)
+    if known.verdict.status != "accepted":
+        return with_verdict(caption, verdict)
+    return told(known, clip.facts)
 
 
 def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:

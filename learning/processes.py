@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ def join() -> Place:
         os.environ.setdefault(name, value)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=PATIENCE)
+        atexit.register(leave)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = (
         torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")
@@ -43,6 +45,15 @@ def join() -> Place:
         if dist.is_initialized()
         else Place(0, 1, device)
     )
+
+
+def leave() -> None:
+    """Leave the other processes, where there are any.
+
+    A process that ends while threads of the group are at work is ended by them, with its own work all done.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def wait_for_all() -> None:

@@ -16,6 +16,7 @@ from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
 from manifests.tables import scans
+from manifests.text import valid
 from manifests.writing.compact import commit_version, record
 
 CODE_VERSION = 1
@@ -23,14 +24,18 @@ VERDICTS = ("right", "minor", "wrong", "unsure")
 
 
 def latest(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The last verdict of each person on each caption; what was undone, and a line that was cut, is not among
-    them."""
+    """The last verdict of each person on each caption; what was undone is not among them, nor is a line that
+    was cut or says something else."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for line in lines:
         try:
             row = json.loads(line)
-            found[str(row["who"]), str(row["caption_id"])] = row
-        except (ValueError, KeyError, TypeError):
+            who, caption_id, tags = row["who"], row["caption_id"], row.get("tags") or []
+            if not isinstance(who, str) or not isinstance(caption_id, str) or not isinstance(tags, list):
+                continue
+            who, caption_id, tags = valid(who), valid(caption_id), [valid(str(tag)) for tag in tags]
+            found[who, caption_id] = {**row, "who": who, "caption_id": caption_id, "tags": tags}
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return [row for row in found.values() if row.get("verdict") in VERDICTS]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,9 @@ from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.store.json_files import read_object
 from manifests.writing.removing import pending
+
+_MADE_BY = {"duplicates": "dedup", "scores": "score", "verdicts": "verdict", "embeddings": "embed"}
+"""Columns that a view may lack, by the table that each writes: without it the table would be empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,13 @@ class View:
         where = f"({self.where})" + (f" AND source_id NOT IN ({gone})" if gone else "")
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")
+        for table, column in _MADE_BY.items():
+            if column not in self.columns and re.search(rf"\bFROM\s+{table}\b", self.where, re.IGNORECASE):
+                raise UsageError(
+                    f"view predicate {self.where!r}",
+                    f"asks the table {table}, and the view has no column {column}",
+                    f"Add {column} to its columns, see `rushes status DATASET`, or change the predicate.",
+                )
         return queries.sql(dataset, query, self.columns)
 
     def kept(self, dataset: Dataset) -> set[str]:

@@ -29,6 +29,7 @@ from pipeline.engine.run import build_stages, chosen, execute, open_for, plan_ge
 from pipeline.footage.sources import list_sources
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.protocol import Stage
+from pipeline.stages.score import words_of
 from pipeline.stages.text import TextStage
 
 
@@ -170,7 +171,7 @@ class Recaption(IngestConfig):
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         base = View.load(dataset, self.base)
-        caption = CaptionStage(self.caption, base.column("preview"))
+        caption = CaptionStage(self.caption, base.column("preview"), *words_of(dataset, base.columns))
         stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
         shards = set(dataset.committed_shards(base.column("preview")))
         missing = set(planned.shards(dataset)) - shards

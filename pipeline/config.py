@@ -241,10 +241,10 @@ class IngestConfig:
     text: TextConfig = field(default_factory=TextConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     curate_on: Resources = field(default_factory=Resources)
-    embed_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.5))
-    score_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.5))
-    caption_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
-    text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.2))
+    embed_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
+    score_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
+    caption_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
+    text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
     encode_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.6))
 
     def settings(self) -> IngestConfig:

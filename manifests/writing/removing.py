@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -120,6 +121,8 @@ def remove(
     storage.write_bytes(dataset.filesystem, _pending(dataset), json.dumps(note).encode())
     compact(dataset)
     storage.delete_files(dataset.filesystem, [info.path for info in _left_by_searches(dataset)])
+    if storage.is_local(dataset.filesystem):
+        shutil.rmtree(dataset.path("keys"), ignore_errors=True)
     _rewrite_tables(dataset, done, words)
     scrub_plan(dataset, set(ids))
     scrub_texts(dataset, words, set(done.runs))

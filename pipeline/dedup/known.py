@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class Kept:
     def write_frames(self, blocks: Sequence[Frames]) -> None:
         """The frames of all clips, numbered through, and the clips too."""
         every = Blocks(blocks)
+        _bits.cache_clear()  # a folder of this name may have been there before
 
         def parts() -> Iterator[pa.Table]:
             for number, block in enumerate(blocks):
@@ -213,9 +215,8 @@ def keep(
     note = {"format": FORMAT, "settings": settings, "before": before, "num_clips": clips.num_rows}
     dataset = kept.dataset
     storage.write_bytes(dataset.filesystem, kept.path("run.json"), json.dumps(note).encode())
-    others = {name for name, other in _notes(dataset).items() if other["settings"] != settings}
     for name in storage.list_folders(dataset.filesystem, dataset.path(FOLDER)):
-        if name not in (kept.name, *before, *others):  # replaced, or of a search that died
+        if name not in (kept.name, *before):  # replaced, of other settings, or of a search that died
             forget(dataset, name)
 
 
@@ -250,6 +251,8 @@ def forget(dataset: Dataset, name: str) -> None:
     paths = [info.path for info in infos]
     paths.sort(key=lambda path: not path.endswith("run.json"))
     storage.delete_files(dataset.filesystem, paths)
+    if storage.is_local(dataset.filesystem):
+        shutil.rmtree(dataset.path(FOLDER, name), ignore_errors=True)
 
 
 def recall(dataset: Dataset, settings: str, digests: Mapping[int, str]) -> Known:
@@ -260,7 +263,7 @@ def recall(dataset: Dataset, settings: str, digests: Mapping[int, str]) -> Known
     """
     try:
         return _recall(dataset, settings, digests)
-    except (OSError, pa.ArrowException, RushesError, KeyError) as error:
+    except (OSError, pa.ArrowException, RushesError, LookupError, TypeError, ValueError) as error:
         say(f"dedup: what the last search left cannot be read, so all clips are searched ({error})")
         return Known()
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import ray
 
 from manifests.cli import say
-from manifests.errors import IntegrityError
+from manifests.errors import IntegrityError, RushesError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
@@ -174,12 +174,23 @@ def dedup(
     if {row["shard"] for row in records} <= set(dataset.committed_shards(column)):
         return column
     settings, digests = column_settings(inputs, config), _digests(inputs_of, read)
-    known = recall(dataset, settings, digests)
+    known, vectors = recall(dataset, settings, digests), _vectors(dataset, embed, preview)
+    name = f"{column}-{len(known.chain)}"  # of the same clips there may be a search in the chain already
+    keep = Kept(dataset, name)
+
+    def search() -> tuple[list[Group], Matches, Report, Stored]:
+        shards = sorted(digests.keys() - set().union(*known.shards))
+        return groups_of(dataset, preview, vectors, config, spread, known, keep, shards)
+
+    try:
+        groups, matches, report, hashes = search()
+    except (OSError, pa.ArrowException, RushesError, LookupError, ValueError) as error:
+        if not known.chain:
+            raise
+        say(f"dedup: what the last search left cannot be used, so all clips are searched ({error})")
+        known = Known()
+        groups, matches, report, hashes = search()
     new = sorted(digests.keys() - set().union(*known.shards))
-    keep = Kept(dataset, str(column))
-    groups, matches, report, hashes = groups_of(
-        dataset, preview, _vectors(dataset, embed, preview), config, spread, known, keep, new
-    )
     num_known = sum(one.num_clips for one in known.chain)
     say(
         f"dedup: {report.clips} {'new ' if num_known else ''}clips"

@@ -60,8 +60,8 @@ def build_stages(config: IngestConfig) -> list[Stage]:
     curate = Curate(config.curate)
     embed: list[Stage] = [Embed(config.embed, curate.column)] if config.embed.model else []
     score = [ScoreStage(config.score, curate.column)] if config.score.use else []
-    words = score[0].column if score and "text" in score[0].versions else None
-    caption = CaptionStage(config.caption, curate.column, words)
+    version = score[0].versions.get("text", "") if score else ""
+    caption = CaptionStage(config.caption, curate.column, score[0].column if version else None, version)
     return [
         curate,
         *embed,
@@ -112,11 +112,10 @@ def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Colu
     where = f"{NOT_BLACK} AND {NOT_DUPLICATE}" if duplicates else NOT_BLACK
     with contextlib.suppress(UsageError):
         before = View.load(dataset, name)
-        if (
-            before.where != NOT_BLACK
-        ):  # made by a user, or the full one: it stays, and so do the duplicates it speaks of
+        # what a user or another verb put there stays: its predicate may speak of it
+        columns = before.columns | columns
+        if before.where != NOT_BLACK:
             where = before.where
-            columns = {key: column for key, column in before.columns.items() if key == "dedup"} | columns
     view = View(columns=columns, where=where)
     view.save(dataset, name)
     return view

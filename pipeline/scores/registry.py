@@ -30,11 +30,14 @@ def make_scorer(said: str) -> Scorer:
         raise UsageError(
             f"--score.use {said}", f"has no {', '.join(lacks)}", "See pipeline/scores/protocol.py."
         )
-    if not _NAME.match(scorer.name) or int(scorer.frames) < 1:
+    kinds = (
+        isinstance(scorer.name, str) and isinstance(scorer.version, str) and isinstance(scorer.frames, int)
+    )
+    if not kinds or not _NAME.match(scorer.name) or scorer.frames < 1:
         raise UsageError(
             f"--score.use {said}",
             f"has the name {scorer.name!r} and asks for {scorer.frames} frames",
-            "A name is lower-case letters, digits and underscores; a frame is needed at least.",
+            "A name is lower-case letters, digits and underscores, a version is text, frames are 1 or more.",
         )
     return scorer
 
@@ -58,6 +61,6 @@ def _own(said: str) -> Scorer:
         raise UsageError(f"--score.use {said}", "is no scorer", _STEP)
     try:
         made: Scorer = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a user's own module does
         raise UsageError(f"--score.use {said}", f"cannot be made ({error})", _STEP) from error
     return made

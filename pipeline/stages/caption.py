@@ -131,8 +131,14 @@ class CaptionStage:
 
     name = "caption"
 
-    def __init__(self, config: CaptionConfig, preview: Column, words: Column | None = None) -> None:
-        """Args: words: the `score` column that says which words can be read in a clip, where there is one."""
+    def __init__(
+        self, config: CaptionConfig, preview: Column, words: Column | None = None, words_version: str = ""
+    ) -> None:
+        """
+        Args:
+            words: the `score` column that says which words can be read in a clip, where there is one.
+            words_version: of the scorer that reads them.
+        """
         self.config, self.preview, self.words = config, preview, words
         self.needs: tuple[Column, ...] = (preview, words) if words else (preview,)
         backend = make_captioner(config)
@@ -143,7 +149,8 @@ class CaptionStage:
         }
         if backend.name != "measured" or words:
             settings["told"] = told.VERSION
-        inputs = {column.name: column.fingerprint for column in self.needs}
+        # what was read, and not which other scorers stand beside it
+        inputs = {"preview": preview.fingerprint} | ({"words": words_version} if words else {})
         self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, inputs))
 
     def setup(self) -> None:

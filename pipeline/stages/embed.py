@@ -91,7 +91,8 @@ class Embed:
                 else:
                     rows.append(found)
             progress(f"{len(rows)}/{len(clips)} clips")
-        rows.sort(key=lambda row: row["clip_id"])
+        place = {clip["clip_id"]: number for number, clip in enumerate(clips)}
+        rows.sort(key=lambda row: place[row["clip_id"]])
         journal.rest()
         account = Account(len(clips), len(rows), 0, len(failures))
         with ShardCommit(dataset, self.column, shard, generation) as commit:

@@ -147,7 +147,11 @@ class ShardWriter:
         names = [picked.clip["clip_id"] for picked, _ in waiting]
         with self.journal.item(*names, limit_s=limit_s, limit_bytes=self.config.item_limit_bytes):
             found = dict[int, Any]()
-            for places in same_shape([video for _, video in waiting]):
+            # alone on a processor: a batch's bits are not those of its clips, and what lies in one depends on
+            # what was made before
+            alone = [[place] for place in range(len(waiting))]
+            videos = [video for _, video in waiting]
+            for places in same_shape(videos) if self.device.type == "cuda" else alone:
                 found |= zip(places, self._each([waiting[place][1] for place in places]), strict=True)
             for place, (picked, video) in enumerate(waiting):
                 try:

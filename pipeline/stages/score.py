@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pyarrow.compute as pc
 
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
-from manifests.tables import records
+from manifests.tables import records, scans
 from manifests.text import valid
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
@@ -79,6 +80,8 @@ class ScoreStage:
                     rows += [self._row(clip["clip_id"], shard, name, score) for name, score in found.items()]
             progress(f"{min(begin + self.config.batch, len(clips))}/{len(clips)} clips")
         journal.rest()
+        place = {clip["clip_id"]: number for number, clip in enumerate(clips)}
+        rows.sort(key=lambda row: (place[row["clip_id"]], row["scorer"]))  # whatever was copied
         account = Account(len(clips), len(clips) - len(failures), 0, len(failures))
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             commit.commit({"scores": rows, "drops": [], "failures": failures}, account)
@@ -104,7 +107,7 @@ class ScoreStage:
             "shard": shard,
             "scorer": scorer,
             "value": score.value,
-            "words": [valid(word) for word in score.words],
+            "words": list(score.words),
             "scorer_version": self._version(scorer),
         }
 
@@ -137,10 +140,27 @@ class ScoreStage:
             if len(scores) != len(at) or not np.isfinite([score.value for score in scores]).all():
                 raise ValueError(f"{scorer.name} gave {scores} for {len(at)} clips")
             for place, score in zip(at, scores, strict=True):
-                found[place][scorer.name] = score
+                words = tuple(valid(str(word)) for word in score.words or ())
+                found[place][scorer.name] = Score(float(score.value), words)
         return found
 
 
+def words_of(dataset: Dataset, columns: Mapping[str, Column]) -> tuple[Column | None, str]:
+    """The score column of a view that says which words are read in clips, and the version of what reads them;
+    None where there is none."""
+    if (column := columns.get(ScoreStage.name)) is None:
+        return None, ""
+    where = pc.field("scorer") == "text"
+    rows = scans.table(dataset, "scores", column, ["scorer_version"], where).slice(0, 1).to_pylist()
+    return (column, rows[0]["scorer_version"].partition(" of ")[0]) if rows else (None, "")
+
+
 def spread(members: list[Member], count: int) -> list[Member]:
-    """At most `count` of the members, the first and the last among them."""
+    """At most `count` of the members, the first and the last among them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not members:
+        raise ValueError("the clip has no previews")
     return [members[index] for index in np.unique(np.linspace(0, len(members) - 1, count).astype(int))]

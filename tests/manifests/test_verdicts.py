@@ -27,7 +27,11 @@ def judged(copy, tmp_path):
         {"who": "ben", "caption_id": "of-elsewhere", "verdict": "wrong"},
     ]
     path = tmp_path / "verdicts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in said) + '{"who": "ann", "capt')
+    odd = [{"who": "x", "caption_id": value, "verdict": "wrong"} for value in (5, None, ["a"], "\ud800")]
+    odd += [{"who": "x", "caption_id": captions[3]["caption_id"], "verdict": "wrong", "tags": 5}, [], 3, {}]
+    odd += [{"who": None, "caption_id": captions[3]["caption_id"], "verdict": "wrong"}]
+    lines = [json.dumps(row) + "\n" for row in said + odd]
+    path.write_text("".join(lines) + '{"who": "ann", "capt')
     return copy, path, captions[0]["clip_id"]
 
 
@@ -36,7 +40,7 @@ def test_a_view_asks_for_them(judged, capsys):
     before = View.load(dataset).kept(dataset)
     assert cli.main(arguments=["verdicts", dataset.uri, str(path)]) == cli.DONE
     out = capsys.readouterr()
-    assert "2 verdicts, view default has them" in out.out and "1 are of captions that are not here" in out.err
+    assert "2 verdicts, view default has them" in out.out and "2 are of captions that are not here" in out.err
     rows = scans.table(dataset, "verdicts").to_pylist()
     assert [(row["who"], row["verdict"]) for row in rows if row["clip_id"] == wrong] == [("ann", "wrong")]
     view = View.load(dataset)

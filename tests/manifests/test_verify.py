@@ -26,8 +26,8 @@ def test_deep_verify_finds_a_flipped_bit_in_any_tar_and_any_part(copy):
     files = [
         path
         for path in sorted(copy.rglob("*"))
-        if path.suffix in {".tar", ".parquet"} and "plan" not in str(path) and "/shards/" not in str(path)
-    ]
+        if path.suffix in {".tar", ".parquet"} and not {"plan", "shards", "keys"} & set(path.parts)
+    ]  # keys are no part of the data: what is damaged there costs the next search time
     assert len(files) > 10
     for path in files:
         data = bytearray(path.read_bytes())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 
 from manifests import queries
 from manifests.errors import UsageError
@@ -29,19 +31,18 @@ def balance(dataset: Dataset, view: View, said: str, clips: list[str]) -> dict[s
         UsageError: it is neither, or a weight is below 0 or no number, or all are 0.
     """
     is_columns = _NAMES.fullmatch(said.strip()) is not None
-    query = (
-        f"SELECT clip_id, 1.0 / count(*) OVER (PARTITION BY {said}) AS weight FROM clips WHERE {view.where}"
-        if is_columns
-        else said
-    )
-    rows = queries.sql(dataset, query, view.columns)
-    if not {"clip_id", "weight"} <= set(rows.column_names):
-        raise UsageError(f"--balance {said!r}", "gives no clip_id and weight", "Name both in the query.")
-    ids, values = rows["clip_id"].to_pylist(), rows["weight"].to_pylist()
+    rows = queries.sql(dataset, f"SELECT clip_id, {said} FROM clips" if is_columns else said, view.columns)
+    if "clip_id" not in rows.column_names or not pa.types.is_string(rows.schema.field("clip_id").type):
+        raise UsageError(f"--balance {said!r}", "gives no clip_id", "Name clip_id and weight in the query.")
+    ids = rows["clip_id"].to_pylist()
     if len(set(ids)) < len(ids):
         raise UsageError(f"--balance {said!r}", "gives some clips more than once", "Group by clip_id.")
+    if is_columns:
+        return _by_value(dict(zip(ids, _values(rows), strict=True)), clips)
+    if "weight" not in rows.column_names:
+        raise UsageError(f"--balance {said!r}", "gives no weight", "Name clip_id and weight in the query.")
     try:
-        found = dict(zip(ids, map(float, values), strict=True))
+        found = dict(zip(ids, map(float, rows["weight"].to_pylist()), strict=True))
     except (TypeError, ValueError) as error:
         raise UsageError(f"--balance {said!r}", f"gives a weight that is no number ({error})") from error
     weight = np.array([found.get(name, 0.0) for name in clips])
@@ -49,8 +50,24 @@ def balance(dataset: Dataset, view: View, said: str, clips: list[str]) -> dict[s
         raise UsageError(
             f"--balance {said!r}", "gives weights below 0, without end, or 0 for all that is trained on"
         )
-    weight /= weight.mean()
-    if is_columns:
-        for _ in range(20):  # what is cut off the rarest goes to the others
-            weight = np.minimum(weight, MOST) / np.minimum(weight, MOST).mean()
-    return dict(zip(clips, weight.tolist(), strict=True))
+    weight /= weight.max()
+    return dict(zip(clips, (weight / weight.mean()).tolist(), strict=True))
+
+
+def _values(rows: pa.Table) -> list[str]:
+    """What each row says in its columns but the first."""
+    return [repr(list(row.values())[1:]) for row in rows.to_pylist()]
+
+
+def _by_value(value_of: dict[str, str], clips: list[str]) -> dict[str, float]:
+    """Each value as often as the others among these clips, and no clip more than `MOST`."""
+    counts = Counter(value_of.get(name, "") for name in clips)
+    share = np.array([1 / counts[value_of.get(name, "")] for name in clips])
+    ranked, num_capped = np.sort(share)[::-1], 0
+    rest = np.append(np.cumsum(ranked[::-1])[::-1], 0.0)
+    while True:  # what is cut off the rarest goes to the others, so that the mean stays 1
+        factor = (len(clips) - num_capped * MOST) / rest[num_capped]
+        if num_capped + 1 >= len(clips) or ranked[num_capped] * factor <= MOST:
+            break
+        num_capped += 1
+    return dict(zip(clips, np.minimum(share * factor, MOST).tolist(), strict=True))

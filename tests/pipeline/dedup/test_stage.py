@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.views import View
+from manifests.writing.withdrawn import withdraw
 from media.writer import write_video
 from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
 from pipeline.curate.stage import Curate
@@ -164,6 +166,48 @@ def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path, capsys)
     assert {first, second} <= set(dataset.columns())
     assert scans.table(dataset, "duplicates", first).num_rows == 0
     assert scans.table(dataset, "duplicates", second).num_rows == 2
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """A dataset of two shots that was searched, and then got a copy of one."""
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for seed in (60, 61):
+        write_video(folder / f"{seed}-whole.mp4", frames_of(seed), FPS)
+    dataset, [preview] = curated(folder, tmp_path / "ds")
+    dedup(dataset, preview, None, DedupConfig(), in_process)
+    write_video(folder / "60-again.mp4", frames_of(60), FPS, options={"crf": "34"})
+    return curated(folder, tmp_path / "ds")[0], preview
+
+
+@pytest.mark.parametrize("file", ["table-03", "starts-05", "frames", "clips", "groups"])
+@pytest.mark.parametrize("is_gone", [False, True], ids=["cut", "gone"])
+def test_damaged_keys_cost_a_whole_search_and_nothing_else(grown, capsys, file, is_gone):
+    dataset, preview = grown
+    [path] = Path(dataset.uri, "keys").glob(f"*/{file}.parquet")
+    path.unlink() if is_gone else path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    column = dedup(dataset, preview, None, DedupConfig(), in_process)
+    assert "so all clips are searched" in capsys.readouterr().err
+    assert scans.table(dataset, "duplicates", column).num_rows == 2
+    assert len(list(Path(dataset.uri, "keys").iterdir())) == 1
+
+
+def test_a_search_that_is_made_again_does_not_spoil_what_it_goes_on_from(grown, monkeypatch):
+    monkeypatch.setattr("pipeline.dedup.known.MAX_SHARE", 9.0)
+    dataset, preview = grown
+    column = dedup(dataset, preview, None, DedupConfig(), in_process)
+    before = scans.table(dataset, "duplicates", column).to_pylist()
+    withdraw(dataset, column, dataset.committed_shards(column))
+    dataset.refresh()
+    assert dedup(dataset, preview, None, DedupConfig(), in_process) == column
+    assert scans.table(dataset, "duplicates", column).to_pylist() == before
+    chains = {
+        path.parent.name: json.loads(path.read_text())
+        for path in Path(dataset.uri, "keys").glob("*/run.json")
+    }
+    assert sorted(len(note["before"]) for note in chains.values()) == [0, 1, 2]
+    assert not any(name in note["before"] for name, note in chains.items())
 
 
 def tiny_clip(folder):

@@ -119,7 +119,7 @@ class Unwell:
 
     def __init__(self, real, victim):
         self.real, self.victim, self.is_well, self.asked = real, victim, False, []
-        self.version = real.version
+        self.name, self.version = real.name, real.version
 
     def setup(self):
         self.real.setup()

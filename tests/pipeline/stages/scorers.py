@@ -45,3 +45,25 @@ class Nameless:
     def setup(self) -> None: ...
 
     def score(self, clips): ...
+
+
+class Lengths(Redness):
+    """How many frames it was given, with words that are none."""
+
+    name, version, frames = "lengths", "1", 3
+
+    def score(self, clips):
+        return [Score(float(len(clip)), None) for clip in clips]  # type: ignore[arg-type]
+
+
+class Raising(Redness):
+    """It cannot be made."""
+
+    def __init__(self) -> None:
+        raise ValueError("no weights")
+
+
+class Odd(Redness):
+    """Its name is a number."""
+
+    name, frames = 5, "many"  # type: ignore[assignment]

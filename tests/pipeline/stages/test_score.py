@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -16,13 +18,13 @@ from manifests.verify import verify
 from manifests.views import View
 from media.writer import write_video
 from pipeline.config import CaptionConfig, IngestConfig, ScoreConfig
-from pipeline.engine.run import build_stages, chosen
+from pipeline.engine.run import build_stages, chosen, save_view
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import make_plan
 from pipeline.scores.registry import make_scorers
 from pipeline.scores.words import Words
 from pipeline.stages.protocol import run_stage
-from pipeline.stages.score import ScoreStage
+from pipeline.stages.score import ScoreStage, words_of
 from tests.pipeline.dedup.test_stage import tiny_clip
 from tests.pipeline.stages.scorers import Redness
 
@@ -102,6 +104,8 @@ def test_a_linear_head_on_open_clip(copy, tmp_path):
         (("no.such.module:Thing",), "cannot be made"),
         ((f"{OWN}:Absent",), "cannot be made"),
         ((f"{OWN}:Nameless",), "has the name 'Not A Name'"),
+        ((f"{OWN}:Raising",), "cannot be made"),
+        ((f"{OWN}:Odd",), "has the name 5"),
         (("aesthetic=/no/such",), "open_clip/ and head.safetensors"),
         ((f"{OWN}:Redness", f"{OWN}:Redness"), "more than once"),
         (("os;rm:x",), "is no scorer"),
@@ -149,6 +153,10 @@ def test_words_of_a_video_reach_its_captions(tmp_path):
     captions = scans.table(dataset, "captions").to_pylist()
     [dense] = [row["text"] for row in captions if row["kind"] == "dense" and row["status"] == "accepted"]
     assert dense.endswith("The text “EXIT 42” can be read.")
+    assert words_of(dataset, {"score": stages[1].column}) == (stages[1].column, stages[1].versions["text"])
+    assert words_of(dataset, {}) == (None, "")
+    more = IngestConfig(score=ScoreConfig(use=("text", f"{OWN}:Redness")))
+    assert chosen(build_stages(more), ["caption"])[0].column == stages[2].column  # another scorer beside it
     plain = chosen(build_stages(IngestConfig()), ["caption"])[0]
     assert plain.column != stages[2].column and plain.needs == stages[2].needs[:1]
 
@@ -157,3 +165,31 @@ def test_the_command_line_refuses_a_scorer_that_is_none(films, tmp_path, capsys)
     arguments = ["ingest", str(films), "--out", str(tmp_path / "ds"), "--score.use", "nothing", "--dry-run"]
     assert cli.main(arguments=arguments) == cli.USAGE
     assert "--score.use nothing: is no scorer" in capsys.readouterr().err
+
+
+def test_an_ingest_leaves_in_a_view_what_others_put_there(copy):
+    """A predicate that asks scores must not find their table empty after the next ingest."""
+    stage, rows = scored(copy, f"{OWN}:Redness")
+    base = View.load(copy)
+    where = "clip_id NOT IN (SELECT clip_id FROM scores WHERE value < 0)"
+    View(columns=base.columns | {"score": stage.column}, where=where).save(copy)
+    kept = View.load(copy).kept(copy)
+    view = save_view(copy, build_stages(IngestConfig()), "default")
+    assert view.columns["score"] == stage.column and view.where == where
+    assert 0 < len(kept) < len(rows)
+    View(columns=base.columns, where=where).save(copy, "without")
+    with pytest.raises(UsageError, match="the view has no column score"):
+        View.load(copy, "without").kept(copy)
+
+
+def test_rows_are_the_same_whatever_was_copied(copy, tmp_path):
+    other = Dataset(str(shutil.copytree(copy.uri, tmp_path / "other")))
+    scored(copy, f"{OWN}:Redness")
+    _, by_steps = scored(copy, f"{OWN}:Redness", f"{OWN}:Lengths")
+    _, at_once = scored(other, f"{OWN}:Redness", f"{OWN}:Lengths")
+    assert by_steps == at_once
+
+
+def test_on_two_processors_a_run_with_all_stages_fits():
+    sums = sum(need.num_cpus for need in IngestConfig().resources().values())
+    assert sums <= 2.0 + 1e-9

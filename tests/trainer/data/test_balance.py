@@ -11,7 +11,7 @@ import pytest
 from manifests.errors import UsageError
 from manifests.tables import scans
 from manifests.views import View
-from trainer.data.balance import MOST, balance
+from trainer.data.balance import MOST, _by_value, balance
 from trainer.data.catalog import load_catalog
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.presets import preset
@@ -70,7 +70,9 @@ def test_an_epoch_shows_a_clip_as_often_as_its_weight_says(dataset):
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("SELECT clip_id FROM clips", "gives no clip_id and weight"),
+        ("SELECT clip_id FROM clips", "gives no weight"),
+        ("SELECT 1 AS weight", "gives no clip_id"),
+        ("SELECT [clip_id] AS clip_id, 1 AS weight FROM clips", "gives no clip_id"),
         ("SELECT clip_id, -1.0 AS weight FROM clips", "below 0"),
         ("SELECT clip_id, 0 AS weight FROM clips", "below 0"),
         ("SELECT clip_id, 'a' AS weight FROM clips", "no number"),
@@ -84,3 +86,21 @@ def test_what_is_no_weighting_is_refused(dataset, said, why):
     view, rows = clips_of(dataset)
     with pytest.raises(UsageError, match=why):
         balance(dataset, view, said, sorted(rows))
+
+
+@pytest.mark.parametrize(
+    ("common", "rare"), [(17000, 1000), (50000, 3000), (100, 1), (1000, 1), (10, 10), (1, 0)]
+)
+def test_no_clip_is_shown_more_than_so_many_times_as_often(common, rare):
+    values = {f"c{n}": "common" for n in range(common)} | {f"r{n}": "rare" for n in range(rare)}
+    found = np.array(list(_by_value(values, list(values)).values()))
+    assert found.mean() == pytest.approx(1) and found.max() <= MOST + 1e-9
+    if rare and common / rare < MOST:
+        assert found[:common].sum() == pytest.approx(found[common:].sum())
+
+
+def test_weights_of_any_size_are_taken(dataset):
+    view, rows = clips_of(dataset)
+    for size in ("1e308", "1e-300"):
+        found = balance(dataset, view, f"SELECT clip_id, {size}::DOUBLE AS weight FROM clips", sorted(rows))
+        assert set(found.values()) == {1.0}
