@@ -13,8 +13,8 @@ import numpy as np
 
 from captioner.backends.weights import folder_digest
 from manifests.errors import UsageError
+from pipeline.scores.open_clip_model import ImageEncoder
 from pipeline.scores.protocol import Score
-from pipeline.stages.open_clip_model import ImageEncoder
 
 
 class Head:

@@ -17,10 +17,10 @@ from manifests.tables import records
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
 from pipeline.config import EmbedConfig, fingerprinted
+from pipeline.scores.open_clip_model import ImageEncoder
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
-from pipeline.stages.open_clip_model import ImageEncoder
 from pipeline.stages.rows import failure_row
 from pipeline.stages.score import spread
 

@@ -25,8 +25,8 @@ from pipeline.dedup.near_duplicates import in_process
 from pipeline.dedup.stage import dedup, groups_of
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import make_plan
+from pipeline.scores.open_clip_model import padded_square
 from pipeline.stages.embed import Embed
-from pipeline.stages.open_clip_model import padded_square
 from pipeline.stages.protocol import run_stage
 from world.render import render_frame
 from world.scene import sample_shot
