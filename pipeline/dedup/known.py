@@ -182,7 +182,8 @@ class Known:
     changed: set[str] = field(default_factory=set)
 
 
-_MATCHES = pa.schema([("first", pa.string()), ("second", pa.string()), ("distance", pa.float32())])
+_MATCHES = pa.schema([("first", pa.string()), ("second", pa.string()), ("distance", pa.float64())])
+_SHARDS = pa.schema([("shard", pa.int32()), ("digest", pa.string())])
 
 
 def keep(
@@ -218,9 +219,6 @@ def keep(
     for name in storage.list_folders(dataset.filesystem, dataset.path(FOLDER)):
         if name not in (kept.name, *before):  # replaced, of other settings, or of a search that died
             forget(dataset, name)
-
-
-_SHARDS = pa.schema([("shard", pa.int32()), ("digest", pa.string())])
 
 
 def _pairs(rows: Sequence[tuple[str, str, float]]) -> pa.Table:
