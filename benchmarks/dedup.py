@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from manifests.layout import Dataset
 from media.measure.videohash import GRID, VideoHash, View
 from pipeline.dedup import near_duplicates, search
+from pipeline.dedup.kept import Kept
 from pipeline.dedup.keys import Frames
-from pipeline.dedup.known import Kept, keep, recall
+from pipeline.dedup.known import keep, recall
 from pipeline.dedup.near_duplicates import find_groups
 
 COPIES, CLIPS_A_SHARD = 0.02, 100

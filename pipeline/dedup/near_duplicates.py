@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from media.measure.videohash import SAME, VideoHash, distance
 from pipeline.dedup.embeddings import Vectors, embedding_pairs
 from pipeline.dedup.grouping import Group, Quality, Report, group
+from pipeline.dedup.kept import Kept
 from pipeline.dedup.keys import TABLES, Frames, keyed
-from pipeline.dedup.known import Kept, Known
+from pipeline.dedup.known import Known
 from pipeline.dedup.search import Blocks, between, candidates
 
 CLIPS_A_TASK, PAIRS_A_TASK = 2000, 5000

@@ -32,7 +32,8 @@ from pipeline.config import DedupConfig, fingerprinted
 from pipeline.dedup import near_duplicates
 from pipeline.dedup.embeddings import Vectors
 from pipeline.dedup.grouping import Group, Quality, Report
-from pipeline.dedup.known import Kept, Known, recall
+from pipeline.dedup.kept import Kept
+from pipeline.dedup.known import Known, recall
 from pipeline.dedup.known import keep as write_rest
 from pipeline.dedup.near_duplicates import Matches, Spread, find_groups
 

@@ -12,7 +12,8 @@ from manifests.layout import Dataset
 from pipeline.dedup import known as known_of
 from pipeline.dedup import near_duplicates
 from pipeline.dedup.grouping import Quality
-from pipeline.dedup.known import Kept, Known, keep, recall
+from pipeline.dedup.kept import Kept
+from pipeline.dedup.known import Known, keep, recall
 from pipeline.dedup.near_duplicates import Held, find_groups
 from tests.pipeline.dedup.test_near_duplicates import copies
 

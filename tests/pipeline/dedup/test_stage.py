@@ -5,6 +5,7 @@ leaves them out and can bring them back.
 import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,17 +169,23 @@ def test_new_footage_makes_a_new_version_beside_the_old(small, tmp_path, capsys)
     assert scans.table(dataset, "duplicates", second).num_rows == 2
 
 
-@pytest.fixture
-def grown(tmp_path):
+@pytest.fixture(scope="module")
+def grown_once(tmp_path_factory):
     """A dataset of two shots that was searched, and then got a copy of one."""
-    folder = tmp_path / "more"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("more")
     for seed in (60, 61):
         write_video(folder / f"{seed}-whole.mp4", frames_of(seed), FPS)
-    dataset, [preview] = curated(folder, tmp_path / "ds")
+    dataset, [preview] = curated(folder, folder.parent / "grown")
     dedup(dataset, preview, None, DedupConfig(), in_process)
     write_video(folder / "60-again.mp4", frames_of(60), FPS, options={"crf": "34"})
-    return curated(folder, tmp_path / "ds")[0], preview
+    return curated(folder, folder.parent / "grown")[0], preview
+
+
+@pytest.fixture
+def grown(grown_once, tmp_path):
+    """A copy of it, to change."""
+    dataset, preview = grown_once
+    return Dataset(str(shutil.copytree(dataset.uri, tmp_path / "ds"))), preview
 
 
 @pytest.mark.parametrize("file", ["table-03", "starts-05", "frames", "clips", "groups"])
