@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int]:
     clips = defaultdict[int, set[str]](set)
     for row in rows:
         clips[row["shard"]].add(row["clip_id"])
-    count = {shard: sum(row["shard"] == shard for row in rows) for shard in clips}
+    count = Counter(row["shard"] for row in rows)
     made = [
         record(column, shard, 0, (len(own), len(own), 0, 0), {"verdicts": count[shard]})
         for shard, own in sorted(clips.items())

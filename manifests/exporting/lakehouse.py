@@ -8,7 +8,7 @@ tars. Tables are read and written in batches.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,10 +21,11 @@ from manifests.store.shards import Member
 from manifests.tables import scans
 from manifests.views import View
 
-FORMATS = ("lance", "iceberg")
 NAMESPACE = "rushes"
 _LEFT_OUT = ("shards", "events")
 _ROWS = 1 << 16
+Write = Callable[[str, pa.Schema, Iterator[pa.Table]], int]
+"""From a table's name, schema and parts to the rows that were written."""
 _MEMBERS = pa.schema(
     [
         pa.field("clip_id", pa.string()),
@@ -84,8 +85,7 @@ def _row(member: Member, column: str, tar: str) -> dict:
     return {"clip_id": member.key, "column": column, "name": member.field, "tar": tar, **where}
 
 
-def _writer(to: str, out: Path, overwrite: bool):
-    """A function from a table's name, schema and parts to the rows it wrote."""
+def _writer(to: str, out: Path, overwrite: bool) -> Write:
     extra = f"Install rushes with its extra `{to}`."
     try:
         return _lance(out, overwrite) if to == "lance" else _iceberg(out, overwrite)
@@ -93,10 +93,12 @@ def _writer(to: str, out: Path, overwrite: bool):
         raise UsageError(f"--to {to}", f"needs {error.name}", extra) from error
 
 
-def _lance(out: Path, overwrite: bool):
+def _lance(out: Path, overwrite: bool) -> Write:
     import lance
 
-    before = sorted(out.glob("*.lance"))
+    # of tables that we write: what else lies there is not ours to replace
+    names = [out / f"{name}.lance" for name in (*TABLES, "members")]
+    before = [path for path in names if path.exists()]
     if before and not overwrite:
         raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
     for path in before:
@@ -121,14 +123,17 @@ def _lance(out: Path, overwrite: bool):
     return write
 
 
-def _iceberg(out: Path, overwrite: bool):
+def _iceberg(out: Path, overwrite: bool) -> Write:
     from pyiceberg.catalog.sql import SqlCatalog
 
     catalog_file, warehouse = out / "catalog.db", out / NAMESPACE
-    if catalog_file.exists() or warehouse.exists():
+    if warehouse.exists() != catalog_file.exists():
+        theirs = warehouse if warehouse.exists() else catalog_file
+        raise UsageError(str(theirs), "is not of an export", "Name another folder.")
+    if catalog_file.exists():
         if not overwrite:
             raise UsageError(str(catalog_file), "exists", "Name another folder, or add --overwrite.")
-        catalog_file.unlink(missing_ok=True)
+        catalog_file.unlink()
         shutil.rmtree(warehouse, ignore_errors=True)
     root = out.resolve()
     catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())

@@ -33,7 +33,7 @@ from pipeline.dedup import near_duplicates
 from pipeline.dedup.embeddings import Vectors
 from pipeline.dedup.grouping import Group, Quality, Report
 from pipeline.dedup.kept import Kept
-from pipeline.dedup.known import Known, recall
+from pipeline.dedup.known import Known, forget, recall
 from pipeline.dedup.known import keep as write_rest
 from pipeline.dedup.near_duplicates import Matches, Spread, find_groups
 
@@ -178,6 +178,7 @@ def dedup(
     known, vectors = recall(dataset, settings, digests), _vectors(dataset, embed, preview)
     name = f"{column}-{len(known.chain)}"  # of the same clips there may be a search in the chain already
     keep = Kept(dataset, name)
+    forget(dataset, name)  # of a search that died, or that is made again
 
     def search() -> tuple[list[Group], Matches, Report, Stored]:
         shards = sorted(digests.keys() - set().union(*known.shards))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,6 +31,7 @@ from pipeline.config import CaptionConfig
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
+from pipeline.stages.previews import preview_frames
 from pipeline.stages.rows import failure_row, origin_of
 
 Result = TypeVar("Result")
@@ -110,11 +111,7 @@ class Previews:
 
     def __init__(self, dataset: Dataset, column: Column, shard: int) -> None:
         self.filesystem = dataset.filesystem
-        self.tar, members = records.members_of_shard(dataset, column, shard)
-        self.members = defaultdict(list)
-        for member in members:
-            if member.field.startswith("frame"):
-                self.members[member.key].append(member)
+        self.tar, self.members = preview_frames(dataset, column, shard)
 
     def clip(self, row: dict) -> ClipFrames:
         """A row of `clips` with its decoded previews."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from captioner.backends.weights import folder_digest
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
-from manifests.store.shards import Member, read_member
+from manifests.store.shards import read_member
 from manifests.tables import records
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
@@ -21,8 +20,8 @@ from pipeline.scores.open_clip_model import ImageEncoder
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
+from pipeline.stages.previews import preview_frames, spread
 from pipeline.stages.rows import failure_row
-from pipeline.stages.score import spread
 
 CODE_VERSION = 1
 _ITEM_LIMIT_S, _CLIPS_AT_ONCE = 600.0, 16
@@ -57,13 +56,9 @@ class Embed:
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
         clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
-        tar, members = records.members_of_shard(dataset, self.preview, shard)
+        tar, frames = preview_frames(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         before = again.rows("embeddings")
-        frames: dict[str, list[Member]] = defaultdict(list)
-        for member in members:
-            if member.field.startswith("frame"):
-                frames[member.key].append(member)
         failures: list[dict] = []
         new = [clip for clip in clips if clip["clip_id"] not in before]
         rows = [row for found in before.values() for row in found]

@@ -26,6 +26,7 @@ from pipeline.scores.registry import make_scorers
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
+from pipeline.stages.previews import preview_frames, spread
 from pipeline.stages.rows import failure_row
 
 CODE_VERSION = 1
@@ -54,12 +55,8 @@ class ScoreStage:
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
         clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
-        tar, members = records.members_of_shard(dataset, self.preview, shard)
+        tar, frames = preview_frames(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
-        frames = defaultdict[str, list[Member]](list)
-        for member in members:
-            if member.field.startswith("frame"):
-                frames[member.key].append(member)
         before = self._of_others(dataset, shard) | again.rows("scores")
         rows, failures = list[dict](), list[dict]()
         for begin in range(0, len(clips), self.config.batch):
@@ -153,14 +150,3 @@ def words_of(dataset: Dataset, columns: Mapping[str, Column]) -> tuple[Column | 
     where = pc.field("scorer") == "text"
     rows = scans.table(dataset, "scores", column, ["scorer_version"], where).slice(0, 1).to_pylist()
     return (column, rows[0]["scorer_version"].partition(" of ")[0]) if rows else (None, "")
-
-
-def spread(members: list[Member], count: int) -> list[Member]:
-    """At most `count` of the members, the first and the last among them.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not members:
-        raise ValueError("the clip has no previews")
-    return [members[index] for index in np.unique(np.linspace(0, len(members) - 1, count).astype(int))]

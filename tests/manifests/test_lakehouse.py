@@ -69,3 +69,14 @@ def test_a_library_that_is_missing_is_named(half, tmp_path, capsys, monkeypatch)
         == cli.USAGE
     )
     assert "extra `lance`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("to", "name"), [("lance", "theirs.lance"), ("iceberg", "rushes")])
+def test_what_is_not_ours_is_never_replaced(half, tmp_path, to, name):
+    dataset, _ = half
+    theirs = tmp_path / "out" / name / "file"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of somebody else")
+    words = ["export", dataset.uri, "--to", to, "--out", str(tmp_path / "out"), "--overwrite"]
+    assert cli.main(arguments=words) == (cli.USAGE if to == "iceberg" else cli.DONE)
+    assert theirs.read_text() == "of somebody else"
