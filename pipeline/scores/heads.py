@@ -47,7 +47,10 @@ class Head:
             ) from error
 
     def score(self, clips: Sequence[Sequence[np.ndarray]]) -> list[Score]:
-        vectors = self._encoder.units([rgb for pictures in clips for rgb in pictures])
+        # alone on a processor: a batch's bits are not those of its clips
+        lots = [clips] if self._encoder.device.type == "cuda" else [[pictures] for pictures in clips]
+        units = [self._encoder.units([rgb for pictures in lot for rgb in pictures]) for lot in lots]
+        vectors = np.concatenate(units)
         if vectors.shape[1] != len(self._weight):
             raise UsageError(
                 str(self.folder),

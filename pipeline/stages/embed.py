@@ -76,8 +76,10 @@ class Embed:
                 for clip, count, vector in zip(batch, counts, vectors, strict=True)
             ]
 
-        for begin in range(0, len(new), _CLIPS_AT_ONCE):
-            batch = new[begin : begin + _CLIPS_AT_ONCE]
+        # alone on a processor: a batch's bits are not those of its clips
+        at_once = _CLIPS_AT_ONCE if self.encoder.device.type == "cuda" else 1
+        for begin in range(0, len(new), at_once):
+            batch = new[begin : begin + at_once]
             made = halving(batch, lambda clip: clip["clip_id"], embedded, journal, _ITEM_LIMIT_S)
             for clip, found in zip(batch, made, strict=True):
                 if isinstance(found, Fault):

@@ -135,7 +135,9 @@ class ShardWriter:
         if is_suspect or waiting + video[0].numel() > WINDOW_PIXELS:
             self.finish()
         self._waiting.append((picked, video))
-        if is_suspect:  # alone, so that a second death says whose fault it is
+        # a suspect goes alone, so that a second death says whose fault it is; on a processor each does, as a
+        # batch's bits are not those of its clips, and what lies in one depends on what was made before
+        if is_suspect or self.device.type != "cuda":
             self.finish()
 
     def finish(self) -> None:
@@ -147,11 +149,7 @@ class ShardWriter:
         names = [picked.clip["clip_id"] for picked, _ in waiting]
         with self.journal.item(*names, limit_s=limit_s, limit_bytes=self.config.item_limit_bytes):
             found = dict[int, Any]()
-            # alone on a processor: a batch's bits are not those of its clips, and what lies in one depends on
-            # what was made before
-            alone = [[place] for place in range(len(waiting))]
-            videos = [video for _, video in waiting]
-            for places in same_shape(videos) if self.device.type == "cuda" else alone:
+            for places in same_shape([video for _, video in waiting]):
                 found |= zip(places, self._each([waiting[place][1] for place in places]), strict=True)
             for place, (picked, video) in enumerate(waiting):
                 try:
