@@ -22,18 +22,15 @@ def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
     if not shards:
         return None
     among = f"shard IN ({', '.join(map(str, sorted(shards)))})"
-    rows = index.rows(
-        f"SELECT s.tar, m.* FROM (SELECT * FROM members WHERE {among} AND clip_id = ? AND field = ?) m "
-        f"JOIN (SELECT * FROM shards WHERE {among}) s ON s.version = m.version AND s.shard = m.shard "
-        "JOIN commits c ON c.version = m.version AND c.number = m.shard WHERE s.tar IS NOT NULL "
-        "ORDER BY split_part(c.stamp, '-', 2)::BIGINT DESC LIMIT 1",
-        [clip_id, field],
-    )
+    query = f"SELECT * FROM members WHERE {among} AND clip_id = ? AND field = ?"
+    rows = [row for row in index.rows(query, [clip_id, field]) if index.tar_of(row["version"], row["shard"])]
     if not rows:
         return None
     row = rows[0]
+    if len(rows) > 1:
+        row = max(rows, key=lambda one: index.committed_ns(one["version"], one["shard"]))
     member = Member(f"{clip_id}.{field}", row["offset"], row["size_bytes"], row["crc32"])
-    return index.dataset.path(*row["tar"].split("/")), member
+    return index.dataset.path(*index.tar_of(row["version"], row["shard"]).split("/")), member
 
 
 def member_bytes(index: Index, clip_id: str, field: str) -> bytes | None:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from dashboard import drawing
 from dashboard.asking.counts import Kept
+from dashboard.asking.later import Later
 from dashboard.asking.scope import Scope, Scopes
 from dashboard.index.index import Index
 from dashboard.live import Tail
@@ -39,7 +40,6 @@ PAGES = [
     ("/sql", "SQL", "q"),
 ]
 """Address, title, and the letter that leads there after `g`."""
-_SLOWLY_S = 60.0
 
 
 @dataclass
@@ -63,19 +63,10 @@ class Site:
     def __post_init__(self) -> None:
         self.scopes, self.tail = Scopes(self.index), Tail(self.dataset)
         self.grids, self.kept = Grids(self.index, self.tail), Kept(self.index)
-        self._slow: dict[tuple[str, Scope], tuple[float, float, list[str]]] = {}
+        self.later = Later(self.index)
         self._templates = Jinja2Templates(directory=str(HERE / "templates"))
         self._templates.env.filters.update({**FILTERS, "path": self.shown_path})
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
-
-    def slowly(self, what: str, scope: Scope, work: Callable[[], list[str]]) -> list[str]:
-        """What takes long and need not be new: made again after a minute, or twenty times what it took."""
-        made_at_s, took_s, found = self._slow.get((what, scope), (-1e9, 0.0, []))
-        if time.monotonic() - made_at_s > max(_SLOWLY_S, 20 * took_s):
-            begin_s = time.monotonic()
-            found = work()
-            self._slow[what, scope] = (time.monotonic(), time.monotonic() - begin_s, found)
-        return found
 
     def shown_path(self, uri: str) -> str:
         """An address as pages show it."""

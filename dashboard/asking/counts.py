@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +13,19 @@ from typing import Any
 
 import duckdb
 
-from dashboard.asking.fields import FACETS, FIELDS, MEASURE, WORDS, Field
 from dashboard.asking.filters import Filters
 from dashboard.asking.scope import Scope
+from dashboard.index.coding import BINS, CODED, NOTHING, code
+from dashboard.index.fields import FACETS, FIELDS, FLAG, MEASURE, MEASURES, WORDS, Field
 from dashboard.index.index import Index
 
-BINS = 24
 MOST_WORDS = 24
+BUDGET_S = 0.12
+"""For a first count; what takes longer is told as so many at least."""
+_SHARDS_AT_FIRST = 500
 _Words = list[tuple[str, int]]
-_HAVE_SOME = {"reasons": "len(reasons) > 0", "audit_flag": "audit_flag <> ''"}
-"""Which rows have a word at all, of facets that few rows have."""
+_Counts = dict[str, dict[int, int]]
+"""Of each field, how often each code was found."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,14 @@ class Kept:
     """Counts that depend on no filter, kept until something comes or goes."""
 
     def __init__(self, index: Index) -> None:
-        self._index = index
+        self.index = index
         self._kept: dict[Any, Any] = {}
         self._changes = -1
 
     def once(self, key: Any, work: Callable[[], Any]) -> Any:
         """What a key stands for, made if it is not there."""
-        if self._changes != self._index.changes:
-            self._kept, self._changes = {}, self._index.changes
+        if self._changes != self.index.changes:
+            self._kept, self._changes = {}, self.index.changes
         held = self._kept  # what is counted now belongs to what there was when it began
         if key not in held:
             held[key] = work()
@@ -63,19 +68,35 @@ class Kept:
 
         def counted() -> int:
             query = f"{scope.tables} SELECT count(*) FROM clips WHERE {where}"
-            return int(self._index.value(query, values) or 0)
+            return int(self.index.value(query, values) or 0)
 
         return int(self.once((scope, "number"), counted)) if filters.is_empty() else counted()
+
+    def at_least(self, scope: Scope, filters: Filters, budget_s: float = BUDGET_S) -> tuple[int, bool]:
+        """How many clips are meant, of as many shards as can be counted in so long; whether it is all."""
+        begin_s, first, wide, found = time.monotonic(), 0, _SHARDS_AT_FIRST, 0
+        end = (self.index.value("SELECT max(shard) FROM shards") or 0) + 1
+        while first < end:
+            within = f"shard >= {first} AND shard < {first + wide}"
+            where, values = filters.where(within=within)
+            found += self.index.value(f"{scope.tables} SELECT count(*) FROM clips WHERE {where}", values) or 0
+            first += wide
+            took_s = time.monotonic() - begin_s
+            if took_s > budget_s:
+                break
+            wide = max(1, int(0.9 * (budget_s - took_s) * first / took_s))  # what the rest of the time allows
+        return found, first >= end
 
     @contextmanager
     def counting(self, scope: Scope, filters: Filters) -> Iterator[Counting]:
         """Counts of one selection: which clips are meant is found once, and all is counted of them."""
-        with self._index.cursor() as cursor:
-            where, values = filters.where()
-            if not filters.is_empty():
+        with self.index.cursor() as cursor:
+            if not filters.is_empty() and not filters.is_of_clips():
+                where, values = filters.where()
                 query = f"{scope.tables} SELECT key FROM clips WHERE {where}"
                 cursor.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS {query}", values or None)
             yield Counting(self, cursor, scope, filters)
+            cursor.execute("DROP TABLE IF EXISTS temp.chosen")
 
 
 class Counting:
@@ -83,12 +104,13 @@ class Counting:
 
     def __init__(self, kept: Kept, cursor: duckdb.DuckDBPyConnection, scope: Scope, filters: Filters) -> None:
         self._kept, self._cursor, self._scope, self._filters = kept, cursor, scope, filters
+        self._codings, self._tables = scope.coded(kept.index)
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._cursor.execute(f"{self._scope.tables} {query}", values or None).fetchall()
+        return self._cursor.execute(f"{self._tables} {query}", values or None).fetchall()
 
-    def _meant(self, table: str, without: str = "") -> tuple[str, list[Any]]:
-        """A predicate over a table: its rows of the clips that are meant.
+    def _meant(self, without: str = "") -> tuple[str, list[Any]]:
+        """A predicate over clips: those that are meant.
 
         Args:
             without: a field whose own filter is left out.
@@ -96,164 +118,123 @@ class Counting:
         filters = self._filters
         if without in (*filters.words, *filters.ranges):
             where, values = filters.where(without)
-            return (
-                (where, values)
-                if table == "clips"
-                else (f"key IN (SELECT key FROM clips WHERE {where})", values)
-            )
-        if filters.is_empty():
-            return ("true", []) if table == "clips" else ("key IN (SELECT key FROM clips)", [])
-        return filters.where() if table == "clips" and filters.is_of_clips() else (_CHOSEN, [])
+        elif filters.is_empty():
+            where, values = "true", []
+        else:
+            where, values = filters.where() if filters.is_of_clips() else (_CHOSEN, [])
+        return where, values
 
-    def number(self) -> int:
-        """How many clips are meant."""
-        if self._filters.is_empty():
-            counted = partial(self._rows, "SELECT count(*) FROM clips")
-            return int(self._kept.once((self._scope, "all"), counted)[0][0])
-        return int(self._cursor.execute("SELECT count(*) FROM temp.chosen").fetchall()[0][0])
+    def counted(self, measures: Sequence[str]) -> tuple[int, dict[str, _Words], list[Histogram]]:
+        """How many clips are meant; each word of each facet with its clips, most frequent first; histograms.
 
-    def facets(self) -> dict[str, _Words]:
-        """Each word of each facet with its clips (of captions: captions), most frequent first.
-
-        The filter on a facet itself does not narrow its own counts, so that another word can be chosen.
+        A word of captions has captions. The filter on a facet itself does not narrow its own counts, so that another
+        word can be chosen.
         """
-        if self._filters.is_empty():
-            found: dict[str, _Words] = self._kept.once((self._scope, "facets"), self._facets)
-            return found
-        return self._facets()
+        whole = self._kept.once((self._scope, "whole"), partial(self._all, FACETS + MEASURES, _everything))
+        chosen = whole
+        if not self._filters.is_empty():
+            shown = [FIELDS[name] for name in measures]
+            facets = [known for known in FACETS if known.name not in self._filters.words]
+            chosen = {}
+            for name in self._filters.words:
+                chosen |= self._all([FIELDS[name]], partial(self._meant, without=name))
+            chosen |= self._all([*facets, *shown], self._meant)
+        words = {
+            known.name: _most(self._words(known, chosen.get(known.name, {})), self._filters, known.name)
+            for known in FACETS
+        }
+        drawn = [self._histogram(FIELDS[name], whole, chosen) for name in measures if whole.get(name)]
+        return sum(chosen[_ALL].values()), words, drawn
 
-    def _facets(self) -> dict[str, _Words]:
-        found: dict[str, _Words] = {}
-        for table in ("clips", "captions"):
-            shared = [
-                known
-                for known in FACETS
-                if known.table == table and known.kind != WORDS and known.name not in self._filters.words
-            ]
-            found |= self._together(table, shared)
-        for known in FACETS:
-            if known.name not in found:
-                found[known.name] = self._alone(known)
-        return {known.name: _most(found[known.name], self._filters, known.name) for known in FACETS}
+    def _words(self, known: Field, counts: dict[int, int]) -> _Words:
+        """The words that codes stand for."""
+        words = self._codings[known.table].words.get(known.name, ())
+        words = ("false", "true") if known.kind == FLAG else words
+        return [(words[number], count) for number, count in counts.items()]
 
-    def _together(self, table: str, shared: list[Field]) -> dict[str, _Words]:
-        """Facets of one word each, in one pass."""
-        if not shared:
-            return {}
-        sets = ", ".join(f"({known.sql})" for known in shared)
-        names = ", ".join(known.sql for known in shared)
-        where, values = self._meant(table)
-        rows = self._rows(
-            f"SELECT grouping_id({names}), {names}, count(*) FROM {table} WHERE {where} "
-            f"GROUP BY GROUPING SETS ({sets})",
-            values,
+    def _histogram(self, known: Field, whole: _Counts, chosen: _Counts) -> Histogram:
+        low, high = self._codings[known.table].limits[known.name]
+        edges = [low + (high - low) * bin_ / BINS for bin_ in range(BINS + 1)]
+        of_whole, of_chosen = (
+            [found.get(known.name, {}).get(place, 0) for place in range(BINS)] for found in (whole, chosen)
         )
-        found: dict[str, _Words] = {known.name: [] for known in shared}
-        of = _of_group(len(shared))
-        for row in rows:
-            at = of[row[0]]
-            found[shared[at].name].append((_word(row[1 + at]), row[-1]))
+        own = self._filters.ranges.get(known.name, (-math.inf, math.inf))
+        return Histogram(known, edges, of_whole, of_chosen, own)
+
+    def _all(self, fields: Sequence[Field], meant: Callable[[], tuple[str, list[Any]]]) -> _Counts:
+        """Counts by the code of each field, in one pass over each table."""
+        found: _Counts = {}
+        for table in CODED:
+            own = [known for known in fields if known.table == table]
+            if own:
+                found |= self._pass(table, own, *meant())
         return found
 
-    def _alone(self, known: Field) -> _Words:
-        where, values = self._meant(known.table, known.name)
-        word = f"unnest({known.sql})" if known.kind == WORDS else known.sql
-        some = _HAVE_SOME.get(known.name, "true")
-        rows = self._rows(
-            f"SELECT word, count(*) FROM (SELECT {word} AS word FROM {known.table} "
-            f"WHERE {some} AND {where}) GROUP BY 1",
-            values,
-        )
-        return [(_word(word), count) for word, count in rows]
-
-    def histograms(self, names: list[str]) -> list[Histogram]:
-        """Of these measures, in one pass over each table."""
-        found: dict[str, Histogram] = {}
-        for table in ("clips", "captions", "latents"):
-            fields = tuple(FIELDS[name] for name in names if FIELDS[name].table == table)
-            of_all = partial(self._limits, table, fields)
-            limits = self._kept.once((self._scope, "limits", fields), of_all)
-            shown = tuple(known for known, ends in zip(fields, limits, strict=True) if ends)
-            if not shown:
-                continue
-            ends = tuple(item for item in limits if item)
-            uncounted = partial(self._bins, shown, ends, _everything(table))
-            whole = self._kept.once((self._scope, "whole", shown), uncounted)
-            chosen = whole
-            if not self._filters.is_empty():
-                chosen = self._bins(shown, ends, self._meant(table))
-            for at, (known, (low, high)) in enumerate(zip(shown, ends, strict=True)):
-                edges = [low + (high - low) * bin_ / BINS for bin_ in range(BINS + 1)]
-                own = self._filters.ranges.get(known.name, (-math.inf, math.inf))
-                found[known.name] = Histogram(known, edges, whole[at], chosen[at], own)
-        return [found[name] for name in names if name in found]
-
-    def _limits(self, table: str, fields: Sequence[Field]) -> list[tuple[float, float] | None]:
-        """Where the bins of each measure begin and end: 0.5 and 99.5 % of the scope, approximately."""
-        if not fields:
-            return []
-        asked = ", ".join(
-            f"approx_quantile(({known.sql})::DOUBLE, [0.005, 0.995]), min({known.sql}), max({known.sql})"
-            for known in fields
-        )
-        (row,) = self._rows(f"SELECT {asked} FROM {table}")
-        limits: list[tuple[float, float] | None] = []
-        for at in range(len(fields)):
-            spread, least, most = row[3 * at : 3 * at + 3]
-            if not spread or least is None:
-                limits.append(None)
-                continue
-            low, high = float(spread[0]), float(spread[1])
-            if high <= low:
-                low, high = float(least), float(most)
-            limits.append((low, high if high > low else low + 1.0))
-        return limits
-
-    def _bins(
-        self,
-        fields: Sequence[Field],
-        limits: Sequence[tuple[float, float]],
-        meant: tuple[str, list[Any]],
-    ) -> list[list[int]]:
-        """The counts in the bins of each measure."""
-        where, values = meant
-        names, bins = [f"b{at}" for at in range(len(fields))], []
-        for at, (known, (low, high)) in enumerate(zip(fields, limits, strict=True)):
-            scaled = f"(({known.sql})::DOUBLE - {low!r}::DOUBLE) * {BINS / (high - low)!r}::DOUBLE"
-            place = f"greatest(0, least({BINS - 1}, floor({scaled})))::TINYINT"
-            bins.append(f"CASE WHEN ({known.sql}) IS NOT NULL THEN {place} END AS b{at}")
-        if len(fields) == 1:
-            where = f"({fields[0].sql}) IS NOT NULL AND {where}"  # few latents are audited
+    def _pass(self, table: str, fields: Sequence[Field], where: str, values: list[Any]) -> _Counts:
+        """Fields are counted together as one number, so many that it stays small: each is a set of groups."""
+        coding = self._codings[table]
+        sets = _together([(known, coding.size(known)) for known in fields])
+        if table == "clips":
+            rows_of = f"clips WHERE {where}"
+        else:  # joined, so that the smaller of the two is looked up
+            told = " OR ".join(_is_told(known) for known in fields) if table == "latents" else "true"
+            rows_of = f"{table} JOIN (SELECT key FROM clips WHERE {where}) USING (key) WHERE {told}"
+        names = [f"s{at}" for at in range(len(sets))]
+        numbers = ", ".join(f"{_number(own)} AS {name}" for own, name in zip(sets, names, strict=True))
         rows = self._rows(
             f"SELECT grouping_id({', '.join(names)}), {', '.join(names)}, count(*) "
-            f"FROM (SELECT {', '.join(bins)} FROM {fields[0].table} WHERE {where}) "
+            f"FROM (SELECT {numbers} FROM {rows_of}) "
             f"GROUP BY GROUPING SETS ({', '.join(f'({name})' for name in names)})",
             values,
         )
-        found = [[0] * BINS for _ in fields]
-        of = _of_group(len(fields))
+        found: dict[str, Counter[int]] = {known.name: Counter() for known in fields}
+        place = {(1 << len(sets)) - 1 - (1 << (len(sets) - 1 - at)): at for at in range(len(sets))}
         for row in rows:
-            at = of[row[0]]
-            if row[1 + at] is not None:
-                found[at][row[1 + at]] = row[-1]
-        return found
+            at = place[row[0]]
+            number, count = row[1 + at], row[-1]
+            for known, size in sets[at]:
+                number, own = divmod(number, size)
+                found[known.name].update(dict.fromkeys(coding.told(known, own), count))
+        if table == "clips":  # each of them is in every set
+            found[_ALL] = Counter({0: sum(row[-1] for row in rows if row[0] == rows[0][0])})
+        return {name: dict(counts) for name, counts in found.items()}
 
 
+_ALL = ""
+"""Stands for no field: all clips that are meant."""
 _CHOSEN = "key IN (SELECT key FROM temp.chosen)"
+_MOST_GROUPS = 8192
 
 
-def _everything(table: str) -> tuple[str, list[Any]]:
-    """All rows of a table that are of clips of the scope."""
-    return ("true" if table == "clips" else "key IN (SELECT key FROM clips)"), []
+def _together(fields: Sequence[tuple[Field, int]]) -> list[list[tuple[Field, int]]]:
+    """Fields in sets, so that each set has few groups; lists of words stay alone."""
+    found: list[list[tuple[Field, int]]] = []
+    groups = _MOST_GROUPS + 1
+    for known, size in sorted(fields, key=lambda item: (item[0].kind == WORDS, item[1])):
+        if known.kind == WORDS or groups * size > _MOST_GROUPS:
+            found.append([])
+            groups = 1
+        found[-1].append((known, size))
+        groups = _MOST_GROUPS + 1 if known.kind == WORDS else groups * size
+    return found
 
 
-def _of_group(count: int) -> dict[int, int]:
-    """Which of so many grouping sets a `grouping_id` tells of."""
-    return {(1 << count) - 1 - (1 << (count - 1 - at)): at for at in range(count)}
+def _number(fields: Sequence[tuple[Field, int]]) -> str:
+    """The codes of a set as one number, of which the first field is the last digit."""
+    text = code(fields[-1][0])
+    for known, size in fields[-2::-1]:
+        text = f"({text})::USMALLINT * {size}::USMALLINT + {code(known)}"
+    return text
 
 
-def _word(value: Any) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _is_told(known: Field) -> str:
+    nothing = {MEASURE: BINS, FLAG: 2}.get(known.kind, NOTHING)
+    return f"{code(known)} <> {nothing}"
+
+
+def _everything() -> tuple[str, list[Any]]:
+    """All clips of the scope."""
+    return "true", []
 
 
 def _most(rows: list[tuple[str, int]], filters: Filters, name: str) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from dashboard.asking.fields import FIELDS, FLAG, MEASURE, WORDS, Field
+from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS, Field
 from manifests.errors import UsageError
 
 OTHERS = ("view", "q", "shard", "group", "source", "sort", "after", "side", "outliers", "ids")
@@ -124,7 +124,7 @@ class Filters:
                 by_table[known.table].append(sql)
                 bound[known.table] += own
         for phrase in phrases(self.text):
-            by_table["captions"].append("contains(lower(text), lower(?))")
+            by_table["captions"].append("contains(low, lower(?))")
             bound["captions"].append(phrase)
         for table, conditions in by_table.items():
             if conditions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import duckdb
 
+from dashboard.index.coding import CODED, Coding
 from dashboard.index.index import Index
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
@@ -41,19 +42,29 @@ class Scope:
     @property
     def tables(self) -> str:
         """`WITH` and the tables of this scope; what follows is a query over them."""
-        found = [f"{table} AS ({self._of(table)})" for table in _MADE_BY if table != "clips"]
-        clips = self._of("clips")
-        if self.out:
-            clips = clips.replace(" WHERE ", f" ANTI JOIN {self.out} USING (key) WHERE ")
-        found.append(f"clips AS ({clips}{' AND false' if self.problem else ''})")
+        return self._with({table: self._of(table) for table in _MADE_BY})
+
+    def coded(self, index: Index) -> tuple[dict[str, Coding], str]:
+        """The codings of its tables, by table, and `WITH` and the tables with the codes of their rows."""
+        found = {table: index.coded(table, self._version(table)) for table in CODED}
+        rows = {table: found[table][1] if table in found else self._of(table) for table in _MADE_BY}
+        return {table: coding for table, (coding, _) in found.items()}, self._with(rows)
+
+    def _with(self, rows: dict[str, str]) -> str:
+        found = [f"{table} AS ({text})" for table, text in rows.items() if table != "clips"]
+        left_out = f" ANTI JOIN {self.out} USING (key)" if self.out else ""
+        none = " WHERE false" if self.problem else ""
+        found.append(f"clips AS (SELECT * FROM ({rows['clips']}){left_out}{none})")
         of = ", ".join(f"'{version}'" for version in ("plan", *self.columns.values()))
         for table in ("drops", "failures", "members", "shards"):
             found.append(f"{table} AS (SELECT * FROM memory.now.{table} WHERE version IN ({of}))")
         return f"WITH {', '.join(found)} "
 
+    def _version(self, table: str) -> str:
+        return self.columns.get(_MADE_BY[table], "")
+
     def _of(self, table: str) -> str:
-        version = self.columns.get(_MADE_BY[table], "")
-        return f"SELECT * FROM memory.now.{table} WHERE version = '{version}'"
+        return f"SELECT * FROM memory.now.{table} WHERE version = '{self._version(table)}'"
 
     def leaving_out(self, index: Index, where: str) -> Scope:
         """The same without the clips that a predicate does not keep.

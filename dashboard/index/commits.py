@@ -31,8 +31,33 @@ class Commit:
         return self.version == PLAN
 
 
+class Commits:
+    """All commits of a dataset, looked up again and again, worked out anew where something has changed."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._seen: tuple[set[Commit], int] | None = None
+        self._all: set[Commit] = set()
+
+    def look(self) -> set[Commit]:
+        """Those that the snapshot lists, and what a listing of small files shows.
+
+        The set is the same object as before where it is the same set.
+        """
+        small = _small(self._dataset)
+        self._dataset.refresh()  # after the listing: what is merged in between is in one of them
+        seen = small, self._dataset.snapshot.number
+        if seen != self._seen:
+            self._all, self._seen = _all(self._dataset, small), seen
+        return self._all
+
+
 def committed(dataset: Dataset) -> set[Commit]:
-    """All commits of a dataset: those that its snapshot lists, and what a listing of small files shows."""
+    """All commits of a dataset."""
+    return Commits(dataset).look()
+
+
+def _small(dataset: Dataset) -> set[Commit]:
     small = set()
     folders = [] if dataset.at else [dataset.path("tables", "shards"), dataset.path("plan")]
     for folder in folders:
@@ -40,7 +65,10 @@ def committed(dataset: Dataset) -> set[Commit]:
             if name := _NUMBER.match(info.base_name):
                 of = info.path.split("/")[-2]  # `name@fingerprint`, or `plan`
                 small.add(Commit(of, int(name[1]), f"{info.size}-{info.mtime_ns}"))
-    dataset.refresh()  # after the listing: what is merged in between is in one of them
+    return small
+
+
+def _all(dataset: Dataset, small: set[Commit]) -> set[Commit]:
     snapshot = dataset.snapshot
     found = {one for one in small if one.is_plan or not snapshot.version(one.version).covers(one.number)}
     if dataset.at:

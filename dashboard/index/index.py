@@ -18,8 +18,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dashboard.index import tables
-from dashboard.index.commits import Commit, committed
+from dashboard.index import coding, tables
+from dashboard.index.commits import Commit, Commits
 from manifests.cli import say
 from manifests.layout import Dataset
 from manifests.store import storage
@@ -29,6 +29,7 @@ FEW_COMMITS, FEW_SHARE = 256, 0.05
 MOST_QUERIES = 4
 _AGAIN_AFTER_S = 60.0
 _MOST_PREDICATE_S = 20.0
+_LEAST_MB, _MB_A_MILLION = 60, 30
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
 
 
@@ -45,13 +46,14 @@ class Index:
     """
 
     def __init__(self, dataset: Dataset, folder: Path | None = None) -> None:
-        self.dataset = dataset
+        self.dataset, self._commits = dataset, Commits(dataset)
         self.folder = folder or _folder_for(dataset.address)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "index.duckdb"
         self._every_s = _LOCAL_EVERY_S if storage.is_local(dataset.filesystem) else _REMOTE_EVERY_S
         self._slots = threading.Semaphore(MOST_QUERIES)
         self._lock = threading.RLock()
+        self._own, self._cursors = threading.local(), list[duckdb.DuckDBPyConnection]()
         self._looked_at_s = -1e9
         self.changes = 0
         """How often something has come or gone."""
@@ -63,14 +65,18 @@ class Index:
 
     def _open(self) -> None:
         """Begin with what the file holds."""
+        self._cursors.clear()
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
+        self._tars: tuple[int, dict[tuple[str, int], str]] = (-1, {})
+        self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str]] = {}
         self._root.execute("SET threads = 2")
-        self._root.execute("SET memory_limit = '400MB'")
         self._root.execute("SET preserve_insertion_order = false")
         tables.create(self._root)
         self._root.execute("CREATE SCHEMA now")
         self._root.execute("CREATE TABLE gone (version VARCHAR, number INTEGER)")
+        self._taken: set[Commit] | None = None
+        """All commits, where what the file has and what is in memory is just these."""
         self._base: set[Commit] = set()
         self._delta: set[Commit] = set()
         self._gone: set[Commit] = set()
@@ -78,7 +84,8 @@ class Index:
         if self._has_base:
             try:
                 self._root.execute(f"ATTACH '{_quoted(self.path)}' AS base (READ_ONLY)")
-                self._base = self._commits("base.commits")
+                self._base = self._commits_in("base.commits")
+                self._root.execute("SELECT version FROM base.codings LIMIT 0")  # an older one has none
                 self._make_views()
             except duckdb.Error:  # damaged, or of another version of DuckDB or of ours: it is disposable
                 self._root.close()
@@ -87,10 +94,23 @@ class Index:
                 return
         else:
             self._make_views()
+        spill = self.folder / f"spill-{os.getpid()}"
+        self._root.execute(f"SET temp_directory = '{_quoted(spill)}'")
+        self._root.execute(f"SET memory_limit = '{self._memory_mb()}MB'")
         self._root.execute("SET enable_external_access = false")
         self._root.execute("SET lock_configuration = true")
 
-    def _commits(self, name: str) -> set[Commit]:
+    def _memory_mb(self) -> int:
+        """What its queries may take: some for every million clips."""
+        if not self._has_base:
+            return _LEAST_MB
+        asked = (
+            "SELECT estimated_size FROM duckdb_tables() WHERE database_name = 'base' AND table_name = 'clips'"
+        )
+        (found,) = self._root.execute(asked).fetchall()
+        return _LEAST_MB + int(found[0] / 1e6 * _MB_A_MILLION)
+
+    def _commits_in(self, name: str) -> set[Commit]:
         return {
             Commit(*row)
             for row in self._root.execute(f"SELECT version, number, stamp FROM {name}").fetchall()
@@ -110,11 +130,52 @@ class Index:
         text = f"SELECT {names} FROM memory.main.{prefix}{name}"
         if not self._has_base:
             return text
-        masked = ""
-        if self._gone:
-            keys = "'plan', generation" if name == "segments" else f'version, "{tables.number_of(name)}"'
-            masked = f" WHERE ({keys}) NOT IN (SELECT (version, number) FROM memory.main.{prefix}gone)"
-        return f"SELECT {names} FROM base.{name}{masked} UNION ALL {text}"
+        base = f"SELECT {names} FROM base.{name}{self._masked(name, 'WHERE', prefix)}"
+        return f"{base} UNION ALL {text}" if self._delta else base
+
+    def coded(self, table: str, version: str) -> tuple[coding.Coding, str]:
+        """The coding of a column version, and a query for its rows of a table with their codes.
+
+        Made once, and anew where something has come or gone.
+        """
+        with self._lock:
+            held = self._coded.get((table, version))
+            if held is None or held[0] != self.changes:
+                with self._root.cursor() as cursor:
+                    found = self._make_coded(cursor, table, version)
+                held = self._coded[table, version] = (self.changes, *found)
+            return held[1:]
+
+    def _make_coded(
+        self, cursor: duckdb.DuckDBPyConnection, table: str, version: str
+    ) -> tuple[coding.Coding, str]:
+        def ask(query: str) -> list[tuple[Any, ...]]:
+            return cursor.execute(query).fetchall()
+
+        names = ", ".join(f'"{field}"' for field, _ in tables.fields(table))
+        rows = f"FROM memory.main.{table} WHERE version = {coding.literal(version)}"
+        known = coding.Coding()
+        if self._has_base:
+            of_version = f"WHERE version = {coding.literal(version)}"
+            known = coding.read(ask(f"SELECT name, low, high, words FROM base.codings {of_version}"))
+        if not known.limits:
+            known = coding.Coding(coding.limits_in(ask, table, rows), known.words)
+        known = known.with_words(coding.words_in(ask, table, rows))
+        fresh = f"memory.main.coded_{hashlib.sha256(f'{table} {version}'.encode()).hexdigest()[:12]}"
+        ask(f"CREATE OR REPLACE TABLE {fresh} AS SELECT {names}, {coding.selected(known, table)} {rows}")
+        names += "".join(f", {coding.code(one)}" for one in coding.fields_of(table))
+        text = f"SELECT {names} FROM {fresh}"
+        if self._has_base:
+            base = f"SELECT {names} FROM base.{table} {of_version}{self._masked(table, 'AND')}"
+            text = f"{base} UNION ALL {text}" if self._delta else base
+        return known, text
+
+    def _masked(self, name: str, word: str, prefix: str = "") -> str:
+        """A predicate that leaves out rows of the file that were taken back, after WHERE or AND."""
+        if not self._gone:
+            return ""
+        keys = "'plan', generation" if name == "segments" else f'version, "{tables.number_of(name)}"'
+        return f" {word} ({keys}) NOT IN (SELECT (version, number) FROM memory.main.{prefix}gone)"
 
     def left_out(self, clips: str, where: str) -> str:
         """Name of a table with the `key` of each clip that a predicate leaves out; empty where it is none.
@@ -143,6 +204,27 @@ class Index:
                         limit.cancel()
                 self._left_out[name] = self.changes
         return f"memory.main.{name}"
+
+    def tar_of(self, version: str, shard: int) -> str:
+        """Path in the dataset of a shard's tar; empty where it has none."""
+        asked = "SELECT tar FROM shards WHERE shard = ? AND version = ? AND tar IS NOT NULL"
+        with self._lock:
+            if self._tars[0] != self.changes:
+                self._tars = (self.changes, {})
+            held = self._tars[1]
+        if (version, shard) not in held:
+            held[version, shard] = next((row[0] for row in self.tuples(asked, [shard, version])), "")
+        return held[version, shard]
+
+    def committed_ns(self, version: str, shard: int) -> int:
+        """When a shard's column was committed [unix time, ns]."""
+        rows = self.tuples("SELECT stamp FROM commits WHERE version = ? AND number = ?", [version, shard])
+        return max((int(row[0].split("-")[1]) for row in rows), default=0)
+
+    @property
+    def num_commits(self) -> int:
+        """Of all that is shown."""
+        return len(self._base) + len(self._delta)
 
     def names(self) -> tuple[str, ...]:
         """Of its tables."""
@@ -180,14 +262,17 @@ class Index:
             self._collect_builder()
             self._looked_at_s = time.monotonic()
             try:
-                found = committed(self.dataset)
+                found = self._commits.look()
             except OSError as error:  # of a store that does not answer now: what was known is shown
                 say(f"{self.dataset.uri}: cannot be listed ({error}); trying again")
+                return
+            if found is self._taken:
                 return
             added = found - self._base - self._delta | (found & self._gone)
             gone_delta, gone_base = self._delta - found, self._base - found - self._gone
             changes = len(added) + len(gone_delta) + len(gone_base) + len(self._delta) + len(self._gone)
-            if changes > max(FEW_COMMITS, FEW_SHARE * len(self._base)):
+            is_much = changes > max(FEW_COMMITS, FEW_SHARE * len(self._base))
+            if is_much:
                 self._start_builder()
                 if not self._has_base:
                     return
@@ -205,8 +290,11 @@ class Index:
             tables.remove(self._root, gone_delta)
             added -= back
             tables.add(self._root, self.dataset, added)
-            self._delta = (self._delta - gone_delta) | added
+            was_empty, self._delta = not self._delta, (self._delta - gone_delta) | added
+            if was_empty != (not self._delta):
+                self._make_views()
             self.changes += bool(added or gone_delta or gone_base or back)
+            self._taken = found if self._builder is None and not is_much else None
 
     def _start_builder(self) -> None:
         if self._builder is not None or time.monotonic() < self._build_after_s:
@@ -252,7 +340,7 @@ class Index:
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for one query.
+        """A connection for one query: each thread keeps its own.
 
         Raises:
             BusyError: others are using all there are.
@@ -261,11 +349,14 @@ class Index:
         if not self._slots.acquire(timeout=5):
             raise BusyError
         try:
-            with self._lock:
-                cursor = self._root.cursor()
-                cursor.execute("USE memory.now")
-            with cursor:
-                yield cursor
+            held = getattr(self._own, "held", None)
+            if held is None or held[0] is not self._root:
+                with self._lock:
+                    cursor = self._root.cursor()
+                    cursor.execute("USE memory.now")
+                    held = self._own.held = (self._root, cursor)
+                    self._cursors.append(cursor)
+            yield held[1]
         finally:
             self._slots.release()
 
@@ -290,6 +381,8 @@ class Index:
         if self._builder is not None:
             self._builder.kill()
             self._builder.wait()
+        for cursor in self._cursors:
+            cursor.close()
         self._root.close()
 
 

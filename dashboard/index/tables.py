@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -68,8 +68,8 @@ def fields(name: str) -> list[tuple[str, pa.DataType]]:
     if name in _FIELDS:
         return _FIELDS[name]
     known = [(field, kind) for field, kind, _ in TABLES[name] if field not in _LEFT_OUT.get(name, ())]
-    own = [("seconds", pa.float64())] if name == "clips" else []
-    own += [("key", pa.uint64())] if name in KEYED else []
+    own = {"clips": [("seconds", pa.float64())], "captions": [("low", pa.string())]}.get(name, [])
+    own = [*own, *([("key", pa.uint64())] if name in KEYED else [])]
     return [*known, *own, ("version", pa.string()), *([("commit", pa.int32())] if name != "clips" else [])]
 
 
@@ -84,11 +84,11 @@ def _sql_type(kind: pa.DataType) -> str:
     return _SQL_TYPES[str(kind)]
 
 
-def create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the empty tables."""
-    for name in NAMES:
+def create(connection: duckdb.DuckDBPyConnection, names: Sequence[str] = NAMES, kind: str = "TABLE") -> None:
+    """Make empty tables."""
+    for name in names:
         columns = ", ".join(f'"{field}" {_sql_type(kind)}' for field, kind in fields(name))
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+        connection.execute(f"CREATE {kind} IF NOT EXISTS {name} ({columns})")
 
 
 def add(
@@ -230,6 +230,7 @@ def _stamped(name: str, rows: pa.Table, version: str, commit: pa.Array | pa.Chun
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     connection.register("incoming", rows)
-    key = ", md5_number_lower(clip_id) AS key" if name in KEYED else ""
-    connection.execute(f"INSERT INTO {name} BY NAME SELECT *{key} FROM incoming")
+    more = ", md5_number_lower(clip_id) AS key" if name in KEYED else ""
+    more += ", lower(text) AS low" if name == "captions" else ""
+    connection.execute(f"INSERT INTO {name} BY NAME SELECT *{more} FROM incoming")
     connection.unregister("incoming")

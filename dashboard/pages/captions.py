@@ -86,6 +86,16 @@ def compared(site: Site, one: str, other: str) -> dict[str, Any]:
     }
 
 
+def about(site: Site, one: str, other: str) -> dict[str, Any]:
+    """All versions, and what there is to say of two of them; empty where there is none."""
+    return {
+        "versions": versions(site),
+        "rejected": {name: why_rejected(site, name) for name in (one, other) if name},
+        "often": said_often(site, one) if one else [],
+        "compared": compared(site, one, other) if other else None,
+    }
+
+
 def add(app: FastAPI, site: Site) -> None:
     """The routes."""
 
@@ -93,8 +103,7 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/captions.json")
     def captions(request: Request, a: str = "", b: str = "") -> Response:
         scope = site.scope(request)
-        rows = versions(site)
-        names = [row["version"] for row in rows]
+        names = [row[0] for row in site.index.tuples("SELECT DISTINCT version FROM captions ORDER BY 1")]
         for name in (a, b):
             if name and name not in names:
                 raise UsageError(
@@ -102,10 +111,15 @@ def add(app: FastAPI, site: Site) -> None:
                 )
         one = a or _first(scope, names)
         other = b or next((name for name in names if name != one), "")
-        data: dict[str, Any] = {"versions": rows, "a": one, "b": other if other != one else ""}
-        data["rejected"] = {name: why_rejected(site, name) for name in (one, data["b"]) if name}
-        data["often"] = said_often(site, one) if one else []
-        data["compared"] = compared(site, one, data["b"]) if data["b"] else None
+        other = other if other != one else ""
+        is_twin = request.url.path.endswith(".json")
+        made = site.later.ask(("captions", one, other), lambda: about(site, one, other), is_twin)
+        data: dict[str, Any] = {
+            "a": one,
+            "b": other,
+            **(made or {"versions": []}),
+            "is_waiting": made is None,
+        }
         return site.page(request, "captions.html", data, scope)
 
 

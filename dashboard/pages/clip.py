@@ -10,13 +10,17 @@ from fastapi.responses import Response
 
 from dashboard import drawing
 from dashboard.asking.scope import Scope
+from dashboard.pages.clips import among
 from dashboard.site import Site
 from dashboard.training import runs as trainings
 
 
-def captions_by_version(site: Site, scope: Scope, clip_id: str) -> list[dict[str, Any]]:
+def captions_by_version(site: Site, scope: Scope, clip_id: str, shards: list[int]) -> list[dict[str, Any]]:
     """The captions of a clip by the version that wrote them, the scope's first."""
-    rows = site.index.rows("SELECT * FROM captions WHERE clip_id = ? ORDER BY version, kind", [clip_id])
+    rows = site.index.rows(
+        f"SELECT * EXCLUDE (low) FROM captions WHERE {among(shards)} AND clip_id = ? ORDER BY version, kind",
+        [clip_id],
+    )
     kinds = {"dense": 0, "short": 1, "structured": 2, "alt": 3, "window": 4}
     found: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: kinds.get(row["kind"], 9)):
@@ -60,7 +64,7 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
     (clip,) = site.index.rows(
         "SELECT * FROM clips WHERE version = ? AND shard = ? AND clip_id = ?", [version, shard, clip_id]
     )
-    versions = captions_by_version(site, scope, clip_id)
+    versions = captions_by_version(site, scope, clip_id, [row[0] for row in place])
     members = site.index.rows(
         "SELECT version, field, size_bytes FROM members WHERE shard = ? AND clip_id = ? "
         "ORDER BY version, field",
@@ -73,11 +77,18 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "WHERE clip_id = ? AND version = ?) ORDER BY NOT is_kept, clip_id LIMIT 24",
         [scope.columns.get("dedup", ""), clip_id, scope.columns.get("dedup", "")],
     )
+    shards = site.index.tuples(  # an id begins with that of its source
+        "SELECT DISTINCT shard FROM place WHERE clip_id >= ? AND clip_id < ?",
+        [f"{clip['source_id']}-", f"{clip['source_id']}."],
+    )
     neighbours = site.index.rows(
-        f"{scope.tables} SELECT clip_id, start_s FROM clips WHERE source_id = ? ORDER BY start_s LIMIT 200",
+        f"{scope.tables} SELECT clip_id, start_s FROM clips WHERE {among([row[0] for row in shards])} "
+        "AND source_id = ? ORDER BY start_s LIMIT 200",
         [clip["source_id"]],
     )
-    is_meant = site.index.value(f"{scope.tables} SELECT count(*) FROM clips WHERE clip_id = ?", [clip_id])
+    is_meant = site.index.value(
+        f"{scope.tables} SELECT count(*) FROM clips WHERE shard = ? AND clip_id = ?", [shard, clip_id]
+    )
     marks = [
         {"at": time_s, "index": index}
         for index, time_s in enumerate(clip["preview_times_s"] or [])

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from dashboard import drawing
 from dashboard.asking import counts
-from dashboard.asking.fields import FIELDS, MEASURES
 from dashboard.asking.filters import Filters, key_of, told
 from dashboard.asking.scope import Scope
+from dashboard.index.fields import FIELDS, MEASURES
 from dashboard.site import Site
 
 PAGE = 60
@@ -90,11 +90,11 @@ def captions_of(site: Site, scope: Scope, clip_ids: list[str], shards: list[int]
     return dict(rows)
 
 
-def side(site: Site, scope: Scope, filters: Filters) -> dict[str, Any]:
-    """Facets and histograms."""
+def side(site: Site, scope: Scope, filters: Filters, is_drawn: bool = True) -> dict[str, Any]:
+    """Facets and histograms, with pictures of them."""
     names = list(dict.fromkeys([*counts.SHOWN_MEASURES, *filters.ranges]))
     with site.kept.counting(scope, filters) as counting:
-        made, words_of, number = counting.histograms(names), counting.facets(), counting.number()
+        number, words_of, made = counting.counted(names)
     return {
         "count": number,
         "facets": [
@@ -123,9 +123,10 @@ def side(site: Site, scope: Scope, filters: Filters) -> dict[str, Any]:
                 "chosen": histogram.chosen,
                 "range": told(*histogram.limits) if histogram.field.name in filters.ranges else "",
                 "clear": filters.query(**{histogram.field.name: None, "after": None}),
-                "svg": drawing.histogram(histogram, _link(filters, histogram.field.name)),
+                **({"svg": drawing.histogram(histogram, _link(filters, name))} if is_drawn else {}),
             }
             for histogram in made
+            for name in (histogram.field.name,)
         ],
     }
 
@@ -196,7 +197,13 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/clips/side.json")
     def beside(request: Request) -> Response:
         scope, filters = meant(request)
-        return site.part(request, "clips_side.html", side(site, scope, filters))
+        is_twin = request.url.path.endswith(".json")
+        return site.part(request, "clips_side.html", side(site, scope, filters, not is_twin))
+
+    @app.get("/clips/count.json")
+    def count(request: Request) -> Response:
+        number, is_all = site.kept.at_least(*meant(request))
+        return JSONResponse({"count": number, "is_all": is_all})
 
     @app.get("/clips/export.{kind}")
     def export(request: Request, kind: str) -> Response:
@@ -257,7 +264,8 @@ def saved_as(filters: Filters) -> str:
     where = where.removeprefix("true AND ").replace(
         "key IN (SELECT key FROM", "clip_id IN (SELECT clip_id FROM"
     )
-    parts = where.replace('"seconds"', "(end_s - start_s)").split("?")  # the index alone has seconds and keys
+    where = where.replace('"seconds"', "(end_s - start_s)").replace("contains(low,", "contains(lower(text),")
+    parts = where.split("?")  # the index alone has seconds, keys and texts in lower case
     return parts[0] + "".join(_literal(value) + part for value, part in zip(values, parts[1:], strict=True))
 
 

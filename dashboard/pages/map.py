@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from dashboard.asking.fields import FIELDS, MEASURE
 from dashboard.asking.filters import Filters
 from dashboard.asking.scope import Scope
+from dashboard.index.fields import FIELDS, MEASURE
 from dashboard.site import Site
 from manifests.errors import UsageError
 
@@ -20,13 +20,10 @@ def density(site: Site, scope: Scope, filters: Filters, x: str, y: str) -> dict[
     """Counts of clips in a square of cells; the outermost hold what lies beyond them too."""
     first, second = FIELDS[x].sql, FIELDS[y].sql
     where, values = filters.where()
-    (limits,) = site.index.tuples(
-        f"{scope.tables} SELECT approx_quantile(({first})::DOUBLE, [0.005, 0.995]), "
-        f"approx_quantile(({second})::DOUBLE, [0.005, 0.995]) FROM clips"
-    )
-    if not limits[0] or not limits[1]:
+    limits = scope.coded(site.index)[0]["clips"].limits
+    if x not in limits or y not in limits:
         return {"x": x, "y": y, "cells": [], "limits": None, "size": CELLS, "count": 0}
-    spans = [(low, high if high > low else low + 1.0) for low, high in limits]
+    spans = [limits[x], limits[y]]
     place = [
         f"greatest(0, least({CELLS - 1}, floor((({sql})::DOUBLE - {low!r}::DOUBLE) "
         f"* {CELLS / (high - low)!r}::DOUBLE)))"

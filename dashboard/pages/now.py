@@ -27,13 +27,7 @@ def funnel(site: Site, scope: Scope) -> list[dict[str, Any]]:
 
     Of a source that was planned again, the last verdict counts.
     """
-    (sources,) = site.index.rows(
-        "SELECT count(*) AS in_, count(*) FILTER (status = 'kept') AS kept, "
-        "count(*) FILTER (status = 'dropped') "
-        "AS dropped, count(*) FILTER (status = 'failed') AS failed FROM (SELECT uri, "
-        'arg_max(status, "commit") AS status FROM sources GROUP BY uri)'
-    )
-    planned = site.index.value("SELECT count(DISTINCT shard) FROM segments") or 0
+    sources, planned = site.kept.once("sources", lambda: _sources(site))
     rows = [{"column": "plan", "unit": "files", "shards": planned, "of": planned, "bytes": 0, **_in(sources)}]
     found = site.index.rows(
         f"{scope.tables} SELECT version AS column, count(*) AS shards, sum(num_in)::BIGINT AS in_, "
@@ -45,6 +39,19 @@ def funnel(site: Site, scope: Scope) -> list[dict[str, Any]]:
         unit = "segments" if row["column"].startswith("preview@") else "clips"
         rows.append({"unit": unit, "of": planned, **_in(row)})
     return rows
+
+
+def _sources(site: Site) -> tuple[dict[str, Any], int]:
+    """Verdicts on sources, and how many shards are planned."""
+    rows = 'SELECT uri, arg_max(status, "commit") AS status FROM sources GROUP BY uri'
+    if site.index.value("SELECT count(DISTINCT generation) FROM segments") == 1:
+        rows = "SELECT status FROM sources"  # each address is there once
+    (sources,) = site.index.rows(
+        "SELECT count(*) AS in_, count(*) FILTER (status = 'kept') AS kept, "
+        "count(*) FILTER (status = 'dropped') AS dropped, "
+        f"count(*) FILTER (status = 'failed') AS failed FROM ({rows})"
+    )
+    return sources, site.index.value("SELECT count(DISTINCT shard) FROM segments") or 0
 
 
 def _in(row: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
     for row in funnel(site, scope):
         if row["in"] and row["failed"] / row["in"] > _MUCH_FAILED:
             found.append(f"{row['column']}: {row['failed']} of {row['in']} failed")
-    return found + site.slowly("alike", scope, lambda: _said_alike(site, scope))
+    return found + (site.later.ask(("alike", scope), lambda: _said_alike(site, scope)) or [])
 
 
 def _said_alike(site: Site, scope: Scope) -> list[str]:

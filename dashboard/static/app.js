@@ -35,6 +35,16 @@ function step(by) {
   shots[Math.min(shots.length - 1, Math.max(0, at < 0 ? 0 : at + by))]?.focus();
 }
 
+// What is not counted yet comes into the page as soon as it is there.
+async function lookAgain() {
+  const answer = await fetch(location.href);
+  if (!answer.ok) return;
+  const made = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (made.querySelector("[data-waiting]")) setTimeout(lookAgain, 1000);
+  else has("main").replaceWith(made.querySelector("main"));
+}
+if (has("[data-waiting]")) setTimeout(lookAgain, 500);
+
 const parts = {
   "[data-live]": "./live.js",
   ".tile": "./tiles.js",

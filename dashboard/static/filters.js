@@ -4,14 +4,18 @@ const side = document.querySelector("[data-side]");
 
 async function load() {
   if (side.hasAttribute("data-done")) return;
+  const shown = document.querySelector("#count"), whole = shown.textContent;
+  const say = (count, before = "") => { shown.textContent = `${before}${Number(count).toLocaleString("en")} ${whole}`; };
+  const counted = await fetch(side.dataset.side.replace("/clips/side", "/clips/count.json"));
+  if (counted.ok) {
+    const { count, is_all } = await counted.json();
+    say(count, is_all ? "" : "at least ");
+  }
   const answer = await fetch(side.dataset.side);
   if (!answer.ok) return;
   side.innerHTML = await answer.text();
   const count = side.querySelector("[data-count]");
-  if (count) {
-    const shown = document.querySelector("#count");
-    shown.textContent = `${Number(count.dataset.count).toLocaleString("en")} ${shown.textContent}`;
-  }
+  if (count) say(count.dataset.count);
 }
 
 function number(value) {
