@@ -6,21 +6,27 @@ Every clip is a source of its own of eight seconds; about a hundred lie in a sha
 from __future__ import annotations
 
 import random
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
-from manifests.tables import planned
+from manifests.tables import planned, scans
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
-from manifests.writing.compact import commit_version
+from manifests.writing.compact import commit_version, record
 from pipeline.config import PlanConfig
 from pipeline.footage.sources import Found
 from pipeline.plan import make_plan
 
 PER_SHARD, CLIP_S = 100, 8.0
-COLUMNS = {name: Column(name, "bench00000") for name in ("preview", "caption", "text", "latent", "dedup")}
+COLUMNS = {
+    name: Column(name, "bench00000") for name in ("preview", "caption", "text", "latent", "dedup", "map")
+}
 VIEW = "black_share < 0.9 AND clip_id NOT IN (SELECT clip_id FROM duplicates WHERE NOT is_kept)"
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "zoom_in", "handheld", "unknown")
 COLOURS = ("red", "blue", "green", "grey", "black", "white", "brown")
@@ -153,8 +159,28 @@ def _make_some(uri: str, shards: list[int]) -> None:
 def fill(dataset: Dataset) -> None:
     """Commit what is missing of every column of every shard."""
     shards = planned.shards(dataset)
-    if dataset.committed_shards(COLUMNS["dedup"]):
-        return
+    if not dataset.committed_shards(COLUMNS["dedup"]):
+        _fill(dataset, shards)
+    if not dataset.committed_shards(COLUMNS["map"]):
+        _lay_out(dataset, shards)
+
+
+def _lay_out(dataset: Dataset, shards: list[int]) -> None:
+    """A place for each clip, in clouds."""
+    chance, rows = np.random.default_rng(1), scans.table(dataset, "clips", None, ["clip_id", "shard"])
+    clouds = chance.random((40, 2))[chance.integers(0, 40, rows.num_rows)]
+    places = np.clip(clouds + chance.normal(0, 0.03, clouds.shape), 0, 1)
+    table = rows.append_column("x", pa.array(places[:, 0])).append_column("y", pa.array(places[:, 1]))
+    counts = Counter(rows["shard"].to_pylist())
+    records = [
+        record(COLUMNS["map"], shard, 0, (counts[shard], counts[shard], 0, 0), {"map": counts[shard]})
+        for shard in shards
+    ]
+    made = {"shards": to_table("shards", records), "map": table.cast(to_table("map", []).schema)}
+    commit_version(dataset, COLUMNS["map"], made)
+
+
+def _fill(dataset: Dataset, shards: list[int]) -> None:
     have = set(dataset.committed_shards(COLUMNS["latent"]))
     left = [shard for shard in shards if shard not in have]
     pieces = [left[begin : begin + 50] for begin in range(0, len(left), 50)]

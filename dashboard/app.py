@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 
 from dashboard import media as previews
 from dashboard.index.index import BusyError, Index
-from dashboard.pages import captions, check, clip, clips, drops, map, now, runs, shards, sql, train
-from dashboard.security import Access, guard
+from dashboard.pages import captions, check, clip, clips, drops, exports, map, now, runs, shards, sql, train
+from dashboard.security import Access, Guard
 from dashboard.site import Site
 from dashboard.verdicts import Verdicts
 from manifests.errors import RushesError
@@ -60,7 +60,7 @@ def make_app(
         index.close()
 
     app = FastAPI(title="rushes", docs_url=None, redoc_url=None, openapi_url=None, lifespan=closing)
-    guard(app, access or Access())
+    app.add_middleware(Guard, access=access or Access())
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.state.site = site
 
@@ -92,7 +92,7 @@ def make_app(
     def media(request: Request, name: str) -> Response:
         return previews.answer(index, name, request.headers.get("range"))
 
-    for page in (now, shards, clips, clip, drops, captions, train, runs, sql, map, check):
+    for page in (now, shards, exports, clips, clip, drops, captions, train, runs, sql, map, check):
         page.add(app, site)
     return app
 

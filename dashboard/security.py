@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
@@ -56,14 +57,24 @@ class Access:
         return hmac.compare_digest(shown.encode(), self.token.encode())
 
 
-def guard(app: FastAPI, access: Access) -> None:
-    """Check every request, and send the policy with every answer."""
+class Guard:
+    """Checks every request, and sends the policy with every answer."""
 
-    @app.middleware("http")
-    async def check(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = _refusal(request, access) or await go_on(request)
-        response.headers.update(_HEADERS)
-        return response
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        answer = _refusal(Request(scope), self._access) or self._app
+        await answer(scope, receive, with_policy)
 
 
 def _refusal(request: Request, access: Access) -> Response | None:

@@ -108,6 +108,10 @@ class Site:
             return JSONResponse(plain(data))
         return self._rendered(request, name, data)
 
+    def rendered(self, name: str, data: dict[str, Any]) -> str:
+        """A template by itself, outside of any page."""
+        return self._templates.get_template(name).render(self.told(data))
+
     def _rendered(self, request: Request, name: str, data: dict[str, Any]) -> Response:
         """A template whose links to pages keep the view that was asked for."""
         text = self._templates.get_template(name).render(request=request, **data)

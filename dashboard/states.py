@@ -26,7 +26,7 @@ _SLACK_S = 2.0
 MOST_ROWS = 2000
 
 
-ORDER = ("preview", "embed", "score", "caption", "text", "latent", "dedup", "verdict")
+ORDER = ("preview", "embed", "score", "caption", "text", "latent", "dedup", "map", "verdict")
 
 
 def order_of(column: str) -> tuple[int, str]:

@@ -7,7 +7,7 @@ import math
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,11 @@ class Run:
                     self.loss_of[clip_id][1] += 1
         return True
 
+    def epochs_of(self, clip_id: str) -> list[int]:
+        """In which epochs a clip was read."""
+        last = max((epoch for _, epoch in self.by_epoch), default=-1) if self.by_epoch else -1
+        return [epoch for epoch in range(int(last) + 1) if (clip_id, epoch) in self.by_epoch]
+
     def series(self, names: list[str], by: str = "step", most: int = MOST_POINTS) -> dict[str, list[Any]]:
         """Columns for a chart; of many steps the least, the mean and the most of each bucket.
 
@@ -241,6 +246,36 @@ def run_of(site: Site, name: str) -> Run | None:
         run.name = name
         run.look()
     return run
+
+
+def read_of(site: Site, clip_ids: Collection[str], most: int = 12) -> list[dict[str, Any]]:
+    """Of each training of this dataset: which of some clips it read, how often, and at which steps last."""
+    found = []
+    for about in runs(site):
+        run = run_of(site, about["name"])
+        if run is None or about["dataset"] not in (site.dataset.uri, site.dataset.address):
+            continue
+        with LOCK:
+            run.look_at_consumed()
+            own = [clip_id for clip_id in clip_ids if run.shown[clip_id]]
+            steps = sorted({step for clip_id in own for step in run.steps_of[clip_id]})
+            losses = [run.loss_of[clip_id] for clip_id in own if clip_id in run.loss_of]
+            times = sum(run.shown[clip_id] for clip_id in own)
+            epochs = sorted({epoch for clip_id in own for epoch in run.epochs_of(clip_id)})
+        count = sum(number for _, number in losses)
+        found.append(
+            {
+                "name": about["name"],
+                "clips": len(own),
+                "of": len(clip_ids),
+                "times": times,
+                "epochs": epochs,
+                "steps": steps[-most:],
+                "num_steps": len(steps),
+                "loss": sum(total for total, _ in losses) / count if count else None,
+            }
+        )
+    return found
 
 
 def runs(site: Site) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from manifests.errors import IntegrityError
 from manifests.text import valid_json
 
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 _VERSION_KEY = b"rushes.format"
 _PARTS_KEY = b"rushes.parts"
 
@@ -229,6 +229,12 @@ TEXT = [
     ("num_tokens", pa.int32(), "length of the embedding"),
     ("width", pa.int32(), "values of a token"),
 ]
+MAP = [
+    ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
+    ("shard", pa.int32(), "number of the shard"),
+    ("x", pa.float64(), "place on a plane, 0 to 1: clips of alike embeddings are neighbours"),
+    ("y", pa.float64(), "0 to 1"),
+]
 LATENTS = [
     ("clip_id", pa.string(), "of the clip: source and begin in milliseconds"),
     ("shard", pa.int32(), "number of the shard"),
@@ -289,6 +295,7 @@ TABLES: dict[str, list[Field]] = {
     "embeddings": EMBEDDINGS,
     "scores": SCORES,
     "verdicts": VERDICTS,
+    "map": MAP,
     "duplicates": DUPLICATES,
     "drops": DROPS,
     "failures": FAILURES,

@@ -23,6 +23,7 @@ from manifests.store.json_files import read_object
 from manifests.writing.removing import pending
 
 _MADE_BY = {"duplicates": "dedup", "scores": "score", "verdicts": "verdict", "embeddings": "embed"}
+_MADE_BY |= {"map": "map"}
 """Columns that a view may lack, by the table that each writes: without it the table would be empty."""
 
 

@@ -127,8 +127,8 @@ class Counting:
     def counted(self, measures: Sequence[str]) -> tuple[int, dict[str, _Words], list[Histogram]]:
         """How many clips are meant; each word of each facet with its clips, most frequent first; histograms.
 
-        A word of captions has captions. The filter on a facet itself does not narrow its own counts, so that another
-        word can be chosen.
+        A word of captions has captions. The filter on a facet itself does not narrow its own counts, so that
+        another word can be chosen.
         """
         whole = self._kept.once((self._scope, "whole"), partial(self._all, FACETS + MEASURES, _everything))
         chosen = whole

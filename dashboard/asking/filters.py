@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS, Field
 from manifests.errors import UsageError
 
-OTHERS = ("view", "q", "shard", "group", "source", "sort", "after", "side", "outliers", "ids")
+OTHERS = ("view", "q", "shard", "group", "source", "sort", "after", "side", "outliers", "ids", "lasso")
 _PHRASE = re.compile(r'"([^"]*)"|(\S+)')
+MOST_CORNERS = 64
 _RANDOM = re.compile(r"^random:(\d{1,9})$")
 
 
@@ -32,6 +33,7 @@ class Filters:
         ranges: at least the first, under the second, by field; infinite where open.
         text: what a caption has to have.
         ids: of a source or a shard, exactly.
+        lasso: corners of a line around places on the map, `x,y;x,y;x,y`, each from 0 to 1.
         sort: a measure, with a minus for falling; `random:<seed>`; empty: as stored.
         after: key of the row before the first.
     """
@@ -43,6 +45,7 @@ class Filters:
     shard: int | None = None
     source: str = ""
     outliers: str = ""
+    lasso: str = ""
     sort: str = ""
     after: str = ""
 
@@ -78,7 +81,11 @@ class Filters:
 
     def is_of_clips(self) -> bool:
         """Whether captions and latents need not be asked."""
-        return not self.text and all(FIELDS[name].table == "clips" for name in (*self.words, *self.ranges))
+        return (
+            not self.text
+            and not self.lasso
+            and all(FIELDS[name].table == "clips" for name in (*self.words, *self.ranges))
+        )
 
     def query(self, **changes: Any) -> str:
         """The same filters as the query of a URL, changed: a field's value, or None to leave it out."""
@@ -90,6 +97,7 @@ class Filters:
             "shard": self.shard,
             "source": self.source,
             "outliers": self.outliers,
+            "lasso": self.lasso,
             "sort": self.sort,
             "after": self.after,
             **changes,
@@ -130,6 +138,8 @@ class Filters:
             if conditions:
                 parts.append(f"key IN (SELECT key FROM {table} WHERE {' AND '.join([within, *conditions])})")
                 values += bound[table]
+        if self.lasso:
+            parts.append(f'key IN (SELECT key FROM "map" WHERE {within} AND {inside(corners(self.lasso))})')
         for name, value in (("shard", self.shard), ("source_id", self.source or None)):
             if value is not None:
                 parts.append(f"{name} = ?")
@@ -233,6 +243,8 @@ def _checked(rest: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"?shard={rest['shard']}", "is no number", "Give a shard's number.")
         rest["shard"] = int(rest["shard"])
     sort, outliers = rest.get("sort", ""), rest.get("outliers", "")
+    if rest.get("lasso"):
+        corners(rest["lasso"])
     measures = [known.name for known in FIELDS.values() if known.kind == MEASURE]
     if sort and not _RANDOM.match(sort) and sort.lstrip("-") not in measures:
         raise UsageError(f"?sort={sort}", "is no measure", f"Measures: {', '.join(measures)}; random:1.")
@@ -241,6 +253,36 @@ def _checked(rest: dict[str, Any]) -> dict[str, Any]:
             f"?outliers={outliers}", "is no measure of clips", f"Measures: {', '.join(measures)}."
         )
     return rest
+
+
+def corners(lasso: str) -> list[tuple[float, float]]:
+    """The corners of a line around places.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        found = [(float(x), float(y)) for x, y in (corner.split(",") for corner in lasso.split(";"))]
+        if not 3 <= len(found) <= MOST_CORNERS or not all(-1 <= v <= 2 for corner in found for v in corner):
+            raise ValueError
+    except ValueError as error:
+        step = f"Write 3 to {MOST_CORNERS} corners as x,y;x,y;x,y, each from 0 to 1."
+        raise UsageError(f"?lasso={lasso}", "is no line around places", step) from error
+    return found
+
+
+def inside(line: list[tuple[float, float]]) -> str:
+    """A predicate over places: those that a line goes around an odd number of times."""
+    crossed = [
+        f"(({y0!r} > y) <> ({y1!r} > y) AND x < {(x1 - x0) / (y1 - y0)!r} * (y - {y0!r}) + {x0!r})::TINYINT"
+        for (x0, y0), (x1, y1) in zip(line, [*line[1:], line[0]], strict=True)
+        if y0 != y1
+    ]
+    (left, low), (right, high) = (
+        tuple(fold(values) for values in zip(*line, strict=True)) for fold in (min, max)
+    )
+    box = f"x BETWEEN {left!r} AND {right!r} AND y BETWEEN {low!r} AND {high!r}"
+    return f"{box} AND ({' + '.join(crossed) or '0'}) % 2 = 1"
 
 
 def phrases(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from manifests.views import View
 
 NEWEST = "newest"
 _MADE_BY = {"duplicates": "dedup", "captions": "caption", "latents": "latent", "scores": "score"}
-_MADE_BY |= {"verdicts": "verdict", "clips": "preview"}
+_MADE_BY |= {"verdicts": "verdict", "map": "map", "clips": "preview"}
 """The column that writes each table; clips come last, as the predicate of a view may speak of the others."""
 _KEPT_S, _KEPT_REMOTE_S = 2.0, 20.0
 

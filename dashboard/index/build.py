@@ -16,7 +16,7 @@ from dashboard.index import coding, tables
 from dashboard.index.commits import committed
 from manifests.layout import Dataset
 
-MEMORY = "1GB"
+MEMORY = "500MB"
 ROWS_A_GROUP = 32_768
 """Of which all are read where one of them is looked for: fewer than DuckDB's 122,880."""
 _SORTED = {"place": "clip_id", "sources": "source_id"}

@@ -28,7 +28,7 @@ _LEFT_OUT = {
     "latents": {"slab_offset", "slab_crc32"},
     "shards": {"members", "parts"},
 }
-_OF_COLUMNS = ("clips", "captions", "latents", "duplicates", "scores", "verdicts", "drops", "failures")
+_OF_COLUMNS = ("clips", "captions", "latents", "duplicates", "scores", "verdicts", "map", "drops", "failures")
 _OF_PLAN = ("sources", "drops", "failures")
 _FIELDS = {
     "place": [("clip_id", pa.string()), ("shard", pa.int32()), ("version", pa.string())],
@@ -51,7 +51,7 @@ _FIELDS = {
     "unreadable": [("version", pa.string()), ("shard", pa.int32()), ("problem", pa.string())],
 }
 NAMES = (*dict.fromkeys((*_OF_COLUMNS, *_OF_PLAN, "shards")), *_FIELDS)
-KEYED = ("clips", "captions", "latents", "duplicates")
+KEYED = ("clips", "captions", "latents", "duplicates", "map")
 """Tables with a `key`: 64 bits of a hash of the clip's id, by which they are joined three times as fast."""
 _SQL_TYPES = {
     "uint64": "UBIGINT",

@@ -12,7 +12,7 @@ from dashboard import drawing
 from dashboard.asking.scope import Scope
 from dashboard.pages.clips import among
 from dashboard.site import Site
-from dashboard.training import runs as trainings
+from dashboard.training import read_of
 
 
 def captions_by_version(site: Site, scope: Scope, clip_id: str, shards: list[int]) -> list[dict[str, Any]]:
@@ -109,9 +109,12 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "source": source[0] if source else None,
         "group": group,
         "neighbours": neighbours,
-        "shown": [
-            run for run in trainings(site) if run["dataset"] in (site.dataset.uri, site.dataset.address)
-        ],
+        "is_on_map": bool(
+            site.index.value(
+                f'{scope.tables} SELECT count(*) FROM "map" WHERE shard = ? AND clip_id = ?', [shard, clip_id]
+            )
+        ),
+        "read": [row for row in read_of(site, [clip_id]) if row["times"]],
     }
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 
 from dashboard import drawing
 from dashboard.asking import counts
@@ -27,7 +23,6 @@ _COLUMNS = (
     "clip_id, shard, source_id, uri, start_s, end_s, kind, width_px, height_px, num_frames, fps, seconds, "
     "camera, motion, sharpness, luma_mean, palette, alt"
 )
-_BATCH = 10_000
 
 
 def some_clips(
@@ -155,6 +150,8 @@ def chips(filters: Filters) -> list[dict[str, str]]:
     for name, value in (("q", filters.text), ("shard", filters.shard), ("source", filters.source)):
         if value not in ("", None):
             found.append({"text": f"{name}: {value}", "query": filters.query(**{name: None, "after": None})})
+    if filters.lasso:
+        found.append({"text": "a part of the map", "query": filters.query(lasso=None, after=None)})
     if filters.outliers:
         found.append(
             {"text": f"outliers of {filters.outliers}", "query": filters.query(outliers=None, after=None)}
@@ -205,57 +202,9 @@ def add(app: FastAPI, site: Site) -> None:
         number, is_all = site.kept.at_least(*meant(request))
         return JSONResponse({"count": number, "is_all": is_all})
 
-    @app.get("/clips/export.{kind}")
-    def export(request: Request, kind: str) -> Response:
-        scope, filters = meant(request)
-        if kind == "sql":
-            return PlainTextResponse(f"SELECT * FROM clips WHERE {saved_as(filters)};\n")
-        makers = {"csv": _csv, "jsonl": _jsonl}
-        if kind not in makers:
-            raise HTTPException(404, "there are export.csv, export.jsonl and export.sql")
-        types = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
-        headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
-        return StreamingResponse(makers[kind](_all(site, scope, filters)), 200, headers, types[kind])
-
 
 def _limits_of(filters: Filters, name: str) -> str:
     return told(*filters.ranges[name]) if name in filters.ranges else ""
-
-
-def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]:
-    after = ""
-    while True:
-        found, after = some_clips(site, scope, _from(filters, after), _BATCH)
-        yield from ({**row, "uri": site.shown_path(row["uri"])} for row in found)
-        if not after:
-            return
-
-
-def _from(filters: Filters, after: str) -> Filters:
-    return replace(filters, after=after) if after else filters
-
-
-def cell(value: Any) -> str:
-    """A cell of a CSV that no spreadsheet takes for a formula."""
-    text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-    return f"'{text}" if text[:1] in "=+-@\t\r" and not isinstance(value, (int, float)) and text else text
-
-
-def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    names: list[str] = []
-    for row in rows:
-        lines = io.StringIO()
-        writer = csv.writer(lines)
-        if not names:
-            names = list(row)
-            writer.writerow(names)
-        writer.writerow([cell(row[name]) for name in names])
-        yield lines.getvalue()
-
-
-def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    for row in rows:
-        yield json.dumps(row) + "\n"
 
 
 def saved_as(filters: Filters) -> str:

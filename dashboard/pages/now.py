@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ from fastapi.responses import Response, StreamingResponse
 
 from dashboard.asking.scope import Scope
 from dashboard.live import MOST_LISTENERS
-from dashboard.site import Site, local_time
+from dashboard.site import Site, local_time, told_bytes
 from dashboard.states import Grid, order_of
+from manifests.store import storage
 from manifests.writing.pace import OVER, RUNNING, SILENT, Pace, told_range
 
 _STATES = {"none": "No ingest has run here", "measuring": "Working, time left not measured yet"}
@@ -19,6 +21,7 @@ _SOME_CLIPS = (
     "SELECT clip_id, width_px, height_px, num_frames, camera FROM clips ORDER BY hash(clip_id) LIMIT 12"
 )
 _MUCH_FAILED = 0.05
+_LITTLE_BYTES, _LITTLE_SHARE = 2e9, 0.03
 _SAID_ALIKE = 0.001
 
 
@@ -73,6 +76,12 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
     for row in funnel(site, scope):
         if row["in"] and row["failed"] / row["in"] > _MUCH_FAILED:
             found.append(f"{row['column']}: {row['failed']} of {row['in']} failed")
+    if storage.is_local(site.dataset.filesystem):
+        free = shutil.disk_usage(site.dataset.root)
+        if free.free < max(_LITTLE_BYTES, _LITTLE_SHARE * free.total):
+            found.append(
+                f"the disk is nearly full: {told_bytes(free.free)} of {told_bytes(free.total)} are left"
+            )
     return found + (site.later.ask(("alike", scope), lambda: _said_alike(site, scope)) or [])
 
 

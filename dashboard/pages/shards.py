@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from dashboard.site import Site
 from dashboard.states import GLYPHS, MOST_ROWS, STATES, order_of
+from dashboard.training import read_of
 
 _MOST_PROBLEMS, _MOST_GAPS = 50, 20
 
@@ -84,6 +85,10 @@ def one_shard(site: Site, scope: Any, number: int) -> dict[str, Any]:
         "WHERE shard = ? ORDER BY clip_id LIMIT 60",
         [number],
     )
+    ids = [
+        row[0]
+        for row in site.index.tuples(f"{scope.tables} SELECT clip_id FROM clips WHERE shard = ?", [number])
+    ]
     lost = [
         row
         for name, word in (("drops", "reason"), ("failures", "error"))
@@ -98,6 +103,7 @@ def one_shard(site: Site, scope: Any, number: int) -> dict[str, Any]:
         "columns": columns,
         "clips": clips,
         "lost": lost,
+        "read": read_of(site, ids),
         "before": grid.shards[at - 1] if at else None,
         "next": grid.shards[at + 1] if at + 1 < len(grid.shards) else None,
         "segments": site.index.rows(

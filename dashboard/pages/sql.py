@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from dashboard import drawing
 from dashboard.index.index import BusyError, Index
-from dashboard.pages.clips import cell
+from dashboard.pages.exports import cell
 from dashboard.site import Site
 from manifests.errors import UsageError
 from manifests.schemas import TABLES

@@ -68,8 +68,16 @@ def _for_people(name: str, value: Any) -> str:
     return printable(str(value))
 
 
-def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
-    """Print a table on stdout: for people on a terminal, else tab-separated, one line a row."""
+MOST_COLUMNS = 8
+"""Of a table on a terminal, unless all are asked for."""
+
+
+def print_table(title: str, header: list[str], rows: list[list[Any]], is_wide: bool = True) -> None:
+    """Print a table on stdout: for people on a terminal, else tab-separated, one line a row.
+
+    Args:
+        is_wide: to show a terminal all columns, however many; else the first eight and the names of the rest.
+    """
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print(f"# {title}")
@@ -80,6 +88,9 @@ def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    if not is_wide and len(header) > MOST_COLUMNS:
+        say(f"{title}: not shown: {', '.join(header[MOST_COLUMNS:])} (--wide shows all columns)")
+        header, rows = header[:MOST_COLUMNS], [row[:MOST_COLUMNS] for row in rows]
     table = Table(title=title, title_justify="left")
     for at, name in enumerate(header):
         is_number = any(isinstance(row[at], (int, float)) for row in rows) and name != "time_s"

@@ -46,6 +46,7 @@ ENTRIES = [
         ("recaption", "recaption", "pipeline.commands:Recaption", "add captions by another captioner"),
         ("retry", "retry", "pipeline.engine.repair:Retry", "do again what failed"),
         ("replay", "replay", "pipeline.engine.repair:Replay", "do one shard's stage again and compare"),
+        ("map", "map", "pipeline.projection:MakeMap", "lay clips out on a plane by their embeddings"),
         ("status", "status", "manifests.verbs.commands:Status", "what is committed, what is missing"),
         ("launch", "launch", "pipeline.engine.launch:Launch", "run a verb on several Ray workers"),
     ),

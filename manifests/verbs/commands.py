@@ -137,22 +137,24 @@ class Ls:
     """Table name."""
     limit: int = 20
     """Rows to print; 0 for all."""
+    wide: bool = False
+    """Show a terminal all columns, not the first eight."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         rows, count = scans.looking(dataset, lambda tables: tables.first(self.table, self.limit))
-        show(rows, self.table, self.json)
+        show(rows, self.table, self.json, self.wide)
         cli.say(f"{count} rows")
         return cli.DONE
 
 
-def show(rows: pa.Table, title: str, as_json: bool) -> None:
+def show(rows: pa.Table, title: str, as_json: bool, is_wide: bool) -> None:
     if as_json:
         cli.print_json(rows.to_pylist())
     else:
-        cli.print_table(title, rows.schema.names, [list(row.values()) for row in rows.to_pylist()])
+        cli.print_table(title, rows.schema.names, [list(row.values()) for row in rows.to_pylist()], is_wide)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +206,13 @@ class Query:
     """Dataset folder or address."""
     sql: Annotated[str, tyro.conf.Positional]
     """The query."""
+    wide: bool = False
+    """Show a terminal all columns, not the first eight."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        show(queries.sql(Dataset(self.dataset), self.sql), "query", self.json)
+        show(queries.sql(Dataset(self.dataset), self.sql), "query", self.json, self.wide)
         return cli.DONE
 
 

@@ -21,6 +21,7 @@ _ABOUT = {
     "embeddings": "embeddings of clips, where a model was given",
     "scores": "a number for each clip and model, where models were given",
     "verdicts": "what people said of captions",
+    "map": "where clips lie on a plane by their embeddings",
     "duplicates": "near-duplicates by group",
     "drops": "what was left out on purpose",
     "failures": "what was lost by accident",

@@ -41,7 +41,7 @@ from manifests.writing.scrubbing import replaced, scrub_plan, scrub_texts, train
 
 _NAMES_IT = ("source_id", "clip_id", "segment_id", "item_id")
 _MAIN = {"preview": "clips", "embed": "embeddings", "text": "text", "latent": "latents"}
-_MAIN |= {"score": "scores", "verdict": "verdicts"}
+_MAIN |= {"score": "scores", "verdict": "verdicts", "map": "map"}
 """The table of a column in which each clip that it kept has a row; captions are judged, see `_kept`."""
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from fastapi.testclient import TestClient
 from dashboard.app import make_app
 from manifests.layout import Column, Dataset
 from manifests.tables import records, scans
+from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
 from manifests.writing.events import EventLog, run_ids
 from media.writer import webm_bytes
 
-OTHER = Column("caption", "anothervoice")
+OTHER, MAP = Column("caption", "anothervoice"), Column("map", "someplaces")
 
 
 def add_captions(dataset: Dataset) -> None:
@@ -48,6 +50,19 @@ def add_drops(dataset: Dataset) -> None:
     ]
     with ShardCommit(dataset, Column("text", "withlosses"), 0, 0) as commit:
         commit.commit({"drops": drops, "failures": failures, "text": []}, Account(13, 0, 12, 1))
+
+
+def add_map(dataset: Dataset) -> None:
+    """A place for each clip, and a view that has them."""
+    rows = scans.table(dataset, "clips", None, ["clip_id", "shard"])
+    of_shard = defaultdict(list)
+    for at, row in enumerate(rows.to_pylist()):
+        of_shard[row["shard"]].append({**row, "x": (at * 0.37) % 1, "y": (at * 0.61) % 1})
+    for shard, places in of_shard.items():
+        with ShardCommit(dataset, MAP, shard, 0) as commit:
+            commit.commit({"map": places}, Account(len(places), len(places), 0, 0))
+    view = View.load(dataset)
+    View(columns={**view.columns, "map": MAP}, where=view.where).save(dataset, "mapped")
 
 
 def add_training(dataset: Dataset, name: str = "small", steps: int = 60) -> Path:
@@ -112,6 +127,7 @@ def eventful(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Data
     add_drops(found)
     add_training(found)
     add_training(found, "another", 30)
+    add_map(found)
     run_events(found, time.time() - 5, is_over=True)
     assert len(run_ids(found)) == 2
     return found

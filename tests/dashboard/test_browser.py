@@ -114,6 +114,7 @@ def pages(eventful) -> list[str]:
         *("/", "/shards", "/shards/0", "/clips", "/clips?camera=static&motion=0..", "/drops", "/captions"),
         f"/clips/{a_video(eventful)['clip_id']}",
         *("/drops?view=newest&stage=text&reason=too_short", "/train", "/train/small", "/map", "/runs"),
+        *("/map?view=mapped", "/map?view=mapped&x=motion"),
         "/sql?q=SELECT camera, count(*) FROM clips GROUP BY 1",
     ]
 
@@ -304,3 +305,37 @@ def test_curves_and_the_map_are_drawn(browser, served):
         page.mouse.up()
         page.wait_for_url(re.compile("/clips.*motion="))
         assert page.locator(".tile").count() > 0
+
+
+def test_a_line_around_points_of_the_map_opens_those_clips(browser, served, eventful):
+    with Watched(browser, served.base) as watched:
+        page = watched.go("/map?view=mapped")
+        page.wait_for_selector("canvas[data-drawn]")
+        painted = page.evaluate(
+            """() => {
+              const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
+              const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+              let count = 0;
+              for (let at = 3; at < data.length; at += 4) count += data[at] > 0;
+              return count;
+            }"""
+        )
+        assert painted > 50
+        box = page.locator("canvas").bounding_box()
+        corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.55), (0.02, 0.55)]
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        for corner in at[1:]:
+            page.mouse.move(*corner, steps=6)
+        page.mouse.up()
+        page.wait_for_url(re.compile("/clips.*lasso="))
+        assert "view=mapped" in page.url
+        rows = scans.table(eventful, "map").to_pylist()
+        inside = {r["clip_id"] for r in rows if 0.03 < r["x"] < 0.97 and 0.46 < r["y"] < 0.97}
+        around = {r["clip_id"] for r in rows if 0.01 < r["x"] < 0.99 and 0.44 < r["y"] < 0.99}
+        shown = set(page.locator(".tile").evaluate_all("(tiles) => tiles.map((tile) => tile.dataset.clip)"))
+        assert inside <= shown <= around and shown
+        page.locator(".tile a").first.click()
+        page.click("text=Its place on the map")
+        page.wait_for_selector("[data-mark] canvas[data-drawn]")

@@ -3,6 +3,7 @@
 import math
 from urllib.parse import parse_qsl
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from dashboard.asking.scope import Scopes
 from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS
 from dashboard.index.index import Index
 from dashboard.pages.clips import saved_as, some_clips
+from dashboard.pages.map import POINT, embedded, points
 from dashboard.site import Site
 from manifests.errors import UsageError
 from manifests.tables import scans
@@ -181,3 +183,59 @@ def test_what_is_no_filter_is_refused_with_what_there_is(asked, given):
     with pytest.raises(UsageError):
         filters = Filters.parse([given])
         some_clips(site, scope, filters)
+
+
+def goes_around(line: list[tuple[float, float]], x: float, y: float) -> bool:
+    """Whether a ray to the right crosses the line an odd number of times."""
+    crossed = False
+    for (x0, y0), (x1, y1) in zip(line, [*line[1:], line[0]], strict=True):
+        if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
+            crossed = not crossed
+    return crossed
+
+
+# Not on the thousandths where the places of clips lie, so that no clip is just on the line.
+CORNER = st.tuples(*[st.integers(0, 1000).map(lambda value: value / 1000 + 0.0005)] * 2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.lists(CORNER, min_size=3, max_size=12))
+def test_a_line_around_places_means_the_clips_in_it(mapped, line):
+    site, scope, places = mapped
+    filters = Filters.parse([("lasso", ";".join(f"{x},{y}" for x, y in line))])
+    expected = {clip_id for clip_id, (x, y) in places.items() if goes_around(line, x, y)}
+    rows, _ = some_clips(site, scope, filters, 10_000)
+    assert {row["clip_id"] for row in rows} == expected
+    with site.kept.counting(scope, filters) as counting:
+        assert counting.counted([])[0] == len(expected)
+
+
+@pytest.fixture(scope="module")
+def mapped(eventful, tmp_path_factory):
+    """(site, scope of the view with a map, places by clip)."""
+    index = Index(eventful, tmp_path_factory.mktemp("index"))
+    kept = View.load(eventful, "mapped").kept(eventful)
+    rows = scans.table(eventful, "map").to_pylist()
+    places = {row["clip_id"]: (row["x"], row["y"]) for row in rows if row["clip_id"] in kept}
+    yield Site(eventful, index), Scopes(index).named("mapped"), places
+    index.close()
+
+
+def test_each_clip_of_a_map_is_five_bytes(mapped):
+    site, scope, places = mapped
+    found = np.frombuffer(points(site, scope, Filters(), "camera"), POINT)
+    assert len(found) == len(places) and POINT.itemsize == 5
+    told = sorted((int(x), int(y)) for x, y in zip(found["x"], found["y"], strict=True))
+    wanted = sorted((round(x * 65535), round(y * 65535)) for x, y in places.values())
+    assert np.abs(np.array(told) - np.array(wanted)).max() <= 1
+    data = embedded(site, scope, Filters(), "camera", next(iter(places)))
+    assert data["count"] == len(places) and data["mark"] == list(next(iter(places.values())))
+    cameras = dict(site.index.tuples(f"{scope.tables} SELECT camera, count(*) FROM clips GROUP BY 1"))
+    for place, word in enumerate(data["words"]):
+        assert (found["class"] == place).sum() == cameras[word]
+
+
+@pytest.mark.parametrize("lasso", ["0,0;1,1", "0,0;1,1;a,b", "0,0;1,1;9,9", "nan,0;1,1;0,1", "0;1;2"])
+def test_what_is_no_line_is_refused(lasso):
+    with pytest.raises(UsageError, match="line"):
+        Filters.parse([("lasso", lasso)])

@@ -1,16 +1,23 @@
 """The pages: each with its JSON twin, true to the tables, and safe against what comes from outside."""
 
 import hashlib
+import io
 import json
 import re
+import shutil
+import threading
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
+from dashboard.asking.filters import Filters
+from dashboard.asking.later import Later
 from dashboard.security import Access
 from dashboard.states import STATES
 from manifests import cli, queries
@@ -497,3 +504,76 @@ def test_a_view_that_asks_for_scores_and_verdicts_is_shown(copy, tmp_path):
         kept = View.load(copy, name).kept(copy)
         assert page.text.count('"clip_id"') >= len(kept) > 0
     assert "cannot be used" not in site.get("/shards?view=red").text
+
+
+def test_clips_are_taken_along_as_parquet_and_as_a_folder_that_needs_no_server(site):
+    wanted = [json.loads(line) for line in site.get("/clips/export.jsonl?camera=static").text.splitlines()]
+    table = pq.read_table(io.BytesIO(site.get("/clips/export.parquet?camera=static").content))
+    assert table["clip_id"].to_pylist() == [row["clip_id"] for row in wanted] and wanted
+    assert table.to_pylist()[0] == wanted[0]
+    with zipfile.ZipFile(io.BytesIO(site.get("/clips/export.zip?camera=static").content)) as archive:
+        assert archive.testzip() is None
+        page = archive.read("clips/index.html").decode()
+        files = set(archive.namelist())
+    linked = re.findall(r'(?:src|poster)="([^"]+)"', page)
+    assert linked and all(f"clips/{name}" in files for name in linked)
+    assert all(row["clip_id"] in page for row in wanted) and "http" not in page
+    none = pq.read_table(io.BytesIO(site.get("/clips/export.parquet?q=nosuchwordatall").content))
+    assert none.num_rows == 0
+    assert site.get("/clips/export.xls").status_code == 404
+
+
+def test_a_shard_and_a_clip_tell_which_training_read_them(site, eventful):
+    shard = site.get("/shards/0.json").json()
+    ids = {row["clip_id"] for row in site.get("/clips.json?shard=0").json()["clips"]}
+    lines = (Path(eventful.uri) / "training" / "small" / "consumed.jsonl").read_text().splitlines()
+    read = [(row["step"], row["epoch"], clip) for row in map(json.loads, lines) for clip, _ in row["samples"]]
+    own = [item for item in read if item[2] in ids]
+    (told,) = (row for row in shard["read"] if row["name"] == "small")
+    assert told["times"] == len(own) and told["clips"] == len({clip for *_, clip in own})
+    assert told["epochs"] == sorted({epoch for _, epoch, _ in own}) and told["of"] == len(ids)
+    clip = own[0][2]
+    (told,) = (row for row in site.get(f"/clips/{clip}.json").json()["read"] if row["name"] == "small")
+    steps = sorted({step for step, _, name in own if name == clip})
+    assert told["num_steps"] == len(steps) and told["steps"] == steps[-12:]
+
+
+def test_a_full_disk_is_an_alert(site, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(total=int(1e12), free=int(1e9))
+    monkeypatch.setattr("dashboard.pages.now.shutil.disk_usage", lambda _: usage)
+    assert any("disk is nearly full" in alert for alert in site.get("/now.json").json()["alerts"])
+
+
+def test_what_takes_long_is_made_beside_the_page_and_then_kept(site, monkeypatch):
+    later = Later(site.app.state.site.index)
+    monkeypatch.setattr("dashboard.asking.later.FEW_COMMITS", 0)
+    begun, go_on, made = threading.Event(), threading.Event(), []
+
+    def work() -> int:
+        begun.set()
+        assert go_on.wait(20)
+        made.append(1)
+        return len(made)
+
+    assert later.ask("key", work) is None and begun.is_set()
+    assert later.ask("key", work) is None
+    go_on.set()
+    assert later.ask("key", work, is_patient=True) == 1 and later.ask("key", work) == 1 and made == [1]
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        later.ask("other", fails, is_patient=True)
+    assert later.ask("other", lambda: 3, is_patient=True) == 3
+
+
+def test_a_first_count_is_all_or_says_that_it_is_not(site):
+    told = site.get("/clips/count.json?camera=static").json()
+    assert told == {"count": site.get("/clips/side.json?camera=static").json()["count"], "is_all": True}
+    kept, scope = site.app.state.site.kept, site.app.state.site.scopes.named("default")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("dashboard.asking.counts._SHARDS_AT_FIRST", 1)
+        number, is_all = kept.at_least(scope, Filters(), budget_s=0.0)
+        assert not is_all and 0 < number < kept.number(scope, Filters())

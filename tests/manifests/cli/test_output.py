@@ -38,3 +38,15 @@ def test_cells_on_a_terminal_are_for_people():
     assert _for_people("loss", 0.123456789) == "0.1235"
     assert _for_people("time_s", 1.7e9)[:2] == "20" and ":" in _for_people("time_s", 1.7e9)
     assert _for_people("is_kept", True) == "True" and _for_people("x", None) == ""
+
+
+def test_a_terminal_is_shown_eight_columns_or_all(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    header, row = [f"name{at}" for at in range(11)], list(range(11))
+    cli.print_table("t", header, [row], is_wide=False)
+    said = capsys.readouterr()
+    assert "name7" in said.out and "name8" not in said.out
+    assert "name8, name9, name10" in said.err and "--wide" in said.err
+    cli.print_table("t", header, [row])
+    assert "name10" in capsys.readouterr().out

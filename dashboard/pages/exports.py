@@ -1,0 +1,134 @@
+"""What is shown, to take along: CSV, JSON lines, Parquet, SQL, or a folder that shows some of it anywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+
+from dashboard.asking.filters import Filters
+from dashboard.asking.scope import Scope
+from dashboard.media import member_bytes
+from dashboard.pages.clips import saved_as, some_clips
+from dashboard.site import Site
+
+MOST_IN_FOLDER = 500
+_BATCH, _PIECE, _IN_MEMORY = 10_000, 1 << 20, 32 << 20
+_TYPES = {
+    "csv": "text/csv",
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+    "zip": "application/zip",
+}
+_PREVIEWS = ("poster.jpg", "proxy.webm")
+
+
+def add(app: FastAPI, site: Site) -> None:
+    """The routes."""
+
+    @app.get("/clips/export.{kind}")
+    def export(request: Request, kind: str) -> Response:
+        scope, filters = site.scope(request), Filters.parse(request.query_params.multi_items())
+        if kind == "sql":
+            return PlainTextResponse(f"SELECT * FROM clips WHERE {saved_as(filters)};\n")
+        if kind not in _TYPES:
+            raise HTTPException(404, f"there are {', '.join(f'export.{name}' for name in (*_TYPES, 'sql'))}")
+        rows = _all(site, scope, filters)
+        pieces: Iterator[str] | Iterator[bytes]
+        if kind in ("csv", "jsonl"):
+            pieces = _csv(rows) if kind == "csv" else _jsonl(rows)
+        else:
+            write = _parquet if kind == "parquet" else partial(_folder, site)
+            pieces = _of_file(partial(write, rows))
+        headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
+        return StreamingResponse(pieces, 200, headers, _TYPES[kind])
+
+
+def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]:
+    after = ""
+    while True:
+        own = replace(filters, after=after) if after else filters
+        found, after = some_clips(site, scope, own, _BATCH)
+        yield from ({**row, "uri": site.shown_path(row["uri"])} for row in found)
+        if not after:
+            return
+
+
+def cell(value: Any) -> str:
+    """A cell of a CSV that no spreadsheet takes for a formula."""
+    text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+    return f"'{text}" if text[:1] in "=+-@\t\r" and not isinstance(value, (int, float)) and text else text
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    names: list[str] = []
+    for row in rows:
+        lines = io.StringIO()
+        writer = csv.writer(lines)
+        if not names:
+            names = list(row)
+            writer.writerow(names)
+        writer.writerow([cell(row[name]) for name in names])
+        yield lines.getvalue()
+
+
+def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row) + "\n"
+
+
+def _parquet(rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
+    writer: pq.ParquetWriter | None = None
+    while batch := list(islice(rows, _BATCH)):
+        table = pa.Table.from_pylist(batch, writer.schema if writer else None)
+        if writer is None:
+            table = _known(table)
+            writer = pq.ParquetWriter(made, table.schema)
+        writer.write_table(table)
+    if writer is None:
+        writer = pq.ParquetWriter(made, pa.schema([("clip_id", pa.string())]))
+    writer.close()
+
+
+def _known(table: pa.Table) -> pa.Table:
+    """With texts for the types of columns that are null as far as one can see."""
+    fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _folder(site: Site, rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
+    """A page with the first clips, their posters and videos, that needs no server."""
+    shown = []
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for row in islice(rows, MOST_IN_FOLDER):
+            have = []
+            for field in _PREVIEWS:
+                data = member_bytes(site.index, row["clip_id"], field)
+                if data is not None:
+                    archive.writestr(f"clips/media/{row['clip_id']}.{field}", data)
+                    have.append(field)
+            shown.append({**row, "have": have})
+        is_cut = next(rows, None) is not None
+        page = site.rendered("folder.html", {"clips": shown, "is_cut": is_cut, "most": MOST_IN_FOLDER})
+        archive.writestr("clips/index.html", page)
+        archive.writestr("clips/clips.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
+
+
+def _of_file(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
+    with SpooledTemporaryFile(_IN_MEMORY) as made:
+        write(cast(IO[bytes], made))
+        made.seek(0)
+        while piece := made.read(_PIECE):
+            yield piece
