@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import duckdb
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dashboard import media as previews
-from dashboard.index.index import BusyError, Index
+from dashboard.index.index import MOST_QUERIES, BusyError, Index
 from dashboard.pages import captions, check, clip, clips, drops, exports, map, now, runs, shards, sql, train
 from dashboard.security import Access, Guard
 from dashboard.site import Site
@@ -25,6 +26,8 @@ from manifests.errors import RushesError
 from manifests.layout import Dataset
 
 HERE = Path(__file__).parent
+_THREADS = 2 * MOST_QUERIES
+"""That answer: more would wait for each other, and each keeps memory."""
 
 
 def make_app(
@@ -56,6 +59,7 @@ def make_app(
 
     @asynccontextmanager
     async def closing(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = _THREADS
         yield
         index.close()
 

@@ -68,7 +68,7 @@ class Index:
         self._cursors.clear()
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
-        self._tars: tuple[int, dict[tuple[str, int], str]] = (-1, {})
+        self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
         self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str]] = {}
         self._root.execute("SET threads = 2")
         self._root.execute("SET preserve_insertion_order = false")
@@ -207,14 +207,14 @@ class Index:
 
     def tar_of(self, version: str, shard: int) -> str:
         """Path in the dataset of a shard's tar; empty where it has none."""
-        asked = "SELECT tar FROM shards WHERE shard = ? AND version = ? AND tar IS NOT NULL"
         with self._lock:
             if self._tars[0] != self.changes:
                 self._tars = (self.changes, {})
             held = self._tars[1]
-        if (version, shard) not in held:
-            held[version, shard] = next((row[0] for row in self.tuples(asked, [shard, version])), "")
-        return held[version, shard]
+        if version not in held:
+            asked = "SELECT shard, tar FROM shards WHERE version = ? AND tar IS NOT NULL"
+            held[version] = dict(self.tuples(asked, [version]))
+        return held[version].get(shard, "")
 
     def committed_ns(self, version: str, shard: int) -> int:
         """When a shard's column was committed [unix time, ns]."""
