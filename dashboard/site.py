@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from dashboard import drawing
 from dashboard.asking.counts import Kept
+from dashboard.asking.filters import Filters
 from dashboard.asking.later import Later
 from dashboard.asking.scope import Scope, Scopes
 from dashboard.index.index import Index
@@ -40,6 +41,8 @@ PAGES = [
     ("/sql", "SQL", "q"),
 ]
 """Address, title, and the letter that leads there after `g`."""
+_SAMPLE = 250_000
+"""Clips, about, that are looked at of many where every word counts."""
 
 
 @dataclass
@@ -67,6 +70,11 @@ class Site:
         self._templates = Jinja2Templates(directory=str(HERE / "templates"))
         self._templates.env.filters.update({**FILTERS, "path": self.shown_path})
         self._templates.env.trim_blocks = self._templates.env.lstrip_blocks = True
+
+    def sample(self, scope: Scope) -> tuple[str, bool]:
+        """A predicate on shards by which a large dataset is looked at in part, and whether that is so."""
+        step = -(-self.kept.number(scope, Filters()) // _SAMPLE)
+        return (f"shard % {step} = 0", True) if step > 1 else ("true", False)
 
     def shown_path(self, uri: str) -> str:
         """An address as pages show it."""

@@ -22,7 +22,7 @@ _WORD = re.compile(r"[a-z']+")
 def versions(site: Site) -> list[dict[str, Any]]:
     """Each version: captions by status, their length and their cost."""
     return site.index.rows(
-        "SELECT version, count(*) AS captions, count(DISTINCT clip_id) AS clips, "
+        "SELECT version, count(*) AS captions, count(DISTINCT key) AS clips, "
         "count(*) FILTER (status = 'accepted') AS accepted, "
         "count(*) FILTER (status = 'rejected') AS rejected, "
         "count(*) FILTER (status = 'out_of_domain') AS out_of_domain, "
@@ -44,10 +44,14 @@ def why_rejected(site: Site, version: str) -> list[dict[str, Any]]:
     )
 
 
-def said_often(site: Site, version: str) -> list[dict[str, Any]]:
-    """Texts that several clips share."""
+def said_often(site: Site, version: str, within: str) -> list[dict[str, Any]]:
+    """Texts that several clips share.
+
+    Args:
+        within: a predicate on shards.
+    """
     return site.index.rows(
-        "SELECT text, count(DISTINCT clip_id) AS clips FROM captions WHERE version = ? "
+        f"SELECT text, count(DISTINCT key) AS clips FROM captions WHERE {within} AND version = ? "
         "AND kind IN ('short', 'dense') AND source NOT IN ('alt', 'ground_truth') "
         "GROUP BY 1 HAVING clips > 1 ORDER BY clips DESC, text LIMIT 12",
         [version],
@@ -86,12 +90,14 @@ def compared(site: Site, one: str, other: str) -> dict[str, Any]:
     }
 
 
-def about(site: Site, one: str, other: str) -> dict[str, Any]:
+def about(site: Site, scope: Scope, one: str, other: str) -> dict[str, Any]:
     """All versions, and what there is to say of two of them; empty where there is none."""
+    within, is_sample = site.sample(scope)
     return {
         "versions": versions(site),
         "rejected": {name: why_rejected(site, name) for name in (one, other) if name},
-        "often": said_often(site, one) if one else [],
+        "often": said_often(site, one, within) if one else [],
+        "is_sample": is_sample,
         "compared": compared(site, one, other) if other else None,
     }
 
@@ -113,7 +119,9 @@ def add(app: FastAPI, site: Site) -> None:
         other = b or next((name for name in names if name != one), "")
         other = other if other != one else ""
         is_twin = request.url.path.endswith(".json")
-        made = site.later.ask(("captions", one, other), lambda: about(site, one, other), is_twin)
+        made = site.later.ask(
+            ("captions", scope, one, other), lambda: about(site, scope, one, other), is_twin
+        )
         data: dict[str, Any] = {
             "a": one,
             "b": other,

@@ -11,15 +11,14 @@ from fastapi.responses import Response, StreamingResponse
 
 from dashboard.asking.scope import Scope
 from dashboard.live import MOST_LISTENERS
+from dashboard.pages.clips import among
 from dashboard.site import Site, local_time, told_bytes
 from dashboard.states import Grid, order_of
 from manifests.store import storage
 from manifests.writing.pace import OVER, RUNNING, SILENT, Pace, told_range
 
 _STATES = {"none": "No ingest has run here", "measuring": "Working, time left not measured yet"}
-_SOME_CLIPS = (
-    "SELECT clip_id, width_px, height_px, num_frames, camera FROM clips ORDER BY hash(clip_id) LIMIT 12"
-)
+_SHOWN = 12
 _MUCH_FAILED = 0.05
 _LITTLE_BYTES, _LITTLE_SHARE = 2e9, 0.03
 _SAID_ALIKE = 0.001
@@ -86,14 +85,26 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
 
 
 def _said_alike(site: Site, scope: Scope) -> list[str]:
+    within, is_sample = site.sample(scope)
     rows = site.index.tuples(
-        f"{scope.tables} SELECT text, count(DISTINCT clip_id) AS n, (SELECT count(*) FROM clips) AS of "
-        "FROM captions WHERE kind IN ('short', 'dense') AND source NOT IN ('alt', 'ground_truth') GROUP BY 1 "
-        "ORDER BY n DESC LIMIT 1"
+        f"{scope.tables} SELECT text, count(DISTINCT key) AS n, (SELECT count(*) FROM clips WHERE {within}) "
+        f"FROM captions WHERE {within} AND kind IN ('short', 'dense') "
+        "AND source NOT IN ('alt', 'ground_truth') GROUP BY 1 ORDER BY n DESC LIMIT 1"
     )
     if rows and rows[0][1] > max(20, _SAID_ALIKE * rows[0][2]):
-        return [f"one caption is said of {rows[0][1]} of {rows[0][2]} clips: “{rows[0][0][:80]}”"]
+        text, number, of = rows[0]
+        where = " of a sample" if is_sample else ""
+        return [f"one caption is said of {number} of {of} clips{where}: “{text[:80]}”"]
     return []
+
+
+def some_clips(site: Site, scope: Scope, shards: list[int]) -> list[dict[str, Any]]:
+    """A dozen clips, of shards from begin to end."""
+    spread = [shards[at * len(shards) // _SHOWN] for at in range(_SHOWN)] if shards else []
+    return site.index.rows(
+        f"{scope.tables} SELECT clip_id, width_px, height_px, num_frames, camera FROM clips "
+        f"WHERE {among(sorted(set(spread)))} ORDER BY hash(clip_id) LIMIT {_SHOWN}"
+    )
 
 
 def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str) -> str:
@@ -173,7 +184,7 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/now.json")
     def now(request: Request) -> Response:
         scope = site.scope(request)
-        clips = site.index.rows(f"{scope.tables} {_SOME_CLIPS}")
+        clips = some_clips(site, scope, site.grids.of(scope).shards)
         data = state_of(site, scope, local_time) | {"clips": clips}
         return site.page(request, "now.html", data, scope)
 
