@@ -6,7 +6,7 @@ import json
 import math
 import re
 import threading
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +93,11 @@ class Run:
     by_epoch: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
     loss_of: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
     """Of each clip: sum of the loss of the steps that read it, and their number."""
-    steps_of: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    steps_of: dict[str, deque[int]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=_MOST_STEPS))
+    )
+    """The last ones."""
+    last_epoch: int = -1
     _files: dict[str, Lines] = field(default_factory=dict)
     _smooth: float | None = None
 
@@ -149,8 +153,8 @@ class Run:
             for clip_id, *_ in row.get("samples", []):
                 self.shown[clip_id] += 1
                 self.by_epoch[clip_id, row.get("epoch", 0)] += 1
-                if len(self.steps_of[clip_id]) < _MOST_STEPS:
-                    self.steps_of[clip_id].append(row["step"])
+                self.last_epoch = max(self.last_epoch, int(row.get("epoch", 0)))
+                self.steps_of[clip_id].append(row["step"])
                 if math.isfinite(own):
                     self.loss_of[clip_id][0] += own
                     self.loss_of[clip_id][1] += 1
@@ -158,8 +162,7 @@ class Run:
 
     def epochs_of(self, clip_id: str) -> list[int]:
         """In which epochs a clip was read."""
-        last = max((epoch for _, epoch in self.by_epoch), default=-1) if self.by_epoch else -1
-        return [epoch for epoch in range(int(last) + 1) if (clip_id, epoch) in self.by_epoch]
+        return [epoch for epoch in range(self.last_epoch + 1) if (clip_id, epoch) in self.by_epoch]
 
     def series(self, names: list[str], by: str = "step", most: int = MOST_POINTS) -> dict[str, list[Any]]:
         """Columns for a chart; of many steps the least, the mean and the most of each bucket.

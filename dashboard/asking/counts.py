@@ -95,8 +95,10 @@ class Kept:
                 where, values = filters.where()
                 query = f"{scope.tables} SELECT key FROM clips WHERE {where}"
                 cursor.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS {query}", values or None)
-            yield Counting(self, cursor, scope, filters)
-            cursor.execute("DROP TABLE IF EXISTS temp.chosen")
+            try:
+                yield Counting(self, cursor, scope, filters)
+            finally:
+                cursor.execute("DROP TABLE IF EXISTS temp.chosen")
 
 
 class Counting:
@@ -130,7 +132,7 @@ class Counting:
         A word of captions has captions. The filter on a facet itself does not narrow its own counts, so that
         another word can be chosen.
         """
-        whole = self._kept.once((self._scope, "whole"), partial(self._all, FACETS + MEASURES, _everything))
+        whole = self._kept.once(("whole", self._tables), partial(self._all, FACETS + MEASURES, _everything))
         chosen = whole
         if not self._filters.is_empty():
             shown = [FIELDS[name] for name in measures]

@@ -196,7 +196,7 @@ class Filters:
         if not self.after:
             return order, "true", []
         low, last = _key(self.after)
-        if isinstance(low, str):
+        if isinstance(low, str) or (not self.sort and not isinstance(low, int)):
             raise UsageError("?after=", "is no key of a row", "Take the link to the next page.")
         return order, f"({first} {sign} ? OR ({first} = ? AND {tie} > ?))", [low, low, last]
 
@@ -262,7 +262,10 @@ def corners(lasso: str) -> list[tuple[float, float]]:
         UsageError: it is none.
     """
     try:
-        found = [(float(x), float(y)) for x, y in (corner.split(",") for corner in lasso.split(";"))]
+        found = [
+            (round(float(x), 6), round(float(y), 6))
+            for x, y in (corner.split(",") for corner in lasso.split(";"))
+        ]
         if not 3 <= len(found) <= MOST_CORNERS or not all(-1 <= v <= 2 for corner in found for v in corner):
             raise ValueError
     except ValueError as error:

@@ -47,9 +47,9 @@ class Later:
             held = self._held.get(key)
             age_s = time.monotonic() - held.made_at_s if held else 0.0
             is_new = held is not None and held.changes == self._index.changes
-            if held and (
-                is_new or (age_s < max(_AGAIN_AFTER_S, held.took_s * _TIMES) and held.took_s > _PATIENCE_S)
-            ):
+            is_fresh = held is not None and age_s < max(_AGAIN_AFTER_S, held.took_s * _TIMES)
+            may_be_old = held is not None and is_fresh and held.took_s > _PATIENCE_S and not is_patient
+            if held is not None and (is_new or may_be_old):
                 return held.value
             making = self._making.get(key)
             if making is None:

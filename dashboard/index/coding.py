@@ -7,6 +7,7 @@ means is the coding of a column version. What is not in the index's file yet is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,6 +147,8 @@ def limits_in(ask: Ask, table: str, rows: str) -> dict[str, Limits]:
         low, high = float(spread[0]), float(spread[1])
         if high <= low:
             low, high = float(least), float(most)
+        if not math.isfinite(high - low):
+            continue
         found[known.name] = (low, high if high > low else low + 1.0)
     return found
 

@@ -29,6 +29,7 @@ FEW_COMMITS, FEW_SHARE = 256, 0.05
 MOST_QUERIES = 4
 _AGAIN_AFTER_S = 60.0
 _MOST_PREDICATE_S = 20.0
+_KEPT_CODINGS = 4
 _LEAST_MB, _MB_A_MILLION = 50, 30
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
 
@@ -158,10 +159,12 @@ class Index:
         if self._has_base:
             of_version = f"WHERE version = {coding.literal(version)}"
             known = coding.read(ask(f"SELECT name, low, high, words FROM base.codings {of_version}"))
-        if not known.limits:
-            known = coding.Coding(coding.limits_in(ask, table, rows), known.words)
+        known = coding.Coding(coding.limits_in(ask, table, rows) | known.limits, known.words)
         known = known.with_words(coding.words_in(ask, table, rows))
-        fresh = f"memory.main.coded_{hashlib.sha256(f'{table} {version}'.encode()).hexdigest()[:12]}"
+        name = f"coded_{hashlib.sha256(f'{table} {version}'.encode()).hexdigest()[:12]}"
+        if (old := self.changes - _KEPT_CODINGS) >= 0:  # nobody counts by it any more
+            ask(f"DROP TABLE IF EXISTS memory.main.{name}_{old}")
+        fresh = f"memory.main.{name}_{self.changes}"  # of its own: who counts by an older one goes on with it
         ask(f"CREATE OR REPLACE TABLE {fresh} AS SELECT {names}, {coding.selected(known, table)} {rows}")
         names += "".join(f", {coding.code(one)}" for one in coding.fields_of(table))
         text = f"SELECT {names} FROM {fresh}"

@@ -19,7 +19,7 @@ PAGE = 60
 _SHARDS_AT_FIRST = 32
 _FEW = 50_000
 """Up to so many clips facets are on the page itself; of more they come after the rows."""
-_COLUMNS = (
+COLUMNS = (
     "clip_id, shard, source_id, uri, start_s, end_s, kind, width_px, height_px, num_frames, fps, seconds, "
     "camera, motion, sharpness, luma_mean, palette, alt"
 )
@@ -33,7 +33,7 @@ def some_clips(
     more, keys = (keys[most - 1] if len(keys) > most else None), keys[:most]
     ids, shards = [row[0] for row in keys], sorted({row[1] for row in keys})
     rows = site.index.rows(
-        f"{scope.tables} SELECT {_COLUMNS} FROM clips WHERE {among(shards)} "
+        f"{scope.tables} SELECT {COLUMNS} FROM clips WHERE {among(shards)} "
         "AND list_contains(?::VARCHAR[], clip_id)",
         [ids],
     )

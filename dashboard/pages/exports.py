@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
 
@@ -20,9 +20,10 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard.asking.filters import Filters
 from dashboard.asking.scope import Scope
+from dashboard.index import tables
 from dashboard.media import member_bytes
-from dashboard.pages.clips import saved_as, some_clips
-from dashboard.site import Site
+from dashboard.pages.clips import COLUMNS, saved_as, some_clips
+from dashboard.site import Site, plain
 
 MOST_IN_FOLDER = 500
 _BATCH, _PIECE, _IN_MEMORY = 10_000, 1 << 20, 32 << 20
@@ -45,7 +46,7 @@ def add(app: FastAPI, site: Site) -> None:
             return PlainTextResponse(f"SELECT * FROM clips WHERE {saved_as(filters)};\n")
         if kind not in _TYPES:
             raise HTTPException(404, f"there are {', '.join(f'export.{name}' for name in (*_TYPES, 'sql'))}")
-        rows = _all(site, scope, filters)
+        rows = _begun(_all(site, scope, filters))  # what is wrong is said before the answer begins
         pieces: Iterator[str] | Iterator[bytes]
         if kind in ("csv", "jsonl"):
             pieces = _csv(rows) if kind == "csv" else _jsonl(rows)
@@ -54,6 +55,12 @@ def add(app: FastAPI, site: Site) -> None:
             pieces = _of_file(partial(write, rows))
         headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
         return StreamingResponse(pieces, 200, headers, _TYPES[kind])
+
+
+def _begun(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows, the first of which has been asked for."""
+    first = list(islice(rows, 1))
+    return chain(first, rows)
 
 
 def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]:
@@ -86,26 +93,15 @@ def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps(row) + "\n"
+        yield json.dumps(plain(row)) + "\n"
 
 
 def _parquet(rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
-    writer: pq.ParquetWriter | None = None
-    while batch := list(islice(rows, _BATCH)):
-        table = pa.Table.from_pylist(batch, writer.schema if writer else None)
-        if writer is None:
-            table = _known(table)
-            writer = pq.ParquetWriter(made, table.schema)
-        writer.write_table(table)
-    if writer is None:
-        writer = pq.ParquetWriter(made, pa.schema([("clip_id", pa.string())]))
-    writer.close()
-
-
-def _known(table: pa.Table) -> pa.Table:
-    """With texts for the types of columns that are null as far as one can see."""
-    fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in table.schema]
-    return table.cast(pa.schema(fields))
+    known = {**dict(tables.fields("clips")), "caption": pa.string()}
+    schema = pa.schema([(name, known[name]) for name in (*COLUMNS.replace(" ", "").split(","), "caption")])
+    with pq.ParquetWriter(made, schema) as writer:
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
 def _folder(site: Site, rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -131,6 +132,7 @@ def add(app: FastAPI, site: Site) -> None:
         if not request.url.path.endswith(".json"):
             query = filters.query(after=None)
             data |= {"measures": measures, "facets": words, "has_map": has_map, "query": query}
+            data["hidden_filters"] = parse_qsl(query) + ([("clip", clip)] if clip else [])
         return site.page(request, "map.html", data, scope)
 
     @app.get("/map/points.bin")

@@ -37,8 +37,8 @@ function step(by) {
 
 // What is not counted yet comes into the page as soon as it is there.
 async function lookAgain() {
-  const answer = await fetch(location.href);
-  if (!answer.ok) return;
+  const answer = await fetch(location.href).catch(() => null);
+  if (!answer?.ok) { setTimeout(lookAgain, 3000); return; }
   const made = new DOMParser().parseFromString(await answer.text(), "text/html");
   if (made.querySelector("[data-waiting]")) setTimeout(lookAgain, 1000);
   else has("main").replaceWith(made.querySelector("main"));

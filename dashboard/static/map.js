@@ -78,7 +78,8 @@ function draw() {
 
 const at = (event) => {
   const rect = canvas.getBoundingClientRect();
-  return [(event.clientX - rect.left) / rect.width, (event.clientY - rect.top) / rect.height];
+  const clamped = (share) => Math.min(1, Math.max(0, share));
+  return [clamped((event.clientX - rect.left) / rect.width), clamped((event.clientY - rect.top) / rect.height)];
 };
 
 function around(query) {

@@ -1,6 +1,9 @@
 """Filters: what a page shows equals a plain reading of the tables, through the URL and back."""
 
+import contextlib
 import math
+import shutil
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -16,8 +19,10 @@ from dashboard.pages.clips import saved_as, some_clips
 from dashboard.pages.map import POINT, embedded, points
 from dashboard.site import Site
 from manifests.errors import UsageError
-from manifests.tables import scans
+from manifests.layout import Column, Dataset
+from manifests.tables import records, scans
 from manifests.views import View
+from manifests.writing.commit import Account, ShardCommit
 
 OF_CLIPS = {
     "aspect": lambda row: row["width_px"] / row["height_px"],
@@ -239,3 +244,42 @@ def test_each_clip_of_a_map_is_five_bytes(mapped):
 def test_what_is_no_line_is_refused(lasso):
     with pytest.raises(UsageError, match="line"):
         Filters.parse([("lasso", lasso)])
+
+
+def test_who_counts_goes_on_with_the_codes_it_began_with(eventful, tmp_path):
+    """A commit that comes while it counts makes other codes of the same words."""
+    folder = tmp_path / "ds"
+    shutil.copytree(eventful.uri, folder)
+    index = Index(Dataset(str(folder)), tmp_path / "index")
+    site, column = Site(index.dataset, index), Column("caption", "manywords")
+    kinds = {0: ["short"], 1: ["dense", "dense"]}  # the newer shard has the more frequent word
+
+    def commit(shard: int) -> None:
+        clips = records.rows_of_shard(eventful, "clips", View.load(eventful).column("preview"), 0)[:2]
+        rows = [
+            {"caption_id": f"{shard}{at}", "clip_id": clips[at]["clip_id"], "shard": shard, "kind": kind}
+            | {"text": "a ball", "status": "accepted", "source": "x", "num_words": 2}
+            for at, kind in enumerate(kinds[shard])
+        ]
+        with ShardCommit(index.dataset, column, shard, 0) as made:
+            made.commit({"captions": rows}, Account(len(rows), len(rows), 0, 0))
+
+    commit(0)
+    index.wait(10)
+    scope = replace(Scopes(index).named("default"), out="")
+    scope = replace(scope, columns={**scope.columns, "caption": str(column)})
+    with site.kept.counting(scope, Filters()) as counting:
+        commit(1)
+        index.wait(10)
+        index.coded("captions", str(column))
+        assert dict(counting.counted([])[1]["caption_kind"]) == {"short": 1}
+    with site.kept.counting(scope, Filters()) as counting:
+        assert dict(counting.counted([])[1]["caption_kind"]) == {"short": 1, "dense": 2}
+    index.close()
+
+
+@pytest.mark.parametrize("given", [[("lasso", "0,0;1,1e-320;0.5,0.5")], [("after", '[1e400,"a"]')]])
+def test_odd_numbers_in_the_address_are_answered_or_refused(mapped, given):
+    site, scope, _ = mapped
+    with contextlib.suppress(UsageError):
+        some_clips(site, scope, Filters.parse(given))

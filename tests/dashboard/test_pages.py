@@ -18,6 +18,9 @@ from fastapi.testclient import TestClient
 from dashboard.app import make_app
 from dashboard.asking.filters import Filters
 from dashboard.asking.later import Later
+from dashboard.index.index import BusyError
+from dashboard.pages.clips import COLUMNS
+from dashboard.pages.exports import _parquet
 from dashboard.security import Access
 from dashboard.states import STATES
 from manifests import cli, queries
@@ -577,3 +580,33 @@ def test_a_first_count_is_all_or_says_that_it_is_not(site):
         patch.setattr("dashboard.asking.counts._SHARDS_AT_FIRST", 1)
         number, is_all = kept.at_least(scope, Filters(), budget_s=0.0)
         assert not is_all and 0 < number < kept.number(scope, Filters())
+
+
+def test_a_column_that_begins_without_values_is_exported_and_none_has_all_columns():
+    names = COLUMNS.replace(" ", "").split(",")
+    rows = [dict.fromkeys(names) | {"clip_id": str(at), "caption": ""} for at in range(3)]
+    rows[2] |= {"motion": 0.5, "palette": ["red"]}
+    with pytest.MonkeyPatch().context() as patch:
+        patch.setattr("dashboard.pages.exports._BATCH", 2)
+        made = io.BytesIO()
+        _parquet(iter(rows), made)
+    assert pq.read_table(made)["motion"].to_pylist() == [None, None, 0.5]
+    empty = io.BytesIO()
+    _parquet(iter(()), empty)
+    assert pq.read_table(empty).schema.names == [*names, "caption"]
+
+
+def test_an_export_that_cannot_be_asked_is_no_empty_file(site, monkeypatch):
+    def busy(*_):
+        raise BusyError
+
+    monkeypatch.setattr("dashboard.pages.exports.some_clips", busy)
+    for kind in ("csv", "jsonl", "parquet", "zip"):
+        assert site.get(f"/clips/export.{kind}").status_code == 503
+
+
+def test_forms_keep_the_filters_that_they_do_not_show(site):
+    page = site.get("/map?view=mapped&camera=static").text
+    assert 'name="camera" value="static"' in page and 'name="view" value="mapped"' in page
+    page = site.get("/clips?view=mapped&lasso=0,0;1,0;1,1&shard=0").text
+    assert 'name="lasso" value="0,0;1,0;1,1"' in page and 'name="shard" value="0"' in page
