@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from dashboard import media as previews
 from dashboard.index.index import MOST_QUERIES, BusyError, Index
 from dashboard.pages import captions, check, clip, clips, drops, exports, map, now, runs, shards, sql, train
-from dashboard.security import Access, Guard
+from dashboard.security import HEADERS, Access, Guard
 from dashboard.site import Site
 from dashboard.verdicts import Verdicts
 from manifests.errors import RushesError
@@ -83,6 +83,12 @@ def make_app(
     @app.exception_handler(duckdb.CatalogException)
     def changing(request: Request, error: Exception) -> Response:
         return PlainTextResponse("the index has just been made anew; try again", 503, {"Retry-After": "1"})
+
+    @app.exception_handler(Exception)
+    def unforeseen(request: Request, error: Exception) -> Response:
+        answer = PlainTextResponse("something went wrong here; the terminal says what", 500)
+        answer.headers.update(HEADERS)  # it is answered outside of the guard
+        return answer
 
     @app.exception_handler(RushesError)
     def refused(request: Request, error: RushesError) -> Response:

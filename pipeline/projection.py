@@ -18,7 +18,7 @@ import tyro
 
 from manifests import cli
 from manifests.cli.ranges import Ranges
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
@@ -94,7 +94,17 @@ def _drawn(ids: list[str], most: int) -> list[str]:
 
 
 def _vectors(rows: pa.Table) -> np.ndarray:
-    flat = pc.list_flatten(rows["vector"].combine_chunks()).to_numpy().astype(np.float32)
+    """Of rows, as one array [n, d].
+
+    Raises:
+        IntegrityError: they differ in length, or have values that are no numbers.
+    """
+    column = rows["vector"].combine_chunks()
+    flat, lengths = pc.list_flatten(column).to_numpy().astype(np.float32), pc.list_value_length(column)
+    if len(pc.unique(pc.fill_null(lengths, -1))) != 1 or not len(flat) or not np.isfinite(flat).all():
+        raise IntegrityError(
+            "embeddings", "differ in length or have values that are no numbers", "Make them again."
+        )
     vectors: np.ndarray = flat.reshape(rows.num_rows, -1)
     return vectors
 

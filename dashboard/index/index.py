@@ -54,7 +54,8 @@ class Index:
         self._every_s = _LOCAL_EVERY_S if storage.is_local(dataset.filesystem) else _REMOTE_EVERY_S
         self._slots = threading.Semaphore(MOST_QUERIES)
         self._lock = threading.RLock()
-        self._own, self._cursors = threading.local(), list[duckdb.DuckDBPyConnection]()
+        self._cursors = list[duckdb.DuckDBPyConnection]()
+        self._is_closed = False
         self._looked_at_s = -1e9
         self.changes = 0
         """How often something has come or gone."""
@@ -66,7 +67,8 @@ class Index:
 
     def _open(self) -> None:
         """Begin with what the file holds."""
-        self._cursors.clear()
+        while self._cursors:
+            self._cursors.pop().close()
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
@@ -343,7 +345,7 @@ class Index:
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for one query: each thread keeps its own.
+        """A connection for one query, used again by the next.
 
         Raises:
             BusyError: others are using all there are.
@@ -352,14 +354,18 @@ class Index:
         if not self._slots.acquire(timeout=5):
             raise BusyError
         try:
-            held = getattr(self._own, "held", None)
-            if held is None or held[0] is not self._root:
+            with self._lock:
+                root = self._root
+                cursor = self._cursors.pop() if self._cursors else root.cursor()
+            cursor.execute("USE memory.now")
+            try:
+                yield cursor
+            finally:
                 with self._lock:
-                    cursor = self._root.cursor()
-                    cursor.execute("USE memory.now")
-                    held = self._own.held = (self._root, cursor)
-                    self._cursors.append(cursor)
-            yield held[1]
+                    if root is self._root and not self._is_closed:
+                        self._cursors.append(cursor)
+                    else:  # of a file that has been swapped
+                        cursor.close()
         finally:
             self._slots.release()
 
@@ -384,9 +390,11 @@ class Index:
         if self._builder is not None:
             self._builder.kill()
             self._builder.wait()
-        for cursor in self._cursors:
-            cursor.close()
-        self._root.close()
+        with self._lock:
+            self._is_closed = True
+            while self._cursors:
+                self._cursors.pop().close()
+            self._root.close()
 
 
 def _folder_for(uri: str) -> Path:

@@ -610,3 +610,19 @@ def test_forms_keep_the_filters_that_they_do_not_show(site):
     assert 'name="camera" value="static"' in page and 'name="view" value="mapped"' in page
     page = site.get("/clips?view=mapped&lasso=0,0;1,0;1,1&shard=0").text
     assert 'name="lasso" value="0,0;1,0;1,1"' in page and 'name="shard" value="0"' in page
+
+
+def test_an_error_that_nobody_thought_of_has_the_policy_too(eventful, tmp_path, monkeypatch):
+    monkeypatch.setattr("dashboard.pages.clips.some_clips", lambda *_: 1 / 0)
+    client = TestClient(make_app(eventful.uri, tmp_path), "http://127.0.0.1", raise_server_exceptions=False)
+    answer = client.get("/clips")
+    assert answer.status_code == 500 and "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_connections_are_used_again_and_closed(site):
+    index = site.app.state.site.index
+    threads = [threading.Thread(target=index.rows, args=("SELECT 1 AS x",)) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(index._cursors) <= 8

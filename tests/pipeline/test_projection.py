@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from manifests import cli
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.tables import scans
 from manifests.views import View
@@ -91,3 +91,12 @@ def test_a_takedown_takes_its_clips_off_the_map(embedded):
     remove(embedded, {gone: "film.mp4"})
     rows = scans.table(embedded, "map", column).to_pylist()
     assert rows and not any(row["clip_id"].startswith(gone) for row in rows)
+
+
+@pytest.mark.parametrize("odd", [[1.0, 0.0], [float("nan")] * 32, []])
+def test_embeddings_that_are_none_are_said(embedded, odd):
+    row = {"clip_id": f"{1:016x}-99999999", "shard": 5, "num_frames": 1, "vector": odd}
+    with ShardCommit(embedded, EMBED, 5, 0) as commit:
+        commit.commit({"embeddings": [row], "drops": [], "failures": []}, Account(1, 1, 0, 0))
+    with pytest.raises(IntegrityError, match="embeddings"):
+        make_map(embedded, EMBED, 400)
