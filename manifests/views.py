@@ -103,7 +103,7 @@ class View:
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")
         for table, column in _MADE_BY.items():
-            if column not in self.columns and re.search(rf"\bFROM\s+{table}\b", self.where, re.IGNORECASE):
+            if column not in self.columns and re.search(rf'\bFROM\s+"?{table}\b', self.where, re.IGNORECASE):
                 raise UsageError(
                     f"view predicate {self.where!r}",
                     f"asks the table {table}, and the view has no column {column}",

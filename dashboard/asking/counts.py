@@ -145,8 +145,22 @@ class Counting:
             known.name: _most(self._words(known, chosen.get(known.name, {})), self._filters, known.name)
             for known in FACETS
         }
+        for name, chosen_words in self._filters.words.items():
+            coded = self._codings[FIELDS[name].table].words.get(name, ())
+            for word in set(chosen_words) - set(coded) if FIELDS[name].kind != FLAG else ():
+                words[name] = [(have, n) for have, n in words[name] if have != word]
+                words[name].append((word, self._of_word(FIELDS[name], word)))
         drawn = [self._histogram(FIELDS[name], whole, chosen) for name in measures if whole.get(name)]
         return sum(chosen[_ALL].values()), words, drawn
+
+    def _of_word(self, known: Field, word: str) -> int:
+        """Rows with a word that has no code of its own."""
+        where, values = self._meant(known.name)
+        has = f"list_contains({known.sql}, ?)" if known.kind == WORDS else f"{known.sql} = ?"
+        rows_of = f"{known.table} JOIN (SELECT key FROM clips WHERE {where}) USING (key) WHERE {has}"
+        if known.table == "clips":
+            rows_of = f"clips WHERE {where} AND {has}"
+        return int(self._rows(f"SELECT count(*) FROM {rows_of}", [*values, word])[0][0])
 
     def _words(self, known: Field, counts: dict[int, int]) -> _Words:
         """The words that codes stand for."""
@@ -242,7 +256,8 @@ def _everything() -> tuple[str, list[Any]]:
 def _most(rows: list[tuple[str, int]], filters: Filters, name: str) -> list[tuple[str, int]]:
     rows = sorted(((word, count) for word, count in rows if word), key=lambda row: (-row[1], row[0]))
     lost = [(word, 0) for word in filters.words.get(name, ()) if word not in dict(rows)]
-    return rows[:MOST_WORDS] + lost
+    beyond = [row for row in rows[MOST_WORDS:] if row[0] in filters.words.get(name, ())]
+    return rows[:MOST_WORDS] + beyond + lost
 
 
 SHOWN_MEASURES = [known.name for known in FIELDS.values() if known.kind == MEASURE][:6] + ["words", "psnr"]

@@ -16,6 +16,7 @@ FEW_COMMITS = 5_000
 _PATIENCE_S, _ALL_S = 0.15, 60.0
 _AGAIN_AFTER_S, _TIMES = 5.0, 20
 """An answer is made again after so long, and after so many times what it took."""
+_MOST_HELD = 64
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class _Held:
     made_at_s: float
     took_s: float
     value: Any
+    error: Exception | None = None
+
+    def told(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Later:
@@ -38,6 +45,8 @@ class Later:
     def ask(self, key: Hashable, work: Callable[[], Any], is_patient: bool = False) -> Any:
         """The answer, of some time before if a newer one takes long; None where there is none yet.
 
+        What went wrong is raised, and tried again after as long.
+
         Args:
             key: what is asked.
             work: makes the answer.
@@ -49,8 +58,8 @@ class Later:
             is_new = held is not None and held.changes == self._index.changes
             is_fresh = held is not None and age_s < max(_AGAIN_AFTER_S, held.took_s * _TIMES)
             may_be_old = held is not None and is_fresh and held.took_s > _PATIENCE_S and not is_patient
-            if held is not None and (is_new or may_be_old):
-                return held.value
+            if held is not None and (is_new or may_be_old) and (held.error is None or is_fresh):
+                return held.told()
             making = self._making.get(key)
             if making is None:
                 making = self._making[key] = self._pool.submit(self._make, key, work)
@@ -58,15 +67,25 @@ class Later:
         try:
             return making.result(_ALL_S if is_patient else 0.0 if held else _PATIENCE_S)
         except TimeoutError:
-            return held.value if held else None
+            return held.told() if held else None
 
     def _make(self, key: Hashable, work: Callable[[], Any]) -> Any:
         begin_s, changes = time.monotonic(), self._index.changes
         try:
             value = work()
-            now_s = time.monotonic()
-            self._held[key] = _Held(changes, now_s, now_s - begin_s, value)
-            return value
-        finally:
-            with self._lock:
-                self._making.pop(key)
+        except Exception as error:
+            self._hold(key, changes, begin_s, error=error)
+            raise
+        self._hold(key, changes, begin_s, value)
+        return value
+
+    def _hold(
+        self, key: Hashable, changes: int, begin_s: float, value: Any = None, error: Exception | None = None
+    ) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            self._making.pop(key)
+            self._held.pop(key, None)  # the newest is the last
+            self._held[key] = _Held(changes, now_s, now_s - begin_s, value, error)
+            while len(self._held) > _MOST_HELD:
+                self._held.pop(next(iter(self._held)))

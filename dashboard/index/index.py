@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from dashboard.index import coding, tables
+from dashboard.index.builder import Builder
 from dashboard.index.commits import Commit, Commits
 from manifests.cli import say
 from manifests.layout import Dataset
@@ -27,7 +26,6 @@ from manifests.store import storage
 FEW_COMMITS, FEW_SHARE = 256, 0.05
 """So many commits, or such a share of what is indexed, are taken into memory; more are built."""
 MOST_QUERIES = 4
-_AGAIN_AFTER_S = 60.0
 _MOST_PREDICATE_S = 20.0
 _KEPT_CODINGS = 4
 _LEAST_MB, _MB_A_MILLION = 50, 30
@@ -59,10 +57,7 @@ class Index:
         self._looked_at_s = -1e9
         self.changes = 0
         """How often something has come or gone."""
-        self._builder: subprocess.Popen | None = None
-        self._build_after_s = 0.0
-        self.progress: tuple[int, int] | None = None
-        """Commits that are in and all, while the file is built."""
+        self._builder = Builder(dataset.address, self.path)
         self._open()
 
     def _open(self) -> None:
@@ -73,6 +68,7 @@ class Index:
         self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
         self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str]] = {}
+        self._coded_tables: dict[tuple[str, str], list[str]] = {}
         self._root.execute("SET threads = 2")
         self._root.execute("SET preserve_insertion_order = false")
         tables.create(self._root)
@@ -164,10 +160,12 @@ class Index:
         known = coding.Coding(coding.limits_in(ask, table, rows) | known.limits, known.words)
         known = known.with_words(coding.words_in(ask, table, rows))
         name = f"coded_{hashlib.sha256(f'{table} {version}'.encode()).hexdigest()[:12]}"
-        if (old := self.changes - _KEPT_CODINGS) >= 0:  # nobody counts by it any more
-            ask(f"DROP TABLE IF EXISTS memory.main.{name}_{old}")
         fresh = f"memory.main.{name}_{self.changes}"  # of its own: who counts by an older one goes on with it
         ask(f"CREATE OR REPLACE TABLE {fresh} AS SELECT {names}, {coding.selected(known, table)} {rows}")
+        made = self._coded_tables.setdefault((table, version), [])
+        made.append(fresh)
+        while len(made) > _KEPT_CODINGS:
+            ask(f"DROP TABLE {made.pop(0)}")
         names += "".join(f", {coding.code(one)}" for one in coding.fields_of(table))
         text = f"SELECT {names} FROM {fresh}"
         if self._has_base:
@@ -227,6 +225,11 @@ class Index:
         return max((int(row[0].split("-")[1]) for row in rows), default=0)
 
     @property
+    def progress(self) -> tuple[int, int] | None:
+        """Commits that are in and all, while the file is built."""
+        return self._builder.progress
+
+    @property
     def num_commits(self) -> int:
         """Of all that is shown."""
         return len(self._base) + len(self._delta)
@@ -254,17 +257,14 @@ class Index:
                     stream.write_table(rows)
             return self.path if self._has_base else None, sink.getvalue()
 
-    @staticmethod
-    def environment() -> dict[str, str]:
-        """In which a child finds this program."""
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))}
-
     def refresh(self) -> None:
         """Take in what has been committed since, or taken back; where that is much, have it built."""
         with self._lock:
             if time.monotonic() - self._looked_at_s < self._every_s:
                 return
-            self._collect_builder()
+            if self._builder.has_built():
+                self._open()
+                self.changes += 1
             self._looked_at_s = time.monotonic()
             try:
                 found = self._commits.look()
@@ -278,7 +278,7 @@ class Index:
             changes = len(added) + len(gone_delta) + len(gone_base) + len(self._delta) + len(self._gone)
             is_much = changes > max(FEW_COMMITS, FEW_SHARE * len(self._base))
             if is_much:
-                self._start_builder()
+                self._builder.start()
                 if not self._has_base:
                     return
                 added = set()  # the file will have them; until then what was merged is shown as it was
@@ -299,38 +299,7 @@ class Index:
             if was_empty != (not self._delta):
                 self._make_views()
             self.changes += bool(added or gone_delta or gone_base or back)
-            self._taken = found if self._builder is None and not is_much else None
-
-    def _start_builder(self) -> None:
-        if self._builder is not None or time.monotonic() < self._build_after_s:
-            return
-        self.progress = (0, 1)
-        self._builder = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dashboard.index.build", self.dataset.address, str(self.path)],
-            stdout=subprocess.PIPE,
-            env=self.environment(),
-            text=True,
-        )
-        threading.Thread(target=self._read_progress, args=(self._builder,), daemon=True).start()
-
-    def _read_progress(self, builder: subprocess.Popen) -> None:
-        assert builder.stdout is not None
-        for line in builder.stdout:
-            done, total = line.split()
-            self.progress = (int(done), int(total))
-        builder.wait()
-
-    def _collect_builder(self) -> None:
-        """Go over to a new file when it is there."""
-        if self._builder is None or self._builder.poll() is None:
-            return
-        is_built, self._builder, self.progress = self._builder.returncode == 0, None, None
-        if is_built:
-            self._open()
-            self.changes += 1
-        else:  # it has said why
-            self._build_after_s = time.monotonic() + _AGAIN_AFTER_S
-            say(f"{self.path}: the index could not be built; trying again in {_AGAIN_AFTER_S:.0f} s")
+            self._taken = found if not is_much else None
 
     def wait(self, seconds: float) -> bool:
         """Wait for the builder, if one runs; whether the index is whole."""
@@ -338,7 +307,7 @@ class Index:
         while time.monotonic() < end:
             self._looked_at_s = -1e9
             self.refresh()
-            if self._builder is None:
+            if not self._builder.is_at_work:
                 return True
             time.sleep(0.05)
         return False
@@ -387,9 +356,7 @@ class Index:
         return next(iter(found[0].values())) if found else None
 
     def close(self) -> None:
-        if self._builder is not None:
-            self._builder.kill()
-            self._builder.wait()
+        self._builder.close()
         with self._lock:
             self._is_closed = True
             while self._cursors:
@@ -404,7 +371,3 @@ def _folder_for(uri: str) -> Path:
 
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
-
-
-def _import_path() -> list[str]:
-    return [str(Path(__file__).resolve().parents[2]), *sys.path]

@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -33,6 +34,7 @@ _TYPES = {
     "parquet": "application/vnd.apache.parquet",
     "zip": "application/zip",
 }
+_NAMES = (*COLUMNS.replace(" ", "").split(","), "caption")
 _PREVIEWS = ("poster.jpg", "proxy.webm")
 
 
@@ -52,7 +54,7 @@ def add(app: FastAPI, site: Site) -> None:
             pieces = _csv(rows) if kind == "csv" else _jsonl(rows)
         else:
             write = _parquet if kind == "parquet" else partial(_folder, site)
-            pieces = _of_file(partial(write, rows))
+            pieces = _of_file(_written(partial(write, rows)))
         headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
         return StreamingResponse(pieces, 200, headers, _TYPES[kind])
 
@@ -80,15 +82,10 @@ def cell(value: Any) -> str:
 
 
 def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    names: list[str] = []
-    for row in rows:
-        lines = io.StringIO()
-        writer = csv.writer(lines)
-        if not names:
-            names = list(row)
-            writer.writerow(names)
-        writer.writerow([cell(row[name]) for name in names])
-        yield lines.getvalue()
+    for row in chain([{name: name for name in _NAMES}], rows):
+        line = io.StringIO()
+        csv.writer(line).writerow([cell(row[name]) for name in _NAMES])
+        yield line.getvalue()
 
 
 def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -98,7 +95,7 @@ def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 def _parquet(rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
     known = {**dict(tables.fields("clips")), "caption": pa.string()}
-    schema = pa.schema([(name, known[name]) for name in (*COLUMNS.replace(" ", "").split(","), "caption")])
+    schema = pa.schema([(name, known[name]) for name in _NAMES])
     with pq.ParquetWriter(made, schema) as writer:
         while batch := list(islice(rows, _BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema))
@@ -122,9 +119,17 @@ def _folder(site: Site, rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None
         archive.writestr("clips/clips.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
 
 
-def _of_file(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
-    with SpooledTemporaryFile(_IN_MEMORY) as made:
-        write(cast(IO[bytes], made))
+def _written(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
+    """A file, whole before the answer begins."""
+    with ExitStack() as stack:
+        made = cast(IO[bytes], stack.enter_context(SpooledTemporaryFile(_IN_MEMORY)))
+        write(made)
+        stack.pop_all()
+    return made
+
+
+def _of_file(made: IO[bytes]) -> Iterator[bytes]:
+    with made:
         made.seek(0)
         while piece := made.read(_PIECE):
             yield piece

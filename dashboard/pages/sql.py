@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from dashboard import drawing
+from dashboard.index.builder import environment
 from dashboard.index.index import BusyError, Index
 from dashboard.pages.exports import cell
 from dashboard.site import Site
@@ -52,7 +53,7 @@ def ask(index: Index, query: str) -> dict[str, Any]:
             input=given,
             capture_output=True,
             timeout=PATIENCE_S,
-            env=index.environment(),
+            env=environment(),
             cwd=os.path.sep,
             check=False,
         )

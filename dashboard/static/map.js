@@ -2,8 +2,15 @@
 
 const box = document.querySelector("[data-map]");
 const canvas = box.querySelector("canvas");
-const points = box.dataset.points ? new DataView(await (await fetch(box.dataset.points)).arrayBuffer()) : null;
-const data = points ? { cells: [], size: 96 } : await (await fetch(box.dataset.map)).json();
+async function asked(address) {
+  const answer = await fetch(address);
+  if (answer.ok) return answer;
+  box.append(Object.assign(document.createElement("p"), { role: "status", textContent: `The map did not come (${answer.status}): load the page again.` }));
+  throw new Error(`${address}: ${answer.status}`);
+}
+
+const points = box.dataset.points ? new DataView(await (await asked(box.dataset.points)).arrayBuffer()) : null;
+const data = points ? { cells: [], size: 96 } : await (await asked(box.dataset.map)).json();
 const lasso = points !== null || data.x === "embedding";
 const css = getComputedStyle(document.documentElement);
 const mark = box.dataset.mark?.split(",").map(Number);
@@ -113,5 +120,6 @@ canvas.addEventListener("pointerup", () => {
   if (line.length > 1 && (lasso ? around(query) : boxed(query))) location.href = `/clips?${query}`;
   else { line = []; draw(); }
 });
+canvas.addEventListener("pointercancel", () => { line = []; draw(); });
 new ResizeObserver(draw).observe(canvas);
 draw();

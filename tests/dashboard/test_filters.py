@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+from collections import Counter
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
@@ -283,3 +284,20 @@ def test_odd_numbers_in_the_address_are_answered_or_refused(mapped, given):
     site, scope, _ = mapped
     with contextlib.suppress(UsageError):
         some_clips(site, scope, Filters.parse(given))
+
+
+def test_a_chosen_word_is_counted_though_it_has_no_code(asked, monkeypatch):
+    monkeypatch.setattr("dashboard.index.coding.MOST_WORDS", 1)
+    monkeypatch.setattr("dashboard.index.coding.MOST_BITS", 1)
+    site, _, rows, *_ = asked
+    index = Index(site.dataset, site.index.folder.with_name("few"))
+    index.wait(10)
+    scope = Scopes(index).named("default")
+    for name in ("camera", "palette"):
+        have = Counter(
+            word for row in rows for word in ([row[name]] if name == "camera" else row[name] or ())
+        )
+        for word, count in have.items():
+            with Site(site.dataset, index).kept.counting(scope, Filters.parse([(name, word)])) as counting:
+                assert dict(counting.counted([])[1][name])[word] == count, word
+    index.close()

@@ -1,6 +1,9 @@
 """The index: it says what the tables say, follows what is committed, and leaves the dataset be."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -10,6 +13,7 @@ from dashboard.index import tables
 from dashboard.index.build import build
 from dashboard.index.index import Index
 from manifests.tables import records, scans
+from manifests.views import View
 
 
 def _opened(dataset, folder: Path) -> Index:
@@ -120,10 +124,34 @@ def test_a_builder_that_fails_is_told_and_not_started_again_at_once(dataset, tmp
     monkeypatch.setattr("dashboard.index.index.FEW_COMMITS", 1)
     index = _opened(dataset, tmp_path)
     index.refresh()
-    index._builder.kill()
-    index._builder.wait()
+    index._builder._child.kill()
+    index._builder._child.wait()
     index.refresh()
     index.refresh()
-    assert index._builder is None
+    assert not index._builder.is_at_work
     assert capsys.readouterr().err.count("could not be built") == 1
+    index.close()
+
+
+def test_what_dead_processes_left_is_removed_and_what_lives_stays(dataset, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    gone = [tmp_path / f"whole{child.pid}.duckdb", tmp_path / f"whole{child.pid}.duckdb.wal"]
+    stay = [tmp_path / f"whole{os.getpid()}.duckdb", tmp_path / "notes.txt"]
+    for path in (*gone, *stay):
+        path.write_bytes(b"x")
+    (tmp_path / f"spill-{child.pid}").mkdir()
+    Index(dataset, tmp_path).close()
+    assert not any(path.exists() for path in gone) and not (tmp_path / f"spill-{child.pid}").exists()
+    assert all(path.exists() for path in stay)
+
+
+def test_codings_of_before_are_dropped(copy, tmp_path):
+    index = Index(copy, tmp_path / "index")
+    index.wait(10)
+    for _ in range(12):
+        index.changes += 3
+        index.coded("clips", str(View.load(copy).column("preview")))
+    names = [row[0] for row in index.tuples("SELECT table_name FROM duckdb_tables()")]
+    assert sum(name.startswith("coded_") for name in names) <= 4
     index.close()

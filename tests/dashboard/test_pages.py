@@ -566,9 +566,16 @@ def test_what_takes_long_is_made_beside_the_page_and_then_kept(site, monkeypatch
     def fails() -> None:
         raise ValueError("no")
 
+    for _ in range(2):  # the second time it is not tried again
+        with pytest.raises(ValueError, match="no"):
+            later.ask("other", fails, is_patient=True)
     with pytest.raises(ValueError, match="no"):
-        later.ask("other", fails, is_patient=True)
+        later.ask("other", lambda: 3)
+    monkeypatch.setattr("dashboard.asking.later._AGAIN_AFTER_S", 0.0)
     assert later.ask("other", lambda: 3, is_patient=True) == 3
+    for number in range(100):
+        later.ask(number, lambda: 1, is_patient=True)
+    assert len(later._held) <= 64
 
 
 def test_a_first_count_is_all_or_says_that_it_is_not(site):
