@@ -3,7 +3,7 @@
     python benchmarks/attention.py
 
 Documents grouped by length beside one dense block mask, in fp32; documents of nearly equal lengths padded to
-share a call beside only equal ones, in bf16; noise levels of tokens looked up by a product beside an index.
+share a call beside only equal ones, in bf16; noise levels of tokens looked up beside an index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.attention import attend, attend_dense, documents
-from trainer.model.dit import levels_of, look_up
+from trainer.model.kernels import look_up, pieces_of
 
 PACKS = {
     "8 documents of 64 to 1024": [64, 128, 256, 512, 1024, 1024, 576, 512],
@@ -60,11 +60,11 @@ def attention(name: str, lengths: list[int], dtype: torch.dtype) -> None:
 
 
 def levels(count: int) -> None:
-    table = torch.randn(count, 6, 320, requires_grad=True)
+    table = torch.randn(count, 6 * 320, requires_grad=True)
     level = torch.randint(0, count, (4096,)).sort().values
-    chosen = levels_of(level, count)
-    difference = (look_up(table, level, chosen) - table[level]).abs().max().item()
-    own, other = seconds(lambda: look_up(table, level, chosen)), seconds(lambda: table[level])
+    pieces = pieces_of(level)
+    difference = (look_up(table, level, *pieces) - table[level]).abs().max().item()
+    own, other = seconds(lambda: look_up(table, level, *pieces)), seconds(lambda: table[level])
     told(f"{count} noise levels of 4096 tokens", own, other, "by index", difference)
 
 

@@ -11,7 +11,10 @@ import torch
 import torch.distributed as dist
 
 PATIENCE = timedelta(minutes=40)
-"""How long processes wait for one that decodes samples or writes a large file."""
+"""How long processes wait, on the host, for one that decodes samples or writes a large file."""
+STEP_PATIENCE = timedelta(minutes=10)
+"""How long a device waits for the others in the middle of a step: none of them has more to do than it has."""
+_host: list[Any] = []
 
 
 _RECORDED = {"TORCH_NCCL_TRACE_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
@@ -32,7 +35,10 @@ def join() -> Place:
     for name, value in _RECORDED.items():
         os.environ.setdefault(name, value)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=PATIENCE)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=STEP_PATIENCE if is_gpu else PATIENCE
+        )
+        _host[:] = [dist.new_group(backend="gloo", timeout=PATIENCE)]
         atexit.register(leave)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = (
@@ -53,13 +59,32 @@ def leave() -> None:
     A process that ends while threads of the group are at work is ended by them, with its own work all done.
     """
     if dist.is_initialized():
+        _host.clear()
         dist.destroy_process_group()
 
 
+def host_group() -> Any:
+    """The processes as they speak on the host, without a device: for numbers, and to wait for each other."""
+    return _host[0] if _host else None
+
+
 def wait_for_all() -> None:
-    """Wait for the other processes, where there are any."""
-    if dist.is_initialized():
+    """Wait for the other processes, where there are any; who does not come in `PATIENCE` is named."""
+    if not dist.is_initialized():
+        return
+    if _host:
+        dist.monitored_barrier(_host[0], timeout=PATIENCE, wait_all_ranks=True)
+    else:  # somebody else made the group
         dist.barrier()
+
+
+def summed(numbers: list[float]) -> list[float]:
+    """Each number summed over all processes, in double precision, on the host: no device is waited for."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return numbers
+    total = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(total, group=host_group())
+    return total.tolist()  # type: ignore[no-any-return]
 
 
 def exchanged(own: Any) -> list[Any]:
@@ -67,5 +92,5 @@ def exchanged(own: Any) -> list[Any]:
     if not dist.is_initialized():
         return [own]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own)
+    dist.all_gather_object(found, own, group=host_group())
     return found

@@ -43,6 +43,7 @@ class ModelConfig:
             )
 
 
+LONG_DOCUMENTS = 2048
 PLAN_VERSION = 3
 CONDITIONS = ("none", "first", "prefix", "suffix", "ends", "random", "box")
 
@@ -150,8 +151,8 @@ class FitConfig:
     tokens: int = 2048
     """Token budget of a pack."""
     attention_cost: float = 0.0
-    """Time of a squared token where a token takes 1, by which packs are balanced (`rushes measure`); 0: by
-    operations."""
+    """Time of a squared token where a token takes 1, by which packs are balanced (`rushes measure`, which
+    times the device); 0: by operations."""
     packs_per_step: int = 1
     """Packs of one optimizer step over all ranks: the global batch."""
     steps: int = 500
@@ -214,8 +215,18 @@ class FitConfig:
     """Go on training while a checkpoint is written."""
     is_bf16: bool = False
     """Compute in bfloat16; weights, averages and the optimizer stay in fp32."""
+    is_half_stream: bool = False
+    """Keep the residual stream in half precision too, where computing is."""
+    noise: Literal["host", "device"] = "host"
+    """Where noise is drawn: by the loader's threads, the same on every machine; or where the model is, which
+    spares them, and on a device of another kind gives other numbers."""
+    long_documents: int = LONG_DOCUMENTS
+    """Tokens from which a sample has a kernel of attention to itself on a GPU (`rushes measure`); 0: none."""
     is_checkpointed: bool = False
     """Recompute each block's activations in the backward pass."""
+    checkpoint_keeps: Literal["auto", "nothing", "attention", "widest"] = "auto"
+    """What is kept of a block that is recomputed: the results of attention, the product into the MLP too
+    (widest), or as much as the device's memory allows."""
     is_compiled: bool = False
     """Compile each block."""
     reads: int = 0
@@ -267,6 +278,7 @@ _RANGES: dict[str, Range] = {
             "roll_back_after",
             "peak_tflops",
             "reads",
+            "long_documents",
             "mix",
             "captions",
         ),
@@ -278,7 +290,7 @@ _RANGES: dict[str, Range] = {
 }
 
 
-LATER = {"lora_rank": 0, "plan_version": 2, "balance": ""}
+LATER = {"lora_rank": 0, "plan_version": 2, "balance": "", "noise": "host"}
 """Settings that came later, with what runs did before: a run that lacks them has these, and at these they do
 not tell runs apart."""
 
@@ -289,6 +301,9 @@ RUN_ONLY = frozenset(
         "keep",
         "max_corrupt",
         "is_checkpointed",
+        "checkpoint_keeps",
+        "is_half_stream",
+        "long_documents",
         "is_compiled",
         "is_tensorboard",
         "reads",

@@ -182,3 +182,18 @@ def note_changes(out: Path, step: int, changes: Changes) -> None:
         }
         with open(out / "changes.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def measured_settings(path: Path) -> dict[str, float]:
+    """The settings that a file of `rushes measure` gives a run.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    found = read_local_object(path)
+    cost, length = found.get("attention_cost"), found.get("long_documents")
+    if not isinstance(cost, float) or not isinstance(length, int) or not (cost >= 0 and length >= 0):
+        raise UsageError(
+            str(path), "gives no attention_cost and long_documents", "Make it by `rushes measure --out`."
+        )
+    return {"attention_cost": cost, "long_documents": length}

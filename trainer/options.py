@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from trainer.config import FitConfig
-from trainer.config_files import load_stages, with_settings
+from trainer.config_files import load_stages, measured_settings, with_settings
 from trainer.presets import PRESETS, preset
 
 Preset = Literal["tiny", "small", "base", "large", "xl", "3b", "14b"]
@@ -19,6 +19,7 @@ _SETTINGS = {
     "bf16": "is_bf16",
     "compile": "is_compiled",
     "checkpointing": "is_checkpointed",
+    "half_stream": "is_half_stream",
     "tensorboard": "is_tensorboard",
     "async_saving": "is_async_saving",
     "text": "model.text",
@@ -47,8 +48,11 @@ class RunOptions:
     """Peak learning rate."""
     seed: int | None = None
     """Seed of order, noise and initial weights."""
+    measured: Path | None = None
+    """File that `rushes measure` wrote on such a device: what packs are balanced by, and from which length a
+    sample has a kernel to itself."""
     attention_cost: float | None = None
-    """What `rushes measure` found; by operations if left out."""
+    """Time of a squared token where a token takes 1; as measured, or by operations."""
     ema_decay: float | None = None
     """Of the averaged weights."""
     held_out: float | None = None
@@ -93,6 +97,8 @@ class RunOptions:
             for name, setting in settings_of(type(self)).items()
             if getattr(self, name) is not None
         }
+        if self.measured:
+            given = measured_settings(self.measured) | given
         if self.stages:
             given["stages"] = load_stages(self.stages)
         text, path = given.pop("model.text", found.model.text), given.pop("flow.path", found.flow.path)

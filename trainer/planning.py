@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -180,9 +182,9 @@ class Plan(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Time attention and the rest on this device; give the ratio to `plan` and `fit` as --attention-cost.
+    """Time attention and the rest on this device, as a run uses it: for `fit --measured FILE`.
 
-    Example: rushes measure xl --tokens 65536
+    Example: rushes measure xl --tokens 32768 --out h100.json
     """
 
     ranges: ClassVar[Ranges] = {"tokens": (256, 1 << 24, True), "threads": WORKERS}
@@ -193,25 +195,25 @@ class Measure:
     """Tokens of a pack."""
     threads: int = 2
     """CPU threads."""
+    out: Path | None = None
+    """File to write what was found into; the terminal shows it anyway."""
+    overwrite: bool = False
+    """Replace the file."""
 
     def run(self) -> int:
         import torch
 
-        from trainer.model.costs import measure
         from trainer.presets import preset
+        from trainer.reports.measured import measure
 
+        if self.out:
+            cli.check_new(self.out, is_overwriting=self.overwrite)
         torch.set_num_threads(self.threads)
-        device, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), preset(self.preset)
-        each, square = measure(config, device, self.tokens)
-        cli.print_json(
-            {
-                "device": device.type,
-                "seconds_per_token": each,
-                "seconds_per_squared_token": square,
-                "attention_cost": square / each,
-                "attention_cost_by_operations": 1 / (6 * config.model.width),
-            }
-        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = asdict(measure(preset(self.preset), device, self.tokens))
+        if self.out:
+            self.out.write_text(json.dumps(found, indent=1))
+        cli.print_json(found)
         return cli.DONE
 
 

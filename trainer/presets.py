@@ -21,9 +21,9 @@ def tiny() -> FitConfig:
 
 
 def _sized(name: str, width: int, depth: int, **settings: Any) -> FitConfig:
-    """A size for GPUs: heads of 128, half precision, compiled."""
+    """A size for GPUs: heads of 128, half precision, compiled, noise drawn on the device."""
     model = ModelConfig(width=width, depth=depth, num_heads=width // 128)
-    return FitConfig(preset=name, model=model, is_bf16=True, is_compiled=True, **settings)
+    return FitConfig(preset=name, model=model, is_bf16=True, is_compiled=True, noise="device", **settings)
 
 
 def small() -> FitConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -79,6 +79,13 @@ class Fit(RunOptions):
     """Compute in bfloat16."""
     checkpointing: bool | None = None
     """Recompute activations in the backward pass."""
+    checkpoint_keeps: Literal["auto", "nothing", "attention", "widest"] | None = None
+    """What is kept of a block that is recomputed: results of attention, the product into the MLP too, or what
+    memory allows."""
+    half_stream: bool | None = None
+    """Keep the residual stream in half precision too."""
+    noise: Literal["host", "device"] | None = None
+    """Where noise is drawn."""
     compile: bool | None = None
     """Compile each block."""
     shard_size: int | None = None
@@ -158,13 +165,19 @@ class Fit(RunOptions):
         Raises:
             UsageError: it does not fit.
         """
-        from trainer.reports.memory import GIB, check_fits
+        from trainer.reports.memory import GIB, check_fits, kept_within
 
         config = self.config()
+        if config.is_checkpointed and config.checkpoint_keeps == "auto":
+            config = replace(
+                config,
+                checkpoint_keeps=kept_within(config, self.devices, self.gpu_gib * GIB),  # type: ignore[arg-type]
+            )
         found = check_fits(config, self.devices, self.gpu_gib * GIB)
         rows = [[name, f"{value / GIB:.1f} GiB"] for name, value in found.parts.items()]
         rows += [
             ["in all", f"{found.total / GIB:.1f} GiB of {self.gpu_gib:g}"],
+            ["blocks recomputed", f"keeping {config.checkpoint_keeps}" if config.is_checkpointed else "no"],
             ["parameters", f"{found.parameters / 1e6:.1f} M"],
             ["steps", f"{config.steps:,} of {config.packs_per_step} x {config.tokens:,} tokens"],
             ["tokens", f"{config.steps * config.packs_per_step * config.tokens / 1e9:.1f} G"],

@@ -3,9 +3,9 @@
 Shape legend: N packed query tokens, M packed key tokens, H heads, K head width, S documents; `cu` are [S + 1]
 offsets.
 
-On a GPU in half precision it is torch's variable-length kernel (`varlen_attn`), otherwise FlexAttention with
-a document mask. On a CPU, for which the one has no kernel
-and the other no backward pass, documents of equal lengths go through one batched call of
+On a GPU in half precision each document goes to the kernel that is fastest for its length
+(trainer/model/kernels.py), otherwise to FlexAttention with a document mask. On a CPU, which has no
+variable-length kernel, documents of equal lengths go through one batched call of
 `scaled_dot_product_attention`, the rest one by one: several times faster there than one dense block mask
 (benchmarks/attention.py). In half precision those of nearly equal lengths are padded and share plain
 products. All give what the dense mask gives.
@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manifests.cli import say
+from trainer.model.kernels import NEVER, attend_documents
+
 _HALF = (torch.bfloat16, torch.float16)
 PADDED_TO, MOST_PADDED = 32, 512  # lengths to whose multiple documents are padded, and up to which
 MOST_SCORES = 1 << 24  # of all documents of a group, for plain products
@@ -37,29 +40,44 @@ class Documents(NamedTuple):
     """Which queries may see which keys, made once a pass for all layers.
 
     Attributes:
-        cu_q, cu_k: offsets of each document's queries and keys.
-        max_q, max_k: most of them in a document.
+        cu_q, cu_k: offsets of each document's queries and keys, in int32, where they lie.
+        at_q, at_k: the same on the CPU, in int64.
+        long_from: tokens of a document from which it has a kernel to itself; None: torch's own
+            variable-length call for all.
         mask: for FlexAttention, where it is what attends.
         padding: for `attend_padded`, where it is.
     """
 
     cu_q: Tensor
     cu_k: Tensor
-    max_q: int
-    max_k: int
+    at_q: Tensor
+    at_k: Tensor
+    long_from: int | None = None
     mask: Any = None
     padding: Padding | None = None
 
 
-def documents(cu_q: Tensor, cu_k: Tensor, dtype: torch.dtype) -> Documents:
+def documents(
+    at_q: Tensor,
+    at_k: Tensor,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    long_from: int | None = None,
+) -> Documents:
     """The document boundaries of one forward pass, made once and used by every layer.
 
-    On a GPU this synchronizes once, and builds FlexAttention's block mask where `dtype` needs it.
+    Nothing waits for a GPU where the offsets lie on the CPU. FlexAttention's block mask is built where
+    `dtype` needs it.
+
+    Args:
+        device: of queries and keys; None: that of the offsets.
     """
-    mask = document_mask(cu_q, cu_k) if cu_q.is_cuda and not _is_varlen(dtype) else None
-    is_padded = cu_q.device.type == "cpu" and dtype in _HALF and int(cu_q[-1]) > 0
-    padding = Padding(cu_q, cu_k) if is_padded else None
-    return Documents(cu_q, cu_k, int(cu_q.diff().max()), int(cu_k.diff().max()), mask, padding)
+    device, at_q, at_k = device or at_q.device, at_q.cpu(), at_k.cpu()
+    cu_q, cu_k = (at.to(device, torch.int32, non_blocking=True) for at in (at_q, at_k))
+    mask = document_mask(cu_q, cu_k) if device.type == "cuda" and not _is_varlen(dtype) else None
+    is_padded = device.type == "cpu" and dtype in _HALF and int(at_q[-1]) > 0
+    padding = Padding(at_q, at_k) if is_padded else None
+    return Documents(cu_q, cu_k, at_q, at_k, long_from, mask, padding)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
@@ -68,11 +86,50 @@ def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     Every document has at least one key.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
+    if of.mask is not None:
+        return attend_flex(q, k, v, of)
+    if q.is_cuda:
+        return attend_varlen(q, k, v, of) if of.long_from is None else attend_routed(q, k, v, of)
+    if torch.compiler.is_compiling():  # one operation to the compiler; run as written it copies more
+        return attend_routed(q, k, v, of)
     if of.padding is not None and v.dtype in _HALF:
         return attend_padded(q, k, v, of.padding)
-    if not q.is_cuda:
-        return attend_grouped(q, k, v, of)
-    return attend_varlen(q, k, v, of) if of.mask is None else attend_flex(q, k, v, of)
+    return attend_grouped(q, k, v, of)
+
+
+def attend_routed(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
+    """`attend` by the kernel that is fastest for each document's length (trainer/model/kernels.py)."""
+    return attend_documents(  # type: ignore[no-any-return]
+        *(x.contiguous() for x in (q, k, v)), of.cu_q, of.cu_k, of.at_q, of.at_k, of.long_from or NEVER
+    )[0]
+
+
+def checked_route(device: torch.device, num_heads: int, width: int, long_from: int) -> int | None:
+    """`long_from` where the kernels give here what the dense oracle gives, with its gradients; else None.
+
+    Tried once, when a model is built for a GPU: a kernel that a library's next version breaks costs speed
+    and a line, not a run.
+    """
+    if device.type != "cuda" or not _is_varlen(torch.bfloat16):
+        return None
+    at = torch.tensor([0, 96, 100, 228, 300])
+    q, k, v = (
+        torch.randn(300, num_heads, width, device=device, dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    )
+    weights, found = torch.randn(300, num_heads, width, device=device), []
+    try:
+        for way in (attend_dense, attend_routed):
+            of = documents(at, at, torch.bfloat16, device, 96)
+            out = way(q, k, v, of).float()
+            found.append([out.detach(), *torch.autograd.grad((out * weights).sum(), (q, k, v))])
+        worst = max(float((a.float() - b.float()).abs().max()) for a, b in zip(*found, strict=True))
+        why = "" if worst < 0.15 else f"differs from the oracle by {worst:.2g}"
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        why = str(error).splitlines()[0]
+    if why:
+        say(f"attention by kernels chosen for each length cannot be used here ({why}); torch's own call is")
+    return None if why else long_from
 
 
 def _is_varlen(dtype: torch.dtype) -> bool:
@@ -82,9 +139,10 @@ def _is_varlen(dtype: torch.dtype) -> bool:
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
     assert _varlen is not None
-    return _varlen(
-        q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q.int(), of.cu_k.int(), of.max_q, of.max_k
-    )  # type: ignore[no-any-return]
+    longest = (int(at.diff().max()) for at in (of.at_q, of.at_k))
+    return _varlen(  # type: ignore[no-any-return]
+        q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q, of.cu_k, *longest
+    )
 
 
 @functools.cache
@@ -122,7 +180,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 @torch.compiler.disable
 def attend_grouped(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by one call for all documents of equal lengths."""
-    lengths_q, lengths_k = of.cu_q.diff().tolist(), of.cu_k.diff().tolist()
+    lengths_q, lengths_k = of.at_q.diff().tolist(), of.at_k.diff().tolist()
     parts_q, parts_k, parts_v = (
         q.split(lengths_q),
         k.split(lengths_k),

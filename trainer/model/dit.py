@@ -11,7 +11,6 @@ rows and columns without a largest position; SwiGLU (arXiv:2002.05202).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,9 +19,10 @@ from torch import Tensor, nn
 
 from trainer.config import ModelConfig
 from trainer.model.attention import Documents, attend, documents
+from trainer.model.kernels import look_up
+from trainer.model.layout import JointLayout, Layout, Levels
 from trainer.model.sequence import SequenceGroup
 
-MOST_LEVELS = 256  # of a pack, that tokens look up by a product
 SECONDS_TO_TOKENS = (
     4.0  # one latent of a 16 fps clip is a quarter of a second: brings time to the scale of rows and columns
 )
@@ -41,9 +41,13 @@ def rope_angles(coords: Tensor, head_width: int, theta: float) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs of x [N, H, K] by angles [N, K/2]."""
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+def rotary(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [N, 1, K/2] of angles [N, K/2], in fp32: made once a pass, read by every block."""
+    return angles.cos()[:, None], angles.sin()[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs of x [N, H, K] as `rotary` says."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
@@ -89,31 +93,13 @@ class Modulation(NamedTuple):
         return h * (1 + self.scale) + self.shift
 
 
-def levels_of(level: Tensor, count: int) -> Tensor | None:
-    """[N, M] that is one where a token has a level, for a CPU: see `look_up`. None elsewhere, or for many."""
-    if level.device.type != "cpu" or count > MOST_LEVELS:
-        return None
-    return F.one_hot(level, count).float()
-
-
-def look_up(table: Tensor, level: Tensor, chosen: Tensor | None) -> Tensor:
-    """Rows [N, ...] of table [M, ...], exactly.
-
-    On a CPU by a product with ones and zeros: the gradient of a lookup adds row by row there.
-    """
-    if chosen is None:
-        return table.index_select(0, level)
-    with torch.autocast("cpu", enabled=False):
-        return (chosen @ table.flatten(1)).unflatten(1, table.shape[1:])
-
-
 class BlockContext(NamedTuple):
     """What all blocks of a forward pass share. A tuple: FSDP finds tensors in tuples, not in dataclasses."""
 
     modulation: Tensor  # [M, 6, D] of each distinct noise level
-    level: Tensor  # [N] which of the M levels a token has
-    chosen: Tensor | None  # [N, M] the same as ones and zeros, on a CPU
-    angles: Tensor  # [N, K/2] rotary angles
+    levels: Levels  # which of the M levels a token has
+    cos: Tensor  # [N, 1, K/2] of its rotary angles
+    sin: Tensor
     samples: Documents  # self-attention: all tokens of the pack, also those on other processes
     text: Tensor  # [L, D]; read by cross-attention only
     captions: Documents | None  # cross-attention: the tokens here and the text of their samples
@@ -141,6 +127,7 @@ class DiTBlock(nn.Module):
         self.norm1, self.norm3 = (RMSNorm32(d, elementwise_affine=False) for _ in range(2))
         self.offset = nn.Parameter(torch.zeros(6, d))
         self.sequence: SequenceGroup | None = None
+        self.is_half_stream = False
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
@@ -148,22 +135,27 @@ class DiTBlock(nn.Module):
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """x: [N, D]; returns [N, D]."""
         attention, mlp = self._modulation(context)
-        x = x + attention.gate * self._self_attention(attention.apply(self.norm1(x)), context)
+        x = self._plus(x, attention.gate * self._self_attention(attention.apply(self.norm1(x)), context))
         if not self.is_joint:
-            x = x + self._cross_attention(self.norm2(x), context)
-        return x + mlp.gate * self._mlp(mlp.apply(self.norm3(x)))
+            x = self._plus(x, self._cross_attention(self.norm2(x), context))
+        return self._plus(x, mlp.gate * self._mlp(mlp.apply(self.norm3(x))))
+
+    def _plus(self, x: Tensor, change: Tensor) -> Tensor:
+        """The residual stream, in fp32 where gates are; or kept in half precision, added up in fp32."""
+        return (x + change).to(x.dtype) if self.is_half_stream else x + change
 
     def _modulation(self, context: BlockContext) -> tuple[Modulation, Modulation]:
         """Of self-attention and of the MLP: the shared modulation plus this block's offset."""
-        parts = look_up(context.modulation + self.offset, context.level, context.chosen).unbind(dim=1)
+        table, levels = (context.modulation + self.offset).flatten(1), context.levels
+        parts = look_up(table, levels.of, levels.lengths, levels.levels).unflatten(1, (6, -1)).unbind(dim=1)
         return Modulation(*parts[:3]), Modulation(*parts[3:])
 
     def _self_attention(self, h: Tensor, context: BlockContext) -> Tensor:
         q, k, v = (self._heads(part) for part in self.qkv(h).chunk(3, dim=-1))  # [N, H, K] each
-        q, k = rotate(self.q_norm(q), context.angles), rotate(self.k_norm(k), context.angles)
+        q, k = (rotate(norm(x), context.cos, context.sin) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         if self.sequence is None:
             return self.out(attend(q, k, v, context.samples).flatten(1))
-        q, k, v = (self.sequence.to_heads(part.to(v.dtype)) for part in (q, k, v))  # all tokens, some heads
+        q, k, v = self.sequence.to_heads(*(part.to(v.dtype) for part in (q, k, v)))  # all tokens, some heads
         attended = self.sequence.to_tokens(attend(q, k, v, context.samples))  # some tokens, all heads
         return self.out(attended.flatten(1))
 
@@ -176,27 +168,6 @@ class DiTBlock(nn.Module):
     def _mlp(self, h: Tensor) -> Tensor:
         up, gate = self.up(h).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
-
-
-@dataclass(frozen=True)
-class JointLayout:
-    """The order of a joint stream: the words of each sample follow its tokens.
-
-    Two samples of 2 and 1 tokens with 1 and 2 words: tokens a a b and words u v v become a a u b v v.
-    """
-
-    num_tokens: list[int]  # of each sample
-    num_words: list[int]
-
-    def interleave(self, tokens: Tensor, words: Tensor) -> Tensor:
-        """[N, ...] and [L, ...] to [N + L, ...]."""
-        samples = zip(tokens.split(self.num_tokens), words.split(self.num_words), strict=True)
-        return torch.cat([part for sample in samples for part in sample])
-
-    def tokens_of(self, stream: Tensor) -> Tensor:
-        """The inverse for the tokens: [N + L, ...] to [N, ...]."""
-        lengths = [length for pair in zip(self.num_tokens, self.num_words, strict=True) for length in pair]
-        return torch.cat(stream.split(lengths)[::2])
 
 
 def initial_value(name: str, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
@@ -236,6 +207,7 @@ class DiT(nn.Module):
         self.final_norm, self.final_modulation = RMSNorm32(d, elementwise_affine=False), nn.Linear(d, 2 * d)
         self.head = nn.Linear(d, values)
         self.sequence: SequenceGroup | None = None
+        self.long_from: int | None = None
         with torch.no_grad():
             for name, value in self.named_parameters():
                 if not value.is_meta:
@@ -248,6 +220,17 @@ class DiT(nn.Module):
             if isinstance(module, DiTBlock):
                 module.sequence = group
 
+    def keep_stream_half(self) -> None:
+        """Keep the residual stream in what the linear layers compute in, which under autocast is half
+        precision."""
+        for module in self.modules():
+            if isinstance(module, DiTBlock):
+                module.is_half_stream = True
+
+    def compile_ends(self) -> None:
+        """Compile what follows the blocks, which are compiled on their own."""
+        self._finish = torch.compile(self._finish, dynamic=True)  # type: ignore[method-assign]
+
     def forward(
         self,
         x: Tensor,
@@ -257,6 +240,7 @@ class DiT(nn.Module):
         cu: Tensor,
         text: Tensor,
         text_cu: Tensor,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Velocity [N, P].
 
@@ -267,18 +251,19 @@ class DiT(nn.Module):
             coords: [N, 4] seconds, row, column, and 1 for tokens that hold the first latent of a clip.
             cu, text_cu: [S + 1] offsets of samples in x and text.
             text: [L, Dt]; an all-zero row stands for no text.
+            layout: what `sigma`, `cu` and `text_cu` say, on the CPU; None: they are asked, which waits for
+                their device.
 
         With `share_sequence` x, sigma, known and coords are this process' part, cu and the text are whole.
         """
+        layout = layout or Layout.of(sigma, cu, text_cu, self.sequence)
         is_null = (text == 0).all(dim=-1, keepdim=True)
         words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), coords[:, 3:].to(x.dtype)], dim=-1))
-        distinct, which = torch.unique(
-            sigma, return_inverse=True
-        )  # few distinct levels: modulate those, and look up in each block
-        chosen = levels_of(which, len(distinct))
-        level = F.silu(self.sigma(distinct))
-        levels = linear32(self.modulation, level).unflatten(-1, (6, -1))
+        # few distinct levels: modulate those, and look up in each block
+        levels = layout.levels.each(lambda value: value.to(x.device, non_blocking=True))
+        level = F.silu(self.sigma(levels.distinct))
+        modulation = linear32(self.modulation, level).unflatten(-1, (6, -1))
         angles = rope_angles(
             self.positions(coords[:, :3], cu),
             self.config.width // self.config.num_heads,
@@ -286,18 +271,19 @@ class DiT(nn.Module):
         )
         dtype = attention_dtype(h)
         if self.config.text == "joint":
-            samples = documents(cu + text_cu, cu + text_cu, dtype)
-            h = self._joint(
-                h,
-                BlockContext(levels, which, chosen, angles, samples, words, None),
-                cu.diff(),
-                text_cu.diff(),
-            )
+            h = self._joint(h, layout, modulation, angles, words)
         else:
-            local_cu = cu if self.sequence is None else self.sequence.offsets(cu)
-            samples, captions = documents(cu, cu, dtype), documents(local_cu, text_cu, dtype)
-            h = self._run_blocks(h, BlockContext(levels, which, chosen, angles, samples, words, captions))
-        shift, scale = look_up(linear32(self.final_modulation, level), which, chosen).chunk(2, dim=-1)
+            samples = documents(layout.at, layout.at, dtype, x.device, self.long_from)
+            captions = documents(layout.local_at, layout.text_at, dtype, x.device, self.long_from)
+            h = self._run_blocks(
+                h, BlockContext(modulation, levels, *rotary(angles), samples, words, captions)
+            )
+        return self._finish(h, level, levels)
+
+    def _finish(self, h: Tensor, level: Tensor, levels: Levels) -> Tensor:
+        """Velocity of tokens h [N, D], given the embedding [M, D] of the distinct noise levels."""
+        table = linear32(self.final_modulation, level)
+        shift, scale = look_up(table, levels.of, levels.lengths, levels.levels).chunk(2, dim=-1)
         return self.head(self.final_norm(h) * (1 + scale) + shift)
 
     def positions(self, coords: Tensor, cu: Tensor) -> Tensor:
@@ -312,30 +298,22 @@ class DiT(nn.Module):
             h = block(h, context)
         return h
 
-    def _joint(self, h: Tensor, context: BlockContext, num_tokens: Tensor, num_words: Tensor) -> Tensor:
+    def _joint(self, h: Tensor, layout: Layout, modulation: Tensor, angles: Tensor, words: Tensor) -> Tensor:
         """Run the blocks on one stream of tokens and words; returns the tokens [N, D].
 
-        Words have no position. Their noise level is the highest of their sample: that of its tokens that are
-        not given.
+        Words have no position, and the noise level of those tokens of their sample that are not given.
 
         Args:
-            h: tokens [N, D].
-            context: `level` and `angles` are those of the tokens, `samples` those of the stream.
-            num_tokens, num_words: [S], of each sample.
+            h: tokens [N, D]; words: [L, D].
+            modulation: [M, 6, D] of the distinct noise levels; angles: [N, K/2].
         """
-        layout, text = JointLayout(num_tokens.tolist(), num_words.tolist()), context.text.to(h.dtype)
-        sample_of_token = torch.repeat_interleave(num_tokens)  # [N]
-        highest = num_tokens.new_zeros(len(num_tokens)).scatter_reduce(
-            0, sample_of_token, context.level, "amax"
-        )  # rising
-        level = layout.interleave(context.level, highest.repeat_interleave(num_words))
-        angles = layout.interleave(
-            context.angles, context.angles.new_zeros(len(text), context.angles.shape[1])
-        )
-        chosen = levels_of(level, len(context.modulation))
-        context = context._replace(level=level, chosen=chosen, angles=angles)
-        stream = self._run_blocks(layout.interleave(h, text), context)
-        return layout.tokens_of(stream)
+        order = JointLayout(layout.at.diff().tolist(), layout.text_at.diff().tolist())
+        levels = order.levels(layout.levels).each(lambda value: value.to(h.device, non_blocking=True))
+        both = layout.at + layout.text_at
+        samples = documents(both, both, attention_dtype(h), h.device, self.long_from)
+        places = rotary(order.interleave(angles, angles.new_zeros(len(words), angles.shape[1])))
+        context = BlockContext(modulation, levels, *places, samples, words, None)
+        return order.tokens_of(self._run_blocks(order.interleave(h, words.to(h.dtype)), context))
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from trainer.config import FlowConfig
 from trainer.data.loader import Pack
 from trainer.data.samples import Size
+from trainer.model.layout import Layout
 from trainer.model.sequence import SequenceGroup
 
 BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
@@ -169,6 +171,41 @@ class NoisyTokens:
 
 
 @dataclass(frozen=True)
+class DeviceNoise:
+    """Noise that is drawn where the model is: a sample's follows from its seed, whoever holds it.
+
+    Its numbers are those of the device's own generator: the same for any number of processes, others on a
+    device of another kind.
+
+    Attributes:
+        seeds, counts: of each sample of the whole pack, and its tokens.
+        first: place in the pack of the first token that is here.
+    """
+
+    seeds: list[int]
+    counts: list[int]
+    first: int
+    path: str
+
+    def added(self, clean: NoisyTokens) -> NoisyTokens:
+        """Tokens with their noise and target; `clean.x` holds them without."""
+        noise = torch.zeros_like(clean.x)
+        generator, end = torch.Generator(clean.x.device), self.first + len(noise)
+        begin = 0
+        for seed, count in zip(self.seeds, self.counts, strict=True):
+            own = slice(max(begin, self.first), min(begin + count, end))
+            if own.start < own.stop:
+                drawn = torch.empty(count, noise.shape[1], device=noise.device)
+                drawn.normal_(generator=generator.manual_seed(seed))
+                noise[own.start - self.first : own.stop - self.first] = drawn[
+                    own.start - begin : own.stop - begin
+                ]
+            begin += count
+        x, target = noised(clean.x, noise, clean.sigma[:, None], self.path)
+        return replace(clean, x=x, target=target)
+
+
+@dataclass(frozen=True)
 class NoisyPack:
     """A pack as the model reads it: inputs, prediction target and loss weights.
 
@@ -183,24 +220,34 @@ class NoisyPack:
     text_cu: Tensor
     weights: list[float]  # of the tokens here, summed by sample
     levels: list[float]  # highest noise level of the tokens here, by sample; 0 where there are none
+    layout: Layout
+    noise: DeviceNoise | None = None  # drawn where the model is; None: it is in the tokens already
 
     def pinned(self) -> NoisyPack:
         """The same in pinned memory, from which a GPU copies asynchronously."""
         small = {name: getattr(self, name).pin_memory() for name in ("cu", "text", "text_cu")}
-        return replace(self, tokens=self.tokens.each(Tensor.pin_memory), **small)
+        return replace(self, tokens=self.tokens.each(Tensor.pin_memory), layout=self.layout.pinned(), **small)
 
-    def inputs(self) -> tuple[Tensor, ...]:
+    def on(self, device: torch.device) -> NoisyPack:
+        """The same on a device, with its noise."""
+        tokens = self.tokens.each(lambda value: value.to(device, non_blocking=True))
+        if self.noise:
+            tokens = self.noise.added(tokens)
+        cu, text, text_cu = (
+            part.to(device, non_blocking=True) for part in (self.cu, self.text, self.text_cu)
+        )
+        return replace(self, tokens=tokens, noise=None, cu=cu, text=text, text_cu=text_cu)
+
+    def inputs(self) -> tuple[Any, ...]:
         """The arguments of `DiT.forward`."""
         tokens = self.tokens
-        return tokens.x, tokens.sigma, tokens.known, tokens.coords, self.cu, self.text, self.text_cu
+        of_tokens = tokens.x, tokens.sigma, tokens.known, tokens.coords
+        return *of_tokens, self.cu, self.text, self.text_cu, self.layout
 
     def error(self, velocity: Tensor) -> Tensor:
         """Weighted squared error of each token [N]; padding and given tokens count 0."""
-        device = velocity.device
-        target, weight = (
-            value.to(device, non_blocking=True) for value in (self.tokens.target, self.tokens.weight)
-        )
-        return ((velocity.float() - target).pow(2) * weight).sum(dim=1)
+        tokens = self.tokens
+        return ((velocity.float() - tokens.target).pow(2) * tokens.weight).sum(dim=1)
 
 
 def add_noise(
@@ -209,6 +256,7 @@ def add_noise(
     salt: int = 0,
     sigma: float | None = None,
     group: SequenceGroup | None = None,
+    is_on_device: bool = False,
 ) -> NoisyPack:
     """Draw noise for a pack, as a function of each sample's seed and `salt`.
 
@@ -216,23 +264,37 @@ def add_noise(
         salt: tells apart several draws for one sample, such as the step.
         sigma: one fixed noise level for all tokens, for validation; None: drawn, with some frames given.
         group: processes that share the pack; each gets an equal share of its tokens.
+        is_on_device: leave the noise itself to the device (`NoisyPack.on`); levels and what is given are
+            drawn here.
     """
     values = pack.clean.shape[1]
-    draws = [fixed_noise(0.0, 0, values, torch.Generator())]  # an empty pack has something to concatenate
+    width = 0 if is_on_device and sigma is None else values
+    draws = [fixed_noise(0.0, 0, width, torch.Generator())]  # an empty pack has something to concatenate
     for member, frame in zip(pack.members, pack.frame.split(pack.cu.diff().tolist()), strict=True):
         generator = torch.Generator().manual_seed(member.seed + 1 + salt)
         if sigma is None:
-            draws.append(draw_noise(member.grid, frame, values, config, generator))
+            draws.append(draw_noise(member.grid, frame, width, config, generator))
         else:
             draws.append(fixed_noise(sigma, len(frame), values, generator))
     levels, known, noise = (
         torch.cat([getattr(draw, name) for draw in draws]) for name in ("sigma", "known", "noise")
     )
-    x, target = noised(pack.clean, noise, levels[:, None], config.path)
+    is_later = is_on_device and sigma is None
+    x, target = (
+        (pack.clean, pack.clean[:, :0])
+        if is_later
+        else noised(pack.clean, noise, levels[:, None], config.path)
+    )
     channels = values // pack.valid.shape[1]
     weight = (pack.valid * ~known[:, None]).repeat_interleave(channels, dim=1)  # patches are cell-major
     tokens = NoisyTokens(x, target, weight, pack.coords, levels, known)
-    return _shared_out(pack, tokens, group)
+    made = _shared_out(pack, tokens, group)
+    if not is_later:
+        return made
+    seeds = [member.seed + 1 + salt for member in pack.members]
+    counts = pack.cu.diff().tolist()
+    first = group.span(int(made.cu[-1])).start if group else 0
+    return replace(made, noise=DeviceNoise(seeds, counts, first, config.path))
 
 
 def _shared_out(pack: Pack, tokens: NoisyTokens, group: SequenceGroup | None) -> NoisyPack:
@@ -251,11 +313,12 @@ def _shared_out(pack: Pack, tokens: NoisyTokens, group: SequenceGroup | None) ->
     of = torch.repeat_interleave(local_cu.diff())
     levels = torch.zeros(len(local_cu) - 1).scatter_reduce(0, of, tokens.sigma, "amax")
     weights = sums_of(tokens.weight.sum(dim=1), local_cu)
-    return NoisyPack(pack, tokens, cu, local_cu, text, text_cu, weights, levels.tolist())
+    layout = Layout.of(tokens.sigma, cu, text_cu, group)
+    return NoisyPack(pack, tokens, cu, local_cu, text, text_cu, weights.tolist(), levels.tolist(), layout)
 
 
-def sums_of(values: Tensor, offsets: Tensor) -> list[float]:
-    """Sums of [N] values by sample, given the samples' offsets [S + 1]: one wait for a device."""
+def sums_of(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sums [S] of [N] values by sample, given the samples' offsets [S + 1], where the values lie."""
     running = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
     places = offsets.to(values.device, non_blocking=True)
-    return (running[places[1:]] - running[places[:-1]]).tolist()  # type: ignore[no-any-return]
+    return running[places[1:]] - running[places[:-1]]

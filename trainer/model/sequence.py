@@ -51,11 +51,15 @@ class SequenceGroup:
         span = self.span(int(cu[-1]))
         return cu.clamp(span.start, span.stop) - span.start
 
-    def to_heads(self, x: Tensor) -> Tensor:
-        """[n, H, K] of this process' tokens to [n * size, H / size, K]: all tokens, a part of the heads."""
-        n, heads, k = x.shape
-        parts = x.view(n, self.size, heads // self.size, k).transpose(0, 1)
-        return _Exchange.apply(parts.contiguous(), self.group).flatten(0, 1)  # type: ignore[no-any-return]
+    def to_heads(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Each [n, H, K] of this process' tokens to [n * size, H / size, K], in one exchange.
+
+        All tokens, a part of the heads.
+        """
+        n, heads, k = parts[0].shape
+        dealt = torch.stack(parts, dim=1).view(n, len(parts), self.size, heads // self.size, k)
+        found = _Exchange.apply(dealt.movedim(2, 0).contiguous(), self.group)
+        return found.flatten(0, 1).unbind(1)  # type: ignore[no-any-return]
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """The way back: [n * size, H / size, K] to [n, H, K]."""

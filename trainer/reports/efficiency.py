@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from trainer.config import FitConfig, ModelConfig
 from trainer.data.loader import Pack
 from trainer.data.packs import attention_cost_of, pack_cost
 from trainer.data.samples import Sample
-from trainer.model.flow import NoisyPack, sums_of
+from trainer.model.flow import NoisyPack
 from trainer.state.parallel import Ranks
 
 CLASSES = ("image", "square", "wide", "tall", "short", "long")
@@ -75,9 +74,8 @@ class LossTable:
         self.total = 0.0
         self.error, self.weight = np.zeros((2, len(CLASSES), len(BANDS)))
 
-    def add(self, noisy: NoisyPack, error: Tensor) -> None:
-        """Add a pack, given the weighted error of each of its tokens here [N]."""
-        errors = sums_of(error, noisy.local_cu)
+    def add(self, noisy: NoisyPack, errors: list[float]) -> None:
+        """Add a pack, given the weighted error of each of its samples here."""
         self.total += sum(errors)
         rows = zip(noisy.pack.samples, errors, noisy.weights, noisy.levels, strict=False)
         for sample, own, weight, level in rows:

@@ -132,13 +132,13 @@ def evaluate(
                 add_noise(item, flow_config, salt=round(sigma * 100), sigma=sigma, group=ranks.sequence)
                 for item in (pack, swapped)
             )
+            here = noisy.on(ranks.device)
             said = {
-                "loss": _velocity(model, noisy, ranks, is_bf16),
-                "shuffled": _velocity(model, other, ranks, is_bf16),
+                "loss": _velocity(model, here, ranks, is_bf16),
+                "shuffled": _velocity(model, other.on(ranks.device), ranks, is_bf16),
             }
-            errors = {key: noisy.error(value).cpu() for key, value in said.items()} | {
-                "baseline": noisy.error(torch.zeros_like(noisy.tokens.x))
-            }
+            errors = {key: here.error(value).cpu() for key, value in said.items()}
+            errors["baseline"] = noisy.error(torch.zeros_like(noisy.tokens.x))
             for index, sample in enumerate(pack.samples):
                 span = slice(int(noisy.local_cu[index]), int(noisy.local_cu[index + 1]))
                 for name in (*shape_classes(sample), "all"):
@@ -158,4 +158,4 @@ def evaluate(
 
 def _velocity(model: DiT, noisy: NoisyPack, ranks: Ranks, is_bf16: bool) -> torch.Tensor:
     with torch.autocast(ranks.device.type, torch.bfloat16, enabled=is_bf16):
-        return model(*(value.to(ranks.device) for value in noisy.inputs()))  # type: ignore[no-any-return]
+        return model(*noisy.inputs())  # type: ignore[no-any-return]

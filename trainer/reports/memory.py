@@ -7,7 +7,7 @@ fewer; how many rests on one figure, XL's 52.6 GiB at 16,384 tokens on an H100, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,8 +23,11 @@ BLOCK_BYTES = {True: 86, False: 124}
 """A block's activations for each token and unit of width in half precision: compiled, or not."""
 SINGLE_FACTOR = 1.35
 """How many times as much they are in single precision."""
-KEPT_BYTES = 4
-"""The same of a block that is computed again in the backward pass: what goes into it."""
+KEPT_BYTES = {"nothing": 4.0, "attention": 8.0, "widest": 18.7}
+"""The same of a block that is computed again in the backward pass: what goes into it and, where that is kept,
+both results of attention, and the product into the MLP."""
+AT_LEAST_FREE = 0.08
+"""Share of the memory that is left free when it is chosen what a recomputed block keeps."""
 TOKEN_BYTES = 4 * 16
 """Each value of a token: noisy, target, weight, prediction and their gradients."""
 USABLE = 0.94
@@ -84,7 +87,8 @@ def needs(config: FitConfig, devices: int = 1) -> Needs:
 def _activations(config: FitConfig) -> float:
     model, tokens = config.model, config.tokens / config.sequence_parallel
     each = BLOCK_BYTES[config.is_compiled] * (1 if config.is_bf16 else SINGLE_FACTOR) * model.width
-    blocks = (model.depth * KEPT_BYTES * model.width + each) if config.is_checkpointed else model.depth * each
+    kept = KEPT_BYTES["nothing" if config.checkpoint_keeps == "auto" else config.checkpoint_keeps]
+    blocks = (model.depth * kept * model.width + each) if config.is_checkpointed else model.depth * each
     values = model.latent_channels * model.patch[0] * model.patch[1] * model.patch[2]
     return float(tokens * (blocks + values * TOKEN_BYTES))
 
@@ -98,6 +102,24 @@ def _pflops(config: FitConfig) -> float:
         * config.steps
         / 1e15
     )
+
+
+def kept_that_fit(config: FitConfig, devices: int, device: torch.device) -> str:
+    """What a recomputed block keeps: as set or, if that is "auto", the most that fits the device's memory."""
+    if config.checkpoint_keeps != "auto":
+        return config.checkpoint_keeps
+    if device.type != "cuda":
+        return "nothing"
+    return kept_within(config, devices, torch.cuda.get_device_properties(device).total_memory)
+
+
+def kept_within(config: FitConfig, devices: int, device_bytes: float) -> str:
+    """The most of `KEPT_BYTES` with which a run fits a device of so much memory."""
+    for keeps in ("widest", "attention"):
+        found = needs(replace(config, checkpoint_keeps=keeps), devices)
+        if found.total <= device_bytes * USABLE * (1 - AT_LEAST_FREE):
+            return keeps
+    return "nothing"
 
 
 def check_fits(config: FitConfig, devices: int, device_bytes: float, usable: float = USABLE) -> Needs:

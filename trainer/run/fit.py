@@ -34,7 +34,7 @@ from trainer.data.loader import Loader, PackReader
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
-from trainer.reports.memory import check_fits
+from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
 from trainer.reports.sheets import Sheets
 from trainer.run.loop import Run, tell
@@ -193,7 +193,8 @@ def fit_until(
     if ranks.device.type == "cuda":
         check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
     lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
-    model = build(config, ranks)
+    keeps = kept_that_fit(config, ranks.size, ranks.device)
+    model = build(config, ranks, keeps=keeps)
     emas: dict[float, nn.Module] = {
         decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)
     }

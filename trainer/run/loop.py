@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from dataclasses import asdict, astuple, dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captioner.mixing import realised
 from learning.stopping import Interrupted, Stop
@@ -18,7 +20,7 @@ from trainer.config import FitConfig
 from trainer.data.loader import Loader, Pack
 from trainer.data.streaming import StreamLoader
 from trainer.model.dit import DiT
-from trainer.model.flow import NoisyPack, add_noise
+from trainer.model.flow import NoisyPack, add_noise, sums_of
 from trainer.reports.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
 from trainer.reports.evaluate import Validation, evaluate
 from trainer.reports.progress import StepProgress
@@ -26,6 +28,7 @@ from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
 from trainer.run.going_back import GoingBack
 from trainer.run.guard import Guard
+from trainer.run.slow_ranks import LOOK_EVERY, name_slow
 from trainer.run.upkeep import Tracer, collect, quiet_memory, steps_traced
 from trainer.state.checkpoint_files import TrainState
 from trainer.state.checkpoints import Saver, Trained
@@ -72,16 +75,17 @@ class StepResult:
     totals: StepTotals
     loss: float  # mean per valid value
     loss_by: dict[str, float]  # the same by shape class and noise band
-    norm: float = 0.0  # of the gradient
+    norm: float  # of the gradient, before it was clipped
     is_skipped: bool = False
 
 
 def train_step(
     model: DiT, packs: list[NoisyPack], config: FitConfig, ranks: Ranks, stop: Stop
 ) -> StepResult | None:
-    """Forward and backward on the packs of this process.
+    """Forward and backward on the packs of this process; the gradient is clipped.
 
-    The loss is the mean over the valid values of all packs of the step, on whichever process they are.
+    The loss is the mean over the valid values of all packs of the step, on whichever process they are. A
+    device is waited for once, at the end.
 
     Returns:
         None, before any forward pass, if any process was asked to stop.
@@ -89,16 +93,22 @@ def train_step(
     totals = StepTotals.of(packs, stop, ranks.num_sharing).reduce(ranks)
     if totals.stop_requests:
         return None
-    valid, table = max(totals.valid, 1.0), LossTable()
+    valid, sums = max(totals.valid, 1.0), list[Tensor]()
     for index, noisy in enumerate(packs):
         sync_gradients(model, index == len(packs) - 1, ranks)
+        placed = noisy.on(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.is_bf16):
-            velocity = model(*(value.to(ranks.device, non_blocking=True) for value in noisy.inputs()))
-        error = noisy.error(velocity)  # [N]
+            velocity = model(*placed.inputs())
+        error = placed.error(velocity)  # [N]
         (error.sum() * (ranks.size / valid)).backward()  # FSDP divides gradients by the number of processes
-        table.add(noisy, error.detach())
+        sums.append(sums_of(error.detach(), noisy.local_cu))
+    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+    told = iter(torch.cat([*sums, norm.double().reshape(1)]).tolist())
+    table = LossTable()
+    for noisy, own in zip(packs, sums, strict=True):
+        table.add(noisy, list(itertools.islice(told, len(own))))
     table = table.reduce(ranks)
-    return StepResult(totals, table.total / valid, table.means())
+    return StepResult(totals, table.total / valid, table.means(), next(told))
 
 
 def consumed_row(packs: list[Pack], is_skipped: bool) -> dict[str, Any]:
@@ -197,6 +207,8 @@ class Run:
                 tracer.after(number)
                 self._after(step, loader, stop)
                 collect(step)
+                if step % LOOK_EVERY == 0 or number == self.state.step:
+                    name_slow(self.ranks)
                 if step == config.steps:
                     break
                 ready_s = time.monotonic()
@@ -218,7 +230,13 @@ class Run:
 
     def _noisy(self, pack: Pack, step: int) -> NoisyPack:
         """Done by the loader's threads."""
-        made = add_noise(pack, self.config.flow, salt=step, group=self.ranks.sequence)
+        made = add_noise(
+            pack,
+            self.config.flow,
+            salt=step,
+            group=self.ranks.sequence,
+            is_on_device=self.config.noise == "device",
+        )
         return made.pinned() if self.ranks.device.type == "cuda" else made
 
     def save(self, done: int, loader: Loader | StreamLoader) -> None:
@@ -267,9 +285,6 @@ class Run:
         if result is None:
             return None
         self._count(result)
-        result.norm = float(
-            whole(torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.clip_norm))
-        )
         why = self.guard.refuses(result.loss, result.norm)
         for optimizer in trained.optimizers:
             if not why:

@@ -13,9 +13,11 @@ from captioner.registry import make_text_encoder
 from learning.weights import fill, read_weights
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
-from trainer.config import FlowConfig, ModelConfig
+from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
 from trainer.data.patches import FACTORS
+from trainer.model.attention import checked_route
 from trainer.model.dit import DiT
+from trainer.model.layout import Layout
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"
@@ -79,10 +81,11 @@ class TrainedModel:
         training does, whose weights may be kept in it); the prediction is fp32 on the CPU.
         """
         device = self.device
+        layout = Layout.of(sigma, cu, text_cu, None)  # here, where nothing waits for the device
         inputs = (part.to(device) for part in (x, sigma, known, coords, cu, text, text_cu))
         is_half = device.type == "cuda" or torch.is_autocast_enabled(device.type)
         with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
-            return self.dit(*inputs).float().cpu()  # type: ignore[no-any-return]
+            return self.dit(*inputs, layout).float().cpu()  # type: ignore[no-any-return]
 
 
 def model_folder(run: Path) -> Path:
@@ -117,6 +120,8 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     weights = read_weights(folder / "model.safetensors")
     fill(dit, {name: value.float() for name, value in weights.items()}, folder / "model.safetensors")
     dit.to(device).eval().requires_grad_(False)
+    heads = dit.config.num_heads
+    dit.long_from = checked_route(torch.device(device), heads, dit.config.width // heads, LONG_DOCUMENTS)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
     return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record, str(run), digest)

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from learning import processes
 from manifests.errors import UsageError
 from trainer.config import FitConfig
+from trainer.model.attention import checked_route
 from trainer.model.dit import DiT, initial_value
 from trainer.model.sequence import SequenceGroup
 from trainer.state.adapters import adapt
+from trainer.state.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,7 @@ class Ranks:
 
     def sum(self, numbers: list[float]) -> list[float]:
         """Each number summed over all processes, in double precision."""
-        if self.size == 1:
-            return numbers
-        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return [float(number) for number in total]
+        return processes.summed(numbers) if self.size > 1 else numbers
 
     @property
     def num_sharing(self) -> int:
@@ -70,7 +67,7 @@ class Ranks:
     def wait(self) -> None:
         """Wait for the others."""
         if self.size > 1:
-            dist.barrier()
+            processes.wait_for_all()
 
 
 def join(sequence_parallel: int = 1) -> Ranks:
@@ -118,11 +115,12 @@ def check(config: FitConfig, ranks: Ranks) -> None:
         )
 
 
-def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
+def build(config: FitConfig, ranks: Ranks, is_trained: bool = True, keeps: str = "nothing") -> DiT:
     """A new model on this process's device: checkpointed, compiled, sharded, then filled.
 
     Args:
         is_trained: False for an average of the weights, which needs neither gradients nor speed.
+        keeps: what of a block is not computed again, where blocks are (trainer/state/recompute.py).
     """
     check(config, ranks)
     with torch.device("meta"):
@@ -132,14 +130,14 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
     if not is_trained or not config.lora_rank:  # of an adapted model only the adapters are trained
         model.requires_grad_(is_trained)
     for index, plain in enumerate(model.blocks):
-        block = (
-            checkpoint_wrapper(plain, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
-            if config.is_checkpointed and is_trained
-            else plain
-        )
+        block = recomputed(plain, keeps) if config.is_checkpointed and is_trained else plain
         if config.is_compiled and is_trained:
             block.compile(dynamic=True)
         model.blocks[index] = block
+    if config.is_compiled and is_trained:
+        model.compile_ends()
+    if config.is_half_stream and config.is_bf16:
+        model.keep_stream_half()
     if ranks.size > 1:
         shape = (
             (ranks.size // config.shard_size, config.shard_size) if config.shard_size else (ranks.size,)
@@ -156,6 +154,9 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True) -> DiT:
     model.to_empty(device=ranks.device)
     fill(model, config.seed)
     model.share_sequence(ranks.sequence)
+    if config.long_documents:
+        heads, width = config.model.num_heads, config.model.width // config.model.num_heads
+        model.long_from = checked_route(ranks.device, heads, width, config.long_documents)
     return model
 
 

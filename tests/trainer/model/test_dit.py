@@ -9,8 +9,8 @@ from trainer.config import FlowConfig, ModelConfig
 from trainer.data.loader import _window_offset
 from trainer.data.patches import coordinates, patchify, token_validity, unpatchify
 from trainer.data.samples import Sample
-from trainer.model.attention import attend, attend_dense, attend_flex, attend_varlen, documents
-from trainer.model.dit import MOST_LEVELS, DiT, levels_of, look_up
+from trainer.model.attention import attend, attend_dense, attend_flex, attend_routed, attend_varlen, documents
+from trainer.model.dit import DiT
 from trainer.model.flow import draw_known, noised, shift_of, shifted
 from trainer.sampling.solvers import integrate
 from vae.grid import Extent, latent_size
@@ -66,26 +66,14 @@ def test_padded_attention_equals_the_dense_oracle_with_its_gradients(queries, ke
         )
 
 
-@pytest.mark.parametrize("count", [3, MOST_LEVELS + 5])
-def test_noise_levels_are_looked_up_exactly(count):
-    table, level = torch.randn(count, 6, 8, requires_grad=True), torch.randint(0, count, (900,))
-    with torch.autocast("cpu", torch.bfloat16):
-        found = look_up(table, level, levels_of(level, count))
-    assert torch.equal(found, table[level])
-    weights = torch.randn(found.shape)
-    (gradient,) = torch.autograd.grad((found * weights).sum(), table)
-    expected = torch.zeros_like(table).index_add(0, level, weights)
-    assert torch.allclose(gradient, expected, atol=1e-4)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("path", [attend_varlen, attend_flex])
+@pytest.mark.parametrize("path", [attend_varlen, attend_flex, attend_routed])
 def test_the_gpus_attention_equals_the_dense_oracle(path):
     lengths = [70, 3, 129, 1, 64]
     q, k, v = (torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     cu = offsets(lengths).cuda()
-    of = documents(cu, cu, q.dtype)
+    of = documents(cu, cu, q.dtype, long_from=64)
     assert torch.allclose(
         path(q, k, v, of).float(), attend_dense(q.float(), k.float(), v.float(), of), atol=3e-2
     )

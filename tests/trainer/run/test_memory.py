@@ -55,7 +55,6 @@ def kept_bytes(config, tokens, is_bf16):
 @pytest.mark.parametrize("is_bf16", [True, False])
 def test_a_block_keeps_what_the_estimate_says(monkeypatch, is_bf16):
     monkeypatch.setattr(dit, "attend", lambda q, k, v, of: Kernel.apply(q.to(v.dtype), k.to(v.dtype), v))
-    monkeypatch.setattr(dit, "levels_of", lambda *_: None)
     width, tokens = 256, 2048
     one, two = (
         kept_bytes(ModelConfig(width=width, depth=depth, num_heads=2), tokens, is_bf16) for depth in (1, 2)

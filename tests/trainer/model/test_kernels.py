@@ -1,0 +1,187 @@
+"""The operations that compiled blocks call, against plain oracles, and what is kept of a recomputed block."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainer.config import ModelConfig
+from trainer.data.patches import coordinates
+from trainer.model import kernels
+from trainer.model.attention import attend_dense, attend_routed, checked_route, documents
+from trainer.model.dit import DiT
+from trainer.model.kernels import NEVER, attend_documents, look_up, parts, pieces_of
+from trainer.model.layout import JointLayout, Layout, Levels
+from trainer.state.recompute import recomputed
+
+CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
+PACKS = [([5, 3, 5, 1], [5, 3, 5, 1]), ([4, 0, 7], [2, 9, 2]), ([6], [1]), ([0, 70, 70], [3, 70, 70])]
+
+
+def offsets(lengths):
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+@pytest.mark.parametrize(("queries", "keys"), PACKS)
+def test_routed_attention_equals_the_dense_oracle_with_its_gradients(queries, keys):
+    given_ = [torch.randn(sum(own), 2, 8, requires_grad=True) for own in (queries, keys, keys)]
+    of = documents(offsets(queries), offsets(keys), torch.float32)
+    found, expected = attend_routed(*given_, of), attend_dense(*given_, of)
+    assert torch.allclose(found, expected, atol=1e-6)
+    weights = torch.randn(found.shape)
+    own, true = (torch.autograd.grad((value * weights).sum(), given_) for value in (found, expected))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(own, true, strict=True))
+
+
+def test_the_operation_is_registered_as_torch_wants_it():
+    at = offsets([5, 3, 4])
+    given_ = [torch.randn(12, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    torch.library.opcheck(attend_documents, (*given_, at.int(), at.int(), at, at, NEVER))
+    level = torch.tensor([2, 2, 0, 1, 1, 1])
+    torch.library.opcheck(kernels.sum_levels, (torch.randn(6, 4), level, *pieces_of(level), 3))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=9), st.integers(1, 9))
+def test_long_documents_go_alone_and_all_others_together(lengths, long_from):
+    at_q, at_k = (offsets(side) for side in zip(*lengths, strict=True))
+    found = list(parts(at_q, at_k, long_from))
+    assert [index for first, end, _ in found for index in range(first, end)] == list(range(len(lengths)))
+    for first, end, is_long in found:
+        assert is_long == (end - first == 1 and min(lengths[first]) >= long_from) or not is_long
+        assert is_long or all(min(own) < long_from for own in lengths[first:end])
+    runs = [is_long for _, _, is_long in found]
+    assert all(a or b for a, b in zip(runs, runs[1:], strict=False)), "neighbours that are short share a call"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 700)), min_size=1, max_size=6))
+def test_pieces_are_the_levels_again(runs):
+    level = torch.cat([torch.full((count,), own) for own, count in runs])
+    lengths, levels = pieces_of(level)
+    assert torch.equal(levels.repeat_interleave(lengths), level)
+    assert int(lengths.max()) <= kernels.PIECE
+    values = torch.randn(len(level), 3, dtype=torch.float64)
+    expected = values.new_zeros(5, 3).index_add(0, level, values)
+    pieces = torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)  # as a GPU does
+    assert torch.allclose(values.new_zeros(5, 3).index_add_(0, levels, pieces), expected)
+
+
+def test_noise_levels_are_looked_up_exactly():
+    table, level = torch.randn(30, 48, requires_grad=True), torch.randint(0, 30, (900,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = look_up(table, level, *pieces_of(level))
+    assert torch.equal(found, table[level])
+    weights = torch.randn(found.shape)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), table)
+    assert torch.allclose(gradient, torch.zeros_like(table).index_add(0, level, weights), atol=1e-4)
+
+
+def test_words_have_the_highest_level_of_their_sample():
+    levels = Levels.like(torch.tensor([0.0, 0.3, 0.8]), torch.tensor([0, 1, 1, 2, 0]))
+    found = JointLayout([3, 2], [2, 1]).levels(levels)
+    assert found.of.tolist() == [0, 1, 1, 1, 1, 2, 0, 2]
+    assert torch.equal(found.levels.repeat_interleave(found.lengths), found.of)
+
+
+def batch(seed=0):
+    """Inputs of a pack of three samples, one of them with a given frame."""
+    torch.manual_seed(seed)
+    grids = [((1, 3, 2), 0.0), ((4, 2, 2), 30.0), ((3, 2, 4), 8.0)]
+    coords = [coordinates(grid, CONFIG.patch, fps)[0] for grid, fps in grids]
+    lengths, words = [len(own) for own in coords], [2, 5, 3]
+    sigma = torch.tensor([0.3, 0.5, 0.9]).repeat_interleave(torch.tensor(lengths))
+    sigma[10:14] = 0.0
+    cu, text_cu, count = offsets(lengths), offsets(words), sum(lengths)
+    values = torch.randn(count, 16), sigma, (sigma == 0).float(), torch.cat(coords)
+    return *values, cu, torch.randn(sum(words), 8), text_cu
+
+
+def model_of(text="cross", keeps=None):
+    torch.manual_seed(1)
+    model = DiT(dataclasses.replace(CONFIG, text=text))
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    if keeps:
+        for index, block in enumerate(model.blocks):
+            model.blocks[index] = recomputed(block, keeps)
+    return model
+
+
+def outcome(model, *more):
+    """Velocity and gradients of a pass."""
+    out = model(*batch(), *more)
+    out.square().mean().backward()
+    return out.detach(), [value.grad.clone() for value in model.parameters() if value.grad is not None]
+
+
+def is_alike(one, other):
+    return torch.allclose(one[0], other[0], atol=1e-5) and all(
+        torch.allclose(a, b, atol=1e-4) for a, b in zip(one[1], other[1], strict=True)
+    )
+
+
+@pytest.mark.parametrize("text", ["cross", "joint"])
+def test_a_block_compiles_without_a_break_and_gives_what_it_gave(text):
+    expected, model = outcome(model_of(text)), model_of(text)
+    for block in model.blocks:
+        block.compile(backend="aot_eager", fullgraph=True, dynamic=True)
+    model._finish = torch.compile(model._finish, backend="aot_eager", fullgraph=True, dynamic=True)
+    assert is_alike(outcome(model), expected)
+
+
+def test_a_layout_made_beforehand_changes_nothing():
+    model, given_ = model_of(), batch()
+    layout = Layout.of(given_[1], given_[4], given_[6], None)
+    assert is_alike(outcome(model_of(), layout), outcome(model))
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if name.startswith("aten.addmm"):
+            name += f" {args[2].shape[1]}"
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+ATTENTION = "aten._scaled_dot_product_flash_attention_for_cpu.default"
+
+
+def test_a_recomputed_block_computes_again_what_it_does_not_keep():
+    expected, found = outcome(model_of()), {}
+    for keeps in ("nothing", "attention", "widest"):
+        model = model_of(keeps=keeps)
+        with Counted() as counted:
+            assert is_alike(outcome(model), expected)
+        widest = f"aten.addmm.default {model_of().blocks[0].up.out_features}"
+        found[keeps] = counted.counts[ATTENTION], counted.counts[widest]
+    attention, widest = found["nothing"]
+    assert found["attention"] == (attention // 2, widest)
+    assert found["widest"] == (attention // 2, widest // 2)
+
+
+def test_a_half_stream_is_near_the_whole_one():
+    found = []
+    for is_half in (False, True):
+        model = model_of()
+        if is_half:
+            model.keep_stream_half()
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(model(*batch()).float())
+    assert not torch.equal(*found)
+    assert float((found[0] - found[1]).norm() / found[0].norm()) < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_gpus_kernels_are_used_where_they_are_right():
+    assert checked_route(torch.device("cuda"), 4, 128, 96) == 96
