@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ STEP_PATIENCE = timedelta(minutes=10)
 _host: list[Any] = []
 
 
-_RECORDED = {"TORCH_NCCL_TRACE_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+_RECORDED = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
 """NCCL's flight recorder: what each process was waiting for when one did not come."""
 
 
@@ -85,6 +86,22 @@ def summed(numbers: list[float]) -> list[float]:
     total = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(total, group=host_group())
     return total.tolist()  # type: ignore[no-any-return]
+
+
+def alone() -> bool:
+    """Whether this process has no others."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+def leads_node() -> bool:
+    """Whether this process is the first of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def node() -> str:
+    """Names this machine among those of a run: processes with one name see the same files under /tmp."""
+    begin = dist.get_rank() - int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
+    return f"{socket.gethostname()}/{begin}"
 
 
 def exchanged(own: Any) -> list[Any]:

@@ -210,7 +210,13 @@ class FitConfig:
     """Processes that share one copy of the weights; there are as many copies as such groups (HSDP). 0: all
     share one."""
     sequence_parallel: int = 1
-    """Processes that share each pack (Ulysses), for clips too long for one."""
+    """Processes that share each pack, for clips too long for one."""
+    ring: int = 1
+    """Parts in a row into which these deal a pack's tokens for attention, exchanging keys; within a part they
+    deal the heads (Ulysses). 1: heads alone."""
+    checkpoints: str = ""
+    """Folder on an object store that gets a copy of each checkpoint, and from which a run goes on whose own
+    folder is gone; empty: none."""
     is_async_saving: bool = False
     """Go on training while a checkpoint is written."""
     is_bf16: bool = False
@@ -259,7 +265,8 @@ class FitConfig:
 
 _RANGES: dict[str, Range] = {
     **dict.fromkeys(
-        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel"), (1, FOR_EVER, True)
+        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel", "ring"),
+        (1, FOR_EVER, True),
     ),
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
     **dict.fromkeys(("cooldown", "image_share", "max_corrupt"), (0, 1, True)),
@@ -312,7 +319,9 @@ RUN_ONLY = frozenset(
         "peak_tflops",
         "shard_size",
         "sequence_parallel",
+        "ring",
         "is_async_saving",
+        "checkpoints",
         "validate_on",
         "sample_every",
         "wandb",

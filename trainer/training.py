@@ -65,6 +65,9 @@ class Fit(RunOptions):
     """Decays of further averages, each exported as a model."""
     save_every: int | None = None
     """Steps between checkpoints."""
+    checkpoints: str | None = None
+    """Folder on an object store that gets a copy of each checkpoint: a run whose own folder is gone goes on
+    from there."""
     async_saving: bool | None = None
     """Go on training while a checkpoint is written."""
     validate_every: int | None = None
@@ -91,7 +94,9 @@ class Fit(RunOptions):
     shard_size: int | None = None
     """Processes that share one copy of the weights (HSDP); all if left out."""
     sequence_parallel: int | None = None
-    """Processes that share each pack (Ulysses), for clips too long for one."""
+    """Processes that share each pack, for clips too long for one."""
+    ring: int | None = None
+    """Parts in a row that these make of it, exchanging keys; within a part they deal the heads (Ulysses)."""
     tensorboard: bool | None = None
     """Write TensorBoard's files."""
     wandb: str | None = None

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,28 @@ def publish(filesystem: fs.FileSystem, local_file: Path, path: str) -> None:
         return
     _store(filesystem, path).upload(path, local_file)
     local_file.unlink()
+
+
+def copy_in(filesystem: fs.FileSystem, what: bytes | Path, path: str) -> None:
+    """Write bytes, or a copy of a local file, under `path`, whole or not at all."""
+    if isinstance(what, bytes):
+        write_bytes(filesystem, path, what)
+    elif is_local(filesystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = Path(temporary_name(path))
+        shutil.copyfile(what, temporary)
+        publish(filesystem, temporary, path)
+    else:
+        _store(filesystem, path).upload(path, what)
+
+
+def copy_out(filesystem: fs.FileSystem, path: str, local_file: Path) -> None:
+    """Copy a stored file to a local one, a piece at a time."""
+    with filesystem.open_input_stream(path, compression=None) as stream, open(local_file, "wb") as file:
+        while piece := stream.read(CHUNK_BYTES):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _store(filesystem: fs.FileSystem, path: str) -> objects.ObjectStore:

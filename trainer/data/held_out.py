@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.tables import scans
 from manifests.views import View
+from trainer.data.columns import CHUNK
 
 _NOTED = "held-out.json"
 
@@ -32,18 +35,30 @@ def draw_of(name: str) -> float:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
 
 
+def draws_of(names: Iterable[str], count: int) -> np.ndarray:
+    """`draw_of` of each, [count]."""
+    return np.fromiter((draw_of(name) for name in names), dtype=np.float64, count=count)
+
+
 def is_held_out(clip_id: str, share: float, plan_version: int = 3) -> bool:
     """Whether a clip's source is drawn for validation: a function of its id alone, the same in every run."""
     return draw_of(clip_id if plan_version == 2 else source_of(clip_id)) < share
 
 
-def families(clip_ids: Sequence[str], groups: Iterable[Iterable[str]]) -> dict[str, str]:
-    """The name of each clip's family: sources that are joined by near-duplicates, named by the first of them.
+def sources_of(clip_ids: np.ndarray) -> pa.DictionaryArray:
+    """`source_of` of each of some ids [n], as bytes: numbers of names, in the order of their first clip."""
+    begins = range(0, len(clip_ids), CHUNK)
+    texts = pa.chunked_array([pa.array(clip_ids[at : at + CHUNK], pa.binary()) for at in begins], pa.binary())
+    texts = texts.cast(pa.string()).combine_chunks()
+    return pc.dictionary_encode(pc.replace_substring_regex(texts, r"^(.+)-[0-9]+$", r"\1"))
 
-    Args:
-        groups: clips that are near-duplicates of each other.
+
+def _families(sources: list[str], groups: Iterable[Iterable[str]]) -> tuple[np.ndarray, list[str]]:
+    """The number of each source's family, and the families' names.
+
+    Sources that are joined by near-duplicates are one family, named by the first of them.
     """
-    parent: dict[str, str] = {source_of(name): source_of(name) for name in clip_ids}
+    parent: dict[str, str] = {}
 
     def root(name: str) -> str:
         while parent.setdefault(name, name) != name:
@@ -53,27 +68,41 @@ def families(clip_ids: Sequence[str], groups: Iterable[Iterable[str]]) -> dict[s
     for group in groups:
         first, *others = sorted({root(source_of(name)) for name in group}) or [""]
         parent.update(dict.fromkeys(others, first))
-    return {name: root(source_of(name)) for name in clip_ids}
+    names, family = list(sources), np.arange(len(sources))
+    number_of = {name: number for number, name in enumerate(sources) if name in parent}
+    for name, number in list(number_of.items()):
+        first = root(name)
+        if first not in number_of:  # of a clip that is not among these
+            number_of[first] = len(names)
+            names.append(first)
+        family[number] = number_of[first]
+    return family, names
 
 
-def held_out(clip_ids: Sequence[str], groups: Iterable[Iterable[str]], share: float) -> set[str]:
-    """The clips for validation, about `share` of them.
+def held_out(clip_ids: np.ndarray, groups: Iterable[Iterable[str]], share: float) -> np.ndarray:
+    """Which clips are for validation, about `share` of them: [n] bool for ids [n], as sorted bytes.
 
     A family that is more than `share` of all clips stays in training: it would leave too little of it. Where
     no family is drawn the one with the lowest number is taken; where all are that large, single clips are.
+
+    Args:
+        groups: clips that are near-duplicates of each other.
     """
-    if not share:
-        return set()
-    family, members = families(clip_ids, groups), dict[str, list[str]]()
-    for name in clip_ids:
-        members.setdefault(family[name], []).append(name)
-    small = sorted(
-        (name for name, own in members.items() if len(own) <= max(1.0, share * len(clip_ids))), key=draw_of
-    )
-    if not small or len(members) == 1:
-        return {name for name in clip_ids if draw_of(name) < share}
-    drawn = [name for name in small if draw_of(name) < share] or small[:1]
-    return {clip for name in drawn for clip in members[name]}
+    count = len(clip_ids)
+    if not share or not count:
+        return np.zeros(count, dtype=bool)
+    coded = sources_of(clip_ids)
+    family, names = _families(coded.dictionary.to_pylist(), groups)
+    own = family[coded.indices.to_numpy()]  # the family of each clip
+    sizes = np.bincount(own, minlength=len(names))
+    is_small = (sizes > 0) & (sizes <= max(1.0, share * count))
+    if not is_small.any() or np.count_nonzero(sizes) == 1:
+        return draws_of((bytes(name).decode() for name in clip_ids), count) < share
+    draws = draws_of(names, len(names))
+    drawn = is_small & (draws < share)
+    if not drawn.any():
+        drawn[int(np.argmin(np.where(is_small, draws, np.inf)))] = True
+    return drawn[own]  # type: ignore[no-any-return]
 
 
 def note_held_out(out: Path, clip_ids: Iterable[str]) -> None:
@@ -93,9 +122,10 @@ def duplicates(dataset: Dataset, view: View) -> list[list[str]]:
     """Groups of near-duplicates that deduplication found; none where the view has no such column."""
     if "dedup" not in view.columns:
         return []
-    fields = ["clip_id", "group_id"]
-    table: pa.Table = scans.table(dataset, "duplicates", view.column("dedup"), fields)
+    fields, is_in_group = ["clip_id", "group_id"], pc.field("group_id") != ""
+    table: pa.Table = scans.table(dataset, "duplicates", view.column("dedup"), fields, is_in_group)
     groups: dict[str, list[str]] = {}
-    for row in table.to_pylist():
-        groups.setdefault(row["group_id"] or row["clip_id"], []).append(row["clip_id"])
+    for batch in table.to_batches(max_chunksize=1 << 16):
+        for row in batch.to_pylist():
+            groups.setdefault(row["group_id"] or row["clip_id"], []).append(row["clip_id"])
     return [group for group in groups.values() if len(group) > 1]

@@ -121,6 +121,10 @@ class PackReader:
         self.std = torch.tensor(catalog.std).float().clamp_min(1e-4).view(-1, 1, 1, 1)
         self.mixing = Mixing(weights=config.captions)
 
+    def row_of(self, sample: Sample) -> dict[str, Any]:
+        """What `latents` says of a sample's clip."""
+        return self.catalog.clips[sample.clip_id]
+
     def whole_latent(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Mean and log variance of a sample's clip as stored, [C, T, H, W]; they are soon overwritten."""
         path, member = self.catalog.latents[sample.clip_id]
@@ -141,7 +145,7 @@ class PackReader:
 
     def _in_time(self, sample: Sample) -> tuple[slice, tuple[Tensor, Tensor]]:
         """Which latents in time a sample shows, of what is read: its slabs alone where its clip has them."""
-        row = self.catalog.clips[sample.clip_id]
+        row = self.row_of(sample)
         span = slice(sample.start, sample.start + sample.latent_t)
         if self.members is None or row.get("slab_offset") is None or sample.latent_t == row["latent_t"]:
             return span, self.whole_latent(sample)
@@ -219,11 +223,14 @@ class PackReader:
         except (RushesError, OSError, KeyError) as error:
             return error
         grid, tokens = self._tokenize(sample, latent, text)
-        return Member(sample, grid, seed, kind, self._is_window(sample)), tokens
+        row = self.row_of(sample)
+        whole = (row["latent_t"], row["latent_h"], row["latent_w"])
+        is_window = (sample.latent_t, sample.latent_h, sample.latent_w) != whole
+        return Member(sample, grid, seed, kind, is_window), tokens
 
     def _tokenize(self, sample: Sample, latent: Tensor, text: Tensor) -> tuple[Size, SampleTokens]:
         """The token grid (t, h, w) of a sample's latent [C, t, h, w], and its tokens."""
-        patch, row = self.config.model.patch, self.catalog.clips[sample.clip_id]
+        patch, row = self.config.model.patch, self.row_of(sample)
         clean, grid = patchify(latent, patch)
         extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
         valid = token_validity(extent, sample, patch, self.catalog.factors)
@@ -233,11 +240,6 @@ class PackReader:
         if grid[1:] != (-(-row["latent_h"] // patch[1]), -(-row["latent_w"] // patch[2])):
             coords = coords + _window_offset(sample, row, patch)
         return grid, SampleTokens(clean, valid, coords, frame, text)
-
-    def _is_window(self, sample: Sample) -> bool:
-        row = self.catalog.clips[sample.clip_id]
-        whole = (row["latent_t"], row["latent_h"], row["latent_w"])
-        return (sample.latent_t, sample.latent_h, sample.latent_w) != whole
 
     def _join(self, members: list[Member], parts: list[SampleTokens], corrupt: list[str]) -> Pack:
         """Lay samples end to end; none of them give a pack of no tokens."""

@@ -197,14 +197,15 @@ def _shard_windows(
     draws = table.draws(epoch)
     showings = pieces if draws is None else draws * pieces
     is_plain = bool((showings == 1).all())
-    by_shard = np.argsort(table.shard, kind="stable")
-    names, starts = np.unique(table.shard[by_shard], return_index=True)
-    ends = np.append(starts[1:], len(by_shard))
+    by_shard = np.argsort(table.shard, kind="stable").astype(np.uint32)
+    names, counts = np.unique(table.shard, return_counts=True)
+    ends = np.cumsum(counts)
+    starts = ends - counts
     order = rng.permutation(len(names))
     for begin in range(0, len(order), SHARD_WINDOW):
         window = np.concatenate(
             [by_shard[starts[name] : ends[name]] for name in order[begin : begin + SHARD_WINDOW]]
-        )
+        ).astype(np.int64)
         if not is_plain:
             count = showings[window]
             window = np.concatenate(
@@ -228,7 +229,7 @@ class StepPlanner:
         self.cutter = Cutter(
             plan.table, settings.patch, settings.limit, settings.is_covering, settings.is_resharing
         )
-        self.per_frame = plan.table.per_frame(settings.patch)
+        self.per_frame = self.cutter.per_frame
         self._index: dict[int, int] = {}
         self._length: dict[int, int] = {}
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.data.columns import Names
+
 Size = tuple[int, int, int]
 
 
@@ -95,9 +97,13 @@ class SampleTable:
     def where(self, keep: np.ndarray) -> SampleTable:
         """The rows for which `keep` [n] is true."""
         parts = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(
-            self, clip_ids=[self.clip_ids[index] for index in np.flatnonzero(keep).tolist()], **parts
+        rows = np.flatnonzero(keep)
+        names = (
+            self.clip_ids.take(rows)
+            if isinstance(self.clip_ids, Names)
+            else [self.clip_ids[index] for index in rows.tolist()]
         )
+        return replace(self, clip_ids=names, **parts)
 
     def per_frame(self, patch: Size) -> np.ndarray:
         """Tokens of one layer of patches in time, [n]."""

@@ -119,7 +119,6 @@ class StreamReader(PackReader):
         row, name = clip.row, clip.row["clip_id"]
         self.held[name] = clip
         self._uses[name] += 1
-        self.catalog.clips[name] = row
         whole = Sample(name, row["shard"], row["latent_t"], row["latent_h"], row["latent_w"])
         cutter = Cutter(
             SampleTable.of([whole]), self.config.model.patch, self.config.tokens, is_covering=False
@@ -143,7 +142,10 @@ class StreamReader(PackReader):
         for sample in samples:
             self._uses[sample.clip_id] -= 1
             if not self._uses[sample.clip_id]:
-                del self.held[sample.clip_id], self.catalog.clips[sample.clip_id], self._uses[sample.clip_id]
+                del self.held[sample.clip_id], self._uses[sample.clip_id]
+
+    def row_of(self, sample: Sample) -> dict[str, Any]:
+        return self.held[sample.clip_id].row
 
     def whole_latent(self, sample: Sample) -> tuple[Tensor, Tensor]:
         return self.held[sample.clip_id].latent

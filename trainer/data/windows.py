@@ -12,6 +12,7 @@ class Cutter:
 
     Attributes:
         is_over: [n] whether a sample is shown through windows.
+        per_frame: [n] tokens of a layer.
         pieces: [n] showings that one draw of a sample takes: 1, or as many windows as cover it in time.
 
     Args:
@@ -26,24 +27,30 @@ class Cutter:
     ) -> None:
         self.table, self.patch, self.limit, self.is_covering = table, patch, limit, is_covering
         self.is_resharing = is_resharing
-        per_frame = table.per_frame(patch)
-        self._layers = -(-table.latent_t // patch[0])
-        self._most = np.maximum(limit // per_frame, 1)
-        if table.limit_t is not None:
-            self._most = np.minimum(self._most, np.maximum(table.limit_t // patch[0], 1))
-        is_long = self._layers > self._most
+        self.per_frame = per_frame = table.per_frame(patch).astype(np.int32, copy=False)
+        layers, most = self._layers(slice(None)), self._most(slice(None))
+        is_long = layers > most
         self.is_over = is_long | (per_frame > limit)
-        self.pieces = (
-            np.where(is_long, -(-self._layers // self._most), 1)
-            if is_covering
-            else np.ones(len(table), dtype=np.int64)
-        )
+        self.pieces = np.ones(len(table), dtype=np.int32)
+        if is_covering:
+            self.pieces[is_long] = -(-layers[is_long] // most[is_long])
+
+    def _layers(self, rows: slice | int) -> np.ndarray:
+        """Layers of patches in time."""
+        return -(-self.table.latent_t[rows] // self.patch[0])  # type: ignore[no-any-return]
+
+    def _most(self, rows: slice | int) -> np.ndarray:
+        """Most layers to show at once."""
+        most = np.maximum(self.limit // self.per_frame[rows], 1)
+        if self.table.limit_t is None:
+            return most  # type: ignore[no-any-return]
+        return np.minimum(most, np.maximum(self.table.limit_t[rows] // self.patch[0], 1))  # type: ignore[no-any-return]
 
     def cut(self, index: int, rng: np.random.Generator) -> Window:
         """The window of a showing; indices from n on are further showings of the same samples."""
         repeat, at = divmod(index, len(self.table))
         t, h, w = int(self.table.latent_t[at]), int(self.table.latent_h[at]), int(self.table.latent_w[at])
-        layers, most, pieces = int(self._layers[at]), int(self._most[at]), int(self.pieces[at])
+        layers, most, pieces = int(self._layers(at)), int(self._most(at)), int(self.pieces[at])
         if self.is_covering:
             # full windows and a rest: halves of a pack would leave gaps that nothing fills. A rest of one
             # layer is no motion to learn from: it and the window before it are dealt again

@@ -21,6 +21,7 @@ from trainer.config import ModelConfig
 from trainer.model.attention import Documents, attend, documents
 from trainer.model.kernels import look_up
 from trainer.model.layout import JointLayout, Layout, Levels
+from trainer.model.ring import RingPlan, attend_ring
 from trainer.model.sequence import SequenceGroup
 
 SECONDS_TO_TOKENS = (
@@ -103,6 +104,7 @@ class BlockContext(NamedTuple):
     samples: Documents  # self-attention: all tokens of the pack, also those on other processes
     text: Tensor  # [L, D]; read by cross-attention only
     captions: Documents | None  # cross-attention: the tokens here and the text of their samples
+    ring: RingPlan | None = None  # what parts of the pack exchange, where it is held in parts
 
 
 class DiTBlock(nn.Module):
@@ -155,9 +157,14 @@ class DiTBlock(nn.Module):
         q, k = (rotate(norm(x), context.cos, context.sin) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         if self.sequence is None:
             return self.out(attend(q, k, v, context.samples).flatten(1))
-        q, k, v = self.sequence.to_heads(*(part.to(v.dtype) for part in (q, k, v)))  # all tokens, some heads
-        attended = self.sequence.to_tokens(attend(q, k, v, context.samples))  # some tokens, all heads
-        return self.out(attended.flatten(1))
+        q, k, v = self.sequence.to_heads(*(part.to(v.dtype) for part in (q, k, v)))
+        of = context.samples
+        attended = (
+            attend(q, k, v, of)
+            if context.ring is None
+            else attend_ring(q, k, v, of.cu_q, of.at_q, of.long_from, context.ring)
+        )
+        return self.out(self.sequence.to_tokens(attended).flatten(1))
 
     def _cross_attention(self, h: Tensor, context: BlockContext) -> Tensor:
         assert context.captions is not None
@@ -273,10 +280,12 @@ class DiT(nn.Module):
         if self.config.text == "joint":
             h = self._joint(h, layout, modulation, angles, words)
         else:
-            samples = documents(layout.at, layout.at, dtype, x.device, self.long_from)
+            at = layout.at if self.sequence is None else self.sequence.part_offsets(layout.at)
+            ring = None if self.sequence is None else self.sequence.ring_plan(layout.at)
+            samples = documents(at, at, dtype, x.device, self.long_from)
             captions = documents(layout.local_at, layout.text_at, dtype, x.device, self.long_from)
             h = self._run_blocks(
-                h, BlockContext(modulation, levels, *rotary(angles), samples, words, captions)
+                h, BlockContext(modulation, levels, *rotary(angles), samples, words, captions, ring)
             )
         return self._finish(h, level, levels)
 

@@ -117,7 +117,7 @@ def _(
 
 
 @torch.library.custom_op("rushes::attend_backward", mutates_args=())
-def _attend_backward(
+def attend_backward(
     gradient: Tensor,
     q: Tensor,
     k: Tensor,
@@ -164,7 +164,7 @@ def _attend_backward(
     return found
 
 
-@_attend_backward.register_fake
+@attend_backward.register_fake
 def _(
     gradient: Tensor,
     q: Tensor,
@@ -188,7 +188,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     q, k, v, out, sums, *places = ctx.saved_tensors
-    found = _attend_backward(gradient.contiguous(), q, k, v, out, sums, *places, ctx.long_from)
+    found = attend_backward(gradient.contiguous(), q, k, v, out, sums, *places, ctx.long_from)
     return *found, None, None, None, None, None
 
 

@@ -146,7 +146,7 @@ class Sheets:
         return path
 
     def _sampled(self, ema: DiT, sample: Sample) -> tuple[torch.Tensor, Canvas, str]:
-        row = self.catalog.clips[sample.clip_id]
+        row = self.reader.row_of(sample)
         size = {name: row[name] for name in ("num_frames", "height_px", "width_px")}
         canvas = Canvas(**size, fps=row["fps"] or 1.0)
         try:

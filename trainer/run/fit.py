@@ -46,6 +46,7 @@ from trainer.state.beginning import begin_from, normalised_as, record_of
 from trainer.state.checkpoint_files import TrainState, newest_sound, read_state, readable_states, sweep
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
+from trainer.state.mirror import Mirror
 from trainer.state.optimizers import make_optimizers
 from trainer.state.parallel import Ranks, build, check, full_state, join
 
@@ -185,21 +186,25 @@ def fit_until(
         UsageError: `out` holds a run with other settings, or the data does not fit the model.
         Interrupted: a stop was requested; the run has saved its checkpoint.
     """
-    ranks = join(config.sequence_parallel)
+    ranks = join(config.sequence_parallel, config.ring)
     check(config, ranks)
     steps_traced(config.profile)
+    if config.checkpoints:
+        Mirror(config.checkpoints, out, config.keep, ranks).restore(out / "checkpoints")
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     if ranks.device.type == "cuda":
         check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
     lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
+    newest = newest_sound(out / "checkpoints", ranks)
     keeps = kept_that_fit(config, ranks.size, ranks.device)
-    model = build(config, ranks, keeps=keeps)
+    # what a checkpoint holds is read straight into its place
+    model = build(config, ranks, keeps=keeps, is_filled=not newest)
     emas: dict[float, nn.Module] = {
-        decay: build(config, ranks, is_trained=False) for decay in (config.ema_decay, *config.ema_more)
+        decay: build(config, ranks, is_trained=False, is_filled=not newest)
+        for decay in (config.ema_decay, *config.ema_more)
     }
     trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
-    newest = newest_sound(out / "checkpoints", ranks)
     if config.init and not newest:
         fresh = begin_from([model, *emas.values()], config.init, config.init_fresh)
         tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))

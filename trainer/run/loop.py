@@ -32,6 +32,7 @@ from trainer.run.slow_ranks import LOOK_EVERY, name_slow
 from trainer.run.upkeep import Tracer, collect, quiet_memory, steps_traced
 from trainer.state.checkpoint_files import TrainState
 from trainer.state.checkpoints import Saver, Trained
+from trainer.state.mirror import Mirror
 from trainer.state.optimizers import lr_at
 from trainer.state.parallel import Ranks, own_part, sync_gradients, whole
 
@@ -153,7 +154,8 @@ class Run:
             state.num_corrupt,
         )
         self.back = GoingBack(config, out / "checkpoints", ranks, state.not_yet_trusted)
-        self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving)
+        mirror = Mirror(config.checkpoints, out, config.keep, ranks) if config.checkpoints else None
+        self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving, mirror)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()
         self.done = state.step

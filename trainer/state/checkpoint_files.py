@@ -24,6 +24,8 @@ STATE = "state.json"
 _SUMS = ".sums-"
 _TRUSTED = "trusted"
 _CHUNK = 16 << 20
+Sums = dict[str, list[int]]
+"""Size and crc32 of files, by name."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,17 @@ def _checked(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
-    """Rename a finished checkpoint to its final name, and delete the oldest beyond `keep`.
+def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks, sums: Sums) -> Path:
+    """Rename a finished checkpoint to its final name, and delete the oldest beyond `keep`; returns its path.
 
-    Every process must call: each takes its share of the checksums.
+    Every process must call.
+
+    Args:
+        sums: of the files that this process has written.
     """
     ranks.wait()
     temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
-    files = _checksums(temporary, ranks)
+    files = _checksums(temporary, ranks, sums)
     if ranks.is_first:
         (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
         flush(temporary / STATE)
@@ -135,26 +140,26 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks) -> None:
         shutil.rmtree(old, ignore_errors=True)
         _rotate(folder, keep)
     ranks.wait()
+    return final
 
 
-def _checksums(folder: Path, ranks: Ranks) -> dict[str, list[int]]:
+def _checksums(folder: Path, ranks: Ranks, own: Sums) -> Sums:
     """Size and crc32 of each file of a checkpoint, by name; whole on the first process alone.
 
-    Each process reads its share and leaves what it found in a file for the first.
+    Each process leaves those of its files for the first, which reads what nobody has counted.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_SUMS))
-    own = {}
-    for path in paths[ranks.rank :: ranks.size]:
-        own[str(path.relative_to(folder))] = list(_checked(path))
-        flush(path)
     (folder / f"{_SUMS}{ranks.rank}.json").write_text(json.dumps(own))
     ranks.wait()
     if not ranks.is_first:
         return own
-    files: dict[str, list[int]] = {}
+    files: Sums = {}
     for part in sorted(folder.glob(f"{_SUMS}*.json")):
         files |= read_local_object(part)
         part.unlink()
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        if (name := str(path.relative_to(folder))) not in files:
+            files[name] = list(_checked(path))
+            flush(path)
     return dict(sorted(files.items()))
 
 

@@ -20,7 +20,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -30,7 +31,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from manifests.errors import UsageError
-from trainer.state.checkpoint_files import TrainState, appear, read_state, temporary_folder
+from trainer.state.checkpoint_files import Sums, TrainState, appear, read_state, temporary_folder
+from trainer.state.hashing import HashingWriter
+from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -82,45 +85,69 @@ class Saver:
             written appear.
     """
 
-    def __init__(self, folder: Path, keep: int, ranks: Ranks, is_async: bool = False) -> None:
-        self.folder, self.keep, self.ranks, self.is_async = folder, keep, ranks, is_async
-        self._pending: tuple[Future[Any], TrainState] | None = None
+    def __init__(
+        self, folder: Path, keep: int, ranks: Ranks, is_async: bool = False, mirror: Mirror | None = None
+    ) -> None:
+        self.folder, self.keep, self.ranks, self.is_async, self.mirror = folder, keep, ranks, is_async, mirror
+        self._pending: tuple[Future[Any], TrainState, Sums] | None = None
+        # copies for the writing thread, made of a GPU's memory at its full speed and used again each time
+        self._stager = DefaultStager(StagingOptions(True, False, False, True)) if _is_pinning(ranks) else None
         # its own group: the writing thread must not come between what the training processes say to each
         # other
         self._group: Any = dist.new_group(backend="gloo") if is_async and ranks.size > 1 else None
 
     def save(self, trained: Trained, state: TrainState) -> None:
-        self.finish()
+        self._written()
         temporary = temporary_folder(self.folder, state.step)
         if self.ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.ranks.wait()
         tensors = {name: value.detach() for name, value in trained.tensors().items()}
-        writer, alone = HuggingFaceStorageWriter(str(temporary), save_distributed=True), self.ranks.size == 1
+        writer, alone = HashingWriter(str(temporary)), self.ranks.size == 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that one process is one process
             if self.is_async:
                 pending: Any = dcp.async_save(
-                    tensors, storage_writer=writer, process_group=self._group, no_dist=alone
+                    tensors,
+                    storage_writer=writer,
+                    process_group=self._group,
+                    no_dist=alone,
+                    async_stager=self._stager,
                 )
-                self._pending = pending, state
+                self._pending = pending, state, writer.sums
                 return
             dcp.save(tensors, storage_writer=writer, no_dist=alone)
-        appear(self.folder, state, self.keep, self.ranks)
+        self._appear(state, writer.sums)
+
+    def _appear(self, state: TrainState, sums: Sums) -> None:
+        path = appear(self.folder, state, self.keep, self.ranks, sums)
+        if self.mirror:
+            self.mirror.begin(path)
 
     def poll(self) -> None:
         """Let a checkpoint appear if every process has written its part."""
         if self._pending and self.ranks.sum([float(self._pending[0].done())])[0] == self.ranks.size:
-            self.finish()
+            self._written()
+        if self.mirror:
+            self.mirror.poll()
 
     def finish(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written, and copied."""
+        self._written()
+        if self.mirror:
+            self.mirror.finish()
+
+    def _written(self) -> None:
         if self._pending:
-            pending, state = self._pending
+            pending, state, sums = self._pending
             self._pending = None
             pending.result()
-            appear(self.folder, state, self.keep, self.ranks)
+            self._appear(state, sums)
+
+
+def _is_pinning(ranks: Ranks) -> bool:
+    return ranks.device.type == "cuda"
 
 
 def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> TrainState:

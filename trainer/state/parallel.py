@@ -70,11 +70,12 @@ class Ranks:
             processes.wait_for_all()
 
 
-def join(sequence_parallel: int = 1) -> Ranks:
+def join(sequence_parallel: int = 1, ring: int = 1) -> Ranks:
     """Join the process group that torchrun's environment describes; without one, run alone.
 
     Raises:
-        UsageError: the processes do not divide into groups of `sequence_parallel`.
+        UsageError: the processes do not divide into groups of `sequence_parallel`, or these into `ring`
+            parts.
     """
     rank, size, device = processes.join()
     if size % sequence_parallel:
@@ -83,11 +84,24 @@ def join(sequence_parallel: int = 1) -> Ranks:
         )
     if sequence_parallel == 1:
         return Ranks(rank, size, device)
-    groups = [
-        dist.new_group(range(first, first + sequence_parallel)) for first in range(0, size, sequence_parallel)
-    ]  # every process makes all of them
-    own: Any = groups[rank // sequence_parallel]
-    return Ranks(rank, size, device, SequenceGroup(rank % sequence_parallel, sequence_parallel, own))
+    if sequence_parallel % ring:
+        raise UsageError("--ring", f"{sequence_parallel} processes do not divide into {ring} parts")
+    dealing = sequence_parallel // ring
+    of_part = of_ring = None
+    for first in range(0, size, sequence_parallel):  # every process makes all groups
+        members = range(first, first + sequence_parallel)
+        for part in range(first, members.stop, dealing):
+            of_part = _group(range(part, part + dealing), rank) or of_part
+        for head in range(dealing):
+            of_ring = _group(members[head::dealing], rank) or of_ring
+    own = SequenceGroup(rank % sequence_parallel, sequence_parallel, ring, of_part, of_ring)
+    return Ranks(rank, size, device, own)
+
+
+def _group(members: range, rank: int) -> Any:
+    """A group of several processes; None where this one is not among them, or alone."""
+    made = dist.new_group(members) if len(members) > 1 else None
+    return made if rank in members else None
 
 
 def check(config: FitConfig, ranks: Ranks) -> None:
@@ -106,20 +120,28 @@ def check(config: FitConfig, ranks: Ranks) -> None:
         raise UsageError(
             "--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}"
         )
-    if ranks.sequence and (config.model.num_heads % ranks.sequence.size or config.model.text == "joint"):
+    dealing = ranks.sequence.num_dealing if ranks.sequence else 1
+    if ranks.sequence and (config.model.num_heads % dealing or config.model.text == "joint"):
         raise UsageError(
             "--sequence-parallel",
             f"{config.model.num_heads} heads with text by {config.model.text} cannot be dealt to "
-            f"{ranks.sequence.size} processes",
-            "Give a divisor of the number of heads, and text by cross-attention.",
+            f"{dealing} processes",
+            "Give a divisor of the number of heads, or a larger --ring, and text by cross-attention.",
         )
 
 
-def build(config: FitConfig, ranks: Ranks, is_trained: bool = True, keeps: str = "nothing") -> DiT:
+def build(
+    config: FitConfig,
+    ranks: Ranks,
+    is_trained: bool = True,
+    keeps: str = "nothing",
+    is_filled: bool = True,
+) -> DiT:
     """A new model on this process's device: checkpointed, compiled, sharded, then filled.
 
     Args:
         is_trained: False for an average of the weights, which needs neither gradients nor speed.
+        is_filled: False where a checkpoint will fill all of it.
         keeps: what of a block is not computed again, where blocks are (trainer/state/recompute.py).
     """
     check(config, ranks)
@@ -152,7 +174,8 @@ def build(config: FitConfig, ranks: Ranks, is_trained: bool = True, keeps: str =
             fully_shard(block, mesh=mesh, mp_policy=half if config.is_bf16 else MixedPrecisionPolicy())
         fully_shard(model, mesh=mesh)
     model.to_empty(device=ranks.device)
-    fill(model, config.seed)
+    if is_filled:
+        fill(model, config.seed)
     model.share_sequence(ranks.sequence)
     if config.long_documents:
         heads, width = config.model.num_heads, config.model.width // config.model.num_heads

@@ -21,8 +21,8 @@ from trainer.data.packs import (
 )
 from trainer.data.plan_stream import PlanStream
 from trainer.data.samples import Sample, SampleTable
-from trainer.model.costs import measure
 from trainer.presets import preset
+from trainer.reports.measured import costs
 
 PATCH = (1, 2, 2)
 
@@ -169,7 +169,7 @@ def test_ranks_of_one_step_have_equal_work():
 
 def test_the_cost_of_attention_is_measured_on_the_device():
     config = preset("tiny", model=ModelConfig(width=64, depth=1, num_heads=2))
-    each, square = measure(config, torch.device("cpu"), 1024)
+    each, square = costs(config, torch.device("cpu"), 1024)
     assert each > 0
     assert square >= 0
     table = samples([(1, 8, 8), (9, 16, 16)] * 20)

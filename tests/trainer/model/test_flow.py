@@ -68,7 +68,7 @@ def test_a_sample_has_its_noise_in_whichever_pack_it_is_and_whoever_holds_it():
     assert torch.allclose(whole[6:22], own, atol=1e-6)
     shares = []
     for rank in range(4):  # 37 tokens: the last process has padding, which has no noise
-        group = SequenceGroup(rank, 4, None)  # type: ignore[arg-type]
+        group = SequenceGroup(rank, 4)
         made = add_noise(pack(), config, salt=5, group=group, is_on_device=True)
         shares.append(on_device(made).tokens.target)
     assert torch.allclose(torch.cat(shares)[:37] + pack().clean, whole, atol=1e-6)

@@ -177,6 +177,27 @@ def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ring", [2, 4])
+def test_eight_processes_in_copies_rings_and_by_heads_train_as_one_does(dataset, alone, tmp_path, ring):
+    """Two copies of the weights, each over four processes; four share a pack, by heads and in a ring."""
+    more = {"sequence_parallel": 4, "ring": ring, "shard_size": 4, "is_checkpointed": True}
+    run(dataset, tmp_path, 8, 8, json.dumps(more))
+    assert np.allclose(losses(tmp_path), losses(alone)[:8], atol=1e-4)
+    assert consumed(tmp_path) == {step: own for step, own in consumed(alone).items() if step < 8}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_noise_of_the_device_and_what_blocks_keep_are_the_same_for_any_number_of_processes(dataset, tmp_path):
+    more = {"noise": "device", "is_checkpointed": True, "checkpoint_keeps": "widest"}
+    run(dataset, tmp_path / "one", 8, 1, json.dumps(more))
+    run(dataset, tmp_path / "two", 4, 2, json.dumps(more))
+    run(dataset, tmp_path / "two", 8, 2, json.dumps(more | {"sequence_parallel": 2, "ring": 2}))
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_half_precision_on_two_processes_follows_full_precision(dataset, alone, tmp_path):
     run(dataset, tmp_path, 12, 2, '{"is_bf16": true}')

@@ -1,0 +1,127 @@
+"""Facts of clips in columns: what a plain reading of the tables gives, in a few hundred bytes a clip."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learning.launching import _free_port
+from manifests.tables import scans
+from manifests.views import View
+from tests.e2e.commands import environment
+from trainer.config import FitConfig
+from trainer.data.catalog import load_catalog
+from trainer.data.columns import Lists, Names, ids_of, places
+from trainer.data.gathering import members_of
+
+
+def test_a_catalogue_says_what_the_tables_say(dataset):
+    view = View.load(dataset)
+    catalog = load_catalog(dataset, [view], FitConfig())
+    rows = {row["clip_id"]: row for row in scans.table(dataset, "latents", view.column("latent")).to_pylist()}
+    own = set(catalog.clips)
+    assert own == set(catalog.table.clip_ids) | {sample.clip_id for sample in catalog.held_out}
+    for name, row in catalog.clips.items():
+        known = rows[name] | {"slab_crc32": list(rows[name]["slab_crc32"] or [])}
+        assert {field: list(value) if field == "slab_crc32" else value for field, value in row.items()} == {
+            field: known[field] for field in row
+        }
+    places_of = {
+        column: {
+            member.key: (path, member)
+            for path, members in scans.members(dataset, view.column(column)).values()
+            for member in members
+            if member.name.endswith(".safetensors")
+        }
+        for column in ("latent", "text")
+    }
+    assert dict(catalog.latents) == {name: places_of["latent"][name] for name in own}
+    assert dict(catalog.views[0].texts) == {name: places_of["text"][name] for name in own}
+    said = {}
+    for row in scans.table(dataset, "text", view.column("text")).to_pylist():
+        said.setdefault(row["clip_id"], []).append((row["caption_id"], row["kind"], row["source"]))
+    assert dict(catalog.views[0].captions) == {name: said[name] for name in own}
+    with pytest.raises(KeyError):
+        catalog.clips["nobody-00000000"]
+    with pytest.raises(KeyError):
+        catalog.latents["0"]
+
+
+def test_a_clip_that_a_column_lacks_has_no_member(dataset):
+    view = View.load(dataset)
+    arrays, told = members_of(dataset, view, "latent", np.array([b"0-nobody"]))
+    assert arrays["tar"].tolist() == [-1] and told["tars"]
+
+
+@given(st.lists(st.text("abcdef-0123456789", min_size=1, max_size=9), min_size=1, max_size=30))
+def test_names_as_bytes_are_the_names(texts):
+    values = ids_of(pa.chunked_array([texts[:7], texts[7:]], pa.string()))
+    assert list(Names(values)) == texts
+    assert list(Names(values).take(np.arange(len(texts))[::2])) == texts[::2]
+    ordered = np.unique(values)
+    names = Names(ordered)
+    assert [names[names.find(text)] for text in texts] == texts
+    for odd in ("", "zz", "a" * 30):
+        if odd not in texts:
+            with pytest.raises(KeyError):
+                names.find(odd)
+    at, is_known = places(ordered, values)
+    assert is_known.all() and (ordered[at] == values).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 99)), max_size=30))
+def test_lists_keep_their_order(pairs):
+    rows = np.array([row for row, _ in pairs], dtype=np.int64)
+    found = Lists.of(rows, 6, np.array([value for _, value in pairs], dtype=np.int64))
+    for row in range(6):
+        assert found[row].tolist() == [value for own, value in pairs if own == row]
+
+
+SHARED = """
+import os, sys, tempfile
+from pathlib import Path
+import numpy as np
+from learning import processes
+from trainer.data.columns import shared
+processes.join()
+made = []
+def make():
+    made.append(1)
+    if sys.argv[1] == "bad":
+        raise ValueError("no such table")
+    return {"a": np.arange(1000), "b": np.array([b"x", b"yy"]), "none": np.zeros(0)}, {"digest": "d"}
+try:
+    arrays, told = shared(make)
+except Exception as error:
+    print(type(error).__name__)
+else:
+    assert arrays["a"].sum() == 499500 and arrays["b"][1] == b"yy" and told == {"digest": "d"}
+    assert isinstance(arrays["a"], np.memmap) and len(arrays["none"]) == 0
+    print(len(made))
+processes.wait_for_all()
+assert not list(Path(tempfile.gettempdir()).glob("rushes-catalogue-*"))
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("good", ["1", "0"]), ("bad", ["ValueError", "RushesError"])])
+def test_one_process_of_a_node_makes_it_for_all(tmp_path, how, said):
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED, how],
+            env=environment()
+            | shared
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process, expected in zip(started, said, strict=True):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and out.split() == [expected], err
