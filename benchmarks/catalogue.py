@@ -24,9 +24,9 @@ from learning.launching import run_processes
 from trainer.config import FitConfig
 from trainer.data import catalog as catalogs
 from trainer.data import gathering
-from trainer.data.columns import shared
 from trainer.data.packs import pack_settings
 from trainer.data.plan_stream import PlanStream
+from trainer.data.sharing import shared
 
 PER_SHARD, CAPTIONS, LOOKUPS = 100, 2, 10_000
 

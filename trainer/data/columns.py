@@ -1,27 +1,19 @@
 """Facts of many clips as columns of numbers: a few hundred bytes a clip, shared by the processes of a node.
 
 What a run reads of a clip's manifest is looked up by its id, in sorted columns. They are plain arrays, so
-processes of one node may map the same files (`shared`).
+processes of one node may map the same files (trainer/data/sharing.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from learning import processes
-from manifests.errors import RushesError
 from manifests.store.shards import Member
 
 CHUNK = 1 << 18
@@ -210,52 +202,3 @@ class CaptionRows(_ByClip):
 
 
 Arrays = dict[str, np.ndarray]
-
-
-def _give_back() -> None:
-    """Return what was freed to the system: what tables took while they were read is many times what stays."""
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc's
-
-
-def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, dict[str, Any]]:
-    """Arrays that one process of each node makes and all of it map, and what else it says of them.
-
-    The files are gone from their folder as soon as all have mapped them. A process that is alone keeps what
-    it made.
-
-    Raises:
-        RushesError: another process could not make them; it says why.
-    """
-    if processes.alone():
-        return make()
-    folder, error = None, None
-    if processes.leads_node():
-        try:
-            arrays, told = make()
-            folder = Path(tempfile.mkdtemp(prefix="rushes-catalogue-"))
-            for number, value in enumerate(arrays.values()):
-                np.save(folder / f"{number}.npy", value, allow_pickle=False)
-            (folder / "told.json").write_text(json.dumps([list(arrays), told]))
-            del arrays, value
-            _give_back()
-        except BaseException as caught:  # noqa: BLE001 - the others must hear of it before it goes on
-            error = caught
-    try:
-        found = processes.exchanged((processes.node(), str(folder) if folder else "", error is not None))
-        if error:
-            raise error
-        if any(is_failed for _, _, is_failed in found):
-            raise RushesError("the catalogue", "could not be made", "The process that tried says why.")
-        own = Path(next(path for node, path, _ in found if node == processes.node() and path))
-        names, told = json.loads((own / "told.json").read_text())
-        mapped = {
-            name: np.load(own / f"{number}.npy", mmap_mode="r", allow_pickle=False)
-            for number, name in enumerate(names)
-        }
-        processes.wait_for_all()
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-    return mapped, told

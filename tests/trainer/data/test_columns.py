@@ -86,7 +86,7 @@ import os, sys, tempfile
 from pathlib import Path
 import numpy as np
 from learning import processes
-from trainer.data.columns import shared
+from trainer.data.sharing import shared
 processes.join()
 made = []
 def make():

@@ -1,0 +1,68 @@
+"""Arrays that one process of each node makes and all of it map."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from learning import processes
+from manifests.errors import RushesError
+from trainer.data.columns import Arrays
+
+
+def _give_back() -> None:
+    """Return what was freed to the system: what tables took while they were read is many times what stays."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's
+
+
+def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays that one process of each node makes and all of it map, and what else it says of them.
+
+    The files are gone from their folder as soon as all have mapped them. A process that is alone keeps what
+    it made.
+
+    Raises:
+        RushesError: another process could not make them; it says why.
+    """
+    if processes.alone():
+        return make()
+    folder, error = None, None
+    if processes.leads_node():
+        try:
+            arrays, told = make()
+            folder = Path(tempfile.mkdtemp(prefix="rushes-catalogue-"))
+            for number, value in enumerate(arrays.values()):
+                np.save(folder / f"{number}.npy", value, allow_pickle=False)
+            (folder / "told.json").write_text(json.dumps([list(arrays), told]))
+            del arrays, value
+            _give_back()
+        except BaseException as caught:  # noqa: BLE001 - the others must hear of it before it goes on
+            error = caught
+    try:
+        found = processes.exchanged((processes.node(), str(folder) if folder else "", error is not None))
+        if error:
+            raise error
+        if any(is_failed for _, _, is_failed in found):
+            raise RushesError("the catalogue", "could not be made", "The process that tried says why.")
+        own = Path(next(path for node, path, _ in found if node == processes.node() and path))
+        names, told = json.loads((own / "told.json").read_text())
+        mapped = {
+            name: np.load(own / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+            for number, name in enumerate(names)
+        }
+        processes.wait_for_all()
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+    return mapped, told
