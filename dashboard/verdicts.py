@@ -43,6 +43,24 @@ class Verdicts:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""
         return latest(self.path.read_text(encoding="utf-8").splitlines()) if self.path.exists() else []
 
+    def choices(self) -> list[dict[str, Any]]:
+        """All choices between two versions, the last of each person on each clip and pair of versions."""
+        if not self.path.exists():
+            return []
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                place = str(row["who"]), str(row["clip_id"]), "|".join(row["versions"])
+                found[place] = {**row, "choice": str(row["choice"]), "better": str(row["better"])}
+            except (ValueError, KeyError, TypeError):  # a verdict on one caption, or a line that was cut
+                continue
+        return [row for row in found.values() if row["choice"] != "undone"]
+
+    def choose(self, row: dict[str, Any]) -> None:
+        """Append a choice."""
+        self._append(row)
+
     def add(self, row: dict[str, Any]) -> None:
         """Append one.
 
@@ -53,6 +71,9 @@ class Verdicts:
             raise UsageError("verdict", f"is none of {', '.join(VERDICTS)}", "Press 1, 2, 3 or 4.")
         if unknown := set(row.get("tags") or ()) - set(TAGS):
             raise UsageError("tags", f"{sorted(unknown)} are none", f"There are: {', '.join(TAGS)}.")
+        self._append(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
         line = json.dumps({"time_s": round(time.time(), 3), **row}) + "\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)

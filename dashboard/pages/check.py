@@ -1,4 +1,4 @@
-"""The page Check: captions of a drawn sample, one after the other, and how many of them are wrong."""
+"""The page Check: captions of a drawn sample, one after the other or two of a clip beside each other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from dashboard.asking.scope import Scope
+from dashboard.pages import compare
 from dashboard.site import Site
 from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, rates
 from manifests.errors import UsageError
@@ -43,15 +44,24 @@ def add(app: FastAPI, site: Site) -> None:
 
     @app.get("/check")
     @app.get("/check.json")
-    def check(request: Request, who: str = "me", seed: int = 1) -> Response:
+    def check(request: Request, who: str = "me", seed: int = 1, a: str = "", b: str = "") -> Response:
         scope = site.scope(request)
+        data: dict[str, Any] = {"who": who, "seed": seed, "file": str(verdicts.path), "a": a, "b": b}
+        data["versions"] = compare.versions(site)
+        if a or b:
+            compare.checked(site, a, b)
+            choices = verdicts.choices()
+            done = {
+                row["clip_id"] for row in choices if row["who"] == who and row["versions"] == sorted((a, b))
+            }
+            data |= {"pair": compare.next_pair(site, scope, a, b, seed, done), "done": len(done)}
+            data["preferred"] = compare.preferred(choices, a, b)
+            return site.page(request, "check_pair.html", data, scope)
         rows = verdicts.rows()
         own = {row["caption_id"] for row in rows if row["who"] == who}
         both, alike = agreement(rows)
-        data = {
+        data |= {
             "item": next_caption(site, scope, who, seed, own),
-            "who": who,
-            "seed": seed,
             "done": len(own),
             "verdicts": VERDICTS,
             "tags": TAGS,
@@ -59,7 +69,6 @@ def add(app: FastAPI, site: Site) -> None:
             "by_version": rates(rows, "version"),
             "both": both,
             "alike": alike,
-            "file": str(verdicts.path),
         }
         return site.page(request, "check.html", data, scope)
 
@@ -72,9 +81,17 @@ def add(app: FastAPI, site: Site) -> None:
                 raise HTTPException(413, "too long for a verdict")
         return await run_in_threadpool(kept, request, body)
 
+    def chosen(given: dict[str, Any]) -> Response:
+        if (row := compare.judged(site, given)) is None:
+            raise HTTPException(404, "these are not two captions of one clip")
+        verdicts.choose(row)
+        return JSONResponse({"done": True})
+
     def kept(request: Request, body: bytes) -> Response:
         try:
             given = json.loads(body)
+            if "left" in given:
+                return chosen(given)
             asked = str(given["caption_id"])
             row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
             row["tags"] = [str(tag) for tag in given.get("tags") or []]

@@ -1,21 +1,24 @@
-// Judging captions by keys: 1 right, 2 minor, 3 wrong, 4 unsure, u takes the last one back; it moves on by itself.
+// Judging captions by keys, 1 to 4 as the buttons say, u takes the last one back; it moves on by itself.
 
 const box = document.querySelector("[data-check]");
 const status = box.querySelector("[role=status]");
-const before = sessionStorage.getItem("judged");
+const { left, right, caption, who, seed } = box.dataset;
+const what = caption ? { caption_id: caption } : { left, right };
+const store = caption ? "judged" : "compared";
+const before = JSON.parse(sessionStorage.getItem(store));
 
-async function send(caption, verdict) {
+async function send(of, verdict) {
   const tags = [...box.querySelectorAll("input:checked")].map((input) => input.value);
-  const body = JSON.stringify({ caption_id: caption, verdict, tags, who: box.dataset.who, seed: box.dataset.seed });
+  const body = JSON.stringify({ ...of, verdict, tags, who, seed });
   const answer = await fetch(`/check${location.search}`, { method: "POST", body, headers: { "Content-Type": "application/json" } });
   if (!answer.ok) { status.textContent = `It was not kept: ${(await answer.json()).error}`; return; }
-  if (verdict === "undone") sessionStorage.removeItem("judged");
-  else sessionStorage.setItem("judged", caption);
+  if (verdict === "undone") sessionStorage.removeItem(store);
+  else sessionStorage.setItem(store, JSON.stringify(of));
   location.reload();
 }
 
 for (const button of box.querySelectorAll("[data-verdict]")) {
-  button.addEventListener("click", () => send(box.dataset.caption, button.dataset.verdict));
+  button.addEventListener("click", () => send(what, button.dataset.verdict));
 }
 document.addEventListener("keydown", (event) => {
   if (/^(SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "") || document.activeElement?.matches("input:not([type=checkbox])")) return;

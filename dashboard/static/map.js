@@ -2,6 +2,9 @@
 
 const box = document.querySelector("[data-map]");
 const canvas = box.querySelector("canvas");
+const said = Object.assign(document.createElement("p"), { className: "note" });
+said.setAttribute("role", "status");
+box.after(said);
 async function asked(address) {
   const answer = await fetch(address);
   if (answer.ok) return answer;
@@ -15,7 +18,8 @@ const lasso = points !== null || data.x === "embedding";
 const css = getComputedStyle(document.documentElement);
 const mark = box.dataset.mark?.split(",").map(Number);
 const MOST_CORNERS = 48, BYTES = 5;
-let line = [], picture = null;
+const clamp = (share) => Math.min(1, Math.max(0, share));
+let line = [], picture = null, cross = null;
 
 function colour(name) {
   const pen = document.createElement("canvas").getContext("2d");
@@ -80,13 +84,20 @@ function draw() {
     pen.closePath();
     pen.stroke();
   }
+  if (cross) {
+    pen.beginPath();
+    pen.moveTo(cross[0] * wide - 9, cross[1] * wide);
+    pen.lineTo(cross[0] * wide + 9, cross[1] * wide);
+    pen.moveTo(cross[0] * wide, cross[1] * wide - 9);
+    pen.lineTo(cross[0] * wide, cross[1] * wide + 9);
+    pen.stroke();
+  }
   canvas.dataset.drawn = "yes";
 }
 
 const at = (event) => {
   const rect = canvas.getBoundingClientRect();
-  const clamped = (share) => Math.min(1, Math.max(0, share));
-  return [clamped((event.clientX - rect.left) / rect.width), clamped((event.clientY - rect.top) / rect.height)];
+  return [clamp((event.clientX - rect.left) / rect.width), clamp((event.clientY - rect.top) / rect.height)];
 };
 
 function around(query) {
@@ -109,17 +120,45 @@ function boxed(query) {
   return true;
 }
 
+function opened() {
+  const query = new URLSearchParams(box.dataset.query);
+  if (line.length > 1 && (lasso ? around(query) : boxed(query))) location.href = `/clips?${query}`;
+  else { line = []; draw(); }
+}
+
+// By keys: arrows move a cross, c sets a corner, Enter opens what lies within them, or around the cross.
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function square([x, y], half) {
+  const [x0, x1, y0, y1] = [x - half, x + half, y - half, y + half].map(clamp);
+  return lasso ? [[x0, y0], [x1, y0], [x1, y1], [x0, y1]] : [[x0, y0], [x1, y1]];
+}
+
+canvas.addEventListener("keydown", (event) => {
+  const step = STEPS[event.key];
+  if (!step && !["c", "Enter", "Escape"].includes(event.key)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  cross ??= mark ? [mark[0], 1 - mark[1]] : [0.5, 0.5];
+  if (step) cross = cross.map((share, axis) => clamp(share + step[axis] * (event.shiftKey ? 0.1 : 0.02)));
+  else if (event.key === "c") line.push([...cross]);
+  else if (event.key === "Escape") { line = []; cross = null; }
+  else {
+    if (line.length < (lasso ? 3 : 2)) line = square(cross, 0.05);
+    opened();
+    return;
+  }
+  draw();
+  if (cross) said.textContent = `${Math.round(100 * cross[0])} % across, ${Math.round(100 - 100 * cross[1])} % up; ${line.length} corners`;
+});
+
 canvas.addEventListener("pointerdown", (event) => { line = [at(event)]; canvas.setPointerCapture(event.pointerId); });
 canvas.addEventListener("pointermove", (event) => {
   if (!line.length || !event.buttons) return;
   line.push(at(event));
   draw();
 });
-canvas.addEventListener("pointerup", () => {
-  const query = new URLSearchParams(box.dataset.query);
-  if (line.length > 1 && (lasso ? around(query) : boxed(query))) location.href = `/clips?${query}`;
-  else { line = []; draw(); }
-});
+canvas.addEventListener("pointerup", opened);
 canvas.addEventListener("pointercancel", () => { line = []; draw(); });
 new ResizeObserver(draw).observe(canvas);
 draw();

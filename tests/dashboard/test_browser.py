@@ -336,6 +336,23 @@ def test_a_line_around_points_of_the_map_opens_those_clips(browser, served, even
         around = {r["clip_id"] for r in rows if 0.01 < r["x"] < 0.99 and 0.44 < r["y"] < 0.99}
         shown = set(page.locator(".tile").evaluate_all("(tiles) => tiles.map((tile) => tile.dataset.clip)"))
         assert inside <= shown <= around and shown
+        page.go_back()
+        page.wait_for_selector("canvas[data-drawn]")
+        page.focus("canvas")  # the same by keys: a corner at each end of the upper half
+        for keys in (
+            ["ArrowLeft"] * 5 + ["ArrowUp"] * 5,
+            ["ArrowRight"] * 10,
+            ["ArrowDown"] * 5,
+            ["ArrowLeft"] * 10,
+        ):
+            for key in keys:
+                page.keyboard.press(f"Shift+{key}")
+            page.keyboard.press("c")
+        assert "4 corners" in page.text_content("[role=status]:below(canvas)")
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile("/clips.*lasso="))
+        shown = set(page.locator(".tile").evaluate_all("(tiles) => tiles.map((tile) => tile.dataset.clip)"))
+        assert shown == {r["clip_id"] for r in rows if r["y"] >= 0.5}
         page.locator(".tile a").first.click()
         page.click("text=Its place on the map")
         page.wait_for_selector("[data-mark] canvas[data-drawn]")

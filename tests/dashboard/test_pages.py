@@ -26,7 +26,7 @@ from dashboard.states import STATES
 from manifests import cli, queries
 from manifests.layout import Column
 from manifests.tables import records, scans
-from manifests.verdicts import take_in
+from manifests.verdicts import latest, take_in
 from manifests.views import View
 from tests.dashboard.conftest import OTHER, run_events
 from tests.pipeline.stages.test_score import scored
@@ -324,6 +324,45 @@ def test_the_events_stream_tells_of_a_change(copy, tmp_path):
     first, second = asyncio.run(told())
     assert first.startswith("id: 99991231") and '"done": 4' in first and '"done": 5' in second
     assert site.tail.listeners == 0
+
+
+def test_two_versions_are_compared_blind(eventful, tmp_path):
+    before, path = digest(eventful.uri), tmp_path / "v.jsonl"
+    client = TestClient(make_app(eventful.uri, tmp_path / "index", verdicts=path), "http://127.0.0.1")
+    a, b = client.get("/check.json?view=newest").json()["versions"][:2]
+    address, seen, sides = f"view=newest&a={a}&b={b}", [], Counter()
+    texts = {
+        row["caption_id"]: (version, row["text"])
+        for version, rows in scans.by_column(eventful, "captions").items()
+        for row in rows.to_pylist()
+    }
+    while (data := client.get(f"/check.json?{address}").json())["pair"]:
+        pair = data["pair"]
+        assert pair["clip_id"] not in seen and pair["left"]["text"] != pair["right"]["text"]
+        assert a not in json.dumps(pair) and b not in json.dumps(pair), "blind"
+        seen.append(pair["clip_id"])
+        version = {side: texts[pair[side]["caption_id"]][0] for side in ("left", "right")}
+        assert sorted(version.values()) == sorted((a, b))
+        better = next(side for side, own in version.items() if own == a)
+        sides[better] += 1
+        choice = better if len(seen) != 2 else "alike"
+        given = {side: pair[side]["caption_id"] for side in ("left", "right")} | {
+            "verdict": choice,
+            "who": "me",
+        }
+        assert client.post("/check", json=given).status_code == 200
+    assert len(seen) > 3 and len(sides) == 2, "sides are drawn"
+    found = data["preferred"]
+    assert (found["one"], found["other"], found["alike"]) == (len(seen) - 1, 0, 1)
+    assert found["low"] > 0.4 and found["high"] == pytest.approx(1.0)
+    assert client.post("/check", json=given | {"verdict": "undone"}).status_code == 200
+    assert client.get(f"/check.json?{address}").json()["pair"]["clip_id"] == seen[-1]
+    assert client.post("/check", json=given | {"verdict": "best"}).status_code == 400
+    assert client.post("/check", json=given | {"left": given["right"]}).status_code == 404
+    for odd in ("a=x&b=y", f"a={a}&b={a}", f"a={a}"):
+        assert client.get(f"/check?view=newest&{odd}").status_code == 400
+    assert latest(path.read_text().splitlines()) == [], "no verdicts on single captions"
+    assert "Compare captions" in client.get(f"/check?{address}").text and digest(eventful.uri) == before
 
 
 def test_captions_are_judged_outside_the_dataset(eventful, tmp_path):
