@@ -39,6 +39,8 @@ from vae.stored import mean_and_logvar, of_slabs
 
 MOST_AHEAD = 32
 """Steps read ahead of small packs, to keep all reads under way."""
+TEXT_DTYPE = torch.bfloat16
+"""What embeddings of captions are stored in, and stay in until the model reads them."""
 READS_LOCAL, READS_FAR = 4, 48
 """Samples that are fetched at once from a disk, and from an object store, whose answers take tens of ms."""
 
@@ -79,7 +81,7 @@ class Pack:
     coords: Tensor  # [N, 4] seconds, row, column, whether it holds the clip's first latent
     frame: Tensor  # [N] latent frame of each token
     cu: Tensor  # [S + 1] token offsets
-    text: Tensor  # [L, Dt] caption embeddings
+    text: Tensor  # [L, Dt] caption embeddings, in what they are stored in
     text_cu: Tensor  # [S + 1] text offsets
 
     @property
@@ -171,7 +173,7 @@ class PackReader:
         path, member = self.catalog.views[sample.view].texts[sample.clip_id]
         assert self.members is not None
         found = tensors_in(self.members.view(path, member), f"{path}:{member.name}")[caption_id]
-        return torch.empty(found.shape).copy_(found)  # a copy: its bytes are soon overwritten
+        return found.clone()  # its bytes are soon overwritten
 
     def text_of(self, sample: Sample, kind: str) -> tuple[str, Tensor]:
         """Id and embedding [L, Dt] of a sample's first caption of a kind, or of its first caption."""
@@ -187,7 +189,7 @@ class PackReader:
         captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < dropout:
-            return torch.zeros(1, self.catalog.text_width), "none"
+            return torch.zeros(1, self.catalog.text_width, dtype=TEXT_DTYPE), "none"
         return self.embedding(sample, captions[index][0]), captions[index][1]
 
     def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
@@ -249,7 +251,7 @@ class PackReader:
             valid=torch.zeros(0, cells),
             coords=torch.zeros(0, 4),
             frame=torch.zeros(0, dtype=torch.long),
-            text=torch.zeros(0, self.catalog.text_width),
+            text=torch.zeros(0, self.catalog.text_width, dtype=TEXT_DTYPE),
         )
         columns = {
             item.name: torch.cat([getattr(part, item.name) for part in [none, *parts]])

@@ -154,7 +154,7 @@ class StreamReader(PackReader):
         return self.held[sample.clip_id].captions
 
     def embedding(self, sample: Sample, caption_id: str) -> Tensor:
-        return self.held[sample.clip_id].texts[caption_id].float()
+        return self.held[sample.clip_id].texts[caption_id]
 
 
 class StreamLoader:

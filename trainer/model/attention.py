@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manifests.cli import say
 from trainer.model.kernels import NEVER, attend_documents
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -74,7 +73,7 @@ def documents(
     """
     device, at_q, at_k = device or at_q.device, at_q.cpu(), at_k.cpu()
     cu_q, cu_k = (at.to(device, torch.int32, non_blocking=True) for at in (at_q, at_k))
-    mask = document_mask(cu_q, cu_k) if device.type == "cuda" and not _is_varlen(dtype) else None
+    mask = document_mask(cu_q, cu_k) if device.type == "cuda" and not is_varlen(dtype) else None
     is_padded = device.type == "cpu" and dtype in _HALF and int(at_q[-1]) > 0
     padding = Padding(at_q, at_k) if is_padded else None
     return Documents(cu_q, cu_k, at_q, at_k, long_from, mask, padding)
@@ -104,35 +103,8 @@ def attend_routed(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     )[0]
 
 
-def checked_route(device: torch.device, num_heads: int, width: int, long_from: int) -> int | None:
-    """`long_from` where the kernels give here what the dense oracle gives, with its gradients; else None.
-
-    Tried once, when a model is built for a GPU: a kernel that a library's next version breaks costs speed
-    and a line, not a run.
-    """
-    if device.type != "cuda" or not _is_varlen(torch.bfloat16):
-        return None
-    at = torch.tensor([0, 96, 100, 228, 300])
-    q, k, v = (
-        torch.randn(300, num_heads, width, device=device, dtype=torch.bfloat16, requires_grad=True)
-        for _ in range(3)
-    )
-    weights, found = torch.randn(300, num_heads, width, device=device), []
-    try:
-        for way in (attend_dense, attend_routed):
-            of = documents(at, at, torch.bfloat16, device, 96)
-            out = way(q, k, v, of).float()
-            found.append([out.detach(), *torch.autograd.grad((out * weights).sum(), (q, k, v))])
-        worst = max(float((a.float() - b.float()).abs().max()) for a, b in zip(*found, strict=True))
-        why = "" if worst < 0.15 else f"differs from the oracle by {worst:.2g}"
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        why = str(error).splitlines()[0]
-    if why:
-        say(f"attention by kernels chosen for each length cannot be used here ({why}); torch's own call is")
-    return None if why else long_from
-
-
-def _is_varlen(dtype: torch.dtype) -> bool:
+def is_varlen(dtype: torch.dtype) -> bool:
+    """Whether this torch has a variable-length kernel of a GPU for a precision."""
     return dtype in _HALF and _varlen is not None
 
 

@@ -264,8 +264,9 @@ class DiT(nn.Module):
         With `share_sequence` x, sigma, known and coords are this process' part, cu and the text are whole.
         """
         layout = layout or Layout.of(sigma, cu, text_cu, self.sequence)
+        text = text.to(self.null_text.dtype)  # kept in half precision until here
         is_null = (text == 0).all(dim=-1, keepdim=True)
-        words = self.text(torch.where(is_null, self.null_text.to(text.dtype), text))
+        words = self.text(torch.where(is_null, self.null_text, text))
         h = self.embed(torch.cat([x, known[:, None].to(x.dtype), coords[:, 3:].to(x.dtype)], dim=-1))
         # few distinct levels: modulate those, and look up in each block
         levels = layout.levels.each(lambda value: value.to(x.device, non_blocking=True))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from trainer.config import FitConfig
-from trainer.model.attention import Documents, attend_routed, checked_route, documents
+from trainer.model.attention import Documents, attend_routed, documents
 from trainer.model.dit import DiT
 from trainer.model.kernels import NEVER
+from trainer.model.routes import checked_route
 from trainer.state.parallel import Ranks, build
 
 WORDS, ROUNDS = 40, 5

@@ -15,9 +15,9 @@ from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
 from trainer.data.patches import FACTORS
-from trainer.model.attention import checked_route
 from trainer.model.dit import DiT
 from trainer.model.layout import Layout
+from trainer.model.routes import checked_route
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"

@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from learning import processes
 from manifests.errors import UsageError
 from trainer.config import FitConfig
-from trainer.model.attention import checked_route
 from trainer.model.dit import DiT, initial_value
+from trainer.model.routes import checked_route
 from trainer.model.sequence import SequenceGroup
 from trainer.state.adapters import adapt
 from trainer.state.recompute import recomputed

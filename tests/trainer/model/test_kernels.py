@@ -11,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.config import ModelConfig
 from trainer.data.patches import coordinates
 from trainer.model import kernels
-from trainer.model.attention import attend_dense, attend_routed, checked_route, documents
+from trainer.model.attention import attend_dense, attend_routed, documents
 from trainer.model.dit import DiT
 from trainer.model.kernels import NEVER, attend_documents, look_up, parts, pieces_of
 from trainer.model.layout import JointLayout, Layout, Levels
+from trainer.model.routes import checked_route
 from trainer.state.recompute import recomputed
 
 CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)

@@ -198,6 +198,14 @@ def test_noise_of_the_device_and_what_blocks_keep_are_the_same_for_any_number_of
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_and_sharded_it_trains_as_one_does(dataset, alone, tmp_path):
+    more = {"is_compiled": True, "is_checkpointed": True, "checkpoint_keeps": "attention"}
+    run(dataset, tmp_path, 4, 2, json.dumps(more))
+    assert np.allclose(losses(tmp_path), losses(alone)[:4], atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_half_precision_on_two_processes_follows_full_precision(dataset, alone, tmp_path):
     run(dataset, tmp_path, 12, 2, '{"is_bf16": true}')
