@@ -25,6 +25,8 @@ from trainer.model.layout import Layout
 from trainer.model.sequence import SequenceGroup
 
 BASE_SPATIAL_TOKENS, BASE_FRAMES = 32, 4
+APART = 1 << 52
+"""Between the seeds of a sample's levels and of its noise on the device: one draw does not tell the other."""
 
 
 def shift_of(grid: tuple[int, int, int], config: FlowConfig) -> float:
@@ -291,7 +293,7 @@ def add_noise(
     made = _shared_out(pack, tokens, group)
     if not is_later:
         return made
-    seeds = [member.seed + 1 + salt for member in pack.members]
+    seeds = [member.seed + 1 + salt + APART for member in pack.members]
     counts = pack.cu.diff().tolist()
     first = group.span(int(made.cu[-1])).start if group else 0
     return replace(made, noise=DeviceNoise(seeds, counts, first, config.path))
