@@ -25,6 +25,7 @@ from trainer.data.loader import Member, Pack, offsets_of
 from trainer.data.samples import Sample
 from trainer.model.attention import documents
 from trainer.model.flow import add_noise
+from trainer.model.routing import _calls
 from trainer.presets import preset
 from trainer.reports.efficiency import LossTable, StepTime, step_efficiency
 from trainer.reports.run_log import RunLog
@@ -82,7 +83,7 @@ def main() -> None:
 
     def laid_out() -> None:
         for at in (layout.at, layout.text_at):
-            documents(layout.at, at, half, torch.device("cpu"))
+            documents(layout.at, at, half, torch.device("cpu"), config.long_documents)
 
     def sorted_out() -> None:
         table = LossTable()
@@ -98,9 +99,17 @@ def main() -> None:
             log.consumed({"step": 0} | consumed_row([pack], False))
             log.metrics({"step": 0, "loss": 1.0, "loss_by": dict.fromkeys("abcdef", 1.0)})
 
+        routed = documents(layout.at, layout.at, half, torch.device("cpu"), config.long_documents).route
+        calls = 2 * 3 * config.model.depth  # of self- and cross-attention: forward, recomputed and backward
+
+        def routes_read() -> None:
+            for _ in range(calls):
+                list(_calls(routed))
+
         parts = {
             "counting": milliseconds(lambda: StepTotals.of([noisy], stop, 1)),
             "layout for the model": milliseconds(laid_out),
+            "routes read by all blocks": milliseconds(routes_read),
             "errors by shape and noise": milliseconds(sorted_out),
             "writing down": milliseconds(written),
         }

@@ -39,8 +39,9 @@ def join() -> Place:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if is_gpu else "gloo", timeout=STEP_PATIENCE if is_gpu else PATIENCE
         )
-        _host[:] = [dist.new_group(backend="gloo", timeout=PATIENCE)]
         atexit.register(leave)
+    if dist.is_initialized() and not _host:  # Ray Train has made the group by itself
+        _host[:] = [dist.new_group(backend="gloo", timeout=PATIENCE)]
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = (
         torch.device("cuda", local % max(1, torch.cuda.device_count())) if is_gpu else torch.device("cpu")

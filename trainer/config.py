@@ -260,6 +260,10 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_ranges("--", self, _RANGES)
+        if self.is_half_stream and not self.is_bf16:
+            raise UsageError("--half-stream", "needs --bf16 True")
+        if self.checkpoint_keeps != "auto" and not self.is_checkpointed:
+            raise UsageError("--checkpoint-keeps", "needs --checkpointing True")
         Mixing(weights=self.captions)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
-from trainer.config import LATER, FitConfig, FlowConfig, ModelConfig, StageConfig
+from trainer.config import LATER, RUN_ONLY, FitConfig, FlowConfig, ModelConfig, StageConfig
 
 Changes = dict[str, tuple[Any, Any]]
 """Old and new value of settings, by dotted name."""
@@ -184,11 +184,11 @@ def note_changes(out: Path, step: int, changes: Changes) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def measured_settings(path: Path) -> dict[str, float]:
-    """The settings that a file of `rushes measure` gives a run.
+def measured_settings(path: Path, preset: str) -> dict[str, float]:
+    """The settings that a file of `rushes measure` gives a run of a preset.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: it is no such file, or of another preset, or of no GPU where there is one.
     """
     found = read_local_object(path)
     cost, length = found.get("attention_cost"), found.get("long_documents")
@@ -196,4 +196,27 @@ def measured_settings(path: Path) -> dict[str, float]:
         raise UsageError(
             str(path), "gives no attention_cost and long_documents", "Make it by `rushes measure --out`."
         )
+    if (of := found.get("preset")) != preset:
+        raise UsageError(
+            str(path), f"was measured of {of}, not of {preset}", f"Run `rushes measure {preset}`."
+        )
+    if found.get("device") == "cpu" and Path("/dev/nvidia0").exists():
+        raise UsageError(str(path), "was measured on a CPU", "Measure where the run will be.")
     return {"attention_cost": cost, "long_documents": length}
+
+
+def check_same_run(stored: Mapping[str, Any], config: FitConfig) -> None:
+    """Whether settings that lie elsewhere are of this run, as far as they tell runs apart.
+
+    Raises:
+        UsageError: they are not.
+    """
+    before = config_of({**LATER, **stored}, "config.json of the copies")
+    of_data = {"model.latent_channels", "model.text_width"}  # known when the data has been read
+    own = [
+        f"{name} {old} is now {new}"
+        for name, (old, new) in changes_between(before, config).items()
+        if name.split(".")[0] not in RUN_ONLY and name not in of_data
+    ]
+    if own:
+        raise UsageError("--checkpoints", f"holds copies of a run with other settings: {'; '.join(own)}")

@@ -98,7 +98,7 @@ class RunOptions:
             if getattr(self, name) is not None
         }
         if self.measured:
-            given = measured_settings(self.measured) | given
+            given = measured_settings(self.measured, self.preset) | given
         if self.stages:
             given["stages"] = load_stages(self.stages)
         text, path = given.pop("model.text", found.model.text), given.pop("flow.path", found.flow.path)

@@ -119,12 +119,14 @@ def copy_in(filesystem: fs.FileSystem, what: bytes | Path, path: str) -> None:
 
 
 def copy_out(filesystem: fs.FileSystem, path: str, local_file: Path) -> None:
-    """Copy a stored file to a local one, a piece at a time."""
-    with filesystem.open_input_stream(path, compression=None) as stream, open(local_file, "wb") as file:
+    """Copy a stored file to a local one, a piece at a time; it appears when it is whole."""
+    temporary = temporary_name(str(local_file))
+    with filesystem.open_input_stream(path, compression=None) as stream, open(temporary, "wb") as file:
         while piece := stream.read(CHUNK_BYTES):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(temporary, local_file)
 
 
 def _store(filesystem: fs.FileSystem, path: str) -> objects.ObjectStore:

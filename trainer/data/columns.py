@@ -157,8 +157,8 @@ class ClipRows(_ByClip):
 
     def at(self, row: int) -> dict[str, Any]:
         found = {name: value[row].item() for name, value in self.numbers.items()}
-        if found["slab_offset"] < 0:
-            found["slab_offset"] = None
+        for name in ("slab_offset", "fps"):
+            found[name] = None if found[name] < 0 else found[name]
         return {"clip_id": self.names[row], **found, "slab_crc32": self.crc32[row], **self.same}
 
 

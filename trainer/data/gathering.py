@@ -141,7 +141,9 @@ def _captions(
     table = scans.table(dataset, "text", view.column("text"), fields)
     widths |= set(pc.unique(table["width"]).to_pylist())
     at, is_known = places(ids, ids_of(table["clip_id"]))
-    kinds, sources = (pc.dictionary_encode(table[name].combine_chunks()) for name in ("kind", "source"))
+    kinds, sources = (
+        pc.dictionary_encode(pc.fill_null(table[name].combine_chunks(), "")) for name in ("kind", "source")
+    )
     both = kinds.indices.to_numpy().astype(np.int64) * len(sources.dictionary) + sources.indices.to_numpy()
     known, numbers = np.unique(both, return_inverse=True)
     names = [

@@ -27,7 +27,7 @@ _NOTED = "held-out.json"
 def source_of(clip_id: str) -> str:
     """The source that a clip was cut from; the clip itself where its id names none."""
     source, _, begin = clip_id.rpartition("-")
-    return source if source and begin.isdigit() else clip_id
+    return source if source and begin.isascii() and begin.isdigit() else clip_id
 
 
 def draw_of(name: str) -> float:

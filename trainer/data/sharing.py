@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,16 @@ import pyarrow as pa
 from learning import processes
 from manifests.errors import RushesError
 from trainer.data.columns import Arrays
+
+_PREFIX = "rushes-catalogue-"
+
+
+def _sweep() -> None:
+    """Remove what processes that were killed have left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = path.name.removeprefix(_PREFIX).split("-")[0]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and path.stat().st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _give_back() -> None:
@@ -41,7 +52,8 @@ def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, d
     if processes.leads_node():
         try:
             arrays, told = make()
-            folder = Path(tempfile.mkdtemp(prefix="rushes-catalogue-"))
+            _sweep()
+            folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
             for number, value in enumerate(arrays.values()):
                 np.save(folder / f"{number}.npy", value, allow_pickle=False)
             (folder / "told.json").write_text(json.dumps([list(arrays), told]))

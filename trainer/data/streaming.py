@@ -23,6 +23,7 @@ from torch import Tensor
 
 from manifests.errors import UsageError
 from trainer.config import FitConfig
+from trainer.data.ahead import Ahead
 from trainer.data.catalog import Catalog
 from trainer.data.held_out import is_held_out
 from trainer.data.loader import Pack, PackReader
@@ -33,6 +34,8 @@ from trainer.data.windows import Cutter
 from vae.stored import mean_and_logvar
 
 SURVEY, HELD_OUT, POOL = 256, 32, 64
+AHEAD = 4
+"""Steps read ahead."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,16 @@ class StreamLoader:
     def steps_from(
         self, step: int, prepare: Callable[[Pack, int], Any] = lambda pack, step: pack
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """(step, epoch, packs of this process, prepared) without end, in an order set by the first step."""
+        """(step, epoch, packs of this process, prepared) without end, in an order set by the first step.
+
+        A thread reads and prepares them ahead.
+        """
+        with Ahead(self._steps_from(step, prepare), AHEAD) as steps:
+            yield from steps
+
+    def _steps_from(
+        self, step: int, prepare: Callable[[Pack, int], Any]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
         packs, each = self._packs(step), self.reader.config.packs_per_step // self.world_size
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]

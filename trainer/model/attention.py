@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.kernels import NEVER, attend_documents
+from trainer.model.kernels import attend_documents
+from trainer.model.routing import route_of
 
 _HALF = (torch.bfloat16, torch.float16)
 PADDED_TO, MOST_PADDED = 32, 512  # lengths to whose multiple documents are padded, and up to which
@@ -41,7 +42,8 @@ class Documents(NamedTuple):
     Attributes:
         cu_q, cu_k: offsets of each document's queries and keys, in int32, where they lie.
         at_q, at_k: the same on the CPU, in int64.
-        long_from: tokens of a document from which it has a kernel to itself; None: torch's own
+        longest: most queries and most keys of a document.
+        route: which kernel takes which documents (trainer/model/kernels.py); None on a GPU: torch's own
             variable-length call for all.
         mask: for FlexAttention, where it is what attends.
         padding: for `attend_padded`, where it is.
@@ -51,7 +53,8 @@ class Documents(NamedTuple):
     cu_k: Tensor
     at_q: Tensor
     at_k: Tensor
-    long_from: int | None = None
+    longest: tuple[int, int]
+    route: Tensor | None = None
     mask: Any = None
     padding: Padding | None = None
 
@@ -70,13 +73,16 @@ def documents(
 
     Args:
         device: of queries and keys; None: that of the offsets.
+        long_from: tokens of a document from which it has a kernel to itself; None: no route is made.
     """
     device, at_q, at_k = device or at_q.device, at_q.cpu(), at_k.cpu()
     cu_q, cu_k = (at.to(device, torch.int32, non_blocking=True) for at in (at_q, at_k))
     mask = document_mask(cu_q, cu_k) if device.type == "cuda" and not is_varlen(dtype) else None
     is_padded = device.type == "cpu" and dtype in _HALF and int(at_q[-1]) > 0
     padding = Padding(at_q, at_k) if is_padded else None
-    return Documents(cu_q, cu_k, at_q, at_k, long_from, mask, padding)
+    longest = int(at_q.diff().max()), int(at_k.diff().max())
+    route = None if long_from is None else route_of(at_q, at_k, long_from)
+    return Documents(cu_q, cu_k, at_q, at_k, longest, route, mask, padding)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
@@ -88,7 +94,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     if of.mask is not None:
         return attend_flex(q, k, v, of)
     if q.is_cuda:
-        return attend_varlen(q, k, v, of) if of.long_from is None else attend_routed(q, k, v, of)
+        return attend_varlen(q, k, v, of) if of.route is None else attend_routed(q, k, v, of)
     if torch.compiler.is_compiling():  # one operation to the compiler; run as written it copies more
         return attend_routed(q, k, v, of)
     if of.padding is not None and v.dtype in _HALF:
@@ -98,8 +104,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
 
 def attend_routed(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the kernel that is fastest for each document's length (trainer/model/kernels.py)."""
+    route = of.at_q[:0] if of.route is None else of.route  # a CPU needs none
     return attend_documents(  # type: ignore[no-any-return]
-        *(x.contiguous() for x in (q, k, v)), of.cu_q, of.cu_k, of.at_q, of.at_k, of.long_from or NEVER
+        *(x.contiguous() for x in (q, k, v)), of.cu_q, of.cu_k, of.at_q, of.at_k, route
     )[0]
 
 
@@ -111,9 +118,8 @@ def is_varlen(dtype: torch.dtype) -> bool:
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
     """`attend` by the variable-length kernel: CUDA, half precision."""
     assert _varlen is not None
-    longest = (int(at.diff().max()) for at in (of.at_q, of.at_k))
     return _varlen(  # type: ignore[no-any-return]
-        q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q, of.cu_k, *longest
+        q.contiguous(), k.contiguous(), v.contiguous(), of.cu_q, of.cu_k, *of.longest
     )
 
 

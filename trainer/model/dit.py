@@ -105,6 +105,7 @@ class BlockContext(NamedTuple):
     text: Tensor  # [L, D]; read by cross-attention only
     captions: Documents | None  # cross-attention: the tokens here and the text of their samples
     ring: RingPlan | None = None  # what parts of the pack exchange, where it is held in parts
+    long_from: int | None = None  # tokens from which a document has a kernel to itself
 
 
 class DiTBlock(nn.Module):
@@ -162,7 +163,7 @@ class DiTBlock(nn.Module):
         attended = (
             attend(q, k, v, of)
             if context.ring is None
-            else attend_ring(q, k, v, of.cu_q, of.at_q, of.long_from, context.ring)
+            else attend_ring(q, k, v, of.cu_q, of.at_q, context.long_from, context.ring)
         )
         return self.out(self.sequence.to_tokens(attended).flatten(1))
 
@@ -286,7 +287,10 @@ class DiT(nn.Module):
             samples = documents(at, at, dtype, x.device, self.long_from)
             captions = documents(layout.local_at, layout.text_at, dtype, x.device, self.long_from)
             h = self._run_blocks(
-                h, BlockContext(modulation, levels, *rotary(angles), samples, words, captions, ring)
+                h,
+                BlockContext(
+                    modulation, levels, *rotary(angles), samples, words, captions, ring, self.long_from
+                ),
             )
         return self._finish(h, level, levels)
 

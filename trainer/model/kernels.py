@@ -14,44 +14,16 @@ Shape legend: N packed query tokens, M packed key tokens, H heads, K head width,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.model.routing import GPU, backward_routed, forward_routed
+
 OPERATIONS = torch.ops.rushes
-NEVER = 1 << 40
-"""A `long_from` that no document has."""
 PIECE = 256
 """Most tokens of a run of one noise level that are added up by one thread of a GPU for each value."""
-
-
-def parts(at_q: Tensor, at_k: Tensor, long_from: int) -> Iterator[tuple[int, int, bool]]:
-    """(first document, the one after the last, whether it is one long one) of calls that cover all.
-
-    Documents without queries belong to whatever lies around them. A document is long by the fewer of its
-    queries and keys.
-    """
-    lengths = torch.minimum(at_q.diff(), at_k.diff()).tolist()
-    begin = 0
-    for index, length in enumerate(lengths):
-        if length >= long_from:
-            if begin < index:
-                yield begin, index, False
-            yield index, index + 1, True
-            begin = index + 1
-    if begin < len(lengths):
-        yield begin, len(lengths), False
-
-
-def _span(at: Tensor, first: int, end: int) -> slice:
-    return slice(int(at[first]), int(at[end]))
-
-
-def _batch(x: Tensor) -> Tensor:
-    """[n, H, K] as a batch of one: [1, H, n, K]."""
-    return x.transpose(0, 1)[None]
 
 
 @torch.library.custom_op("rushes::attend", mutates_args=())
@@ -63,7 +35,7 @@ def attend_documents(
     cu_k: Tensor,
     at_q: Tensor,
     at_k: Tensor,
-    long_from: int,
+    route: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention per document, and the logarithm of each query's sum.
 
@@ -71,35 +43,14 @@ def attend_documents(
         q: [N, H, K], contiguous, as k and v [M, H, K] are.
         cu_q, cu_k: offsets [S + 1] of documents where q lies, in int32.
         at_q, at_k: the same on the CPU, in int64.
+        route: `route_of` these, for a GPU.
 
     Returns:
         [N, H, K] and [H, N].
     """
     if not q.is_cuda:
         return _forward_grouped(q, k, v, at_q, at_k)
-    out, sums = torch.empty_like(q), q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32)
-    for first, end, is_long in parts(at_q, at_k, long_from):
-        own, keys = _span(at_q, first, end), _span(at_k, first, end)
-        if own.start == own.stop:
-            continue
-        if is_long:
-            found = torch.ops.aten._scaled_dot_product_cudnn_attention(
-                *(_batch(x) for x in (q[own], k[keys], v[keys])), None, True, 0.0, False, False
-            )
-            out[own], sums[:, own] = found[0][0].transpose(0, 1), found[1].reshape(q.shape[1], -1)
-        else:
-            found = torch.ops.aten._flash_attention_forward(
-                q[own],
-                k[keys],
-                v[keys],
-                *_offsets(cu_q, cu_k, first, end),
-                *_longest(at_q, at_k, first, end),
-                0.0,
-                False,
-                return_debug_mask=False,
-            )
-            out[own], sums[:, own] = found[0], found[1]
-    return out, sums
+    return forward_routed(q, k, v, cu_q, cu_k, route, GPU)
 
 
 @attend_documents.register_fake
@@ -111,7 +62,7 @@ def _(
     cu_k: Tensor,
     at_q: Tensor,
     at_k: Tensor,
-    long_from: int,
+    route: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0], dtype=_sum_dtype(q))
 
@@ -128,40 +79,11 @@ def attend_backward(
     cu_k: Tensor,
     at_q: Tensor,
     at_k: Tensor,
-    long_from: int,
+    route: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.is_cuda:
         return _backward_grouped(gradient, q, k, v, out, sums, at_q, at_k)
-    found = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    none = torch.zeros((), dtype=torch.int64, device=q.device)  # nothing is dropped out: no random state
-    state = torch.zeros(2, dtype=torch.uint64, device=q.device)
-    for first, end, is_long in parts(at_q, at_k, long_from):
-        own, keys = _span(at_q, first, end), _span(at_k, first, end)
-        if own.start == own.stop:
-            continue
-        values = gradient[own], q[own], k[keys], v[keys], out[own]
-        longest = _longest(at_q, at_k, first, end)
-        if is_long:
-            made = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-                *(_batch(x) for x in values),
-                sums[:, own].contiguous()[None, :, :, None],
-                *(none, none, None, None, None),
-                *longest,
-                0.0,
-                False,
-            )
-            made = [part[0].transpose(0, 1) for part in made]
-        else:
-            made = torch.ops.aten._flash_attention_backward(
-                *values,
-                sums[:, own].contiguous(),
-                *_offsets(cu_q, cu_k, first, end),
-                *longest,
-                *(0.0, False, state, none),
-            )
-        for whole, span, part in zip(found, (own, keys, keys), made, strict=True):
-            whole[span] = part
-    return found
+    return backward_routed(gradient, q, k, v, out, sums, cu_q, cu_k, route, GPU)
 
 
 @attend_backward.register_fake
@@ -176,34 +98,22 @@ def _(
     cu_k: Tensor,
     at_q: Tensor,
     at_k: Tensor,
-    long_from: int,
+    route: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:7])
-    ctx.long_from = inputs[7]
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:])
 
 
 def _gradients(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     q, k, v, out, sums, *places = ctx.saved_tensors
-    found = attend_backward(gradient.contiguous(), q, k, v, out, sums, *places, ctx.long_from)
+    found = attend_backward(gradient.contiguous(), q, k, v, out, sums, *places)
     return *found, None, None, None, None, None
 
 
 attend_documents.register_autograd(_gradients, setup_context=_keep)
-
-
-def _offsets(cu_q: Tensor, cu_k: Tensor, first: int, end: int) -> tuple[Tensor, Tensor]:
-    """Offsets of some documents in a row, from the first of them on."""
-    if first == 0 and end == len(cu_q) - 1:
-        return cu_q, cu_k
-    return cu_q[first : end + 1] - cu_q[first], cu_k[first : end + 1] - cu_k[first]
-
-
-def _longest(at_q: Tensor, at_k: Tensor, first: int, end: int) -> tuple[int, int]:
-    return int(at_q[first : end + 1].diff().max()), int(at_k[first : end + 1].diff().max())
 
 
 def _sum_dtype(q: Tensor) -> torch.dtype:

@@ -20,7 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.model.kernels import NEVER, attend_backward, attend_documents
+from trainer.model.kernels import attend_backward, attend_documents
+from trainer.model.routing import NEVER, route_of
 
 
 class Shared(NamedTuple):
@@ -111,10 +112,10 @@ def _taken(plan: RingPlan, keys: Tensor) -> Iterator[tuple[int, int, Tensor | No
         yield to, of, came
 
 
-def _one_document(queries: int, keys: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Offsets of a single document, where it lies and on the CPU."""
+def _one_document(queries: int, keys: int, device: torch.device, long_from: int) -> tuple[Tensor, ...]:
+    """Offsets of a single document, where it lies and on the CPU, and its route."""
     at = torch.tensor([0, queries]), torch.tensor([0, keys])
-    return *(own.to(device, torch.int32, non_blocking=True) for own in at), *at
+    return *(own.to(device, torch.int32, non_blocking=True) for own in at), *at, route_of(*at, long_from)
 
 
 def _exact(x: Tensor) -> torch.dtype:
@@ -141,38 +142,39 @@ class _RingAttend(torch.autograd.Function):
         long_from: int,
         plan: RingPlan,
     ) -> Tensor:
-        out, sums = attend_documents(q, k, v, cu, cu, at, at, long_from)
+        route = route_of(at, at, long_from)
+        out, sums = attend_documents(q, k, v, cu, cu, at, at, route)
         out, sums = out.to(_exact(q), copy=True), sums.clone()  # what an operation gave may be kept elsewhere
         for _, of, came in _taken(plan, torch.stack((k, v), dim=1)):
             shared = plan.shared[of]
             if came is None or shared is None:
                 continue
             rows = shared.own
-            places = _one_document(rows.stop - rows.start, len(came), q.device)
+            places = _one_document(rows.stop - rows.start, len(came), q.device, long_from)
             keys, values = (part.contiguous() for part in came.unbind(1))
-            found = attend_documents(q[rows].contiguous(), keys, values, *places, long_from)
+            found = attend_documents(q[rows].contiguous(), keys, values, *places)
             out[rows], sums[:, rows] = join(out[rows], sums[:, rows], *found)
         out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, sums, cu, at)
+        ctx.save_for_backward(q, k, v, out, sums, cu, at, route)
         ctx.long_from, ctx.plan = long_from, plan
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        q, k, v, out, sums, cu, at = ctx.saved_tensors
+        q, k, v, out, sums, cu, at, route = ctx.saved_tensors
         plan, long_from, gradient = ctx.plan, ctx.long_from, gradient.contiguous()
-        local = attend_backward(gradient, q, k, v, out, sums, cu, cu, at, at, long_from)
+        local = attend_backward(gradient, q, k, v, out, sums, cu, cu, at, at, route)
         of_q, of_k, of_v = (part.to(_exact(q)) for part in local)
         for to, of, came in _taken(plan, torch.stack((k, v), dim=1)):
             shared, mine = plan.shared[of], plan.shared[to]
             home = None
             if came is not None and shared is not None:
                 rows = shared.own
-                places = _one_document(rows.stop - rows.start, len(came), q.device)
+                places = _one_document(rows.stop - rows.start, len(came), q.device, long_from)
                 given = [part[rows].contiguous() for part in (gradient, q)]
                 keys = [part.contiguous() for part in came.unbind(1)]
                 of_rows = out[rows].contiguous(), sums[:, rows].contiguous()
-                more, *others = attend_backward(*given, *keys, *of_rows, *places, long_from)
+                more, *others = attend_backward(*given, *keys, *of_rows, *places)
                 of_q[rows] += more
                 home = torch.stack(others, dim=1)
             wanted = k.new_empty(mine.own.stop - mine.own.start, 2, *k.shape[1:]) if mine else None

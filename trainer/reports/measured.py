@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from trainer.config import FitConfig
-from trainer.model.attention import Documents, attend_routed, documents
+from trainer.model.attention import Documents, attend_routed, attend_varlen, documents
 from trainer.model.dit import DiT
-from trainer.model.kernels import NEVER
 from trainer.model.routes import checked_route
+from trainer.model.routing import NEVER
+from trainer.reports.memory import kept_that_fit
 from trainer.state.parallel import Ranks, build
 
-WORDS, ROUNDS = 40, 5
+WORDS, ROUNDS, LEAST_COST = 40, 5, 1e-9
+Attend = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
 LENGTHS = (64, 256, 1024, 4096, 16384, 65536)
 """Tokens of the documents of a pack, one length a pack."""
 KERNEL_LENGTHS = tuple(256 << power for power in range(9))
@@ -30,11 +32,12 @@ KERNEL_LENGTHS = tuple(256 << power for power in range(9))
 
 @dataclass(frozen=True)
 class KernelTime:
-    """Milliseconds of forward and backward on one pack of documents of one length."""
+    """Milliseconds of forward and backward on one pack of documents of one length, compiled."""
 
     length: int
     together: float  # the variable-length kernel
     alone: float  # cuDNN's, one call a document
+    torchs: float  # torch's own variable-length call
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def costs(config: FitConfig, device: torch.device, tokens: int) -> tuple[float, 
     The model is built as a run builds it: compiled and recomputed where that is set.
     """
     torch.manual_seed(0)
-    model = build(replace(config, tokens=tokens), Ranks(0, 1, device))
+    config = replace(config, tokens=tokens)
+    model = build(config, Ranks(0, 1, device), keeps=kept_that_fit(config, 1, device))
     torch.nn.init.normal_(model.head.weight, std=0.02)
     rows, took = [], []
     for length in (own for own in LENGTHS if own <= tokens):
@@ -118,14 +122,15 @@ def costs(config: FitConfig, device: torch.device, tokens: int) -> tuple[float, 
     return float(each), max(0.0, float(square))
 
 
-def _forward_and_back(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> None:
-    torch.autograd.grad(attend_routed(q, k, v, of).sum(), (q, k, v))
+def _forward_and_back(way: Attend, q: Tensor, k: Tensor, v: Tensor, of: Documents) -> None:
+    torch.autograd.grad(way(q, k, v, of).sum(), (q, k, v))
 
 
 def kernel_times(num_heads: int, width: int, device: torch.device, tokens: int) -> list[KernelTime]:
     """Both kernels of a GPU on packs of documents of one length each; none where there is one kernel."""
     if checked_route(device, num_heads, width, 96) is None:
         return []
+    routed, own_call = (torch.compile(way, dynamic=True) for way in (attend_routed, attend_varlen))
     found = []
     for length in (own for own in KERNEL_LENGTHS if own <= tokens):
         at = torch.arange(tokens // length + 1) * length
@@ -135,10 +140,10 @@ def kernel_times(num_heads: int, width: int, device: torch.device, tokens: int) 
         )
 
         took = []
-        for long_from in (NEVER, 1):
+        for way, long_from in ((routed, NEVER), (routed, 1), (own_call, None)):
             of = documents(at, at, q.dtype, device, long_from)
-            took.append(median_s(device, functools.partial(_forward_and_back, q, k, v, of)))
-        found.append(KernelTime(length, *(1e3 * own for own in took)))
+            took.append(median_s(device, functools.partial(_forward_and_back, way, q, k, v, of)))
+        found.append(KernelTime(length, *(1e3 * each for each in took)))
     return found
 
 
@@ -164,7 +169,7 @@ def measure(config: FitConfig, device: torch.device, tokens: int) -> Measured:
         tokens=tokens,
         seconds_per_token=each,
         seconds_per_squared_token=square,
-        attention_cost=square / each,
+        attention_cost=max(square / each, LEAST_COST),
         attention_cost_by_operations=1 / (6 * model.width),
         long_documents=long_documents,
         kernels=[asdict(own) for own in times],

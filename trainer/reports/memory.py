@@ -108,7 +108,7 @@ def kept_that_fit(config: FitConfig, devices: int, device: torch.device) -> str:
     """What a recomputed block keeps: as set or, if that is "auto", the most that fits the device's memory."""
     if config.checkpoint_keeps != "auto":
         return config.checkpoint_keeps
-    if device.type != "cuda":
+    if device.type != "cuda" or not config.is_checkpointed:
         return "nothing"
     return kept_within(config, devices, torch.cuda.get_device_properties(device).total_memory)
 

@@ -26,7 +26,14 @@ from manifests.store.json_files import read_local_object
 from manifests.store.reading import RangeCache
 from manifests.writing.events import ingest_settings
 from trainer.config import LATER, RUN_ONLY, FitConfig
-from trainer.config_files import Changes, changes_between, load_config, note_changes, save_config
+from trainer.config_files import (
+    Changes,
+    changes_between,
+    check_same_run,
+    load_config,
+    note_changes,
+    save_config,
+)
 from trainer.data.catalog import Catalog, load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.held_out import note_held_out, noted_held_out
@@ -190,7 +197,7 @@ def fit_until(
     check(config, ranks)
     steps_traced(config.profile)
     if config.checkpoints:
-        Mirror(config.checkpoints, out, config.keep, ranks).restore(out / "checkpoints")
+        Mirror(config.checkpoints, out, ranks).restore(lambda stored: check_same_run(stored, config))
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     if ranks.device.type == "cuda":
@@ -280,6 +287,7 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
         if ranks.is_first:
             weights = merged(weights, config.lora_rank)
             save_model(out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}"), weights, out)
+        ranks.wait()  # on the host: a device would not wait so long
 
 
 def _claim(

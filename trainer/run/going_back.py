@@ -16,6 +16,7 @@ from trainer.run.guard import Guard
 from trainer.state.beginning import begin_from
 from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, read_state, trust
 from trainer.state.checkpoints import Trained, load_checkpoint
+from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks, fill
 
 
@@ -26,8 +27,15 @@ class GoingBack:
         calm: steps taken without a refusal since each checkpoint that is not yet trusted, by its step.
     """
 
-    def __init__(self, config: FitConfig, folder: Path, ranks: Ranks, calm: dict[str, int]) -> None:
-        self.config, self.folder, self.ranks = config, folder, ranks
+    def __init__(
+        self,
+        config: FitConfig,
+        folder: Path,
+        ranks: Ranks,
+        calm: dict[str, int],
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.config, self.folder, self.ranks, self.mirror = config, folder, ranks, mirror
         self.calm = dict(calm)
         if not calm and (
             older := list_checkpoints(folder)
@@ -49,6 +57,8 @@ class GoingBack:
             if path.exists():  # else it is being written
                 if self.ranks.is_first:
                     trust(path)
+                    if self.mirror:
+                        self.mirror.trust(path)
                 del self.calm[name]
 
     def go(self, trained: Trained, guard: Guard) -> str:
@@ -98,9 +108,15 @@ class GoingBack:
         self.calm.clear()
         self.ranks.wait()
         if self.ranks.is_first:
-            for path in list_checkpoints(self.folder):
-                if int(path.name[5:]) > step and not is_trusted(path):
-                    gone = path.with_name(f".{path.name}.gone")
-                    path.rename(gone)
-                    shutil.rmtree(gone)
+            left = [
+                path
+                for path in list_checkpoints(self.folder)
+                if int(path.name[5:]) > step and not is_trusted(path)
+            ]
+            if self.mirror:  # first there: else they would come back when this machine is lost
+                self.mirror.forget([path.name for path in left])
+            for path in left:
+                gone = path.with_name(f".{path.name}.gone")
+                path.rename(gone)
+                shutil.rmtree(gone)
         self.ranks.wait()

@@ -153,8 +153,8 @@ class Run:
             state.num_read,
             state.num_corrupt,
         )
-        self.back = GoingBack(config, out / "checkpoints", ranks, state.not_yet_trusted)
-        mirror = Mirror(config.checkpoints, out, config.keep, ranks) if config.checkpoints else None
+        mirror = Mirror(config.checkpoints, out, ranks) if config.checkpoints else None
+        self.back = GoingBack(config, out / "checkpoints", ranks, state.not_yet_trusted, mirror)
         self.saver = Saver(out / "checkpoints", config.keep, ranks, config.is_async_saving, mirror)
         self.log = RunLog(out, state.step, ranks, config.is_tensorboard, config.wandb)
         self.drawn: Counter[str] = Counter()

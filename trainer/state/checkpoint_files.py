@@ -22,7 +22,7 @@ from trainer.state.parallel import Ranks
 
 STATE = "state.json"
 _SUMS = ".sums-"
-_TRUSTED = "trusted"
+TRUSTED = "trusted"
 _CHUNK = 16 << 20
 Sums = dict[str, list[int]]
 """Size and crc32 of files, by name."""
@@ -53,12 +53,12 @@ class TrainState:
 
 def trust(path: Path) -> None:
     """Note that the run stayed calm beyond a checkpoint."""
-    (path / _TRUSTED).touch()
+    (path / TRUSTED).touch()
 
 
 def is_trusted(path: Path) -> bool:
     """Whether a run that has blown up may go back to a checkpoint."""
-    return (path / _TRUSTED).exists()
+    return (path / TRUSTED).exists()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

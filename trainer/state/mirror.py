@@ -1,26 +1,32 @@
 """A copy of a run's checkpoints on an object store, for machines whose disks go with them.
 
 A checkpoint is copied by threads while training goes on, each process its share of the files, and is there
-once its `state.json` is, which comes last. Small files of the run (settings, logs, what is held out) go with
-it, so that a run whose folder is gone goes on exactly where its newest complete copy was made.
+once its `state.json` is, which comes last. What is deleted here is deleted there, and which checkpoints are
+trusted is noted there too. Small files of the run go with it: settings whole, logs as the piece that is new
+since the copy before. So a run whose folder is gone goes on exactly where its newest whole copy was made.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from learning import processes
 from manifests.cli import say
-from manifests.errors import IntegrityError, RushesError
+from manifests.errors import RushesError, UsageError
 from manifests.store import storage
-from manifests.store.json_files import read_object
-from trainer.state.checkpoint_files import STATE, list_checkpoints
+from manifests.store.json_files import parse_object, read_object
+from trainer.state.checkpoint_files import STATE, TRUSTED, list_checkpoints
 from trainer.state.parallel import Ranks
 
-OF_RUN = "run"
-"""Folder of a copy with the small files of the run."""
-_PATTERNS = ("*.json", "*.jsonl")
+OF_RUN, LOGS = "run", "logs"
+"""Folder of a copy with the settings of the run and the sizes of its logs; folder of all copies with pieces
+of the logs, named by where each begins."""
+_SIZES = "sizes.json"
+_UNREACHED = (OSError, RushesError)
 
 
 class Mirror:
@@ -29,109 +35,213 @@ class Mirror:
     Args:
         address: folder on an object store, or on another disk.
         run: the run's folder.
-        keep: copies kept.
     """
 
-    def __init__(self, address: str, run: Path, keep: int, ranks: Ranks) -> None:
-        self.address, self.run, self.keep, self.ranks = address.rstrip("/"), run, keep, ranks
+    def __init__(self, address: str, run: Path, ranks: Ranks) -> None:
+        self.address, self.run, self.ranks = address.rstrip("/"), run, ranks
         self.filesystem, self._root = storage.resolve(self.address)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[Future[None], Path] | None = None
 
-    def begin(self, checkpoint: Path) -> None:
-        """Copy a checkpoint that has appeared, in the background."""
-        self.finish()
-        files = {path.name: path for path in checkpoint.iterdir() if path.name != STATE and path.is_file()}
-        small = [path for pattern in _PATTERNS for path in self.run.glob(pattern)]
-        files |= {f"{OF_RUN}/{path.name}": path for path in small}
-        own = sorted(files.items())[self.ranks.rank :: self.ranks.size]
-        # logs are being written to: what is in them now is what belongs to the checkpoint
-        held = [(name, path.read_bytes() if name.startswith(OF_RUN) else path) for name, path in own]
-        self._pending = self._pool.submit(self._copy, checkpoint.name, held), checkpoint
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
 
-    def _copy(self, step: str, files: list[tuple[str, bytes | Path]]) -> None:
-        for name, what in files:
-            storage.copy_in(self.filesystem, what, f"{self._root}/{step}/{name}")
+    def begin(self, checkpoint: Path) -> None:
+        """Copy a checkpoint that has appeared, in the background; none while another is under way."""
+        self.poll()
+        if self._pending:
+            self._tell(f"the copy before is under way, {checkpoint.name} is not copied")
+            return
+        files = [path.name for path in checkpoint.iterdir() if path.is_file() and path.name != STATE]
+        logs = {path.name: path.stat().st_size for path in self.run.glob("*.jsonl")}
+        files, logs = processes.exchanged((sorted(files), logs))[0]  # as the first process sees them
+        own = files[self.ranks.rank :: self.ranks.size]
+        self._pending = self._pool.submit(self._copy, checkpoint, own, logs), checkpoint
+
+    def _copy(self, checkpoint: Path, files: list[str], logs: dict[str, int]) -> None:
+        target = f"{self._root}/{checkpoint.name}"
+        for name in files:
+            storage.copy_in(self.filesystem, checkpoint / name, f"{target}/{name}")
+        if not self.ranks.is_first:
+            return
+        for path in self.run.glob("*.json"):
+            storage.copy_in(self.filesystem, path.read_bytes(), f"{target}/{OF_RUN}/{path.name}")
+        for name, size in logs.items():
+            self._send_log(name, size)
+        sizes = json.dumps(logs).encode()
+        storage.copy_in(self.filesystem, sizes, f"{target}/{OF_RUN}/{_SIZES}")
+
+    def _send_log(self, name: str, size: int) -> None:
+        """Send what is new of a log, which a resumed run may have cut."""
+        pieces = self._pieces()
+        sent = max((begin + length for begin, length, _ in pieces.get(name, [])), default=0)
+        if sent > size:  # cut back: pieces that reach beyond are of steps that were not kept
+            beyond = [path for begin, length, path in pieces[name] if begin + length > size]
+            storage.delete_files(self.filesystem, beyond)
+            sent = max((begin + n for begin, n, path in pieces[name] if path not in beyond), default=0)
+        if sent < size:
+            with open(self.run / name, "rb") as file:
+                file.seek(sent)
+                data = file.read(size - sent)
+            storage.copy_in(self.filesystem, data, f"{self._root}/{LOGS}/{name}/{sent:015d}")
+
+    def _pieces(self) -> dict[str, list[tuple[int, int, str]]]:
+        """(begin, bytes, path) of the pieces of each log, in order."""
+        found: dict[str, list[tuple[int, int, str]]] = {}
+        for info in storage.list_files(self.filesystem, f"{self._root}/{LOGS}"):
+            name, begin = info.path.split("/")[-2:]
+            if begin.isdigit():
+                found.setdefault(name, []).append((int(begin), info.size, info.path))
+        return {name: sorted(own) for name, own in found.items()}
 
     def poll(self) -> None:
         """Let a copy appear if every process has made its part."""
         if self._pending and self.ranks.sum([float(self._pending[0].done())])[0] == self.ranks.size:
-            self.finish()
+            self._appear()
+
+    def _appear(self) -> None:
+        """Write a copy's state, where all processes have made their parts; one that failed is only told."""
+        assert self._pending is not None
+        (future, checkpoint), self._pending = self._pending, None
+        failed = self._guarded(future.result, f"{checkpoint.name} is not copied")
+        if not self.ranks.sum([float(failed)])[0] and self.ranks.is_first:
+            self._guarded(lambda: self._complete(checkpoint), f"{checkpoint.name} is not copied")
+
+    def _complete(self, checkpoint: Path) -> None:
+        state = (checkpoint / STATE).read_bytes()  # gone where the run went back meanwhile
+        storage.write_bytes(self.filesystem, f"{self._root}/{checkpoint.name}/{STATE}", state)
+        here = {path.name for path in list_checkpoints(self.checkpoints)}
+        self._delete([step for step in self._steps() if step not in here])
 
     def finish(self) -> None:
-        """Wait for what is being copied. A copy that fails is told and costs nothing but itself."""
-        if not self._pending:
-            return
-        (future, checkpoint), self._pending = self._pending, None
-        why = ""
-        try:
-            future.result()
-        except (OSError, RushesError) as error:
-            why = str(error)
-            say(f"fit: {checkpoint.name} is not copied to {self.address}: {error}")
-        if self.ranks.sum([float(bool(why))])[0] or not self.ranks.is_first:
-            return
-        try:
-            state = (checkpoint / STATE).read_bytes()
-            storage.write_bytes(self.filesystem, f"{self._root}/{checkpoint.name}/{STATE}", state)
-            self._rotate()
-        except (OSError, RushesError) as error:
-            say(f"fit: {checkpoint.name} is not copied to {self.address}: {error}")
+        """Wait for what is being copied, and copy the newest checkpoint if that has not been done."""
+        if self._pending:
+            self._pending[0].exception()
+            self._appear()
+        newest = list_checkpoints(self.checkpoints)[-1:]
+        [is_there] = self.ranks.sum(
+            [float(bool(newest) and self.ranks.is_first and newest[0].name in self._known())]
+        )
+        if newest and not is_there:
+            self.begin(newest[0])
+            if self._pending:
+                self._pending[0].exception()
+                self._appear()
 
-    def _rotate(self) -> None:
-        """Delete the oldest copies beyond `keep`, their state first, and what an interrupted one left."""
-        complete = self.complete()
-        kept, newest = set(complete[-self.keep :]), complete[-1]
-        for step in storage.list_folders(self.filesystem, self._root):
-            if step.startswith("step-") and step not in kept and step < newest:
-                path = f"{self._root}/{step}"
-                files = [info.path for info in storage.list_files(self.filesystem, path)]
-                storage.delete_files(self.filesystem, [name for name in files if name.endswith(f"/{STATE}")])
-                storage.delete_files(self.filesystem, files)
+    def trust(self, checkpoint: Path) -> None:
+        """Note beside its copy that the run stayed calm beyond a checkpoint; the first process alone."""
+        path = f"{self._root}/{checkpoint.name}/{TRUSTED}"
+        self._guarded(lambda: storage.write_bytes(self.filesystem, path, b""), "trust is not noted")
 
-    def complete(self) -> list[str]:
-        """Names of the complete copies, oldest first."""
-        names = storage.list_folders(self.filesystem, self._root)
-        return [
-            name
-            for name in names
-            if name.startswith("step-") and storage.exists(self.filesystem, f"{self._root}/{name}/{STATE}")
-        ]
-
-    def restore(self, folder: Path) -> None:
-        """Fetch the newest copy into the run's checkpoints, where it is newer than all that lie there.
-
-        The first process fetches; that the bytes are right is checked where the checkpoint is taken up.
+    def forget(self, names: list[str]) -> None:
+        """Delete copies of checkpoints that the run leaves; the first process alone, before it deletes them.
 
         Raises:
-            IntegrityError: the copy lacks a file that its state names.
+            OSError, RushesError: the store cannot be reached: they would come back at a resume.
         """
-        if self.ranks.is_first:
-            here, there = list_checkpoints(folder), self.complete()
-            if there and (not here or here[-1].name < there[-1]):
-                self._fetch(there[-1], folder)
-                say(f"fit: {there[-1]} fetched from {self.address}")
-        self.ranks.wait()
+        there = set(self._steps())
+        self._delete([name for name in names if name in there])
 
-    def _fetch(self, step: str, folder: Path) -> None:
-        source, final = f"{self._root}/{step}", folder / step
-        temporary = folder / f".{step}.tmp"
+    def _delete(self, steps: list[str]) -> None:
+        """Delete copies, their state first."""
+        for step in steps:
+            files = [info.path for info in storage.list_files(self.filesystem, f"{self._root}/{step}")]
+            storage.delete_files(self.filesystem, [path for path in files if path.endswith(f"/{STATE}")])
+            storage.delete_files(self.filesystem, files)
+
+    def _guarded(self, work: Callable[[], object], what: str) -> bool:
+        """Do something that a run can do without; whether it failed, which is told."""
+        try:
+            work()
+        except _UNREACHED as error:
+            self._tell(f"{what}: {error}")
+            return True
+        return False
+
+    def _tell(self, what: str) -> None:
+        say(f"fit: {self.address}: {what}")
+
+    def _steps(self) -> list[str]:
+        names = storage.list_folders(self.filesystem, self._root)
+        return [name for name in names if name.startswith("step-")]
+
+    def _known(self) -> list[str]:
+        try:
+            return self.complete()
+        except _UNREACHED:
+            return []
+
+    def complete(self) -> list[str]:
+        """Names of the whole copies, oldest first: those with a state and every file that it names."""
+        found = []
+        for step in self._steps():
+            source = f"{self._root}/{step}"
+            names = {info.path[len(source) + 1 :] for info in storage.list_files(self.filesystem, source)}
+            if STATE in names and names >= set(self._state(step)["files"]):
+                found.append(step)
+        return found
+
+    def _state(self, step: str) -> dict:
+        return read_object(self.filesystem, f"{self._root}/{step}/{STATE}", keys=("state", "files"))
+
+    def restore(self, check: Callable[[dict], None]) -> None:
+        """Fetch what is newer there than all that lies here: where nothing does, every whole copy.
+
+        The first process fetches; that the bytes are right is checked where a checkpoint is taken up.
+
+        Args:
+            check: raises where settings are not those of this run.
+
+        Raises:
+            UsageError: the copies are of a run with other settings.
+        """
+        problem = ""
+        if self.ranks.is_first:
+            try:
+                self._restore(check)
+            except UsageError as error:
+                problem = str(error)
+        if said := next(filter(None, processes.exchanged(problem)), ""):
+            raise UsageError(self.address, said, "Name a folder of its own, or the --out of that run.")
+
+    def _restore(self, check: Callable[[dict], None]) -> None:
+        here, there = list_checkpoints(self.checkpoints), self.complete()
+        wanted = [step for step in there if not here or step > here[-1].name]
+        if not wanted:
+            return
+        config = f"{self._root}/{wanted[-1]}/{OF_RUN}/config.json"
+        check(parse_object(storage.read_bytes(self.filesystem, config), config))
+        self._fetch_run(wanted[-1])
+        for step in wanted:
+            self._fetch(step)
+        self._tell(f"{', '.join(wanted)} fetched")
+
+    def _fetch_run(self, step: str) -> None:
+        """Settings and logs of the run as they were at a step; what lies here stays."""
+        source = f"{self._root}/{step}/{OF_RUN}"
+        self.run.mkdir(parents=True, exist_ok=True)
+        sizes = read_object(self.filesystem, f"{source}/{_SIZES}")
+        for info in storage.list_files(self.filesystem, source, ".json"):
+            if info.base_name != _SIZES and not (self.run / info.base_name).exists():
+                storage.copy_out(self.filesystem, info.path, self.run / info.base_name)
+        pieces = self._pieces()
+        for name, size in sizes.items():
+            target = self.run / Path(name).name
+            if not target.exists():
+                data = b"".join(
+                    storage.read_bytes(self.filesystem, path) for _, _, path in pieces.get(name, [])
+                )
+                storage.write_local(target, data[:size])
+
+    def _fetch(self, step: str) -> None:
+        source, temporary = f"{self._root}/{step}", self.checkpoints / f".{step}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        state = read_object(self.filesystem, f"{source}/{STATE}", keys=("state", "files"))
-        there = {
-            info.path[len(source) + 1 :]: info.path for info in storage.list_files(self.filesystem, source)
-        }
-        if lacking := sorted(set(state["files"]) - set(there)):
-            raise IntegrityError(
-                source, f"lacks {', '.join(lacking)}", "Delete this copy: the one before is taken."
-            )
-        for name, path in there.items():
-            place, _, small = name.partition("/")
-            if small and place == OF_RUN and not (self.run / small).exists():
-                self.run.mkdir(parents=True, exist_ok=True)
-                storage.copy_out(self.filesystem, path, self.run / Path(small).name)
-            elif not small and (name in state["files"] or name == STATE):
-                storage.copy_out(self.filesystem, path, temporary / Path(name).name)
-        temporary.rename(final)
-        storage.flush(folder)
+        files = set(self._state(step)["files"]) | {STATE, TRUSTED}
+        for info in storage.list_files(self.filesystem, source, recursive=False):
+            if info.base_name in files:
+                storage.copy_out(self.filesystem, info.path, temporary / info.base_name)
+        shutil.rmtree(self.checkpoints / step, ignore_errors=True)
+        temporary.rename(self.checkpoints / step)
+        storage.flush(self.checkpoints)

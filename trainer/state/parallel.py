@@ -23,6 +23,7 @@ from manifests.errors import UsageError
 from trainer.config import FitConfig
 from trainer.model.dit import DiT, initial_value
 from trainer.model.routes import checked_route
+from trainer.model.routing import NEVER
 from trainer.model.sequence import SequenceGroup
 from trainer.state.adapters import adapt
 from trainer.state.recompute import recomputed
@@ -82,10 +83,14 @@ def join(sequence_parallel: int = 1, ring: int = 1) -> Ranks:
         raise UsageError(
             "--sequence-parallel", f"{size} processes do not divide into groups of {sequence_parallel}"
         )
+    if sequence_parallel % ring:
+        raise UsageError(
+            "--ring",
+            f"{sequence_parallel} processes that share a pack do not divide into {ring} parts",
+            "Give a multiple of it as --sequence-parallel.",
+        )
     if sequence_parallel == 1:
         return Ranks(rank, size, device)
-    if sequence_parallel % ring:
-        raise UsageError("--ring", f"{sequence_parallel} processes do not divide into {ring} parts")
     dealing = sequence_parallel // ring
     of_part = of_ring = None
     for first in range(0, size, sequence_parallel):  # every process makes all groups
@@ -94,6 +99,12 @@ def join(sequence_parallel: int = 1, ring: int = 1) -> Ranks:
             of_part = _group(range(part, part + dealing), rank) or of_part
         for head in range(dealing):
             of_ring = _group(members[head::dealing], rank) or of_ring
+    for group in (
+        of_part,
+        of_ring,
+    ):  # NCCL wants all members at a group's first call; later some may do without
+        if group is not None:
+            dist.all_reduce(torch.zeros(1, device=device), group=group)
     own = SequenceGroup(rank % sequence_parallel, sequence_parallel, ring, of_part, of_ring)
     return Ranks(rank, size, device, own)
 
@@ -121,6 +132,8 @@ def check(config: FitConfig, ranks: Ranks) -> None:
             "--shard-size", f"{ranks.size} processes do not divide into groups of {config.shard_size}"
         )
     dealing = ranks.sequence.num_dealing if ranks.sequence else 1
+    if config.ring > 1 and ranks.device.type == "cuda" and not config.is_bf16:
+        raise UsageError("--ring", "needs half precision on a GPU", "Give --bf16 True.")
     if ranks.sequence and (config.model.num_heads % dealing or config.model.text == "joint"):
         raise UsageError(
             "--sequence-parallel",
@@ -177,9 +190,14 @@ def build(
     if is_filled:
         fill(model, config.seed)
     model.share_sequence(ranks.sequence)
-    if config.long_documents:
-        heads, width = config.model.num_heads, config.model.width // config.model.num_heads
-        model.long_from = checked_route(ranks.device, heads, width, config.long_documents)
+    heads, width = config.model.num_heads, config.model.width // config.model.num_heads
+    model.long_from = checked_route(ranks.device, heads, width, config.long_documents or NEVER)
+    if ranks.device.type == "cuda" and config.ring > 1 and model.long_from is None:
+        raise UsageError(
+            "--ring",
+            "needs kernels of attention that this device does not have, or that are wrong on it",
+            "Deal the heads alone: leave --ring out.",
+        )
     return model
 
 

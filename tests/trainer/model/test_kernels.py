@@ -13,9 +13,10 @@ from trainer.data.patches import coordinates
 from trainer.model import kernels
 from trainer.model.attention import attend_dense, attend_routed, documents
 from trainer.model.dit import DiT
-from trainer.model.kernels import NEVER, attend_documents, look_up, parts, pieces_of
+from trainer.model.kernels import attend_documents, look_up, pieces_of
 from trainer.model.layout import JointLayout, Layout, Levels
 from trainer.model.routes import checked_route
+from trainer.model.routing import Kernels, backward_routed, forward_routed, route_of
 from trainer.state.recompute import recomputed
 
 CONFIG = ModelConfig(width=64, depth=2, num_heads=2, latent_channels=4, text_width=8)
@@ -37,10 +38,68 @@ def test_routed_attention_equals_the_dense_oracle_with_its_gradients(queries, ke
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(own, true, strict=True))
 
 
+def plain(q, k, v, cu_q, cu_k, longest):
+    """Attention of documents one by one, and the logarithms of the sums, as a kernel of a GPU gives them."""
+    out, sums = torch.zeros_like(q), torch.zeros(q.shape[1], q.shape[0])
+    assert longest == (int(cu_q.diff().max()), int(cu_k.diff().max())) and int(cu_q[-1]) == len(q)
+    for a, b, c, d in zip(cu_q, cu_q[1:], cu_k, cu_k[1:], strict=False):
+        scores = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) / q.shape[2] ** 0.5
+        out[a:b] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[c:d])
+        sums[:, a:b] = scores.logsumexp(-1)
+    return out, sums
+
+
+def plain_back(gradient, q, k, v, out, sums, cu_q, cu_k, longest):
+    given_ = [x.detach().requires_grad_() for x in (q, k, v)]
+    with torch.enable_grad():
+        found, logs = plain(*given_, cu_q, cu_k, longest)
+        assert torch.allclose(found, out, atol=1e-5) and torch.allclose(logs, sums, atol=1e-5)
+        return torch.autograd.grad((found * gradient).sum(), given_)
+
+
+class Alone:
+    """The same, for one document only."""
+
+    def __init__(self, kernel):
+        self.kernel, self.count = kernel, 0
+
+    def __call__(self, *given_):
+        self.count += 1
+        assert len(given_[-2]) == 2 and min(given_[-1]) >= 7
+        return self.kernel(*given_)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "long"),
+    [
+        ([9, 2, 0, 3, 8, 7, 1], [9, 2, 4, 3, 8, 7, 1], 3),
+        ([2, 3], [4, 1], 0),
+        ([12], [9], 1),
+        ([0, 9, 3], [2, 9, 3], 1),
+        ([9, 3], [2, 8], 0),
+    ],
+)
+def test_the_calls_of_a_route_give_what_one_dense_mask_gives(queries, keys, long):
+    q, k, v = (torch.randn(sum(own), 2, 4, requires_grad=True) for own in (queries, keys, keys))
+    at_q, at_k = offsets(queries), offsets(keys)
+    expected = attend_dense(q, k, v, documents(at_q, at_k, q.dtype))
+    alone, alone_back = Alone(plain), Alone(plain_back)
+    kernels_ = Kernels(plain, alone, plain_back, alone_back)
+    places = at_q.int(), at_k.int(), route_of(at_q, at_k, 7)
+    with torch.no_grad():
+        out, sums = forward_routed(q, k, v, *places, kernels_)
+        assert torch.allclose(out, expected, atol=1e-5)
+        weights = torch.randn(out.shape)
+        found = backward_routed(weights, q, k, v, out, sums, *places, kernels_)
+    true = torch.autograd.grad((expected * weights).sum(), (q, k, v))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, true, strict=True))
+    assert alone.count == alone_back.count == long
+
+
 def test_the_operation_is_registered_as_torch_wants_it():
     at = offsets([5, 3, 4])
     given_ = [torch.randn(12, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    torch.library.opcheck(attend_documents, (*given_, at.int(), at.int(), at, at, NEVER))
+    torch.library.opcheck(attend_documents, (*given_, at.int(), at.int(), at, at, route_of(at, at, 4)))
     level = torch.tensor([2, 2, 0, 1, 1, 1])
     torch.library.opcheck(kernels.sum_levels, (torch.randn(6, 4), level, *pieces_of(level), 3))
 
@@ -48,13 +107,17 @@ def test_the_operation_is_registered_as_torch_wants_it():
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=9), st.integers(1, 9))
 def test_long_documents_go_alone_and_all_others_together(lengths, long_from):
     at_q, at_k = (offsets(side) for side in zip(*lengths, strict=True))
-    found = list(parts(at_q, at_k, long_from))
-    assert [index for first, end, _ in found for index in range(first, end)] == list(range(len(lengths)))
-    for first, end, is_long in found:
-        assert is_long == (end - first == 1 and min(lengths[first]) >= long_from) or not is_long
-        assert is_long or all(min(own) < long_from for own in lengths[first:end])
-    runs = [is_long for _, _, is_long in found]
-    assert all(a or b for a, b in zip(runs, runs[1:], strict=False)), "neighbours that are short share a call"
+    found = route_of(at_q, at_k, long_from).tolist()
+    assert [index for row in found for index in range(*row[:2])] == list(range(len(lengths)))
+    for first, end, is_long, q0, q1, k0, k1, most_q, most_k in found:
+        own = lengths[first:end]
+        assert is_long == (min(own[0]) >= long_from)
+        assert not is_long or len(own) == 1
+        assert is_long or all(min(each) < long_from for each in own)
+        assert (q0, q1, k0, k1) == (at_q[first], at_q[end], at_k[first], at_k[end])
+        assert (most_q, most_k) == tuple(map(max, zip(*own, strict=True)))
+    kinds = [row[2] for row in found]
+    assert all(a or b for a, b in zip(kinds, kinds[1:], strict=False)), "short neighbours share a call"
 
 
 @settings(deadline=None)

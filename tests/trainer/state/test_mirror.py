@@ -7,11 +7,13 @@ import shutil
 import pytest
 import torch
 
-from manifests.errors import IntegrityError
+from manifests.errors import UsageError
+from manifests.store import storage
 from tests.trainer.run.test_fit import TEST, consumed, losses
 from trainer.run.fit import fit
+from trainer.run.going_back import GoingBack
 from trainer.state import checkpoint_files, mirror
-from trainer.state.checkpoint_files import damage, list_checkpoints, read_state
+from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, read_state, trust
 from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks
 
@@ -37,7 +39,8 @@ def test_a_run_whose_folder_is_gone_goes_on_from_the_bucket_as_if_nothing_had_ha
     assert (tmp_path / "there" / name).read_bytes() == (plain / name).read_bytes()
     keys = [item["Key"] for item in client.list_objects_v2(Bucket="rushes")["Contents"]]
     steps = {key.split("/")[1] for key in keys}
-    assert steps == {"step-00000008", "step-00000012"}, "the newest two are kept"
+    here = {path.name for path in list_checkpoints(tmp_path / "there" / "checkpoints")}
+    assert steps == {"logs", *here} and "step-00000012" in here, "what is deleted here is deleted there"
     assert "run/step-00000012/state.json" in keys and "run/step-00000012/run/config.json" in keys
 
 
@@ -48,29 +51,90 @@ def copied(dataset, tmp_path):
     return tmp_path / "run", tmp_path / "copies"
 
 
-def test_a_copy_without_its_state_is_none(copied, tmp_path):
-    run, copies = copied
-    (copies / "step-00000009").mkdir()
-    shutil.copy(copies / "step-00000004" / "state.json", copies / "step-00000009" / "state.json.part")
-    found = Mirror(str(copies), run, 2, ALONE)
+def anything(_):
+    """No settings to compare."""
+
+
+def test_a_copy_without_its_state_or_with_a_file_too_few_is_none(copied, tmp_path):
+    _, copies = copied
+    for number, without in ((9, "state.json"), (8, "*.safetensors")):
+        other = copies / f"step-{number:08d}"
+        shutil.copytree(copies / "step-00000004", other)
+        next(other.glob(without)).unlink()
+    found = Mirror(str(copies), tmp_path / "new", ALONE)
     assert found.complete() == ["step-00000004"]
-    found.restore(tmp_path / "new")
-    [path] = list_checkpoints(tmp_path / "new")
+    found.restore(anything)
+    [path] = list_checkpoints(tmp_path / "new" / "checkpoints")
     assert read_state(path).step == 4 and not damage(path, ALONE)
 
 
 def test_what_lies_here_and_is_newer_stays(copied):
     run, copies = copied
-    before = {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")}
-    Mirror(str(copies), run, 2, ALONE).restore(run / "checkpoints")
-    assert {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")} == before
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    Mirror(str(copies), run, ALONE).restore(anything)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_copy_that_lacks_a_file_is_named(copied, tmp_path):
+def test_logs_are_sent_piece_by_piece_and_cut_as_the_run_was(copied, tmp_path):
     run, copies = copied
-    next((copies / "step-00000004").glob("*.safetensors")).unlink()
-    with pytest.raises(IntegrityError, match="lacks"):
-        Mirror(str(copies), run, 2, ALONE).restore(tmp_path / "new")
+    [first] = (copies / "logs" / "metrics.jsonl").iterdir()
+    assert first.name == "000000000000000" and first.read_bytes() == (run / "metrics.jsonl").read_bytes()
+    own = Mirror(str(copies), run, ALONE)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4}\n')
+    own._send_log("metrics.jsonl", (run / "metrics.jsonl").stat().st_size)
+    pieces = sorted((copies / "logs" / "metrics.jsonl").iterdir())
+    assert len(pieces) == 2 and pieces[1].read_text() == '{"step": 4}\n'
+    (run / "metrics.jsonl").write_text('{"step": 0}\n')  # cut back, and another way to go on
+    own._send_log("metrics.jsonl", 12)
+    assert b"".join(path.read_bytes() for path in own_pieces(copies)) == b'{"step": 0}\n'
+    Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"step": 0}\n', "no more than was noted"
+
+
+def own_pieces(copies):
+    return sorted((copies / "logs" / "metrics.jsonl").iterdir())
+
+
+def test_a_checkpoint_that_was_left_does_not_come_back_and_a_trusted_one_stays_trusted(copied, tmp_path):
+    run, copies = copied
+    folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
+    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    trust(folder / "step-00000004")
+    own.trust(folder / "step-00000004")
+    own.begin(folder / "step-00000008")
+    own.finish()
+    assert own.complete() == ["step-00000004", "step-00000008"]
+    GoingBack(dataclasses.replace(TEST), folder, ALONE, {"8": 0}, own)._forget(4)
+    assert own.complete() == ["step-00000004"] and not (folder / "step-00000008").exists()
+    Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    [path] = list_checkpoints(tmp_path / "new" / "checkpoints")
+    assert is_trusted(path)
+
+
+def test_copies_of_another_run_are_refused_before_anything_is_fetched(dataset, copied, tmp_path):
+    _, copies = copied
+    with pytest.raises(UsageError, match="other settings: seed 0 is now 7"):
+        fit(dataset, "default", settings(4, str(copies), seed=7), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_restore_that_is_cut_leaves_no_half_file(copied, tmp_path, monkeypatch):
+    _, copies = copied
+    real = storage.os.replace
+
+    def killed(source, target):
+        if str(target).endswith("held-out.json"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    assert not (tmp_path / "new" / "held-out.json").exists()
+    monkeypatch.undo()
+    Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    assert json.loads((tmp_path / "new" / "held-out.json").read_text())
 
 
 def test_a_copy_that_fails_is_told_and_the_run_goes_on(dataset, tmp_path, monkeypatch):
@@ -83,7 +147,7 @@ def test_a_copy_that_fails_is_told_and_the_run_goes_on(dataset, tmp_path, monkey
     monkeypatch.setattr(mirror.storage, "copy_in", refused)
     assert fit(dataset, "default", settings(4, str(tmp_path / "copies")), tmp_path / "run") == 4
     assert any("not copied" in line and "no space left" in line for line in said)
-    assert not Mirror(str(tmp_path / "copies"), tmp_path / "run", 2, ALONE).complete()
+    assert not Mirror(str(tmp_path / "copies"), tmp_path / "run", ALONE).complete()
 
 
 def test_checksums_are_taken_while_writing(dataset, tmp_path, monkeypatch):
