@@ -100,11 +100,12 @@ def main() -> None:
             log.metrics({"step": 0, "loss": 1.0, "loss_by": dict.fromkeys("abcdef", 1.0)})
 
         routed = documents(layout.at, layout.at, half, torch.device("cpu"), config.long_documents).route
+        assert routed is not None
         calls = 2 * 3 * config.model.depth  # of self- and cross-attention: forward, recomputed and backward
 
         def routes_read() -> None:
             for _ in range(calls):
-                list(_calls(routed))
+                _calls(routed)
 
         parts = {
             "counting": milliseconds(lambda: StepTotals.of([noisy], stop, 1)),

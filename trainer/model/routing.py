@@ -5,7 +5,9 @@ Shape legend: N packed query tokens, M packed key tokens, H heads, K head width,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,11 +61,20 @@ class _Call(NamedTuple):
     longest: tuple[int, int]
 
 
-def _calls(route: Tensor) -> Iterator[_Call]:
+def _calls(route: Tensor) -> list[_Call]:
     """The calls of a route that have queries."""
-    for first, end, is_long, q0, q1, k0, k1, most_q, most_k in route.tolist():
-        if q0 < q1:
-            yield _Call(first, end, bool(is_long), slice(q0, q1), slice(k0, k1), (most_q, most_k))
+    return _read(route.numpy().tobytes())
+
+
+@functools.lru_cache(maxsize=64)
+def _read(route: bytes) -> list[_Call]:
+    """The same of a route's bytes: every block of a pass asks again."""
+    rows = struct.iter_unpack("9q", route)
+    return [
+        _Call(first, end, bool(is_long), slice(q0, q1), slice(k0, k1), (most_q, most_k))
+        for first, end, is_long, q0, q1, k0, k1, most_q, most_k in rows
+        if q0 < q1
+    ]
 
 
 class Kernels(NamedTuple):
@@ -83,12 +94,13 @@ def forward_routed(
     q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, route: Tensor, kernels: Kernels
 ) -> tuple[Tensor, Tensor]:
     """Attention per document, and the logarithm of each query's sum: [N, H, K] and [H, N]."""
-    calls = list(_calls(route))
-    if len(calls) == 1 and calls[0].own == slice(0, len(q)):
-        kernel = kernels.alone if calls[0].is_long else kernels.together
-        return kernel(
-            q, k[calls[0].keys], v[calls[0].keys], *_offsets(cu_q, cu_k, calls[0]), calls[0].longest
-        )
+    calls = _calls(route)
+    if len(calls) == 1 and calls[0].own == slice(0, len(q)):  # nothing to put together
+        [call] = calls
+        kernel = kernels.alone if call.is_long else kernels.together
+        places = *_offsets(cu_q, cu_k, call), call.longest
+        found, logs = kernel(q, k[call.keys], v[call.keys], *places)
+        return found.contiguous(), logs.contiguous()
     out, sums = torch.empty_like(q), q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32)
     for call in calls:
         kernel = kernels.alone if call.is_long else kernels.together
