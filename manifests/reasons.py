@@ -32,6 +32,10 @@ DROPS = {
         "Fetch the file again.",
     ),
     "too_short": Reason("A shot shorter than `--curate.min-clip-s`.", "Lower it."),
+    "no_picture": Reason(
+        "A few frames beside a gap, within the time of a picture that was kept of the shot before.",
+        "Fetch the file again.",
+    ),
     "no_shot_starts_here": Reason("A segment in which no shot starts: the one before it has the frames."),
     "removed": Reason("It was taken down (`rushes remove`) and is not taken in again."),
     "near_duplicate": Reason(

@@ -36,10 +36,12 @@ def versions(site: Site) -> list[dict[str, Any]]:
 
 
 def why_rejected(site: Site, version: str) -> list[dict[str, Any]]:
-    """How often each reason was given."""
+    """How often each reason was given, whatever its measured value, and the value given most often."""
     return site.index.rows(
-        "SELECT reason, count(*) AS count FROM (SELECT unnest(reasons) AS reason FROM captions "
-        "WHERE version = ?) GROUP BY 1 ORDER BY 2 DESC",
+        "SELECT kind AS reason, sum(n)::BIGINT AS count, count(*) AS distinct_values, "
+        "first(reason ORDER BY n DESC, reason) AS most_often FROM (SELECT reason, "
+        "split_part(reason, ':', 1) AS kind, count(*) AS n FROM (SELECT unnest(reasons) AS reason "
+        "FROM captions WHERE version = ?) GROUP BY 1, 2) GROUP BY 1 ORDER BY 2 DESC, 1",
         [version],
     )
 

@@ -214,6 +214,8 @@ class Book:
             length_s = end_s - start_s
             num_frames = len(piece.samples)
             self._drop(item, "too_short", start_s, end_s, num_frames, length_s, self.config.min_clip_s)
+        elif not piece.pictures:  # what follows it was lost, so that it seems to last
+            self._drop(item, "no_picture", start_s, end_s, len(piece.samples))
         else:
             self._keep(piece, clip_id, start_s, end_s)
 

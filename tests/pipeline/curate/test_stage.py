@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from media.shots.detector import window_lengths
 from media.writer import write_video
 from pipeline.config import CurateConfig
 from pipeline.curate.cutting import Gap, pieces
+from pipeline.curate.sampling import Sample
+from pipeline.curate.stage import Book
+from pipeline.curate.takes import Clip
 from pipeline.footage.sources import Found, source_row
 from world.render import render_frame
 from world.scene import sample_shot
@@ -106,3 +110,20 @@ def test_ground_truth_captions_reach_their_clips(dataset):
     clips = scans.table(dataset, "clips").to_pylist()
     assert len(truth) >= 0.7 * len(clips)  # clips across a dissolve have no single true caption
     assert all(row["status"] == "accepted" or row["reasons"] for row in rows)
+
+
+def test_a_frame_between_kept_pictures_whose_successors_were_lost_is_dropped_and_costs_no_other():
+    """Damage right after a cut: one frame that lasts for seconds, and no picture of it."""
+    sample = Sample(1.01, 0.0, None, is_damaged=False, is_grey=False)
+    book = Book(None, CurateConfig(), 0, SimpleNamespace())
+    source = {"kind": "video", "uri": "a.mkv", "duration_s": 9.0}
+    book.open({"segment_id": "s", "source_id": "x", "uri": "a.mkv", "start_s": 0.0, "end_s": 9.0}, source)
+    book.note(Clip(1.01, 4.0, "cut", [sample]))
+    [drop] = book.drops
+    assert (drop["reason"], drop["num_frames"], drop["start_s"], drop["end_s"]) == (
+        "no_picture",
+        1,
+        1.01,
+        4.0,
+    )
+    assert not book.failures and not book.clips
