@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections import OrderedDict
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from fastapi import HTTPException
 from fastapi.responses import Response
@@ -13,17 +17,59 @@ from manifests.store.shards import Member, read_member
 
 TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "image/png"}
 _FRAME = re.compile(r"^frame\d{3}\.jpg$")
+_SHARDS = 16
+"""Shards whose members are kept, a few hundred kilobytes each."""
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+
+
+Rows = dict[tuple[str, str], list[dict[str, Any]]]
+"""Members by clip and field."""
+
+
+class Shelf:
+    """The members of the shards that were asked for last: what a page shows lies in few of them."""
+
+    def __init__(self) -> None:
+        self._lock, self._changes = threading.Lock(), -1
+        self._shards = OrderedDict[int, Rows]()
+
+    def rows(self, index: Index, clip_id: str, field: str) -> list[dict[str, Any]]:
+        """The rows of `members` of a clip's field."""
+        with self._lock:
+            if self._changes != index.changes:
+                self._shards.clear()
+                self._changes = index.changes
+            for shard, kept in self._shards.items():
+                if found := kept.get((clip_id, field)):
+                    self._shards.move_to_end(shard)
+                    return found
+            changes = self._changes
+        places = index.tuples("SELECT DISTINCT shard FROM place WHERE clip_id = ?", [clip_id])
+        made = list[dict[str, Any]]()
+        for (shard,) in places:
+            own: Rows = {}
+            for row in index.rows(f"SELECT * FROM members WHERE shard = {int(shard)}"):
+                own.setdefault((row["clip_id"], row["field"]), []).append(row)
+            made += own.get((clip_id, field), [])
+            if len(places) == 1:
+                self._keep(int(shard), own, changes)
+        return made
+
+    def _keep(self, shard: int, own: Rows, changes: int) -> None:
+        with self._lock:
+            if self._changes == changes:
+                self._shards[shard] = own
+                while len(self._shards) > _SHARDS:
+                    self._shards.popitem(last=False)
+
+
+_SHELVES = WeakKeyDictionary[Index, Shelf]()
 
 
 def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
     """The tar and the member of the newest version that has them."""
-    shards = {int(row[0]) for row in index.tuples("SELECT shard FROM place WHERE clip_id = ?", [clip_id])}
-    if not shards:
-        return None
-    among = f"shard IN ({', '.join(map(str, sorted(shards)))})"
-    query = f"SELECT * FROM members WHERE {among} AND clip_id = ? AND field = ?"
-    rows = [row for row in index.rows(query, [clip_id, field]) if index.tar_of(row["version"], row["shard"])]
+    found = _SHELVES.setdefault(index, Shelf()).rows(index, clip_id, field)
+    rows = [row for row in found if index.tar_of(row["version"], row["shard"])]
     if not rows:
         return None
     row = rows[0]

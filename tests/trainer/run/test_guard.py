@@ -95,7 +95,7 @@ def test_what_may_become_trusted_is_not_rotated_away(tmp_path):
         back.step(is_refused=False)
         if step % 5 == 0:
             temporary_folder(tmp_path, step).mkdir(parents=True)
-            appear(tmp_path, TrainState(step, ""), 2, ranks)
+            appear(tmp_path, TrainState(step, ""), 2, ranks, {})
             back.saved(step)
     paths = list_checkpoints(tmp_path)
     trusted = [int(path.name[5:]) for path in paths if is_trusted(path)]
