@@ -67,6 +67,7 @@ def test_a_ring_and_its_hybrid_with_heads_equal_one_process(size, ring):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "ring"), [(5, 5), (8, 2), (8, 4)])
 def test_larger_rings_equal_one_process(size, ring):
     run_together(SCRIPT, size, ring)

@@ -178,7 +178,7 @@ def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processe
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ring", [2, 4])
+@pytest.mark.parametrize("ring", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_eight_processes_in_copies_rings_and_by_heads_train_as_one_does(dataset, alone, tmp_path, ring):
     """Two copies of the weights, each over four processes; four share a pack, by heads and in a ring."""
     more = {"sequence_parallel": 4, "ring": ring, "shard_size": 4, "is_checkpointed": True}
@@ -198,6 +198,7 @@ def test_noise_of_the_device_and_what_blocks_keep_are_the_same_for_any_number_of
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_compiled_and_sharded_it_trains_as_one_does(dataset, alone, tmp_path):
     more = {"is_compiled": True, "is_checkpointed": True, "checkpoint_keeps": "attention"}
