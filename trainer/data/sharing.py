@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ from manifests.errors import RushesError
 from trainer.data.columns import Arrays
 
 _PREFIX = "rushes-catalogue-"
+_LEFT_S = 24 * 3600.0
 
 
 def _sweep() -> None:
-    """Remove what processes that were killed have left."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        number = path.name.removeprefix(_PREFIX).split("-")[0]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and path.stat().st_uid == os.getuid():
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what processes that were killed have left, when nobody can be mapping it any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # another has removed it
+            found = path.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _LEFT_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _give_back() -> None:
@@ -53,7 +56,7 @@ def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, d
         try:
             arrays, told = make()
             _sweep()
-            folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
             for number, value in enumerate(arrays.values()):
                 np.save(folder / f"{number}.npy", value, allow_pickle=False)
             (folder / "told.json").write_text(json.dumps([list(arrays), told]))

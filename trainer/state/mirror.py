@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from learning import processes
 from manifests.cli import say
-from manifests.errors import RushesError, UsageError
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store import storage
 from manifests.store.json_files import parse_object, read_object
 from trainer.state.checkpoint_files import STATE, TRUSTED, list_checkpoints
@@ -26,7 +28,29 @@ OF_RUN, LOGS = "run", "logs"
 """Folder of a copy with the settings of the run and the sizes of its logs; folder of all copies with pieces
 of the logs, named by where each begins."""
 _SIZES = "sizes.json"
+_CHUNK = 16 << 20
 _UNREACHED = (OSError, RushesError)
+
+
+class _Piece(NamedTuple):
+    """A part of a log, where it begins in it."""
+
+    begin: int
+    size: int
+    crc32: int
+    path: str
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+
+def _crc32(file: BinaryIO, size: int) -> int:
+    """Of the next bytes of a file."""
+    crc32 = 0
+    while size > 0 and (data := file.read(min(size, _CHUNK))):
+        crc32, size = zlib.crc32(data, crc32), size - len(data)
+    return crc32
 
 
 class Mirror:
@@ -51,11 +75,14 @@ class Mirror:
         """Copy a checkpoint that has appeared, in the background; none while another is under way."""
         self.poll()
         if self._pending:
-            self._tell(f"the copy before is under way, {checkpoint.name} is not copied")
+            if self.ranks.is_first:
+                self._tell(f"the copy before is under way, {checkpoint.name} is not copied")
             return
-        files = [path.name for path in checkpoint.iterdir() if path.is_file() and path.name != STATE]
-        logs = {path.name: path.stat().st_size for path in self.run.glob("*.jsonl")}
-        files, logs = processes.exchanged((sorted(files), logs))[0]  # as the first process sees them
+        files, logs = list[str](), dict[str, int]()
+        if self.ranks.is_first:
+            files = [path.name for path in checkpoint.iterdir() if path.is_file() and path.name != STATE]
+            logs = {path.name: path.stat().st_size for path in self.run.glob("*.jsonl")}
+        files, logs = processes.exchanged((sorted(files), logs))[0]
         own = files[self.ranks.rank :: self.ranks.size]
         self._pending = self._pool.submit(self._copy, checkpoint, own, logs), checkpoint
 
@@ -73,26 +100,31 @@ class Mirror:
         storage.copy_in(self.filesystem, sizes, f"{target}/{OF_RUN}/{_SIZES}")
 
     def _send_log(self, name: str, size: int) -> None:
-        """Send what is new of a log, which a resumed run may have cut."""
-        pieces = self._pieces()
-        sent = max((begin + length for begin, length, _ in pieces.get(name, [])), default=0)
-        if sent > size:  # cut back: pieces that reach beyond are of steps that were not kept
-            beyond = [path for begin, length, path in pieces[name] if begin + length > size]
-            storage.delete_files(self.filesystem, beyond)
-            sent = max((begin + n for begin, n, path in pieces[name] if path not in beyond), default=0)
-        if sent < size:
-            with open(self.run / name, "rb") as file:
+        """Send what is new of a log, from the first piece there that is not what lies here.
+
+        A resumed run cuts its logs and writes other bytes in their place.
+        """
+        pieces, sent = self._pieces().get(name, []), 0
+        with open(self.run / name, "rb") as file:
+            for number, piece in enumerate(pieces):
+                if piece.begin != sent or piece.end > size or piece.crc32 != _crc32(file, piece.size):
+                    storage.delete_files(self.filesystem, [other.path for other in pieces[number:]])
+                    break
+                sent = piece.end
+            if sent < size:
                 file.seek(sent)
                 data = file.read(size - sent)
-            storage.copy_in(self.filesystem, data, f"{self._root}/{LOGS}/{name}/{sent:015d}")
+                where = f"{self._root}/{LOGS}/{name}/{sent:015d}-{zlib.crc32(data):08x}"
+                storage.copy_in(self.filesystem, data, where)
 
-    def _pieces(self) -> dict[str, list[tuple[int, int, str]]]:
-        """(begin, bytes, path) of the pieces of each log, in order."""
-        found: dict[str, list[tuple[int, int, str]]] = {}
+    def _pieces(self) -> dict[str, list[_Piece]]:
+        """The pieces of each log, in order."""
+        found: dict[str, list[_Piece]] = {}
         for info in storage.list_files(self.filesystem, f"{self._root}/{LOGS}"):
-            name, begin = info.path.split("/")[-2:]
+            name, place = info.path.split("/")[-2:]
+            begin, _, crc32 = place.partition("-")
             if begin.isdigit():
-                found.setdefault(name, []).append((int(begin), info.size, info.path))
+                found.setdefault(name, []).append(_Piece(int(begin), info.size, int(crc32, 16), info.path))
         return {name: sorted(own) for name, own in found.items()}
 
     def poll(self) -> None:
@@ -119,12 +151,11 @@ class Mirror:
         if self._pending:
             self._pending[0].exception()
             self._appear()
-        newest = list_checkpoints(self.checkpoints)[-1:]
-        [is_there] = self.ranks.sum(
-            [float(bool(newest) and self.ranks.is_first and newest[0].name in self._known())]
-        )
-        if newest and not is_there:
-            self.begin(newest[0])
+        lacking = ""
+        if self.ranks.is_first and (newest := list_checkpoints(self.checkpoints)[-1:]):
+            lacking = "" if newest[0].name in self._known() else newest[0].name
+        if lacking := processes.exchanged(lacking)[0]:
+            self.begin(self.checkpoints / lacking)
             if self._pending:
                 self._pending[0].exception()
                 self._appear()
@@ -178,8 +209,14 @@ class Mirror:
         for step in self._steps():
             source = f"{self._root}/{step}"
             names = {info.path[len(source) + 1 :] for info in storage.list_files(self.filesystem, source)}
-            if STATE in names and names >= set(self._state(step)["files"]):
-                found.append(step)
+            if STATE not in names:
+                continue
+            try:
+                is_whole = names >= set(self._state(step)["files"])
+            except IntegrityError as error:
+                self._tell(f"{step} is damaged and not taken: {error}")
+                is_whole = False
+            found += [step] if is_whole else []
         return found
 
     def _state(self, step: str) -> dict:
@@ -194,16 +231,17 @@ class Mirror:
             check: raises where settings are not those of this run.
 
         Raises:
-            UsageError: the copies are of a run with other settings.
+            UsageError: the copies are of a run with other settings, or cannot be read; on every process, for
+                none may wait for another that has ended.
         """
         problem = ""
         if self.ranks.is_first:
             try:
                 self._restore(check)
-            except UsageError as error:
+            except _UNREACHED as error:
                 problem = str(error)
-        if said := next(filter(None, processes.exchanged(problem)), ""):
-            raise UsageError(self.address, said, "Name a folder of its own, or the --out of that run.")
+        if said := processes.exchanged(problem)[0]:
+            raise UsageError(self.address, said, "Mend that, or name another --checkpoints.")
 
     def _restore(self, check: Callable[[dict], None]) -> None:
         here, there = list_checkpoints(self.checkpoints), self.complete()
@@ -229,10 +267,19 @@ class Mirror:
         for name, size in sizes.items():
             target = self.run / Path(name).name
             if not target.exists():
-                data = b"".join(
-                    storage.read_bytes(self.filesystem, path) for _, _, path in pieces.get(name, [])
-                )
-                storage.write_local(target, data[:size])
+                storage.write_local(target, self._log(name, pieces.get(name, []), size))
+
+    def _log(self, name: str, pieces: list[_Piece], size: int) -> bytes:
+        """A log up to a size; what is missing or damaged of it, and all after, is told."""
+        found = b""
+        for piece in pieces:
+            data = storage.read_bytes(self.filesystem, piece.path)
+            if piece.begin != len(found) or zlib.crc32(data) != piece.crc32:
+                break
+            found += data
+        if len(found) < size:
+            self._tell(f"{name} ends after {len(found)} of {size} bytes: a piece is missing or damaged")
+        return found[:size]
 
     def _fetch(self, step: str) -> None:
         source, temporary = f"{self._root}/{step}", self.checkpoints / f".{step}.tmp"

@@ -99,10 +99,8 @@ def join(sequence_parallel: int = 1, ring: int = 1) -> Ranks:
             of_part = _group(range(part, part + dealing), rank) or of_part
         for head in range(dealing):
             of_ring = _group(members[head::dealing], rank) or of_ring
-    for group in (
-        of_part,
-        of_ring,
-    ):  # NCCL wants all members at a group's first call; later some may do without
+    # NCCL wants all members at a group's first call; at later ones some may be missing
+    for group in (of_part, of_ring):
         if group is not None:
             dist.all_reduce(torch.zeros(1, device=device), group=group)
     own = SequenceGroup(rank % sequence_parallel, sequence_parallel, ring, of_part, of_ring)

@@ -75,21 +75,61 @@ def test_what_lies_here_and_is_newer_stays(copied):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_logs_are_sent_piece_by_piece_and_cut_as_the_run_was(copied, tmp_path):
+def test_logs_are_sent_piece_by_piece_and_again_where_a_resumed_run_wrote_other_bytes(copied, tmp_path):
     run, copies = copied
-    [first] = (copies / "logs" / "metrics.jsonl").iterdir()
-    assert first.name == "000000000000000" and first.read_bytes() == (run / "metrics.jsonl").read_bytes()
+    [first] = own_pieces(copies)
+    log, whole = run / "metrics.jsonl", (run / "metrics.jsonl").read_bytes()
+    assert first.name.startswith("000000000000000-") and first.read_bytes() == whole
     own = Mirror(str(copies), run, ALONE)
-    with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4}\n')
-    own._send_log("metrics.jsonl", (run / "metrics.jsonl").stat().st_size)
-    pieces = sorted((copies / "logs" / "metrics.jsonl").iterdir())
-    assert len(pieces) == 2 and pieces[1].read_text() == '{"step": 4}\n'
-    (run / "metrics.jsonl").write_text('{"step": 0}\n')  # cut back, and another way to go on
-    own._send_log("metrics.jsonl", 12)
+    for added in (b'{"step": 4}\n', b'{"step": 5}\n'):
+        with open(log, "ab") as file:
+            file.write(added)
+        own._send_log(log.name, log.stat().st_size)
+    assert [path.read_bytes() for path in own_pieces(copies)] == [
+        whole,
+        b'{"step": 4}\n',
+        b'{"step": 5}\n',
+    ]
+    # cut back to before what was sent, and grown beyond it: the copy was made some steps after its checkpoint
+    other = whole + b'{"step": 4, "time_s": 7}\n{"step": 5, "time_s": 8}\n{"step": 6}\n'
+    log.write_bytes(other)
+    own._send_log(log.name, len(other))
+    assert b"".join(path.read_bytes() for path in own_pieces(copies)) == other
+    log.write_bytes(b'{"step": 0}\n')
+    own._send_log(log.name, 12)
     assert b"".join(path.read_bytes() for path in own_pieces(copies)) == b'{"step": 0}\n'
+
+
+def test_a_log_that_lacks_a_piece_is_told(copied, tmp_path, monkeypatch):
+    _, copies = copied
+    said = []
+    monkeypatch.setattr(mirror, "say", said.append)
+    own_pieces(copies)[0].write_bytes(b"something else")
     Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
-    assert (tmp_path / "new" / "metrics.jsonl").read_text() == '{"step": 0}\n', "no more than was noted"
+    assert (tmp_path / "new" / "metrics.jsonl").read_bytes() == b""
+    assert any("metrics.jsonl ends after 0 of" in line for line in said)
+
+
+def test_a_copy_with_a_damaged_state_is_passed_over_and_told(copied, tmp_path, monkeypatch):
+    _, copies = copied
+    said = []
+    monkeypatch.setattr(mirror, "say", said.append)
+    shutil.copytree(copies / "step-00000004", copies / "step-00000008")
+    (copies / "step-00000008" / "state.json").write_bytes(b"{")
+    Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    [path] = list_checkpoints(tmp_path / "new" / "checkpoints")
+    assert path.name == "step-00000004" and any("step-00000008 is damaged" in line for line in said)
+
+
+def test_a_store_that_does_not_answer_ends_every_process_by_name(copied, tmp_path, monkeypatch):
+    _, copies = copied
+
+    def refused(*_):
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(mirror.storage, "list_folders", refused)
+    with pytest.raises(UsageError, match="connection refused"):
+        Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
 
 
 def own_pieces(copies):
