@@ -1,7 +1,8 @@
 """Checkpoint folders: atomic writes, rotation, and a size and crc32 per file to detect damage.
 
 Names in a run's `checkpoints`: `step-<n>` is complete; `.step-<n>.tmp` is being written; `.step-<n>.old` was
-complete and gives way to one of the same step; `.step-<n>.gone` is being deleted; `.step-<n>.damaged` was
+complete and gives way to one of the same step; `.step-<n>.gone` is being deleted; `.step-<n>.copying-<rank>`
+is being copied elsewhere; `.step-<n>.damaged` was
 found so and is left for whoever wants to look.
 """
 
@@ -95,6 +96,11 @@ def temporary_folder(folder: Path, step: int) -> Path:
     return folder / f".step-{step:08d}.tmp"
 
 
+def copying_folder(folder: Path, step: str, rank: int) -> Path:
+    """Where a process holds the files of a checkpoint that it is copying elsewhere."""
+    return folder / f".{step}.copying-{rank}"
+
+
 def sweep(folder: Path) -> None:
     """Clear what a killed process left half-way. Only for who holds the run's lock."""
     for path in folder.glob(".step-*.old"):
@@ -103,7 +109,7 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.rename(final)  # killed between giving way and appearing
-    for pattern in (".step-*.tmp", ".step-*.gone"):
+    for pattern in (".step-*.tmp", ".step-*.gone", ".step-*.copying-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 

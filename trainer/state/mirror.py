@@ -9,6 +9,7 @@ since the copy before. So a run whose folder is gone goes on exactly where its n
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from manifests.cli import say
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store import storage
 from manifests.store.json_files import parse_object, read_object
-from trainer.state.checkpoint_files import STATE, TRUSTED, list_checkpoints
+from trainer.state.checkpoint_files import STATE, TRUSTED, copying_folder, list_checkpoints
 from trainer.state.parallel import Ranks
 
 OF_RUN, LOGS = "run", "logs"
@@ -66,6 +67,7 @@ class Mirror:
         self.filesystem, self._root = storage.resolve(self.address)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[Future[None], Path] | None = None
+        self._state_of_pending, self._left = b"", set[str]()
 
     @property
     def checkpoints(self) -> Path:
@@ -83,13 +85,26 @@ class Mirror:
             files = [path.name for path in checkpoint.iterdir() if path.is_file() and path.name != STATE]
             logs = {path.name: path.stat().st_size for path in self.run.glob("*.jsonl")}
         files, logs = processes.exchanged((sorted(files), logs))[0]
-        own = files[self.ranks.rank :: self.ranks.size]
-        self._pending = self._pool.submit(self._copy, checkpoint, own, logs), checkpoint
+        own = self._held(checkpoint, files[self.ranks.rank :: self.ranks.size])
+        self._state_of_pending = (checkpoint / STATE).read_bytes() if self.ranks.is_first else b""
+        self._pending = self._pool.submit(self._copy, checkpoint.name, own, logs), checkpoint
 
-    def _copy(self, checkpoint: Path, files: list[str], logs: dict[str, int]) -> None:
-        target = f"{self._root}/{checkpoint.name}"
+    def _held(self, checkpoint: Path, files: list[str]) -> list[Path]:
+        """Files of a checkpoint under names that stay when it is rotated away before they are copied."""
+        folder = copying_folder(self.checkpoints, checkpoint.name, self.ranks.rank)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         for name in files:
-            storage.copy_in(self.filesystem, checkpoint / name, f"{target}/{name}")
+            try:
+                os.link(checkpoint / name, folder / name)
+            except OSError:  # a disk without links
+                shutil.copyfile(checkpoint / name, folder / name)
+        return [folder / name for name in files]
+
+    def _copy(self, step: str, files: list[Path], logs: dict[str, int]) -> None:
+        target = f"{self._root}/{step}"
+        for path in files:
+            storage.copy_in(self.filesystem, path, f"{target}/{path.name}")
         if not self.ranks.is_first:
             return
         for path in self.run.glob("*.json"):
@@ -137,14 +152,18 @@ class Mirror:
         assert self._pending is not None
         (future, checkpoint), self._pending = self._pending, None
         failed = self._guarded(future.result, f"{checkpoint.name} is not copied")
+        held = copying_folder(self.checkpoints, checkpoint.name, self.ranks.rank)
+        shutil.rmtree(held, ignore_errors=True)
         if not self.ranks.sum([float(failed)])[0] and self.ranks.is_first:
             self._guarded(lambda: self._complete(checkpoint), f"{checkpoint.name} is not copied")
 
     def _complete(self, checkpoint: Path) -> None:
-        state = (checkpoint / STATE).read_bytes()  # gone where the run went back meanwhile
-        storage.write_bytes(self.filesystem, f"{self._root}/{checkpoint.name}/{STATE}", state)
-        here = {path.name for path in list_checkpoints(self.checkpoints)}
-        self._delete([step for step in self._steps() if step not in here])
+        keep = {path.name for path in list_checkpoints(self.checkpoints)}
+        if checkpoint.name not in self._left:
+            state = f"{self._root}/{checkpoint.name}/{STATE}"
+            storage.write_bytes(self.filesystem, state, self._state_of_pending)
+            keep.add(checkpoint.name)  # also where it has been rotated away here: it is the newest there
+        self._delete([step for step in self._steps() if step not in keep])
 
     def finish(self) -> None:
         """Wait for what is being copied, and copy the newest checkpoint if that has not been done."""
@@ -171,6 +190,7 @@ class Mirror:
         Raises:
             OSError, RushesError: the store cannot be reached: they would come back at a resume.
         """
+        self._left |= set(names)
         there = set(self._steps())
         self._delete([name for name in names if name in there])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -150,6 +151,35 @@ def test_a_checkpoint_that_was_left_does_not_come_back_and_a_trusted_one_stays_t
     Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
     [path] = list_checkpoints(tmp_path / "new" / "checkpoints")
     assert is_trusted(path)
+
+
+def test_a_checkpoint_that_is_rotated_away_while_it_is_copied_is_copied_whole(copied, tmp_path, monkeypatch):
+    run, copies = copied
+    folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
+    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    going, real = threading.Event(), storage.copy_in
+    monkeypatch.setattr(mirror.storage, "copy_in", lambda *of: (going.wait(30), real(*of)))
+    own.begin(folder / "step-00000008")
+    shutil.rmtree(folder / "step-00000008")
+    going.set()
+    own._pending[0].result(30)
+    own.poll()
+    assert own.complete() == ["step-00000004", "step-00000008"]
+    assert not list(folder.glob(".step-*"))
+    Mirror(str(copies), tmp_path / "new", ALONE).restore(anything)
+    assert not damage(tmp_path / "new" / "checkpoints" / "step-00000008", ALONE)
+
+
+def test_a_checkpoint_that_is_left_while_it_is_copied_does_not_appear(copied):
+    run, copies = copied
+    folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
+    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    own.begin(folder / "step-00000008")
+    GoingBack(dataclasses.replace(TEST), folder, ALONE, {"8": 0}, own)._forget(4)
+    own._pending[0].result(30)
+    own.poll()
+    assert own.complete() == ["step-00000004"]
+    assert not [path for path in (copies / "step-00000008").rglob("*") if path.is_file()]
 
 
 def test_copies_of_another_run_are_refused_before_anything_is_fetched(dataset, copied, tmp_path):
