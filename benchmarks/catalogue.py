@@ -22,11 +22,11 @@ import pyarrow as pa
 from learning import processes
 from learning.launching import run_processes
 from trainer.config import FitConfig
-from trainer.data import catalog as catalogs
-from trainer.data import gathering
+from trainer.data.catalogue import catalog as catalogs
+from trainer.data.catalogue import gathering
+from trainer.data.catalogue.sharing import shared
 from trainer.data.packs import pack_settings
 from trainer.data.plan_stream import PlanStream
-from trainer.data.sharing import shared
 
 PER_SHARD, CAPTIONS, LOOKUPS = 100, 2, 10_000
 

@@ -31,7 +31,7 @@ from safetensors.torch import load, save
 from manifests.store.reading import MemberReader
 from manifests.store.shards import Member, TarWriter
 from trainer.config import FitConfig
-from trainer.data.catalog import Catalog
+from trainer.data.catalogue.catalog import Catalog
 from trainer.data.loader import Loader, PackReader
 from trainer.data.packs import pack_settings
 from trainer.data.plan_stream import PlanStream

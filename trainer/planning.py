@@ -139,7 +139,7 @@ class Plan(RunOptions):
     """Print JSON."""
 
     def run(self) -> int:
-        from trainer.data.catalog import load_catalog, views_of
+        from trainer.data.catalogue.catalog import load_catalog, views_of
         from trainer.data.curriculum import stages_of
 
         if not self.data:

@@ -27,7 +27,7 @@ from manifests.store.reading import MemberReader, RangeCache
 from manifests.store.storage import is_local
 from trainer.config import FitConfig
 from trainer.data.ahead import Ahead
-from trainer.data.catalog import Catalog
+from trainer.data.catalogue.catalog import Catalog
 from trainer.data.curriculum import Curriculum
 from trainer.data.packs import rank_packs
 from trainer.data.patches import coordinates, patchify, token_validity

@@ -24,8 +24,8 @@ from torch import Tensor
 from manifests.errors import UsageError
 from trainer.config import FitConfig
 from trainer.data.ahead import Ahead
-from trainer.data.catalog import Catalog
-from trainer.data.held_out import is_held_out
+from trainer.data.catalogue.catalog import Catalog
+from trainer.data.catalogue.held_out import is_held_out
 from trainer.data.loader import Pack, PackReader
 from trainer.data.packs import largest_fit
 from trainer.data.samples import Sample, SampleTable

@@ -24,7 +24,7 @@ from manifests.views import View
 from manifests.writing.events import ingest_settings
 from media.writer import webm_bytes
 from trainer.config import FitConfig
-from trainer.data.catalog import Catalog
+from trainer.data.catalogue.catalog import Catalog
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.model.dit import DiT

@@ -34,9 +34,9 @@ from trainer.config_files import (
     note_changes,
     save_config,
 )
-from trainer.data.catalog import Catalog, load_catalog, views_of
+from trainer.data.catalogue.catalog import Catalog, load_catalog, views_of
+from trainer.data.catalogue.held_out import note_held_out, noted_held_out
 from trainer.data.curriculum import Curriculum, stages_of
-from trainer.data.held_out import note_held_out, noted_held_out
 from trainer.data.loader import Loader, PackReader
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters

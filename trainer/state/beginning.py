@@ -18,7 +18,7 @@ from learning.weights import read_weights
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig, FlowConfig, ModelConfig
-from trainer.data.catalog import Catalog
+from trainer.data.catalogue.catalog import Catalog
 from trainer.sampling.trained import RECORD, model_folder
 from trainer.state.adapters import is_adapter
 from trainer.state.parallel import clean_name

@@ -18,7 +18,7 @@ from manifests.store import storage
 from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig
 from trainer.config_files import load_config
-from trainer.data.catalog import Catalog
+from trainer.data.catalogue.catalog import Catalog
 from trainer.model.dit import DiT
 from trainer.sampling.trained import FORMAT, RECORD
 from trainer.state.adapters import adapt, merged

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from learning import processes
 from manifests.cli import say
@@ -23,35 +21,14 @@ from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store import storage
 from manifests.store.json_files import parse_object, read_object
 from trainer.state.checkpoint_files import STATE, TRUSTED, copying_folder, list_checkpoints
+from trainer.state.mirror_logs import Logs
 from trainer.state.parallel import Ranks
 
 OF_RUN, LOGS = "run", "logs"
 """Folder of a copy with the settings of the run and the sizes of its logs; folder of all copies with pieces
 of the logs, named by where each begins."""
 _SIZES = "sizes.json"
-_CHUNK = 16 << 20
 _UNREACHED = (OSError, RushesError)
-
-
-class _Piece(NamedTuple):
-    """A part of a log, where it begins in it."""
-
-    begin: int
-    size: int
-    crc32: int
-    path: str
-
-    @property
-    def end(self) -> int:
-        return self.begin + self.size
-
-
-def _crc32(file: BinaryIO, size: int) -> int:
-    """Of the next bytes of a file."""
-    crc32 = 0
-    while size > 0 and (data := file.read(min(size, _CHUNK))):
-        crc32, size = zlib.crc32(data, crc32), size - len(data)
-    return crc32
 
 
 class Mirror:
@@ -65,6 +42,7 @@ class Mirror:
     def __init__(self, address: str, run: Path, ranks: Ranks) -> None:
         self.address, self.run, self.ranks = address.rstrip("/"), run, ranks
         self.filesystem, self._root = storage.resolve(self.address)
+        self.logs = Logs(self.filesystem, f"{self._root}/{LOGS}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[Future[None], Path] | None = None
         self._state_of_pending, self._left = b"", set[str]()
@@ -110,37 +88,9 @@ class Mirror:
         for path in self.run.glob("*.json"):
             storage.copy_in(self.filesystem, path.read_bytes(), f"{target}/{OF_RUN}/{path.name}")
         for name, size in logs.items():
-            self._send_log(name, size)
+            self.logs.send(self.run / name, size)
         sizes = json.dumps(logs).encode()
         storage.copy_in(self.filesystem, sizes, f"{target}/{OF_RUN}/{_SIZES}")
-
-    def _send_log(self, name: str, size: int) -> None:
-        """Send what is new of a log, from the first piece there that is not what lies here.
-
-        A resumed run cuts its logs and writes other bytes in their place.
-        """
-        pieces, sent = self._pieces().get(name, []), 0
-        with open(self.run / name, "rb") as file:
-            for number, piece in enumerate(pieces):
-                if piece.begin != sent or piece.end > size or piece.crc32 != _crc32(file, piece.size):
-                    storage.delete_files(self.filesystem, [other.path for other in pieces[number:]])
-                    break
-                sent = piece.end
-            if sent < size:
-                file.seek(sent)
-                data = file.read(size - sent)
-                where = f"{self._root}/{LOGS}/{name}/{sent:015d}-{zlib.crc32(data):08x}"
-                storage.copy_in(self.filesystem, data, where)
-
-    def _pieces(self) -> dict[str, list[_Piece]]:
-        """The pieces of each log, in order."""
-        found: dict[str, list[_Piece]] = {}
-        for info in storage.list_files(self.filesystem, f"{self._root}/{LOGS}"):
-            name, place = info.path.split("/")[-2:]
-            begin, _, crc32 = place.partition("-")
-            if begin.isdigit():
-                found.setdefault(name, []).append(_Piece(int(begin), info.size, int(crc32, 16), info.path))
-        return {name: sorted(own) for name, own in found.items()}
 
     def poll(self) -> None:
         """Let a copy appear if every process has made its part."""
@@ -283,23 +233,15 @@ class Mirror:
         for info in storage.list_files(self.filesystem, source, ".json"):
             if info.base_name != _SIZES and not (self.run / info.base_name).exists():
                 storage.copy_out(self.filesystem, info.path, self.run / info.base_name)
-        pieces = self._pieces()
         for name, size in sizes.items():
             target = self.run / Path(name).name
             if not target.exists():
-                storage.write_local(target, self._log(name, pieces.get(name, []), size))
-
-    def _log(self, name: str, pieces: list[_Piece], size: int) -> bytes:
-        """A log up to a size; what is missing or damaged of it, and all after, is told."""
-        found = b""
-        for piece in pieces:
-            data = storage.read_bytes(self.filesystem, piece.path)
-            if piece.begin != len(found) or zlib.crc32(data) != piece.crc32:
-                break
-            found += data
-        if len(found) < size:
-            self._tell(f"{name} ends after {len(found)} of {size} bytes: a piece is missing or damaged")
-        return found[:size]
+                data = self.logs.read(target.name, size)
+                if len(data) < size:
+                    self._tell(
+                        f"{name} ends after {len(data)} of {size} bytes: a piece is missing or damaged"
+                    )
+                storage.write_local(target, data)
 
     def _fetch(self, step: str) -> None:
         source, temporary = f"{self._root}/{step}", self.checkpoints / f".{step}.tmp"

@@ -28,7 +28,7 @@ from pipeline.stages.clip_frames import ReadAhead
 from pipeline.stages.encode import Encode
 from pipeline.stages.protocol import run_stage
 from tests.vae.tiny_published import save_tiny
-from trainer.data.catalog import load_catalog
+from trainer.data.catalogue.catalog import load_catalog
 from trainer.presets import preset
 from vae.checkpoint import load_vae
 from vae.measuring.audit import latent_picture

@@ -11,8 +11,8 @@ import pytest
 from manifests.errors import UsageError
 from manifests.tables import scans
 from manifests.views import View
-from trainer.data.balance import MOST, _by_value, balance
-from trainer.data.catalog import load_catalog
+from trainer.data.catalogue.balance import MOST, _by_value, balance
+from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.presets import preset
 

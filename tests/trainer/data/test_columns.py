@@ -14,9 +14,9 @@ from manifests.tables import scans
 from manifests.views import View
 from tests.e2e.commands import environment
 from trainer.config import FitConfig
-from trainer.data.catalog import load_catalog
+from trainer.data.catalogue.catalog import load_catalog
+from trainer.data.catalogue.gathering import members_of
 from trainer.data.columns import Lists, Names, ids_of, places
-from trainer.data.gathering import members_of
 
 
 def test_a_catalogue_says_what_the_tables_say(dataset):
@@ -86,7 +86,7 @@ import os, sys, tempfile
 from pathlib import Path
 import numpy as np
 from learning import processes
-from trainer.data.sharing import shared
+from trainer.data.catalogue.sharing import shared
 processes.join()
 made = []
 def make():

@@ -14,7 +14,7 @@ from manifests.layout import Dataset
 from manifests.views import View
 from trainer.config import FitConfig, ModelConfig, StageConfig
 from trainer.config_files import load_config, load_stages, save_config
-from trainer.data.catalog import load_catalog
+from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Curriculum, stage_table, stages_of
 from trainer.data.loader import PackReader
 from trainer.data.packs import PackSettings, plan_epoch

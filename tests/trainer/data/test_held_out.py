@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import held_out as module
-from trainer.data.held_out import draw_of, source_of
+from trainer.data.catalogue import held_out as module
+from trainer.data.catalogue.held_out import draw_of, source_of
 from trainer.data.samples import Sample, SampleTable
 from trainer.data.windows import Cutter
 

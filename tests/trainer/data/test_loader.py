@@ -10,7 +10,7 @@ import torch
 
 from manifests.store.reading import MemberReader
 from trainer.data.ahead import Ahead
-from trainer.data.catalog import load_catalog, views_of
+from trainer.data.catalogue.catalog import load_catalog, views_of
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.loader import Loader, PackReader
 from trainer.data.packs import EpochPlan

@@ -11,7 +11,7 @@ from manifests.errors import IntegrityError
 from manifests.store.reading import MemberReader, RangeCache
 from manifests.store.shards import TarWriter
 from trainer.config import FitConfig
-from trainer.data.catalog import Catalog, load_catalog, views_of
+from trainer.data.catalogue.catalog import Catalog, load_catalog, views_of
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample, SampleTable
 from trainer.presets import preset

@@ -11,8 +11,8 @@ from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.views import View
 from trainer.config import ModelConfig
-from trainer.data.catalog import load_catalog
-from trainer.data.held_out import is_held_out
+from trainer.data.catalogue.catalog import load_catalog
+from trainer.data.catalogue.held_out import is_held_out
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.data.streaming import StreamLoader, StreamReader, stream, survey

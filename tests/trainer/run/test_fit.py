@@ -17,7 +17,7 @@ from manifests.layout import Dataset
 from manifests.views import View
 from trainer.config import ModelConfig
 from trainer.config_files import load_config, save_config
-from trainer.data.catalog import load_catalog
+from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.loader import PackReader
 from trainer.data.packs import EpochPlan
 from trainer.model.dit import DiT

@@ -10,7 +10,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
 from trainer.config import ModelConfig
-from trainer.data.held_out import source_of
+from trainer.data.catalogue.held_out import source_of
 from trainer.presets import preset
 from trainer.run.fit import fit
 from trainer.state.checkpoint_files import list_checkpoints, read_state

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer.data.catalog import load_catalog, views_of
+from trainer.data.catalogue.catalog import load_catalog, views_of
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.presets import preset

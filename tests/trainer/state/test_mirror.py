@@ -85,7 +85,7 @@ def test_logs_are_sent_piece_by_piece_and_again_where_a_resumed_run_wrote_other_
     for added in (b'{"step": 4}\n', b'{"step": 5}\n'):
         with open(log, "ab") as file:
             file.write(added)
-        own._send_log(log.name, log.stat().st_size)
+        own.logs.send(log, log.stat().st_size)
     assert [path.read_bytes() for path in own_pieces(copies)] == [
         whole,
         b'{"step": 4}\n',
@@ -94,10 +94,10 @@ def test_logs_are_sent_piece_by_piece_and_again_where_a_resumed_run_wrote_other_
     # cut back to before what was sent, and grown beyond it: the copy was made some steps after its checkpoint
     other = whole + b'{"step": 4, "time_s": 7}\n{"step": 5, "time_s": 8}\n{"step": 6}\n'
     log.write_bytes(other)
-    own._send_log(log.name, len(other))
+    own.logs.send(log, len(other))
     assert b"".join(path.read_bytes() for path in own_pieces(copies)) == other
     log.write_bytes(b'{"step": 0}\n')
-    own._send_log(log.name, 12)
+    own.logs.send(log, 12)
     assert b"".join(path.read_bytes() for path in own_pieces(copies)) == b'{"step": 0}\n'
 
 

@@ -15,9 +15,9 @@ from manifests.layout import Dataset
 from manifests.tables import scans
 from manifests.views import View
 from trainer.config import FitConfig
-from trainer.data.balance import balance
+from trainer.data.catalogue.balance import balance
+from trainer.data.catalogue.held_out import draws_of, duplicates, held_out, sources_of
 from trainer.data.columns import CHUNK, NUMBERS, Arrays, Lists, Names, ids_of, narrow, places
-from trainer.data.held_out import draws_of, duplicates, held_out, sources_of
 
 MEMBER_FIELDS = ("tar", "field", "offset", "size_bytes", "crc32")
 _SAME = ("num_channels", "factor_t", "factor_px")

@@ -11,10 +11,10 @@ from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
+from trainer.data.catalogue.gathering import MEMBER_FIELDS, gathered
+from trainer.data.catalogue.sharing import shared
 from trainer.data.columns import NUMBERS, Arrays, CaptionRows, ClipRows, Lists, MemberRows, Names
-from trainer.data.gathering import MEMBER_FIELDS, gathered
 from trainer.data.samples import Sample, SampleTable
-from trainer.data.sharing import shared
 from vae.measuring.stats import corpus_stats
 
 
