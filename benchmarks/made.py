@@ -110,6 +110,7 @@ def make_shard(dataset: Dataset, shard: int) -> None:
         for row in rows:
             commit.add(f"{row['clip_id']}.poster.jpg", b"\xff\xd8" + row["clip_id"].encode() * 8)
         commit.commit({"clips": rows, **nothing}, account)
+    lengths = {"short": (6, 12), "dense": (16, 40)}
     captions = [
         {
             "caption_id": f"{row['source_id']}{kind[0]}",
@@ -123,7 +124,8 @@ def make_shard(dataset: Dataset, shard: int) -> None:
             "num_words": length,
         }
         for row in rows
-        for kind, length in (("short", 8), ("dense", 24))
+        for kind, limits in lengths.items()
+        for length in [chance.randint(*limits)]
     ]
     with ShardCommit(dataset, COLUMNS["caption"], shard, 0) as commit:
         commit.commit({"captions": captions, **nothing}, account)

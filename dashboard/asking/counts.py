@@ -24,7 +24,7 @@ BUDGET_S = 0.12
 """For a first count; what takes longer is told as so many at least."""
 _SHARDS_AT_FIRST = 500
 _Words = list[tuple[str, int]]
-_Counts = dict[str, dict[int, int]]
+_Counts = dict[str, Counter[int]]
 """Of each field, how often each code was found."""
 
 
@@ -106,7 +106,8 @@ class Counting:
 
     def __init__(self, kept: Kept, cursor: duckdb.DuckDBPyConnection, scope: Scope, filters: Filters) -> None:
         self._kept, self._cursor, self._scope, self._filters = kept, cursor, scope, filters
-        self._codings, self._tables = scope.coded(kept.index)
+        self._coded = scope.coded(kept.index)
+        self._codings, self._tables = self._coded.codings, self._coded.tables
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._cursor.execute(f"{self._tables} {query}", values or None).fetchall()
@@ -172,29 +173,46 @@ class Counting:
         low, high = self._codings[known.table].limits[known.name]
         edges = [low + (high - low) * bin_ / BINS for bin_ in range(BINS + 1)]
         of_whole, of_chosen = (
-            [found.get(known.name, {}).get(place, 0) for place in range(BINS)] for found in (whole, chosen)
+            [found.get(known.name, Counter())[place] for place in range(BINS)] for found in (whole, chosen)
         )
         own = self._filters.ranges.get(known.name, (-math.inf, math.inf))
         return Histogram(known, edges, of_whole, of_chosen, own)
 
     def _all(self, fields: Sequence[Field], meant: Callable[[], tuple[str, list[Any]]]) -> _Counts:
         """Counts by the code of each field, in one pass over each table."""
-        found: _Counts = {}
+        counts: _Counts = {known.name: Counter() for known in fields}
         for table in CODED:
             own = [known for known in fields if known.table == table]
+            if table == "clips":
+                own += [known for known in fields if known.name in self._coded.profiles]
+            elif not self._coded.joined[table]:
+                continue
             if own:
-                found |= self._pass(table, own, *meant())
-        return found
+                for name, found in self._pass(table, own, *meant()).items():
+                    counts.setdefault(name, Counter()).update(found)
+        return counts
+
+    def _size(self, table: str, known: Field) -> int:
+        """How many codes a field has in a table."""
+        own = known.table == table
+        return self._codings[table].size(known) if own else len(self._coded.profiles[known.name])
+
+    def _told(self, table: str, known: Field, number: int) -> list[int]:
+        """Which bins or words a code of a table tells of, each as often as it does."""
+        coding = self._codings[known.table]
+        if known.table == table:
+            return coding.told(known, number)
+        return [bin_ for own in self._coded.profiles[known.name][number] for bin_ in coding.told(known, own)]
 
     def _pass(self, table: str, fields: Sequence[Field], where: str, values: list[Any]) -> _Counts:
         """Fields are counted together as one number, so many that it stays small: each is a set of groups."""
-        coding = self._codings[table]
-        sets = _together([(known, coding.size(known)) for known in fields])
+        sets = _together([(known, self._size(table, known)) for known in fields])
         if table == "clips":
             rows_of = f"clips WHERE {where}"
         else:  # joined, so that the smaller of the two is looked up
             told = " OR ".join(_is_told(known) for known in fields) if table == "latents" else "true"
-            rows_of = f"{table} JOIN (SELECT key FROM clips WHERE {where}) USING (key) WHERE {told}"
+            rows_of = f"{self._coded.joined[table]} JOIN (SELECT key FROM clips WHERE {where}) USING (key)"
+            rows_of += f" WHERE {told}"
         names = [f"s{at}" for at in range(len(sets))]
         numbers = ", ".join(f"{_number(own)} AS {name}" for own, name in zip(sets, names, strict=True))
         rows = self._rows(
@@ -203,17 +221,22 @@ class Counting:
             f"GROUP BY GROUPING SETS ({', '.join(f'({name})' for name in names)})",
             values,
         )
-        found: dict[str, Counter[int]] = {known.name: Counter() for known in fields}
+        codes: dict[str, Counter[int]] = {known.name: Counter() for known in fields}
         place = {(1 << len(sets)) - 1 - (1 << (len(sets) - 1 - at)): at for at in range(len(sets))}
         for row in rows:
             at = place[row[0]]
             number, count = row[1 + at], row[-1]
             for known, size in sets[at]:
                 number, own = divmod(number, size)
-                found[known.name].update(dict.fromkeys(coding.told(known, own), count))
+                codes[known.name][own] += count
+        found: _Counts = {known.name: Counter() for known in fields}
+        for known in fields:
+            for number, count in codes[known.name].items():
+                for place_of in self._told(table, known, number):
+                    found[known.name][place_of] += count
         if table == "clips":  # each of them is in every set
             found[_ALL] = Counter({0: sum(row[-1] for row in rows if row[0] == rows[0][0])})
-        return {name: dict(counts) for name, counts in found.items()}
+        return found
 
 
 _ALL = ""
@@ -223,15 +246,15 @@ _MOST_GROUPS = 8192
 
 
 def _together(fields: Sequence[tuple[Field, int]]) -> list[list[tuple[Field, int]]]:
-    """Fields in sets, so that each set has few groups; lists of words stay alone."""
+    """Fields in sets, so that each set has few groups; those of many codes stay alone."""
     found: list[list[tuple[Field, int]]] = []
     groups = _MOST_GROUPS + 1
-    for known, size in sorted(fields, key=lambda item: (item[0].kind == WORDS, item[1])):
-        if known.kind == WORDS or groups * size > _MOST_GROUPS:
+    for known, size in sorted(fields, key=lambda item: item[1]):
+        if groups * size > _MOST_GROUPS:
             found.append([])
             groups = 1
         found[-1].append((known, size))
-        groups = _MOST_GROUPS + 1 if known.kind == WORDS else groups * size
+        groups *= size
     return found
 
 

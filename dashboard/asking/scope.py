@@ -9,6 +9,7 @@ import duckdb
 
 from dashboard.index.coding import CODED, Coding
 from dashboard.index.index import Index
+from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
 from manifests.store import storage
@@ -19,6 +20,24 @@ _MADE_BY = {"duplicates": "dedup", "captions": "caption", "latents": "latent", "
 _MADE_BY |= {"verdicts": "verdict", "map": "map", "clips": "preview"}
 """The column that writes each table; clips come last, as the predicate of a view may speak of the others."""
 _KEPT_S, _KEPT_REMOTE_S = 2.0, 20.0
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The rows of a scope as codes.
+
+    Attributes:
+        codings: by table.
+        profiles: by field, those which clips have a number of.
+        joined: of each table that is not clips, the rows that clips have no number of: a table or a query in
+            brackets; empty: they have one of each.
+        tables: `WITH` and the tables of the scope, with the codes of their rows.
+    """
+
+    codings: dict[str, Coding]
+    profiles: dict[str, list[Codes]]
+    joined: dict[str, str]
+    tables: str
 
 
 @dataclass(frozen=True)
@@ -44,11 +63,21 @@ class Scope:
         """`WITH` and the tables of this scope; what follows is a query over them."""
         return self._with({table: self._of(table) for table in _MADE_BY})
 
-    def coded(self, index: Index) -> tuple[dict[str, Coding], str]:
-        """The codings of its tables, by table, and `WITH` and the tables with the codes of their rows."""
+    def coded(self, index: Index) -> Coded:
+        """What is counted by."""
         found = {table: index.coded(table, self._version(table)) for table in CODED}
+        known = {
+            table: index.profiles(self._version("clips"), table, self._version(table)) for table in PROFILED
+        }
         rows = {table: found[table][1] if table in found else self._of(table) for table in _MADE_BY}
-        return {table: coding for table, (coding, _) in found.items()}, self._with(rows)
+        since = {table: f"({found[table][2]})" if found[table][2] else "" for table in PROFILED}
+        joined = {table: since[table] if known[table] else table for table in PROFILED}
+        return Coded(
+            {table: coding for table, (coding, _, _) in found.items()},
+            {name: codes for own in known.values() if own for name, codes in own.codes.items()},
+            joined,
+            self._with(rows),
+        )
 
     def _with(self, rows: dict[str, str]) -> str:
         found = [f"{table} AS ({text})" for table, text in rows.items() if table != "clips"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from dashboard.index import coding, tables
+from dashboard.index.coded import code_all
 from dashboard.index.commits import committed
 from manifests.layout import Dataset
 
@@ -41,7 +42,7 @@ def build(dataset: Dataset, path: Path) -> None:
             tables.create(connection, again, "TEMP TABLE")
             tables.create(connection, [name for name in tables.NAMES if name not in again])
             tables.add(connection, dataset, commits, lambda done: print(done, len(commits), flush=True))
-            coding.code_all(connection, "temp", "whole.main")
+            code_all(connection, "temp", "whole.main")
             for name, key in _SORTED.items():
                 connection.execute(
                     f"CREATE TABLE whole.main.{name} AS SELECT * FROM temp.{name} ORDER BY {key}"

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
-
 from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS, Field
 
 BINS = 24
@@ -153,30 +151,8 @@ def limits_in(ask: Ask, table: str, rows: str) -> dict[str, Limits]:
     return found
 
 
-def code_all(connection: duckdb.DuckDBPyConnection, source: str, into: str) -> None:
-    """Copy the coded tables from one database into another, with their codes and what those mean."""
-
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        return connection.execute(query).fetchall()
-
-    connection.execute(
-        f"CREATE TABLE {into}.codings "
-        "(version VARCHAR, name VARCHAR, low DOUBLE, high DOUBLE, words VARCHAR[])"
-    )
-    for table in CODED:
-        codes = ", ".join(f"{_empty(known)} AS {code(known)}" for known in fields_of(table))
-        connection.execute(f"CREATE TABLE {into}.{table} AS SELECT *, {codes} FROM {source}.{table} LIMIT 0")
-        for (version,) in ask(f"SELECT DISTINCT version FROM {source}.{table} ORDER BY 1"):
-            rows = f"FROM {source}.{table} WHERE version = {literal(version)}"
-            coding = Coding(limits_in(ask, table, rows)).with_words(words_in(ask, table, rows))
-            connection.execute(f"INSERT INTO {into}.{table} SELECT *, {selected(coding, table)} {rows}")
-            for name in coding.limits.keys() | coding.words.keys():
-                low, high = coding.limits.get(name, (None, None))
-                told = [version, name, low, high, list(coding.words.get(name, ()))]
-                connection.execute(f"INSERT INTO {into}.codings VALUES (?, ?, ?, ?, ?)", told)
-
-
-def _empty(known: Field) -> str:
+def empty(known: Field) -> str:
+    """A code of the type that the field's codes have."""
     return "0::UINTEGER" if known.kind == WORDS else "0::UTINYINT"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from dashboard.index import coding, tables
+from dashboard.index import coding, profiles, tables
 from dashboard.index.builder import Builder
 from dashboard.index.commits import Commit, Commits
 from manifests.cli import say
@@ -67,7 +67,8 @@ class Index:
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
-        self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str]] = {}
+        self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str, str]] = {}
+        self._profiles: dict[tuple[str, str, str], profiles.Profiles | None] = {}
         self._coded_tables: dict[tuple[str, str], list[str]] = {}
         self._root.execute("SET threads = 2")
         self._root.execute("SET preserve_insertion_order = false")
@@ -84,7 +85,7 @@ class Index:
             try:
                 self._root.execute(f"ATTACH '{_quoted(self.path)}' AS base (READ_ONLY)")
                 self._base = self._commits_in("base.commits")
-                self._root.execute("SELECT version FROM base.codings LIMIT 0")  # an older one has none
+                self._root.execute("SELECT version FROM base.profiles LIMIT 0")  # an older one has none
                 self._make_views()
             except duckdb.Error:  # damaged, or of another version of DuckDB or of ours: it is disposable
                 self._root.close()
@@ -132,10 +133,24 @@ class Index:
         base = f"SELECT {names} FROM base.{name}{self._masked(name, 'WHERE', prefix)}"
         return f"{base} UNION ALL {text}" if self._delta else base
 
-    def coded(self, table: str, version: str) -> tuple[coding.Coding, str]:
+    def profiles(self, clips: str, table: str, version: str) -> profiles.Profiles | None:
+        """What the file's clips of a version know of a table's version; None: it has to be joined."""
+        with self._lock:
+            if not self._has_base or self._gone:  # a clip may have come anew, and what is said of it not
+                return None
+            held = self._profiles
+            if (clips, table, version) not in held:
+                with self._root.cursor() as cursor:
+                    held[clips, table, version] = profiles.read(cursor, clips, table, version)
+            return held[clips, table, version]
+
+    def coded(self, table: str, version: str) -> tuple[coding.Coding, str, str]:
         """The coding of a column version, and a query for its rows of a table with their codes.
 
         Made once, and anew where something has come or gone.
+
+        Returns:
+            The coding; a query for all rows; one for those that came since the file was built, or nothing.
         """
         with self._lock:
             held = self._coded.get((table, version))
@@ -147,7 +162,7 @@ class Index:
 
     def _make_coded(
         self, cursor: duckdb.DuckDBPyConnection, table: str, version: str
-    ) -> tuple[coding.Coding, str]:
+    ) -> tuple[coding.Coding, str, str]:
         def ask(query: str) -> list[tuple[Any, ...]]:
             return cursor.execute(query).fetchall()
 
@@ -167,11 +182,13 @@ class Index:
         while len(made) > _KEPT_CODINGS:
             ask(f"DROP TABLE {made.pop(0)}")
         names += "".join(f", {coding.code(one)}" for one in coding.fields_of(table))
-        text = f"SELECT {names} FROM {fresh}"
+        more = profiles.columns() if table == "clips" else []
+        text = since = f"SELECT {names}{''.join(f', 0::USMALLINT AS {name}' for name in more)} FROM {fresh}"
         if self._has_base:
+            names += "".join(f", {name}" for name in more)
             base = f"SELECT {names} FROM base.{table} {of_version}{self._masked(table, 'AND')}"
-            text = f"{base} UNION ALL {text}" if self._delta else base
-        return known, text
+            text = f"{base} UNION ALL {since}" if self._delta else base
+        return known, text, since if self._delta or not self._has_base else ""
 
     def _masked(self, name: str, word: str, prefix: str = "") -> str:
         """A predicate that leaves out rows of the file that were taken back, after WHERE or AND."""

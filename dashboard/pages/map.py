@@ -32,7 +32,7 @@ def density(
     Args:
         rows_of: the tables of the two: `clips`, or with those of the map.
     """
-    limits = scope.coded(site.index)[0]["clips"].limits
+    limits = scope.coded(site.index).codings["clips"].limits
     if x == EMBEDDED:
         first, second, spans = "x", "y", [(0.0, 1.0), (0.0, 1.0)]
     elif x not in limits or y not in limits:
@@ -73,7 +73,7 @@ def points(site: Site, scope: Scope, filters: Filters, colour: str) -> bytes:
 
     A word without a place of its own has the place after the last.
     """
-    known, (_, tables) = FIELDS[colour], scope.coded(site.index)
+    known, tables = FIELDS[colour], scope.coded(site.index).tables
     where, values = filters.where()
     with site.index.cursor() as cursor:
         found = cursor.execute(
@@ -92,7 +92,7 @@ def points(site: Site, scope: Scope, filters: Filters, colour: str) -> bytes:
 
 def embedded(site: Site, scope: Scope, filters: Filters, colour: str, clip_id: str) -> dict[str, Any]:
     """What the page needs of the map besides its points: words by class, and where a clip is."""
-    codings, _ = scope.coded(site.index)
+    codings = scope.coded(site.index).codings
     data = density(site, scope, filters, EMBEDDED, EMBEDDED, _PLACED)
     data |= {"colour": colour, "words": codings["clips"].words.get(colour, ())[:CLASSES], "mark": None}
     data["has_points"] = data["count"] <= MOST_POINTS
