@@ -5,6 +5,7 @@ Every clip is a source of its own of eight seconds; about a hundred lie in a sha
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -37,7 +38,7 @@ def probed(files: list[Found]) -> list[dict]:
     """What probing would say of the files."""
     return [
         {
-            "source_id": f"{number:016x}",
+            "source_id": hashlib.sha256(found.uri.encode()).hexdigest()[:16],
             "uri": found.uri,
             "status": "kept",
             "size_bytes": 1_000_000,
@@ -58,7 +59,7 @@ def probed(files: list[Found]) -> list[dict]:
             "decoder": "decord",
             "decoder_reasons": [],
         }
-        for number, found in enumerate(files)
+        for found in files
     ]
 
 

@@ -150,12 +150,11 @@ class Grids:
 
 def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> Grid:
     """The states of everything that is planned or committed."""
-    rows = index.tuples("SELECT version, shard, num_failed, tar, tar_bytes FROM shards")
-    stamps = {(version, number): stamp for version, number, stamp in index.tuples("SELECT * FROM commits")}
-    planned = {row[0] for row in index.tuples("SELECT DISTINCT shard FROM segments")}
-    shards = sorted(planned | {row[1] for row in rows})
+    numbers = "SELECT shard FROM segments UNION SELECT shard FROM shards ORDER BY 1"
+    shards = [shard for (shard,) in index.each(numbers)]
     place = {shard: at for at, shard in enumerate(shards)}
-    versions = sorted({row[0] for row in rows} | set(scope.columns.values()), key=order_of)
+    known = {version for (version,) in index.each("SELECT DISTINCT version FROM shards")}
+    versions = sorted(known | set(scope.columns.values()), key=order_of)
     in_scope = set(scope.columns.values())
     is_live = tail.pace().state in (RUNNING, MEASURING)
     grid = Grid(versions, shards, {version: ["missing"] * len(shards) for version in versions})
@@ -168,11 +167,17 @@ def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> G
             for version in versions:
                 if version.startswith(f"{stage}@") and version in in_scope and shard in place:
                     grid.cells[version][place[shard]] = "running"
-    for version, shard, num_failed, tar, tar_bytes in rows:
+    rows = index.each(
+        "SELECT version, s.shard, num_failed, tar, tar_bytes, stamp FROM shards s "
+        "LEFT JOIN (SELECT version, number AS shard, stamp FROM commits) USING (version, shard)"
+    )
+    for version, shard, num_failed, tar, tar_bytes, stamp in rows:
+        if version not in grid.cells or shard not in place:
+            continue  # it has come since
         said = integrity.verified.get((version, shard))
-        if said and said.get("stamp") != stamps.get((version, shard)):
+        if said and said.get("stamp") != stamp:
             said = None  # made again since
-        problem = integrity.problem(tar, tar_bytes, stamps.get((version, shard), ""))
+        problem = integrity.problem(tar, tar_bytes, stamp or "")
         if said and not said["ok"]:
             problem = problem or "; ".join(said["problems"])
         if problem:

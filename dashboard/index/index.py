@@ -28,7 +28,8 @@ FEW_COMMITS, FEW_SHARE = 256, 0.05
 MOST_QUERIES = 4
 _MOST_PREDICATE_S = 20.0
 _KEPT_CODINGS = 4
-_LEAST_MB, _MB_A_MILLION = 50, 30
+_ROWS_AT_ONCE = 10_000
+_LEAST_MB, _MB_A_MILLION = 50, 15
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
 
 
@@ -366,6 +367,13 @@ class Index:
         """The rows of a query."""
         with self.cursor() as cursor:
             return cursor.execute(query, values or None).fetchall()
+
+    def each(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, of which few are held at a time."""
+        with self.cursor() as cursor:
+            cursor.execute(query)
+            while some := cursor.fetchmany(_ROWS_AT_ONCE):
+                yield from some
 
     def value(self, query: str, values: Sequence[Any] = ()) -> Any:
         """The one value of a query; None where it has no rows."""

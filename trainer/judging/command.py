@@ -54,6 +54,9 @@ class Evaluate:
     model was trained on, where its `model.json` says it, else 0.75."""
     features: bool = True
     """Measure each feature too: kept frames, joints, seams, edits."""
+    fvd: Path | None = None
+    """Weights of I3D on RGB and Kinetics-400 (rgb_imagenet.pt, i3d_pretrained_400.pt, or safetensors): then
+    the report has FVD over the samples of at least 16 frames."""
     minute_s: float = 60.0
     """Seconds of the long video whose drift is measured; 0 for none."""
     steps: int = 24
@@ -81,10 +84,12 @@ class Evaluate:
         sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
         path = self.out / "evaluation.json" if self.out else None
         cli.check_new(path, *sheets, is_overwriting=self.overwrite)
-        model, vae, how = self._opened()
+        from trainer.judging import i3d
         from trainer.judging.cases import cases, world_scale
-        from trainer.judging.run import finite, judge, report
+        from trainer.judging.run import finite, fvd, judge, report
 
+        network = i3d.load(self.fvd) if self.fvd else None
+        model, vae, how = self._opened()
         scale = world_scale(model.record) if self.scale is None else self.scale
         judged = judge(
             model, vae, cases(self.prompts, scale, seed=self.seed), how, self.batch_tokens, self.seed
@@ -99,6 +104,8 @@ class Evaluate:
             "seed": self.seed,
             **finite(report(judged)),
         }
+        if network is not None:
+            found |= fvd(network, judged)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
             _sheets(judged, self.out)
@@ -149,6 +156,8 @@ def _print_accuracy(found: dict[str, Any]) -> None:
         ]
         cli.print_table(f"{group}: share of attributes as asked for", ["attribute", *names], rows)
     cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+    if "fvd" in found:
+        cli.say(f"FVD: {found['fvd']:.1f}, over {found['fvd_films']} samples; few samples make it higher")
 
 
 def _print_features(found: dict[str, dict[str, float | None]]) -> None:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from manifests import cli
+from manifests.errors import UsageError
+from trainer.judging import i3d
 from trainer.judging.accuracy import Answer, accuracy, answer, chance
 from trainer.judging.cases import Case
 from trainer.judging.frechet import NAME as FRECHET
 from trainer.judging.frechet import distance, features
+from trainer.judging.i3d import I3D
 from trainer.sampling.conditions import encode
 from trainer.sampling.decoding import to_frames
 from trainer.sampling.draft import Prompt, Request, Sampling
@@ -100,6 +103,20 @@ def report(judged: Judged) -> dict[str, Any]:
             for name, own in scores.items()
         }
     return {"prompts": len(judged.cases), "accuracy": found, FRECHET: judged.frechet}
+
+
+def fvd(network: I3D, judged: Judged) -> dict[str, Any]:
+    """FVD between samples and renders, and over how many of each.
+
+    Raises:
+        UsageError: fewer than two of them are long enough.
+    """
+    samples, renders = i3d.features(network, judged.films), i3d.features(network, judged.renders)
+    if min(len(samples), len(renders)) < 2:
+        raise UsageError(
+            "--fvd", f"needs two samples of {i3d.NUM_FRAMES} frames or more", "Ask for more with --prompts."
+        )
+    return {"fvd": distance(samples, renders), "fvd_films": len(samples)}
 
 
 def finite(value: Any) -> Any:
