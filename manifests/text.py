@@ -39,14 +39,19 @@ def valid(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def valid_json(value: Any) -> Any:
-    """The same of every text in a value as JSON has it."""
+_MOST_DEPTH = 200
+
+
+def valid_json(value: Any, depth: int = 0) -> Any:
+    """The same of every text in a value as JSON has it; what lies too deep is left out."""
     if isinstance(value, str):
         return valid(value)
+    if isinstance(value, dict | list | tuple) and depth > _MOST_DEPTH:
+        return None
     if isinstance(value, dict):
-        return {valid(str(key)): valid_json(item) for key, item in value.items()}
+        return {valid(str(key)): valid_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [valid_json(item) for item in value]
+        return [valid_json(item, depth + 1) for item in value]
     return value
 
 

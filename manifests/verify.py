@@ -309,6 +309,7 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
     folder = dataset.path("columns", str(column))
     tars = storage.list_files(dataset.filesystem, folder, ".tar", recursive=False)
     sizes, depth = {info.path: info.size for info in tars}, "deep" if deep else "cheap"
+    seen = set[int]()
     for shard in dataset.loose_shards(column):
         report.num_shards += 1
         path, found = dataset.record_path(column, shard), list[str]()
@@ -321,6 +322,12 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
             found += _check_shard(dataset, record, sizes, deep, report)
         except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
             found.append(f"{path}: unreadable commit record ({error})")
+        if found:
+            dataset.refresh()
+            if dataset.covers(column, shard):  # it has been merged meanwhile, and is looked at below
+                report.num_shards -= 1
+                continue
+        seen.add(shard)
         yield Checked(str(column), shard, depth, not found, found, f"{info.size}-{info.mtime_ns}")
     for merged in dataset.snapshot.version(column).tables.get("shards", ()):
         path = dataset.path(*merged.path.split("/"))
@@ -328,6 +335,8 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
             with named(path), dataset.filesystem.open_input_file(path) as file:
                 for batch in pq.ParquetFile(file).iter_batches(64):
                     for record in batch.to_pylist():
+                        if record["shard"] in seen:
+                            continue
                         report.num_shards += 1
                         found = list(_check_shard(dataset, record, sizes, deep, report))
                         yield Checked(str(column), record["shard"], depth, not found, found, merged.stamp)

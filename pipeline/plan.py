@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
-from pipeline.footage.sources import Found, change_since, same_bytes
+from pipeline.footage.sources import Found, change_since, failed_row, id_of_address, safe_name, same_bytes
 
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 
@@ -33,9 +33,13 @@ Probing = Callable[[list[Found]], list[dict]]
 
 
 def _mark_removed(rows: list[dict], gone: set[str]) -> None:
-    """Drop every source that was taken down; its id is not written down again."""
-    for row in rows:
-        if gone and (name := token(row["source_id"])) in gone:
+    """Drop every source that was taken down; its id is not written down again.
+
+    One that could not be read then was known by its address alone.
+    """
+    for row in rows if gone else ():
+        names = [token(row["source_id"]), token(id_of_address(row["uri"]))]
+        if name := next((name for name in names if name in gone), None):
             row.update(status="dropped", reason="removed", detail="was taken down", source_id=name)
             row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json", "licence", "origin")))
 
@@ -131,6 +135,12 @@ def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[
     return known, kept, last + 1, set(known) - settled
 
 
+def _opened(uri: str) -> dict:
+    """The row that takes the place of a failed container's."""
+    detail = "can be read now; what is in it are sources of their own"
+    return failed_row(Found(uri), "opened", detail) | {"status": "dropped"}
+
+
 def _has_changed(found: Found, row: dict) -> bool:
     """Whether a known file is another now, as far as that can be told without a request to a store."""
     if row["size_bytes"] is None:
@@ -144,7 +154,12 @@ def _has_changed(found: Found, row: dict) -> bool:
 
 
 def make_plan(
-    dataset: Dataset, files: list[Found], config: PlanConfig, probing: Probing, retries_failed: bool = False
+    dataset: Dataset,
+    files: list[Found],
+    config: PlanConfig,
+    probing: Probing,
+    retries_failed: bool = False,
+    opened: Sequence[str] = (),
 ) -> list[dict]:
     """Append a generation for the files the plan does not know yet.
 
@@ -154,6 +169,7 @@ def make_plan(
 
     Args:
         retries_failed: take files that failed before for new ones.
+        opened: addresses that failed before and can be looked into now: what is in them is among the files.
     """
     if config.limit < 0:
         raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
@@ -161,16 +177,16 @@ def make_plan(
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
     files = files[: config.limit] if config.limit else files
     for path in [
-        found.uri for found in files if found.uri in known and _has_changed(found, known[found.uri])
+        found.uri for found in files if (row := known.get(safe_name(found.uri))) and _has_changed(found, row)
     ]:
         say(
             f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it "
             "another name to ingest it anew."
         )
-    new = [found for found in files if found.uri not in known]
-    if not new:
+    new = [found for found in files if safe_name(found.uri) not in known]
+    if not new and not opened:
         return []
-    rows = sorted(probing(new), key=lambda row: row["uri"])
+    rows = sorted([*probing(new), *map(_opened, opened)], key=lambda row: row["uri"])
     gone = tokens(dataset) | {token(source_id) for source_id in pending(dataset)}
     _mark_removed(rows, gone)
     _mark_duplicates(rows, known_ids)

@@ -31,6 +31,8 @@ from media.decode.images import encode_jpeg
 from media.writer import webm_bytes
 
 MAX_TRIES = 5
+MOST_IN_A_ROW = 12
+"""Clips that a server leaves without an answer, none between them with one, before the work stops."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 Result = TypeVar("Result")
 Asked = tuple[list[dict[str, Any]], list[int]]
@@ -40,6 +42,10 @@ _NO_SCHEMA = ("response_format", "json_schema", "guided", "structured")
 
 class BudgetSpentError(RushesError):
     """The budget of requests or tokens does not allow another request."""
+
+
+class AwayError(RushesError):
+    """The server is away, or refuses everything: that is no clip's fault."""
 
 
 class ClipError(RushesError):
@@ -55,6 +61,7 @@ class Reply:
         is_cut: whether the answer ended at its most tokens.
         error: why there is no answer.
         is_passing: whether asking again may help.
+        is_away: whether the fault is the server's or the key's, whatever the clip.
         asks_again_now: whether to ask again without a wait.
         retry_after_s: the server's Retry-After.
     """
@@ -64,6 +71,7 @@ class Reply:
     cost: Usage = field(default_factory=Usage)
     error: str = ""
     is_passing: bool = True
+    is_away: bool = False
     asks_again_now: bool = False
     retry_after_s: float | None = None
 
@@ -93,6 +101,7 @@ class ServerCaptioner:
         )
         self.spent = Usage()
         self._takes_schema = True
+        self._in_a_row = 0  # clips without an answer
         self.at_once = math.ceil(self._AHEAD * options.concurrency)  # some are made ready while others wait
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
@@ -282,6 +291,7 @@ class ServerCaptioner:
 
         Raises:
             ClipError: no answer came, or one that asking again would not mend.
+            AwayError: none came for many clips in a row.
         """
         usage, said = Usage(), ""
         for number in range(MAX_TRIES):
@@ -290,6 +300,7 @@ class ServerCaptioner:
             reply = await self._try(self._request(parts, attempt))
             self.spent, usage = self.spent + reply.cost, usage + reply.cost
             if reply.text:
+                self._in_a_row = 0
                 return reply.text, "length" if reply.is_cut else "stop", usage
             said = reply.error
             if not reply.is_passing:
@@ -297,6 +308,13 @@ class ServerCaptioner:
             if number + 1 < MAX_TRIES and not reply.asks_again_now:
                 wait_s = reply.retry_after_s or FIRST_WAIT_S * 2**number
                 await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+        self._in_a_row = self._in_a_row + 1 if reply.is_away else 0
+        if self._in_a_row >= MOST_IN_A_ROW:
+            raise AwayError(
+                f"{self.options.server}",
+                f"left {self._in_a_row} clips in a row without an answer: {said}",
+                "Look at the server and at OPENAI_API_KEY, then run the same command again.",
+            )
         raise ClipError(
             f"clip {clip.clip_id}",
             f"no answer from {self.options.server}: {said}",
@@ -314,7 +332,7 @@ class ServerCaptioner:
             return self._refusal(error, "response_format" in request)
         except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
             # no answer in time, none at all, or half a JSON
-            return Reply(error=f"{type(error).__name__}: {error}")
+            return Reply(error=f"{type(error).__name__}: {error}", is_away=True)
         try:
             return _reply(answer)
         except (KeyError, TypeError, AttributeError, IndexError):
@@ -330,7 +348,12 @@ class ServerCaptioner:
             self._takes_schema = False
             return Reply(error=said, asks_again_now=True)
         is_passing = status >= 500 or status in {408, 409, 429}
-        return Reply(error=said, is_passing=is_passing, retry_after_s=_retry_after(error.response.headers))
+        return Reply(
+            error=said,
+            is_passing=is_passing,
+            is_away=is_passing or status in {401, 403, 404},
+            retry_after_s=_retry_after(error.response.headers),
+        )
 
 
 def _reply(answer: dict[str, Any]) -> Reply:

@@ -34,7 +34,7 @@ def _captions(dataset: Dataset, view: View) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = defaultdict(list)
     if "caption" in view.columns:
         for row in scans.table(dataset, "captions", view.columns["caption"]).to_pylist():
-            if row["status"] == "accepted":
+            if row["status"] == "accepted" and row["kind"] in CAPTION_ORDER:  # windows tell of a part
                 found[row["clip_id"]].append(row)
     return found
 
@@ -63,13 +63,15 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         if "latent" in view.columns
         else {}
     )
-    made_by = ingest_settings(dataset)
+    made_by = ingest_settings(dataset, view.columns.values())
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
         temporary = Path(storage.temporary_name(str(target)))
         places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
         for name, fields in columns.items():
+            if not dataset.is_committed(view.columns[name], shard):
+                continue  # its clips lack it so far
             path, members = records.members_of_shard(dataset, view.columns[name], shard)
             for member in members:
                 if member.field in fields:

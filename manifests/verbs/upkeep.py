@@ -206,7 +206,10 @@ class Remove:
 
 def _has_read(folder: Path, sources: Collection[str]) -> bool:
     """Whether a training has read a clip of one of the sources."""
-    for path in folder.glob("consumed*.jsonl"):
+    logs = list(folder.glob("consumed*.jsonl"))
+    if not logs:
+        raise UsageError(str(folder), "holds no log of what a training read", "Give run folders of `fit`.")
+    for path in logs:
         with open(path, encoding="utf-8") as lines:
             if any(source in line for line in lines for source in sources):
                 return True

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from manifests.errors import IntegrityError
-from manifests.layout import Dataset
+from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.store.json_files import RESTORE, parse_lines, read_object
 from manifests.text import shown_json
@@ -125,11 +126,23 @@ def run_config(dataset: Dataset, run_id: str) -> dict[str, Any]:
     return config
 
 
-def ingest_settings(dataset: Dataset) -> dict[str, str]:
-    """Text encoder and VAE that the newest ingest used: names for a sampler to load."""
+def _config_of(dataset: Dataset, column: Column | None) -> dict[str, Any]:
+    """Settings of the newest run that made a column; of the newest of all where none says so."""
     runs = run_ids(dataset)
-    config = run_config(dataset, runs[-1]) if runs else {}
-    text, encode = config.get("text", {}), config.get("encode", {})
+    for run_id in reversed(runs if column else []):
+        path = dataset.path("runs", run_id, "summary.json")
+        if storage.exists(dataset.filesystem, path):
+            made = read_object(dataset.filesystem, path).get("funnel", [])
+            if any(step.get("column") == str(column) for step in made):
+                return run_config(dataset, run_id)
+    return run_config(dataset, runs[-1]) if runs else {}
+
+
+def ingest_settings(dataset: Dataset, columns: Iterable[Column]) -> dict[str, str]:
+    """Text encoder and VAE that made the columns of a view: names for a sampler to load."""
+    by_name = {column.name: column for column in columns}
+    text = _config_of(dataset, by_name.get("text")).get("text", {})
+    encode = _config_of(dataset, by_name.get("latent")).get("encode", {})
     return {
         "text_encoder": text.get("encoder", "coca"),
         "text_model": text.get("model", ""),

@@ -175,7 +175,12 @@ class Lease:
                 if self._swap(fresh, self._stored):
                     self._stored = fresh
                     continue
-                holder, _ = read(self.dataset)
+                holder, stored = read(self.dataset)
+                if (
+                    stored and holder and holder.token == self.own.token
+                ):  # it had been renewed, and the answer was lost
+                    self._stored = stored
+                    continue
             except OSError:  # the store is away; the work itself finds out, and the next renewal tries again
                 continue
             self._taken_by = holder.name if holder else "another writer"

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from manifests import snapshots
+from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
 from manifests.snapshots import Merged, Snapshot, Version
@@ -33,11 +34,12 @@ from manifests.store import storage
 from manifests.store.json_files import read_object
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import scans
-from manifests.tables.parts import read_part
+from manifests.tables.parts import read_parts
 from manifests.writing.commit import SupersededError, sweep
 from manifests.writing.compact import clean, compact, named_snapshots, tars_of, write_merged
 from manifests.writing.regrouping import regrouped, without_groups
 from manifests.writing.scrubbing import replaced, scrub_plan, scrub_texts, trainings_with
+from manifests.writing.withdrawn import unfinished
 
 _NAMES_IT = ("source_id", "clip_id", "segment_id", "item_id")
 _MAIN = {"preview": "clips", "embed": "embeddings", "text": "text", "latent": "latents"}
@@ -100,7 +102,14 @@ def remove(
 
     Raises:
         SupersededError: another has published a snapshot at the same time.
+        UsageError: a retry has taken commits back and not made them again.
     """
+    if unfinished(dataset):
+        raise UsageError(
+            dataset.uri,
+            "has a `rushes retry` that did not end: what it took back would be lost",
+            "Run `rushes retry` or `rushes ingest` with the same settings to its end, then this again.",
+        )
     before = _note_of(dataset, _pending(dataset), "sources")
     ids = sorted({*sources, *before["sources"]})
     done = Removed(ids)
@@ -132,8 +141,9 @@ def remove(
     storage.write_bytes(dataset.filesystem, _done(dataset), json.dumps({"removed": rows}, indent=1).encode())
     storage.delete_files(dataset.filesystem, [_pending(dataset)])
     if storage.is_local(dataset.filesystem):
-        for folder in {path.parent for path in Path(dataset.root).rglob(".*.tmp")}:
-            sweep(folder, quiet_s=-1.0)
+        for name in ("columns", "tables", "snapshots", "plan", "views", "removed"):  # no run's, no lease's
+            for folder in {path.parent for path in Path(dataset.path(name)).rglob(".*.tmp")}:
+                sweep(folder, quiet_s=-1.0)
     return done
 
 
@@ -232,13 +242,13 @@ def _rewrite_version(
     change, regroups = _Change(), None
     if column.name == "dedup":
         groups = version.tables.get("duplicates", ())
-        found = [read_part(dataset, dataset.path(*one.path.split("/"))) for one in groups]
-        regroups = regrouped(pa.concat_tables(found).to_pylist() if found else [], ids)
+        found = read_parts(dataset, "duplicates", [dataset.path(*one.path.split("/")) for one in groups])
+        regroups = regrouped(found.to_pylist(), ids)
         change.lost = _clips_of(dataset, ids)
         change.shards.update(change.lost)
     for name, merged in sorted(version.tables.items()):
         for one in merged if name != "shards" else ():
-            rows = read_part(dataset, dataset.path(*one.path.split("/")))
+            rows = read_parts(dataset, name, [dataset.path(*one.path.split("/"))])
             is_gone = _is_of(rows, ids)
             gone, kept = rows.filter(is_gone), rows.filter(pc.invert(is_gone))
             change.shards.update(gone["shard"].to_pylist())
@@ -284,7 +294,7 @@ def _rewrite_records(
     dataset: Dataset, column: Column, merged: Merged, ids: set[str], change: _Change, done: Removed
 ) -> Merged | None:
     """A merged file of records with new tars, members and accounts."""
-    rows = read_part(dataset, dataset.path(*merged.path.split("/")))
+    rows = read_parts(dataset, "shards", [dataset.path(*merged.path.split("/"))])
     found, is_same = list[pa.Table](), True
     for batch in rows.to_batches(max_chunksize=64):
         records = batch.to_pylist()

@@ -68,6 +68,10 @@ def _remove_old_parts(dataset: Dataset) -> None:
         storage.delete_files(dataset.filesystem, [info.path for info in infos if info.path not in named])
 
 
+_BEFORE, _AFTER = r"(?<![\w/.-])", r"(?![^\s\"'<>&\\,;:#)\]}])"
+"""An address ends where no letter of another goes on."""
+
+
 def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
     """Finds the words in any spelling, and no longer word that only begins or ends with one."""
     found = list[str]()
@@ -76,7 +80,7 @@ def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
             found.append(f"(?<![0-9a-f]){word}(?![0-9a-f])")
         else:
             spellings = {word, json.dumps(word)[1:-1], html.escape(word)}
-            found += [rf"{re.escape(spelling)}(?![^\s\"'<>&\\,;:#)\]}}])" for spelling in spellings]
+            found += [rf"{_BEFORE}{re.escape(spelling)}{_AFTER}" for spelling in spellings]
     return re.compile("|".join(found))
 
 

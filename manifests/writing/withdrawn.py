@@ -66,6 +66,14 @@ def _keep(dataset: Dataset, column: Column, shard: int) -> None:
     storage.write_bytes(dataset.filesystem, _path(dataset, column, shard), data)
 
 
+def unfinished(dataset: Dataset) -> list[tuple[Column, int]]:
+    """Commits that were taken back and have not been made again."""
+    infos = storage.list_files(dataset.filesystem, dataset.path("runs", "withdrawn"), ".parquet")
+    places = [PurePosixPath(info.path) for info in infos]
+    found = [(Column.parse(path.parent.name), int(path.stem)) for path in places]
+    return [(column, shard) for column, shard in found if not dataset.is_committed(column, shard)]
+
+
 def forget(dataset: Dataset, columns: Sequence[Column]) -> None:
     """Remove what was taken back of every shard that has all of these columns again."""
     left = defaultdict(list)

@@ -31,18 +31,37 @@ def frame_times_s(image: Image.Image) -> tuple[list[float], float]:
 
 def to_rgb(image: Image.Image, width: int, height: int) -> np.ndarray:
     """[height, width, 3] uint8, upright, over white, area averaged when smaller."""
+    is_pnm = image.format == "PPM"
     image = ImageOps.exif_transpose(image)
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    elif image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode[0] in "IF":
+        image = Image.fromarray(_eight_bits(np.asarray(image), 65535.0 if is_pnm else 0.0))
     image = image.convert("RGB")
     if image.size != (width, height):
         image = image.resize(
             (width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC
         )
     return np.asarray(image).copy()
+
+
+def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
+    """Grey of 16 or 32 bits as 8.
+
+    Args:
+        most: white; that of the smallest range which holds all values where it is not known.
+
+    Raises:
+        ValueError: its values are of no range that pictures have.
+    """
+    finite = np.nan_to_num(deep.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    most = 65535.0 if deep.dtype == np.uint16 else most
+    known = (255.0, 65535.0, 4294967295.0) if deep.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
+    most = most or next((top for top in known if finite.max() <= top), 0.0)
+    if finite.min() < 0 or finite.max() > most:
+        raise ValueError(f"grey values from {finite.min():g} to {finite.max():g} are of no known range")
+    return (finite * (256.0 / (most + 1.0)) if most > 1 else finite * 255.0).clip(0, 255).astype(np.uint8)
 
 
 def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float, np.ndarray]]:

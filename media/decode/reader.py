@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from media.decode import images
@@ -23,6 +24,7 @@ from media.decode.hidden import is_hidden
 from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe
+from media.decode.witness import PROMPT, decoder_of
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
@@ -61,18 +63,21 @@ class Health:
         num_frames: frames that came.
     """
 
-    def __init__(self, codec: str = "") -> None:
-        self.codec = codec
+    def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
+        """Args: codec: FFmpeg's name of it. decoder: the stream's own where it is not given."""
+        self.codec, self._decoder = codec, decoder
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self._order = self._group = 0  # packets and keyframes so far
         self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
         self._starts_s: dict[int, float] = {}  # of groups
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
+        self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
         """The frames of a packet; None if it could not be decoded."""
         is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
-        self.num_shown += is_shown and not is_hidden(packet, self.codec)
+        is_shown = is_shown and not is_hidden(packet, self.codec)
+        self.num_shown += is_shown
         if packet.size > 0:
             self._order, self._group = self._order + 1, self._group + packet.is_keyframe
             if packet.pts is not None:
@@ -80,9 +85,13 @@ class Health:
                 self._places[time_s] = (self._group, self._order)
                 if packet.is_keyframe:
                     self._starts_s[self._group] = time_s
+                    if self._decoder and self._decoder.name in PROMPT:
+                        self._keys_s.add(time_s)
         with complaints() as said:
             try:
-                frames = packet.decode()
+                frames = self._decoder.decode(packet) if self._decoder else packet.decode()
+                if is_shown and not frames and self._decoder and self._decoder.name in PROMPT:
+                    raise av.InvalidDataError(0, "no frame")
             except av.FFmpegError:
                 frames = None
                 if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
@@ -91,10 +100,19 @@ class Health:
             self._hurt.setdefault(self._group, self._order)
         return frames  # type: ignore[return-value]
 
-    def is_damaged(self, frame: av.VideoFrame, is_after_gap: bool = False) -> bool:
+    def is_key(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is built on no other."""
+        time_s = _seconds(frame.pts, frame.time_base)
+        if time_s in self._keys_s:
+            self._keys_s = {known for known in self._keys_s if known > time_s}
+            return True
+        return bool(frame.key_frame)
+
+    def is_damaged(self, frame: av.VideoFrame, is_key: bool, is_after_gap: bool = False) -> bool:
         """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe.
 
         Args:
+            is_key: whether it is built on no other.
             is_after_gap: frames before it are missing, on which it may be built.
         """
         self.num_frames += 1
@@ -102,7 +120,7 @@ class Health:
         group, order = self._places.pop(time_s, (self._group, self._order))
         for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
             del self._places[known]
-        if frame.is_corrupt or (is_after_gap and not frame.key_frame):
+        if frame.is_corrupt or (is_after_gap and not is_key):
             self._hurt[group] = min(order, self._hurt.get(group, order))
         is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
         return self._hurt.get(group, order + 1) <= order or (is_leading and group - 1 in self._hurt)
@@ -219,6 +237,7 @@ class VideoReader:
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
+                health = Health(facts.codec, decoder_of(stream))
                 gaps_s = self._gaps_s(container, stream)
                 is_whole = self._goes_to(container, stream, start_s)
                 tick_s = float(stream.time_base or 0)
@@ -234,11 +253,12 @@ class VideoReader:
                         is_after_gap = bool(gaps_s) and previous_s < gaps_s[0] - EPSILON_S <= time_s
                         if is_after_gap:
                             gaps_s.pop(0)
-                        previous_s, is_damaged = time_s, health.is_damaged(frame, is_after_gap)
+                        is_key = health.is_key(frame)
+                        previous_s, is_damaged = time_s, health.is_damaged(frame, is_key, is_after_gap)
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            geometry, is_key = shown(facts.geometry, frame), bool(frame.key_frame)
+                            geometry = shown(facts.geometry, frame)
                             yield Picture(time_s, frame, geometry, is_damaged, scaler, is_key)
                         health.num_lost = 0
         except av.FFmpegError as error:

@@ -67,7 +67,7 @@ class Cutter:
             if starts_with != "time_gap" or self.last is None
             else self.last.time_s + self.config.max_clip_s
         )
-        is_past = sample.time_s >= self.end_s - EPSILON_S and self.last is not None
+        is_past = sample.time_s >= self._own_end_s - EPSILON_S and self.last is not None
         self.num_own += self.start_s - EPSILON_S <= sample.time_s < self._own_end_s - EPSILON_S
         self.last, self._was_gap = sample, bool(reason)
         if self._gap and (reason != self._gap.reason or is_past):

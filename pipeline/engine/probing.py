@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RaySystemError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RaySystemError, RayTaskError
 
 from manifests.cli import say
 from manifests.errors import RushesError
@@ -53,6 +53,8 @@ def probe_on_ray(
             try:
                 [row] = ray.get(probe_some.remote([file]))
                 return dict(row)
+            except RayTaskError as error:  # of the machine or the settings: no file's fault
+                raise error.cause if isinstance(error.cause, Exception) else error from None
             except _NOBODYS_FAULT as error:
                 losses += 1
                 if losses >= _LOSSES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -14,6 +15,7 @@ from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.tables import planned, records, scans
+from manifests.text import shown
 from manifests.views import View
 from manifests.writing.events import run_config, run_ids
 from manifests.writing.lease import Lease
@@ -21,12 +23,14 @@ from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import interrupt_on_signals, session
 from pipeline.engine.run import build_stages, execute, plan_generation
-from pipeline.footage.sources import list_sources
+from pipeline.footage.sources import listed_again
 from pipeline.stages.protocol import Stage, run_stage
 
+_MADE_BY_RUNS = ("preview", "embed", "score", "caption", "text", "latent")
 
-def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[Stage], IngestConfig]:
-    """Stages and settings of the last run, or of the last run that made `column`.
+
+def stages_of_run(dataset: Dataset, columns: Collection[Column] = ()) -> tuple[list[Stage], IngestConfig]:
+    """Stages and settings of the last run that makes all of these columns, as far as runs make them.
 
     Raises:
         UsageError: no run of this dataset is like that.
@@ -38,11 +42,13 @@ def stages_of_run(dataset: Dataset, column: Column | None = None) -> tuple[list[
             stages = build_stages(config)
         except (TypeError, UsageError):  # of another version, or its weights are not here
             continue
-        if column is None or column in {stage.column for stage in stages}:
+        made = {stage.name: stage.column for stage in stages}
+        if all(made[column.name] == column for column in columns if column.name in made):
             return stages, config
+    named = ", ".join(sorted(str(column) for column in columns if column.name in _MADE_BY_RUNS))
     raise UsageError(
         dataset.uri,
-        f"has no run whose settings make {column or 'its columns'} with this version",
+        f"has no run whose settings make {named or 'its columns'} with this version",
         "Run `rushes ingest` first.",
     )
 
@@ -70,13 +76,27 @@ def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]
         withdraw(dataset, stage.column, shards)
 
 
-def made_column(dataset: Dataset, view: str) -> Column | None:
-    """A column that only the run which made the view can name; None where there is no such view yet."""
+def columns_of(dataset: Dataset, view: str) -> list[Column]:
+    """The columns that a view points at; none where there is no such view yet."""
     try:
-        columns = View.load(dataset, view).columns
+        return list(View.load(dataset, view).columns.values())
     except UsageError:
-        return None
-    return columns.get("latent") or columns.get("preview")
+        return []
+
+
+def _refuse_masked(config: IngestConfig, view: str) -> None:
+    """Refuse settings whose secrets a run's record does not hold, before anything is taken back.
+
+    Raises:
+        UsageError: the captioning server's address had a user or a query.
+    """
+    server = config.caption.server
+    if server and shown(server) == server and ("***@" in server or "?..." in server):
+        raise UsageError(
+            f"caption server {server}",
+            "had a user or a query, which no record keeps",
+            f"Run `rushes recaption` with the same settings and the whole address (view {view}).",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +123,14 @@ class Retry:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        stages, config = stages_of_run(dataset, made_column(dataset, self.view))
-        latest = {
-            row["uri"]: row["status"]
-            for row in scans.table(dataset, "sources", None, ["uri", "status"]).to_pylist()
-        }
-        sources = sorted(uri for uri, status in latest.items() if status == "failed")
+        stages, config = stages_of_run(dataset, columns_of(dataset, self.view))
+        fields = ["uri", "status", "reason", "alt", "metadata_json"]
+        latest = {row["uri"]: row for row in scans.table(dataset, "sources", None, fields).to_pylist()}
+        sources = [
+            row
+            for _, row in sorted(latest.items())
+            if row["status"] == "failed" and row["reason"] != "name_not_utf8"
+        ]
         forced = shards_to_retry(dataset, stages)
         cli.print_table(
             "to retry",
@@ -117,10 +139,14 @@ class Retry:
         )
         if self.dry_run:
             return cli.DONE
+        if any("caption" in names for names in forced.values()):
+            _refuse_masked(config, self.view)
         interrupt_on_signals()
         with Lease(dataset), session() as where:
             if sources:
-                plan_generation(dataset, list_sources(sources), config.plan, retries_failed=True)
+                found = listed_again(sources)
+                opened = sorted({row["uri"] for row in sources} - {item.uri for item in found})
+                plan_generation(dataset, found, config.plan, retries_failed=True, opened=opened)
             take_back(dataset, stages, forced)
             return execute(
                 dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
@@ -173,7 +199,7 @@ class Replay:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        stages, _ = stages_of_run(dataset, made_column(dataset, self.view))
+        stages, _ = stages_of_run(dataset, columns_of(dataset, self.view))
         stage = next((stage for stage in stages if stage.name == self.stage), None)
         if stage is None:
             raise UsageError(

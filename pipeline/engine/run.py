@@ -154,9 +154,17 @@ def open_for(footage: list[str], out: str) -> tuple[Dataset, list[Found]]:
 
 
 def plan_generation(
-    dataset: Dataset, found: list[Found], config: PlanConfig, retries_failed: bool = False
+    dataset: Dataset,
+    found: list[Found],
+    config: PlanConfig,
+    retries_failed: bool = False,
+    opened: Sequence[str] = (),
 ) -> None:
-    """Append the new files to the plan; with `retries_failed`, also those that could not be read before."""
+    """Append the new files to the plan; with `retries_failed`, also those that could not be read before.
+
+    Args:
+        opened: see `make_plan`.
+    """
     probed = Probed(dataset)
     probing = probe_on_ray(source_row, failed_row, keep=probed.keep)
 
@@ -166,7 +174,7 @@ def plan_generation(
             cli.say(f"plan: {len(known)} files were probed by a run before this one, {len(left)} are left")
         return known + probing(left)
 
-    rows = make_plan(dataset, found, config, going_on, retries_failed)
+    rows = make_plan(dataset, found, config, going_on, retries_failed, opened)
     probed.clear()
     counts = Counter(row["status"] for row in rows)
     cli.say(

@@ -86,19 +86,22 @@ def beside(uri: str, suffix: str) -> str:
     return posixpath.splitext(path)[0] + suffix + query
 
 
-def to_json(value: object) -> object:
-    """A value as JSON has it: dates as text, no NaN; anything unknown as text."""
+_MOST_DEPTH = 64
+
+
+def to_json(value: object, depth: int = 0) -> object:
+    """A value as JSON has it: dates as text, no NaN; anything unknown as text, and what lies too deep."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+    if isinstance(value, Mapping) and depth < _MOST_DEPTH:
+        return {str(key): to_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth < _MOST_DEPTH:
+        return [to_json(item, depth + 1) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    return str(value)
+    return str(value) if depth < _MOST_DEPTH else "..."
 
 
 def _tags(value: object) -> object:

@@ -8,6 +8,7 @@ metadata files of folders.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -71,6 +72,37 @@ def _one_name(argument: str) -> str:
         if "://" in argument and not argument.startswith("file://")
         else entry_uri(argument, str(Path.cwd() / "list.txt"))
     )
+
+
+def listed_again(rows: Iterable[dict]) -> list[Found]:
+    """What the addresses of earlier source rows name now, with what lists had said of them.
+
+    Never raises: what names nothing any more is listed, and fails when it is probed.
+    """
+    found: dict[str, Found] = {}
+    for row in rows:
+        said = Found(
+            row["uri"], alt=row.get("alt") or "", metadata=json.loads(row.get("metadata_json") or "{}")
+        )
+        for item in _there(said):
+            whole = item if item.uri != said.uri else said.joined(item)
+            found[item.uri] = found[item.uri].joined(whole) if item.uri in found else whole
+    return with_sidecars(found)
+
+
+def _there(said: Found) -> Iterable[Found]:
+    """An address with the files beside it, or what is in it: in a tar, below a folder."""
+    try:
+        member = None if is_local(said.uri) else split_member(said.uri)
+        if member:
+            members = with_tars_opened([Found(member[0])])
+            return [item for item in members if item.uri == said.uri] or [said]
+        if said.uri.startswith(STORES):
+            return with_tars_opened(store_files(said.uri) or [said])
+        inside = local_files(said.uri) if "://" not in said.uri and Path(said.uri).is_dir() else None
+        return with_tars_opened(inside or [said])
+    except (UsageError, OSError, ValueError):
+        return [said]
 
 
 def list_sources(footage: list[str]) -> list[Found]:

@@ -46,7 +46,7 @@ def local_files(path: str) -> list[Found] | None:
 
 
 def store_files(uri: str) -> list[Found] | None:
-    """Objects that a store address names: itself with its JSON, or all below a prefix.
+    """Objects that a store address names: itself with its JSON and text, or all below a prefix.
 
     A prefix ends at a slash.
 
@@ -68,16 +68,12 @@ def store_files(uri: str) -> list[Found] | None:
         path = path.rstrip("/")
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.File:
-            side = (
-                filesystem.get_file_info(posixpath.splitext(path)[0] + ".json")
-                if not path.endswith(".json")
-                else info
-            )
-            sides = (
-                [Found(address(side.path), size_bytes=side.size)]
-                if side.type == fs.FileType.File and side.path != path
-                else []
-            )
+            beside_it = [posixpath.splitext(path)[0] + ending for ending in _SIDES]
+            sides = [
+                Found(address(side.path), size_bytes=side.size)
+                for side in map(filesystem.get_file_info, beside_it)
+                if side.type == fs.FileType.File and not path.endswith(_SIDES)
+            ]
             return [Found(address(path), size_bytes=info.size), *sides]
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     except MediaError as error:

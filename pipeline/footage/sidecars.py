@@ -11,6 +11,7 @@ import math
 import posixpath
 from collections.abc import Sequence
 
+from captioner.protocol import KINDS
 from manifests.errors import UsageError
 from manifests.text import decoded, valid, valid_json
 from media.bytes.access import open_binary
@@ -74,17 +75,25 @@ def _timed(value: object) -> tuple[list[dict], list[str]]:
     return good, bad
 
 
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # of hundreds of digits
+        return False
+
+
 def _fault(item: object) -> str:
     """What is wrong with a timed caption; nothing where it is sound."""
     if not isinstance(item, dict):
         return f"is a {type(item).__name__}, not an object"
     for key in ("start_s", "end_s"):
-        value = item.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(item.get(key)):
             return f"has no number {key}"
     for key in ("text", "kind"):
         if not isinstance(item.get(key), str):
             return f"has no text {key}"
+    if item["kind"] not in KINDS:
+        return f"is of the kind {item['kind']!r}; there are {', '.join(KINDS)}"
     if item["kind"] == "structured":
         try:
             fields = json.loads(item["text"])

@@ -9,8 +9,10 @@ end_s, kind, text), and anything else, which is carried along as metadata.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import fields, replace
 
+from manifests.text import valid, valid_json
 from media.apart.reader import probe
 from media.bytes.access import held, open_binary, stat_media, tar_index
 from media.bytes.tar_member import is_tar
@@ -19,13 +21,32 @@ from media.decode.probe import Probe
 from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.footage.found import NOT_MEDIA, Found, suffix_of
-from pipeline.footage.listing import list_sources
+from pipeline.footage.listing import list_sources, listed_again
 from pipeline.footage.sidecars import sidecar_fields
 
-__all__ = ["Found", "content_id", "facts_of", "list_sources", "probe_fields", "same_bytes", "source_row"]
+__all__ = [
+    "Found",
+    "content_id",
+    "facts_of",
+    "list_sources",
+    "listed_again",
+    "probe_fields",
+    "same_bytes",
+    "source_row",
+]
 
 WHOLE_HASH_BYTES = 64 << 20
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 32
+
+
+def safe_name(uri: str) -> str:
+    """An address as tables have it; a name that is no UTF-8 text with its odd bytes spelt out."""
+    return uri.encode("utf-8", "backslashreplace").decode()
+
+
+def id_of_address(uri: str) -> str:
+    """The id of a source whose bytes could not be read."""
+    return "uri-" + hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
 def content_id(uri: str) -> str:
@@ -76,8 +97,8 @@ def same_bytes(first: str, second: str) -> bool:
 def failed_row(
     found: Found, reason: str, detail: str, source_id: str = "", size_bytes: int | None = None
 ) -> dict:
-    """The `sources` row of a file that cannot be used."""
-    name = source_id or "uri-" + hashlib.sha256(found.uri.encode()).hexdigest()[:12]
+    """The `sources` row of a file that cannot be used, with what a list said of it: it may be tried again."""
+    name = source_id or id_of_address(found.uri)
     return {
         "source_id": name,
         "uri": found.uri,
@@ -85,6 +106,8 @@ def failed_row(
         "reason": reason,
         "detail": detail,
         "size_bytes": size_bytes,
+        "alt": valid(found.alt),
+        "metadata_json": json.dumps(valid_json(found.metadata), sort_keys=True),
     }
 
 
@@ -161,7 +184,7 @@ def source_row(found: Found) -> dict:
 
     Never raises for a bad file.
     """
-    if found.uri != (safe := found.uri.encode("utf-8", "backslashreplace").decode()):
+    if found.uri != (safe := safe_name(found.uri)):
         return failed_row(
             replace(found, uri=safe), "name_not_utf8", f"{safe}: its name is no UTF-8 text; rename it"
         )

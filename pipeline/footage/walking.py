@@ -63,18 +63,23 @@ class Walk:
         """
         if what := own_output(Path(self.root)):
             raise UsageError(shown(self.root), f"is {what}, not footage", "Name the folder of the footage.")
-        found = [Found(path) for path in self._below(self.root)]
+        found, todo = list[Found](), [self.root]
+        while todo:  # folders as deep as one likes
+            inside = list(self._inside(todo.pop()))
+            found += [Found(path) for path, is_folder in inside if not is_folder]
+            todo += [path for path, is_folder in reversed(inside) if is_folder]
         if self.left:
             counts = ", ".join(f"{count} {what}" for what, count in sorted(self.left.items()))
             say(f"{shown(self.root)}: left out: {counts}")
         return found
 
-    def _below(self, folder: str) -> Iterator[str]:
+    def _inside(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """What lies in a folder, and whether it is one itself; the folder where it may not be entered."""
         try:
             facts = Path(folder).stat()
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
-            yield folder
+            yield folder, False
             return
         if (facts.st_dev, facts.st_ino) in self._seen:
             self.left["links to folders that are listed already"] += 1
@@ -84,11 +89,11 @@ class Walk:
             if entry.name.startswith("."):
                 self.left["hidden names"] += 1
             elif not _is_folder(entry):
-                yield entry.path
+                yield entry.path, False
             elif what := own_output(Path(entry.path)):
                 self.left[f"folders that are {what}"] += 1
             else:
-                yield from self._below(entry.path)
+                yield entry.path, True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
@@ -82,7 +83,7 @@ class Journal:
             )
 
     def _note_death(self, node: Node) -> str:
-        state, in_hand = self._state, self._state["in_hand"]
+        state, in_hand = self._state, list(dict.fromkeys(self._state["in_hand"]))  # one may be held twice
         if node.is_gone(state["node"]):
             return f"its node was lost, with {_few(in_hand)} in hand; nothing is held against them"
         if not in_hand:
@@ -141,17 +142,13 @@ class Journal:
                     why = f"time_limit: no progress for {limit_s:g} s"
                 else:
                     continue
-                self._state["why"] |= dict.fromkeys(items, why)
-                self._write()
-                os._exit(_LIMIT_EXIT)
+                self._end(items, why)
 
         threading.Thread(target=watch, daemon=True).start()
         try:
             yield beat
         except ChildProcessError as error:  # as if it had been this process: whose fault it is must be seen
-            self._state["why"] |= dict.fromkeys(items, str(error))
-            self._write()
-            os._exit(_LIMIT_EXIT)
+            self._end(items, str(error))
         except Exception:  # of one item, which is nobody's death
             self._give_back(items)
             raise
@@ -159,6 +156,13 @@ class Journal:
             self._give_back(items)
         finally:
             is_done.set()
+
+    def _end(self, items: tuple[str, ...], why: str) -> None:
+        """End this process, and say of which items."""
+        self._state["why"] |= dict.fromkeys(items, why)
+        self._write()
+        say(f"{_few(list(items))}: {why}")
+        os._exit(_LIMIT_EXIT)
 
     def _take(self, items: tuple[str, ...]) -> None:
         with self._lock:

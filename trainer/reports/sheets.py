@@ -126,7 +126,7 @@ class Sheets:
 
     def _drawn(self, rows: list[tuple[torch.Tensor, Canvas, str]], step: int) -> Path:
         """The sheet of what was sampled."""
-        vae = load_vae(ingest_settings(self.dataset)["vae"])
+        vae = load_vae(ingest_settings(self.dataset, self.view.columns.values())["vae"])
         drawn, words = [], self._words([caption_id for _, _, caption_id in rows])
         folder = self.out / "samples" / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)

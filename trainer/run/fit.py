@@ -109,7 +109,7 @@ def dataset_source(
     reader = PackReader(dataset, catalog, config, cache)
     made_by = {
         "columns": {name: str(column) for name, column in views[0].columns.items()},
-        **ingest_settings(dataset),
+        **ingest_settings(dataset, views[0].columns.values()),
     }
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import cli
+from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
@@ -188,7 +189,12 @@ def test_parts_of_attempts_that_died_and_of_commits_taken_back_go_too(copy):
             shard = copy.committed_shards(column)[0]
             record = records.record_of(copy, column, shard)
             if column.name == "caption":
+                path = Path(copy.record_path(column, shard))
+                data = path.read_bytes()
                 withdraw(copy, column, [shard])
+                with pytest.raises(UsageError, match="did not end"):  # captions of others would go with it
+                    remove(copy, {source_id: uri})
+                path.write_bytes(data)  # made again
             part = Path(records.part_of(copy, record, "captions" if column.name == "caption" else "clips"))
             part.with_name(f"{shard:06d}-0badcafe.parquet").write_bytes(part.read_bytes())
             tar = next(Path(copy.uri, "columns", str(column)).glob("*.tar"), None)

@@ -45,7 +45,7 @@ def folder(films, tmp_path, monkeypatch):
         json.dumps(
             {
                 "alt": "a film",
-                "captions": [{"start_s": 0, "end_s": 1, "kind": "k", "text": "t"}],
+                "captions": [{"start_s": 0, "end_s": 1, "kind": "dense", "text": "t"}],
                 "truth": 1,
                 "licence": "CC0",
             }

@@ -1,0 +1,74 @@
+"""A stricter decoder gives the same pictures of sound files, and tells of damage that the other takes."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from media.decode.container import open_container
+from media.decode.packets import video_stream
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.decode.witness import decoder_of
+from tests.pipeline.curate.damage import FPS, hurt, sound
+
+REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
+
+
+def told(path: Path, strictly: bool) -> list:
+    """Of each frame what a reader goes by, and its planes."""
+    found = []
+    with open_container(str(path)) as container:
+        stream = video_stream(container, str(path))
+        decoder = decoder_of(stream) if strictly else stream.codec_context
+        for packet in container.demux(stream):
+            for frame in decoder.decode(packet):
+                facts = (frame.pts, frame.time_base, frame.format.name)
+                facts += (frame.color_trc, frame.colorspace, frame.color_range)
+                found.append((*facts, frame.to_ndarray(format="rgb24").tobytes()))
+    return found
+
+
+def test_real_files_have_the_same_frames_from_both():
+    if not REAL.is_dir():
+        pytest.skip("RUSHES_REAL_VIDEOS names no folder")
+    rows = [line.split("\t") for line in (REAL / "INDEX.tsv").read_text().splitlines()]
+    paths = [REAL / row[0] for row in rows if "vp9" in row and (REAL / row[0]).exists()]
+    assert len(paths) > 4
+    for path in paths:
+        ours, theirs = told(path, strictly=True), told(path, strictly=False)
+        assert len(ours) == len(theirs) and ours[0][:6] == theirs[0][:6], path
+        assert all(one == other for one, other in zip(ours, theirs, strict=True)), path
+        with av.open(str(path)) as container:
+            keys = [frame.key_frame for frame in container.decode(video=0)]
+        pictures = VideoReader(probe(str(path)), decoder="pyav").pictures()
+        assert [picture.is_key for picture in pictures] == keys, path
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "drop"])
+def test_damaged_vp9_gives_no_wrong_frame(tmp_path, kind):
+    av.logging.set_level(av.logging.PANIC)
+    whole = sound(tmp_path, "vp9", 1)
+    truth = {
+        round(frame.time_s * FPS): frame.rgb
+        for frame in VideoReader(probe(str(whole)), decoder="pyav").frames()
+    }
+    assert len(truth) == 120
+    for number in (0, 1):
+        reader = VideoReader(probe(str(hurt(whole, kind, number))), decoder="pyav")
+        seen = [frame for frame in _as_far_as_it_goes(reader) if not frame.is_damaged]
+        for frame in seen:
+            assert np.array_equal(frame.rgb, truth[round(frame.time_s * FPS)]), frame.time_s
+        assert reader.has_losses
+        assert 0 < len(seen) < 120
+
+
+def _as_far_as_it_goes(reader):
+    from media.errors import MediaError
+
+    try:
+        yield from reader.frames()
+    except MediaError as error:
+        assert error.reason in {"lost_packets", "missing_frames"}
