@@ -39,8 +39,8 @@ class Access:
     def knows(self, host: str) -> bool:
         """Whether a Host header names this server: a page elsewhere whose name leads here does not."""
         end = host.index("]") + 1 if host.startswith("[") and "]" in host else host.find(":")
-        name = (host[:end] if end > 0 else host).strip("[]")
-        if name == "localhost" or (name and name in self.hosts):
+        name = (host[:end] if end > 0 else host).strip("[]").lower()
+        if name == "localhost" or (name and name in {own.lower() for own in self.hosts}):
             return True
         try:
             return ipaddress.ip_address(name).is_loopback
@@ -77,11 +77,16 @@ class Guard:
         await answer(scope, receive, with_policy)
 
 
+_COSTLY = ("/sql", "/clips/export")
+"""What a page elsewhere could have made to no end of its own but ours."""
+
+
 def _refusal(request: Request, access: Access) -> Response | None:
     """The answer to a request that goes no further."""
     if not access.knows(request.headers.get("host", "")):
         return PlainTextResponse("this address is not served here", 421)
-    if request.method not in ("GET", "HEAD") and not _is_from_here(request):
+    is_costly = request.url.path.startswith(_COSTLY) and request.headers.get("sec-fetch-site") == "cross-site"
+    if is_costly or (request.method not in ("GET", "HEAD") and not _is_from_here(request)):
         return PlainTextResponse("a page elsewhere may not do this", 403)
     if not access.token:
         return None

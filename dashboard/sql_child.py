@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-MOST_ROWS = 10_000
+MOST_ROWS, MOST_BYTES = 10_000, 8 << 20
 MEMORY = "512MB"
 _ADDRESS_SPACE = 4 << 30
 
@@ -46,12 +46,17 @@ def answer(path: Path | None, request: dict[str, Any], memory: dict[str, pa.Tabl
     if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         return {"error": "this is no query: tables are read here, and not changed"}
     found = connection.execute(statements[0])
-    rows = found.fetchmany(MOST_ROWS + 1)
+    rows, size, is_cut = list[list[Any]](), 0, False
+    while (row := found.fetchone()) is not None:
+        if is_cut := len(rows) == MOST_ROWS or size > MOST_BYTES:
+            break
+        rows.append([_plain(value) for value in row])
+        size += len(json.dumps(rows[-1]))
     return {
         "columns": [column[0] for column in found.description],
         "types": [str(column[1]) for column in found.description],
-        "rows": [[_plain(value) for value in row] for row in rows[:MOST_ROWS]],
-        "is_cut": len(rows) > MOST_ROWS,
+        "rows": rows,
+        "is_cut": is_cut,
     }
 
 

@@ -18,7 +18,8 @@ from manifests.store import storage
 from manifests.writing.pace import MEASURING, RUNNING
 
 STATES = ("missing", "queued", "running", "committed", "verified", "stale", "failures", "corrupt")
-"""From the least to the worst: a bin of several shards shows the worst of them."""
+_WORSE = ("verified", "committed", "running", "queued", "missing", "stale", "failures", "corrupt")
+"""From the best to the worst: a bin of several shards shows the worst of them."""
 GLYPHS = dict(zip(STATES, "·…▸■✓◇!✕", strict=True))
 _LISTED_S, _LISTED_REMOTE_S = 15.0, 120.0
 _SLACK_S = 2.0
@@ -43,6 +44,7 @@ class Integrity:
         self._every_s = _LISTED_S if storage.is_local(dataset.filesystem) else _LISTED_REMOTE_S
         self._listed_at_s, self._listed_s, self.looks = -1e9, 0.0, 0
         self._sizes: dict[str, int] = {}
+        self._times: dict[str, int] = {}
         self._read: set[str] = set()
         self.verified: dict[tuple[str, int], dict[str, Any]] = {}
         """The newest line of `verify` for a column version and a shard."""
@@ -61,6 +63,7 @@ class Integrity:
         dataset, now_s = self._dataset, time.time()
         files = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
         self._sizes, self._listed_s = {dataset.relative(info.path): info.size for info in files}, now_s
+        self._times = {dataset.relative(info.path): info.mtime_ns for info in files}
         notes = storage.list_files(dataset.filesystem, dataset.path("runs"), ".jsonl")
         for info in sorted(notes, key=lambda info: info.base_name):
             if info.base_name.startswith("verify-") and info.path not in self._read:
@@ -74,6 +77,12 @@ class Integrity:
                 self.verified[row["column"], int(row["shard"])] = row
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of one that is being written
+
+    def is_of(self, said: dict[str, Any], tar: str | None) -> bool:
+        """Whether a line is of this tar as it is now, though its commit was merged since."""
+        return (
+            bool(tar) and said.get("tar") == tar and self._times.get(tar or "", 0) <= said.get("tar_ns", -1)
+        )
 
     def problem(self, tar: str | None, tar_bytes: int | None, stamp: str) -> str:
         """What a listing shows of a tar; empty where it is there and as large as it was.
@@ -117,7 +126,7 @@ class Grid:
         step = -(-len(self.shards) // most) if self.shards else 1
         begins = range(0, len(self.shards), step)
         spans = [(self.shards[at], self.shards[min(at + step, len(self.shards)) - 1]) for at in begins]
-        rank = {state: number for number, state in enumerate(STATES)}
+        rank = {state: number for number, state in enumerate(_WORSE)}
         worst = {
             version: [max(row[at : at + step], key=rank.__getitem__) for at in begins]
             for version, row in self.cells.items()
@@ -175,7 +184,7 @@ def make_grid(index: Index, tail: Tail, integrity: Integrity, scope: Scope) -> G
         if version not in grid.cells or shard not in place:
             continue  # it has come since
         said = integrity.verified.get((version, shard))
-        if said and said.get("stamp") != stamp:
+        if said and said.get("stamp") != stamp and not integrity.is_of(said, tar):
             said = None  # made again since
         problem = integrity.problem(tar, tar_bytes, stamp or "")
         if said and not said["ok"]:

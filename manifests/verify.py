@@ -39,6 +39,7 @@ class Checked:
 
     Attributes:
         stamp: size and time of its commit record: one that was made again has another.
+        tar, tar_ns: its tar, and when that was written [unix time, ns]; none where it has none.
     """
 
     column: str
@@ -47,6 +48,8 @@ class Checked:
     ok: bool
     problems: list[str]
     stamp: str
+    tar: str | None = None
+    tar_ns: int = 0
 
 
 @dataclass
@@ -309,15 +312,17 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
     folder = dataset.path("columns", str(column))
     tars = storage.list_files(dataset.filesystem, folder, ".tar", recursive=False)
     sizes, depth = {info.path: info.size for info in tars}, "deep" if deep else "cheap"
+    times = {dataset.relative(info.path): info.mtime_ns for info in tars}
     seen = set[int]()
     for shard in dataset.loose_shards(column):
         report.num_shards += 1
-        path, found = dataset.record_path(column, shard), list[str]()
+        path, found, tar = dataset.record_path(column, shard), list[str](), None
         info = dataset.filesystem.get_file_info(path)
         try:
             if deep:
                 found += _check_alone(dataset, "shards", path)
             record = records.record_of(dataset, column, shard)
+            tar = record["tar"]
             found += _check_parts(dataset, record, deep)
             found += _check_shard(dataset, record, sizes, deep, report)
         except (OSError, ValueError, TypeError, KeyError, RushesError) as error:  # of a damaged record
@@ -328,7 +333,16 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
                 report.num_shards -= 1
                 continue
         seen.add(shard)
-        yield Checked(str(column), shard, depth, not found, found, f"{info.size}-{info.mtime_ns}")
+        yield Checked(
+            str(column),
+            shard,
+            depth,
+            not found,
+            found,
+            f"{info.size}-{info.mtime_ns}",
+            tar,
+            times.get(tar or "", 0),
+        )
     for merged in dataset.snapshot.version(column).tables.get("shards", ()):
         path = dataset.path(*merged.path.split("/"))
         try:
@@ -339,7 +353,9 @@ def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) 
                             continue
                         report.num_shards += 1
                         found = list(_check_shard(dataset, record, sizes, deep, report))
-                        yield Checked(str(column), record["shard"], depth, not found, found, merged.stamp)
+                        is_sound, tar = not found, record["tar"]
+                        told = (merged.stamp, tar, times.get(tar or "", 0))
+                        yield Checked(str(column), record["shard"], depth, is_sound, found, *told)
         except (OSError, RushesError) as error:
             report.problems.append(f"{path}: cannot be read ({error})")
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from dashboard.asking.filters import Filters
-from dashboard.asking.scope import Scope
+from dashboard.asking.scope import Coded, Scope
 from dashboard.index.coding import BINS, CODED, NOTHING, code
 from dashboard.index.fields import FACETS, FIELDS, FLAG, MEASURE, MEASURES, WORDS, Field
 from dashboard.index.index import Index
@@ -90,23 +90,28 @@ class Kept:
     @contextmanager
     def counting(self, scope: Scope, filters: Filters) -> Iterator[Counting]:
         """Counts of one selection: which clips are meant is found once, and all is counted of them."""
-        with self.index.cursor() as cursor:
-            if not filters.is_empty() and not filters.is_of_clips():
-                where, values = filters.where()
-                query = f"{scope.tables} SELECT key FROM clips WHERE {where}"
-                cursor.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS {query}", values or None)
-            try:
-                yield Counting(self, cursor, scope, filters)
-            finally:
-                cursor.execute("DROP TABLE IF EXISTS temp.chosen")
+        while True:
+            opened = self.index.opened
+            with self.index.cursor() as cursor:
+                coded = scope.coded(self.index)
+                if self.index.opened != opened:  # the file was swapped: rows and codes may be of two
+                    continue
+                if not filters.is_empty() and not filters.is_of_clips():
+                    where, values = filters.where()
+                    query = f"{scope.tables} SELECT key FROM clips WHERE {where}"
+                    cursor.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS {query}", values or None)
+                try:
+                    yield Counting(self, cursor, coded, filters)
+                finally:
+                    cursor.execute("DROP TABLE IF EXISTS temp.chosen")
+                return
 
 
 class Counting:
     """Counts of one selection, by facet and by bin."""
 
-    def __init__(self, kept: Kept, cursor: duckdb.DuckDBPyConnection, scope: Scope, filters: Filters) -> None:
-        self._kept, self._cursor, self._scope, self._filters = kept, cursor, scope, filters
-        self._coded = scope.coded(kept.index)
+    def __init__(self, kept: Kept, cursor: duckdb.DuckDBPyConnection, coded: Coded, filters: Filters) -> None:
+        self._kept, self._cursor, self._coded, self._filters = kept, cursor, coded, filters
         self._codings, self._tables = self._coded.codings, self._coded.tables
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS, Field
 from manifests.errors import UsageError
 
-OTHERS = ("view", "q", "shard", "group", "source", "sort", "after", "side", "outliers", "ids", "lasso")
+OTHERS = ("view", "q", "shard", "source", "sort", "after", "side", "outliers", "lasso")
 _PHRASE = re.compile(r'"([^"]*)"|(\S+)')
 MOST_CORNERS = 64
 _RANDOM = re.compile(r"^random:(\d{1,9})$")
@@ -32,7 +32,7 @@ class Filters:
         words: any of these, by field.
         ranges: at least the first, under the second, by field; infinite where open.
         text: what a caption has to have.
-        ids: of a source or a shard, exactly.
+        shard, source: exactly this one.
         lasso: corners of a line around places on the map, `x,y;x,y;x,y`, each from 0 to 1.
         sort: a measure, with a minus for falling; `random:<seed>`; empty: as stored.
         after: key of the row before the first.
@@ -69,7 +69,7 @@ class Filters:
             if name in FIELDS and FIELDS[name].kind == MEASURE:
                 ranges[name] = _range(name, value)
             elif name in FIELDS:
-                words[name] = (*words.get(name, ()), *value.split(","))
+                words[name] = (*words.get(name, ()), *listed(value))
                 if FIELDS[name].kind == FLAG and set(words[name]) - {"true", "false"}:
                     raise UsageError(f"?{name}={value}", "is neither true nor false", "Write one of them.")
             else:
@@ -91,7 +91,7 @@ class Filters:
         """The same filters as the query of a URL, changed: a field's value, or None to leave it out."""
         found: dict[str, Any] = {
             "view": self.view,
-            **{name: ",".join(values) for name, values in self.words.items()},
+            **{name: joined(values) for name, values in self.words.items()},
             **{name: told(*limits) for name, limits in self.ranges.items()},
             "q": self.text,
             "shard": self.shard,
@@ -108,7 +108,7 @@ class Filters:
         """The query in which one word of a field is taken in, or out again."""
         have = self.words.get(name, ())
         now = tuple(value for value in have if value != word) if word in have else (*have, word)
-        return self.query(**{name: ",".join(now), "after": None})
+        return self.query(**{name: joined(now), "after": None})
 
     def where(self, without: str = "", within: str = "true") -> tuple[str, list[Any]]:
         """A predicate over `clips`, and the values that it binds.
@@ -147,8 +147,8 @@ class Filters:
         if self.outliers:
             sql = FIELDS[self.outliers].sql
             parts.append(
-                f"({sql} <= (SELECT quantile_cont({sql}, 0.005) FROM clips) "
-                f"OR {sql} >= (SELECT quantile_cont({sql}, 0.995) FROM clips))"
+                f"({sql} < (SELECT quantile_disc({sql}, 0.005) FROM clips) "
+                f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM clips))"
             )
         return " AND ".join(parts), values
 
@@ -196,7 +196,7 @@ class Filters:
         if not self.after:
             return order, "true", []
         low, last = _key(self.after)
-        if isinstance(low, str) or (not self.sort and not isinstance(low, int)):
+        if isinstance(low, str) or (not self.sort and not (isinstance(low, int) and 0 <= low < 2**31)):
             raise UsageError("?after=", "is no key of a row", "Take the link to the next page.")
         return order, f"({first} {sign} ? OR ({first} = ? AND {tie} > ?))", [low, low, last]
 
@@ -235,9 +235,7 @@ def _range(name: str, value: str) -> tuple[float, float]:
 
 
 def _checked(rest: dict[str, Any]) -> dict[str, Any]:
-    rest = {
-        name: value for name, value in rest.items() if value != "" and name not in ("side", "ids", "group")
-    }
+    rest = {name: value for name, value in rest.items() if value != "" and name != "side"}
     if "shard" in rest:
         if not re.fullmatch(r"\d{1,9}", rest["shard"]):
             raise UsageError(f"?shard={rest['shard']}", "is no number", "Give a shard's number.")
@@ -286,6 +284,16 @@ def inside(line: list[tuple[float, float]]) -> str:
     )
     box = f"x BETWEEN {left!r} AND {right!r} AND y BETWEEN {low!r} AND {high!r}"
     return f"{box} AND ({' + '.join(crossed) or '0'}) % 2 = 1"
+
+
+def joined(words: Iterable[str]) -> str:
+    """Words as one value of a URL, with commas between; one that has commas itself has them spelt."""
+    return ",".join(word.replace("%", "%25").replace(",", "%2C") for word in words)
+
+
+def listed(value: str) -> list[str]:
+    """The words of such a value."""
+    return [word.replace("%2C", ",").replace("%25", "%") for word in value.split(",")]
 
 
 def phrases(text: str) -> list[str]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import duckdb
 
-from dashboard.index.coding import CODED, Coding
+from dashboard.index.coding import CODED, Coding, literal
 from dashboard.index.index import Index
 from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
 from manifests.store import storage
 from manifests.views import View
+from manifests.writing.removing import pending
 
 NEWEST = "newest"
 _MADE_BY = {"duplicates": "dedup", "captions": "caption", "latents": "latent", "scores": "score"}
@@ -142,20 +143,30 @@ class Scopes:
     def _look(self) -> None:
         if time.monotonic() - self._looked_at_s < self._kept_s:
             return
-        names = sorted(View.names(self._index.dataset), key=lambda name: (name != "default", name))
-        self._names, self._found, self._looked_at_s = [*names, NEWEST], {}, time.monotonic()
+        self._looked_at_s = time.monotonic()
+        try:
+            names = sorted(View.names(self._index.dataset), key=lambda name: (name != "default", name))
+        except OSError:  # of a store that does not answer now: what was known is shown
+            self._names = self._names or [NEWEST]
+            return
+        self._names, self._found = [*names, NEWEST], {}
 
     def _of_view(self, name: str) -> Scope:
         try:
             view = View.load(self._index.dataset, name)
-        except RushesError as error:
+        except (RushesError, OSError) as error:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
         try:
-            return Scope(name, versions).leaving_out(self._index, view.where)
+            return Scope(name, versions).leaving_out(self._index, self._with_takedowns(view.where))
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
+
+    def _with_takedowns(self, where: str) -> str:
+        """The predicate of a view, without sources of a takedown that goes on."""
+        gone = ", ".join(literal(source_id) for source_id in pending(self._index.dataset))
+        return f"({where}) AND source_id NOT IN ({gone})" if gone else where
 
     def _newest(self) -> Scope:
         rows = self._index.rows(

@@ -58,6 +58,8 @@ class Index:
         self._looked_at_s = -1e9
         self.changes = 0
         """How often something has come or gone."""
+        self.opened = 0
+        """How often a file was opened: what is known of another is not of this one."""
         self._builder = Builder(dataset.address, self.path)
         self._open()
 
@@ -65,6 +67,7 @@ class Index:
         """Begin with what the file holds."""
         while self._cursors:
             self._cursors.pop().close()
+        self.opened += 1
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})

@@ -16,7 +16,16 @@ from manifests.errors import UsageError
 
 SAMPLE = 20_000
 """Clips that are compared, drawn by a hash of their id: the same ones each time."""
-_WORD = re.compile(r"[a-z']+")
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_GIVEN = "('alt', 'ground_truth')"
+"""Sources of captions that no version wrote."""
+
+
+_DENSE = (
+    "SELECT clip_id, min_by(text, caption_id) AS text FROM captions WHERE version = ? AND kind = 'dense' "
+    f"AND source NOT IN {_GIVEN} GROUP BY 1"
+)
+"""One dense caption of each clip."""
 
 
 def versions(site: Site) -> list[dict[str, Any]]:
@@ -54,7 +63,7 @@ def said_often(site: Site, version: str, within: str) -> list[dict[str, Any]]:
     """
     return site.index.rows(
         f"SELECT text, count(DISTINCT key) AS clips FROM captions WHERE {within} AND version = ? "
-        "AND kind IN ('short', 'dense') AND source NOT IN ('alt', 'ground_truth') "
+        f"AND kind IN ('short', 'dense') AND source NOT IN {_GIVEN} "
         "GROUP BY 1 HAVING clips > 1 ORDER BY clips DESC, text LIMIT 12",
         [version],
     )
@@ -63,8 +72,7 @@ def said_often(site: Site, version: str, within: str) -> list[dict[str, Any]]:
 def compared(site: Site, one: str, other: str) -> dict[str, Any]:
     """Two versions over the clips that both have: the least alike first, and words gained and lost."""
     rows = site.index.tuples(
-        "SELECT a.clip_id, a.text, b.text FROM captions a JOIN captions b ON a.clip_id = b.clip_id AND "
-        "a.kind = b.kind WHERE a.version = ? AND b.version = ? AND a.kind = 'dense' "
+        f"SELECT a.clip_id, a.text, b.text FROM ({_DENSE}) a JOIN ({_DENSE}) b USING (clip_id) "
         f"ORDER BY hash(a.clip_id) LIMIT {SAMPLE}",
         [one, other],
     )

@@ -19,6 +19,16 @@ PAGE = 24
 _MOST_VALUES = 20_000
 
 
+def _newest(site: Site) -> str:
+    """A predicate that leaves out verdicts on sources that were planned again since."""
+    if (site.index.value('SELECT count(DISTINCT "commit") FROM sources') or 0) < 2:
+        return "true"
+    return (
+        "(stage <> 'plan' OR (uri, \"commit\") IN "
+        '(SELECT (uri, max("commit")) FROM memory.now.sources GROUP BY uri))'
+    )
+
+
 def reasons(site: Site, scope: Scope) -> list[dict[str, Any]]:
     """Every reason of a drop and cause of a failure, with its count and what it means."""
     found = []
@@ -28,7 +38,8 @@ def reasons(site: Site, scope: Scope) -> list[dict[str, Any]]:
     ):
         rows = site.index.rows(
             f"{scope.tables} SELECT stage, {word} AS reason, count(*) AS count, "
-            f"sum(greatest(0, coalesce(end_s - start_s, 0))) AS seconds FROM {table} GROUP BY ALL"
+            f"sum(greatest(0, coalesce(end_s - start_s, 0))) AS seconds FROM {table} "
+            f"WHERE {_newest(site)} GROUP BY ALL"
         )
         for row in rows:
             meaning = known.get(row["reason"])
@@ -48,10 +59,11 @@ def of_reason(
 ) -> dict[str, Any]:
     """The items of one reason, its values and its threshold, and what another would keep."""
     table, word = ("drops", "reason")
-    asked = f"FROM drops WHERE stage = ? AND {word} = ?"
+    newest = _newest(site)
+    asked = f"FROM drops WHERE {newest} AND stage = ? AND {word} = ?"
     if not site.index.value(f"{scope.tables} SELECT count(*) {asked}", [stage, reason]):
         table, word = "failures", "error"
-        asked = f"FROM failures WHERE stage = ? AND {word} = ?"
+        asked = f"FROM failures WHERE {newest} AND stage = ? AND {word} = ?"
     more = ", value, threshold" if table == "drops" else ", cause, attempt"
     rows = site.index.rows(
         f"{scope.tables} SELECT item_id, source_id, uri, start_s, end_s, shard, num_frames{more} "
@@ -82,8 +94,8 @@ def of_reason(
 def measured(site: Site, scope: Scope, stage: str, reason: str, moved: float | None) -> dict[str, Any]:
     """What was measured of the items of one reason, and how many another threshold would keep."""
     rows = site.index.tuples(
-        f"{scope.tables} SELECT value, threshold FROM drops WHERE stage = ? AND reason = ? "
-        f"AND value IS NOT NULL USING SAMPLE reservoir({_MOST_VALUES} ROWS) REPEATABLE (1)",
+        f"{scope.tables} SELECT * FROM (SELECT value, threshold FROM drops WHERE stage = ? AND reason = ? "
+        f"AND value IS NOT NULL) USING SAMPLE reservoir({_MOST_VALUES} ROWS) REPEATABLE (1)",
         [stage, reason],
     )
     values = [value for value, _ in rows if value is not None and math.isfinite(value)]

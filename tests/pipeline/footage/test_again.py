@@ -87,8 +87,8 @@ def test_a_mended_tar_is_failed_no_more(tmp_path):
 
 def test_a_name_that_is_no_text_is_planned_once(tmp_path):
     dataset = Dataset.create(str(tmp_path / "ds"))
+    (tmp_path / "in").mkdir()
     folder = os.fsencode(tmp_path / "in")
-    os.mkdir(folder)
     with open(folder + b"/bad\xff.png", "wb") as file:
         file.write(b"x")
     for _ in range(3):
@@ -111,10 +111,9 @@ def test_what_was_taken_down_unread_is_not_taken_in_when_it_can_be_read(tmp_path
 def test_sidecars_and_lists_of_odd_numbers_and_depths_spoil_nothing(tmp_path):
     picture(tmp_path / "a.png")
     long = "1" + "0" * 400
-    (tmp_path / "a.json").write_text(
-        '{"captions": [{"start_s": 0, "end_s": %s, "kind": "dense", "text": "t"},'
-        '{"start_s": 0, "end_s": 1, "kind": "detailed", "text": "t"}]}' % long
-    )
+    first = f'{{"start_s": 0, "end_s": {long}, "kind": "dense", "text": "t"}}'
+    second = '{"start_s": 0, "end_s": 1, "kind": "detailed", "text": "t"}'
+    (tmp_path / "a.json").write_text(f'{{"captions": [{first}, {second}]}}')
     [found] = list_sources([str(tmp_path / "a.png")])
     row = source_row(found)
     assert row["status"] == "kept" and json.loads(row["timed_captions_json"]) == []
