@@ -49,12 +49,14 @@ class Scope:
         name: of the view, or `newest`.
         out: table with the keys of the clips that the view's predicate leaves out; empty: all are meant.
         problem: why a view cannot be used; then nothing is in it.
+        where: the view's predicate.
     """
 
     name: str
     columns: dict[str, str] = field(default_factory=dict)
     out: str = ""
     problem: str = ""
+    where: str = ""
 
     def __hash__(self) -> int:
         return hash((self.name, self.out, self.problem, *self.columns.values()))
@@ -158,7 +160,9 @@ class Scopes:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
         try:
-            return Scope(name, versions).leaving_out(self._index, self._with_takedowns(view.where))
+            return Scope(name, versions, where=view.where).leaving_out(
+                self._index, self._with_takedowns(view.where)
+            )
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from manifests.cli import say
 
 _AGAIN_AFTER_S, _PATIENCE_S = 60.0, 10.0
-_LEFT_BY = re.compile(r"^(?:whole|spill-)(\d+)(?:\.duckdb.*)?$")
+_LEFT_BY = re.compile(r"^(?:whole|spill-|held-)(\d+)(?:-\d+)?(?:\.duckdb.*)?$")
 
 
 class Builder:

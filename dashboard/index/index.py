@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from dashboard.index import coding, profiles, tables
 from dashboard.index.builder import Builder
+from dashboard.index.codings import Codings
 from dashboard.index.commits import Commit, Commits
 from manifests.cli import say
 from manifests.layout import Dataset
@@ -27,10 +29,12 @@ FEW_COMMITS, FEW_SHARE = 256, 0.05
 """So many commits, or such a share of what is indexed, are taken into memory; more are built."""
 MOST_QUERIES = 4
 _MOST_PREDICATE_S = 20.0
-_KEPT_CODINGS = 4
 _ROWS_AT_ONCE = 10_000
 _LEAST_MB, _MB_A_MILLION = 50, 15
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
+
+
+_NUMBERS = itertools.count()
 
 
 class BusyError(Exception):
@@ -61,6 +65,8 @@ class Index:
         self.opened = 0
         """How often a file was opened: what is known of another is not of this one."""
         self._builder = Builder(dataset.address, self.path)
+        self._held = list[Path]()
+        """Names of our own for the files that were opened: the builder replaces what the other name means."""
         self._open()
 
     def _open(self) -> None:
@@ -71,9 +77,6 @@ class Index:
         self._root = duckdb.connect(":memory:")
         self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
-        self._coded: dict[tuple[str, str], tuple[int, coding.Coding, str, str]] = {}
-        self._profiles: dict[tuple[str, str, str], profiles.Profiles | None] = {}
-        self._coded_tables: dict[tuple[str, str], list[str]] = {}
         self._root.execute("SET threads = 2")
         self._root.execute("SET preserve_insertion_order = false")
         tables.create(self._root)
@@ -87,7 +90,8 @@ class Index:
         self._has_base = self.path.exists()
         if self._has_base:
             try:
-                self._root.execute(f"ATTACH '{_quoted(self.path)}' AS base (READ_ONLY)")
+                self._held.append(self._link())
+                self._root.execute(f"ATTACH '{_quoted(self._held[-1])}' AS base (READ_ONLY)")
                 self._base = self._commits_in("base.commits")
                 self._root.execute("SELECT version FROM base.profiles LIMIT 0")  # an older one has none
                 self._make_views()
@@ -98,11 +102,24 @@ class Index:
                 return
         else:
             self._make_views()
+        self._codings = Codings(self._root, self._has_base, self._masked, self._lock)
         spill = self.folder / f"spill-{os.getpid()}"
         self._root.execute(f"SET temp_directory = '{_quoted(spill)}'")
         self._root.execute(f"SET memory_limit = '{self._memory_mb()}MB'")
         self._root.execute("SET enable_external_access = false")
         self._root.execute("SET lock_configuration = true")
+
+    def _link(self) -> Path:
+        """Another name for the file as it is now; those of before the last go."""
+        for path in self._held[:-1]:
+            if path != self.path:
+                path.unlink(missing_ok=True)
+        name = self.path.with_name(f"held-{os.getpid()}-{next(_NUMBERS)}.duckdb")
+        try:
+            name.hardlink_to(self.path)
+        except OSError:  # of a file system without such names
+            return self.path
+        return name
 
     def _memory_mb(self) -> int:
         """What its queries may take: some for every million clips."""
@@ -140,13 +157,9 @@ class Index:
     def profiles(self, clips: str, table: str, version: str) -> profiles.Profiles | None:
         """What the file's clips of a version know of a table's version; None: it has to be joined."""
         with self._lock:
-            if not self._has_base or self._gone:  # a clip may have come anew, and what is said of it not
+            if self._gone:  # a clip may have come anew, and what is said of it not
                 return None
-            held = self._profiles
-            if (clips, table, version) not in held:
-                with self._root.cursor() as cursor:
-                    held[clips, table, version] = profiles.read(cursor, clips, table, version)
-            return held[clips, table, version]
+            return self._codings.profiles(clips, table, version)
 
     def coded(self, table: str, version: str) -> tuple[coding.Coding, str, str]:
         """The coding of a column version, and a query for its rows of a table with their codes.
@@ -157,42 +170,7 @@ class Index:
             The coding; a query for all rows; one for those that came since the file was built, or nothing.
         """
         with self._lock:
-            held = self._coded.get((table, version))
-            if held is None or held[0] != self.changes:
-                with self._root.cursor() as cursor:
-                    found = self._make_coded(cursor, table, version)
-                held = self._coded[table, version] = (self.changes, *found)
-            return held[1:]
-
-    def _make_coded(
-        self, cursor: duckdb.DuckDBPyConnection, table: str, version: str
-    ) -> tuple[coding.Coding, str, str]:
-        def ask(query: str) -> list[tuple[Any, ...]]:
-            return cursor.execute(query).fetchall()
-
-        names = ", ".join(f'"{field}"' for field, _ in tables.fields(table))
-        rows = f"FROM memory.main.{table} WHERE version = {coding.literal(version)}"
-        known = coding.Coding()
-        if self._has_base:
-            of_version = f"WHERE version = {coding.literal(version)}"
-            known = coding.read(ask(f"SELECT name, low, high, words FROM base.codings {of_version}"))
-        known = coding.Coding(coding.limits_in(ask, table, rows) | known.limits, known.words)
-        known = known.with_words(coding.words_in(ask, table, rows))
-        name = f"coded_{hashlib.sha256(f'{table} {version}'.encode()).hexdigest()[:12]}"
-        fresh = f"memory.main.{name}_{self.changes}"  # of its own: who counts by an older one goes on with it
-        ask(f"CREATE OR REPLACE TABLE {fresh} AS SELECT {names}, {coding.selected(known, table)} {rows}")
-        made = self._coded_tables.setdefault((table, version), [])
-        made.append(fresh)
-        while len(made) > _KEPT_CODINGS:
-            ask(f"DROP TABLE {made.pop(0)}")
-        names += "".join(f", {coding.code(one)}" for one in coding.fields_of(table))
-        more = profiles.columns() if table == "clips" else []
-        text = since = f"SELECT {names}{''.join(f', 0::USMALLINT AS {name}' for name in more)} FROM {fresh}"
-        if self._has_base:
-            names += "".join(f", {name}" for name in more)
-            base = f"SELECT {names} FROM base.{table} {of_version}{self._masked(table, 'AND')}"
-            text = f"{base} UNION ALL {since}" if self._delta else base
-        return known, text, since if self._delta or not self._has_base else ""
+            return self._codings.of(table, version, self.changes, bool(self._delta))
 
     def _masked(self, name: str, word: str, prefix: str = "") -> str:
         """A predicate that leaves out rows of the file that were taken back, after WHERE or AND."""
@@ -276,7 +254,7 @@ class Index:
                 rows = self._root.sql(f"SELECT * FROM memory.main.{name}").to_arrow_table()
                 with pa.ipc.new_stream(sink, rows.schema) as stream:
                     stream.write_table(rows)
-            return self.path if self._has_base else None, sink.getvalue()
+            return self._held[-1] if self._has_base else None, sink.getvalue()
 
     def refresh(self) -> None:
         """Take in what has been committed since, or taken back; where that is much, have it built."""
@@ -390,6 +368,9 @@ class Index:
             while self._cursors:
                 self._cursors.pop().close()
             self._root.close()
+            for path in self._held:
+                if path != self.path:
+                    path.unlink(missing_ok=True)
 
 
 def _folder_for(uri: str) -> Path:

@@ -107,8 +107,12 @@ def some_clips(site: Site, scope: Scope, shards: list[int]) -> list[dict[str, An
     )
 
 
-def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str) -> str:
-    """How it stands, in one line."""
+def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str, is_building: bool = False) -> str:
+    """How it stands, in one line.
+
+    Args:
+        is_building: the first index is being built: nothing is known yet.
+    """
     if pace.state == SILENT:
         said = f"No sign of life since {silent}"
     elif pace.state == OVER:
@@ -120,6 +124,8 @@ def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str) -> str:
     else:
         said = _STATES[pace.state]
     corrupt = grid.count("corrupt")
+    if is_building:
+        return f"{said}; the index is being built: what is there is not known yet."
     said += f"; {corrupt} shard columns corrupt" if corrupt else "; nothing corrupt"
     return f"{said}; {f'{num_failed:,} items failed' if num_failed else 'nothing failed'}."
 
@@ -161,7 +167,13 @@ def state_of(site: Site, scope: Scope, silent: Callable[[float | None], str]) ->
     rows = funnel(site, scope)
     bottleneck = pace.bottleneck
     return {
-        "sentence": sentence(pace, grid, sum(row["failed"] for row in rows), silent(pace.silent_since_s)),
+        "sentence": sentence(
+            pace,
+            grid,
+            sum(row["failed"] for row in rows),
+            silent(pace.silent_since_s),
+            is_building=site.index.progress is not None and not site.index.num_commits,
+        ),
         "run": site.tail.run_id,
         "state": pace.state,
         "share": pace.share,

@@ -12,6 +12,7 @@ import posixpath
 from collections.abc import Sequence
 
 from captioner.protocol import KINDS
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.text import decoded, valid, valid_json
 from media.bytes.access import open_binary
@@ -37,8 +38,9 @@ def folder_rows(uri: str) -> list[Found] | None:
     rows = read_rows(uri)
     try:
         first = next(rows, None)
-    except UsageError:
-        return None  # no table: a file as any other
+    except UsageError as error:  # no table: a file as any other
+        say(f"{shown(uri)}: holds no rows that can be read, so it describes no files ({error})")
+        return None
     if first is None or not isinstance(first[1].get("file_name"), str):
         rows.close()
         return None

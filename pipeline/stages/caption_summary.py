@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from captioner.gates.gates import duplicates
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captioner.gates.gates import DUPLICATE_CLIPS, duplicates
 from manifests.cli import say
 from manifests.layout import Column, Dataset
 from manifests.tables import scans
@@ -22,13 +25,14 @@ _FIELDS = [
 
 def caption_summary(dataset: Dataset, column: Column, run_id: str) -> dict[str, Any]:
     """Counts over a caption column and cost of this run; captions that footage came with are not counted."""
-    rows = [
-        row
-        for row in scans.table(dataset, "captions", column, _FIELDS).to_pylist()
-        if row["source"] not in {"ground_truth", "alt"}
-    ]
-    status = Counter(row["status"] for row in rows if row["kind"] != "window")
-    reasons = Counter(reason.split(":")[0] for row in rows for reason in row["reasons"])
+    given = pa.array(["ground_truth", "alt"])
+    rows = scans.table(dataset, "captions", column, _FIELDS)
+    rows = rows.filter(pc.invert(pc.is_in(rows["source"], given)))
+    whole = rows.filter(pc.not_equal(rows["kind"], "window"))
+    status = _counts(whole["status"])
+    reasons = Counter[str]()
+    for reason, count in _counts(pc.list_flatten(rows["reasons"])).items():
+        reasons[reason.split(":")[0]] += count
     committed = [
         event
         for event in events.read_events(dataset, run_id)
@@ -36,7 +40,7 @@ def caption_summary(dataset: Dataset, column: Column, run_id: str) -> dict[str, 
     ]
     seconds = sum(event["value"].get("seconds", 0.0) for event in committed)
     tokens = {
-        name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens", "num_requests")
+        name: pc.sum(rows[name]).as_py() or 0 for name in ("prompt_tokens", "output_tokens", "num_requests")
     }
     accepted = status["accepted"]
     return {
@@ -49,8 +53,23 @@ def caption_summary(dataset: Dataset, column: Column, run_id: str) -> dict[str, 
         "seconds": round(seconds, 3),
         "seconds_per_accepted": round(seconds / accepted, 4) if accepted else None,
         "output_tokens_per_accepted": round(tokens["output_tokens"] / accepted, 2) if accepted else None,
-        "duplicates": duplicates(rows)[:10],
+        "duplicates": duplicates(_said_often(rows))[:10],
     }
+
+
+def _counts(values: pa.ChunkedArray) -> Counter[str]:
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(values).to_pylist()})
+
+
+def _said_often(rows: pa.Table) -> list[dict[str, Any]]:
+    """The rows whose text is said so often that it may be said too often; of the others there are many."""
+    counted = rows.group_by(["source", "text"]).aggregate([("clip_id", "count")])
+    often = counted.filter(pc.greater(counted["clip_id_count"], DUPLICATE_CLIPS)).select(["source", "text"])
+    if not often.num_rows:
+        return []
+    plain = rows.select(["clip_id", "kind", "source", "text"])
+    found: list[dict[str, Any]] = plain.join(often, ["source", "text"], join_type="inner").to_pylist()
+    return found
 
 
 def print_caption_summary(summary: dict[str, Any]) -> None:

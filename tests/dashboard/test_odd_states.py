@@ -1,15 +1,19 @@
 """Datasets that are not as usual: words with commas, versions that share clips, verdicts that came later."""
 
+import html
+import io
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
 from dashboard.asking.filters import Filters, joined, listed
 from dashboard.asking.scope import Scopes
+from dashboard.index.build import build
 from dashboard.index.index import Index
 from dashboard.pages.captions import compared
 from dashboard.pages.drops import reasons
@@ -179,3 +183,28 @@ def test_answers_of_sql_are_cut_by_their_size():
     query = "SELECT repeat('x', 20000) FROM range(2000)"
     found = answer(None, {"query": query, "views": {}, "tables": []}, {})
     assert found["is_cut"] and len(json.dumps(found["rows"])) < 2 * MOST_BYTES
+
+
+def test_sql_asks_the_file_that_its_index_has_open(copy, tmp_path):
+    build(copy, tmp_path / "index.duckdb")
+    index = Index(copy, tmp_path)
+    index.wait(10)
+    count = index.value("SELECT count(*) FROM captions")
+    some = clip_ids(copy)[0]
+    captions(copy, "newversion", [{"clip_id": some, "kind": "short", "source": "x", "text": "a"}])
+    index.wait(10)
+    path, given = index.handed("SELECT count(*) FROM captions")
+    build(copy, tmp_path / "index.duckdb")  # the builder of another dashboard, in this moment
+    line, _, rest = given.partition(b"\n")
+    request, stream = json.loads(line), io.BytesIO(rest)
+    held = {name: pa.ipc.open_stream(stream).read_all() for name in request["tables"]}
+    assert answer(path, request, held)["rows"] == [[count + 1]]
+    index.close()
+    assert [path.name for path in tmp_path.glob("*.duckdb")] == ["index.duckdb"]
+
+
+def test_the_predicate_offered_keeps_what_the_view_leaves_out(dataset, tmp_path):
+    client = TestClient(make_app(dataset.uri, tmp_path), "http://127.0.0.1")
+    page = html.unescape(client.get("/clips?camera=static&caption_kind=dense").text)
+    assert f"({View.load(dataset).where}) AND (" in page
+    assert "clip_id IN (SELECT clip_id FROM captions" in page

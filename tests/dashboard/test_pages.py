@@ -588,7 +588,8 @@ def test_a_full_disk_is_an_alert(site, monkeypatch):
 
 def test_what_takes_long_is_made_beside_the_page_and_then_kept(site, monkeypatch):
     later = Later(site.app.state.site.index)
-    monkeypatch.setattr("dashboard.asking.later.FEW_COMMITS", 0)
+    later._index.wait(10)  # all is in: nothing changes on the way
+    monkeypatch.setattr("dashboard.asking.later.FEW_COMMITS", -1)
     begun, go_on, made = threading.Event(), threading.Event(), []
 
     def work() -> int:

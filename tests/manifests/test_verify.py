@@ -48,6 +48,24 @@ def test_cheap_verify_finds_a_cut_tail_and_a_missing_file(copy):
     assert any("missing" in problem for problem in verify(Dataset(str(copy))).problems)
 
 
+def test_a_compaction_meanwhile_is_no_damage(copy, monkeypatch):
+    from manifests import verify as module
+    from manifests.writing.compact import compact
+
+    real, done = module._check_parts, []
+
+    def parts(dataset, record, deep):
+        if not done:
+            done.append(compact(Dataset(str(copy))))
+        return real(dataset, record, deep)
+
+    monkeypatch.setattr(module, "_check_parts", parts)
+    found = verify(Dataset(str(copy)), deep=True)
+    assert found.is_sound, found.problems
+    monkeypatch.undo()
+    assert found.num_shards == verify(Dataset(str(copy)), deep=True).num_shards
+
+
 def test_the_command_line_exits_with_integrity_and_usage_codes(copy, capsys, tmp_path):
     sorted(copy.rglob("*.tar"))[0].unlink()
     assert main(arguments=["verify", str(copy)]) == INTEGRITY

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from captioner.backends import server as module
-from captioner.backends.server import BudgetSpentError, ServerCaptioner
+from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner
 from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
 from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
@@ -169,6 +169,21 @@ def test_an_error_keeps_what_the_server_said_and_the_others_their_captions():
         assert "told to fail with 401" in bad[0].finish_reason
         assert bad[0].verdict.status == "rejected"
         assert {caption.verdict.status for caption in good} == {"accepted"}
+
+
+@pytest.mark.parametrize("fault", ["401", "429", "500"])
+def test_a_server_that_refuses_everything_stops_the_work(fault, monkeypatch):
+    monkeypatch.setattr("captioner.backends.server.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("captioner.backends.server.MAX_TRIES", 1)
+    with ChatServer() as server:
+        server.faults = [fault] * 60
+        captioner = ServerCaptioner(options(server, concurrency=4))
+        with pytest.raises(AwayError, match="in a row without an answer"):
+            captioner.caption([clip(index % 8) for index in range(30)])
+        server.faults = ([fault] * 5 + [""]) * 5  # now and then one has an answer
+        asked = [clip(index % 8) for index in range(30)]
+        found = ServerCaptioner(options(server, concurrency=1)).caption(asked)
+        assert sum(captions[0].finish_reason == "stop" for captions in found) == 5
 
 
 def test_a_budget_stops_before_it_is_overspent():

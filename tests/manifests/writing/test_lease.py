@@ -109,6 +109,26 @@ def test_it_is_renewed_and_one_who_lost_it_is_stopped_and_told(tmp_path, monkeyp
     assert read(dataset)[0].host == "node7"  # and the other's lease stays
 
 
+def test_a_renewal_whose_answer_was_lost_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.05)
+    dataset, real, lost = Dataset.create(str(tmp_path)), storage.swap_bytes, []
+
+    def swap(filesystem, path, data, before):
+        done = real(filesystem, path, data, before)
+        if done and before is not None and not lost:
+            lost.append(path)
+            raise OSError("the answer did not come")
+        return done
+
+    monkeypatch.setattr(storage, "swap_bytes", swap)
+    with Lease(dataset):
+        time.sleep(0.5)
+        assert lost
+        first = read(dataset)[0].renewed_s
+        time.sleep(0.3)
+        assert read(dataset)[0].renewed_s > first
+
+
 def test_a_lease_that_cannot_be_read_holds_nobody_up(empty):
     for text in (b"", b"{}", b"[1]", b'{"token": 1'):
         storage.write_bytes(empty.filesystem, empty.path(FILE), text)

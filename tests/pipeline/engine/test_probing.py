@@ -6,6 +6,7 @@ import time
 import pytest
 import ray
 
+from manifests.errors import UsageError
 from pipeline.engine import cluster, probing, runner
 from pipeline.engine.probing import probe_on_ray
 
@@ -37,6 +38,15 @@ def test_a_file_that_hangs_or_kills_is_a_row_and_its_neighbours_are_kept(one_cpu
     assert {name for name, row in rows.items() if row["status"] == "kept"} == {"a", "b", "c"}
     for name in ("hangs", "kills"):
         assert rows[name]["reason"] == "poison" and "2 times" in rows[name]["detail"]
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_settings_ends_the_run_and_blames_no_file(one_cpu):
+    def refusing(file):
+        raise UsageError("RUSHES_HTTP_READ_S=30s", "is no number", "Give seconds.")
+
+    with pytest.raises(UsageError, match="is no number"):
+        probe_on_ray(refusing, failed, limit_s=5)(["a", "b"])
 
 
 @pytest.mark.slow

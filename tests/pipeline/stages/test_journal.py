@@ -55,6 +55,13 @@ def test_an_item_held_while_another_is_done_stays_in_hand(tmp_path):
     assert found.is_suspect("outer") and not found.is_suspect("inner")
 
 
+def test_an_item_held_twice_dies_once(tmp_path):
+    dataset = Dataset.create(str(tmp_path))
+    die(dataset, "[journal.item('clip', limit_s=60).__enter__() for _ in range(2)]")
+    found = journal(dataset)
+    assert found.is_suspect("clip") and not found.poison("clip")
+
+
 def test_a_lost_node_and_a_death_in_the_commit_are_held_against_no_item(tmp_path):
     dataset = Dataset.create(str(tmp_path))
     for _ in range(3):
