@@ -24,6 +24,7 @@ class Reason:
 
 DROPS = {
     "exact_duplicate": Reason("Another source has the same bytes."),
+    "opened": Reason("A tar or a folder that could not be read before: what is in it are sources now."),
     "transition": Reason("Frames of a fade or a dissolve: they belong to no shot."),
     "lost_frames": Reason("Packets of the file that gave no frame.", "Fetch the file again."),
     "damaged_frames": Reason(

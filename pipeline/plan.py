@@ -25,7 +25,7 @@ from media.bytes.access import is_local
 from media.decode.reader import SEEKABLE
 from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
-from pipeline.footage.sources import Found, change_since, failed_row, id_of_address, safe_name, same_bytes
+from pipeline.footage.sources import Found, change_since, id_of_address, safe_name, same_bytes
 
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 
@@ -138,7 +138,8 @@ def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[
 def _opened(uri: str) -> dict:
     """The row that takes the place of a failed container's."""
     detail = "can be read now; what is in it are sources of their own"
-    return failed_row(Found(uri), "opened", detail) | {"status": "dropped"}
+    told = {"source_id": id_of_address(uri), "uri": uri, "status": "dropped"}
+    return told | {"reason": "opened", "detail": detail}
 
 
 def _has_changed(found: Found, row: dict) -> bool:
