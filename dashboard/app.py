@@ -99,8 +99,8 @@ def make_app(
         return wrong(request, error.status_code, str(error.detail))
 
     @app.get("/media/{name}")
-    def media(request: Request, name: str) -> Response:
-        return previews.answer(index, name, request.headers.get("range"))
+    def media(request: Request, name: str, v: str = "") -> Response:
+        return previews.answer(index, name, request.headers.get("range"), v)
 
     for page in (now, shards, exports, clips, clip, drops, captions, train, runs, sql, map, check):
         page.add(app, site)

@@ -66,9 +66,10 @@ class Shelf:
 _SHELVES = WeakKeyDictionary[Index, Shelf]()
 
 
-def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
-    """The tar and the member of the newest version that has them."""
+def find(index: Index, clip_id: str, field: str, version: str = "") -> tuple[str, Member] | None:
+    """The tar and the member of a column version; of the newest that has them where none is named."""
     found = _SHELVES.setdefault(index, Shelf()).rows(index, clip_id, field)
+    found = [row for row in found if version in ("", row["version"])]
     rows = [row for row in found if index.tar_of(row["version"], row["shard"])]
     if not rows:
         return None
@@ -79,9 +80,9 @@ def find(index: Index, clip_id: str, field: str) -> tuple[str, Member] | None:
     return index.dataset.path(*index.tar_of(row["version"], row["shard"]).split("/")), member
 
 
-def member_bytes(index: Index, clip_id: str, field: str) -> bytes | None:
+def member_bytes(index: Index, clip_id: str, field: str, version: str = "") -> bytes | None:
     """A member, its crc32 checked; None where it is not there or damaged."""
-    found = find(index, clip_id, field)
+    found = find(index, clip_id, field, version)
     if found is None:
         return None
     try:
@@ -90,16 +91,17 @@ def member_bytes(index: Index, clip_id: str, field: str) -> bytes | None:
         return None
 
 
-def answer(index: Index, name: str, asked: str | None) -> Response:
+def answer(index: Index, name: str, asked: str | None, version: str = "") -> Response:
     """A member or the range of it that a player seeks to, its crc32 checked in either case.
 
     Args:
         name: `<clip id>.<field>`.
         asked: the Range header.
+        version: of the column, as a pinned view has it; empty: the newest.
     """
     clip_id, _, field = name.partition(".")
     kind = "image/jpeg" if _FRAME.match(field) else TYPES.get(field)
-    found = find(index, clip_id, field) if kind else None
+    found = find(index, clip_id, field, version) if kind else None
     if found is None:
         raise HTTPException(404, "no such preview")
     path, member = found

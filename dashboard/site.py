@@ -20,7 +20,7 @@ from dashboard import drawing
 from dashboard.asking.counts import Kept
 from dashboard.asking.filters import Filters
 from dashboard.asking.later import Later
-from dashboard.asking.scope import Scope, Scopes
+from dashboard.asking.scope import NEWEST, Scope, Scopes
 from dashboard.index.index import Index
 from dashboard.live import Tail
 from dashboard.states import Grids
@@ -43,6 +43,9 @@ PAGES = [
 """Address, title, and the letter that leads there after `g`."""
 _SAMPLE = 250_000
 """Clips, about, that are looked at of many where every word counts."""
+
+
+_NO_VERSIONS = {"of": {"preview": "", "latent": ""}}
 
 
 @dataclass
@@ -99,6 +102,7 @@ class Site:
             "dataset": self.shown_path(self.dataset.uri),
             "pages": [*PAGES, *([("/check", "Check", "k")] if self.verdicts else [])],
             "scope": scope,
+            "of": self._pinned(scope),
             "views": self.scopes.names(),
             "view_query": urlencode({"view": scope.name}) if request.query_params.get("view") else "",
             "building": self.index.progress,
@@ -109,6 +113,15 @@ class Site:
         }
         return self._rendered(request, name, {**about, **data})
 
+    def _pinned(self, scope: Scope) -> dict[str, str]:
+        """By column, what an address of media says where a view has another version than the newest."""
+        newest = self.scopes.named(NEWEST).columns
+        own = {name: scope.columns.get(name, "") for name in ("preview", "latent")}
+        return {
+            name: f"?{urlencode({'v': version})}" if version not in ("", newest.get(name)) else ""
+            for name, version in own.items()
+        }
+
     def part(self, request: Request, name: str, data: dict[str, Any]) -> Response:
         """A part of a page, or its JSON twin."""
         data = self.told(data)
@@ -118,11 +131,11 @@ class Site:
 
     def rendered(self, name: str, data: dict[str, Any]) -> str:
         """A template by itself, outside of any page."""
-        return self._templates.get_template(name).render(self.told(data))
+        return self._templates.get_template(name).render({**_NO_VERSIONS, **self.told(data)})
 
     def _rendered(self, request: Request, name: str, data: dict[str, Any]) -> Response:
         """A template whose links to pages keep the view that was asked for."""
-        text = self._templates.get_template(name).render(request=request, **data)
+        text = self._templates.get_template(name).render(request=request, **{**_NO_VERSIONS, **data})
         if view := request.query_params.get("view"):
             asked = urlencode({"view": view})
             text = _PAGE_LINK.sub(lambda link: _with_view(link[0], asked), text)

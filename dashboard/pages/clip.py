@@ -70,7 +70,8 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "ORDER BY version, field",
         [shard, clip_id],
     )
-    fields = {row["field"] for row in members}
+    shown = {version, scope.columns.get("latent", "")}
+    fields = {row["field"] for row in members if row["version"] in shown}
     source = site.index.rows("SELECT * FROM sources WHERE source_id = ? LIMIT 1", [clip["source_id"]])
     group = site.index.rows(
         "SELECT d.* FROM duplicates d WHERE d.version = ? AND d.group_id IN (SELECT group_id FROM duplicates "
@@ -99,7 +100,10 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "is_meant": bool(is_meant),
         "versions": versions,
         "differences": differences(versions),
-        "latents": site.index.rows("SELECT * FROM latents WHERE shard = ? AND clip_id = ?", [shard, clip_id]),
+        "latents": site.index.rows(
+            "SELECT * FROM latents WHERE shard = ? AND clip_id = ? AND version = ?",
+            [shard, clip_id, scope.columns.get("latent", "")],
+        ),
         "has_filmstrip": "latent.png" in fields,
         "marks": marks,
         "looked_at": sorted(

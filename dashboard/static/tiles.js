@@ -13,7 +13,7 @@ function play(tile) {
   stop();
   if (!tile.querySelector(".length")) return; // an image
   playing = document.createElement("video");
-  Object.assign(playing, { src: `/media/${tile.dataset.clip}.proxy.webm`, muted: true, loop: true, playsInline: true });
+  Object.assign(playing, { src: tile.querySelector(".shot img").src.replace(".poster.jpg", ".proxy.webm"), muted: true, loop: true, playsInline: true });
   playing.setAttribute("aria-hidden", "true");
   playing.onerror = stop;
   const shot = tile.querySelector(".shot");

@@ -208,3 +208,22 @@ def test_the_predicate_offered_keeps_what_the_view_leaves_out(dataset, tmp_path)
     page = html.unescape(client.get("/clips?camera=static&caption_kind=dense").text)
     assert f"({View.load(dataset).where}) AND (" in page
     assert "clip_id IN (SELECT clip_id FROM captions" in page
+
+
+def test_media_are_of_the_version_that_a_view_pins(copy, tmp_path):
+    view = View.load(copy)
+    old = view.columns["preview"]
+    rows = records.rows_of_shard(copy, "clips", old, 0)
+    with ShardCommit(copy, Column("preview", "newversion"), 0, 0) as made:
+        for row in rows:
+            made.add(f"{row['clip_id']}.poster.jpg", b"\xff\xd8 of another version")
+        made.commit({"clips": rows}, Account(len(rows), len(rows), 0, 0))
+    client = TestClient(make_app(copy.uri, tmp_path), "http://127.0.0.1")
+    name = rows[0]["clip_id"]
+    page = client.get(f"/clips/{name}?view=default", headers={"accept": "text/html"}).text
+    address = f"/media/{name}.poster.jpg?v=preview%40{old.fingerprint}"
+    assert address in page
+    assert client.get(address).content != client.get(f"/media/{name}.poster.jpg").content
+    assert client.get(f"/media/{name}.poster.jpg").content == b"\xff\xd8 of another version"
+    assert client.get(f"/media/{name}.poster.jpg?v=preview@nosuch").status_code == 404
+    assert "?v=" not in client.get(f"/clips/{name}?view=newest", headers={"accept": "text/html"}).text
