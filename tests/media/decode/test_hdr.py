@@ -85,7 +85,7 @@ def first_picture(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["am_hdr10-av1.mp4", "am_dolbyVision-hdr.MOV", "am_hlg10-color-test.mp4"])
 def test_real_files_look_as_bt2390_has_them(name):
-    """Hues are the same within three degrees; lightness, whose curve differs on purpose, within ten of 100."""
+    """Hues are the same within three degrees; lightness, whose curve differs on purpose, within ten."""
     path, geometry, own = first_picture(name)
     own, other = lab(own), lab(geometry.upright(by_bt2390(path)))
     chroma = np.hypot(other[..., 1], other[..., 2]) > 10
