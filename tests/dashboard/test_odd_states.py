@@ -148,9 +148,7 @@ def test_a_takedown_that_goes_on_is_left_out_as_the_trainer_leaves_it_out(copy, 
 def test_outliers_are_what_lies_beyond_and_not_what_most_have(index):
     scope = Scopes(index).named("default")
     site = Site(index.dataset, index)
-    counts = scans.table(index.dataset, "clips").to_pylist()
-    flat = [row["is_vfr"] for row in counts]
-    assert flat
+    assert site.kept.number(scope, Filters()) > 1
     index._root.execute("UPDATE clips SET frozen_share = 0")
     assert site.kept.number(scope, Filters(outliers="frozen_share")) == 0
 

@@ -55,7 +55,8 @@ def by_bt2390(path):
     width, height = SIZE_PX
     steps = (
         f"scale={width}:{height}:flags=area,format=yuv420p10le,hwupload,libplacebo=tonemapping=bt.2390:"
-        "peak_detect=false:apply_dolbyvision=false:colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1:range=pc:format=rgba,"
+        "peak_detect=false:apply_dolbyvision=false:colorspace=bt709:color_primaries=bt709:"
+        "color_trc=iec61966-2-1:range=pc:format=rgba,"
         "hwdownload,format=rgba"
     )
     device = ["-init_hw_device", "vulkan=vk:0", "-filter_hw_device", "vk", "-noautorotate"]
