@@ -56,7 +56,7 @@ def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
         ValueError: its values are of no range that pictures have.
     """
     finite = np.nan_to_num(deep.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    most = 65535.0 if deep.dtype == np.uint16 else most
+    most = 65535.0 if deep.dtype.kind == "u" and deep.dtype.itemsize == 2 else most
     known = (255.0, 65535.0, 4294967295.0) if deep.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
     most = most or next((top for top in known if finite.max() <= top), 0.0)
     if finite.min() < 0 or finite.max() > most:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from pyarrow import fs
@@ -26,15 +26,22 @@ from pipeline.engine.run import build_stages, execute, plan_generation
 from pipeline.footage.sources import listed_again
 from pipeline.stages.protocol import Stage, run_stage
 
+_SECTIONS = {"preview": "curate", "latent": "encode"}
+"""Of settings, where they are not named as the column that they make."""
 _MADE_BY_RUNS = ("preview", "embed", "score", "caption", "text", "latent")
 
 
 def stages_of_run(dataset: Dataset, columns: Collection[Column] = ()) -> tuple[list[Stage], IngestConfig]:
     """Stages and settings of the last run that makes all of these columns, as far as runs make them.
 
+    Where runs have made them in turns (clips captioned again with other settings of encoding), each section
+    is that of the last run that made its column.
+
     Raises:
         UsageError: no run of this dataset is like that.
     """
+    whole: IngestConfig | None = None
+    sections: dict[str, Any] = {}
     for run_id in reversed(run_ids(dataset)):
         stored = run_config(dataset, run_id)
         try:
@@ -42,8 +49,17 @@ def stages_of_run(dataset: Dataset, columns: Collection[Column] = ()) -> tuple[l
             stages = build_stages(config)
         except (TypeError, UsageError):  # of another version, or its weights are not here
             continue
-        made = {stage.name: stage.column for stage in stages}
-        if all(made[column.name] == column for column in columns if column.name in made):
+        if _makes(stages, columns):
+            return stages, config
+        for stage in stages:
+            if stage.column in columns:
+                section = _SECTIONS.get(stage.name, stage.name)
+                sections.setdefault(section, getattr(config, section))
+        whole = whole or config
+    if whole and sections:
+        config = replace(whole, **sections)
+        stages = build_stages(config)
+        if _makes(stages, columns):
             return stages, config
     named = ", ".join(sorted(str(column) for column in columns if column.name in _MADE_BY_RUNS))
     raise UsageError(
@@ -51,6 +67,12 @@ def stages_of_run(dataset: Dataset, columns: Collection[Column] = ()) -> tuple[l
         f"has no run whose settings make {named or 'its columns'} with this version",
         "Run `rushes ingest` first.",
     )
+
+
+def _makes(stages: list[Stage], columns: Collection[Column]) -> bool:
+    """Whether these stages make all of the columns, as far as they make columns of their names."""
+    made = {stage.name: stage.column for stage in stages}
+    return all(made[column.name] == column for column in columns if column.name in made)
 
 
 def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str]]:

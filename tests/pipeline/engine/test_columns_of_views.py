@@ -48,6 +48,20 @@ def test_retry_takes_the_run_that_made_the_view_and_not_the_newest(copy):
     assert made["caption"] not in {stage.column for stage in newest}
 
 
+def test_what_runs_made_in_turns_is_put_together(copy):
+    """Clips are captioned again by a run whose record has other settings of encoding."""
+    view = View.load(copy)
+    run_again(copy, {}, caption={"captioner": "given"}, encode={"audit_share": 0.5, "max_pixels": 4096})
+    newest, config = stages_of_run(copy)
+    made = {stage.name: stage.column for stage in newest}
+    assert made["latent"] != view.columns["latent"] and made["caption"] != view.columns["caption"]
+    mixed = {**view.columns, "caption": made["caption"], "text": made["text"]}
+    stages, both = stages_of_run(copy, list(mixed.values()))
+    found = {stage.name: stage.column for stage in stages}
+    assert all(found[name] == column for name, column in mixed.items() if name in found)
+    assert both.caption == config.caption and both.encode != config.encode
+
+
 def test_a_run_that_no_settings_make_is_refused_by_its_columns(copy):
     with pytest.raises(UsageError, match="caption@nosuch"):
         stages_of_run(copy, [Column("caption", "nosuch")])
