@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, SHARE, check_ranges
 
@@ -19,7 +20,7 @@ class CaptionerOptions:
     id; openai: the server's name for its model."""
     server: str = ""
     """openai: base address, such as http://127.0.0.1:8000/v1. The key comes from OPENAI_API_KEY alone."""
-    prompt: str = "video-1"
+    prompt: str = "video-2"
     """Name of a prompt in captioner/prompts.py."""
     kinds: tuple[str, ...] = ("short", "dense", "structured")
     """What is written."""
@@ -49,8 +50,9 @@ class CaptionerOptions:
     """openai: for one request. Does not enter the fingerprint."""
     dtype: str = "auto"
     """transformers: of the weights; auto is what they are stored in."""
-    device: str = "auto"
-    """transformers: cpu, cuda, or auto for what fits."""
+    device: Literal["auto", "cpu", "cuda", "spread"] = "auto"
+    """transformers: auto takes the GPU that an actor has (--caption-on.num-gpus 1); spread lays one model
+    over several (--caption-on.num-gpus 4), and the rest on the processor (needs accelerate)."""
     video_parts: str = "frames"
     """openai: how a video is sent: frames (image parts) or video (a WebM as video_url, for servers that
     decode it)."""

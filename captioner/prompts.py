@@ -86,6 +86,23 @@ VIDEO_1 = Prompt(
         "order. Leave nothing out and add nothing that is not in them. " + _FIELDS + "\n{parts}"
     ),
 )
+VIDEO_2 = Prompt(
+    prompt_id="video-2",
+    system=(
+        "You describe footage for a library. You are exact and leave out what you cannot see. Describe what "
+        "you are shown in detail: each subject with its look and place, the setting, the light and the style; "
+        "of a video also, in the order of time, what each subject does and in which direction it moves, and "
+        f"how the camera moves. {_RULES} {_FIELDS}"
+    ),
+    video="Describe this video.",
+    image="Describe this picture. It is a still: its camera is static, and nothing in it moves.",
+    continued=VIDEO_1.continued,
+    merge=(
+        "These describe parts of one take in order of time. Join them into one account of the whole, in "
+        "order. Leave nothing out and add nothing that is not in them.\n{parts}"
+    ),
+)
+"""All that is the same for every clip stands before the frames, where servers keep it (prefix caching)."""
 PLAIN_1 = Prompt(
     prompt_id="plain-1",
     system="",
@@ -97,7 +114,7 @@ PLAIN_1 = Prompt(
         "nothing.\n{parts}"
     ),
 )
-PROMPTS = {prompt.prompt_id: prompt for prompt in (VIDEO_1, PLAIN_1)}
+PROMPTS = {prompt.prompt_id: prompt for prompt in (VIDEO_1, VIDEO_2, PLAIN_1)}
 
 
 def make_prompt(name: str) -> Prompt:

@@ -117,8 +117,6 @@ class Captioner(Protocol):
     version: str
     """All that decides its words besides the clips: model, weights, prompt, sampling. Part of the column's
     fingerprint."""
-    num_cpus: float
-    num_gpus: float
     at_once: int
     """Calls of `caption`, of a clip each, that may be under way at a time in threads; 1: it wants batches."""
 

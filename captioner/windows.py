@@ -76,7 +76,7 @@ class Windowed:
 
     def __init__(self, inner: Captioner, window_s: float) -> None:
         self.inner, self.window_s = inner, window_s
-        self.name, self.num_cpus, self.num_gpus = inner.name, inner.num_cpus, inner.num_gpus
+        self.name = inner.name
         self.version = f"{inner.version}|windows-2:{window_s:g}"
         self.at_once = inner.at_once
 

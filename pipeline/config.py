@@ -6,7 +6,7 @@ What changes a stage's output enters its fingerprint; what does not, does not.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from captioner.options import CaptionerOptions
 from manifests.cli.ranges import (
@@ -184,6 +184,9 @@ class EncodeConfig:
     vae: str = ""
     """Folder of the VAE's weights, or the name of one under weights/; empty for vae-tiny. Its digest enters
     the fingerprint, its path does not."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the VAE's products. bf16 is measured first on every actor, and refused for weights whose latents it
+    moves by more than a hundredth."""
     audit_share: float = 0.04
     """Share of the clips that are decoded again and measured: PSNR, SSIM, flicker, drift over five round
     trips (columns `audit_*` of the latents table)."""

@@ -42,7 +42,7 @@ class GivenCaptioner:
     """The `given` backend: writes nothing of its own, so that a clip has only the captions it came with."""
 
     name, version = "given", "given/1"
-    num_cpus, num_gpus, at_once = 0.2, 0.0, 1
+    at_once = 1
 
     def setup(self) -> None:
         """Nothing to load."""

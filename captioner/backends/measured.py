@@ -53,7 +53,7 @@ class MeasuredCaptioner:
     """Turns a clip's measurements into a short, a dense and a structured caption."""
 
     name, version = "measured", "measured/3"
-    num_cpus, num_gpus, at_once = 0.2, 0.0, 1
+    at_once = 1
 
     def setup(self) -> None:
         """Nothing to load."""

@@ -80,7 +80,6 @@ class ServerCaptioner:
     """A client of one model on one server."""
 
     name = "openai"
-    num_cpus, num_gpus = 0.5, 0.0
     _AHEAD = 1.5
 
     def __init__(self, options: CaptionerOptions) -> None:

@@ -34,7 +34,6 @@ class CocaTextEncoder:
     """Token states of the text tower of our captioner's dense fork."""
 
     name = "coca"
-    num_cpus, num_gpus = 1.0, 0.0
 
     def __init__(self, model: str) -> None:
         self.path = Path(model or DEFAULT_WEIGHTS)
@@ -68,7 +67,6 @@ class OpenClipTextEncoder:
     """Token states of an open_clip text tower, behind its last norm."""
 
     name = "open_clip"
-    num_cpus, num_gpus = 1.0, 0.0
 
     def __init__(self, model: str) -> None:
         if not model:
@@ -123,7 +121,6 @@ class TransformersTextEncoder:
     """Last hidden states of a text model; of an encoder-decoder, its encoder's."""
 
     name = "transformers"
-    num_cpus = 1.0
     max_tokens = 512
 
     def __init__(self, model: str) -> None:
@@ -135,7 +132,6 @@ class TransformersTextEncoder:
             )
         self.weights = weights_of(model)
         self.version = f"transformers-text/1:{self.weights.label}:{self.weights.digest}"
-        self.num_gpus = 1.0 if torch.cuda.is_available() else 0.0
         self.width = 0
 
     def setup(self) -> None:

@@ -69,7 +69,7 @@ class VlmCaptioner:
     """A vision-language model in this process."""
 
     name = "transformers"
-    num_cpus, at_once = 1.0, 1
+    at_once = 1
 
     def __init__(self, options: CaptionerOptions) -> None:
         if not options.model:
@@ -80,9 +80,6 @@ class VlmCaptioner:
             )
         self.options, self.prompt = options, make_prompt(options.prompt)
         self.weights = weights_of(PRESETS.get(options.model, options.model))
-        self.num_gpus = (
-            0.0 if options.device == "cpu" else 1.0 if options.device == "cuda" or _has_gpu() else 0.0
-        )
         sampling = (
             f"{options.temperature:g},{options.top_p:g},{options.max_tokens},{options.seed},"
             f"{options.max_frames},{options.frame_pixels},{options.dtype}"
@@ -101,13 +98,9 @@ class VlmCaptioner:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        device = (
-            self.options.device
-            if self.options.device != "auto"
-            else "cuda"
-            if torch.cuda.is_available()
-            else "cpu"
-        )
+        device = self.options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = (
             self.options.dtype if self.options.dtype == "auto" else getattr(torch, self.options.dtype, None)
         )
@@ -124,6 +117,7 @@ class VlmCaptioner:
                 revision=self.weights.revision,
                 dtype=dtype,
                 trust_remote_code=False,
+                **({"device_map": "auto"} if self.options.device == "spread" else {}),
             )
         except (OSError, ValueError, ImportError) as error:
             raise RushesError(
@@ -131,7 +125,7 @@ class VlmCaptioner:
                 f"cannot be loaded: {error}",
                 "Give a folder or hub id of an image-text-to-text model.",
             ) from error
-        self.model = model.to(device).eval()
+        self.model = (model if self.options.device == "spread" else model.to(device)).eval()
         self.processor.tokenizer.padding_side = "left"
         if self.processor.tokenizer.pad_token_id is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
@@ -339,9 +333,3 @@ class VlmCaptioner:
             frame_indices=tuple(picked),
             frame_times_s=tuple(clip.times_s[index] for index in picked),
         )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -91,7 +91,7 @@ class CocaCaptioner:
     """The project's own captioner as a backend."""
 
     name = "coca"
-    num_cpus, num_gpus, at_once = 1.0, 0.0, 1
+    at_once = 1
 
     def __init__(self, options: CaptionerOptions) -> None:
         self.options, self.path = options, Path(options.model or DEFAULT_WEIGHTS)

@@ -25,8 +25,6 @@ class TextEncoder(Protocol):
     name: str
     version: str
     width: int
-    num_cpus: float
-    num_gpus: float
 
     def setup(self) -> None:
         """Load weights; called once in the process that encodes."""
@@ -55,7 +53,6 @@ class HashedWordEncoder:
     """
 
     name, version, width = "hashed-words", "hashed-words/1", 128
-    num_cpus, num_gpus = 0.2, 0.0
     max_tokens = 256
 
     def setup(self) -> None:

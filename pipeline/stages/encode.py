@@ -3,7 +3,8 @@
 Stored as posterior mean and log-variance.
 
 Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with
-its length; short ones of one shape go through the model together. Encoding is in fp32, storage in bf16. A
+its length; short ones of one shape go through the model together. Encoding is in fp32 unless told otherwise,
+storage in bf16. A
 sample of the clips is decoded again and measured (`vae.measuring.audit`).
 """
 
@@ -35,6 +36,7 @@ from pipeline.stages.rows import failure_row
 from vae.checkpoint import load_vae
 from vae.folder import vae_folder, weights_digest
 from vae.measuring.audit import MOST_PIXELS, audit, is_audited, latent_picture
+from vae.measuring.half import MOST_OFF, encoding, off_by
 from vae.measuring.stats import ChannelStats
 from vae.pixels import as_float, to_video
 from vae.protocol import VAE
@@ -76,6 +78,7 @@ class ShardWriter:
         again: Again,
     ) -> None:
         self.vae, self.device, self.config, self.shard = vae, device, config, commit.shard
+        self.is_half = config.precision == "bf16"
         self.commit, self.journal, self.again = commit, journal, again
         self.stats, self.rows = ChannelStats(vae.latent_channels), list[dict]()
         self.failures: list[dict] = []
@@ -181,7 +184,8 @@ class ShardWriter:
 
     def _encode_many(self, videos: list[torch.Tensor]) -> list[Any]:
         """(mean, logvar) of each."""
-        return list(self.vae.encode_many(as_float(torch.stack(videos).to(self.device))))
+        with encoding(self.device, self.is_half):
+            return list(self.vae.encode_many(as_float(torch.stack(videos).to(self.device))))
 
     def _stream(self, picked: Picked, batch: list, frames: object) -> None:
         stream, pieces, kept, kept_pixels = self.vae.stream(), [], list[torch.Tensor](), 0
@@ -190,10 +194,12 @@ class ShardWriter:
             if kept_pixels < MOST_PIXELS:
                 kept.append(video)
                 kept_pixels += video[0].numel()
-            pieces += stream.push(as_float(video.to(self.device)))
+            with encoding(self.device, self.is_half):
+                pieces += stream.push(as_float(video.to(self.device)))
             batch = list(islice(frames, PUSH_FRAMES))  # type: ignore[call-overload]
         picked.check()
-        pieces += stream.flush()
+        with encoding(self.device, self.is_half):
+            pieces += stream.flush()
         self.finish()  # members lie in the order of the clips
         mean, logvar = (torch.cat([piece[index] for piece in pieces], dim=1).cpu() for index in (0, 1))
         self._add(picked, mean, logvar, torch.cat(kept, dim=1))
@@ -246,12 +252,11 @@ class Encode:
         self.config, self.preview = config, preview
         self.needs: tuple[Column, ...] = (preview,)
         self.digest = weights_digest(config.vae)
-        self.column = Column(
-            self.name,
-            fingerprint(
-                self.name, CODE_VERSION, fingerprinted(config), {"preview": preview.fingerprint}, self.digest
-            ),
-        )
+        settings = fingerprinted(config)
+        if config.precision == "fp32":  # as of before there was a choice
+            del settings["precision"]
+        inputs = {"preview": preview.fingerprint}
+        self.column = Column(self.name, fingerprint(self.name, CODE_VERSION, settings, inputs, self.digest))
 
     def setup(self) -> None:
         torch.set_num_threads(1)  # one thread an actor; and results do not depend on the machine's cores
@@ -264,6 +269,13 @@ class Encode:
         self.vae = load_vae(self.config.vae)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vae.to(self.device)
+        if self.config.precision == "bf16" and not (off := off_by(self.vae, self.device)) <= MOST_OFF:
+            raise UsageError(
+                "--encode.precision bf16",
+                f"moves the latents of {vae_folder(self.config.vae)} by {off:.2g} of their size, more than "
+                f"{MOST_OFF:g}",
+                "Leave it at fp32 for these weights.",
+            )
 
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]

@@ -128,6 +128,17 @@ def test_a_clip_is_captioned_the_same_beside_others(folders):
     assert alone.text == beside.text
 
 
+def test_a_model_spread_over_what_an_actor_has_says_the_same(folders):
+    """Without a GPU all of it lies on the processor, by the same way of the library."""
+    spread = make_captioner(options(folders["qwen2_5_vl"], device="spread"))
+    spread.setup()
+    whole = make_captioner(options(folders["qwen2_5_vl"]))
+    whole.setup()
+    clips = [clip("a", 4), clip("d", 1)]
+    said = [[[caption.text for caption in one] for one in made.caption(clips)] for made in (spread, whole)]
+    assert said[0] == said[1]
+
+
 def test_frames_are_reduced_by_one_factor_and_true_times_survive_low_rates():
     assert reduced(np.zeros((400, 800, 3), np.uint8), 20_000).shape[:2] == (100, 200)
     assert reduced(np.zeros((40, 80, 3), np.uint8), 20_000).shape[:2] == (40, 80)

@@ -17,7 +17,7 @@ def written(text: str, kind: str = "dense", source: str = "vlm", **facts: Any) -
     """What becomes of a model's text, through the gate."""
 
     class Says:
-        name, version, num_cpus, num_gpus, at_once = source, "1", 0.1, 0.0, 1
+        name, version, at_once = source, "1", 1
 
         def setup(self) -> None: ...
 

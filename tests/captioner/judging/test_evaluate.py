@@ -23,7 +23,7 @@ def clips():
 class Oracle:
     """Knows the truth of a clip by the pictures it is shown: a captioner without fault."""
 
-    name, version, num_cpus, num_gpus, at_once = "oracle", "oracle/1", 0.1, 0.0, 1
+    name, version, at_once = "oracle", "oracle/1", 1
 
     def __init__(self, known):
         self.known = known
@@ -103,7 +103,7 @@ def test_counterfactual_shots_change_what_they_say_they_change(kind):
 
 def test_a_captioner_that_does_not_look_flips_no_direction(clips):
     class Blind:
-        name, version, num_cpus, num_gpus, at_once = "blind", "blind/1", 0.1, 0.0, 1
+        name, version, at_once = "blind", "blind/1", 1
 
         def setup(self):
             pass

@@ -107,6 +107,23 @@ def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, mo
         assert torch.allclose(one, other, atol=0.04, rtol=0.01)
 
 
+def test_latents_of_half_precision_are_those_of_single_to_a_hundredth(copy, monkeypatch):
+    view = View.load(copy)
+    exact = latents(copy, view.column("latent"))
+    stage = encode(copy, precision="bf16")
+    half = latents(copy, stage.column)
+    assert stage.column != view.column("latent")
+    assert half.keys() == exact.keys()
+    moved = []
+    for key, tensors in exact.items():
+        one, other = (mean_and_logvar(found)[0].float() for found in (tensors, half[key]))
+        moved.append(float((one - other).square().mean().sqrt() / one.square().mean().sqrt()))
+    assert 0 < max(moved) < 0.01
+    monkeypatch.setattr(module, "MOST_OFF", 1e-4)
+    with pytest.raises(UsageError, match="precision"):
+        encode(copy, precision="bf16")
+
+
 def test_clips_of_one_shape_go_together_though_others_lie_between(monkeypatch):
     shapes = [(3, 8, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48), (3, 4, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48)]
     videos = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes]
@@ -150,7 +167,7 @@ def test_of_a_batch_that_fails_each_clip_is_tried_alone():
             return [(video.mean(1), video.std(1)) for video in videos]
 
     writer = object.__new__(module.ShardWriter)
-    writer.vae, writer.device = Fragile(), torch.device("cpu")
+    writer.vae, writer.device, writer.is_half = Fragile(), torch.device("cpu"), False
     dark, bright = (
         torch.zeros(3, 2, 8, 8, dtype=torch.uint8),
         torch.full((3, 2, 8, 8), 255, dtype=torch.uint8),
