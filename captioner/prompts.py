@@ -90,7 +90,7 @@ VIDEO_2 = Prompt(
     prompt_id="video-2",
     system=(
         "You describe footage for a library. You are exact and leave out what you cannot see. Describe what "
-        "you are shown in detail: each subject with its look and place, the setting, the light and the style; "
+        "you are shown in detail: each subject with its look and place, the setting, the light, the style; "
         "of a video also, in the order of time, what each subject does and in which direction it moves, and "
         f"how the camera moves. {_RULES} {_FIELDS}"
     ),

@@ -14,6 +14,10 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 _USER = re.compile(r"(?<=://)[^/\s?#]+@")
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
+_SECRET = re.compile(
+    r"([?&;](?:x-[a-z]+-\w[\w-]*|[\w.%-]*(?:sig|token|key|secret|passw|auth|cred|session|policy)[\w.%-]*)=)[^&;#\s]+",
+    re.IGNORECASE,
+)
 
 
 def shown(text: str) -> str:
@@ -31,6 +35,20 @@ def shown_json(value: Any) -> Any:
         return {key: shown_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [shown_json(item) for item in value]
+    return value
+
+
+def without_secrets(value: Any) -> Any:
+    """A value as JSON has it without what addresses in it let one in by: users, passwords, signed queries.
+
+    Other parts of a query stay, as they may be what tells a page: `watch?v=...`.
+    """
+    if isinstance(value, str):
+        return _SECRET.sub(r"\1...", _USER.sub("***@", value)) if "://" in value else value
+    if isinstance(value, dict):
+        return {without_secrets(key): without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
     return value
 
 

@@ -141,6 +141,8 @@ class Fit(RunOptions):
             return self._tell_needs()
         if self.lora_rank and not self.init and not (self._checked_out() / "config.json").exists():
             raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
+        if self.init_fresh and not self.init:
+            raise UsageError("--init-fresh", "needs --init", "Without it every weight begins anew.")
         if not 0 <= self.least_workers <= self.workers:
             raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")
         if self.launch == "processes":
@@ -151,9 +153,12 @@ class Fit(RunOptions):
         import torch
 
         from trainer.run.fit import fit, fit_tars
+        from trainer.state.beginning import check_alike
 
         torch.set_num_threads(self.threads)
         out, config = self._checked_out(), self.config()
+        if self.init:
+            check_alike(config, self.init)
         try:
             if self.tars:
                 fit_tars(self._tar_urls(), config, out, self.new_data)

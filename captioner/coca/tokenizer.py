@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from captioner.coca.phrases import with_phrases
+from manifests.text import valid
 
 PAD, START, END = 0, 1, 2
 
@@ -76,7 +77,7 @@ class CaptionTokenizer:
         self.tokenizer.save(str(path))
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text).ids
+        return self.tokenizer.encode(valid(text)).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode([token for token in until(ids, END) if token > END]).strip()

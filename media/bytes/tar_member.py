@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import tarfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from media.bytes.blocks import BlockReader, Blocks
 from media.errors import MediaError
 
-_MEMBER = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
+_MEMBER = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL | re.IGNORECASE)
 MAX_MEMBERS = 2_000_000
 _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
@@ -34,21 +35,31 @@ _EXTENSIONS = (
 class TarIndex:
     """Payload (offset, size in bytes) of each regular member, in the order of the tar.
 
-    `damage` says why the tar could not be read to its end; empty where it could.
+    `damage` says why the tar could not be read to its end; empty where it could. `left` counts what else lies
+    in it and cannot be told by a name: links, sparse files, second members of a name.
     """
 
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
     damage: str = ""
+    left: Counter[str] = field(default_factory=Counter)
 
 
 def split_member(uri: str) -> tuple[str, str] | None:
     """The tar's address and the member's name; None for any other address."""
     match = _MEMBER.fullmatch(uri)
+    if match and "://" not in uri and not Path(match[1]).is_file():  # a folder may be named so
+        cuts = [found.end() - 1 for found in re.finditer(r"\.tar#", uri, re.IGNORECASE)]
+        if tars := [cut for cut in cuts if Path(uri[:cut]).is_file()]:
+            return uri[: tars[0]], uri[tars[0] + 1 :]
+        if Path(uri).is_file():
+            return None
     return (match[1], match[2]) if match else None
 
 
 def is_tar(uri: str) -> bool:
-    """Whether an address names a plain tar as a whole."""
+    """Whether an address names a plain tar as a whole, and not a member of one."""
+    if split_member(uri):
+        return False
     path = uri.split("?", 1)[0] if "://" in uri else uri
     return path.lower().endswith(".tar")
 
@@ -57,6 +68,8 @@ class _Bounded(tarfile.TarInfo):
     """A header whose extensions are read only within bounds: they claim a size, which is read at once."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0:
+            raise tarfile.ReadError(f"a header claims {self.size} bytes")
         if self.type in _EXTENSIONS and self.size > MAX_EXTENSION_BYTES:
             raise tarfile.ReadError(f"an extended header claims {self.size} bytes")
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
@@ -70,25 +83,31 @@ def read_index(blocks: Blocks, name: str) -> TarIndex:
 
     The first of two members of one name counts; links, folders and sparse members are left out.
     """
-    members: dict[str, tuple[int, int]] = {}
+    members, left, at = dict[str, tuple[int, int]](), Counter[str](), -1
     reader = BlockReader(blocks)
     try:
         with tarfile.open(fileobj=reader.as_binary(), mode="r:", tarinfo=_Bounded) as tar:
             while (info := tar.next()) is not None:
+                if info.size < 0 or tar.offset <= at:  # it would be read for ever
+                    return TarIndex(members, f"{name}: the header of {info.name} leads back", left)
+                at = tar.offset
                 if info.isreg() and not info.issparse():
                     if info.offset_data + info.size > blocks.size_bytes:
-                        return TarIndex(members, f"{name} is cut inside {info.name}")
+                        return TarIndex(members, f"{name} is cut inside {info.name}", left)
+                    left["second members of a name"] += info.name in members
                     members.setdefault(info.name, (info.offset_data, info.size))
+                elif not info.isdir():
+                    left["links, sparse files and devices"] += 1
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
                 if len(members) > MAX_MEMBERS:
-                    return TarIndex(members, f"{name} has more than {MAX_MEMBERS} members")
+                    return TarIndex(members, f"{name} has more than {MAX_MEMBERS} members", left)
             end = tar.offset
         reader.seek(end)
         if any(reader.read(tarfile.BLOCKSIZE)):
-            return TarIndex(members, f"{name} has damaged bytes at {end}, where a header should be")
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-        return TarIndex(members, f"{name} is no whole plain tar ({error})")
-    return TarIndex(members)
+            return TarIndex(members, f"{name} has damaged bytes at {end}, where a header should be", left)
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+        return TarIndex(members, f"{name} is no whole plain tar ({error})", left)
+    return TarIndex(members, left=left)
 
 
 class TarIndexes:

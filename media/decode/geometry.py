@@ -88,6 +88,10 @@ def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
     return round(math.degrees(math.atan2(-b, a)) / 90) * 90, is_mirrored
 
 
+_CLOCK_S = 6e-4
+"""A little more than Matroska rounds times by."""
+
+
 def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
     """Indices of the frames kept under a rate cap: evenly by true time, the first one always.
 
@@ -98,8 +102,9 @@ def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
     if max_fps is None or not times_s:
         return list(range(len(times_s)))
     kept, slot = [], -1
+    early = min(0.25, 1e-3 + _CLOCK_S * max_fps)
     for index, time_s in enumerate(times_s):
-        current = math.floor((time_s - times_s[0]) * max_fps + 1e-3)
+        current = math.floor((time_s - times_s[0]) * max_fps + early)
         if current > slot:
             kept.append(index)
             slot = current

@@ -12,6 +12,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from media.decode.complaints import name_of_codec
 from media.decode.container import open_container
@@ -68,7 +69,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     base = stream.time_base or Fraction(1, 1000)
     runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
-    num, is_first, last_dts = 0, True, None
+    num, is_first, last_dts, lengths = 0, True, None, list[int]()
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -87,6 +88,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             num += 1
             if packet.pts is None:
                 notes["no_pts"] += 1
+                lengths += [packet.duration or 0] if packet.dts is None else []
                 continue
             if packet.dts is not None:
                 if last_dts is not None and (last_dts - packet.dts) * base > RESTART_S:
@@ -104,7 +106,11 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             seen.durations.append(packet.duration or 0)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
-    return _summary([seen for seen in runs if seen.pts], base, num, notes, codec)
+    found = _summary([seen for seen in runs if seen.pts], base, num, notes, codec)
+    if num and len(lengths) == num:  # a raw stream has no times: by count, at the rate that it says of itself
+        step_s = float(np.median(lengths) * base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
+        found.times_s, found.last_duration_s = np.round(np.arange(num) * step_s, 6), step_s
+    return found
 
 
 def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], codec: str) -> Packets:
@@ -151,9 +157,17 @@ def _missing(ticks: np.ndarray, step: int) -> np.ndarray:
     return np.nonzero(is_gap[1:])[0] + 2  # a stream cut out of another lacks what leads to its first keyframe
 
 
+def _is_cover(stream: av.VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
 def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
     """The stream a player would show. Raises `MediaError` where there is none that can be decoded."""
     stream = cast(av.VideoStream | None, container.streams.best("video"))
+    if stream is not None and _is_cover(stream):
+        stream = next((other for other in container.streams.video if not _is_cover(other)), None)
+        if stream is None:
+            raise MediaError("no_video", f"{path} has no video stream, only a cover picture")
     if stream is None:
         raise MediaError("no_video", f"{path} has no video stream")
     if stream.codec_context is None:

@@ -67,6 +67,10 @@ class Probe:
         return cls(**{**found, "geometry": geometry, "decoder_reasons": reasons})
 
 
+_CLOCK_S = 1.1e-3
+"""Containers round times to milliseconds."""
+
+
 def _first_frame(path: str) -> av.VideoFrame:
     with open_container(path) as container:
         stream = video_stream(container, path)
@@ -151,6 +155,7 @@ class VideoFacts:
     container: str
     codec: str
     declared_s: float  # 0 if the header says nothing
+    declared_fps: float
     sample_aspect: float
     has_audio: bool
     packets: Packets
@@ -161,6 +166,14 @@ class VideoFacts:
         """From the packets if they have times."""
         times = self.packets.times_s
         return float(times[-1] + self.packets.last_duration_s) if len(times) else self.declared_s
+
+    @property
+    def fps(self) -> float:
+        """Frames per second: what the header says if frames come at these times, else their mean rate."""
+        times, said = self.packets.times_s, self.declared_fps
+        if said and len(times) and np.abs(times - np.arange(len(times)) / said).max() <= _CLOCK_S:
+            return said
+        return self.packets.num_packets / self.duration_s if self.duration_s else 0.0
 
     @property
     def is_vfr(self) -> bool:
@@ -201,6 +214,7 @@ def video_facts(path: str) -> VideoFacts:
                 )
             codec = stream.codec.canonical_name
             declared_s = _declared_s(container, stream)
+            declared_fps = float(stream.average_rate or 0)
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
             has_audio = bool(container.streams.audio)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
@@ -213,6 +227,7 @@ def video_facts(path: str) -> VideoFacts:
         container=name,
         codec=codec,
         declared_s=declared_s,
+        declared_fps=declared_fps,
         sample_aspect=float(aspect) or 1.0,
         has_audio=has_audio,
         packets=packets,
@@ -267,7 +282,7 @@ def probe(path: str) -> Probe:
         duration_s=round(duration_s, 6),
         declared_duration_s=round(facts.declared_s, 6),
         num_packets=packets.num_packets,
-        fps=round(packets.num_packets / duration_s, 6) if duration_s else 0.0,
+        fps=round(facts.fps, 6),
         is_vfr=facts.is_vfr,
         has_audio=facts.has_audio,
         transfer=transfer_name(frame),

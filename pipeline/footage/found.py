@@ -45,6 +45,7 @@ class Found:
         metadata: what else a list said of it; goes to JSON.
         caption: address of a text file with its caption, beside it in a tar.
         size_bytes: size where the listing told it; None where it must be asked for.
+        detail: what of it could not be used.
     """
 
     uri: str
@@ -53,6 +54,7 @@ class Found:
     metadata: dict = field(default_factory=dict)
     caption: str | None = None
     size_bytes: int | None = None
+    detail: str = ""
 
     def joined(self, other: Found) -> Found:
         """The same thing found twice: what was said first stays, what was said later fills in."""
@@ -63,6 +65,7 @@ class Found:
             metadata=other.metadata | self.metadata,
             caption=self.caption or other.caption,
             size_bytes=self.size_bytes if self.size_bytes is not None else other.size_bytes,
+            detail="; ".join(dict.fromkeys(part for part in (self.detail, other.detail) if part)),
         )
 
 
@@ -109,20 +112,20 @@ def _tags(value: object) -> object:
     if not isinstance(value, str):
         return to_json(value)
     listed = None
-    with contextlib.suppress(ValueError):  # no JSON: words
+    with contextlib.suppress(ValueError, RecursionError):  # no JSON: words
         listed = json.loads(value)
     if isinstance(listed, list):
         return to_json(listed)
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
-def row_fields(row: Mapping[str, object]) -> tuple[str, dict]:
-    """Alt text and metadata of a row of a list, its address left out by the caller.
+def row_fields(row: Mapping[str, object]) -> tuple[str, dict, str]:
+    """Alt text and metadata of a row of a list, its address left out by the caller, and what is amiss.
 
-    `alt`, `caption` or `text` is the alt text, the first that is not empty; `license` is spelt `licence`;
-    empty cells are left out.
+    `alt`, `caption` or `text` is the alt text, the first that is not empty; one that is no text is refused
+    and kept among the metadata. `license` is spelt `licence`; empty cells are left out.
     """
-    alt, metadata = "", {}
+    alt, metadata, amiss = "", {}, list[str]()
     used = next(
         (name for name in _ALT_COLUMNS if isinstance(row.get(name), str) and str(row[name]).strip()), None
     )
@@ -137,4 +140,6 @@ def row_fields(row: Mapping[str, object]) -> tuple[str, dict]:
             metadata["tags"] = _tags(value)
         else:
             metadata[str(name)] = to_json(value)
-    return alt, metadata
+            if name in _ALT_COLUMNS and not isinstance(value, str):
+                amiss.append(f"{name} is a {type(value).__name__} and no text, so it is no caption")
+    return alt, metadata, "; ".join(amiss)

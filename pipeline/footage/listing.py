@@ -42,6 +42,17 @@ def _text_list(uri: str, parents: tuple[str, ...]) -> Iterator[Found]:
         yield from [Found(beside)] if found is None else found
 
 
+def _row_list(uri: str) -> Iterator[Found]:
+    """What the rows of a list name: of a folder, prefix or pattern all files, each with what the row says."""
+    for said in list_rows(uri):
+        inside = None
+        if said.uri.startswith(STORES) and said.uri.endswith("/"):
+            inside = store_files(said.uri)
+        elif "://" not in said.uri and not Path(said.uri).is_file():
+            inside = local_files(said.uri)
+        yield from [item.joined(said) for item in inside] if inside is not None else [said]
+
+
 def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | None:
     """What one argument names; None for nothing.
 
@@ -59,7 +70,7 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
             raise UsageError(
                 shown(argument), "is a list that contains itself", "Take it out of its own lines."
             )
-        return _text_list(argument, parents) if suffix_of(argument) == ".txt" else list_rows(argument)
+        return _text_list(argument, parents) if suffix_of(argument) == ".txt" else _row_list(argument)
     if argument.startswith(STORES):
         return store_files(argument)
     return local_files(argument) if is_path else [Found(argument)]

@@ -1,4 +1,4 @@
-"""List files: footage by line in `.txt`, by row in `.csv`, `.jsonl` and `.parquet`.
+"""List files: footage by line in `.txt`, by row in `.csv`, `.tsv`, `.jsonl` and `.parquet`.
 
 A row names its file in a column `uri`, `path`, `url`, `file` or `file_name`; a relative name counts from the
 list's folder; the other columns are carried along. Lists are read as a stream and within bounds.
@@ -6,13 +6,14 @@ list's folder; the other columns are carried along. Lists are read as a stream a
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping
-from typing import Any, BinaryIO
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote, unquote, urljoin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +24,32 @@ from media.bytes.tar_member import split_member
 from media.errors import MediaError, shown
 from pipeline.footage.found import URI_COLUMNS, Found, row_fields, split_query, suffix_of
 
-LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MAX_ROWS = 20_000_000
 MAX_LINE_BYTES = 4 << 20
 _MAX_GROUP_BYTES = 1 << 30
 _NEXT = f"Give a column {', '.join(URI_COLUMNS[:-1])} or {URI_COLUMNS[-1]} in every row."
 
 Row = dict[str, Any]
+
+
+def _as_utf8(file: Any) -> Any:
+    """The same bytes, or those of UTF-16 as UTF-8: what its first two bytes say."""
+    if not file.peek(2).startswith(_UTF_16):
+        return file
+    text = codecs.getreader("utf-16")(file, "replace")
+
+    class Recoded(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            data = text.read(len(buffer) // 4, len(buffer) // 4).encode("utf-8", "replace")
+            buffer[: len(data)] = data
+            return len(data)
+
+    return io.BufferedReader(Recoded(), 1 << 18)
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
@@ -48,13 +68,13 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UsageError(
-                f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8."
+                f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8 or UTF-16."
             ) from error
 
 
-def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
+def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.DictReader((line for _, line in _lines(file, name)), strict=True)
+    reader = csv.DictReader((line for _, line in _lines(file, name)), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if None in row:
@@ -126,6 +146,14 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
         raise UsageError(name, f"is not a whole parquet file ({error})", "Write it again.") from error
 
 
+_READERS: dict[str, Callable[[BinaryIO, str], Iterator[tuple[int, Row]]]] = {
+    ".csv": _csv_rows,
+    ".tsv": lambda file, name: _csv_rows(file, name, "\t"),
+    ".jsonl": _jsonl_rows,
+    ".parquet": _parquet_rows,
+}
+
+
 def read_rows(uri: str) -> Generator[tuple[int, Row], None, None]:
     """(line or row number from 1, row) of a list; for `.txt` the row is {"uri": line}.
 
@@ -137,18 +165,17 @@ def read_rows(uri: str) -> Generator[tuple[int, Row], None, None]:
     try:
         with (
             open_binary(uri) as raw,
-            io.BufferedReader(raw, 1 << 18) if isinstance(raw, io.RawIOBase) else raw as file,
+            io.BufferedReader(cast(io.RawIOBase, raw), 1 << 18) as whole,
         ):
             suffix = suffix_of(uri)
+            file = whole if suffix == ".parquet" else _as_utf8(whole)
             if suffix == ".txt":
                 lines = ((number, line.strip()) for number, line in _lines(file, name))
                 yield from (
                     (number, {"uri": line}) for number, line in lines if line and not line.startswith("#")
                 )
             else:
-                yield from {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix](
-                    file, name
-                )
+                yield from _READERS[suffix](file, name)
     except MediaError as error:
         raise UsageError(name, f"cannot be read: {error.message}", "Check the list's address.") from error
 
@@ -160,7 +187,8 @@ def entry_uri(entry: str, list_uri: str) -> str:
         UsageError: a list that came over http names a file of this machine.
     """
     if entry.startswith("file://"):
-        entry = unquote(urlsplit(entry).path)
+        path = entry.removeprefix("file://").partition("?")[0].partition("#")[0]
+        entry = unquote(path[path.find("/") :] if "/" in path else path)
     if entry.startswith(STORES):
         return _without_powers(entry)
     if "://" in entry:
@@ -218,7 +246,7 @@ def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
 
 
 def list_rows(uri: str) -> Iterator[Found]:
-    """Footage that a `.csv`, `.jsonl` or `.parquet` list names, row by row, missing files too.
+    """Footage that a `.csv`, `.tsv`, `.jsonl` or `.parquet` list names, row by row, missing files too.
 
     Missing files become failures by name.
 
@@ -227,5 +255,10 @@ def list_rows(uri: str) -> Iterator[Found]:
     """
     for number, row in read_rows(uri):
         column, entry = named_by(row, f"{shown(uri)} line {number}")
-        alt, metadata = row_fields({key: value for key, value in row.items() if key != column})
-        yield Found(entry_uri(entry, uri), alt=alt, metadata=metadata)
+        yield row_found(row, column, entry_uri(entry, uri))
+
+
+def row_found(row: Mapping[str, object], column: str, uri: str) -> Found:
+    """What a row says of the file at `uri`, which its `column` names."""
+    alt, metadata, amiss = row_fields({key: value for key, value in row.items() if key != column})
+    return Found(uri, alt=alt, metadata=metadata, detail=amiss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import posixpath
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,14 @@ from media.bytes.access import resolve_store, tar_index
 from media.bytes.tar_member import is_tar
 from media.errors import MediaError, shown
 from pipeline.footage.found import NOT_MEDIA, Found, beside, split_query, suffix_of
-from pipeline.footage.walking import HEADER, Walk, is_header
+from pipeline.footage.walking import (
+    HEADER,
+    MOST_HEADER_BYTES,
+    Walk,
+    inside_own_output,
+    is_header,
+    own_output,
+)
 
 _TARS_AT_ONCE = 8
 _SIDES = (".json", ".txt")
@@ -39,10 +47,29 @@ def local_files(path: str) -> list[Found] | None:
         if root.is_dir():
             return Walk(str(root.absolute())).files()
         if root.is_file():
+            if what := inside_own_output(root):
+                raise UsageError(shown(path), f"lies {what}: no footage", "Name the footage.")
             return [Found(str(root))]
-        return [Found(match) for match in glob.glob(path, recursive=True) if Path(match).is_file()] or None
+        return _matches(path)
     except OSError:  # a name that is too long, a folder that may not be entered: it fails by itself
         return [Found(path)]
+
+
+def _matches(pattern: str) -> list[Found] | None:
+    """What a pattern names: files, and all below folders that it matches, without outputs of ours."""
+    found, own = dict[str, Found](), Counter[str]()
+    matches = glob.glob(pattern, recursive=True)
+    for match in matches:
+        path = Path(match)
+        if what := (path.is_dir() and own_output(path)) or inside_own_output(path):
+            own[what] += 1
+        elif path.is_dir():
+            found |= {item.uri: item for item in Walk(str(path.absolute())).files()}
+        else:  # what cannot be read, such as a link to nothing, is told when it is probed
+            found.setdefault(str(path.absolute()), Found(str(path.absolute())))
+    for what, count in own.items():
+        say(f"{shown(pattern)}: left out: {count} names {what}")
+    return list(found.values()) if matches else None
 
 
 def store_files(uri: str) -> list[Found] | None:
@@ -85,7 +112,9 @@ def store_files(uri: str) -> list[Found] | None:
             "Check the address, the credentials and the region.",
         ) from error
     files = [item for item in infos if item.type == fs.FileType.File]
-    own = _own_outputs(filesystem, [item.path for item in files])
+    above = [str(PurePosixPath(folder) / HEADER) for folder in PurePosixPath(path).parents]
+    headers = [*filesystem.get_file_info(above), *files]
+    own = _own_outputs(filesystem, [item for item in headers if item.type == fs.FileType.File])
     hidden = [item for item in files if _is_hidden(item.path, path)]
     inside = [item for item in files if any(item.path.startswith(folder) for folder in own)]
     for what, items in (("objects with hidden names", hidden), ("objects of datasets of ours", inside)):
@@ -101,16 +130,22 @@ def _is_hidden(path: str, root: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(path).relative_to(root).parts)
 
 
-def _own_outputs(filesystem: fs.FileSystem, paths: list[str]) -> list[str]:
+def _own_outputs(filesystem: fs.FileSystem, files: list[fs.FileInfo]) -> list[str]:
     """Folders of these objects that are datasets of ours, with a slash at the end."""
-    headers = [path for path in paths if posixpath.basename(path) == HEADER]
+    headers = [item for item in files if item.base_name == HEADER and item.size <= MOST_HEADER_BYTES]
     return [
-        f"{posixpath.dirname(path)}/" for path in headers if is_header(storage.read_bytes(filesystem, path))
+        f"{posixpath.dirname(item.path)}/"
+        for item in headers
+        if is_header(storage.read_bytes(filesystem, item.path))
     ]
 
 
 def _tar_members(tar: Found) -> list[Found]:
-    """Members of a tar with the JSON and text of their key; the tar itself if damaged or empty."""
+    """Members of a tar with the JSON and text beside them; the tar itself if damaged or empty.
+
+    Beside a member lies what has its name with another ending, else what has its WebDataset key: its name up
+    to the first dot.
+    """
     try:
         index = tar_index(tar.uri)
     except MediaError:
@@ -119,20 +154,23 @@ def _tar_members(tar: Found) -> list[Found]:
     for name in index.members:
         folder, _, base = name.rpartition("/")
         keys[name] = f"{folder}/{base.split('.', 1)[0]}" if folder else base.split(".", 1)[0]
-    with_media = {key for name, key in keys.items() if posixpath.splitext(name)[1].lower() not in NOT_MEDIA}
     found = [] if index.members and not index.damage else [tar]
+    left, used, sides = Counter(index.left), set[str](), dict[str, list[str | None]]()
+    for name, key in keys.items():
+        if posixpath.splitext(name)[1].lower() in NOT_MEDIA:
+            continue
+        places = [(f"{posixpath.splitext(name)[0]}{ending}", f"{key}{ending}") for ending in _SIDES]
+        sides[name] = [next((side for side in pair if side in index.members), None) for pair in places]
+        used |= {side for side in sides[name] if side}
     for name, (_, size) in index.members.items():
-        key = keys[name]
         if any(part.startswith(".") and part not in {".", ".."} for part in name.split("/")):
-            continue
-        if key in with_media and name in {f"{key}.json", f"{key}.txt"}:
-            continue
-        has_sides = posixpath.splitext(name)[1].lower() not in NOT_MEDIA
-        sides = {
-            ending: f"{tar.uri}#{key}{ending}" if has_sides and f"{key}{ending}" in index.members else None
-            for ending in (".json", ".txt")
-        }
-        found.append(Found(f"{tar.uri}#{name}", sides[".json"], tar.alt, tar.metadata, sides[".txt"], size))
+            left["hidden names"] += 1
+        elif name not in used:
+            beside_it = [side and f"{tar.uri}#{side}" for side in sides.get(name, [None, None])]
+            found.append(Found(f"{tar.uri}#{name}", beside_it[0], tar.alt, tar.metadata, beside_it[1], size))
+    if left := +left:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(left.items()))
+        say(f"{shown(tar.uri)}: left out: {counts}")
     return found
 
 

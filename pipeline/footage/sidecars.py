@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from captioner.protocol import KINDS
 from manifests.cli import say
 from manifests.errors import UsageError
-from manifests.text import decoded, valid, valid_json
+from manifests.text import decoded, valid, valid_json, without_secrets
 from media.bytes.access import open_binary
 from media.errors import MediaError, shown
 from pipeline.footage.found import Found, row_fields, split_query
-from pipeline.footage.lists import entry_uri, read_rows
+from pipeline.footage.lists import entry_uri, read_rows, row_found
 
 _FOLDER_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _MAX_SIDECAR_BYTES = 16 << 20
@@ -51,8 +51,7 @@ def folder_rows(uri: str) -> list[Found] | None:
             raise UsageError(
                 f"{shown(uri)} line {number}", "gives no file_name", "Give every row the name of its file."
             )
-        alt, metadata = row_fields({key: value for key, value in row.items() if key != "file_name"})
-        found.append(Found(entry_uri(name, uri), alt=alt, metadata=metadata))
+        found.append(row_found(row, "file_name", entry_uri(name, uri)))
     return found
 
 
@@ -117,7 +116,7 @@ def _said(metadata: dict, keys: Sequence[str]) -> str | None:
 
 def sidecar_fields(found: Found) -> dict:
     """`alt`, `timed_captions_json` and `metadata_json` of a source, and `detail` if one is unreadable."""
-    alt, captions, detail = found.alt, list[dict](), list[str]()
+    alt, captions, detail = found.alt, list[dict](), [found.detail] if found.detail else []
     metadata: dict = {}
     if found.sidecar:
         try:
@@ -127,8 +126,9 @@ def sidecar_fields(found: Found) -> dict:
             captions, bad = _timed(sidecar.pop("captions", None) or [])
             if bad:
                 detail.append(f"captions of sidecar {shown(found.sidecar)} are left out: {'; '.join(bad)}")
-            own_alt, metadata = row_fields(sidecar)
+            own_alt, metadata, amiss = row_fields(sidecar)
             alt = alt or own_alt
+            detail += [f"sidecar {shown(found.sidecar)}: {amiss}"] if amiss else []
         except (MediaError, ValueError, RecursionError) as error:
             detail.append(f"sidecar {shown(found.sidecar)} is not readable JSON: {error}")
     if found.caption and not alt:
@@ -143,10 +143,11 @@ def sidecar_fields(found: Found) -> dict:
             captions = listed
             del metadata["captions"]
     metadata.pop("truth", None)  # exact truth of the film world: for evaluation, never for training
+    metadata = without_secrets(valid_json(metadata))
     fields = {
         "alt": valid(alt),
         "timed_captions_json": json.dumps(valid_json(captions)),
-        "metadata_json": json.dumps(valid_json(metadata), sort_keys=True),
+        "metadata_json": json.dumps(metadata, sort_keys=True),
         "licence": _said(metadata, _LICENCE),
         "origin": _said(metadata, _ORIGIN),
     }

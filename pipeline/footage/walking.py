@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
@@ -18,11 +19,14 @@ _RUN = ("config.json", "metrics.jsonl")
 """Files by which the folder of a training run is known."""
 
 
+MOST_HEADER_BYTES = 1 << 20
+
+
 def is_header(text: bytes) -> bool:
     """Whether this is the `dataset.json` of one of our datasets."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return (
         isinstance(found, dict)
@@ -34,13 +38,27 @@ def is_header(text: bytes) -> bool:
 def own_output(folder: Path) -> str:
     """What of ours a folder is: a dataset or a training run; nothing for any other folder."""
     try:
-        if (folder / HEADER).is_file() and is_header((folder / HEADER).read_bytes()):
+        header = folder / HEADER
+        if header.is_file() and header.stat().st_size <= MOST_HEADER_BYTES and is_header(header.read_bytes()):
             return "a dataset of ours"
         if all((folder / name).is_file() for name in _RUN) and (folder / "checkpoints").is_dir():
             return "a training run"
     except OSError:
         return ""
     return ""
+
+
+@functools.lru_cache(1024)
+def _own_above(folder: Path) -> str:
+    found = own_output(folder)
+    if found:
+        return f"in {folder}, {found}"
+    return "" if folder == folder.parent else _own_above(folder.parent)
+
+
+def inside_own_output(path: Path) -> str:
+    """In which folder of ours a path lies, at whatever depth; nothing for any other."""
+    return _own_above(Path(os.path.abspath(path)).parent)
 
 
 class Walk:
@@ -61,7 +79,7 @@ class Walk:
         Raises:
             UsageError: the folder itself is an output of ours.
         """
-        if what := own_output(Path(self.root)):
+        if what := own_output(Path(self.root)) or inside_own_output(Path(self.root)):
             raise UsageError(shown(self.root), f"is {what}, not footage", "Name the folder of the footage.")
         found, todo = list[Found](), [self.root]
         while todo:  # folders as deep as one likes

@@ -42,7 +42,7 @@ from vae.pixels import as_float, to_video
 from vae.protocol import VAE
 from vae.stored import mean_and_logvar, stored_bytes
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 PUSH_FRAMES = 32
 """Frames of a piece of a long clip; a clip with fewer is short."""
 BATCH_PIXELS, WINDOW_PIXELS = 1 << 20, 1 << 23

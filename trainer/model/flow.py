@@ -72,7 +72,7 @@ def draw_known(
 ) -> Tensor:
     """Which tokens of a sample are given, [n] bool, by a pattern drawn for it; of an image a box or none."""
     names = list(config.condition)
-    weights = torch.tensor([config.condition[name] for name in names])
+    weights = torch.tensor([config.condition[name] for name in names], dtype=torch.float32)
     name = names[int(torch.multinomial(weights, 1, generator=generator))]
     is_dropped = (
         config.condition_dropout > 0 and float(torch.rand(1, generator=generator)) < config.condition_dropout

@@ -87,10 +87,11 @@ def loop(canvas: Canvas, factor_t: int) -> Scene:
     """
     if rest := canvas.num_frames % factor_t:
         less, more = canvas.num_frames - rest, canvas.num_frames - rest + factor_t
+        counts = f"{less} or {more}" if less else f"{more}"
         raise UsageError(
             f"a loop of {canvas.num_frames} frames",
             "cannot be made",
-            f"Its frames are a multiple of {factor_t}: {less or more} or {more}.",
+            f"Its frames are a multiple of {factor_t}: {counts}.",
         )
     return replace(from_text(replace(canvas, begins="group")), is_loop=True)
 

@@ -40,6 +40,19 @@ class Windows:
         """How many windows so many latents take."""
         return 1 + max(0, -(-(latents - self.length) // (self.length - self.overlap)))
 
+    def check_whole(self, latents: int) -> None:
+        """Refuse what FlowEdit would need several windows for.
+
+        Raises:
+            UsageError: it does not fit one.
+        """
+        if latents > self.length:
+            raise UsageError(
+                f"--from-prompt, of a video of {latents} latents",
+                f"is longer than a window of {self.length}",
+                "Edit a part of it, or widen --window.",
+            )
+
 
 def windowed(model: TrainedModel, request: Request, how: Sampling, windows: Windows) -> Iterator[Tensor]:
     """The latents [C, n, h, w] of a request one after the other; in one piece where they fit a window."""
@@ -48,11 +61,7 @@ def windowed(model: TrainedModel, request: Request, how: Sampling, windows: Wind
         yield from generate(model, [request], how)
         return
     if request.edited_from is not None:
-        raise UsageError(
-            f"an edit of {request.canvas.num_frames} frames",
-            "is longer than a window",
-            "Edit a part of it, or widen --window.",
-        )
+        windows.check_whole(total)
     overlap, at, number = windows.overlap, 0, 0
     head = last = torch.empty(0)
     while at < total:

@@ -75,6 +75,29 @@ def normalised_as(catalog: Catalog, record: Mapping[str, Any], whose: str) -> Ca
     return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
 
 
+def check_alike(config: FitConfig, init: str) -> None:
+    """Refuse a run whose objective or way to read text is not that of the weights it begins from.
+
+    Raises:
+        UsageError: it is another.
+    """
+    record = record_of(init)
+    path = FlowConfig(**record["flow"]).path
+    if config.flow.path != path:
+        raise UsageError(
+            f"--init {init}",
+            f"was trained on the path {path}, this run on {config.flow.path}",
+            "Use its own.",
+        )
+    text = ModelConfig(**record["model"]).text
+    if config.model.text != text:
+        raise UsageError(
+            f"--init {init}",
+            f"reads text by {text}, this run by {config.model.text}: its weights have no place here",
+            "Use its own.",
+        )
+
+
 @torch.no_grad()
 def begin_from(models: Sequence[nn.Module], init: str, fresh: Sequence[str] = ()) -> list[str]:
     """Fill models, sharded or not, with the weights of a trained one. Every process must call.
@@ -90,6 +113,10 @@ def begin_from(models: Sequence[nn.Module], init: str, fresh: Sequence[str] = ()
     """
     path = model_folder(Path(init)) / "model.safetensors"
     stored = read_weights(path)
+    names = [*stored, *(clean_name(name) for model in models for name, _ in model.named_parameters())]
+    if unknown := [part for part in fresh if not any(_is_in(name, part) for name in names)]:
+        modules = sorted({name.split(".")[0] for name in names})
+        raise UsageError(f"--init-fresh {unknown[0]}", "names no weights", f"There are {', '.join(modules)}.")
     skipped: set[str] = set()
     for model in models:
         own = {clean_name(name): value for name, value in model.named_parameters()}

@@ -178,3 +178,39 @@ def test_proxies_are_a_function_of_their_frames_alone_and_keep_times():
     assert data == webm_bytes(frames, times)
     with av.open(io.BytesIO(data)) as container:
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx(times, abs=2e-3)
+
+
+def test_a_raw_stream_has_the_rate_that_it_says_of_itself(tmp_path):
+    for count in (1, 16):
+        path = tmp_path / f"{count}.h264"
+        with av.open(str(path), "w", format="h264") as container:
+            stream = container.add_stream("libx264", 8, options={"bf": "0"})
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for index in range(count):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(gradient(index), "rgb24")))
+            container.mux(stream.encode(None))
+        facts = probe(str(path))
+        assert (facts.fps, facts.duration_s, facts.num_packets) == (8.0, count / 8, count)
+        times = [frame.time_s for frame in VideoReader(facts).frames()]
+        assert times == [index / 8 for index in range(count)]
+
+
+def test_the_cover_of_a_song_is_no_footage(tmp_path):
+    path, picture = tmp_path / "song.mp3", io.BytesIO()
+    Image.fromarray(gradient(0)).save(picture, "JPEG")
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("mp3", 44100, layout="mono")
+        cover = container.add_stream("mjpeg", 1)
+        cover.width, cover.height, cover.pix_fmt = 48, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        packet = av.Packet(picture.getvalue())
+        packet.pts = packet.dts = 0
+        packet.stream, packet.is_keyframe = cover, True
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16p", layout="mono")
+        frame.sample_rate, frame.pts = 44100, 0
+        packets = sound.encode(frame)
+        container.start_encoding()
+        container.mux(packet)
+        container.mux([*packets, *sound.encode(None)])
+    with pytest.raises(MediaError, match="only a cover"):
+        probe(str(path))

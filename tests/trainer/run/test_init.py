@@ -99,3 +99,36 @@ def test_adapters_need_a_model(dataset, tmp_path, capsys):
     words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--lora-rank", "4"]
     assert main(arguments=words) == cli.USAGE
     assert "needs --init" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--path", "cosine"), "path linear"),
+        (("--text", "joint"), "reads text by cross"),
+        (("--init-fresh", "nosuch"), "--init-fresh nosuch"),
+    ],
+)
+def test_weights_of_another_objective_are_refused(dataset, begun, tmp_path, capsys, words, told):
+    base = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main(arguments=[*base, "--tokens", "256", "--init", str(begun), *words]) == cli.USAGE
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_what_begins_anew_needs_something_to_begin_from(dataset, tmp_path, capsys):
+    words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--init-fresh", "text"]
+    assert main(arguments=words) == cli.USAGE
+    assert "--init-fresh: needs --init" in capsys.readouterr().err
+
+
+def test_weights_of_conditions_may_be_whole_numbers():
+    import torch
+
+    from trainer.config import FlowConfig
+    from trainer.model.flow import draw_known
+
+    config = FlowConfig(condition={"none": 1, "first": 2})
+    given = draw_known(
+        (3, 2, 2), torch.arange(3).repeat_interleave(4), config, torch.Generator().manual_seed(1)
+    )
+    assert given.shape == (12,)

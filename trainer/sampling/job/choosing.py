@@ -52,13 +52,18 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def is_given(value: object) -> bool:
+    """Whether a setting says anything: 0 does."""
+    return value is not None and value is not False and value != ()
+
+
 def chosen(wish: Wish) -> Feature:
     """The one feature that is asked for.
 
     Raises:
         UsageError: options that do not go together, one that lacks another, or a number out of range.
     """
-    given = [name for name, value in vars(wish).items() if value not in (None, (), False)]
+    given = [name for name, value in vars(wish).items() if is_given(value)]
     special = [name for name in given if name not in _OF_ANY]
     asked = [feature for feature in FEATURES if set(feature.asked_by) & set(special)]
     if len(asked) > 1:
@@ -131,11 +136,18 @@ def _of_images(wish: Wish, factor_t: int) -> Made:
     first = read_clip([*paths, *(path for _, path in keyframes)][0], _size(wish))
     canvas = _canvas(wish, (first.frames.shape[2], first.frames.shape[1]))
     size = (canvas.width_px, canvas.height_px)
-    places = {0: wish.image, canvas.num_frames - 1: wish.last_image}
-    places |= {round(second * canvas.fps): path for second, path in keyframes}
-    pictures = {
-        frame: read_clip(path, size).frames[0] for frame, path in sorted(places.items()) if path is not None
-    }
+    told = [(0, "--image", wish.image), (canvas.num_frames - 1, "--last-image", wish.last_image)]
+    told += [(round(second * canvas.fps), f"--keyframe {second:g}", path) for second, path in keyframes]
+    places = dict[int, tuple[str, Path]]()
+    for frame, name, path in told:
+        if path is None:
+            continue
+        if frame in places:
+            raise UsageError(
+                f"{places[frame][0]} and {name}", f"are both of frame {frame}", "Give one of them."
+            )
+        places[frame] = name, path
+    pictures = {frame: read_clip(path, size).frames[0] for frame, (_, path) in sorted(places.items())}
     return features.from_images(canvas, pictures), ()
 
 

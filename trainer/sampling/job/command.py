@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from learning.launching import become_ray_job, run_here
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
-from trainer.sampling.job.prompts import PromptLine, read_prompts
+from trainer.sampling.job.prompts import PromptLine, check_text, read_prompts
 from trainer.sampling.job.wish import Wish
+from vae.folder import weights_digest
 
 if TYPE_CHECKING:
     from trainer.sampling.job.making import Item
@@ -130,11 +132,17 @@ class Sample(Wish):
 
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
+        for name in ("prompt", "negative", "to_prompt", "from_prompt"):
+            check_text(f"--{name.replace('_', '-')}", getattr(self, name) or "")
+        if self.negative and self.guidance == 1:
+            raise UsageError("--negative", "does nothing with --guidance 1", "Leave one of them out.")
         if not self._is_many:
             if self.out.suffix not in SUFFIXES:
                 raise UsageError(
                     str(self.out), "names no kind of file that is made", f"Kinds: {', '.join(SUFFIXES)}."
                 )
+            if self.frames is not None:
+                Output(self.out).check_kind(self.frames)
             Output(self.out).check_new(self.overwrite)
             return
         if self.out.suffix in SUFFIXES:
@@ -165,6 +173,8 @@ class Sample(Wish):
         windows = Windows(self.window, self.overlap)
         model = load_model(self.model_folder, chosen_device(self.device))
         feature, scene, clips = scene_of(wish, model.factors[0])
+        if self.from_prompt is not None:
+            windows.check_whole(scene.canvas.latent_size(model.factors)[0])
         items = self._items(feature.name, scene.num_frames, model)
         if not items:
             cli.say("sample: nothing to make")
@@ -189,11 +199,9 @@ class Sample(Wish):
         rank, size = (
             int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
         )
-        found = []
-        for number, line in list(enumerate(self._lines()))[rank::size]:
+        found, inputs = [], self._inputs()
+        for path, line in self._named(suffix)[rank::size]:
             seed, text = line.seed or 0, line.prompt
-            name = line.name or f"{number // self.seeds:05d}"
-            path = self.out / f"{name}-seed{seed}{suffix}" if self._is_many else self.out
             output = Output(path)
             output.check_kind(num_frames)
             full = self._full(text, num_frames)
@@ -201,18 +209,49 @@ class Sample(Wish):
                 None if other is None else self._full(other, num_frames)
                 for other in (self.to_prompt, self.from_prompt)
             )
-            record = self._record(feature, text, full, to_full, seed, model)
+            record = self._record(feature, text, full, seed, model, inputs)
+            if to_full is not None:
+                record |= {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}
+            if source is not None:
+                record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
-                if there != record:
+                if _apart_from_names(there) != _apart_from_names(record):
                     raise UsageError(
                         str(path), "was made with other settings", "Name another folder, or add --overwrite."
                     )
                 continue
-            output.check_new(self.overwrite or self._is_many)
+            is_left = self._is_many and not output.path.exists()  # a JSON or sheet of one that was stopped
+            output.check_new(self.overwrite or is_left)
             prompts = (full,) if to_full is None else (full, to_full)
             words = Words(prompts=prompts, negative=self.negative, from_prompt=source, seed=seed)
             found.append(Item(words=words, output=output, record=record))
         return found
+
+    def _named(self, suffix: str) -> list[tuple[Path, PromptLine]]:
+        """The file of each sample.
+
+        Raises:
+            UsageError: two would be one file.
+        """
+        if not self._is_many:
+            return [(self.out, line) for line in self._lines()]
+        found = dict[Path, PromptLine]()
+        for number, line in enumerate(self._lines()):
+            name = line.name or f"{number // self.seeds:05d}"
+            path = self.out / f"{name}-seed{line.seed or 0}{suffix}"
+            if path in found:
+                raise UsageError(
+                    str(self.prompts), f"makes two samples of the name {path.name}", "Give one another name."
+                )
+            found[path] = line
+        return list(found.items())
+
+    def _inputs(self) -> dict[str, str]:
+        """Hashes of the files that a sample begins with."""
+        keyframes = [Path(text.partition("=")[2]) for text in self.keyframe]
+        given = [self.image, self.last_image, self.video, self.edit, self.mask, *keyframes]
+        paths = [path for path in (*given, *self.connect, *self.blend) if path is not None]
+        return {str(path): _hash(path) for path in paths}
 
     def _lines(self) -> list[PromptLine]:
         """What is asked for, as often as there are seeds."""
@@ -235,9 +274,10 @@ class Sample(Wish):
         return full
 
     def _record(
-        self, feature: str, prompt: str, full: str, to_full: str | None, seed: int, model: TrainedModel
+        self, feature: str, prompt: str, full: str, seed: int, model: TrainedModel, inputs: dict[str, str]
     ) -> dict[str, Any]:
         """How a sample is made, as its JSON says it."""
+        vae = str(self.vae or model.record["vae"] or "vae-tiny")
         machine = {
             "model_folder",
             "out",
@@ -251,7 +291,7 @@ class Sample(Wish):
             "workers",
             "gpus",
         }
-        machine |= {"overwrite", "batch_tokens", "compile", "to_prompt", "vae"}
+        machine |= {"overwrite", "batch_tokens", "compile", "from_prompt", "to_prompt", "vae"}
         settings = {
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in machine
         }
@@ -259,13 +299,28 @@ class Sample(Wish):
             "feature": feature,
             "prompt": prompt,
             "prompt_as_read": full,
-            **({} if to_full is None else {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}),
             "seed": seed,
             "model": model.name,
             "model_digest": model.digest,
-            "vae": str(self.vae or model.record["vae"] or "vae-tiny"),
-            "settings": {name: value for name, value in settings.items() if value not in (None, [], False)},
+            "vae": vae,
+            "vae_digest": weights_digest(vae),
+            "inputs": inputs,
+            "settings": {
+                name: value
+                for name, value in settings.items()
+                if value is not None and value is not False and value != []
+            },
         }
+
+
+def _apart_from_names(record: dict[str, Any]) -> dict[str, Any]:
+    """How a sample was made, whatever the folders of the model and its VAE are called; their digests tell."""
+    return {name: value for name, value in record.items() if name not in {"model", "vae"}}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifests import cli
 from manifests.errors import RushesError, UsageError
 from media.apart.reader import Reader, probe
 from media.decode.geometry import pick_times
@@ -25,7 +26,8 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
 
     Args:
         size_px: (width, height) to bring it to; None: its own.
-        fps: frames are picked at this rate, which may not be above its own; None: its own.
+        fps: frames are picked at this rate, which may not be above its own; None: its own. A video with
+            uneven times is taken at an even rate, frames held as long as they are shown.
 
     Raises:
         RushesError: it cannot be read, or is too long to be held.
@@ -41,7 +43,13 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         cause = error.message.removeprefix(f"{path}: ").rstrip(". ")
         raise RushesError(str(path), cause, "Give another file.") from error
     own = float(facts.fps or 0.0) or 12.0
-    if fps is None or len(frames) == 1:
+    if len(frames) == 1:
+        return Clip(torch.from_numpy(np.stack(frames)), fps or own)
+    if facts.is_vfr:
+        rate = fps or 1 / float(np.median(np.diff(times)))
+        cli.say(f"{path}: has uneven times; it is taken at {rate:g} frames a second")
+        return Clip(torch.from_numpy(np.stack([frames[index] for index in held(times, facts, rate)])), rate)
+    if fps is None:
         return Clip(torch.from_numpy(np.stack(frames)), own)
     if fps > own * 1.001:
         raise UsageError(
@@ -51,6 +59,13 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         )
     picked = pick_times(times, fps)
     return Clip(torch.from_numpy(np.stack([frames[index] for index in picked])), fps)
+
+
+def held(times: list[float], facts: Probe, rate: float) -> list[int]:
+    """The frame that is shown in the middle of each slot of an even rate."""
+    ends_s = max(facts.duration_s, times[-1] + 1 / rate) - times[0]
+    slots = (np.arange(max(1, round(ends_s * rate))) + 0.5) / rate + times[0]
+    return [int(place) for place in np.searchsorted(times, slots, side="right") - 1]
 
 
 def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.ndarray], list[float]]:

@@ -70,7 +70,7 @@ class Output:
     def write(
         self, frames: Iterator[np.ndarray], num_frames: int, fps: float, record: Mapping[str, Any]
     ) -> None:
-        """Write frames [H, W, 3] uint8 as they come, and at last the JSON."""
+        """Write frames [H, W, 3] uint8 as they come, and the JSON; at last the file has its name."""
         text = json.dumps(record, indent=1, ensure_ascii=False)
         cli.with_folder(self.path)
         partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
@@ -88,7 +88,8 @@ class Output:
             else:
                 write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
                 self.sheet.write_bytes(encode_png(np.concatenate(picked, axis=1)))
+            self.path.unlink(missing_ok=True)
+            storage.write_local(self.record, text.encode())  # first: a file without one is somebody else's
             os.replace(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
-        storage.write_local(self.record, text.encode())

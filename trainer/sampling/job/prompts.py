@@ -11,8 +11,10 @@ from typing import Any
 from manifests.cli.ranges import SEED, told
 from manifests.errors import UsageError
 from manifests.store.json_files import parse_lines
+from manifests.text import valid
 
 KEYS = ("prompt", "seed", "name")
+_MOST_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class PromptLine:
     prompt: str
     seed: int | None = None
     name: str | None = None
+
+
+def check_text(where: str, text: str) -> None:
+    """Refuse bytes that are no text, as a command line or an escape in JSON may hold them.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if text != valid(text):
+        raise UsageError(where, f"holds what is no text: {ascii(text)[:80]}", "Write it as UTF-8.")
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -39,7 +51,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
         rows = parse_lines(text + "\n", str(path), "Correct the line.", ("prompt",))
         found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
     else:
-        found = [PromptLine(line.strip()) for line in text.splitlines() if line.strip()]
+        found = [PromptLine(line.strip()) for line in text.split("\n") if line.strip()]
     if not found:
         raise UsageError(str(path), "has no prompt", "Write one on each line.")
     _check_twice(str(path), [line.name for line in found if line.name is not None])
@@ -52,11 +64,16 @@ def _checked(where: str, row: dict[str, Any]) -> PromptLine:
     prompt, seed, name = (row.get(key) for key in KEYS)
     if not isinstance(prompt, str):
         raise UsageError(where, f"has the prompt {json.dumps(prompt)}", "A prompt is a text.")
+    check_text(where, prompt)
     is_seed = isinstance(seed, int) and not isinstance(seed, bool) and SEED[0] <= seed <= SEED[1]
     if "seed" in row and not is_seed:
         raise UsageError(where, f"has the seed {json.dumps(seed)}", f"A whole number, {told(SEED)}.")
     if "name" in row and not _is_plain(name):
-        raise UsageError(where, f"has the name {json.dumps(name)}", "A name is a plain file name.")
+        raise UsageError(
+            where,
+            f"has the name {json.dumps(name)[:80]}",
+            f"A name is a plain file name of at most {_MOST_NAME_BYTES} bytes.",
+        )
     return PromptLine(prompt, seed, name)
 
 
@@ -68,6 +85,7 @@ def _is_plain(name: Any) -> bool:
         and name.isprintable()
         and not set(name) & {"/", "\\"}
         and not name.startswith(".")
+        and len(name.encode()) <= _MOST_NAME_BYTES
     )
 
 
