@@ -1,6 +1,6 @@
 """Captioning by a server: how much of the time its slots are busy.
 
-    python benchmarks/captions_served.py [--shards 24] [--assert]
+    python benchmarks/captions_served.py [--shards 96] [--assert]
 
 A server of the OpenAI chat protocol on loopback answers each request after 200 ms and has 32 slots; requests
 beyond them wait. `rushes recaption` captions made clips by it on Ray, with three caption actors. The share of
@@ -107,7 +107,7 @@ def busy(spans: list[tuple[float, float]]) -> tuple[float, float]:
 def main() -> int:
     """Make, caption, print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--shards", type=int, default=96)
     parser.add_argument("--assert", dest="asserts", action="store_true")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))

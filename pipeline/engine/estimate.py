@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,20 +53,35 @@ def _footage(dataset: Dataset) -> dict[int, float]:
     return dict(zip(sums["shard"].to_pylist(), sums["cost_s_sum"].to_pylist(), strict=True))
 
 
-def rates_of_runs(dataset: Dataset) -> dict[str, float]:
-    """Actor seconds per second of footage by stage, from the shards that earlier runs committed."""
+@dataclass(frozen=True)
+class Rate:
+    """What a stage takes for a second of footage: of an actor, of processors at work, of GPUs held."""
+
+    actor_s: float = 0.0
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+
+
+def rates_of_runs(dataset: Dataset) -> dict[str, Rate]:
+    """What each stage took, from the shards that earlier runs committed."""
     by_shard = _footage(dataset)
-    spent: dict[str, float] = {}
-    footage: dict[str, float] = {}
+    spent = defaultdict[str, list[float]](lambda: [0.0] * 4)
     for run_id in run_ids(dataset):
         for event in read_events(dataset, run_id):
             if event["event"] == "committed" and event["shard"] in by_shard:
-                spent[event["stage"]] = spent.get(event["stage"], 0.0) + float(event["value"]["seconds"])
-                footage[event["stage"]] = footage.get(event["stage"], 0.0) + by_shard[event["shard"]]
-    return {stage: spent[stage] / footage[stage] for stage in spent if footage[stage]}
+                took = [float(event["value"].get(name, 0.0)) for name in ("seconds", "cpu_s", "gpu_s")]
+                took.append(by_shard[event["shard"]])
+                spent[event["stage"]] = [
+                    one + more for one, more in zip(spent[event["stage"]], took, strict=True)
+                ]
+    return {
+        stage: Rate(actor_s / footage_s, cpu_s / footage_s, gpu_s / footage_s)
+        for stage, (actor_s, cpu_s, gpu_s, footage_s) in spent.items()
+        if footage_s
+    }
 
 
-def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
+def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, Rate]:
     """The same, from the first seconds of a few segments spread over the plan, run here and thrown away."""
     segments = planned.segments(dataset)
     spread = segments.take(
@@ -89,7 +106,7 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="rushes-estimate-") as folder:
         sample = Dataset.create(str(Path(folder) / "sample"))
         commit_generation(sample, 0, chosen, {"sources": sources, "drops": [], "failures": []})
-        rates: dict[str, float] = {}
+        rates: dict[str, Rate] = {}
         clips: list[dict] = []
         for stage in build_stages(
             replace(
@@ -97,12 +114,16 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, float]:
             )
         ):
             stage.setup()
+            cpu_s = time.process_time()
             _, seconds = run_stage(stage, sample, "estimate", 0, 0, lambda _: None)
             if (
                 stage.name == "preview"
             ):  # a shot is followed past its segment's end, so what was read is more than was asked for
                 clips = scans.table(sample, "clips").to_pylist()
-            rates[stage.name] = seconds / max(seconds_of(clips), seconds_of(chosen))
+            footage_s = max(seconds_of(clips), seconds_of(chosen))
+            gpus = config.resources()[stage.name].num_gpus
+            cpu_s = time.process_time() - cpu_s
+            rates[stage.name] = Rate(seconds / footage_s, cpu_s / footage_s, seconds * gpus / footage_s)
     return rates
 
 
@@ -161,16 +182,18 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
     for stage in stages:
         done = set(dataset.committed_shards(stage.column))
         left_s = sum(length_s for shard, length_s in footage.items() if shard not in done)
-        needs, rate = on[stage.name], rates.get(stage.name, 0.0)
-        actor_h = left[stage.name] = left_s * rate / 3600
+        needs, rate = on[stage.name], rates.get(stage.name, Rate())
+        actor_h = left[stage.name] = left_s * rate.actor_s / 3600
         money = actor_h * (needs.num_cpus * prices.cpu_hour + needs.num_gpus * prices.gpu_hour)
         rows.append(
             [
                 stage.name,
                 f"{left_s / 3600:.3g}",
-                f"{rate:.4f}",
+                f"{rate.actor_s:.4f}",
                 actors[stage.name],
                 f"{actor_h / actors[stage.name]:.3g}",
+                f"{left_s * rate.cpu_s / 3600:.3g}",
+                f"{left_s * rate.gpu_s / 3600:.3g}",
                 f"{money:.3g}",
             ]
         )
@@ -182,7 +205,8 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
     cpus = float(ray.cluster_resources().get("CPU", 1))
     gpus = float(ray.cluster_resources().get("GPU", 0))
     jobs = [Job(stage.name, left[stage.name], actors[stage.name], on[stage.name]) for stage in stages]
-    cli.print_table("estimate", ["stage", "footage_h", "actor_s_per_s", "actors", "hours", "cost"], rows)
+    names = ["stage", "footage_h", "actor_s_per_s", "actors", "hours", "cpu_h", "gpu_h", "cost"]
+    cli.print_table("estimate", names, rows)
     print(
         f"estimate: about {max(slowest_h, work_cpu_h / cpus):.3g} h and {cost:.3g} (in the prices' "
         f"currency) on {cpus:g} CPUs, from {how}"
