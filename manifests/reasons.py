@@ -56,6 +56,10 @@ FAILURES = {
     "access_denied": Reason("One may not read it.", "Check permissions or credentials."),
     "address": Reason("The address is none.", "Correct it in the list."),
     "bad_tar": Reason("A tar is cut or damaged.", "Fetch the tar again."),
+    "sealed_elsewhere": Reason(
+        "The key in its address was sealed by another user (`media/bytes/sealed.py`).",
+        "Set RUSHES_SEAL to the secret of who planned it, or give its list again.",
+    ),
     "cut": Reason("The bytes ended before the end.", "Fetch the file again, or check its store."),
     "decoder_died": Reason(
         "The process that decoded it died of it, or answered nonsense.",

@@ -38,6 +38,11 @@ def shown_json(value: Any) -> Any:
     return value
 
 
+def holds_secret(text: str) -> bool:
+    """Whether a query in the text has a parameter that is a key, a token or a signature."""
+    return _SECRET.search(text) is not None
+
+
 def without_secrets(value: Any) -> Any:
     """A value as JSON has it without what addresses in it let one in by: users, passwords, signed queries.
 

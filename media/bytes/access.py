@@ -19,6 +19,7 @@ from pyarrow import fs
 from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_file import HttpReader, http_source, http_stat
 from media.bytes.http_rules import HttpLimits
+from media.bytes.sealed import unsealed
 from media.bytes.tar_member import HEADER_BLOCK_BYTES, TarIndex, TarIndexes, payload, split_member
 from media.errors import MediaError
 
@@ -50,7 +51,7 @@ def resolve_store(uri: str) -> tuple[fs.FileSystem, str]:
         MediaError: it is no address that can be read.
     """
     try:
-        return fs.FileSystem.from_uri(quote(uri, safe=":/?#[]@!$&'()*+,;=%~"))
+        return fs.FileSystem.from_uri(quote(unsealed(uri), safe=":/?#[]@!$&'()*+,;=%~"))
     except (OSError, ValueError, TypeError) as error:
         raise MediaError(
             "address", f"{uri} cannot be opened ({error}). Give an s3:// or gs:// address."
@@ -109,7 +110,7 @@ def tar_index(tar: str, limits: HttpLimits | None = None) -> TarIndex:
     """
     sizes = {"block_bytes": HEADER_BLOCK_BYTES, "max_ahead": 1}
     if tar.startswith(WEB):
-        source = http_source(tar, limits)
+        source = http_source(unsealed(tar), limits)
         return _indexes.get(
             Blocks(tar, source.facts.size_bytes, source.fetch, **sizes), tar, source.facts.tag
         )
@@ -160,14 +161,14 @@ def open_binary(uri: str, limits: HttpLimits | None = None) -> BinaryIO:  # noqa
         tar, name = member
         offset, size = payload(tar_index(tar, limits), tar, name)
         if tar.startswith(WEB):
-            return HttpReader(http_source(tar, limits), offset, size, uri).as_binary()
+            return HttpReader(http_source(unsealed(tar), limits), offset, size, uri).as_binary()
         if tar.startswith(STORES):
             blocks, _, close = _store_blocks(tar)
             return BlockReader(blocks, offset, size, uri, close).as_binary()
         file = open_local(tar)
         return BlockReader(_local_blocks(file, tar), offset, size, uri, file.close).as_binary()
     if uri.startswith(WEB):
-        return HttpReader(http_source(uri, limits)).as_binary()
+        return HttpReader(http_source(unsealed(uri), limits)).as_binary()
     if uri.startswith(STORES):
         blocks, _, close = _store_blocks(uri)
         return BlockReader(blocks, on_close=close).as_binary()
@@ -223,7 +224,7 @@ def stat_media(uri: str, limits: HttpLimits | None = None) -> tuple[int, str]:
         size = payload(tar_index(member[0], limits), *member)[1]
         return size, stat_media(member[0], limits)[1]
     if uri.startswith(WEB):
-        found = http_stat(uri, limits)
+        found = http_stat(unsealed(uri), limits)
         return found.size_bytes, found.tag
     if not uri.startswith(STORES):
         open_local(uri)

@@ -16,6 +16,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RaySystemEr
 
 from manifests.cli import say
 from manifests.errors import RushesError
+from media.bytes.sealed import secret_if_there, use_secret
 
 LIMIT_S = 300.0
 """Of one file's probe."""
@@ -43,8 +44,11 @@ def probe_on_ray(
         keep: told of files and their rows as they come, so that a run which dies can go on from there.
     """
 
+    secret = secret_if_there()
+
     @ray.remote(num_cpus=1, max_retries=0)
     def probe_some(files: list[Any]) -> list[dict]:
+        use_secret(secret)
         return [_within(limit_s, source_row, file) for file in files]
 
     def alone(file: Any) -> dict:

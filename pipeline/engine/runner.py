@@ -30,6 +30,7 @@ from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
 from manifests.writing.events import EventLog
+from media.bytes.sealed import secret_if_there, use_secret
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
 from pipeline.engine.watcher import Watcher
@@ -91,8 +92,16 @@ class StageActor:
     """Runs one stage, shard by shard, in one process."""
 
     def __init__(
-        self, stage: Stage, dataset_uri: str, run_id: str, hub: Any, folder: str, num_gpus: float
+        self,
+        stage: Stage,
+        dataset_uri: str,
+        run_id: str,
+        hub: Any,
+        folder: str,
+        num_gpus: float,
+        secret: bytes | None,
     ) -> None:
+        use_secret(secret)
         go_to(folder)  # for models that are named by a relative path
         self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
         self.num_gpus = num_gpus
@@ -285,6 +294,7 @@ def _flow(
                 hub,
                 str(Path.cwd()),
                 resources[stage.name].num_gpus,
+                secret_if_there(),
             ),
             compute=ActorPoolStrategy(
                 min_size=1, max_size=max(1, actors[stage.name]), max_tasks_in_flight_per_actor=2

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from manifests.errors import UsageError
 from media.bytes.access import STORES, WEB, is_local
+from media.bytes.sealed import sealed
 from media.bytes.tar_member import split_member
 from media.errors import shown
 from pipeline.footage.found import Found, suffix_of
@@ -119,7 +121,8 @@ def _there(said: Found) -> Iterable[Found]:
 def list_sources(footage: list[str]) -> list[Found]:
     """Everything that the arguments name, sorted, each once.
 
-    Sidecars are attached to their media file and not listed.
+    Sidecars are attached to their media file and not listed. Keys in addresses are sealed
+    (`media.bytes.sealed`).
 
     Args:
         footage: folders (walked), files, glob patterns, `s3://` and `gs://` prefixes or objects, `http(s)://`
@@ -152,4 +155,14 @@ def list_sources(footage: list[str]) -> list[Found]:
             take(rows)
     found, opened = {}, with_tars_opened(found.values())
     take(opened)
-    return with_sidecars(found)
+    return [_sealed(item) for item in with_sidecars(found)]
+
+
+def _sealed(found: Found) -> Found:
+    """The same with addresses as tables may have them."""
+    return replace(
+        found,
+        uri=sealed(found.uri),
+        sidecar=found.sidecar and sealed(found.sidecar),
+        caption=found.caption and sealed(found.caption),
+    )

@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch)
     monkeypatch.setattr(runner, "run_stage", lambda stage, *_, **__: stage.process())
     monkeypatch.setattr(runner.StageActor, "_set_up", lambda *_: None)
     monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: None)
-    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0)
+    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0, None)
     actor.node = None
     actor._tell = lambda event, *_, **__: told.append(event)
     batch = {"shard": [0], "generation": [0], "error": [""], "full": [0]}
