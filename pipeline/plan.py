@@ -22,7 +22,7 @@ from manifests.tables import planned, scans
 from manifests.writing.commit import SupersededError, commit_generation
 from manifests.writing.removing import pending, token, tokens
 from media.bytes.access import is_local
-from media.decode.reader import SEEKABLE
+from media.decode.seeking import is_seekable
 from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
 from pipeline.footage.sources import Found, change_since, id_of_address, safe_name, same_bytes
@@ -70,7 +70,7 @@ def segments_of(row: dict, segment_s: float) -> list[dict]:
     A source that can only be read from its beginning is one segment: each further one would read all before
     it again.
     """
-    is_one = row["kind"] == "image" or bool(set(row.get("decoder_reasons") or ()) - SEEKABLE)
+    is_one = row["kind"] == "image" or not is_seekable(row["container"], row.get("decoder_reasons") or ())
     count = 1 if is_one else max(1, math.ceil(row["duration_s"] / segment_s - 1e-6))
     bounds = [index * segment_s for index in range(count)] + [row["duration_s"]]
     return [

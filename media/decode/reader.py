@@ -24,12 +24,11 @@ from media.decode.hidden import is_hidden
 from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe
+from media.decode.seeking import packets_from
 from media.decode.witness import PROMPT, decoder_of
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
-SEEKABLE = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
-"""Reasons against decord that do not touch seeking."""
 MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
 _DECORD_BATCH_PIXELS = 16 << 20
@@ -239,10 +238,15 @@ class VideoReader:
                 stream = video_stream(container, facts.path)
                 health = Health(facts.codec, decoder_of(stream))
                 gaps_s = self._gaps_s(container, stream)
-                is_whole = self._goes_to(container, stream, start_s)
+                packets = packets_from(container, stream, facts, start_s)
+                is_whole = packets is None
+                if facts.container == "avi":
+                    # AVI stores decode order only: the i-th shown frame has the i-th smallest time
+                    self._avi_times_s = scan_packets(container, stream).times_s
+                    container.seek(0)
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
-                for packet in container.demux(stream):
+                for packet in packets or container.demux(stream):
                     decoded = health.decode(packet)
                     self.has_losses = health.has_losses
                     if field_filter and decoded is not None:
@@ -286,23 +290,6 @@ class VideoReader:
         found = scan_packets(container, stream).missing_s
         container.seek(0)
         return found
-
-    def _goes_to(self, container: InputContainer, stream: VideoStream, start_s: float) -> bool:
-        """Go to the keyframe before `start_s` if a seek is exact.
-
-        Returns:
-            Whether the file is read from its start.
-        """
-        facts = self.facts
-        if facts.container == "avi":
-            # AVI stores decode order only: the i-th shown frame has the i-th smallest time
-            self._avi_times_s = scan_packets(container, stream).times_s
-            container.seek(0)
-        elif start_s > 0 and not set(facts.decoder_reasons) - SEEKABLE:
-            ticks = int((start_s + facts.start_s - EPSILON_S) / float(stream.time_base or 1))
-            container.seek(ticks, stream=stream, backward=True)
-            return False
-        return True
 
     def _decord_then_pyav(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """decord, and from where it gives up the reference decoder."""

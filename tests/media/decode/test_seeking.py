@@ -1,0 +1,84 @@
+"""From the middle of a file come the very frames that come there from its start."""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.decode.seeking import is_seekable
+from pipeline.plan import segments_of
+from world.render import render_frame
+from world.scene import sample_shot
+
+FPS, COUNT, SIZE = 24, 120, (96, 64)
+KINDS = {
+    "closed groups, MP4": ("libx264", "mp4", {"x264-params": "keyint=12:bframes=3:b-pyramid=normal"}),
+    "open groups, MP4": (
+        "libx264",
+        "mp4",
+        {"x264-params": "open-gop=1:keyint=12:bframes=3:b-pyramid=normal"},
+    ),
+    "open groups, Matroska": ("libx265", "mkv", {"x265-params": "open-gop=1:keyint=12:log-level=none"}),
+    "open groups, transport stream": ("libx264", "ts", {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
+    "MPEG-2, transport stream": ("mpeg2video", "ts", {"g": "12", "bf": "2"}),
+    "MPEG-2, program stream": ("mpeg2video", "mpg", {"g": "12", "bf": "2"}),
+    "fields": ("mpeg2video", "ts", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "top": "1"}),
+    "Flash": ("libx264", "flv", {"g": "12", "bf": "2"}),
+    "AV1": ("libsvtav1", "mp4", {"g": "12", "preset": "12"}),
+    "ProRes": ("prores_ks", "mov", {}),
+}
+
+
+def made(path, codec, options):
+    shot, noise = sample_shot(3, SIZE[0] / SIZE[1], COUNT / FPS), np.random.default_rng(3)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, FPS, options=options)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+        for index in range(COUNT):
+            rgb = render_frame(shot, index / FPS, *SIZE).astype(int) + noise.integers(
+                -9, 10, (*SIZE[::-1], 3)
+            )
+            frame = av.VideoFrame.from_ndarray(np.clip(rgb, 0, 255).astype(np.uint8), "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return probe(str(path))
+
+
+def frames(facts, start_s=0.0):
+    return [
+        (frame.time_s, hashlib.md5(frame.rgb.tobytes()).hexdigest(), frame.is_damaged)
+        for frame in VideoReader(facts, decoder="pyav").frames(start_s)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_from_the_middle_are_those_from_the_start(tmp_path, kind):
+    codec, suffix, options = KINDS[kind]
+    facts = made(tmp_path / f"a.{suffix}", codec, options)
+    assert is_seekable(facts.container, facts.decoder_reasons), facts.decoder_reasons
+    whole = frames(facts)
+    assert len(whole) == COUNT
+    for start_s in np.arange(0.1, facts.duration_s, 0.37):
+        assert frames(facts, start_s) == [frame for frame in whole if frame[0] >= start_s - 1e-4], start_s
+
+
+def test_open_groups_and_codecs_do_not_keep_a_film_in_one_segment(tmp_path):
+    for kind in ("open groups, MP4", "open groups, Matroska", "AV1"):
+        codec, suffix, options = KINDS[kind]
+        facts = made(tmp_path / f"{kind}.{suffix}", codec, options)
+        assert facts.decoder_reasons
+        row = vars(facts) | {"source_id": "a", "uri": facts.path}
+        assert len(segments_of(row, 2.0)) == 3
+
+
+@pytest.mark.parametrize("reason", ["edit_list", "clock_restart", "no_pts", "first_not_key", "gap"])
+def test_files_whose_times_are_in_doubt_are_read_from_their_start(reason):
+    assert not is_seekable("mov", [reason]) and not is_seekable("avi", ["container:avi"])
