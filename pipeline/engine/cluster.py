@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,7 +164,38 @@ def session(num_cpus: int | None = None) -> Iterator[str]:
     try:
         yield connect(num_cpus)
     finally:
-        ray.shutdown()
+        with _deaf():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """SIGINT and SIGTERM are not heeded inside: whoever presses again would leave Ray's processes behind.
+
+    Ray, as it shuts down, gives SIGTERM its default action in the midst of it (`UninstallSignalAction`),
+    which ends this process at once; so a thread takes that back until Ray is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_over, ignore = threading.Event(), ctypes.CDLL(None).signal
+
+    def keep_deaf() -> None:
+        while not is_over.wait(0.0005):
+            ignore(
+                signal.SIGTERM, ctypes.c_void_p(1)
+            )  # SIG_IGN; `signal.signal` is for the main thread alone
+
+    thread = threading.Thread(target=keep_deaf, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def interrupt_on_signals() -> None:
