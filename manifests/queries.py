@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,13 +25,14 @@ _TRIES = 5
 
 @contextmanager
 def connected(
-    dataset: Dataset, columns: dict[str, Column] | None = None
+    dataset: Dataset, columns: dict[str, Column] | None = None, without: Collection[str] = ()
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with every table at hand, read lazily, and no other file within reach.
 
     Args:
         columns: restrict tables written by a column (by its name) to that version, so a view sees one version
             only.
+        without: tables that are not at hand.
     """
     import duckdb
 
@@ -41,14 +42,34 @@ def connected(
         tables = Tables(dataset)
         versions = None if columns is None else list(columns.values())
         for name in TABLES:
-            if name != "events":
+            if name != "events" and name not in without:
                 connection.register(name, tables.lazy(name, versions))
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
 
 
-def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) -> pa.Table:
+def check_predicate(where: str, whose: str) -> None:
+    """Refuse a predicate that is not one expression, such as one whose brackets end what it stands in.
+
+    Raises:
+        UsageError: it is none, or several, or cannot be read.
+    """
+    import duckdb
+
+    try:
+        duckdb.SQLExpression(where)
+    except duckdb.Error as error:
+        raise UsageError(
+            f"{whose} {where!r}",
+            f"is not one SQL expression ({' '.join(str(error).split())[:200]})",
+            "Write what must hold of a row, such as: width_px > 256 AND camera = 'static'.",
+        ) from error
+
+
+def sql(
+    dataset: Dataset, query: str, columns: dict[str, Column] | None = None, without: Collection[str] = ()
+) -> pa.Table:
     """Run one read-only query over the dataset's tables.
 
     Raises:
@@ -57,7 +78,7 @@ def sql(dataset: Dataset, query: str, columns: dict[str, Column] | None = None) 
     import duckdb
 
     def ask() -> pa.Table:
-        with connected(dataset, columns) as connection:
+        with connected(dataset, columns, without) as connection:
             statements = connection.extract_statements(query)
             if len(statements) != 1:
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")

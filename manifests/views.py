@@ -99,17 +99,22 @@ class View:
         """
         asked = "*" if fields is None else ", ".join(f'"{name}"' for name in fields)
         gone = ", ".join(f"'{name}'" for name in sorted(pending(dataset)) if name.isalnum())
-        where = f"({self.where})" + (f" AND source_id NOT IN ({gone})" if gone else "")
+        queries.check_predicate(self.where, "view predicate")
+        where = f"({self.where}\n)" + (f" AND source_id NOT IN ({gone})" if gone else "")
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")
-        for table, column in _MADE_BY.items():
-            if column not in self.columns and re.search(rf'\bFROM\s+"?{table}\b', self.where, re.IGNORECASE):
-                raise UsageError(
-                    f"view predicate {self.where!r}",
-                    f"asks the table {table}, and the view has no column {column}",
-                    f"Add {column} to its columns, see `rushes status DATASET`, or change the predicate.",
-                )
-        return queries.sql(dataset, query, self.columns)
+        missing = {table: column for table, column in _MADE_BY.items() if column not in self.columns}
+        try:
+            return queries.sql(dataset, query, self.columns, missing)
+        except UsageError as error:
+            for table, column in missing.items():
+                if re.search(rf"Table with name {table} does not exist", str(error)):
+                    raise UsageError(
+                        f"view predicate {self.where!r}",
+                        f"asks the table {table}, and the view has no column {column}",
+                        f"Add {column} to its columns, see `rushes status DATASET`, or change the predicate.",
+                    ) from error
+            raise
 
     def kept(self, dataset: Dataset) -> set[str]:
         """Ids of the clips that the predicate keeps."""

@@ -21,6 +21,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.views import View
+from manifests.writing.events import Aim
 from manifests.writing.lease import Lease
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import check_address, interrupt_on_signals, session
@@ -180,9 +181,10 @@ class Recaption(IngestConfig):
                 self.dataset, f"{len(missing)} shards have no previews yet", "Finish `rushes ingest` first."
             )
         interrupt_on_signals()
+        columns = {**base.columns, "caption": caption.column, "text": stages[1].column}
+        aim = Aim(view=self.view, columns=columns, where=base.where)
         with Lease(dataset), session() as where:
-            code = execute(dataset, stages, self.settings(), self.autoscaling, where)
+            code = execute(dataset, stages, self.settings(), self.autoscaling, where, aim=aim)
         if code in {cli.DONE, cli.FAILED_ITEMS}:
-            columns = {**base.columns, "caption": caption.column, "text": stages[1].column}
             View(columns=columns, where=base.where).save(dataset, self.view)
         return code

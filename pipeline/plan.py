@@ -176,7 +176,8 @@ def make_plan(
         raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
     known, known_ids, first_shard, failed = _known(dataset)
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
-    files = files[: config.limit] if config.limit else files
+    if config.limit:  # those that are planned count first, so that going on is going on with the same ones
+        files = sorted(files, key=lambda found: safe_name(found.uri) not in known)[: config.limit]
     for path in [
         found.uri for found in files if (row := known.get(safe_name(found.uri))) and _has_changed(found, row)
     ]:

@@ -31,6 +31,7 @@ from media.decode.images import encode_jpeg
 from media.writer import webm_bytes
 
 MAX_TRIES = 5
+_MOST_TOKENS = 1 << 40
 MOST_IN_A_ROW = 12
 """Clips that a server leaves without an answer, none between them with one, before the work stops."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
@@ -361,14 +362,30 @@ def _reply(answer: dict[str, Any]) -> Reply:
     Raises:
         KeyError, TypeError, AttributeError: it is none of the chat protocol.
     """
-    used = answer.get("usage") or {}
-    cost = Usage(
-        prompt_tokens=used.get("prompt_tokens") or 0, output_tokens=used.get("completion_tokens") or 0
+    used = answer.get("usage")
+    prompt, output = (
+        _count(used.get(name)) if isinstance(used, dict) else 0
+        for name in ("prompt_tokens", "completion_tokens")
     )
+    cost = Usage(prompt_tokens=prompt, output_tokens=output)
     first = answer["choices"][0] if answer["choices"] else None
-    text = (first["message"].get("content") or first["message"].get("refusal") or "") if first else ""
+    text = _text(first["message"].get("content")) or _text(first["message"].get("refusal")) if first else ""
     is_cut = first is not None and first.get("finish_reason") == "length"
     return Reply(text=text, is_cut=is_cut, cost=cost, error="an answer without text")
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for what is none, as that costs no caption."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS
+    return int(value) if is_number else 0
+
+
+def _text(content: Any) -> str:
+    """The words of a message, which some servers give in parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -12,6 +12,7 @@ from dashboard.index.index import Index
 from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
+from manifests.queries import check_predicate
 from manifests.store import storage
 from manifests.views import View
 from manifests.writing.removing import pending
@@ -156,6 +157,7 @@ class Scopes:
     def _of_view(self, name: str) -> Scope:
         try:
             view = View.load(self._index.dataset, name)
+            check_predicate(view.where, f"view {name}:")
         except (RushesError, OSError) as error:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
@@ -170,7 +172,7 @@ class Scopes:
     def _with_takedowns(self, where: str) -> str:
         """The predicate of a view, without sources of a takedown that goes on."""
         gone = ", ".join(literal(source_id) for source_id in pending(self._index.dataset))
-        return f"({where}) AND source_id NOT IN ({gone})" if gone else where
+        return f"({where}\n) AND source_id NOT IN ({gone})" if gone else where
 
     def _newest(self) -> Scope:
         rows = self._index.rows(

@@ -190,7 +190,7 @@ class Index:
         """
         if where == "true":
             return ""
-        asked = f"{clips} WHERE NOT coalesce(({where}), false)"
+        asked = f"{clips} WHERE NOT coalesce(({where}\n), false)"
         name = f"out_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
         with self._lock:
             if self._left_out.get(name) != self.changes:

@@ -20,6 +20,7 @@ from manifests.schemas import TABLES
 from manifests.store.shards import Member
 from manifests.tables import scans
 from manifests.views import View
+from manifests.writing.removing import pending
 
 NAMESPACE = "rushes"
 _LEFT_OUT = ("shards", "events")
@@ -52,15 +53,18 @@ def export_tables(
     """
     write = _writer(to, out, overwrite)
     kept = pa.array(sorted(view.kept(dataset)), pa.string())
+    gone = pa.array(sorted(pending(dataset)), pa.string())
     tables, found = scans.Tables(dataset), dict[str, int]()
     versions = list(view.columns.values())
     for name in TABLES:
         if name not in _LEFT_OUT:
             rows = tables.lazy(name, versions)
-            is_of_clips = "clip_id" in rows.schema.names
-            scanned = rows.scanner(
-                filter=pc.field("clip_id").isin(kept) if is_of_clips else None, batch_size=_ROWS
-            )
+            wanted = pc.scalar(True)
+            if "clip_id" in rows.schema.names:
+                wanted &= pc.field("clip_id").isin(kept)
+            if "source_id" in rows.schema.names:
+                wanted &= ~pc.coalesce(pc.field("source_id").isin(gone), False)
+            scanned = rows.scanner(filter=wanted, batch_size=_ROWS)
             schema = rows.schema.remove_metadata()
             batches = (pa.Table.from_batches([batch], schema) for batch in _full(scanned.to_batches()))
             found[name] = write(name, schema, batches)

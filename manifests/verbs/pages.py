@@ -29,7 +29,7 @@ _ABOUT = {
     "text": "which captions have embeddings in the text column's tars",
     "latents": "sizes and audits of latents",
     "shards": "the commit records: a shard's column is there if and only if it has one",
-    "events": "lines of `runs/<run id>/events.jsonl`",
+    "events": "lines of `runs/<run id>/events.jsonl`, which `rushes status` reads and SQL does not",
 }
 _TABLES_HEAD = """# Tables
 

@@ -195,11 +195,11 @@ class Remove:
 
     def _found(self, dataset: Dataset) -> dict[str, str]:
         """Ids and addresses of the sources that are meant."""
-        if any("'" in word for word in self.source):
-            raise UsageError(", ".join(self.source), "has a quote in it", "Give the id of the source.")
-        listed = ", ".join(f"'{word}'" for word in self.source)
+        if self.where:
+            queries.check_predicate(self.where, "--where")
+        listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
-        query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'})"
+        query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'}\n)"
         rows = queries.sql(dataset, query).to_pylist()
         return {row["source_id"]: row["uri"] for row in rows if not row["source_id"].startswith("removed-")}
 

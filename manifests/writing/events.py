@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifests.errors import IntegrityError
@@ -113,6 +114,38 @@ def run_ids(dataset: Dataset) -> list[str]:
     return sorted(info.path.split("/")[-2] for info in files)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a run works for: the columns that a view is to point at, and the view.
+
+    Attributes:
+        view: its name; empty for a run of single stages, which leaves views alone.
+        columns: by name; those that are used as they are, too.
+        where: the view's predicate, if it has none yet.
+    """
+
+    view: str = ""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    where: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        columns = {name: str(column) for name, column in self.columns.items()}
+        return {"view": self.view, "columns": columns, "where": self.where}
+
+
+def run_aim(dataset: Dataset, run_id: str) -> Aim:
+    """What a run worked for; without columns for one of before this was recorded.
+
+    Raises:
+        IntegrityError: its `run.json` is damaged.
+    """
+    found = read_object(dataset.filesystem, dataset.path("runs", run_id, "run.json")).get("aim")
+    if not isinstance(found, dict):
+        return Aim()
+    columns = {name: Column.parse(text) for name, text in found["columns"].items()}
+    return Aim(view=found["view"], columns=columns, where=found["where"])
+
+
 def run_config(dataset: Dataset, run_id: str) -> dict[str, Any]:
     """The resolved settings of a run.
 
@@ -130,6 +163,9 @@ def _config_of(dataset: Dataset, column: Column | None) -> dict[str, Any]:
     """Settings of the newest run that made a column; of the newest of all where none says so."""
     runs = run_ids(dataset)
     for run_id in reversed(runs if column else []):
+        record = read_object(dataset.filesystem, dataset.path("runs", run_id, "run.json"))
+        if str(column) in record.get("makes", ()):
+            return run_config(dataset, run_id)
         path = dataset.path("runs", run_id, "summary.json")
         if storage.exists(dataset.filesystem, path):
             made = read_object(dataset.filesystem, path).get("funnel", [])

@@ -55,28 +55,27 @@ def _footage(dataset: Dataset) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a stage takes for a second of footage: of an actor, of processors at work, of GPUs held."""
+    """What a stage takes for a second of footage: of an actor, and of processors at work."""
 
     actor_s: float = 0.0
     cpu_s: float = 0.0
-    gpu_s: float = 0.0
 
 
 def rates_of_runs(dataset: Dataset) -> dict[str, Rate]:
     """What each stage took, from the shards that earlier runs committed."""
     by_shard = _footage(dataset)
-    spent = defaultdict[str, list[float]](lambda: [0.0] * 4)
+    spent = defaultdict[str, list[float]](lambda: [0.0] * 3)
     for run_id in run_ids(dataset):
         for event in read_events(dataset, run_id):
             if event["event"] == "committed" and event["shard"] in by_shard:
-                took = [float(event["value"].get(name, 0.0)) for name in ("seconds", "cpu_s", "gpu_s")]
+                took = [float(event["value"].get(name, 0.0)) for name in ("seconds", "cpu_s")]
                 took.append(by_shard[event["shard"]])
                 spent[event["stage"]] = [
                     one + more for one, more in zip(spent[event["stage"]], took, strict=True)
                 ]
     return {
-        stage: Rate(actor_s / footage_s, cpu_s / footage_s, gpu_s / footage_s)
-        for stage, (actor_s, cpu_s, gpu_s, footage_s) in spent.items()
+        stage: Rate(actor_s / footage_s, cpu_s / footage_s)
+        for stage, (actor_s, cpu_s, footage_s) in spent.items()
         if footage_s
     }
 
@@ -121,9 +120,7 @@ def rates_of_sample(dataset: Dataset, config: IngestConfig) -> dict[str, Rate]:
             ):  # a shot is followed past its segment's end, so what was read is more than was asked for
                 clips = scans.table(sample, "clips").to_pylist()
             footage_s = max(seconds_of(clips), seconds_of(chosen))
-            gpus = config.resources()[stage.name].num_gpus
-            cpu_s = time.process_time() - cpu_s
-            rates[stage.name] = Rate(seconds / footage_s, cpu_s / footage_s, seconds * gpus / footage_s)
+            rates[stage.name] = Rate(seconds / footage_s, (time.process_time() - cpu_s) / footage_s)
     return rates
 
 
@@ -184,7 +181,9 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
         left_s = sum(length_s for shard, length_s in footage.items() if shard not in done)
         needs, rate = on[stage.name], rates.get(stage.name, Rate())
         actor_h = left[stage.name] = left_s * rate.actor_s / 3600
-        money = actor_h * (needs.num_cpus * prices.cpu_hour + needs.num_gpus * prices.gpu_hour)
+        # a stage may work more than it asks for, and holds what it asks for
+        cpu_h = max(actor_h * needs.num_cpus, left_s * rate.cpu_s / 3600)
+        money = cpu_h * prices.cpu_hour + actor_h * needs.num_gpus * prices.gpu_hour
         rows.append(
             [
                 stage.name,
@@ -192,14 +191,14 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
                 f"{rate.actor_s:.4f}",
                 actors[stage.name],
                 f"{actor_h / actors[stage.name]:.3g}",
-                f"{left_s * rate.cpu_s / 3600:.3g}",
-                f"{left_s * rate.gpu_s / 3600:.3g}",
+                f"{cpu_h:.3g}",
+                f"{actor_h * needs.num_gpus:.3g}",
                 f"{money:.3g}",
             ]
         )
         slowest_h, work_cpu_h, cost = (
             max(slowest_h, actor_h / actors[stage.name]),
-            work_cpu_h + actor_h * needs.num_cpus,
+            work_cpu_h + cpu_h,
             cost + money,
         )
     cpus = float(ray.cluster_resources().get("CPU", 1))

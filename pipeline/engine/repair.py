@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from manifests.layout import Column, Dataset
 from manifests.tables import planned, records, scans
 from manifests.text import shown
 from manifests.views import View
-from manifests.writing.events import run_config, run_ids
+from manifests.writing.events import Aim, run_aim, run_config, run_ids
 from manifests.writing.lease import Lease
 from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig
@@ -98,12 +99,26 @@ def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]
         withdraw(dataset, stage.column, shards)
 
 
-def columns_of(dataset: Dataset, view: str) -> list[Column]:
-    """The columns that a view points at; none where there is no such view yet."""
-    try:
-        return list(View.load(dataset, view).columns.values())
-    except UsageError:
-        return []
+def aim_of(dataset: Dataset, view: str = "") -> Aim:
+    """What is to be done again: a view's columns, or those of the last run.
+
+    Where the view was never written, as its shards had errors, they are those of the last run that was to.
+
+    Args:
+        view: its name; empty for what the last run worked for.
+    """
+    runs = [run_aim(dataset, run_id) for run_id in reversed(run_ids(dataset))]
+    aims = [aim for aim in runs if aim.columns]
+    last = aims[0] if aims else Aim(view="default")
+    if not view and not last.view:
+        return last
+    aim = last if not view else next((aim for aim in aims if aim.view == view), Aim(view=view))
+    with contextlib.suppress(UsageError):
+        found = View.load(dataset, aim.view)
+        # the last run may not have come so far as to point the view at its columns
+        columns = found.columns if view else {**found.columns, **aim.columns}
+        return Aim(view=aim.view, columns=columns, where=found.where)
+    return aim
 
 
 def _refuse_masked(config: IngestConfig, view: str) -> None:
@@ -129,13 +144,15 @@ class Retry:
     ingest makes what is missing. What had not failed is copied byte for byte; captions that were paid for are
     not asked for again.
 
-    Example: rushes retry DATASET
+    Examples:
+      rushes retry DATASET
+      rushes retry DATASET --view vlm
     """
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Dataset folder or address."""
-    view: str = "default"
-    """View to point at the columns."""
+    view: str = ""
+    """View whose columns are meant; what the last run worked for if left out."""
     autoscaling: bool = False
     """Trust the cluster's autoscaler to bring nodes that are not there yet."""
     dry_run: bool = False
@@ -145,7 +162,10 @@ class Retry:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        stages, config = stages_of_run(dataset, columns_of(dataset, self.view))
+        aim = aim_of(dataset, self.view)
+        stages, config = stages_of_run(dataset, aim.columns.values())
+        if not aim.view:  # of single stages
+            stages = [stage for stage in stages if stage.column in aim.columns.values()]
         fields = ["uri", "status", "reason", "alt", "metadata_json"]
         latest = {row["uri"]: row for row in scans.table(dataset, "sources", None, fields).to_pylist()}
         sources = [
@@ -162,7 +182,7 @@ class Retry:
         if self.dry_run:
             return cli.DONE
         if any("caption" in names for names in forced.values()):
-            _refuse_masked(config, self.view)
+            _refuse_masked(config, aim.view)
         interrupt_on_signals()
         with Lease(dataset), session() as where:
             if sources:
@@ -170,9 +190,20 @@ class Retry:
                 opened = sorted({row["uri"] for row in sources} - {item.uri for item in found})
                 plan_generation(dataset, found, config.plan, retries_failed=True, opened=opened)
             take_back(dataset, stages, forced)
-            return execute(
-                dataset, stages, config, self.autoscaling, where, is_json=self.json, view=self.view
+            is_there = aim.view in View.names(dataset) or not aim.columns
+            code = execute(
+                dataset,
+                stages,
+                config,
+                self.autoscaling,
+                where,
+                is_json=self.json,
+                view=aim.view if is_there else "",
+                aim=aim if aim.columns else None,
             )
+        if not is_there and aim.view and code in {cli.DONE, cli.FAILED_ITEMS}:
+            View(columns=dict(aim.columns), where=aim.where).save(dataset, aim.view)
+        return code
 
 
 class Beside(Dataset):
@@ -211,17 +242,17 @@ class Replay:
     ranges: ClassVar[Ranges] = {"shard": COUNT_OR_NONE}
 
     stage: Annotated[str, tyro.conf.Positional]
-    """preview, embed, caption, text or latent."""
+    """preview, embed, score, caption, text or latent."""
     shard: Annotated[int, tyro.conf.Positional]
     """Shard number."""
     dataset: str
     """Dataset folder or address."""
-    view: str = "default"
-    """View whose columns are meant."""
+    view: str = ""
+    """View whose columns are meant; what the last run worked for if left out."""
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        stages, _ = stages_of_run(dataset, columns_of(dataset, self.view))
+        stages, _ = stages_of_run(dataset, aim_of(dataset, self.view).columns.values())
         stage = next((stage for stage in stages if stage.name == self.stage), None)
         if stage is None:
             raise UsageError(

@@ -21,6 +21,7 @@ from manifests.tables import planned, scans
 from manifests.verbs.upkeep import compacted
 from manifests.views import View
 from manifests.writing.compact import ENOUGH
+from manifests.writing.events import Aim
 from manifests.writing.withdrawn import forget
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate.stage import Curate
@@ -191,11 +192,13 @@ def execute(
     where: str,
     is_json: bool = False,
     view: str = "",
+    aim: Aim | None = None,
 ) -> int:
     """Run the stages over all shards and print the outcome; returns the exit code.
 
     Args:
         view: point this view at the columns, near-duplicates left out; empty for none.
+        aim: what the run works for, where that is not the view of these columns alone.
     """
     resources = {stage.name: config.resources()[stage.name] for stage in stages}
     shards = list(planned.shards(dataset).items())
@@ -209,7 +212,9 @@ def execute(
     versions = {
         item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES
     }
-    run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where)
+    made = {stage.name: stage.column for stage in stages}
+    aim = aim or Aim(view=view, columns=made)
+    run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where, list(made.values()), aim)
     outcome = run_stages(dataset, stages, shards, run_id, preflight(resources, is_autoscaling), resources)
     forget(dataset, [stage.column for stage in stages])
     try:

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from ray.data import ActorPoolStrategy
 
 from manifests.cli import say
 from manifests.errors import RushesError
-from manifests.layout import Dataset
+from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
-from manifests.writing.events import EventLog
+from manifests.writing.events import Aim, EventLog
 from media.bytes.sealed import secret_if_there, use_secret
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
@@ -328,18 +329,40 @@ def footage_by_shard(dataset: Dataset) -> dict[int, float]:
     return dict(zip(sums["shard"].to_pylist(), sums["length_s_sum"].to_pylist(), strict=True))
 
 
+def _whole(word: str) -> str:
+    """A word of a command, with the whole path where it names something here: one spelling of each file."""
+    try:
+        is_path = Path(word).is_file() or (os.sep in word and Path(word).exists())
+    except (OSError, ValueError):
+        return word
+    return str(Path(word).absolute()) if is_path else word
+
+
 def start_run(
-    dataset: Dataset, command: list[str], config: dict, versions: dict[str, str], where: str
+    dataset: Dataset,
+    command: list[str],
+    config: dict,
+    versions: dict[str, str],
+    where: str,
+    makes: Sequence[Column] = (),
+    aim: Aim = Aim(),  # noqa: B008 - frozen
 ) -> str:
-    """Record what runs: `runs/<run id>/run.json`. Returns the run id."""
+    """Record what runs: `runs/<run id>/run.json`. Returns the run id.
+
+    Args:
+        makes: the columns that its stages make.
+        aim: the view that is to point at them.
+    """
     run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
     record = {
         "run_id": run_id,
-        "command": command,
+        "command": [_whole(word) for word in command],
         "config": config,
         "versions": versions,
         "ray": where,
         "started_s": time.time(),
+        "makes": [str(column) for column in makes],
+        "aim": aim.to_dict(),
     }
     storage.write_bytes(
         dataset.filesystem,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
+from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
@@ -49,7 +50,14 @@ class ScoreStage:
 
     def setup(self) -> None:
         for scorer in self.scorers:
-            scorer.setup()
+            try:
+                scorer.setup()
+            except UsageError:
+                raise
+            except Exception as error:  # whatever a user's own class does
+                raise UsageError(
+                    f"scorer {scorer.name}", f"cannot be set up ({type(error).__name__}: {error})", "Mend it."
+                ) from error
 
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
@@ -57,24 +65,28 @@ class ScoreStage:
         clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
         tar, frames = preview_frames(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
-        before = self._of_others(dataset, shard) | again.rows("scores")
+        before = self._made(dataset, shard, again)
         rows, failures = list[dict](), list[dict]()
         for begin in range(0, len(clips), self.config.batch):
             batch = clips[begin : begin + self.config.batch]
             copied = [row for clip in batch for row in before.get(clip["clip_id"], ())]
             rows += copied
             done = {(row["clip_id"], row["scorer"]) for row in copied}
-            wanted = {clip["clip_id"]: {(clip["clip_id"], name) for name in self.versions} for clip in batch}
-            new = [clip for clip in batch if wanted[clip["clip_id"]] - done]
-            make = functools.partial(self._together, dataset, tar, frames, done)
-            made = halving(new, lambda clip: clip["clip_id"], make, journal, _ITEM_LIMIT_S) if new else []
-            for clip, found in zip(new, made, strict=True):
-                if isinstance(found, Fault):
-                    rows = [row for row in rows if row["clip_id"] != clip["clip_id"]]
-                    attempt = again.attempt(clip["clip_id"])
-                    failures.append(failure_row(clip, self.name, shard, found.error, found.cause, attempt))
-                else:
-                    rows += [self._row(clip["clip_id"], shard, name, score) for name, score in found.items()]
+            pictures = Pictures(dataset, tar, frames)
+            faults = defaultdict[str, list[Fault]](list)
+            for scorer in self.scorers:
+                new = [clip for clip in batch if (clip["clip_id"], scorer.name) not in done]
+                make = functools.partial(_scored, scorer, pictures)
+                made = halving(new, lambda clip: clip["clip_id"], make, journal, _ITEM_LIMIT_S) if new else []
+                for clip, found in zip(new, made, strict=True):
+                    if isinstance(found, Fault):
+                        faults[clip["clip_id"]].append(Fault(found.error, f"{scorer.name}: {found.cause}"))
+                    else:
+                        rows.append(self._row(clip["clip_id"], shard, scorer.name, found))
+            for clip in batch:
+                if own := faults[clip["clip_id"]]:
+                    cause, attempt = "; ".join(fault.cause for fault in own), again.attempt(clip["clip_id"])
+                    failures.append(failure_row(clip, self.name, shard, own[0].error, cause, attempt))
             progress(f"{min(begin + self.config.batch, len(clips))}/{len(clips)} clips")
         journal.rest()
         place = {clip["clip_id"]: number for number, clip in enumerate(clips)}
@@ -84,14 +96,19 @@ class ScoreStage:
             commit.commit({"scores": rows, "drops": [], "failures": failures}, account)
         return account
 
-    def _of_others(self, dataset: Dataset, shard: int) -> dict[str, list[dict]]:
-        """Rows of other versions of the column whose scorer and previews are those of now, by clip."""
+    def _made(self, dataset: Dataset, shard: int, again: Again) -> dict[str, list[dict]]:
+        """Rows that were made of these previews by these scorers, in any version of the column, by clip.
+
+        A clip that failed has those of the scorers that did not.
+        """
         found = defaultdict[str, dict[str, dict]](dict)
+        rows = again.before.rows("scores")
         for column in dataset.columns():
             if column.name == self.name and column != self.column and dataset.is_committed(column, shard):
-                for row in records.rows_of_shard(dataset, "scores", column, shard):
-                    if row["scorer_version"] == self._version(row["scorer"]):
-                        found[row["clip_id"]][row["scorer"]] = row
+                rows = [*records.rows_of_shard(dataset, "scores", column, shard), *rows]
+        for row in rows:
+            if row["scorer_version"] == self._version(row["scorer"]):
+                found[row["clip_id"]][row["scorer"]] = row
         return {clip_id: list(rows.values()) for clip_id, rows in found.items()}
 
     def _version(self, scorer: str) -> str:
@@ -108,38 +125,41 @@ class ScoreStage:
             "scorer_version": self._version(scorer),
         }
 
-    def _together(
-        self,
-        dataset: Dataset,
-        tar: str,
-        frames: dict[str, list[Member]],
-        done: set[tuple[str, str]],
-        clips: Sequence[dict],
-    ) -> list[dict[str, Score]]:
-        """Scores of clips as one batch, by scorer; those that are done are left out.
 
-        Raises:
-            ValueError: a scorer gives another number of scores, or one that is not finite.
-        """
-        decoded = dict[str, np.ndarray]()
+class Pictures:
+    """The previews of a shard's clips, each decoded once."""
 
-        def picture(member: Member) -> np.ndarray:
-            if member.name not in decoded:
-                decoded[member.name] = decode_image(read_member(dataset.filesystem, tar, member))
-            return decoded[member.name]
+    def __init__(self, dataset: Dataset, tar: str, frames: dict[str, list[Member]]) -> None:
+        self._read = functools.partial(read_member, dataset.filesystem, tar)
+        self._frames, self._decoded = frames, dict[str, np.ndarray]()
 
-        names = [clip["clip_id"] for clip in clips]
-        found: list[dict[str, Score]] = [{} for _ in names]
-        for scorer in self.scorers:
-            at = [place for place, name in enumerate(names) if (name, scorer.name) not in done]
-            lots = [[picture(pick) for pick in spread(frames[names[place]], scorer.frames)] for place in at]
-            scores = scorer.score(lots) if lots else []
-            if len(scores) != len(at) or not np.isfinite([score.value for score in scores]).all():
-                raise ValueError(f"{scorer.name} gave {scores} for {len(at)} clips")
-            for place, score in zip(at, scores, strict=True):
-                words = tuple(valid(str(word)) for word in score.words or ())
-                found[place][scorer.name] = Score(float(score.value), words)
-        return found
+    def of(self, clip_id: str, count: int) -> list[np.ndarray]:
+        """At most so many pictures [H, W, 3] uint8 of a clip."""
+        return [self._picture(member) for member in spread(self._frames[clip_id], count)]
+
+    def _picture(self, member: Member) -> np.ndarray:
+        if member.name not in self._decoded:
+            self._decoded[member.name] = decode_image(self._read(member))
+        return self._decoded[member.name]
+
+
+def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[Score]:
+    """What a scorer says of some clips.
+
+    Raises:
+        ValueError: it gives another number of scores, one that is none, or one that is not finite.
+    """
+    scores = list(scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips]))
+    if len(scores) != len(clips):
+        raise ValueError(f"it gave {len(scores)} scores for {len(clips)} clips")
+    found = list[Score]()
+    for score in scores:
+        if not isinstance(score, Score) or isinstance(score.words, str):
+            raise ValueError(f"it gave {score!r:.200}, which is no Score(value, (word, ...))")
+        if not np.isfinite(score.value):
+            raise ValueError(f"it gave {score.value}, which is not finite")
+        found.append(Score(float(score.value), tuple(valid(str(word)) for word in score.words or ())))
+    return found
 
 
 def words_of(dataset: Dataset, columns: Mapping[str, Column]) -> tuple[Column | None, str]:

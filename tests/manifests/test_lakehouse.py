@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -80,3 +81,17 @@ def test_what_is_not_ours_is_never_replaced(half, tmp_path, to, name):
     words = ["export", dataset.uri, "--to", to, "--out", str(tmp_path / "out"), "--overwrite"]
     assert cli.main(arguments=words) == (cli.USAGE if to == "iceberg" else cli.DONE)
     assert theirs.read_text() == "of somebody else"
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg"])
+def test_what_a_takedown_has_begun_to_take_is_not_exported(copy, tmp_path, to):
+    source = scans.table(copy, "sources").to_pylist()[0]
+    note = {"sources": {source["source_id"]: [source["uri"]]}, "reason": "", "read_by": []}
+    path = Path(copy.path("removed", "pending.json"))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(note))
+    assert cli.main(arguments=["export", copy.uri, "--to", to, "--out", str(tmp_path / "out")]) == cli.DONE
+    found = opened(to, tmp_path / "out")
+    assert found["sources"] and found["segments"]
+    ids = {row.get("source_id") for rows in found.values() for row in rows}
+    assert source["source_id"] not in ids

@@ -55,3 +55,15 @@ def test_events_and_the_record_of_a_run_hold_no_secret(tmp_path):
 def test_text_without_addresses_is_left_alone():
     for text in ("a ? b @ c", "mail me@host", "what? yes", ""):
         assert shown(text) == text
+
+
+def test_a_run_records_whole_paths_of_what_its_command_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "it's one.mp4").write_bytes(b"")
+    (tmp_path / "preview").mkdir()
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    words = ["rushes", "ingest", "f/it's one.mp4", "--only", "preview", "s3://b/x.mp4"]
+    run_id = start_run(dataset, words, {}, {}, "embedded")
+    record = json.loads((tmp_path / "ds" / "runs" / run_id / "run.json").read_text())
+    assert record["command"] == [*words[:2], str(tmp_path / words[2]), *words[3:]]

@@ -10,7 +10,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from pipeline.config import PlanConfig
-from pipeline.footage.sources import list_sources, source_row
+from pipeline.footage.sources import Found, list_sources, source_row
 from pipeline.plan import deal, make_plan, segments_of
 from tests.conftest import ingest_here
 
@@ -26,7 +26,13 @@ def here(files):
 )
 def test_segments_tile_their_source_and_shards_hold_about_equal_seconds(lengths, shard_s, seed):
     rows = [
-        {"source_id": f"{i:04d}", "uri": f"/v/{i:04d}", "kind": "video", "duration_s": length}
+        {
+            "source_id": f"{i:04d}",
+            "uri": f"/v/{i:04d}",
+            "kind": "video",
+            "duration_s": length,
+            "container": "mov",
+        }
         for i, length in enumerate(lengths)
     ]
     segments = [segment for row in rows for segment in segments_of(row, 600.0)]
@@ -143,5 +149,7 @@ def test_a_limit_takes_the_same_files_at_each_run(films, tmp_path):
     first = make_plan(dataset, files, PlanConfig(limit=3), here)
     assert [row["uri"] for row in first] == [found.uri for found in files[:3]]
     assert make_plan(dataset, files, PlanConfig(limit=3), here) == []
+    earlier = sorted([*files, Found(str(tmp_path / "0.mp4"))], key=lambda found: found.uri)
+    assert make_plan(dataset, earlier, PlanConfig(limit=3), here) == []
     more = make_plan(dataset, files, PlanConfig(limit=5), here)
     assert [row["uri"] for row in more] == [found.uri for found in files[3:5]]

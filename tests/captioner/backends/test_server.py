@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from captioner.backends import server as module
-from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner
+from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner, _reply
 from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
 from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
@@ -127,6 +127,23 @@ def test_an_answer_of_another_protocol_costs_one_request_and_says_so():
         [[caption]] = ServerCaptioner(options(server)).caption([clip(1)])
         assert "chat protocol" in caption.finish_reason
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, (0, 3)),
+        ({"prompt_tokens": "12", "completion_tokens": None}, (0, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 2.0}, (0, 2)),
+        ("much", (0, 0)),
+        (None, (0, 0)),
+    ],
+)
+def test_odd_counts_of_tokens_cost_no_caption(usage, tokens):
+    message = {"content": [{"type": "text", "text": "A ball "}, {"type": "text", "text": "moves."}, 7]}
+    reply = _reply({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+    assert reply.text == "A ball moves."
+    assert (reply.cost.prompt_tokens, reply.cost.output_tokens) == tokens
 
 
 def test_a_merge_without_an_answer_leaves_the_parts_joined_in_order():

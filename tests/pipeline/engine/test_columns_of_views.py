@@ -12,9 +12,9 @@ from manifests.layout import Column, Dataset
 from manifests.tables import records
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
-from manifests.writing.events import ingest_settings
+from manifests.writing.events import Aim, ingest_settings, run_ids
 from pipeline.engine import repair
-from pipeline.engine.repair import columns_of, stages_of_run
+from pipeline.engine.repair import aim_of, stages_of_run
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_retry_takes_the_run_that_made_the_view_and_not_the_newest(copy):
     view = View.load(copy)
     run_again(copy, {}, caption={"captioner": "given"})
     newest, _ = stages_of_run(copy)
-    stages, _ = stages_of_run(copy, columns_of(copy, "default"))
+    stages, _ = stages_of_run(copy, aim_of(copy, "default").columns.values())
     made = {stage.name: stage.column for stage in stages}
     assert {name: made[name] for name in ("preview", "caption", "latent")} == {
         name: view.columns[name] for name in ("preview", "caption", "latent")
@@ -103,3 +103,34 @@ def test_windows_and_shards_without_latents_are_left_out_of_an_export(copy, tmp_
     Path(copy.record_path(view.columns["latent"], shards[-1])).unlink()
     tars, lacking = export_webdataset(Dataset(copy.uri), view, tmp_path / "part")
     assert len(tars) == len(whole) - 1 and lacking > 0
+
+
+def aimed(dataset, number, aim):
+    """A run with the settings of the first, that worked for something."""
+    record = json.loads(Path(dataset.path("runs", run_ids(dataset)[0], "run.json")).read_text())
+    folder = Path(dataset.path("runs", f"99999999-00000{number}-000000"))
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(record | {"aim": aim.to_dict()}))
+
+
+def test_retry_means_what_the_last_run_worked_for(copy):
+    view = View.load(copy)
+    assert aim_of(copy) == Aim(view="default", columns=view.columns, where=view.where)
+    # captions of another view, whose shards had errors: the view was never written
+    new = {**view.columns, "caption": Column("caption", "0123456789")}
+    aimed(copy, 1, Aim(view="vlm", columns=new, where="kind = 'video'"))
+    assert aim_of(copy) == aim_of(copy, "vlm") == Aim(view="vlm", columns=new, where="kind = 'video'")
+    assert aim_of(copy, "default").columns == view.columns
+    # a stage that ran on its own
+    score = {"score": Column("score", "0123456789")}
+    aimed(copy, 2, Aim(columns=score))
+    assert aim_of(copy) == Aim(columns=score)
+    assert aim_of(copy, "vlm").columns == new
+
+
+def test_a_run_that_did_not_come_to_its_view_is_what_retry_means(copy):
+    view = View.load(copy)
+    new = {"caption": Column("caption", "0123456789")}
+    aimed(copy, 1, Aim(view="default", columns={**view.columns, **new}))
+    assert aim_of(copy).columns["caption"] == new["caption"]
+    assert aim_of(copy, "default").columns == view.columns

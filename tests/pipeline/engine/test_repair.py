@@ -102,7 +102,7 @@ def test_rates_are_measured_on_a_sample_or_taken_from_runs(films, tmp_path):
     before = committed(tmp_path / "ds")
     rates = estimate.rates_of_sample(dataset, config)
     assert set(rates) == {stage.name for stage in build_stages(config)}
-    assert all(0 < rate < 100 for rate in rates.values())
+    assert all(0 < rate.actor_s < 100 for rate in rates.values())
     assert committed(tmp_path / "ds") == before
     assert estimate.rates_of_runs(dataset) == {}
 

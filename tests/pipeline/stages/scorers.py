@@ -67,3 +67,45 @@ class Odd(Redness):
     """Its name is a number."""
 
     name, frames = 5, "many"  # type: ignore[assignment]
+
+
+class Picky(Redness):
+    """It fails for every second clip, until it is mended."""
+
+    name, version, frames = "picky", "1", 1
+    is_mended: ClassVar[bool] = False
+
+    def score(self, clips):
+        Picky.seen.append(len(clips))
+        if not Picky.is_mended and len(clips) == 1 and len(Picky.seen) % 2:
+            raise ValueError("not this one")
+        if not Picky.is_mended and len(clips) > 1:
+            raise ValueError("one at a time")
+        return [Score(1.0) for _ in clips]
+
+
+class Careless(Redness):
+    """Numbers in the place of scores."""
+
+    name, version, frames = "careless", "1", 1
+
+    def score(self, clips):
+        return [1.0 for _ in clips]
+
+
+class Wordy(Redness):
+    """Text in the place of words."""
+
+    name, version, frames = "wordy", "1", 1
+
+    def score(self, clips):
+        return (Score(1.0, "hello") for _ in clips)  # type: ignore[arg-type]
+
+
+class Unready(Redness):
+    """It cannot be set up."""
+
+    name, version, frames = "unready", "1", 1
+
+    def setup(self) -> None:
+        raise OSError("no weights")

@@ -16,6 +16,7 @@ from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.verify import verify
 from manifests.views import View
+from manifests.writing.withdrawn import withdraw
 from media.writer import write_video
 from pipeline.config import CaptionConfig, IngestConfig, ScoreConfig
 from pipeline.engine.run import build_stages, chosen, save_view
@@ -26,7 +27,7 @@ from pipeline.scores.words import Words
 from pipeline.stages.protocol import run_stage
 from pipeline.stages.score import ScoreStage, words_of
 from tests.pipeline.dedup.test_stage import tiny_clip
-from tests.pipeline.stages.scorers import Redness
+from tests.pipeline.stages.scorers import Picky, Redness
 
 OWN = "tests.pipeline.stages.scorers"
 
@@ -67,10 +68,62 @@ def test_another_scorer_beside_it_copies_what_is_there(copy):
     failures = {row["item_id"]: row for row in scans.table(copy, "failures", stage.column).to_pylist()}
     stills = {row["clip_id"] for row in scans.table(copy, "clips").to_pylist() if row["kind"] == "image"}
     assert stills and stills <= failures.keys()
-    assert {failures[name]["cause"] for name in stills} == {"a clip of one frame"}
-    others = {row["clip_id"] for row in rows}
+    assert {failures[name]["cause"] for name in stills} == {"frames: a clip of one frame"}
+    others = {row["clip_id"] for row in rows if row["scorer"] == "frames"}
     assert others and not others & failures.keys()  # a batch that fails takes none of its neighbours along
     assert {row["value"] for row in rows if row["scorer"] == "frames"} == {3.0}
+
+
+def test_a_scorer_that_fails_takes_nothing_from_the_others_and_a_retry_asks_it_alone(copy):
+    stage, rows = scored(copy, f"{OWN}:Picky", f"{OWN}:Redness")
+    clips = {row["clip_id"] for row in scans.table(copy, "clips").to_pylist()}
+    assert {row["clip_id"] for row in rows if row["scorer"] == "redness"} == clips
+    failures = scans.table(copy, "failures", stage.column).to_pylist()
+    failed = {row["item_id"] for row in failures}
+    assert 0 < len(failed) < len(clips)
+    assert {row["clip_id"] for row in rows if row["scorer"] == "picky"} == clips - failed
+    assert all("picky: " in row["cause"] and "not this one" in row["cause"] for row in failures)
+    assert verify(copy, deep=True).problems == []
+    Redness.seen.clear()
+    Picky.is_mended = True
+    withdraw(copy, stage.column, sorted(copy.committed_shards(stage.column)))
+    _, again = scored(copy, f"{OWN}:Picky", f"{OWN}:Redness")
+    Picky.is_mended = False
+    assert len(again) == 2 * len(clips) and sum(Redness.seen) == len(failed)  # `Picky` counts there, too
+
+
+@pytest.mark.parametrize(("name", "said"), [("Careless", "no Score"), ("Wordy", "no Score")])
+def test_answers_that_are_no_scores_name_the_scorer(copy, name, said):
+    stage, rows = scored(copy, f"{OWN}:{name}")
+    failures = scans.table(copy, "failures", stage.column).to_pylist()
+    assert not rows and failures
+    assert all(f"{name.lower()}: " in row["cause"] and said in row["cause"] for row in failures)
+
+
+def test_a_scorer_that_cannot_be_set_up_is_one_line(copy):
+    with pytest.raises(UsageError, match=r"scorer unready: cannot be set up .*no weights"):
+        scored(copy, f"{OWN}:Unready")
+
+
+def test_a_view_that_asks_a_table_it_lacks_is_refused_however_it_is_spelt(copy):
+    stage, _ = scored(copy, f"{OWN}:Redness")
+    base = View.load(copy)
+    for ask in (
+        "clip_id IN (SELECT clip_id FROM scores)",
+        'clip_id NOT IN (SELECT clip_id FROM "main".scores WHERE value > 0)',
+        "clip_id NOT IN (SELECT s.clip_id FROM clips c, scores s)",
+        "clip_id IN (SELECT c.clip_id FROM clips c JOIN scores s ON c.clip_id = s.clip_id)",
+    ):
+        with pytest.raises(UsageError, match="asks the table scores"):
+            View(columns=base.columns, where=ask).clips(copy)
+        View(columns={**base.columns, "score": stage.column}, where=ask).clips(copy)
+
+
+@pytest.mark.parametrize("where", ["width_px > 0) OR (width_px > 1", "a; b", "", "width_px > 1, true"])
+def test_a_predicate_is_one_expression(copy, where):
+    with pytest.raises(UsageError, match="is not one SQL expression"):
+        View(columns=View.load(copy).columns, where=where).clips(copy)
+    assert View(columns=View.load(copy).columns, where="true -- all").clips(copy).num_rows
 
 
 def test_a_linear_head_on_open_clip(copy, tmp_path):
