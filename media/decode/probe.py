@@ -130,6 +130,7 @@ def _probe_image(path: str) -> Probe | None:
                 is_interlaced=False,
                 decoder="pillow",
                 decoder_reasons=("still image",) if is_still else ("animated image",),
+                detail=f"{frames - 1} further pages are left out" if is_still and frames > 1 else "",
             )
     except (
         UnidentifiedImageError,
@@ -171,7 +172,7 @@ class VideoFacts:
     def fps(self) -> float:
         """Frames per second: what the header says if frames come at these times, else their mean rate."""
         times, said = self.packets.times_s, self.declared_fps
-        if said and len(times) and np.abs(times - np.arange(len(times)) / said).max() <= _CLOCK_S:
+        if said and len(times) > 1 and np.abs(times - np.arange(len(times)) / said).max() <= _CLOCK_S:
             return said
         return self.packets.num_packets / self.duration_s if self.duration_s else 0.0
 

@@ -214,3 +214,11 @@ def test_the_cover_of_a_song_is_no_footage(tmp_path):
         container.mux([*packets, *sound.encode(None)])
     with pytest.raises(MediaError, match="only a cover"):
         probe(str(path))
+
+
+def test_further_pages_of_a_still_are_told(tmp_path):
+    pages = [Image.fromarray(gradient(index)) for index in range(3)]
+    pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    assert probe(str(tmp_path / "a.tiff")).detail == "2 further pages are left out"
+    pages[0].save(tmp_path / "b.tiff")
+    assert probe(str(tmp_path / "b.tiff")).detail == ""
