@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from manifests.cli.failures import failure_of
@@ -28,6 +30,18 @@ class Verb(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM leaves what is under way as Ctrl-C does, so that half a file is put away."""
+    is_free = threading.current_thread() is threading.main_thread()
+    if not is_free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     """Run the verb that a command line names.
 
@@ -40,7 +54,8 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(words, package)
+        with _sigterm_unwinds():
+            return run(words, package)
     except (KeyboardInterrupt, SystemExit) as ended:
         if (
             isinstance(ended, SystemExit) and ended.code != signal.SIGTERM

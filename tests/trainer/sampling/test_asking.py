@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +15,7 @@ from manifests.cli.frame import main
 from media.decode.images import encode_png
 from media.decode.probe import probe
 from media.writer import write_video
+from tests.e2e.commands import start
 from tests.trainer.conftest import film
 from tests.trainer.sampling.test_features import QUICK
 from trainer.sampling.job.inputs import held, read_clip
@@ -171,3 +173,14 @@ def test_a_file_that_is_not_ours_stays(model_folder, tmp_path, capsys):
     words = ("--prompts", tmp_path / "p.txt", *SMALL, "--frames", "1", "--out", tmp_path / "out")
     assert "exists" in refused(capsys, model_folder, *words)
     assert mine.read_bytes() == b"mine"
+
+
+def test_told_to_end_it_leaves_no_half_a_file(model_folder, tmp_path):
+    words = ("sample", model_folder, "--prompt", "a ball", *SMALL, "--seconds", "600", "--window", "3")
+    process = start(*words, "--overlap", "1", *QUICK, "--out", tmp_path / "a.mp4")
+    until_s = time.monotonic() + 60
+    while not list(tmp_path.glob(".*")) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == cli.INTERRUPTED
+    assert not list(tmp_path.iterdir())
