@@ -33,6 +33,11 @@ _SIDES = (".json", ".txt")
 """Endings of the files that describe the one beside them."""
 
 
+def _spelt(ending: str) -> tuple[str, str]:
+    """An ending as cameras and other systems write it, too."""
+    return ending, ending.upper()
+
+
 def local_files(path: str) -> list[Found] | None:
     """Files that a local path names: below a folder, itself, or what the pattern matches.
 
@@ -95,11 +100,11 @@ def store_files(uri: str) -> list[Found] | None:
         path = path.rstrip("/")
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.File:
-            beside_it = [posixpath.splitext(path)[0] + ending for ending in _SIDES]
+            beside_it = [posixpath.splitext(path)[0] + side for ending in _SIDES for side in _spelt(ending)]
             sides = [
                 Found(address(side.path), size_bytes=side.size)
                 for side in map(filesystem.get_file_info, beside_it)
-                if side.type == fs.FileType.File and not path.endswith(_SIDES)
+                if side.type == fs.FileType.File and not path.lower().endswith(_SIDES)
             ]
             return [Found(address(path), size_bytes=info.size), *sides]
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
@@ -159,7 +164,8 @@ def _tar_members(tar: Found) -> list[Found]:
     for name, key in keys.items():
         if posixpath.splitext(name)[1].lower() in NOT_MEDIA:
             continue
-        places = [(f"{posixpath.splitext(name)[0]}{ending}", f"{key}{ending}") for ending in _SIDES]
+        stems = (posixpath.splitext(name)[0], key)
+        places = [[stem + side for stem in stems for side in _spelt(ending)] for ending in _SIDES]
         sides[name] = [next((side for side in pair if side in index.members), None) for pair in places]
         used |= {side for side in sides[name] if side}
     for name, (_, size) in index.members.items():
@@ -191,23 +197,29 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
     Those are left out.
     """
     media = {uri for uri in found if suffix_of(uri) not in NOT_MEDIA}
-    consumed = {beside(uri, ending) for uri in media for ending in _SIDES}
+    consumed = {beside(uri, side) for uri in media for ending in _SIDES for side in _spelt(ending)}
     result = []
     for uri in sorted(found):
         item = found[uri]
-        if uri in consumed and split_query(uri)[0].endswith(_SIDES):
+        if uri in consumed and split_query(uri)[0].lower().endswith(_SIDES):
             continue
         if uri in media:
-            json_file, text_file = (beside(uri, ending) for ending in _SIDES)
-            item = item.joined(
-                Found(
-                    uri,
-                    sidecar=json_file if _is_there(json_file, found) else None,
-                    caption=text_file if _is_there(text_file, found) else None,
+            json_file, text_file = (
+                next(
+                    (side for side in (beside(uri, one) for one in _spelt(ending)) if _is_there(side, found)),
+                    None,
                 )
+                for ending in _SIDES
             )
+            item = item.joined(Found(uri, sidecar=json_file, caption=text_file))
         result.append(item)
     return result
+
+
+def _side(uri: str, ending: str, found: dict[str, Found]) -> str | None:
+    """The file beside one with another ending, if there is one."""
+    spelt = (beside(uri, side) for side in _spelt(ending))
+    return next((side for side in spelt if _is_there(side, found)), None)
 
 
 def _is_there(side: str, found: dict[str, Found]) -> bool:

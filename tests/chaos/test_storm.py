@@ -98,14 +98,14 @@ class Storm:
             assert refused.returncode == 2 or process.poll() is not None, refused.stderr
         if deed == "full":
             process.wait(120)
-            assert process.returncode in {0, 1}, lines  # 0: nothing was left to be written
+            assert process.returncode in {0, 1}, "".join(lines)  # 0: nothing was left to be written
         elif process.poll() is None and deed in {"interrupt", "terminate"}:
             number = signal.SIGINT if deed == "interrupt" else signal.SIGTERM
             for _ in range(2):  # whoever is impatient presses it again
                 process.send_signal(number)
                 time.sleep(self.rng.uniform(0, 2))
             early = {-number} if not lines else set()  # before Python had begun
-            assert process.wait(60) in {INTERRUPTED, 0} | early, lines
+            assert process.wait(60) in {INTERRUPTED, 0} | early, "".join(lines)
         elif process.poll() is None:
             process.kill()
         process.wait(60)

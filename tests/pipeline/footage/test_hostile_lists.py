@@ -103,6 +103,21 @@ def test_the_nearest_text_describes_a_file_in_folders_and_tars(film, tmp_path):
     assert alts["d.one.mp4"] == "shared"  # by its WebDataset key
 
 
+def test_endings_in_capitals_are_of_the_same_kind(film, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("C.MP4", "d.mp4"):
+        shutil.copy(film, folder / name)
+    (folder / "C.TXT").write_text("capitals")
+    (folder / "d.JSON").write_text(json.dumps({"alt": "json"}))
+    tar(tmp_path / "in.tar", [(path.name, path.read_bytes()) for path in folder.iterdir()])
+    for place in (folder, tmp_path / "in.tar"):
+        assert {row["uri"][len(str(place)) + 1 :]: row["alt"] for row in rows(place)} == {
+            "C.MP4": "capitals",
+            "d.mp4": "json",
+        }
+
+
 def test_our_own_outputs_are_no_footage_from_whatever_depth(film, tmp_path, capsys):
     inside = Dataset.create(str(tmp_path / "ds")).path("columns", "preview")
     os.makedirs(inside)
