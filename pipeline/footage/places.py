@@ -204,13 +204,7 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
         if uri in consumed and split_query(uri)[0].lower().endswith(_SIDES):
             continue
         if uri in media:
-            json_file, text_file = (
-                next(
-                    (side for side in (beside(uri, one) for one in _spelt(ending)) if _is_there(side, found)),
-                    None,
-                )
-                for ending in _SIDES
-            )
+            json_file, text_file = (_side(uri, ending, found) for ending in _SIDES)
             item = item.joined(Found(uri, sidecar=json_file, caption=text_file))
         result.append(item)
     return result
