@@ -196,16 +196,16 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
 
     Those are left out.
     """
-    media = {uri for uri in found if suffix_of(uri) not in NOT_MEDIA}
-    consumed = {beside(uri, side) for uri in media for ending in _SIDES for side in _spelt(ending)}
+    media = (uri for uri in found if suffix_of(uri) not in NOT_MEDIA)
+    sides = {uri: [_side(uri, ending, found) for ending in _SIDES] for uri in media}
+    used = {side for own in sides.values() for side in own}
     result = []
     for uri in sorted(found):
         item = found[uri]
-        if uri in consumed and split_query(uri)[0].lower().endswith(_SIDES):
+        if uri in used:
             continue
-        if uri in media:
-            json_file, text_file = (_side(uri, ending, found) for ending in _SIDES)
-            item = item.joined(Found(uri, sidecar=json_file, caption=text_file))
+        if own := sides.get(uri):
+            item = item.joined(Found(uri, sidecar=own[0], caption=own[1]))
         result.append(item)
     return result
 
