@@ -15,9 +15,12 @@ _USER = re.compile(r"(?<=://)[^/\s?#]+@")
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 _SECRET = re.compile(
-    r"([?&;](?:x-[a-z]+-\w[\w-]*|[\w.%-]*(?:sig|token|key|secret|passw|auth|cred|session|policy)[\w.%-]*)=)[^&;#\s]+",
+    r"([?&;](?:x-\w+-[\w-]+|[\w.-]*(?:signature|token|secret|passw|credential)[\w.-]*"
+    r"|(?:[\w.-]*[-_.])?(?:sig|key|auth|hmac|pwd|policy|jwt)"
+    r"|(?:api|access|aws)[-_]?(?:access)?key(?:id)?|googleaccessid|key-pair-id)=)[^&;#\s]+",
     re.IGNORECASE,
 )
+"""A parameter of an address that lets one in, up to its value."""
 
 
 def shown(text: str) -> str:

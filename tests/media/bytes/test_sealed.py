@@ -106,3 +106,17 @@ def test_no_key_of_a_list_is_in_a_dataset_made_from_it(films, tmp_path, monkeypa
     for path in (tmp_path / "ds").rglob("*"):
         assert path.is_dir() or b"s3cr3t" not in path.read_bytes(), path
     assert not any("s3cr3t" in str(scans.table(dataset, name).to_pylist()) for name in ("sources", "clips"))
+
+
+NAMES = ["sig", "token", "access_token", "api_key", "apikey", "key", "AWSAccessKeyId", "GoogleAccessId"]
+NAMES += ["Policy", "Key-Pair-Id", "X-Goog-Signature", "x-oss-credential", "auth", "jwt", "password"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "user.secret"])
+def test_parameters_that_let_one_in_are_sealed(name):
+    assert "s3cr3t" not in sealed(f"https://host/a.mp4?v=1&{name}=s3cr3t")
+
+
+@pytest.mark.parametrize("name", ["v", "keyword", "author", "monkey", "design", "id", "expires", "page"])
+def test_other_parameters_stay(name):
+    assert sealed(f"https://host/a.mp4?{name}=x") == f"https://host/a.mp4?{name}=x"
