@@ -157,14 +157,16 @@ class Scopes:
     def _of_view(self, name: str) -> Scope:
         try:
             view = View.load(self._index.dataset, name)
-            check_predicate(view.where, f"view {name}:")
         except (RushesError, OSError) as error:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
         try:
+            check_predicate(view.where, "the predicate")
             return Scope(name, versions, where=view.where).leaving_out(
                 self._index, self._with_takedowns(view.where)
             )
+        except UsageError as error:
+            return Scope(name, versions, problem=f"its predicate cannot be used: {error.cause}")
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
