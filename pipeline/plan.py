@@ -22,6 +22,7 @@ from manifests.tables import planned, scans
 from manifests.writing.commit import SupersededError, commit_generation
 from manifests.writing.removing import pending, token, tokens
 from media.bytes.access import is_local
+from media.bytes.sealed import unsealed
 from media.decode.seeking import is_seekable
 from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
@@ -32,13 +33,21 @@ IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when
 Probing = Callable[[list[Found]], list[dict]]
 
 
+def _spellings(uri: str) -> set[str]:
+    """An address, and as it was written down before keys were sealed."""
+    try:
+        return {uri, unsealed(uri)}
+    except MediaError:
+        return {uri}
+
+
 def _mark_removed(rows: list[dict], gone: set[str]) -> None:
     """Drop every source that was taken down; its id is not written down again.
 
     One that could not be read then was known by its address alone.
     """
     for row in rows if gone else ():
-        names = [token(row["source_id"]), token(id_of_address(row["uri"]))]
+        names = [token(row["source_id"]), *(token(id_of_address(uri)) for uri in _spellings(row["uri"]))]
         if name := next((name for name in names if name in gone), None):
             row.update(status="dropped", reason="removed", detail="was taken down", source_id=name)
             row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json", "licence", "origin")))

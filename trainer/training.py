@@ -157,7 +157,7 @@ class Fit(RunOptions):
 
         torch.set_num_threads(self.threads)
         out, config = self._checked_out(), self.config()
-        if self.init:
+        if self.init and not (out / "config.json").exists():  # a run that is begun has its weights
             check_alike(config, self.init)
         try:
             if self.tars:

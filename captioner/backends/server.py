@@ -383,8 +383,9 @@ def _count(value: Any) -> int:
 def _text(content: Any) -> str:
     """The words of a message, which some servers give in parts."""
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        return "".join(part for part in parts if isinstance(part, str))
+        said = (None, "text", "output_text")  # and not what it thought
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in said]
+        return "".join(text for part in parts if isinstance(text := part.get("text"), str))
     return content if isinstance(content, str) else ""
 
 

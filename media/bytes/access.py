@@ -20,7 +20,7 @@ from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_file import HttpReader, http_source, http_stat
 from media.bytes.http_rules import HttpLimits
 from media.bytes.sealed import unsealed
-from media.bytes.tar_member import HEADER_BLOCK_BYTES, TarIndex, TarIndexes, payload, split_member
+from media.bytes.tar_member import HEADER_BLOCK_BYTES, TarIndex, TarIndexes, is_file, payload, split_member
 from media.errors import MediaError
 
 STORES = ("s3://", "gs://", "gcs://")
@@ -37,7 +37,7 @@ def open_through(opener: Callable[[str], BinaryIO]) -> None:
 
 def is_local(uri: str) -> bool:
     """Whether the address is a path of this machine: one that any library can open by itself."""
-    return "://" not in uri and (split_member(uri) is None or Path(uri).is_file())
+    return "://" not in uri and (split_member(uri) is None or is_file(uri))
 
 
 def _member(uri: str) -> tuple[str, str] | None:

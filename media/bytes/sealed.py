@@ -1,9 +1,9 @@
 """Addresses that carry a key to what they name, as they may be written down: with the key sealed.
 
 `https://user:password@host/x.mp4` and `https://host/x.mp4?X-Amz-Signature=...` become
-`https://host/x.mp4?sealed=...`: nobody reads the key from a table, an event or a message, and stages open the
-file all the same. One address always becomes the same sealed one, so that a run that goes on knows it again.
-A seal holds for its host alone.
+`https://host/x.mp4?rushes-sealed=...`: nobody reads the key from a table, an event or a message, and stages
+open the file all the same. One address always becomes the same sealed one, so that a run that goes on knows
+it again. A seal holds for its host alone.
 
 The secret that seals is this user's: RUSHES_SEAL in the environment, else a file of mode 600 that is made
 when it is first needed (`RUSHES_SEAL_FILE`, by default ~/.config/rushes/seal). Processes of a cluster are
@@ -13,7 +13,6 @@ given it by the one that started them.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from manifests.text import holds_secret
 from media.errors import MediaError
 
 _ADDRESS = re.compile(r"(?P<scheme>\w+)://(?:(?P<user>[^/?#]*)@)?(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL)
-_PARAMETER = "sealed="
+_PARAMETER = "rushes-sealed="
 _BYTES = 32
 _given: bytes | None = None
 
@@ -44,23 +43,25 @@ def secret_if_there() -> bytes | None:
     """
     if _given is not None:
         return _given
-    text = os.environ.get("RUSHES_SEAL", "")
-    path = _file()
+    text, where = os.environ.get("RUSHES_SEAL", ""), "RUSHES_SEAL"
     try:
-        text = text or (path.read_text() if path.is_file() else "")
+        if not text:
+            path = _file()
+            where = str(path)
+            text = path.read_text() if path.is_file() else ""
         found = base64.urlsafe_b64decode(text)
-    except (OSError, UnicodeDecodeError, binascii.Error) as error:
+    except (PermissionError, RuntimeError):  # another's home, or none: this user has sealed nothing
+        return None
+    except (OSError, ValueError) as error:
         raise UsageError(
-            "RUSHES_SEAL" if os.environ.get("RUSHES_SEAL") else str(path),
+            where,
             f"cannot be read as the secret of sealed addresses ({error})",
             "Give the one by which they were sealed.",
         ) from error
     if not found:
         return None
     if len(found) != _BYTES:
-        raise UsageError(
-            str(path), f"holds {len(found)} bytes and not {_BYTES}", "Give the secret that sealed."
-        )
+        raise UsageError(where, f"holds {len(found)} bytes and not {_BYTES}", "Give the secret that sealed.")
     return found
 
 
@@ -69,16 +70,14 @@ def sealed(uri: str) -> str:
     match = _ADDRESS.fullmatch(uri)
     if match is None:
         return uri
-    path, mark, rest = match["rest"].partition("?")
-    query, hash_mark, member = rest.partition("#")
+    before, hash_mark, member = match["rest"].partition("#")  # the member of a tar, whatever its name holds
+    path, _, query = before.partition("?")
     is_secret = holds_secret(f"?{query}")
     if not match["user"] and not is_secret:
         return uri
     held = json.dumps([match["user"] or "", query if is_secret else None]).encode()
     text = base64.urlsafe_b64encode(_cipher(secret_or_new()).encrypt(held, [_whose(match)])).decode()
     kept = [query] if query and not is_secret else []
-    if not mark:  # the member of a tar stands after its path
-        path, hash_mark, member = path.partition("#")
     return (
         f"{match['scheme']}://{match['host']}{path}?{'&'.join([*kept, _PARAMETER + text])}{hash_mark}{member}"
     )
@@ -93,8 +92,8 @@ def unsealed(uri: str) -> str:
     match = _ADDRESS.fullmatch(uri)
     if match is None or _PARAMETER not in uri:
         return uri
-    path, _, rest = match["rest"].partition("?")
-    query, hash_mark, member = rest.partition("#")
+    before, hash_mark, member = match["rest"].partition("#")
+    path, _, query = before.partition("?")
     parts = query.split("&")
     seals = [part for part in parts if part.startswith(_PARAMETER)]
     if len(seals) != 1:
@@ -104,6 +103,14 @@ def unsealed(uri: str) -> str:
     at = f"{user}@" if user else ""
     mark = "?" if query else ""
     return f"{match['scheme']}://{at}{match['host']}{path}{mark}{query}{hash_mark}{member}"
+
+
+def keyless(uri: str) -> str:
+    """A sealed address without its seal: the same whoever sealed it."""
+    before, hash_mark, member = uri.partition("#")
+    path, _, query = before.partition("?")
+    kept = "&".join(part for part in query.split("&") if not part.startswith(_PARAMETER))
+    return uri if _PARAMETER not in before else f"{path}{'?' if kept else ''}{kept}{hash_mark}{member}"
 
 
 def _opened(text: str, match: re.Match[str]) -> tuple[str, str | None]:
@@ -125,7 +132,7 @@ def _opened(text: str, match: re.Match[str]) -> tuple[str, str | None]:
 
 
 def _whose(match: re.Match[str]) -> bytes:
-    return f"{match['scheme']}://{match['host']}".encode()
+    return f"{match['scheme']}://{match['host']}".encode("utf-8", "surrogatepass")
 
 
 def _cipher(secret: bytes):  # type: ignore[no-untyped-def]
@@ -146,7 +153,12 @@ def secret_or_new() -> bytes:
     """
     if (found := secret_if_there()) is not None:
         return found
-    path = _file()
+    try:
+        path = _file()
+    except RuntimeError as error:
+        raise UsageError(
+            "RUSHES_SEAL_FILE", f"is needed here ({error})", "Set it to a file of yours."
+        ) from error
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -165,6 +177,6 @@ def secret_or_new() -> bytes:
             f"cannot hold the secret of addresses with keys ({error.strerror})",
             "Set RUSHES_SEAL_FILE to a place that you may write.",
         ) from error
-    found = secret_if_there()
-    assert found is not None
+    if (found := secret_if_there()) is None:
+        raise UsageError(str(path), "cannot be read", "Set RUSHES_SEAL_FILE to a place of yours.")
     return found

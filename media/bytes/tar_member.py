@@ -47,13 +47,21 @@ class TarIndex:
 def split_member(uri: str) -> tuple[str, str] | None:
     """The tar's address and the member's name; None for any other address."""
     match = _MEMBER.fullmatch(uri)
-    if match and "://" not in uri and not Path(match[1]).is_file():  # a folder may be named so
+    if match and "://" not in uri and not is_file(match[1]):  # a folder may be named so
         cuts = [found.end() - 1 for found in re.finditer(r"\.tar#", uri, re.IGNORECASE)]
-        if tars := [cut for cut in cuts if Path(uri[:cut]).is_file()]:
+        if tars := [cut for cut in cuts if is_file(uri[:cut])]:
             return uri[: tars[0]], uri[tars[0] + 1 :]
-        if Path(uri).is_file():
+        if is_file(uri):
             return None
     return (match[1], match[2]) if match else None
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of this name; not where there can be none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long
+        return False
 
 
 def is_tar(uri: str) -> bool:

@@ -18,6 +18,7 @@ from media.decode.complaints import name_of_codec
 from media.decode.container import open_container
 from media.decode.hidden import is_hidden
 from media.decode.limits import MAX_PIXELS, check_pixels
+from media.decode.recovery import is_refresh
 from media.errors import MediaError
 
 MAX_KEY_INTERVAL_S = (
@@ -100,6 +101,8 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             seen = runs[-1]
             if packet.is_keyframe:
                 seen.keys.append(packet.pts)
+                if codec == "h264" and is_refresh(bytes(packet)):
+                    notes["recovery_points"] += 1
             elif seen.keys and packet.pts < seen.keys[-1]:
                 notes["open_gop"] += 1
             seen.pts.append(packet.pts)

@@ -21,6 +21,8 @@ _HARMLESS = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote
 _LEANING = {"open_gop", "interlaced"}
 _TIMED = {"mpegts", "mpeg", "flv", "ogg", "asf"}
 """Containers without an index that is to be trusted, whose packets have times."""
+_FAR = {"remote", "sparse_keyframes"}
+"""Reasons for which a container without an index is read from its start: its bytes, or groups, are many."""
 _EARLIER_S = 1e-4
 
 
@@ -30,7 +32,7 @@ def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     if left - _HARMLESS - {f"container:{container}"}:
         return False
     # what is far away is not read again and again from its start
-    return container in DECORD_CONTAINERS or (container in _TIMED and "remote" not in left)
+    return container in DECORD_CONTAINERS or (container in _TIMED and not left & _FAR)
 
 
 def packets_from(

@@ -173,6 +173,9 @@ class Retry:
             for _, row in sorted(latest.items())
             if row["status"] == "failed" and row["reason"] != "name_not_utf8"
         ]
+        if not aim.view and sources:  # new clips need all stages
+            cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view default`")
+            sources = []
         forced = shards_to_retry(dataset, stages)
         cli.print_table(
             "to retry",
@@ -190,7 +193,7 @@ class Retry:
                 opened = sorted({row["uri"] for row in sources} - {item.uri for item in found})
                 plan_generation(dataset, found, config.plan, retries_failed=True, opened=opened)
             take_back(dataset, stages, forced)
-            is_there = aim.view in View.names(dataset) or not aim.columns
+            is_there = aim.view in View.names(dataset) or not aim.where  # else it is another's to copy
             code = execute(
                 dataset,
                 stages,

@@ -115,7 +115,7 @@ def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Colu
         before = View.load(dataset, name)
         # what a user or another verb put there stays: its predicate may speak of it
         columns = before.columns | columns
-        if before.where != NOT_BLACK:
+        if before.where not in {NOT_BLACK, ""}:
             where = before.where
     view = View(columns=columns, where=where)
     view.save(dataset, name)

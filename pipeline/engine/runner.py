@@ -362,11 +362,11 @@ def start_run(
         "ray": where,
         "started_s": time.time(),
         "makes": [str(column) for column in makes],
-        "aim": aim.to_dict(),
     }
+    record = shown_json(record) | {"aim": aim.to_dict()}  # a predicate is used again as it is
     storage.write_bytes(
         dataset.filesystem,
         dataset.path("runs", run_id, "run.json"),
-        json.dumps(shown_json(record), indent=2, default=str).encode(),
+        json.dumps(record, indent=2, default=str).encode(),
     )
     return run_id

@@ -47,12 +47,21 @@ def _text_list(uri: str, parents: tuple[str, ...]) -> Iterator[Found]:
 def _row_list(uri: str) -> Iterator[Found]:
     """What the rows of a list name: of a folder, prefix or pattern all files, each with what the row says."""
     for said in list_rows(uri):
-        inside = None
-        if said.uri.startswith(STORES) and said.uri.endswith("/"):
-            inside = store_files(said.uri)
-        elif "://" not in said.uri and not Path(said.uri).is_file():
-            inside = local_files(said.uri)
-        yield from [item.joined(said) for item in inside] if inside is not None else [said]
+        inside = _inside(said.uri)
+        yield from [item.joined(said) for item in inside] if inside else [said]
+
+
+def _inside(uri: str) -> list[Found] | None:
+    """What lies in a folder, below a prefix, or is named by a pattern; None for anything else, or nothing."""
+    if uri.startswith(STORES):
+        return store_files(uri) if uri.endswith("/") else None
+    try:
+        path = Path(uri)
+        if "://" in uri or path.is_file() or not (path.is_dir() or set(uri) & set("*?")):
+            return None
+        return local_files(uri)
+    except (OSError, UsageError):  # a name that is too long, an output of ours: the row fails by itself
+        return None
 
 
 def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | None:

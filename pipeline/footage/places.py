@@ -22,6 +22,7 @@ from pipeline.footage.found import NOT_MEDIA, Found, beside, split_query, suffix
 from pipeline.footage.walking import (
     HEADER,
     MOST_HEADER_BYTES,
+    OWN_NAMES,
     Walk,
     inside_own_output,
     is_header,
@@ -74,7 +75,7 @@ def _matches(pattern: str) -> list[Found] | None:
             found.setdefault(str(path.absolute()), Found(str(path.absolute())))
     for what, count in own.items():
         say(f"{shown(pattern)}: left out: {count} names {what}")
-    return list(found.values()) if matches else None
+    return list(found.values()) if found or own else None
 
 
 def store_files(uri: str) -> list[Found] | None:
@@ -118,8 +119,10 @@ def store_files(uri: str) -> list[Found] | None:
         ) from error
     files = [item for item in infos if item.type == fs.FileType.File]
     above = [str(PurePosixPath(folder) / HEADER) for folder in PurePosixPath(path).parents]
-    headers = [*filesystem.get_file_info(above), *files]
-    own = _own_outputs(filesystem, [item for item in headers if item.type == fs.FileType.File])
+    headers = [item for item in filesystem.get_file_info(above) if item.type == fs.FileType.File]
+    own = _own_outputs(filesystem, files)
+    for folder in _own_outputs(filesystem, headers):
+        own += [folder] if PurePosixPath(path).relative_to(folder).parts[0] in OWN_NAMES else []
     hidden = [item for item in files if _is_hidden(item.path, path)]
     inside = [item for item in files if any(item.path.startswith(folder) for folder in own)]
     for what, items in (("objects with hidden names", hidden), ("objects of datasets of ours", inside)):
@@ -197,7 +200,7 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
     Those are left out.
     """
     media = (uri for uri in found if suffix_of(uri) not in NOT_MEDIA)
-    sides = {uri: [_side(uri, ending, found) for ending in _SIDES] for uri in media}
+    sides = {uri: _beside_it(found[uri], found) for uri in media}
     used = {side for own in sides.values() for side in own}
     result = []
     for uri in sorted(found):
@@ -208,6 +211,12 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
             item = item.joined(Found(uri, sidecar=own[0], caption=own[1]))
         result.append(item)
     return result
+
+
+def _beside_it(item: Found, found: dict[str, Found]) -> list[str | None]:
+    """The JSON and the text of a media file: those it came with, else those beside it."""
+    known = (item.sidecar, item.caption)
+    return [own or _side(item.uri, ending, found) for own, ending in zip(known, _SIDES, strict=True)]
 
 
 def _side(uri: str, ending: str, found: dict[str, Found]) -> str | None:

@@ -145,7 +145,7 @@ def sidecar_fields(found: Found) -> dict:
     metadata.pop("truth", None)  # exact truth of the film world: for evaluation, never for training
     metadata = without_secrets(valid_json(metadata))
     fields = {
-        "alt": valid(alt),
+        "alt": without_secrets(valid(alt)),
         "timed_captions_json": json.dumps(valid_json(captions)),
         "metadata_json": json.dumps(metadata, sort_keys=True),
         "licence": _said(metadata, _LICENCE),

@@ -12,9 +12,10 @@ import hashlib
 import json
 from dataclasses import fields, replace
 
-from manifests.text import valid, valid_json
+from manifests.text import valid, valid_json, without_secrets
 from media.apart.reader import probe
 from media.bytes.access import held, open_binary, stat_media, tar_index
+from media.bytes.sealed import keyless
 from media.bytes.tar_member import is_tar
 from media.decode.geometry import Geometry
 from media.decode.probe import Probe
@@ -45,8 +46,8 @@ def safe_name(uri: str) -> str:
 
 
 def id_of_address(uri: str) -> str:
-    """The id of a source whose bytes could not be read."""
-    return "uri-" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    """The id of a source whose bytes could not be read; whoever sealed the key in its address."""
+    return "uri-" + hashlib.sha256(keyless(uri).encode()).hexdigest()[:12]
 
 
 def content_id(uri: str) -> str:
@@ -106,8 +107,8 @@ def failed_row(
         "reason": reason,
         "detail": detail,
         "size_bytes": size_bytes,
-        "alt": valid(found.alt),
-        "metadata_json": json.dumps(valid_json(found.metadata), sort_keys=True),
+        "alt": without_secrets(valid(found.alt)),
+        "metadata_json": json.dumps(without_secrets(valid_json(found.metadata)), sort_keys=True),
     }
 
 

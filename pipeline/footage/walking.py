@@ -19,6 +19,11 @@ _RUN = ("config.json", "metrics.jsonl")
 """Files by which the folder of a training run is known."""
 
 
+_RUN_FOLDER = "a training run"
+OWN_NAMES = frozenset(
+    ("columns", "keys", "plan", "removed", "runs", "snapshots", "tables", "training", "views")
+) | {HEADER, "lease.json"}
+"""Of what we put into a dataset's folder."""
 MOST_HEADER_BYTES = 1 << 20
 
 
@@ -42,23 +47,26 @@ def own_output(folder: Path) -> str:
         if header.is_file() and header.stat().st_size <= MOST_HEADER_BYTES and is_header(header.read_bytes()):
             return "a dataset of ours"
         if all((folder / name).is_file() for name in _RUN) and (folder / "checkpoints").is_dir():
-            return "a training run"
+            return _RUN_FOLDER
     except OSError:
         return ""
     return ""
 
 
-@functools.lru_cache(1024)
-def _own_above(folder: Path) -> str:
-    found = own_output(folder)
-    if found:
-        return f"in {folder}, {found}"
-    return "" if folder == folder.parent else _own_above(folder.parent)
+_known_output = functools.lru_cache(1024)(own_output)
 
 
 def inside_own_output(path: Path) -> str:
-    """In which folder of ours a path lies, at whatever depth; nothing for any other."""
-    return _own_above(Path(os.path.abspath(path)).parent)
+    """In which folder of ours a path lies, at whatever depth; nothing for any other.
+
+    Of a dataset's folder only what we put there is ours: footage may lie beside it.
+    """
+    whole = Path(os.path.abspath(path))
+    for folder in whole.parents:
+        what = _known_output(folder)
+        if what and (what == _RUN_FOLDER or whole.relative_to(folder).parts[0] in OWN_NAMES):
+            return f"in {folder}, {what}"
+    return ""
 
 
 class Walk:

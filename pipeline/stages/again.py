@@ -38,6 +38,10 @@ class Again:
     def is_kept(self, clip_id: str) -> bool:
         return clip_id in self._same and clip_id not in self._attempts
 
+    def is_same(self, clip_id: str) -> bool:
+        """Whether what was made of a clip before was made of what it is now, whatever failed of it."""
+        return clip_id in self._same
+
     def attempt(self, clip_id: str) -> int:
         """Which attempt at the clip this is: 1 for the first."""
         return int(self._attempts.get(clip_id, 0)) + 1

@@ -77,7 +77,8 @@ class ScoreStage:
             for scorer in self.scorers:
                 new = [clip for clip in batch if (clip["clip_id"], scorer.name) not in done]
                 make = functools.partial(_scored, scorer, pictures)
-                made = halving(new, lambda clip: clip["clip_id"], make, journal, _ITEM_LIMIT_S) if new else []
+                names = {clip["clip_id"]: f"{clip['clip_id']} {scorer.name}" for clip in new}
+                made = _halved(new, names, make, journal) if new else []
                 for clip, found in zip(new, made, strict=True):
                     if isinstance(found, Fault):
                         faults[clip["clip_id"]].append(Fault(found.error, f"{scorer.name}: {found.cause}"))
@@ -102,7 +103,7 @@ class ScoreStage:
         A clip that failed has those of the scorers that did not.
         """
         found = defaultdict[str, dict[str, dict]](dict)
-        rows = again.before.rows("scores")
+        rows = [row for row in again.before.rows("scores") if again.is_same(row["clip_id"])]
         for column in dataset.columns():
             if column.name == self.name and column != self.column and dataset.is_committed(column, shard):
                 rows = [*records.rows_of_shard(dataset, "scores", column, shard), *rows]
@@ -124,6 +125,16 @@ class ScoreStage:
             "words": list(score.words),
             "scorer_version": self._version(scorer),
         }
+
+
+def _halved(
+    clips: Sequence[dict],
+    names: Mapping[str, str],
+    make: Callable[[Sequence[dict]], list[Score]],
+    journal: Journal,
+) -> list[Score | Fault]:
+    """Scores by one scorer; a death is told against the clip with that scorer alone."""
+    return halving(clips, lambda clip: names[clip["clip_id"]], make, journal, _ITEM_LIMIT_S)
 
 
 class Pictures:

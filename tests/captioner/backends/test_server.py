@@ -140,7 +140,14 @@ def test_an_answer_of_another_protocol_costs_one_request_and_says_so():
     ],
 )
 def test_odd_counts_of_tokens_cost_no_caption(usage, tokens):
-    message = {"content": [{"type": "text", "text": "A ball "}, {"type": "text", "text": "moves."}, 7]}
+    message = {
+        "content": [
+            {"type": "text", "text": "A ball "},
+            {"type": "text", "text": "moves."},
+            7,
+            {"type": "thinking", "text": "Hm."},
+        ]
+    }
     reply = _reply({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
     assert reply.text == "A ball moves."
     assert (reply.cost.prompt_tokens, reply.cost.output_tokens) == tokens

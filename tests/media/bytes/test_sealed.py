@@ -9,12 +9,12 @@ import stat
 import pytest
 
 from manifests.errors import UsageError
-from media.bytes.sealed import sealed, secret_if_there, unsealed, use_secret
+from media.bytes.sealed import keyless, sealed, secret_if_there, unsealed, use_secret
 from media.bytes.tar_member import is_tar, split_member
 from media.errors import MediaError
 from pipeline.footage.found import beside, suffix_of
 from pipeline.footage.listing import list_sources
-from pipeline.footage.sources import source_row
+from pipeline.footage.sources import id_of_address, source_row
 from tests.conftest import ingest_here
 from tests.media.bytes.http_server import Server
 
@@ -120,3 +120,30 @@ def test_parameters_that_let_one_in_are_sealed(name):
 @pytest.mark.parametrize("name", ["v", "keyword", "author", "monkey", "design", "id", "expires", "page"])
 def test_other_parameters_stay(name):
     assert sealed(f"https://host/a.mp4?{name}=x") == f"https://host/a.mp4?{name}=x"
+
+
+def test_a_member_may_be_named_like_a_query():
+    uri = "https://u:s3cr3t@h/a.tar#dir/what?.mp4"
+    assert unsealed(sealed(uri)) == uri and split_member(sealed(uri))[1] == "dir/what?.mp4"
+    assert sealed("https://h/a.tar#what?token=1.mp4") == "https://h/a.tar#what?token=1.mp4"
+    assert unsealed("https://h/x.mp4?sealed=1") == "https://h/x.mp4?sealed=1"
+
+
+def test_a_takedown_by_address_holds_whoever_sealed_it(tmp_path, monkeypatch):
+    uri = "https://u:s3cr3t@h/x.mp4?v=1"
+    first = sealed(uri)
+    monkeypatch.setenv("RUSHES_SEAL_FILE", str(tmp_path / "other"))
+    assert sealed(uri) != first
+    assert id_of_address(sealed(uri)) == id_of_address(first) != id_of_address("https://h/y.mp4")
+    assert keyless(first) == "https://h/x.mp4?v=1"
+
+
+def test_a_home_that_is_anothers_stops_no_work_without_keys(monkeypatch):
+    monkeypatch.delenv("RUSHES_SEAL_FILE")
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert secret_if_there() is None
+    with pytest.raises(UsageError, match="RUSHES_SEAL_FILE"):
+        sealed(SECRETS[0])
+    monkeypatch.setenv("RUSHES_SEAL", "schl\u00fcssel")
+    with pytest.raises(UsageError, match="RUSHES_SEAL:"):
+        secret_if_there()

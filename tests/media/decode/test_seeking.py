@@ -70,6 +70,15 @@ def test_frames_from_the_middle_are_those_from_the_start(tmp_path, kind):
         assert frames(facts, start_s) == [frame for frame in whole if frame[0] >= start_s - 1e-4], start_s
 
 
+@pytest.mark.parametrize("suffix", ["ts", "flv", "mp4"])
+def test_pictures_that_refresh_bit_by_bit_are_read_from_the_start(tmp_path, suffix):
+    options = {"x264-params": "intra-refresh=1:keyint=24:bframes=0"}
+    facts = made(tmp_path / f"a.{suffix}", "libx264", options)
+    assert "recovery_points" in facts.decoder_reasons
+    whole = frames(facts)
+    assert frames(facts, 3.04) == [frame for frame in whole if frame[0] >= 3.04 - 1e-4]
+
+
 def test_open_groups_and_codecs_do_not_keep_a_film_in_one_segment(tmp_path):
     for kind in ("open groups, MP4", "open groups, Matroska", "AV1"):
         codec, suffix, options = KINDS[kind]

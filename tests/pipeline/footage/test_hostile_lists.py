@@ -207,3 +207,36 @@ def test_an_address_that_is_none_is_a_row(film, tmp_path):
     shutil.copy(film, tmp_path / "a.mp4")
     (tmp_path / "l.txt").write_text("a.mp4\nfile://[bad/x.mp4\nhttp://[bad\n")
     assert sorted(row["status"] for row in rows(tmp_path / "l.txt")) == ["failed", "failed", "kept"]
+
+
+def test_a_row_that_names_nothing_is_a_row_and_gives_its_words_to_no_other(film, tmp_path):
+    shutil.copy(film, tmp_path / "clip1.mp4")
+    (tmp_path / "empty").mkdir()
+    names = ["clip[1].mp4", "empty", "x" * 300 + ".mp4", "x" * 300 + ".tar#a.mp4", "clip1.mp4"]
+    (tmp_path / "l.jsonl").write_text("\n".join(json.dumps({"path": name, "alt": name}) for name in names))
+    found = {row["alt"]: row["status"] for row in rows(tmp_path / "l.jsonl")}
+    assert found == {name: "kept" if name == "clip1.mp4" else "failed" for name in names}
+
+
+def test_footage_may_lie_beside_a_datasets_own_folders(film, tmp_path):
+    footage = tmp_path / "ds" / "footage"
+    Dataset.create(str(tmp_path / "ds"))
+    footage.mkdir()
+    shutil.copy(film, footage)
+    assert [row["status"] for row in rows(footage)] == ["kept"]
+
+
+def test_of_two_sidecars_of_a_tar_the_unused_one_has_its_row(film, tmp_path):
+    members = [("f.mp4", film.read_bytes()), ("f.json", b'{"alt": "a"}'), ("f.JSON", b'{"alt": "b"}')]
+    found = {row["uri"].partition("#")[2]: row["alt"] for row in rows(tar(tmp_path / "t.tar", members))}
+    assert found == {"f.mp4": "a", "f.JSON": ""}
+
+
+def test_captions_and_failed_rows_keep_no_secret(film, tmp_path):
+    shutil.copy(film, tmp_path / "a.mp4")
+    said = "see https://u:s3cr3t@h/p?token=s3cr3t"
+    lines = [{"path": name, "alt": said, "note": said} for name in ("a.mp4", "gone.mp4")]
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = rows(tmp_path / "l.jsonl")
+    assert {row["status"] for row in found} == {"kept", "failed"}
+    assert "s3cr3t" not in json.dumps(found, default=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -113,6 +114,15 @@ def test_weights_of_another_objective_are_refused(dataset, begun, tmp_path, caps
     base = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--steps", "1"]
     assert main(arguments=[*base, "--tokens", "256", "--init", str(begun), *words]) == cli.USAGE
     assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_run_that_is_begun_needs_its_model_no_more(dataset, begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "model")
+    words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--tokens", "256"]
+    words += ["--init", str(tmp_path / "model"), "--steps"]
+    assert main(arguments=[*words, "1"]) == cli.DONE
+    shutil.rmtree(tmp_path / "model")
+    assert main(arguments=[*words, "2"]) == cli.DONE
 
 
 def test_what_begins_anew_needs_something_to_begin_from(dataset, tmp_path, capsys):

@@ -215,7 +215,8 @@ class Sample(Wish):
             if source is not None:
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
-                if _apart_from_names(there) != _apart_from_names(record):
+                both = there.keys() & record.keys() - {"model", "vae"}  # their digests tell
+                if any(there[name] != record[name] for name in both):
                     raise UsageError(
                         str(path), "was made with other settings", "Name another folder, or add --overwrite."
                     )
@@ -311,11 +312,6 @@ class Sample(Wish):
                 if value is not None and value is not False and value != []
             },
         }
-
-
-def _apart_from_names(record: dict[str, Any]) -> dict[str, Any]:
-    """How a sample was made, whatever the folders of the model and its VAE are called; their digests tell."""
-    return {name: value for name, value in record.items() if name not in {"model", "vae"}}
 
 
 def _hash(path: Path) -> str:

@@ -19,6 +19,8 @@ from trainer.sampling.features import Clip
 
 MAX_BYTES = 8 << 30
 """Most bytes of frames that are held in memory."""
+_MOST_FPS = 60.0
+"""At which a video with uneven times is taken, if no rate is asked for."""
 
 
 def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | None = None) -> Clip:
@@ -46,9 +48,12 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
     if len(frames) == 1:
         return Clip(torch.from_numpy(np.stack(frames)), fps or own)
     if facts.is_vfr:
-        rate = fps or 1 / float(np.median(np.diff(times)))
+        rate = fps or min(_MOST_FPS, 1 / float(np.median(np.diff(times))))
         cli.say(f"{path}: has uneven times; it is taken at {rate:g} frames a second")
-        return Clip(torch.from_numpy(np.stack([frames[index] for index in held(times, facts, rate)])), rate)
+        picks = held(times, facts, rate)
+        if len(picks) * frames[0].nbytes > MAX_BYTES:
+            raise RushesError(str(path), "is too long to be held in memory", "Give a part of it, or --fps.")
+        return Clip(torch.from_numpy(np.stack([frames[index] for index in picks])), rate)
     if fps is None:
         return Clip(torch.from_numpy(np.stack(frames)), own)
     if fps > own * 1.001:
