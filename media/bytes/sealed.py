@@ -13,6 +13,7 @@ given it by the one that started them.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -165,12 +166,9 @@ def secret_or_new() -> bytes:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(file, "wb") as out:
             out.write(base64.urlsafe_b64encode(secrets.token_bytes(_BYTES)))
-        try:
-            os.link(temporary, path)  # of two at once the first counts
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
+        with contextlib.suppress(FileExistsError):  # of two at once the first counts
+            os.link(temporary, path)
+        temporary.unlink()
     except OSError as error:
         raise UsageError(
             str(path),

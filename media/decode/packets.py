@@ -16,9 +16,8 @@ from av.stream import Disposition
 
 from media.decode.complaints import name_of_codec
 from media.decode.container import open_container
-from media.decode.hidden import is_hidden
 from media.decode.limits import MAX_PIXELS, check_pixels
-from media.decode.recovery import is_refresh
+from media.decode.packet_kinds import is_hidden, is_refresh
 from media.errors import MediaError
 
 MAX_KEY_INTERVAL_S = (

@@ -20,7 +20,7 @@ from media.decode import images
 from media.decode.complaints import complaints
 from media.decode.container import open_container
 from media.decode.deinterlace import deinterlaced
-from media.decode.hidden import is_hidden
+from media.decode.packet_kinds import is_hidden
 from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe

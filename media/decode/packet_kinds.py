@@ -1,17 +1,39 @@
-"""H.264 "keyframes" that are none: points from which a picture becomes whole bit by bit (intra refresh).
+"""What packets hold, whatever their flags say: frames that are not shown, and keyframes that are none.
 
-Demuxers flag them as keyframes, and decoding that begins there gives broken pictures at first, for as long as
-the encoder chose.
+VP8 and VP9 store frames that only others are built on, in files of some writers as packets of their own.
+Counted as frames they would make the rate too high, and a sound file look as if frames were missing. H.264 may
+refresh its picture bit by bit: demuxers flag where that begins as a keyframe, and decoding from there gives
+broken pictures for as long as the encoder chose. Sources: RFC 6386 section 9.1; VP9 bitstream specification
+sections 6.2 and B.2; ITU-T H.264 sections 7.3.1 and 7.3.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import av
+
 _SLICE, _IDR = 1, 5
 _INTRA = {2, 4, 7, 9}
 """Slice types I and SI."""
 _MOST_BYTES = 1 << 16
+
+
+def is_hidden(packet: av.Packet, codec: str) -> bool:
+    """Whether a packet of a codec (FFmpeg's name) holds a frame that is not to be shown."""
+    if codec not in {"vp8", "vp9"} or packet.size < 1:
+        return False
+    data = memoryview(packet)
+    first = data[0]
+    if codec == "vp8":
+        return not first >> 4 & 1
+    if data[-1] & 0xE0 == 0xC0:  # a superframe: several frames, of which one is shown
+        return False
+    if first >> 6 != 2:  # no VP9 frame: the decoder will say so
+        return False
+    profile = (first >> 5 & 1) | (first >> 4 & 1) << 1
+    existing, frame = (3, 1) if profile != 3 else (2, 0)  # profile 3 has a reserved bit before them
+    return not first >> existing & 1 and not first >> frame & 1
 
 
 def is_refresh(data: bytes) -> bool:
