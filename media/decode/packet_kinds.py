@@ -1,10 +1,13 @@
 """What packets hold, whatever their flags say: frames that are not shown, and keyframes that are none.
 
 VP8 and VP9 store frames that only others are built on, in files of some writers as packets of their own.
-Counted as frames they would make the rate too high, and a sound file look as if frames were missing. H.264 may
-refresh its picture bit by bit: demuxers flag where that begins as a keyframe, and decoding from there gives
-broken pictures for as long as the encoder chose. Sources: RFC 6386 section 9.1; VP9 bitstream specification
-sections 6.2 and B.2; ITU-T H.264 sections 7.3.1 and 7.3.3.
+Counted as frames they would make the rate too high, and a sound file look as if frames were missing.
+
+H.264 may refresh its picture bit by bit: demuxers flag where that begins as a keyframe, and decoding from
+there gives broken pictures for as long as the encoder chose.
+
+Sources: RFC 6386 section 9.1; VP9 bitstream specification sections 6.2 and B.2; ITU-T H.264 sections 7.3.1
+and 7.3.3.
 """
 
 from __future__ import annotations
