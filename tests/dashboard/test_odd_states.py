@@ -4,6 +4,7 @@ import html
 import io
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,8 +107,13 @@ def test_what_verify_found_outlives_a_compaction(copy, index, tmp_path):
     Path(copy.path("runs", "verify-1.jsonl")).write_text("\n".join(lines) + "\n")
     compact(copy)
     index.wait(10)
-    grid = site.grids.of(Scopes(index).named("default"))
-    cells = dict(zip(grid.shards, grid.cells[str(column)], strict=True))
+    end_s = time.monotonic() + 20  # what verify wrote is looked for every few seconds
+    while time.monotonic() < end_s:
+        grid = site.grids.of(Scopes(index).named("default"))
+        cells = dict(zip(grid.shards, grid.cells[str(column)], strict=True))
+        if cells[0] == "corrupt":
+            break
+        time.sleep(0.1)
     assert cells[0] == "corrupt"
     assert all(state == "verified" for shard, state in cells.items() if shard)
 

@@ -612,6 +612,7 @@ def test_what_takes_long_is_made_beside_the_page_and_then_kept(site, monkeypatch
     with pytest.raises(ValueError, match="no"):
         later.ask("other", lambda: 3)
     monkeypatch.setattr("dashboard.asking.later._AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr("dashboard.asking.later._TIMES", 0)  # whatever it took on a busy machine
     assert later.ask("other", lambda: 3, is_patient=True) == 3
     for number in range(100):
         later.ask(number, lambda: 1, is_patient=True)
