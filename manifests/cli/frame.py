@@ -32,7 +32,10 @@ class Verb(Protocol):
 
 @contextlib.contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM leaves what is under way as Ctrl-C does, so that half a file is put away."""
+    """SIGTERM leaves what is under way as Ctrl-C does, so that half a file is put away.
+
+    After an error the handler stays: what follows says what went wrong and ends.
+    """
     is_free = threading.current_thread() is threading.main_thread()
     if not is_free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -82,20 +82,17 @@ def check_alike(config: FitConfig, init: str) -> None:
         UsageError: it is another.
     """
     record = record_of(init)
-    path = FlowConfig(**record["flow"]).path
-    if config.flow.path != path:
-        raise UsageError(
-            f"--init {init}",
-            f"was trained on the path {path}, this run on {config.flow.path}",
-            "Use its own.",
-        )
-    text = ModelConfig(**record["model"]).text
-    if config.model.text != text:
-        raise UsageError(
-            f"--init {init}",
-            f"reads text by {text}, this run by {config.model.text}: its weights have no place here",
-            "Use its own.",
-        )
+    flow, model = FlowConfig(**record["flow"]), ModelConfig(**record["model"])
+    for what, its, own in (
+        ("was trained on the path", flow.path, config.flow.path),
+        ("reads text by", model.text, config.model.text),
+    ):
+        if its != own:
+            raise UsageError(
+                f"--init {init}",
+                f"{what} {its}, this run by {own}: its weights do not fit",
+                "Use its own.",
+            )
 
 
 @torch.no_grad()
