@@ -9,7 +9,10 @@ from pathlib import Path
 def main() -> int:
     """Run a verb and return its exit code."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))  # ours before folders of the same names
-    from manifests.cli import main as run
+    from manifests.signals import unwinding
+
+    with unwinding():
+        from manifests.cli import main as run
 
     return run()
 

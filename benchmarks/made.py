@@ -91,7 +91,7 @@ def clip_rows(shard: int, segments: list[dict]) -> list[dict]:
             "palette": chance.sample(COLOURS, 2),
             **{
                 name: round(chance.random() ** 2, 4)
-                for name in ("motion", "sharpness", "text_share", "luma_mean", "saturation", "noise")
+                for name in ("motion", "sharpness", "luma_mean", "saturation", "noise")
             },
             "black_share": 0.0,
             "proxy_fps": 8.0,

@@ -101,7 +101,6 @@ CLIPS = [
     ("saturation", pa.float64(), "mean saturation, 0..1"),
     ("sharpness", pa.float64(), "variance of the Laplacian on 0..255 luma"),
     ("noise", pa.float64(), "standard deviation of the noise on 0..255 luma, at preview size"),
-    ("text_share", pa.float64(), "share of the picture that rows of text cover"),
     ("white_share", pa.float64(), "share of previews over 0.94 and nearly flat"),
     ("black_share", pa.float64(), "share of previews whose mean luma is under 0.06 and nearly flat"),
     ("frozen_share", pa.float64(), "share of frame pairs that differ by under 0.25/255"),

@@ -19,12 +19,13 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.signals import interrupt_on_signals
 from manifests.tables import planned, scans
 from manifests.views import View
 from manifests.writing.events import Aim
 from manifests.writing.lease import Lease
 from pipeline.config import IngestConfig
-from pipeline.engine.cluster import check_address, interrupt_on_signals, session
+from pipeline.engine.cluster import check_address, session
 from pipeline.engine.estimate import Prices, print_estimate
 from pipeline.engine.run import build_stages, chosen, execute, open_for, plan_generation
 from pipeline.footage.sources import list_sources

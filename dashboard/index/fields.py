@@ -59,7 +59,6 @@ FIELDS = {
             ("fps", "frames a second"),
             ("motion", "motion"),
             ("sharpness", "sharpness"),
-            ("text_share", "share of text"),
             ("luma_mean", "brightness"),
             ("saturation", "saturation"),
             ("noise", "noise"),

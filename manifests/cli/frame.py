@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from manifests.cli.failures import failure_of
 from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
 from manifests.cli.ranges import check_ranges
 from manifests.cli.table import Entry, find, overview
+from manifests.signals import NUMBERS, unwinding
 
 _HELP = {"-h", "--help", "--help-all"}
 
@@ -30,21 +29,6 @@ class Verb(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM leaves what is under way as Ctrl-C does, so that half a file is put away.
-
-    After an error the handler stays: what follows says what went wrong and ends.
-    """
-    is_free = threading.current_thread() is threading.main_thread()
-    if not is_free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-    yield
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     """Run the verb that a command line names.
 
@@ -57,7 +41,7 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _sigterm_unwinds():
+        with unwinding():
             return run(words, package)
     except (KeyboardInterrupt, SystemExit) as ended:
         if (
@@ -65,7 +49,7 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
         ):  # of the parser, which has said why
             return ended.code if isinstance(ended.code, int) else USAGE
         # Ray, while it starts and ends, has a handler of its own for SIGTERM, which exits with its number
-        for number in (signal.SIGINT, signal.SIGTERM):  # pressed again: what is left is to let go of things
+        for number in NUMBERS:  # pressed again: what is left is to let go of things
             signal.signal(number, signal.SIG_IGN)
         say("interrupted; run the same command again to go on")
         return INTERRUPTED

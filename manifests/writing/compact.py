@@ -9,6 +9,7 @@ Whatever dies in between leaves files that nothing names, or small files that no
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 import time
@@ -29,6 +30,7 @@ from manifests.store import storage
 from manifests.tables.parts import read_parts
 from manifests.tables.records import each_record, part_of
 from manifests.tables.scans import Tables
+from manifests.tables.streams import in_groups, merged_rows, rows_of
 from manifests.writing.commit import SupersededError
 
 SHARDS_A_FILE = 4096
@@ -86,16 +88,15 @@ def _with(
     for first, shards in _by_file(loose).items():
         paths = [dataset.record_path(column, shard) for shard in shards]
         made_ns = max(made.get(path, 0) for path in paths)
-        by_table = defaultdict(list, {"shards": paths})
+        by_table = defaultdict[str, dict[int, str]](dict, shards=dict(zip(shards, paths, strict=True)))
         parts = read_parts(dataset, "shards", paths, ["column", "fingerprint", "shard", "parts"])
         for record in each_record(parts):
             for part in record["parts"]:
                 if path := part_of(dataset, record, part["table"]):
-                    by_table[part["table"]].append(path)
-        new = dict[str, list[str] | pa.Table]()
+                    by_table[part["table"]][record["shard"]] = path
+        new = dict[str, Iterable[pa.Table]]()
         for name, found in by_table.items():
-            old = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
-            new[name] = old + found
+            new[name] = merged_rows(dataset, name, _paths(dataset, _of_file(version, name, first)), found)
         version, files = _replaced(dataset, column, version, first, new, made_ns)
         written += files
     return replace(version, shards=ranges([*version.numbers(), *loose])), written
@@ -113,12 +114,16 @@ def _of_file(version: Version, table: str, first: int) -> list[Merged]:
     return [one for one in version.tables.get(table, ()) if one.first - one.first % SHARDS_A_FILE == first]
 
 
+def _paths(dataset: Dataset, files: Iterable[Merged]) -> list[str]:
+    return [dataset.path(*one.path.split("/")) for one in files]
+
+
 def _replaced(
     dataset: Dataset,
     column: Column,
     version: Version,
     first: int,
-    new: Mapping[str, list[str] | pa.Table],
+    new: Mapping[str, Iterable[pa.Table]],
     made_ns: int,
 ) -> tuple[Version, list[Merged]]:
     """A version with other merged files for the shards from `first` on, of the tables that are new."""
@@ -134,20 +139,18 @@ def _replaced(
 
 
 def _write(
-    dataset: Dataset, name: str, column: Column, first: int, rows: list[str] | pa.Table, made_ns: int
+    dataset: Dataset, name: str, column: Column, first: int, rows: Iterable[pa.Table], made_ns: int
 ) -> Merged | None:
-    """Write rows, or those of some parts, sorted by shard, as a merged file; None where there are none.
+    """Write rows, in order of their shards, as a merged file; None where there are none.
+
+    They are written as they come: one row group is held.
 
     Raises:
-        IntegrityError: a part is damaged; the error names it.
+        IntegrityError: a part that they come from is damaged; the error names it.
     """
-    found = rows if isinstance(rows, pa.Table) else read_parts(dataset, name, rows)
-    if not found.num_rows:
+    groups = in_groups(rows, schema(name), _ROWS_A_GROUP.get(name, _OTHER_ROWS))
+    if (group := next(groups, None)) is None:
         return None
-    shards = found["shard"].combine_chunks()
-    if not pc.all(pc.greater_equal(shards[1:], shards[:-1])).as_py():
-        found = found.take(pc.sort_indices(shards))  # stable: rows of a shard stay in their order
-    found = found.cast(schema(name)).replace_schema_metadata(schema(name).metadata)
     last = first + SHARDS_A_FILE - 1
     folder = dataset.path("tables", name, str(column))
     is_local = storage.is_local(dataset.filesystem)
@@ -155,22 +158,20 @@ def _write(
         os.makedirs(folder, exist_ok=True)
     scratch = folder if is_local else tempfile.gettempdir()
     temporary = Path(storage.temporary_name(f"{scratch}/merged-{first:06d}.parquet"))
+    low, num_rows = group["shard"][0].as_py(), 0
     try:
-        pq.write_table(
-            found,
-            temporary,
-            row_group_size=_ROWS_A_GROUP.get(name, _OTHER_ROWS),
-            compression="zstd",
-            version="2.6",
-            write_page_checksum=True,
-        )
+        options = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
+        with pq.ParquetWriter(temporary, schema(name), **options) as writer:
+            for group in itertools.chain([group], groups):  # noqa: B020 - the first was looked at
+                writer.write_table(group, row_group_size=len(group))
+                num_rows += len(group)
+                high = group["shard"][-1].as_py()
         digest, size = _hash(temporary), temporary.stat().st_size
         path = f"{folder}/merged-{first:06d}-{last:06d}-{digest[:8]}.parquet"
         storage.publish(dataset.filesystem, temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    span = pc.min_max(found["shard"]).as_py()
-    return Merged(dataset.relative(path), found.num_rows, size, digest, span["min"], span["max"], made_ns)
+    return Merged(dataset.relative(path), num_rows, size, digest, low, high, made_ns)
 
 
 def _hash(path: Path) -> str:
@@ -196,11 +197,7 @@ def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Tab
     version = Version(ranges(tables["shards"]["shard"].to_pylist()))
     for first in _by_file(version.numbers()):
         last = first + SHARDS_A_FILE - 1
-        new = {}
-        for name, rows in tables.items():
-            new[name] = rows.filter(
-                pc.and_(pc.greater_equal(rows["shard"], first), pc.less_equal(rows["shard"], last))
-            )
+        new = {name: [_sorted(rows, first, last)] for name, rows in tables.items()}
         version, _ = _replaced(dataset, column, version, first, new, time.time_ns())
     for _ in range(_TRIES):
         dataset.refresh()
@@ -211,6 +208,12 @@ def commit_version(dataset: Dataset, column: Column, tables: Mapping[str, pa.Tab
             dataset.refresh()
             return
     raise SupersededError(f"snapshot {dataset.snapshot.number}")
+
+
+def _sorted(rows: pa.Table, first: int, last: int) -> pa.Table:
+    """Rows of the shards from one to another, in their order; those of a shard stay in theirs."""
+    found = rows.filter(pc.and_(pc.greater_equal(rows["shard"], first), pc.less_equal(rows["shard"], last)))
+    return found.take(pc.sort_indices(found["shard"]))
 
 
 def record(
@@ -270,11 +273,10 @@ def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
     before = dataset.snapshot
     version = before.version(column)
     for first, out in _by_file(shards).items():
-        new = dict[str, list[str] | pa.Table]()
+        new = dict[str, Iterable[pa.Table]]()
         for name in version.tables:
-            paths = [dataset.path(*one.path.split("/")) for one in _of_file(version, name, first)]
-            if paths:
-                new[name] = read_parts(dataset, name, paths, where=~pc.field("shard").isin(out))
+            if paths := _paths(dataset, _of_file(version, name, first)):
+                new[name] = rows_of(dataset, name, paths, ~pc.field("shard").isin(out))
         version, _ = _replaced(dataset, column, version, first, new, 0)
     version = replace(version, shards=ranges(set(version.numbers()) - set(shards)))
     columns = {**before.columns, str(column): version}
@@ -287,7 +289,8 @@ def write_merged(
     dataset: Dataset, name: str, column: Column, before: Merged, rows: pa.Table
 ) -> Merged | None:
     """A merged file in the place of another, with other rows; None where there are none."""
-    return _write(dataset, name, column, before.first - before.first % SHARDS_A_FILE, rows, time.time_ns())
+    first = before.first - before.first % SHARDS_A_FILE
+    return _write(dataset, name, column, first, [rows], time.time_ns())
 
 
 def clean(dataset: Dataset, keeps_previous: bool = True) -> int:

@@ -1,8 +1,9 @@
 """Where decoding may begin in the middle of a file and give the same frames as from its start.
 
-By the index of MP4 and Matroska files; else by reading packets without decoding them. Where pictures before a
-keyframe lean on the group before it (open groups, fields), decoding begins a keyframe earlier, and what it
-gives before the asked time is thrown away.
+By the index of MP4 and Matroska files; else by the times of packets, among which FFmpeg searches by halves,
+so that a segment of a large stream reads its own bytes. Where pictures before a keyframe lean on the group
+before it (open groups, fields), decoding begins a keyframe earlier, and what it gives before the asked time
+is thrown away.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from media.decode.probe import DECORD_CONTAINERS, Probe
 _HARMLESS = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
 """Reasons against decord that do not touch seeking."""
 _LEANING = {"open_gop", "interlaced"}
-_TIMED = {"mpegts", "mpeg", "flv", "ogg", "asf"}
-"""Containers without an index that is to be trusted, whose packets have times."""
-_FAR = {"remote", "sparse_keyframes"}
-"""Reasons for which a container without an index is read from its start: its bytes, or groups, are many."""
+_TIMED = {"mpegts", "ogg", "asf"}
+"""Containers without an index that is to be trusted, among whose packets FFmpeg can search for a time."""
+_READ = {"mpeg", "flv"}
+"""Those that are read up to it: in program streams the times of packets follow from those before them."""
+_BACK_S = 4.0
+"""So far before the asked time a container without an index is read, at first; then four times as far."""
 _EARLIER_S = 1e-4
 
 
@@ -31,8 +34,9 @@ def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     left = {reason for reason in reasons if not reason.startswith("codec:")} - _LEANING
     if left - _HARMLESS - {f"container:{container}"}:
         return False
-    # what is far away is not read again and again from its start
-    return container in DECORD_CONTAINERS or (container in _TIMED and not left & _FAR)
+    if container in _READ:  # what is far away is not read again and again from its start
+        return not left & {"remote", "sparse_keyframes"}
+    return container in DECORD_CONTAINERS or container in _TIMED
 
 
 def packets_from(
@@ -43,8 +47,10 @@ def packets_from(
         return None
     tick_s = float(stream.time_base or 1)
     ticks = int((start_s + facts.start_s - _EARLIER_S) / tick_s)
-    if facts.container not in DECORD_CONTAINERS:
-        return _after_reading(container.demux(stream), ticks)
+    if facts.container in _READ:
+        return _last_groups(container.demux(stream), ticks, least=0)
+    if facts.container in _TIMED:
+        return _by_halves(container, stream, ticks, tick_s)
     least, last = ticks, None
     groups = 2 if _LEANING & set(facts.decoder_reasons) else 1
     while True:
@@ -61,13 +67,32 @@ def packets_from(
     return iter(container.demux(stream))
 
 
-def _after_reading(packets: Iterator[Packet], ticks: int) -> Iterator[Packet]:
-    """From the keyframe before the last one before `ticks` on; what lies before is read and let go."""
-    group, before = list[Packet](), list[Packet]()
+def _by_halves(
+    container: InputContainer, stream: VideoStream, ticks: int, tick_s: float
+) -> Iterator[Packet] | None:
+    """Packets from the keyframe before the last one before `ticks` on; None where that is the first."""
+    begin, back = stream.start_time or 0, _BACK_S / tick_s
+    while ticks - back > begin:
+        container.seek(int(ticks - back), stream=stream, backward=True)
+        packets = container.demux(stream)
+        if (found := _last_groups(packets, ticks)) is not None:
+            return found
+        back *= 4
+    container.seek(0)
+    return None
+
+
+def _last_groups(packets: Iterator[Packet], ticks: int, least: int = 2) -> Iterator[Packet] | None:
+    """From the keyframe before the last one before `ticks` on; None where there are fewer than `least`.
+
+    What lies before is read and let go.
+    """
+    group, before, count = list[Packet](), list[Packet](), 0
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None:
             if packet.pts > ticks:
-                return chain(before, group, [packet], packets)
-            before, group = group, []
-        group.append(packet)
-    return chain(before, group)
+                return chain(before, group, [packet], packets) if count >= least else None
+            before, group, count = group, [], count + 1
+        if count or not least:
+            group.append(packet)
+    return chain(before, group) if count >= least else None

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from media.measure.camera import camera
-from media.measure.text_area import text_share
 
 BLACK_LUMA, WHITE_LUMA, PLAIN_STD, FROZEN = 0.06, 0.94, 0.02, 0.25 / 255
 BAR_LUMA = 24
@@ -52,7 +51,6 @@ class Look:
     saturation: float
     sharpness: float  # variance of the Laplacian on 0..255 luma
     noise: float  # standard deviation of the noise on 0..255 luma (Immerkaer 1996)
-    text_share: float
     flat_share: float  # pixels equal to their right and lower neighbours
     colours: np.ndarray  # share of each palette colour
     row_max: np.ndarray  # brightest luma of each row, for bars
@@ -80,7 +78,6 @@ def look(rgb: np.ndarray) -> Look:
         noise=float(
             np.sqrt(np.pi / 2) * cv2.norm(second, cv2.NORM_L1) / (6 * max(1, (width - 2) * (height - 2)))
         ),
-        text_share=text_share(luma),
         flat_share=float(flat.mean()) if flat.size else 1.0,
         colours=np.bincount(nearest, minlength=len(_PALETTE)) / len(nearest),
         row_max=luma.max(1),
@@ -163,7 +160,6 @@ def measure(
         "saturation": mean("saturation"),
         "sharpness": mean("sharpness"),
         "noise": mean("noise"),
-        "text_share": mean("text_share"),
         "black_share": float(
             np.mean([item.luma_mean < BLACK_LUMA and item.luma_std < PLAIN_STD for item in looks])
         ),

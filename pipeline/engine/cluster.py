@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.signals import NUMBERS, interrupt_on_signals
 from pipeline.config import Resources
 
 _CODE = Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ def _deaf() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in NUMBERS}
     is_over, ignore = threading.Event(), ctypes.CDLL(None).signal
 
     def keep_deaf() -> None:
@@ -196,16 +197,6 @@ def _deaf() -> Iterator[None]:
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def interrupt_on_signals() -> None:
-    """SIGTERM ends a run as Ctrl-C does, even where a background shell ignores Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
 
 
 def preflight(wanted: dict[str, Resources], is_autoscaling: bool = False) -> dict[str, int]:

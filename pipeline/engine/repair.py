@@ -15,6 +15,7 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.signals import interrupt_on_signals
 from manifests.tables import planned, records, scans
 from manifests.text import shown
 from manifests.views import View
@@ -22,7 +23,7 @@ from manifests.writing.events import Aim, run_aim, run_config, run_ids
 from manifests.writing.lease import Lease
 from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig
-from pipeline.engine.cluster import interrupt_on_signals, session
+from pipeline.engine.cluster import session
 from pipeline.engine.run import build_stages, execute, plan_generation
 from pipeline.footage.sources import listed_again
 from pipeline.stages.protocol import Stage, run_stage

@@ -9,10 +9,12 @@ import av
 import numpy as np
 import pytest
 
+from media.decode import seeking
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.decode.seeking import is_seekable
 from pipeline.plan import segments_of
+from tests.media.bytes.http_server import Server
 from world.render import render_frame
 from world.scene import sample_shot
 
@@ -30,6 +32,7 @@ KINDS = {
     "MPEG-2, program stream": ("mpeg2video", "mpg", {"g": "12", "bf": "2"}),
     "fields": ("mpeg2video", "ts", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "top": "1"}),
     "Flash": ("libx264", "flv", {"g": "12", "bf": "2"}),
+    "WMV": ("wmv2", "asf", {"g": "12"}),
     "AV1": ("libsvtav1", "mp4", {"g": "12", "preset": "12"}),
     "ProRes": ("prores_ks", "mov", {}),
 }
@@ -91,3 +94,31 @@ def test_open_groups_and_codecs_do_not_keep_a_film_in_one_segment(tmp_path):
 @pytest.mark.parametrize("reason", ["edit_list", "clock_restart", "no_pts", "first_not_key", "gap"])
 def test_files_whose_times_are_in_doubt_are_read_from_their_start(reason):
     assert not is_seekable("mov", [reason]) and not is_seekable("avi", ["container:avi"])
+
+
+@pytest.mark.parametrize("suffix", ["ts", "asf"])
+def test_a_segment_of_a_stream_far_away_reads_its_own_bytes(tmp_path, monkeypatch, suffix):
+    monkeypatch.setenv("RUSHES_HTTP_ALLOW_PRIVATE", "127.0.0.1/32")
+    monkeypatch.setattr(seeking, "_BACK_S", 1.0)
+    noise = np.random.default_rng(0).integers(0, 255, (8, 360, 640, 3), dtype=np.uint8)
+    codec = "wmv2" if suffix == "asf" else "mpeg2video"
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        stream = container.add_stream(codec, FPS, options={"g": "12", "b": "12M"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for index in range(20 * FPS):
+            frame = av.VideoFrame.from_ndarray(noise[index % len(noise)], "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    size = (tmp_path / f"a.{suffix}").stat().st_size
+    assert size > 20 << 20
+    near = probe(str(tmp_path / f"a.{suffix}"))
+    with Server(tmp_path) as server:
+        far = probe(f"{server.url}/ok/a.{suffix}")
+        assert is_seekable(far.container, far.decoder_reasons), far.decoder_reasons
+        before = len(server.seen)
+        found = frames(far, near.duration_s - 1)
+        asked = [headers["Range"].removeprefix("bytes=").split("-") for _, headers in server.seen[before:]]
+        num_bytes = sum(min(int(last), size - 1) - int(first) + 1 for first, last in asked)
+    assert found == frames(near, near.duration_s - 1)
+    assert num_bytes < size / 2, (num_bytes, size)

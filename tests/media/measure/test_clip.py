@@ -33,15 +33,6 @@ def measured(frames, fps=8.0):
     )
 
 
-def test_text_is_told_from_pictures_and_grows_with_its_lines():
-    shares = [look(page(lines)).text_share for lines in (0, 2, 7)]
-    assert shares[0] == 0
-    assert 0.02 < shares[1] < shares[2]
-    others = [look(natural(seed)).text_share for seed in range(40)]
-    assert max(others) < shares[1]  # bricks and dots have strokes too
-    assert np.median(others) < 0.1 * shares[1]
-
-
 def test_noise_is_measured_in_steps_of_luma():
     clean = natural()
     for sigma in (4.0, 12.0):

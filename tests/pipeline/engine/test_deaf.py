@@ -9,7 +9,8 @@ from tests.e2e.commands import environment
 
 IMPATIENT = """
 import os, signal, threading, time
-from pipeline.engine.cluster import interrupt_on_signals, session
+from manifests.signals import interrupt_on_signals
+from pipeline.engine.cluster import session
 
 def press():
     for _ in range(100):
