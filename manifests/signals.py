@@ -76,7 +76,7 @@ def unwinding() -> Iterator[None]:
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
     }
-    mine = {number for number, handler in usual.items() if signal.getsignal(number) == handler}
+    mine = {number for number in usual if signal.getsignal(number) == usual[number]}
     for number in mine:
         signal.signal(number, raising(interrupted if number == signal.SIGINT else ended))
     yield

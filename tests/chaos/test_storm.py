@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -105,7 +106,9 @@ class Storm:
                 process.send_signal(number)
                 time.sleep(self.rng.uniform(0, 2))
             early = {-number} if not lines else set()  # before Python had begun
-            assert process.wait(60) in {INTERRUPTED, 0} | early, "".join(lines)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            assert process.poll() in {INTERRUPTED, 0} | early, f"{self.told[-1]}: {''.join(lines)}"
         elif process.poll() is None:
             process.kill()
         process.wait(60)
