@@ -104,7 +104,7 @@ def test_what_verify_found_outlives_a_compaction(copy, index, tmp_path):
     assert not found.is_sound
     lines = [json.dumps(checked.__dict__) for checked in found.checked]
     Path(copy.path("runs")).mkdir(exist_ok=True)
-    Path(copy.path("runs", "verify-1.jsonl")).write_text("\n".join(lines) + "\n")
+    Path(copy.path("runs", "verify-99999999.jsonl")).write_text("\n".join(lines) + "\n")
     compact(copy)
     index.wait(10)
     end_s = time.monotonic() + 20  # what verify wrote is looked for every few seconds
