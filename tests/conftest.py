@@ -24,7 +24,7 @@ settings.register_profile(
     "project", deadline=None, derandomize=True
 )  # machines are noisy; a failure must come back
 settings.load_profile("project")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; what tests start would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; programs would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
