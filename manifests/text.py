@@ -11,7 +11,9 @@ from typing import Any
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-_USER = re.compile(r"(?<=://)[^/\s?#]+@")
+STORE_KEY = r"[A-Z0-9]{16,}:[\w/+=-]{20,}"
+"""Key and secret of an object store, which may hold slashes, as some write them before a bucket."""
+_USER = re.compile(rf"(?<=://)(?:{STORE_KEY}|[^/\s?#]+)@")
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 _SECRET = re.compile(
@@ -39,6 +41,19 @@ def shown_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [shown_json(item) for item in value]
     return value
+
+
+def split_user(address: str) -> tuple[str, str]:
+    """User and password of an address, empty where it has none, and the address without them."""
+    found = _USER.search(address)
+    return (found.group()[:-1], _USER.sub("", address, count=1)) if found else ("", address)
+
+
+def without_key(address: str) -> str:
+    """An address without user and password, and without its query if that holds a key."""
+    _, bare = split_user(address)
+    before, mark, query = bare.partition("?")
+    return before if holds_secret(mark + query) else bare
 
 
 def holds_secret(text: str) -> bool:

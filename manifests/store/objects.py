@@ -33,6 +33,8 @@ from obstore.exceptions import (
 from obstore.store import GCSStore, S3Store
 from pyarrow import fs
 
+from manifests.text import split_user
+
 SCHEMES = ("s3", "gs", "gcs")
 OPTIONS = ("endpoint_override", "scheme", "region", "anonymous")
 """What the query of an address may say."""
@@ -302,14 +304,15 @@ def opened(uri: str) -> tuple[fs.PyFileSystem, str]:
     Raises:
         ValueError: the address names no bucket, or has an option that is not known.
     """
-    parts = urlsplit(uri)
+    user, bare = split_user(uri)
+    parts = urlsplit(bare)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := set(options) - set(OPTIONS):
         raise ValueError(f"its query has {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
-    user, at, bucket = parts.netloc.rpartition("@")
+    bucket = parts.netloc
     if not bucket:
         raise ValueError("it names no bucket")
-    if at:
+    if user:
         access, _, secret = user.partition(":")
         options |= {"access_key": unquote(access), "secret_key": unquote(secret)}
     scheme = "s3" if parts.scheme == "s3" else "gs"

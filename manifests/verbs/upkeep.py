@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -16,6 +18,7 @@ from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from manifests.text import without_key
 from manifests.views import View
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
@@ -175,6 +178,7 @@ class Remove:
         if self.dry_run:
             cli.print_table("to remove", ["source", "address"], [list(item) for item in sources.items()])
             return cli.DONE
+        _refuse_while_training(dataset, self.runs)
         read_by = [str(path) for path in self.runs if _has_read(path, sources)]
         with Lease(dataset):
             done = remove(dataset, sources, self.reason, read_by)
@@ -199,9 +203,32 @@ class Remove:
             queries.check_predicate(self.where, "--where")
         listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
+        if bare := {without_key(word) for word in self.source} - set(self.source):
+            # the plan has it with its key sealed
+            addresses = ", ".join("'" + word.replace("'", "''") + "'" for word in sorted(bare))
+            named += f" OR regexp_replace(uri, '[?&]rushes-sealed=[^&#]*', '') IN ({addresses})"
         query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'}\n)"
         rows = queries.sql(dataset, query).to_pylist()
         return {row["source_id"]: row["uri"] for row in rows if not row["source_id"].startswith("removed-")}
+
+
+def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
+    """A training would go on to read the sources from its caches, and to write down that it did.
+
+    Raises:
+        UsageError: one runs now, in the dataset's folder or in a given one.
+    """
+    inside = Path(dataset.path("training")).glob("*/") if storage.is_local(dataset.filesystem) else ()
+    for folder in [*inside, *runs]:
+        with contextlib.suppress(FileNotFoundError), open(folder / ".lock", "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    str(folder),
+                    "is a training that runs now",
+                    "Stop it (Ctrl-C saves what it has), give this again, then go on with the training.",
+                ) from error
 
 
 def _has_read(folder: Path, sources: Collection[str]) -> bool:

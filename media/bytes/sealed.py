@@ -21,10 +21,12 @@ import secrets
 from pathlib import Path
 
 from manifests.errors import UsageError
-from manifests.text import holds_secret
+from manifests.text import STORE_KEY, holds_secret
 from media.errors import MediaError
 
-_ADDRESS = re.compile(r"(?P<scheme>\w+)://(?:(?P<user>[^/?#]*)@)?(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL)
+_ADDRESS = re.compile(
+    rf"(?P<scheme>\w+)://(?:(?P<user>{STORE_KEY}|[^/?#]*)@)?(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL
+)
 _PARAMETER = "rushes-sealed="
 _BYTES = 32
 _given: bytes | None = None

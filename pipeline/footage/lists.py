@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import UsageError
+from manifests.text import split_user
 from media.bytes.access import STORES, WEB, open_binary
 from media.bytes.tar_member import split_member
 from media.errors import MediaError, shown
@@ -224,9 +225,7 @@ def _without_powers(address: str) -> str:
     These would choose who is sent our signed requests, with our credentials, and a list may come from anyone:
     endpoints come from the environment (AWS_ENDPOINT_URL) or from an address of the command line.
     """
-    scheme, _, rest = split_query(address)[0].partition("://")
-    bucket, slash, key = rest.partition("/")
-    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{key}"
+    return split_user(split_query(address)[0])[1]
 
 
 def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:

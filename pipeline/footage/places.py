@@ -15,6 +15,7 @@ from pyarrow import fs
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.store import storage
+from manifests.text import split_user
 from media.bytes.access import resolve_store, tar_index
 from media.bytes.tar_member import is_tar
 from media.errors import MediaError, shown
@@ -90,8 +91,8 @@ def store_files(uri: str) -> list[Found] | None:
         UsageError: the store cannot be reached or refuses.
     """
     base, query = split_query(uri)
-    scheme, _, rest = base.partition("://")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
+    scheme, (user, _) = base.partition("://")[0], split_user(base)
+    at = "@" if user else ""
 
     def address(path: str) -> str:
         return f"{scheme}://{user}{at}{quote(path)}{query}"

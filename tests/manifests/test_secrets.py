@@ -16,6 +16,7 @@ from pipeline.engine.runner import start_run
 SECRETS = ("KEYID", "SECRET", "X-Amz-Signature", "user:pw")
 ADDRESSES = (
     "s3://KEYID:SECRET@bucket/a.mp4?region=x",
+    "s3://KEYIDKEYIDKEYIDKEYID:SECRET/SECRETSECRETSECRETSECRETSECRET+SECRE@bucket/a.mp4",
     "https://host/a.mp4?X-Amz-Signature=abc&X-Amz-Credential=KEYID",
     "http://user:pw@host:8000/v1",
 )
@@ -42,7 +43,7 @@ def test_messages_tables_and_json_on_the_terminal_hold_no_secret(address, capsys
 
 def test_events_and_the_record_of_a_run_hold_no_secret(tmp_path):
     dataset = Dataset.create(str(tmp_path))
-    config = {"captioner": {"server": ADDRESSES[2]}}
+    config = {"captioner": {"server": ADDRESSES[-1]}}
     run_id = start_run(dataset, ["rushes", "ingest", *ADDRESSES], config, {}, "embedded")
     log = EventLog(dataset, run_id)
     log.write("shard_failed", f"cannot read {ADDRESSES[1]}", trace=f"at {ADDRESSES[0]}")

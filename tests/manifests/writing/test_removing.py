@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import html
 import json
 import os
@@ -19,6 +20,7 @@ from manifests.store import storage
 from manifests.tables import planned, records, scans
 from manifests.verify import verify
 from manifests.views import View
+from manifests.writing.commit import parquet_bytes
 from manifests.writing.compact import commit_version
 from manifests.writing.removing import pending, remove, token, tokens
 from manifests.writing.withdrawn import withdraw
@@ -293,6 +295,36 @@ def test_the_verb_and_what_it_refuses(copy, capsys):
     assert cli.main(arguments=["remove", copy.uri, "--where", where, "--json"]) == cli.DONE
     assert json.loads(capsys.readouterr().out)["clips"] > 0
     assert holders(copy, [source_id, uri]) == []
+
+
+def test_an_address_with_its_key_names_what_the_plan_has_with_the_key_sealed(copy, capsys):
+    source_id, _ = a_source(copy)
+    [path] = {planned.part(copy, "sources", number) for number in copy.generations()}
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if row["source_id"] == source_id:
+            row["uri"] = "https://host/a.mp4?v=2&rushes-sealed=Qk0="
+    Path(path).write_bytes(parquet_bytes(to_table("sources", rows)))
+    for word in ("https://user:pw@host/a.mp4?v=3", "https://user:pw@other/a.mp4?v=2"):
+        assert cli.main(arguments=["remove", copy.uri, "--source", word, "--dry-run"]) == cli.USAGE
+    told = capsys.readouterr()
+    assert "pw" not in told.out + told.err
+    word = "https://user:pw@host/a.mp4?v=2"
+    assert cli.main(arguments=["remove", copy.uri, "--source", word, "--dry-run"]) == cli.DONE
+    assert source_id in capsys.readouterr().out
+
+
+def test_nothing_is_taken_down_while_a_training_reads(copy, tmp_path, capsys):
+    source_id, _ = a_source(copy)
+    for folder in (Path(copy.path("training", "small")), tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+        (folder / "consumed.jsonl").write_text("{}\n")
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            given = ["remove", copy.uri, "--source", source_id, "--runs", str(folder)]
+            assert cli.main(arguments=given) == cli.USAGE
+        assert "runs now" in capsys.readouterr().err and holders(copy, [source_id])
+    assert cli.main(arguments=["remove", copy.uri, "--source", source_id]) == cli.DONE
 
 
 def test_it_is_not_taken_in_again(copy):
