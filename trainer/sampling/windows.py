@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,8 +55,22 @@ class Windows:
             )
 
 
-def windowed(model: TrainedModel, request: Request, how: Sampling, windows: Windows) -> Iterator[Tensor]:
-    """The latents [C, n, h, w] of a request one after the other; in one piece where they fit a window."""
+class Kept(Protocol):
+    """Windows that were made before, by their number."""
+
+    def get(self, number: int) -> Tensor | None: ...
+
+    def put(self, number: int, latent: Tensor) -> None: ...
+
+
+def windowed(
+    model: TrainedModel, request: Request, how: Sampling, windows: Windows, kept: Kept | None = None
+) -> Iterator[Tensor]:
+    """The latents [C, n, h, w] of a request one after the other; in one piece where they fit a window.
+
+    Args:
+        kept: takes what is made, and gives back what was made when this was stopped.
+    """
     total = request.canvas.latent_size(model.factors)[0]
     if total <= windows.length:
         yield from generate(model, [request], how)
@@ -67,11 +82,15 @@ def windowed(model: TrainedModel, request: Request, how: Sampling, windows: Wind
     while at < total:
         begin = max(0, at - overlap) if number else 0
         count = min(windows.length, total - begin)
+        made = kept.get(number) if kept else None
         is_closing = request.is_loop and begin + count == total  # a loop ends before its first latents
-        part = _part(model, request, begin, count + (overlap if is_closing else 0), number)
-        part = _given(part, last, 0) if number else part
-        part = _given(part, head, count) if is_closing else part
-        made = generate(model, [part], how)[0][:, at - begin : count]
+        if made is None:
+            part = _part(model, request, begin, count + (overlap if is_closing else 0), number)
+            part = _given(part, last, 0) if number else part
+            part = _given(part, head, count) if is_closing else part
+            made = generate(model, [part], how)[0][:, at - begin : count]
+            if kept:
+                kept.put(number, made)
         head = made[:, :overlap] if number == 0 else head
         last = torch.cat([last, made], dim=1)[:, -overlap:] if number else made[:, -overlap:]
         at, number = at + made.shape[1], number + 1

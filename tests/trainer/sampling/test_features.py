@@ -13,6 +13,7 @@ from manifests.cli.frame import main
 from tests.e2e.commands import run
 from tests.trainer.conftest import film
 from trainer.sampling.job.inputs import read_clip
+from trainer.sampling.job.kept_windows import KeptWindows
 from trainer.sampling.job.prompts import PromptLine, read_prompts
 
 QUICK = ("--steps", "2", "--guidance", "1", "--solver", "euler")
@@ -355,3 +356,43 @@ def test_ray_workers_share_the_samples(model_folder, tmp_path):
     run("sample", model_folder, *one)
     alone, shared = (read_clip(tmp_path / name).frames for name in ("one.mp4", "out/00002-seed0.mp4"))
     assert torch.equal(alone, shared)
+
+
+@pytest.mark.parametrize("closing", [(), ("--loop",)])
+def test_a_long_video_that_was_stopped_goes_on_after_its_last_window(
+    model_folder, tmp_path, monkeypatch, closing
+):
+    from trainer.sampling import windows
+
+    words = ("--prompt", "a ball", "--frames", 44, "--fps", 10, "--window", 6, "--overlap", 2)
+    words = (*words, "--width", 41, "--height", 27, *closing)
+    whole, real, calls = sample(model_folder, tmp_path / "a.mkv", *words), windows.generate, []
+
+    def generate(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(windows, "generate", generate)
+    asked = ["sample", str(model_folder), "--out", str(tmp_path / "b.mkv"), *QUICK, *map(str, words)]
+    assert main(arguments=asked) == cli.INTERRUPTED
+    assert not (tmp_path / "b.mkv").exists()
+    assert len(list((tmp_path / ".b.windows").iterdir())) == 2
+    monkeypatch.setattr(windows, "generate", lambda *given: calls.append(1) or real(*given))
+    found = sample(model_folder, tmp_path / "b.mkv", *words)
+    assert torch.equal(found.frames, whole.frames)
+    assert len(calls) == 3  # each window once
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_windows_of_another_sample_or_of_a_file_cut_short_are_not_taken(tmp_path):
+    kept = KeptWindows(tmp_path / "a.mp4", {"seed": 1})
+    kept.put(3, torch.ones(2, 1, 4, 4)[:, :, ::2])
+    assert torch.equal(kept.get(3), torch.ones(2, 1, 2, 4)) and kept.get(2) is None
+    assert KeptWindows(tmp_path / "a.mp4", {"seed": 2}).get(3) is None
+    [path] = (tmp_path / ".a.windows").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert kept.get(3) is None
+    kept.forget()
+    assert not list(tmp_path.iterdir())

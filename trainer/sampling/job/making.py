@@ -21,6 +21,7 @@ from trainer.sampling.decoding import result
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.features import Clip, Scene
 from trainer.sampling.generate import generate
+from trainer.sampling.job.kept_windows import KeptWindows
 from trainer.sampling.job.output import Output
 from trainer.sampling.trained import TrainedModel
 from trainer.sampling.windows import Windows, windowed
@@ -86,19 +87,31 @@ class Maker:
         )
         for first in range(0, len(items), self.at_once):
             part = items[first : first + self.at_once]
-            samples = self.samples([item.words for item in part])
-            for item, frames in zip(part, samples, strict=True):
+            kept = [KeptWindows(item.output.path, item.record) if self.is_long else None for item in part]
+            samples = self.samples([item.words for item in part], kept)
+            for item, frames, windows in zip(part, samples, kept, strict=True):
                 self._write(item, frames)
+                if windows:
+                    windows.forget()
             done = first + len(part)
             left = (time.monotonic() - began) / done * (len(items) - done)
             if len(items) > 1:
                 cli.say(f"sample: {done} of {len(items)}" + (f", about {left:.0f} s left" if left else ""))
 
-    def samples(self, words: Sequence[Words]) -> Iterator[Iterator[np.ndarray]]:
-        """The frames [H, W, 3] uint8 of the result for each of some words, to be taken in order."""
+    def samples(
+        self, words: Sequence[Words], kept: Sequence[KeptWindows | None] = ()
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """The frames [H, W, 3] uint8 of the result for each of some words, to be taken in order.
+
+        Args:
+            kept: for each, the windows of a long sample that are made already.
+        """
         requests = [self.request(own) for own in words]
         if self.is_long:
-            latents = (windowed(self.model, request, self.how, self.windows) for request in requests)
+            latents = (
+                windowed(self.model, request, self.how, self.windows, own)
+                for request, own in zip(requests, kept or [None] * len(requests), strict=True)
+            )
         else:
             latents = (iter([own]) for own in generate(self.model, requests, self.how))
         return (result(self.scene, own, self.vae) for own in latents)
