@@ -5,9 +5,9 @@ Each is imported when asked for: a captioning process need not load a text encod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captioner.options import CaptionerOptions
 from captioner.protocol import Captioner
@@ -100,12 +100,21 @@ def make_text_encoder(name: str, model: str = "") -> TextEncoder:
     raise UsageError(f"text encoder {name}", "is not known", f"Encoders: {', '.join(TEXT_ENCODERS)}.")
 
 
-def make_upsampler(server: str = "", model: str = "") -> Callable[..., str]:
-    """A prompt upsampler: of phrases learnt from captions, or a server's model that falls back on them."""
+def make_upsampler(
+    server: str = "", model: str = "", phrases: Mapping[str, Any] | None = None
+) -> Callable[..., str]:
+    """A prompt upsampler: of phrases learnt from captions, or a server's model that falls back on them.
+
+    Args:
+        phrases: of the captions that a generator was trained on; None: of the committed captioner's.
+    """
     from captioner.coca.checkpoint import DEFAULT_WEIGHTS
     from captioner.language.asking import asker
     from captioner.language.upsample import PhraseUpsampler, model_upsampler
 
     path = DEFAULT_WEIGHTS / "phrases.json"
-    phrases = PhraseUpsampler.load(path) if path.exists() else PhraseUpsampler()
-    return model_upsampler(asker(server, model), phrases) if server else phrases
+    if phrases is not None:
+        usual = PhraseUpsampler.of(phrases)
+    else:
+        usual = PhraseUpsampler.load(path) if path.exists() else PhraseUpsampler()
+    return model_upsampler(asker(server, model), usual) if server else usual

@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from captioner.windows import sentences
 from manifests.store.json_files import read_local_object
 
 MIN_WORDS, MAX_WORDS = 15, 80
+MOST_PHRASES = 24
 _LIGHT = re.compile(r"\bin ((?:\w+ )?(?:light|daylight|moonlight|sunlight))\b", re.IGNORECASE)
 _LIGHT_WORDS = re.compile(
-    r"\b(light|lit|daylight|sunlight|moonlight|dark|dim|bright|sunset|sunrise|night|neon|shadow)\w*\b",
+    r"\b(light|lit|daylight|sunlight|moonlight|dark|dim|bright|sunset|sunrise|sun|night|neon|shadow"
+    r"|dawn|dusk|noon|midday|morning|afternoon|evening|twilight|candle|golden hour|overcast|backlit)\w*\b",
     re.IGNORECASE,
 )
 _CAMERA_WORDS = re.compile(
@@ -55,7 +58,7 @@ def lost_words(prompt: str, result: str) -> list[str]:
 class PhraseUpsampler:
     """What to add where a prompt is silent, most usual first.
 
-    camera: whole sentences; light: phrases behind "in"; style: a sentence.
+    camera: whole sentences; light: phrases behind "in"; style: a sentence. What is empty is not added.
     """
 
     camera: tuple[str, ...] = ("The camera is static.",)
@@ -67,27 +70,35 @@ class PhraseUpsampler:
     def fit(captions: Iterable[str]) -> PhraseUpsampler:
         """Camera sentences and light phrases of dense captions, most frequent first, a static camera first.
 
-        A prompt that says nothing of the camera most often means a static one.
+        A prompt that says nothing of the camera most often means a static one. Where the captions say nothing
+        of them, nothing is added.
         """
         camera: Counter[str] = Counter()
         light: Counter[str] = Counter()
         for caption in captions:
             camera.update(part for part in sentences(caption) if part.lower().startswith("the camera "))
             light.update(hit.lower() for hit in _LIGHT.findall(caption))
-        found = PhraseUpsampler()
         ranked = sorted(camera, key=lambda text: ("static" not in text, -camera[text], text))
         return PhraseUpsampler(
-            camera=tuple(ranked) or found.camera,
-            light=tuple(sorted(light, key=lambda text: (-light[text], text))) or found.light,
+            camera=tuple(ranked[:MOST_PHRASES]),
+            light=tuple(sorted(light, key=lambda text: (-light[text], text))[:MOST_PHRASES]),
         )
 
     @staticmethod
     def load(path: Path) -> PhraseUpsampler:
-        values = read_local_object(path)
-        return PhraseUpsampler(camera=tuple(values["camera"]), light=tuple(values["light"]))
+        return PhraseUpsampler.of(read_local_object(path))
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> PhraseUpsampler:
+        """From what `to_json` gave."""
+        said = {name: values[name] for name in ("style", "still_style") if name in values}
+        return PhraseUpsampler(camera=tuple(values["camera"]), light=tuple(values["light"]), **said)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"camera": self.camera, "light": self.light}, indent=2) + "\n")
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     def __call__(self, prompt: str, is_video: bool = True, choice: int = 0) -> str:
         """The prompt with light, camera and style filled in where it names none.
@@ -99,15 +110,18 @@ class PhraseUpsampler:
         text = " ".join(prompt.split()).strip()
         if not any(char.isalnum() for char in text) or len(text.split()) >= MAX_WORDS:
             return text
-        light = "" if _LIGHT_WORDS.search(text) else f", in {self.light[choice % len(self.light)]}"
+        has_light = _LIGHT_WORDS.search(text) or not self.light
+        light = "" if has_light else f", in {self.light[choice % len(self.light)]}"
         body = text.rstrip(" .,;!?" if light else " .,;")
         result = f"{body[:1].upper()}{body[1:]}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
         extra = (
-            [self.camera[choice % len(self.camera)]] if is_video and not _CAMERA_WORDS.search(text) else []
+            [self.camera[choice % len(self.camera)]]
+            if is_video and self.camera and not _CAMERA_WORDS.search(text)
+            else []
         )
         if len(f"{result} {' '.join(extra)}".split()) < MIN_WORDS and not _STYLE_WORDS.search(text):
             extra.append(self.style if is_video else self.still_style)
-        for part in extra:
+        for part in filter(None, extra):
             if len(f"{result} {part}".split()) <= MAX_WORDS:
                 result = f"{result} {part}"
         return result

@@ -292,5 +292,5 @@ class Encode:
             journal.rest()
             account = Account(len(clips), len(writer.rows), 0, len(writer.failures))
             tables = {"latents": writer.rows, "drops": [], "failures": writer.failures}
-            commit.commit(tables, account, writer.stats.to_dict())
+            commit.commit(tables, account, writer.stats.to_dict() | {"vae": self.digest})
         return account

@@ -34,6 +34,12 @@ def model_folder(tmp_path_factory):
         "text_encoder": "hashed-words",
         "text_model": "",
         "vae": "",
+        "phrases": {
+            "camera": ["The camera is static."],
+            "light": ["daylight"],
+            "style": "",
+            "still_style": "",
+        },
     }
     (folder / RECORD).write_text(json.dumps(record))
     save_model(folder, weights, folder)

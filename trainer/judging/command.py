@@ -86,14 +86,15 @@ class Evaluate:
         cli.check_new(path, *sheets, is_overwriting=self.overwrite)
         from trainer.judging import i3d
         from trainer.judging.cases import cases, world_scale
-        from trainer.judging.run import finite, fvd, judge, report
+        from trainer.judging.run import check_fvd, finite, judge, report
 
         network = i3d.load(self.fvd) if self.fvd else None
         model, vae, how = self._opened()
         scale = world_scale(model.record) if self.scale is None else self.scale
-        judged = judge(
-            model, vae, cases(self.prompts, scale, seed=self.seed), how, self.batch_tokens, self.seed
-        )
+        questions = cases(self.prompts, scale, seed=self.seed)
+        if network is not None:
+            check_fvd(questions)
+        judged = judge(model, vae, questions, how, self.batch_tokens, self.seed, network)
         found: dict[str, Any] = {
             "model": model.name,
             "model_digest": model.digest,
@@ -104,8 +105,6 @@ class Evaluate:
             "seed": self.seed,
             **finite(report(judged)),
         }
-        if network is not None:
-            found |= fvd(network, judged)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
             _sheets(judged, self.out)
@@ -131,7 +130,7 @@ class Evaluate:
         from learning.devices import chosen_device
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
-        from trainer.sampling.trained import load_model
+        from trainer.sampling.trained import check_vae, load_model
         from vae.checkpoint import load_vae
 
         if self.threads:
@@ -139,7 +138,8 @@ class Evaluate:
         model = load_model(self.model_folder, chosen_device(self.device))
         guidance = Guidance(text=self.guidance)
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
-        return model, load_vae(self.vae or model.record["vae"]), how
+        check_vae(model.record, vae := self.vae or model.record["vae"])
+        return model, load_vae(vae), how
 
     def _write(self, found: dict[str, Any]) -> None:
         if self.out:
@@ -190,8 +190,6 @@ def _sheets(judged: Judged, out: Path) -> None:
         for index in chosen:
             own = judged.answers["samples"][index]
             wrong = ", ".join(key for key, is_right in own.right.items() if not is_right) or "nothing"
-            film, render = judged.films[index], judged.renders[index]
-            pictures = [render[0], render[-1], film[0], film[-1]]
             text = f"render | sample; wrong: {wrong}\n{judged.cases[index].prompt}"
-            rows.append(([picture.numpy() for picture in pictures], text))
+            rows.append(([picture.numpy() for picture in judged.ends[index]], text))
         contact_sheet(rows, out / f"{name}.png")

@@ -6,8 +6,6 @@ Source: Heusel et al. 2017 (arXiv:1706.08500), here with the trace of the root b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -28,13 +26,19 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float(mean.pow(2).sum() + first.trace() + second.trace() - 2 * shared)
 
 
-@torch.no_grad()
-def features(films: Sequence[Tensor]) -> Tensor:
-    """Features [n, D] of films [T, H, W, 3] uint8, as the captioner's contrastive side sees them."""
-    folder = read_folder(DEFAULT_WEIGHTS)
-    model = load_stage(folder, "dense")
-    found = []
-    for film in films:
-        clip = clip_input(list(film.numpy()), folder.config)
-        found.append(model.encode_clip(normalised(clip[None]))[0][0])
-    return torch.stack(found)
+class Features:
+    """Features of films as the captioner's contrastive side sees them."""
+
+    def __init__(self) -> None:
+        self._folder = read_folder(DEFAULT_WEIGHTS)
+        self._model, self._found = load_stage(self._folder, "dense"), list[Tensor]()
+
+    @torch.no_grad()
+    def add(self, film: Tensor) -> None:
+        """Look at a film [T, H, W, 3] uint8."""
+        clip = clip_input(list(film.numpy()), self._folder.config)
+        self._found.append(self._model.encode_clip(normalised(clip[None]))[0][0])
+
+    def found(self) -> Tensor:
+        """[n, D], in the order in which they were looked at."""
+        return torch.stack(self._found)

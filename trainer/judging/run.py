@@ -15,7 +15,7 @@ from trainer.judging import i3d
 from trainer.judging.accuracy import Answer, accuracy, answer, chance
 from trainer.judging.cases import Case
 from trainer.judging.frechet import NAME as FRECHET
-from trainer.judging.frechet import distance, features
+from trainer.judging.frechet import Features, distance
 from trainer.judging.i3d import I3D
 from trainer.sampling.conditions import encode
 from trainer.sampling.decoding import to_frames
@@ -30,35 +30,70 @@ Answers = dict[str, list[Answer]]
 
 @dataclass(frozen=True)
 class Judged:
-    """What was asked, read and seen."""
+    """What was asked, read and seen.
+
+    Attributes:
+        ends: first and last frame [H, W, 3] uint8 of each render and of its sample.
+        fvd: of FVD, and over how many samples; None where it was not asked for.
+    """
 
     cases: Sequence[Case]
-    films: list[Tensor]  # samples [T, H, W, 3] uint8
-    renders: list[Tensor]
+    ends: list[tuple[Tensor, Tensor, Tensor, Tensor]]
     answers: Answers
     frechet: float
+    fvd: tuple[float, int] | None = None
+
+
+def check_fvd(questions: Sequence[Case]) -> None:
+    """Refuse questions of which FVD cannot be told, before they are sampled.
+
+    Raises:
+        UsageError: fewer than two are long enough.
+    """
+    if sum(case.canvas.num_frames >= i3d.NUM_FRAMES for case in questions) < 2:
+        raise UsageError(
+            "--fvd", f"needs two samples of {i3d.NUM_FRAMES} frames or more", "Ask for more with --prompts."
+        )
 
 
 def judge(
-    model: TrainedModel, vae: VAE, questions: Sequence[Case], how: Sampling, batch_tokens: int, seed: int = 0
+    model: TrainedModel,
+    vae: VAE,
+    questions: Sequence[Case],
+    how: Sampling,
+    batch_tokens: int,
+    seed: int = 0,
+    network: I3D | None = None,
 ) -> Judged:
-    """Sample every question and read what is seen."""
-    films, renders = list[Tensor](), [case.render() for case in questions]
+    """Sample every question and read what is seen; no film is held longer than that takes.
+
+    Args:
+        network: of FVD, if that is asked for.
+    """
+    looks, true_looks = Features(), Features()
+    logits: tuple[list[Tensor], list[Tensor]] = ([], [])
+    ends = list[tuple[Tensor, Tensor, Tensor, Tensor]]()
     answers: Answers = {"samples": [], "round trips": [], "true renders": []}
     for number, (case, latent) in enumerate(
         zip(questions, _latents(model, questions, how, batch_tokens, seed), strict=True)
     ):
-        films.append(to_frames(vae, latent, case.canvas))
-        trip = to_frames(vae, encode(renders[number], vae), case.canvas)
-        for name, frames in (
-            ("samples", films[-1]),
-            ("round trips", trip),
-            ("true renders", renders[number]),
-        ):
+        film, render = to_frames(vae, latent, case.canvas), case.render()
+        trip = to_frames(vae, encode(render, vae), case.canvas)
+        for name, frames in (("samples", film), ("round trips", trip), ("true renders", render)):
             answers[name].append(answer(case, frames))
+        looks.add(film)
+        true_looks.add(render)
+        ends.append((render[0].clone(), render[-1].clone(), film[0].clone(), film[-1].clone()))
+        if network is not None:
+            for own, frames in zip(logits, (film, render), strict=True):
+                own.append(i3d.features(network, [frames]))
         if (number + 1) % 20 == 0:
             cli.say(f"evaluate: {number + 1} of {len(questions)} samples read")
-    return Judged(questions, films, renders, answers, distance(features(films), features(renders)))
+    frechet, fvd = distance(looks.found(), true_looks.found()), None
+    if network is not None:
+        samples, renders = (torch.cat(own) for own in logits)
+        fvd = distance(samples, renders), len(samples)
+    return Judged(questions, ends, answers, frechet, fvd)
 
 
 def _latents(
@@ -102,21 +137,8 @@ def report(judged: Judged) -> dict[str, Any]:
             name: {attribute: value.to_json() for attribute, value in own.items()}
             for name, own in scores.items()
         }
-    return {"prompts": len(judged.cases), "accuracy": found, FRECHET: judged.frechet}
-
-
-def fvd(network: I3D, judged: Judged) -> dict[str, Any]:
-    """FVD between samples and renders, and over how many of each.
-
-    Raises:
-        UsageError: fewer than two of them are long enough.
-    """
-    samples, renders = i3d.features(network, judged.films), i3d.features(network, judged.renders)
-    if min(len(samples), len(renders)) < 2:
-        raise UsageError(
-            "--fvd", f"needs two samples of {i3d.NUM_FRAMES} frames or more", "Ask for more with --prompts."
-        )
-    return {"fvd": distance(samples, renders), "fvd_films": len(samples)}
+    told = {"prompts": len(judged.cases), "accuracy": found, FRECHET: judged.frechet}
+    return told if judged.fvd is None else told | {"fvd": judged.fvd[0], "fvd_films": judged.fvd[1]}
 
 
 def finite(value: Any) -> Any:

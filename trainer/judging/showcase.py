@@ -22,6 +22,7 @@ from world.captions import dense
 from world.scene import Shot, Thing
 
 SHEET_FRAMES = 4
+MASK = "mask.png"
 
 
 def shot(
@@ -82,6 +83,18 @@ def entries(out: Path, scale: float) -> list[Entry]:
             moving_box,
             {"image": out / "text-to-image.png", "seconds": 2.0, "fps": 10.0},
         ),
+        Entry(
+            "last-image",
+            "The picture comes last",
+            moving_box,
+            {"last_image": out / "text-to-image.png", "seconds": 1.5, "fps": 10.0},
+        ),
+        Entry(
+            "keyframe",
+            "The picture comes after a second",
+            moving_box,
+            {"keyframe": (f"1={out / 'text-to-image.png'}",), "seconds": 2.0, "fps": 10.0},
+        ),
         Entry("extend-after", "A second more after the first", ball, {"video": first, "extend_after": 1.0}),
         Entry(
             "extend-before", "A second more before the first", ball, {"video": first, "extend_before": 1.0}
@@ -98,12 +111,20 @@ def entries(out: Path, scale: float) -> list[Entry]:
             star,
             {**size(128, 128), "loop": True, "seconds": 2.4, "fps": 10.0},
         ),
+        Entry("loop-of-video", "The first as a loop", ball, {"video": first, "loop": True, "gap": 1.0}),
+        Entry("long", "Longer than a window of latents", star, {**size(96, 96), "seconds": 8.0, "fps": 10.0}),
         Entry("edit", "The first, made anew from noise level 0.6 as a yellow ball", yellow, {"edit": first}),
         Entry(
             "edit-by-prompts",
             "The first, from its prompt to a yellow ball",
             yellow,
             {"edit": first, "from_prompt": dense(ball), "strength": 0.9},
+        ),
+        Entry(
+            "edit-in-mask",
+            "The right half of the first, made anew from noise level 0.8 as a yellow ball",
+            yellow,
+            {"edit": first, "mask": out / MASK, "strength": 0.8},
         ),
         Entry(
             "blend",
@@ -165,6 +186,7 @@ class Showcase:
             *(entry.path(self.out) for entry in found),
             is_overwriting=self.overwrite,
         )
+        _write_mask(self.out / MASK, found[0].options["width"], found[0].options["height"])
         for _, sample in made:
             sample.run()
         share = guessed(found, self.out)
@@ -187,6 +209,15 @@ class Showcase:
             overwrite=self.overwrite,
             **entry.options,
         )
+
+
+def _write_mask(path: Path, width: int, height: int) -> None:
+    """A picture whose right half is white."""
+    from media.decode.images import encode_png
+
+    mask = np.zeros((height, width, 3), np.uint8)
+    mask[:, width // 2 :] = 255
+    path.write_bytes(encode_png(mask))
 
 
 def guessed(found: Sequence[Entry], out: Path) -> float:

@@ -36,6 +36,7 @@ from trainer.config_files import (
 )
 from trainer.data.catalogue.catalog import Catalog, load_catalog, views_of
 from trainer.data.catalogue.held_out import note_held_out, noted_held_out
+from trainer.data.catalogue.phrases import phrases_of
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.loader import Loader, PackReader
 from trainer.data.streaming import StreamLoader, StreamReader, survey
@@ -110,6 +111,7 @@ def dataset_source(
     made_by = {
         "columns": {name: str(column) for name, column in views[0].columns.items()},
         **ingest_settings(dataset, views[0].columns.values()),
+        "phrases": phrases_of(dataset, views[0]),
     }
     loader = Loader(reader, plan_stream(catalog, config), ranks.data_rank, ranks.data_size)
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)

@@ -1,7 +1,7 @@
 """Blending two videos: from one to the other through noise, so that the middle is no double image.
 
-The noise level rises to the middle and falls again, and the two are mixed on a sphere: a plain cross-fade of
-independent latents has half their variance in the middle.
+The noise level rises to the middle and falls again, and the two are mixed so that their variance stays: a
+plain cross-fade of latents that are unlike each other has half of it in the middle, one of equal latents all.
 
 Shape legend: C t h w a latent.
 """
@@ -30,5 +30,14 @@ def blended(model: TrainedModel, first: Tensor, second: Tensor, peak: float = PE
 
 
 def spherical(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """A mix that keeps the variance of two independent values of variance 1."""
-    return ((1 - weight) * first + weight * second) / ((1 - weight) ** 2 + weight**2).sqrt()
+    """A mix that keeps the variance of two values of variance 1.
+
+    Args:
+        first, second: [C, t, h, w]; how alike they are is measured in each latent frame.
+        weight: [1, t, 1, 1] of the second.
+    """
+    along = (0, 2, 3)
+    power = (first.square().mean(along) * second.square().mean(along)).sqrt().clamp_min(1e-8)
+    likeness = ((first * second).mean(along) / power).clamp(0, 1).view(1, -1, 1, 1)
+    left = 1 - weight
+    return (left * first + weight * second) / (left**2 + weight**2 + 2 * left * weight * likeness).sqrt()

@@ -21,6 +21,8 @@ from trainer.sampling.conditions import Condition
 
 CONTEXT = 16
 """Frames of a given video that the model sees beside what it makes, about."""
+SHARED = 0.5
+"""Strength of given frames in a latent that they share with frames that are made."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,14 @@ def connect(first: Clip, second: Clip, count: int, factor_t: int) -> Scene:
     tail, head = _tail(first, factor_t), _head(second, factor_t)
     start = len(tail) + count
     canvas = first.canvas(start + len(head.given))
+    conditions = [Condition(frames=tail), replace(head, start=start)]
+    if (rest := count % factor_t) and not head.is_held:
+        # these share a latent with frames that are made: it begins between what is given and noise
+        shared = head.given[: factor_t - rest]
+        conditions.append(Condition(frames=shared, start=start, strength=SHARED, is_held=True))
     return Scene(
         canvas=canvas,
-        conditions=(Condition(frames=tail), replace(head, start=start)),
+        conditions=tuple(conditions),
         keep=range(canvas.num_frames),
         before=first.frames[: len(first) - len(tail)],
         after=second.frames[len(head.given) :],
@@ -182,11 +189,12 @@ def blend(first: Clip, second: Clip, count: int, factor_t: int) -> Scene:
         UsageError: they are not of one size and rate, or shorter than that.
     """
     _check_alike(first, second)
-    if not 2 <= count <= min(len(first), len(second)):
+    least = factor_t + 2  # three latents: the first and the last are kept
+    if not least <= count <= min(len(first), len(second)):
         raise UsageError(
             f"a blend of {count} frames",
             f"does not fit videos of {len(first)} and {len(second)} frames",
-            "It takes at least 2, and no more than the shorter one has.",
+            f"It takes at least {least}, and no more than the shorter one has.",
         )
     weight, canvas = torch.linspace(0, 1, count), first.canvas(count)
     last = canvas.frames_of(-(-(count - 1) // factor_t), factor_t).start

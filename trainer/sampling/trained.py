@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from trainer.data.patches import FACTORS
 from trainer.model.dit import DiT
 from trainer.model.layout import Layout
 from trainer.model.routes import checked_route
+from vae.folder import DEFAULT_WEIGHTS, weights_digest
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"
@@ -102,6 +104,21 @@ def model_folder(run: Path) -> Path:
         "holds no exported model",
         "Train one with `rushes fit`; `rushes export-model` makes one of a checkpoint.",
     )
+
+
+def check_vae(record: Mapping[str, Any], vae: Path | str) -> None:
+    """Refuse a VAE that is not the one of a model's latents, as far as its record tells.
+
+    Raises:
+        UsageError: it is another, or none.
+    """
+    its = record.get("vae_digest", "")
+    if its and its != weights_digest(vae):
+        raise UsageError(
+            f"VAE {vae or DEFAULT_WEIGHTS.name}",
+            "is not the one whose latents the model was trained on",
+            "Give that one by --vae." if not record.get("vae") else f"Its record names {record['vae']}.",
+        )
 
 
 def load_model(run: Path, device: str = "cpu") -> TrainedModel:

@@ -25,7 +25,7 @@ from trainer.state.parallel import clean_name
 
 TOLERANCE = 0.35
 """How far latent statistics may lie from those of the model, in standard deviations: other footage of the
-same VAE differs by less, another VAE by more."""
+same VAE differs by less, most others by more. It decides only where the digests of weights are not known."""
 
 
 def record_of(init: str) -> dict:
@@ -63,6 +63,15 @@ def normalised_as(catalog: Catalog, record: Mapping[str, Any], whose: str) -> Ca
             whose,
             f"reads latents of {len(mean)} channels, the dataset has {len(own_mean)}",
             f"Encode the dataset by the model's VAE: rushes ingest ... --encode.vae {encoder}.",
+        )
+    its = record.get("vae_digest", "")
+    if its and its == catalog.vae:
+        return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
+    if its and catalog.vae:
+        raise UsageError(
+            whose,
+            "was trained on latents of another VAE",
+            f"Encode the dataset by the model's: rushes ingest ... --encode.vae {encoder}.",
         )
     apart = torch.maximum((own_mean - mean).abs() / std, (own_std / std).log().abs())
     if float(apart.median()) > TOLERANCE:

@@ -20,12 +20,11 @@ from trainer.config import FitConfig
 from trainer.config_files import load_config
 from trainer.data.catalogue.catalog import Catalog
 from trainer.model.dit import DiT
-from trainer.sampling.trained import FORMAT, RECORD
+from trainer.sampling.trained import FORMAT, RECORD, check_vae
 from trainer.state.adapters import adapt, merged
 from trainer.state.checkpoint_files import list_checkpoints
 from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
-from vae.folder import read_record
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
@@ -40,6 +39,7 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
         "factors": list(catalog.factors),
         "latent_mean": catalog.mean,
         "latent_std": catalog.std,
+        "vae_digest": catalog.vae,
         **made_by,
     }
     storage.write_local(run / RECORD, (json.dumps(record, indent=2) + "\n").encode())
@@ -85,7 +85,7 @@ def export_checkpoint(
         UsageError: there is no such checkpoint, average or VAE.
     """
     if vae:
-        read_record(vae)
+        check_vae(read_local_object(run / RECORD), vae)
     config = load_config(run / "config.json")
     found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
     if not found or (step is not None and step not in found):

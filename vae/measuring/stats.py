@@ -58,12 +58,17 @@ def merged(parts: Iterable[dict[str, Any]]) -> ChannelStats | None:
 
 
 def corpus_stats(dataset: Dataset, column: Column) -> dict[str, Any]:
-    """Number of cells, mean and std of each channel of a latent column, from its commit records."""
+    """Number of cells, mean and std of each channel of a latent column, from its commit records.
+
+    And `vae`, the digest of its weights; empty where some records are from before it was written down.
+    """
     rows = scans.table(dataset, "shards", column, ["stats_json"])["stats_json"].to_pylist()
-    total = merged(json.loads(text) for text in rows if text)
+    parts = [json.loads(text) for text in rows if text]
+    total, digests = merged(parts), {part.get("vae", "") for part in parts}
+    vae = digests.pop() if len(digests) == 1 else ""
     if total is None:
-        return {"count": 0, "mean": [], "std": []}
-    return {"count": total.count, "mean": total.mean.tolist(), "std": total.std().tolist()}
+        return {"count": 0, "mean": [], "std": [], "vae": vae}
+    return {"count": total.count, "mean": total.mean.tolist(), "std": total.std().tolist(), "vae": vae}
 
 
 def channel_stats(vae: VAE, clips: list[Tensor]) -> dict[str, list[float]]:

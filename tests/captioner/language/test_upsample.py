@@ -46,3 +46,11 @@ def test_what_the_user_says_is_not_said_again():
     )
     assert len({FITTED("a dog", choice=choice) for choice in range(8)}) > 3
     assert FITTED("word " * 90).split() == ["word"] * 90
+
+
+def test_what_the_captions_do_not_say_is_not_added():
+    plain = PhraseUpsampler.fit(["Two dogs run on a beach.", "A man cooks."])
+    assert plain("a dog") == f"A dog. {plain.style}" and PhraseUpsampler.of(plain.to_json()) == plain
+    assert FITTED("a dog").startswith("A dog, in ")
+    for word in ("at dawn", "at dusk", "in the morning", "by candle light"):
+        assert ", in " not in FITTED(f"a rover on Mars {word}")

@@ -18,6 +18,7 @@ from trainer.config import ModelConfig
 from trainer.config_files import load_config
 from trainer.run.fit import fit
 from trainer.state.export import export_checkpoint
+from vae.folder import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,17 @@ def test_weights_that_do_not_fit_are_named_and_may_be_begun_anew(dataset, begun,
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
-    [(lambda values: [*values, 0.0], "channels"), (lambda values: [5.0] * 16, "deviations")],
+    ("change", "digest", "told"),
+    [
+        (lambda values: [*values, 0.0], "", "channels"),
+        (lambda values: [5.0] * 16, "", "deviations"),
+        (lambda values: values, "0" * 64, "another VAE.*--encode.vae vae-tiny"),
+    ],
 )
-def test_a_model_of_another_vae_is_refused(dataset, begun, tmp_path, change, told):
+def test_a_model_of_another_vae_is_refused(dataset, begun, tmp_path, change, digest, told):
     record = json.loads((begun / "model" / "model.json").read_text())
-    record |= {"latent_mean": change(record["latent_mean"])}
+    assert record["vae_digest"] == weights_digest("vae-tiny")
+    record |= {"latent_mean": change(record["latent_mean"]), "vae_digest": digest}
     record["latent_std"] = (record["latent_std"] * 2)[: len(record["latent_mean"])]
     (tmp_path / "model.json").write_text(json.dumps(record))
     save_file(weights(begun), tmp_path / "model.safetensors")

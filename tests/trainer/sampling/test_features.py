@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from tests.trainer.conftest import film
 from trainer.sampling.job.inputs import read_clip
 from trainer.sampling.job.kept_windows import KeptWindows
 from trainer.sampling.job.prompts import PromptLine, read_prompts
+from trainer.sampling.trained import RECORD
+from vae.folder import weights_digest
 
 QUICK = ("--steps", "2", "--guidance", "1", "--solver", "euler")
 
@@ -303,9 +306,20 @@ def test_processes_share_the_samples(model_folder, tmp_path, monkeypatch):
         (["--image", "nosuch.png"], "nosuch.png"),
         (["--image", "ONE", "--width", "50", "--height", "50"], "without cropping"),
         (["--keyframe", "ONE"], "SECONDS=FILE"),
-        (["--keyframe", "99=ONE"], "frame 1188"),
+        (["--keyframe", "99=PICTURE"], "frame 1188"),
+        (["--image", "ONE"], "is a video, and a picture is wanted"),
+        (["--edit", "ONE", "--mask", "ONE"], "is a video, and a picture is wanted"),
+        (["--blend", "ONE", "ONE", "--frames", "5"], "at least 6"),
+        (["--prompt", "x", "--condition-guidance", "4"], "--condition-guidance"),
+        (["--edit", "ONE", "--condition-guidance", "4"], "--condition-guidance"),
+        (["--prompt", "x", "--guidance", "1", "--rescale", "0.7"], "--rescale"),
+        (["--prompt", "x", "--guidance", "1", "--guidance-interval", "0.1", "1"], "--guidance-interval"),
+        (["--prompt", "x", "--gpus", "1"], "--gpus"),
+        (["--video", "ONE", "--extend-after", "1", "--out", "out.png"], "is a picture, and --extend-after"),
+        (["--prompt", "x", "--out", "/proc/nosuch/out.mp4"], "/proc/nosuch"),
+        (["--prompt", "x", "--vae", "VAE"], "is not the one"),
         (["--loop", "--frames", "10"], "multiple of 4"),
-        (["--edit", "ONE", "--mask", "ONE"], "marks nothing"),
+        (["--edit", "ONE", "--mask", "PICTURE"], "marks nothing"),
         (["--window", "4", "--overlap", "4"], "overlap"),
         (["--guidance", "nan"], "guidance"),
         (["--prompts", "nosuch.txt", "--out", "folder"], "nosuch.txt"),
@@ -316,18 +330,25 @@ def test_processes_share_the_samples(model_folder, tmp_path, monkeypatch):
 def test_what_cannot_be_made_is_one_line_before_any_work(
     model_folder, two_films, tmp_path, capsys, monkeypatch, words, told
 ):
+    from media.decode.images import encode_png
     from media.writer import write_video
 
+    monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "small.mkv", film(0, 9, 20, 20, 10.0), 10.0, "ffv1")
     write_video(tmp_path / "fast.mkv", film(0, 9, 41, 27, 20.0), 20.0, "ffv1")
-    write_video(tmp_path / "black.mkv", np.zeros((9, 27, 41, 3), np.uint8), 10.0, "ffv1")
+    (tmp_path / "black.png").write_bytes(encode_png(np.zeros((27, 41, 3), np.uint8)))
     (tmp_path / "notes.txt").write_text("no picture")
     names = {"ONE": two_films[0], "SMALL": tmp_path / "small.mkv", "FAST": tmp_path / "fast.mkv"}
-    names |= {"NOTES": tmp_path / "notes.txt"}
+    names |= {"NOTES": tmp_path / "notes.txt", "PICTURE": tmp_path / "black.png"}
+    if "VAE" in words:
+        record = json.loads((model_folder / RECORD).read_text())
+        shutil.copytree(model_folder, tmp_path / "model")
+        (tmp_path / "model" / RECORD).write_text(
+            json.dumps(record | {"vae_digest": weights_digest("vae-tiny")})
+        )
+        model_folder, words = tmp_path / "model", [*words[:-1], "vae-tiny-2"]
     monkeypatch.setattr("trainer.sampling.job.making.generate", lambda *_: pytest.fail("work was done"))
     monkeypatch.setattr("trainer.sampling.windows.generate", lambda *_: pytest.fail("work was done"))
-    if "--mask" in words:
-        words = [*words[:-1], str(tmp_path / "black.mkv")]
     for name, path in names.items():
         words = [word.replace(name, str(path)) for word in words]
     out = [] if "--out" in words else ["--out", str(tmp_path / "out.mp4")]
@@ -396,3 +417,25 @@ def test_windows_of_another_sample_or_of_a_file_cut_short_are_not_taken(tmp_path
     assert kept.get(3) is None
     kept.forget()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_result_of_other_words_is_not_taken_for_this_one(model_folder, tmp_path, two_films, capsys):
+    asked = ["sample", str(model_folder), *QUICK, "--seeds", "2", "--prompt", "a ball"]
+    edit = [*asked, "--edit", str(two_films[0]), "--strength", "0.5"]
+    blend = [*asked, "--blend", *map(str, two_films), "--frames", "9"]
+    for number, (words, more) in enumerate(((edit, "--from-prompt"), (blend, "--to-prompt"))):
+        for first, then in (((), (more, "a box")), ((more, "a box"), ())):
+            out = str(tmp_path / f"{number}{len(first)}")
+            assert main(arguments=[*words, *first, "--out", out]) == cli.DONE
+            assert main(arguments=[*words, *then, "--out", out]) == cli.USAGE
+            assert "other settings" in capsys.readouterr().err
+            assert main(arguments=[*words, *first, "--out", out]) == cli.DONE
+
+
+def test_the_record_says_what_was_not_said(model_folder, tmp_path, two_films):
+    sample(model_folder, tmp_path / "a.mkv", "--edit", two_films[0], "--prompt", "a ball")
+    made = json.loads((tmp_path / "a.json").read_text())["made"]
+    assert (made["strength"], made["width"], made["height"], made["device"]) == (0.6, 41, 27, "cpu")
+    sample(model_folder, tmp_path / "b.mkv", "--connect", *two_films)
+    made = json.loads((tmp_path / "b.json").read_text())["made"]
+    assert (made["gap"], made["fps"]) == (1.0, 10.0) and made["frames"] == len(read_clip(tmp_path / "b.mkv"))

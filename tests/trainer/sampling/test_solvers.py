@@ -5,6 +5,7 @@ import torch
 
 from tests.trainer.sampling import oracle
 from tests.trainer.sampling.oracle import FRAMES
+from trainer.sampling.blending import spherical
 from trainer.sampling.solvers import SOLVERS, integrate, levels, sigma_grid
 
 ALL = torch.ones(FRAMES, dtype=torch.float64)
@@ -130,3 +131,12 @@ def test_grids_begin_at_the_strength_exactly_and_are_the_tail_of_the_shifted_cur
         # the same density of levels: as many of the whole grid lie below as the tail is long
         assert float((whole <= start).float().mean()) == pytest.approx(start / (3 - 2 * start), abs=0.02)
     assert sigma_grid(10, 3.0, 0.0).tolist() == [0.0]
+
+
+def test_a_mix_keeps_the_variance_of_what_is_alike_and_of_what_is_not():
+    one, other = torch.randn(2, 16, 7, 12, 12, generator=torch.Generator().manual_seed(0))
+    weight = torch.linspace(0, 1, 7).view(1, -1, 1, 1)
+    for second in (other, one, 0.7 * one + 0.51**0.5 * other):
+        spread = spherical(one, second, weight).std(dim=(0, 2, 3))
+        assert ((spread - 1).abs() < 0.05).all(), spread
+    assert torch.allclose(spherical(one, one, weight), one)

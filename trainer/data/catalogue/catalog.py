@@ -35,7 +35,7 @@ class Catalog:
 
     table: samples to train on; held_out: those for validation; clips: the latent row of each clip; latents:
     (tar path, member) by clip; views: the texts of each view that is mixed; mean, std: per-channel statistics
-    of the latents; digest names it all.
+    of the latents; digest names it all; vae: digest of the VAE's weights, where the dataset tells it.
     """
 
     table: SampleTable
@@ -49,6 +49,7 @@ class Catalog:
     factors: tuple[int, int, int]
     text_width: int
     digest: str
+    vae: str = ""
 
 
 def views_of(dataset: Dataset, name: str, config: FitConfig) -> list[View]:
@@ -109,6 +110,7 @@ def _catalog(arrays: Arrays, told: dict[str, Any], stats: dict[str, Any]) -> Cat
         (told["factors"][0], told["factors"][1], told["factors"][2]),
         told["text_width"],
         told["digest"],
+        stats.get("vae", ""),
     )
 
 

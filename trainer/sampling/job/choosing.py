@@ -6,14 +6,14 @@ Options that do not go together are refused here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests.errors import UsageError
 from trainer.sampling import features
 from trainer.sampling.canvas import Canvas, checked
 from trainer.sampling.features import Clip, Scene, frames_in
-from trainer.sampling.job.inputs import read_clip, read_mask
+from trainer.sampling.job.inputs import read_clip, read_mask, read_picture
 from trainer.sampling.job.wish import Wish
 
 DEFAULT_SIZE_PX, DEFAULT_FRAMES, DEFAULT_FPS = (128, 96), 25, 12.0
@@ -92,13 +92,22 @@ def chosen(wish: Wish) -> Feature:
     return feature
 
 
+def filled(wish: Wish) -> Wish:
+    """The wish with what it does not say, where there is a usual value."""
+    if wish.edit is not None and wish.strength is None:
+        wish = replace(wish, strength=0.6 if wish.from_prompt is None else 0.9)
+    if (wish.connect or (wish.loop and wish.video is not None)) and wish.gap is None:
+        wish = replace(wish, gap=DEFAULT_GAP_S)
+    return wish
+
+
 def scene_of(wish: Wish, factor_t: int) -> tuple[Feature, Scene, tuple[Clip, ...]]:
     """The feature, the scene that the options describe, and the videos that a blend mixes.
 
     Raises:
         UsageError, RushesError: the options do not go together; a file cannot be read, or does not fit.
     """
-    feature = chosen(wish)
+    feature, wish = chosen(wish), filled(wish)
     scene, clips = _MAKERS[feature.name](wish, factor_t)
     return feature, scene, clips
 
@@ -133,8 +142,8 @@ def _of_text(wish: Wish, factor_t: int) -> Made:
 def _of_images(wish: Wish, factor_t: int) -> Made:
     paths = [path for path in (wish.image, wish.last_image) if path]
     keyframes = [_keyframe(text) for text in wish.keyframe]
-    first = read_clip([*paths, *(path for _, path in keyframes)][0], _size(wish))
-    canvas = _canvas(wish, (first.frames.shape[2], first.frames.shape[1]))
+    first = read_picture([*paths, *(path for _, path in keyframes)][0], _size(wish))
+    canvas = _canvas(wish, (first.shape[1], first.shape[0]))
     size = (canvas.width_px, canvas.height_px)
     told = [(0, "--image", wish.image), (canvas.num_frames - 1, "--last-image", wish.last_image)]
     told += [(round(second * canvas.fps), f"--keyframe {second:g}", path) for second, path in keyframes]
@@ -147,7 +156,7 @@ def _of_images(wish: Wish, factor_t: int) -> Made:
                 f"{places[frame][0]} and {name}", f"are both of frame {frame}", "Give one of them."
             )
         places[frame] = name, path
-    pictures = {frame: read_clip(path, size).frames[0] for frame, (_, path) in sorted(places.items())}
+    pictures = {frame: read_picture(path, size) for frame, (_, path) in sorted(places.items())}
     return features.from_images(canvas, pictures), ()
 
 
@@ -173,7 +182,8 @@ def _of_extension(wish: Wish, factor_t: int) -> Made:
 
 def _of_two(wish: Wish, factor_t: int) -> Made:
     first, second = (_clip(wish, path) for path in wish.connect)
-    count = frames_in(DEFAULT_GAP_S if wish.gap is None else wish.gap, first.fps)
+    assert wish.gap is not None
+    count = frames_in(wish.gap, first.fps)
     return features.connect(first, second, count, factor_t), ()
 
 
@@ -185,7 +195,8 @@ def _of_loop(wish: Wish, factor_t: int) -> Made:
             canvas = Canvas(**vars(canvas) | {"num_frames": whole})
         return features.loop(canvas, factor_t), ()
     clip = _clip(wish, wish.video)
-    count = frames_in(DEFAULT_GAP_S if wish.gap is None else wish.gap, clip.fps)
+    assert wish.gap is not None
+    count = frames_in(wish.gap, clip.fps)
     return features.close_loop(clip, count, factor_t), ()
 
 
@@ -194,8 +205,8 @@ def _of_edit(wish: Wish, factor_t: int) -> Made:
     clip = _clip(wish, wish.edit)
     size = (clip.frames.shape[2], clip.frames.shape[1])
     mask = read_mask(wish.mask, size) if wish.mask else None
-    usual = 0.6 if wish.from_prompt is None else 0.9
-    return features.edit(clip, usual if wish.strength is None else wish.strength, mask), ()
+    assert wish.strength is not None
+    return features.edit(clip, wish.strength, mask), ()
 
 
 def _of_blend(wish: Wish, factor_t: int) -> Made:

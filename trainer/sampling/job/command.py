@@ -19,6 +19,8 @@ from trainer.sampling.job.wish import Wish
 from vae.folder import weights_digest
 
 if TYPE_CHECKING:
+    from trainer.sampling.features import Scene
+    from trainer.sampling.job.choosing import Feature
     from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
 
@@ -62,7 +64,7 @@ class Sample(Wish):
     negative: str = ""
     """What to lead away from."""
     upsample: bool = True
-    """Fill prompts up to the kind of caption the model was trained on (`rushes upsample`); every word
+    """Fill prompts up to the kind of caption the model was trained on, by phrases of these; every word
     stays."""
     seeds: int = 1
     """Samples of each prompt, with seeds from --seed on."""
@@ -108,8 +110,7 @@ class Sample(Wish):
         from trainer.sampling.job.choosing import chosen
 
         wish = self._wish()
-        chosen(wish)
-        self._check()
+        self._check(chosen(wish))
         if self.launch == "processes":
             return run_here(self.workers)
         if self.launch == "ray":
@@ -117,25 +118,27 @@ class Sample(Wish):
         return self._sample(wish)
 
     def _wish(self) -> Wish:
+        from trainer.sampling.job.choosing import TEXT, chosen
+
+        wish = Wish(**{item.name: getattr(self, item.name) for item in fields(Wish)})
         is_still = self.out.suffix == ".png" and self.frames is None and self.seconds is None
-        found = {item.name: getattr(self, item.name) for item in fields(Wish)}
-        is_free = not (self.edit or self.image or self.last_image or self.keyframe)
-        return Wish(**found | ({"frames": 1} if is_still and is_free else {}))
+        return replace(wish, frames=1) if is_still and chosen(wish) == TEXT else wish
 
     @property
     def _is_many(self) -> bool:
         return self.prompts is not None or self.seeds > 1
 
-    def _check(self) -> None:
-        """Refuse what cannot be made, before any work."""
+    def _check(self, feature: Feature) -> None:
+        """Refuse what cannot be made, and options that would do nothing, before any work."""
         from trainer.sampling.job.output import SUFFIXES, Output
 
+        self._check_guidance(feature)
+        if self.gpus and self.launch != "ray":
+            raise UsageError("--gpus", "is of --launch ray", "Give --device, or --launch ray.")
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
         for name in ("prompt", "negative", "to_prompt", "from_prompt"):
             check_text(f"--{name.replace('_', '-')}", getattr(self, name) or "")
-        if self.negative and self.guidance == 1:
-            raise UsageError("--negative", "does nothing with --guidance 1", "Leave one of them out.")
         if not self._is_many:
             if self.out.suffix not in SUFFIXES:
                 raise UsageError(
@@ -143,11 +146,41 @@ class Sample(Wish):
                 )
             if self.frames is not None:
                 Output(self.out).check_kind(self.frames)
+            if self.out.suffix == ".png" and feature.name not in ("text", "images", "edit"):
+                raise UsageError(
+                    str(self.out),
+                    f"is a picture, and --{feature.name} makes a video",
+                    "Use .mp4, .webm or .mkv.",
+                )
             Output(self.out).check_new(self.overwrite)
+            cli.writable(self.out.parent)
             return
         if self.out.suffix in SUFFIXES:
             raise UsageError(str(self.out), "names a file, and several are made", "Name a folder.")
         cli.writable(self.out)
+
+    def _check_guidance(self, feature: Feature) -> None:
+        """Refuse options of guidance that would do nothing.
+
+        Raises:
+            UsageError: one is given.
+        """
+        if self.negative and self.guidance == 1:
+            raise UsageError("--negative", "does nothing with --guidance 1", "Leave one of them out.")
+        keeps = (
+            feature.name not in ("text", "loop", "edit") or self.video is not None or self.mask is not None
+        )
+        if self.condition_guidance != 1 and not keeps:
+            raise UsageError("--condition-guidance", "does nothing where nothing that is given stays")
+        if self.guidance == self.condition_guidance == 1:
+            for name, is_told in (
+                ("--rescale", self.rescale != 0),
+                ("--guidance-interval", self.guidance_interval != (0.0, 1.0)),
+            ):
+                if is_told:
+                    raise UsageError(
+                        name, "does nothing without guidance", "Give --guidance, or leave it out."
+                    )
 
     def _sample(self, wish: Wish) -> int:
         import torch
@@ -155,9 +188,9 @@ class Sample(Wish):
         from learning.devices import chosen_device
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
-        from trainer.sampling.job.choosing import scene_of
+        from trainer.sampling.job.choosing import filled, scene_of
         from trainer.sampling.job.making import Maker
-        from trainer.sampling.trained import load_model
+        from trainer.sampling.trained import check_vae, load_model
         from trainer.sampling.windows import Windows
         from vae.checkpoint import load_vae
 
@@ -172,10 +205,13 @@ class Sample(Wish):
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
         windows = Windows(self.window, self.overlap)
         model = load_model(self.model_folder, chosen_device(self.device))
+        check_vae(model.record, self.vae or model.record["vae"])
+        wish = filled(wish)
         feature, scene, clips = scene_of(wish, model.factors[0])
         if self.from_prompt is not None:
             windows.check_whole(scene.canvas.latent_size(model.factors)[0])
-        items = self._items(feature.name, scene.num_frames, model)
+        made = _made(wish, scene) | {"device": model.device.type, "is_compiled": self.compile}
+        items = self._items(feature.name, scene.num_frames, model, made)
         if not items:
             cli.say("sample: nothing to make")
             return cli.DONE
@@ -190,7 +226,7 @@ class Sample(Wish):
                     print(path)
         return cli.DONE
 
-    def _items(self, feature: str, num_frames: int, model: TrainedModel) -> list[Item]:
+    def _items(self, feature: str, num_frames: int, model: TrainedModel, made: dict[str, Any]) -> list[Item]:
         """The samples that this process is to make: its share, without those that are there."""
         from trainer.sampling.job.making import Item, Words
         from trainer.sampling.job.output import Output
@@ -204,19 +240,23 @@ class Sample(Wish):
             seed, text = line.seed or 0, line.prompt
             output = Output(path)
             output.check_kind(num_frames)
-            full = self._full(text, num_frames)
+            full = self._full(text, num_frames, model)
             to_full, source = (
-                None if other is None else self._full(other, num_frames)
+                None if other is None else self._full(other, num_frames, model)
                 for other in (self.to_prompt, self.from_prompt)
             )
-            record = self._record(feature, text, full, seed, model, inputs)
+            record = self._record(feature, text, full, seed, model, inputs) | {"made": made}
             if to_full is not None:
                 record |= {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}
             if source is not None:
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
-                both = there.keys() & record.keys() - {"model", "vae"}  # their digests tell
-                if any(there[name] != record[name] for name in both):
+                names = (there.keys() | record.keys()) - {
+                    "model",
+                    "vae",
+                    "made",
+                }  # digests tell the first two
+                if any(there.get(name) != record.get(name) for name in names):
                     raise UsageError(
                         str(path), "was made with other settings", "Name another folder, or add --overwrite."
                     )
@@ -263,13 +303,16 @@ class Sample(Wish):
             for copy in range(self.seeds)
         ]
 
-    def _full(self, prompt: str, num_frames: int) -> str:
+    def _full(self, prompt: str, num_frames: int, model: TrainedModel) -> str:
         """The prompt as the model reads it, filled up where that is wanted."""
         if not self.upsample or not prompt:
             return prompt
         from captioner.registry import make_upsampler
 
-        full = make_upsampler()(prompt, num_frames > 1)
+        phrases = model.record.get("phrases")
+        if phrases is None:  # of a model that does not say how its captions go on
+            return prompt
+        full = make_upsampler(phrases=phrases)(prompt, num_frames > 1)
         if full != prompt:
             cli.say(f"prompt: {full}")
         return full
@@ -312,6 +355,14 @@ class Sample(Wish):
                 if value is not None and value is not False and value != []
             },
         }
+
+
+def _made(wish: Wish, scene: Scene) -> dict[str, Any]:
+    """What became of what was asked for: of the result, and what was not said."""
+    canvas = scene.canvas
+    size = {"width": canvas.width_px, "height": canvas.height_px, "fps": canvas.fps}
+    told = {name: getattr(wish, name) for name in ("strength", "gap") if getattr(wish, name) is not None}
+    return {"frames": scene.num_frames, **size, **told}
 
 
 def _hash(path: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +38,17 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         RushesError: it cannot be read, or is too long to be held.
         UsageError: it has another shape, or fewer frames a second.
     """
-    if not path.is_file():
-        raise UsageError(str(path), "is no file", "Check the path.")
-    try:
+    with _telling(path):
         facts = probe(str(path))
         width, height = _checked_size(path, facts, size_px)
         frames, times = _frames(path, facts, width, height)
-    except MediaError as error:
-        cause = error.message.removeprefix(f"{path}: ").rstrip(". ")
-        raise RushesError(str(path), cause, "Give another file.") from error
     own = float(facts.fps or 0.0) or 12.0
     if len(frames) == 1:
         return Clip(torch.from_numpy(np.stack(frames)), fps or own)
     if facts.is_vfr:
-        rate = fps or min(_MOST_FPS, 1 / float(np.median(np.diff(times))))
+        steps_s = np.diff(times)
+        rate = fps or min(_MOST_FPS, 1 / float(np.median(steps_s)))
+        _check_rate(path, rate, max(rate if fps is None else 0.0, 1 / float(np.quantile(steps_s, 0.05))))
         cli.say(f"{path}: has uneven times; it is taken at {rate:g} frames a second")
         picks = held(times, facts, rate)
         if len(picks) * frames[0].nbytes > MAX_BYTES:
@@ -56,14 +56,51 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         return Clip(torch.from_numpy(np.stack([frames[index] for index in picks])), rate)
     if fps is None:
         return Clip(torch.from_numpy(np.stack(frames)), own)
+    _check_rate(path, fps, own)
+    picked = pick_times(times, fps)
+    return Clip(torch.from_numpy(np.stack([frames[index] for index in picked])), fps)
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """What is wrong with a file, in one line.
+
+    Raises:
+        UsageError: it is no file.
+        RushesError: it cannot be decoded.
+    """
+    if not path.is_file():
+        raise UsageError(str(path), "is no file", "Check the path.")
+    try:
+        yield
+    except MediaError as error:
+        cause = error.message.removeprefix(f"{path}: ").rstrip(". ")
+        raise RushesError(str(path), cause, "Give another file.") from error
+
+
+def _check_rate(path: Path, fps: float, own: float) -> None:
     if fps > own * 1.001:
         raise UsageError(
             f"--fps {fps:g}",
             f"is more than {path} has: {own:g}",
             "Sample at its own rate, or at a lower one.",
         )
-    picked = pick_times(times, fps)
-    return Clip(torch.from_numpy(np.stack([frames[index] for index in picked])), fps)
+
+
+def read_picture(path: Path, size_px: tuple[int, int] | None = None) -> Tensor:
+    """A picture [H, W, 3] uint8: an image, or a video of one frame.
+
+    Raises:
+        RushesError, UsageError: as `read_clip` does; or it has more frames.
+    """
+    with _telling(path):
+        facts = probe(str(path))
+        width, height = _checked_size(path, facts, size_px)
+        found = list(itertools.islice(Reader(facts).frames(), 2))
+    if len(found) != 1:
+        cause = "is a video, and a picture is wanted" if found else "has no frame"
+        raise UsageError(str(path), cause, "Give one of its frames as a picture.")
+    return torch.from_numpy(fitted(found[0].rgb, width, height))
 
 
 def held(times: list[float], facts: Probe, rate: float) -> list[int]:
@@ -115,7 +152,7 @@ def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:
     Raises:
         UsageError: nothing or all of it is white.
     """
-    mask = read_clip(path, size_px).frames[0].float().mean(dim=-1) > 127.5
+    mask = read_picture(path, size_px).float().mean(dim=-1) > 127.5
     if bool(mask.all()) or not bool(mask.any()):
         raise UsageError(str(path), "marks nothing or everything", "White is what is edited, black is kept.")
     return mask

@@ -43,7 +43,7 @@ class Wish:
     edit: Path | None = None
     """Video or image to make anew from a noise level on."""
     strength: float | None = None
-    """That noise level: 0 leaves it as it is, 1 makes another; 0.6 if left out."""
+    """That noise level: 0 leaves it as it is, 1 makes another; 0.6 if left out, 0.9 with --from-prompt."""
     mask: Path | None = None
     """Picture that is white where --edit is made anew; all else stays, to the pixel."""
     from_prompt: str | None = None
