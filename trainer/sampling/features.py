@@ -21,7 +21,7 @@ from trainer.sampling.conditions import Condition
 
 CONTEXT = 16
 """Frames of a given video that the model sees beside what it makes, about."""
-SHARED = 0.5
+SHARED = 0.8
 """Strength of given frames in a latent that they share with frames that are made."""
 
 
