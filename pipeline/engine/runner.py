@@ -40,6 +40,8 @@ from pipeline.stages.protocol import Stage, run_stage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
+SHARDS_AN_ACTOR = 4
+"""Of a light stage: with fewer, another actor does not pay for its start."""
 _MAX_SETUPS = 3
 """Deaths of one actor while it sets up, after which the run ends."""
 _PROGRESS_EVERY_S = 5.0
@@ -227,6 +229,9 @@ def run_stages(
     num_jobs, begin = sum(map(len, to_make.values())), time.monotonic()
     if not pending:
         return Outcome()
+    actors = {
+        name: _worth_starting(actors[name], len(left), resources[name]) for name, left in to_make.items()
+    }
     say(
         f"ingest: {num_jobs} shard columns to make for {len(pending)} shards "
         f"({', '.join(str(stage.column) for stage in stages)})"
@@ -268,6 +273,16 @@ def run_stages(
     }
     watcher.write(ended, is_last=True)
     return outcome
+
+
+def _worth_starting(most: int, num_shards: int, of_one: Resources) -> int:
+    """Most actors of a stage: of a light one no more than its shards pay for.
+
+    To start one takes as long as many a shard of captions or texts, and Ray starts what rows wait for while
+    the first one starts.
+    """
+    is_light = of_one.num_cpus < 1 and not of_one.num_gpus
+    return max(1, min(most, num_shards // SHARDS_AN_ACTOR)) if is_light else most
 
 
 def _flow(
