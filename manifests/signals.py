@@ -20,6 +20,7 @@ from typing import Any
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _LATER_S, _MOST_S = 0.05, 30.0
 _IMPORTS = "<frozen importlib._bootstrap>"
+_put_off: set[int] = set()
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -44,12 +45,21 @@ def raising(error: Callable[[int], BaseException]) -> Callable[[int, FrameType |
         now_s = time.monotonic()
         first_s = first_s or now_s
         if _is_importing(frame) and now_s - first_s < _MOST_S:
+            _put_off.add(number)
             _thread.start_new_thread(_again, (number,))  # `threading` takes locks that may be held right here
             return
         first_s = 0.0
+        _put_off.discard(number)
         raise error(number)
 
     return handler
+
+
+def send_put_off() -> None:
+    """Send what was put off once more, where it may have come while signals were not heeded."""
+    for number in tuple(_put_off):
+        _put_off.discard(number)
+        os.kill(os.getpid(), number)
 
 
 def interrupted(number: int) -> BaseException:

@@ -11,9 +11,10 @@ from typing import Any
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-STORE_KEY = r"[A-Z0-9]{16,}:[\w/+=-]{20,}"
-"""Key and secret of an object store, which may hold slashes, as some write them before a bucket."""
-_USER = re.compile(rf"(?<=://)(?:{STORE_KEY}|[^/\s?#]+)@")
+_USER = re.compile(
+    r"(?:(?<=\bs3://)|(?<=\bgs://)|(?<=\bgcs://))[^\s?#/:@]+:[^\s?#@]*@"  # a secret may hold slashes
+    r"|(?<=://)[^/\s?#]+@"
+)
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 _SECRET = re.compile(
@@ -45,15 +46,9 @@ def shown_json(value: Any) -> Any:
 
 def split_user(address: str) -> tuple[str, str]:
     """User and password of an address, empty where it has none, and the address without them."""
-    found = _USER.search(address)
-    return (found.group()[:-1], _USER.sub("", address, count=1)) if found else ("", address)
-
-
-def without_key(address: str) -> str:
-    """An address without user and password, and without its query if that holds a key."""
-    _, bare = split_user(address)
-    before, mark, query = bare.partition("?")
-    return before if holds_secret(mark + query) else bare
+    begin = address.find("://") + 3
+    found = _USER.match(address, begin) if begin > 2 else None
+    return (found.group()[:-1], address[:begin] + address[found.end() :]) if found else ("", address)
 
 
 def holds_secret(text: str) -> bool:

@@ -18,7 +18,7 @@ from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
-from manifests.text import without_key
+from manifests.text import holds_secret, split_user
 from manifests.views import View
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
@@ -182,6 +182,10 @@ class Remove:
         read_by = [str(path) for path in self.runs if _has_read(path, sources)]
         with Lease(dataset):
             done = remove(dataset, sources, self.reason, read_by)
+        try:
+            _refuse_while_training(dataset, self.runs)
+        except UsageError as error:  # one has begun meanwhile
+            cli.say(f"remove: {error}")
         counts = {
             "sources": len(done.sources),
             "clips": done.num_clips,
@@ -203,13 +207,29 @@ class Remove:
             queries.check_predicate(self.where, "--where")
         listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
-        if bare := {without_key(word) for word in self.source} - set(self.source):
-            # the plan has it with its key sealed
-            addresses = ", ".join("'" + word.replace("'", "''") + "'" for word in sorted(bare))
-            named += f" OR regexp_replace(uri, '[?&]rushes-sealed=[^&#]*', '') IN ({addresses})"
+        for word in self.source:
+            if rows := _with_key_sealed(dataset, word):
+                ids = ", ".join(row["source_id"] for row in rows)
+                if holds_secret(word):  # what else its query says is sealed too
+                    raise UsageError(word, "is sealed in the plan with its query", f"Give an id, of: {ids}.")
+                named += " OR source_id IN (" + ", ".join(f"'{row['source_id']}'" for row in rows) + ")"
         query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'}\n)"
         rows = queries.sql(dataset, query).to_pylist()
         return {row["source_id"]: row["uri"] for row in rows if not row["source_id"].startswith("removed-")}
+
+
+def _with_key_sealed(dataset: Dataset, word: str) -> list[dict]:
+    """Sources whose address, without its seal, is the given one without its key."""
+    user, bare = split_user(word)
+    if not user and not holds_secret(word):
+        return []
+    before, hash_mark, member = bare.partition("#")
+    path, _, query = before.partition("?")
+    kept = f"?{query}" if query and not holds_secret(word) else ""
+    address = f"{path}{kept}{hash_mark}{member}".replace("'", "''")
+    stripped = "regexp_replace(uri, '[?&]rushes-sealed=[^&#]*', '')"
+    query = f"SELECT source_id FROM sources WHERE {stripped} = '{address}' AND uri LIKE '%rushes-sealed=%'"
+    return queries.sql(dataset, query).to_pylist()
 
 
 def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
@@ -227,7 +247,7 @@ def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
                 raise UsageError(
                     str(folder),
                     "is a training that runs now",
-                    "Stop it (Ctrl-C saves what it has), give this again, then go on with the training.",
+                    "Stop it (Ctrl-C saves what it has), give this again, then go on by `fit --new-data`.",
                 ) from error
 
 

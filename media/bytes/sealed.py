@@ -21,12 +21,11 @@ import secrets
 from pathlib import Path
 
 from manifests.errors import UsageError
-from manifests.text import STORE_KEY, holds_secret
+from manifests.text import holds_secret, split_user
 from media.errors import MediaError
 
-_ADDRESS = re.compile(
-    rf"(?P<scheme>\w+)://(?:(?P<user>{STORE_KEY}|[^/?#]*)@)?(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL
-)
+_ADDRESS = re.compile(r"(?P<scheme>\w+)://(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL)
+"""Of addresses without a user."""
 _PARAMETER = "rushes-sealed="
 _BYTES = 32
 _given: bytes | None = None
@@ -70,15 +69,16 @@ def secret_if_there() -> bytes | None:
 
 def sealed(uri: str) -> str:
     """The address as it may be written down; the same where it holds no key."""
-    match = _ADDRESS.fullmatch(uri)
+    user, bare = split_user(uri)
+    match = _ADDRESS.fullmatch(bare)
     if match is None:
         return uri
     before, hash_mark, member = match["rest"].partition("#")  # the member of a tar, whatever its name holds
     path, _, query = before.partition("?")
     is_secret = holds_secret(f"?{query}")
-    if not match["user"] and not is_secret:
+    if not user and not is_secret:
         return uri
-    held = json.dumps([match["user"] or "", query if is_secret else None]).encode()
+    held = json.dumps([user, query if is_secret else None]).encode()
     text = base64.urlsafe_b64encode(_cipher(secret_or_new()).encrypt(held, [_whose(match)])).decode()
     kept = [query] if query and not is_secret else []
     return (
@@ -92,7 +92,7 @@ def unsealed(uri: str) -> str:
     Raises:
         MediaError: it was sealed by another secret, or is for another host.
     """
-    match = _ADDRESS.fullmatch(uri)
+    match = _ADDRESS.fullmatch(split_user(uri)[1])
     if match is None or _PARAMETER not in uri:
         return uri
     before, hash_mark, member = match["rest"].partition("#")

@@ -22,6 +22,8 @@ _HARMLESS = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote
 _LEANING = {"open_gop", "interlaced"}
 _TIMED = {"mpegts", "ogg", "asf"}
 """Containers without an index that is to be trusted, among whose packets FFmpeg can search for a time."""
+_OWN_OF_ASF = ("codec:wmv", "codec:vc1", "codec:msmpeg4")
+"""The times of others' packets in it are those of decoding."""
 _READ = {"mpeg", "flv"}
 """Those that are read up to it: in program streams the times of packets follow from those before them."""
 _BACK_S = 4.0
@@ -31,11 +33,14 @@ _EARLIER_S = 1e-4
 
 def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     """Whether a file can be read from the middle, by what the probe found against decord."""
+    reasons = tuple(reasons)
     left = {reason for reason in reasons if not reason.startswith("codec:")} - _LEANING
     if left - _HARMLESS - {f"container:{container}"}:
         return False
     if container in _READ:  # what is far away is not read again and again from its start
         return not left & {"remote", "sparse_keyframes"}
+    if container == "asf" and not any(reason.startswith(_OWN_OF_ASF) for reason in reasons):
+        return False
     return container in DECORD_CONTAINERS or container in _TIMED
 
 

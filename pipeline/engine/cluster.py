@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manifests.cli import say
 from manifests.errors import UsageError
-from manifests.signals import NUMBERS, interrupt_on_signals
+from manifests.signals import NUMBERS, interrupt_on_signals, send_put_off
 from pipeline.config import Resources
 
 _CODE = Path(__file__).resolve().parents[2]
@@ -197,6 +197,7 @@ def _deaf() -> Iterator[None]:
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
+        send_put_off()
 
 
 def preflight(wanted: dict[str, Resources], is_autoscaling: bool = False) -> dict[str, int]:

@@ -9,14 +9,14 @@ from manifests.cli import output
 from manifests.cli.frame import main
 from manifests.layout import Dataset
 from manifests.store import objects, storage
-from manifests.text import shown
+from manifests.text import shown, split_user
 from manifests.writing.events import EventLog, read_events, run_config
 from pipeline.engine.runner import start_run
 
 SECRETS = ("KEYID", "SECRET", "X-Amz-Signature", "user:pw")
 ADDRESSES = (
     "s3://KEYID:SECRET@bucket/a.mp4?region=x",
-    "s3://KEYIDKEYIDKEYIDKEYID:SECRET/SECRETSECRETSECRETSECRETSECRET+SECRE@bucket/a.mp4",
+    "s3://KEYID:SECRET/SEC+RET@bucket/a.mp4",
     "https://host/a.mp4?X-Amz-Signature=abc&X-Amz-Credential=KEYID",
     "http://user:pw@host:8000/v1",
 )
@@ -51,6 +51,12 @@ def test_events_and_the_record_of_a_run_hold_no_secret(tmp_path):
     assert clean(stored) and "bucket/a.mp4" in stored
     assert clean(json.dumps(read_events(dataset, run_id)))
     assert run_config(dataset, run_id)["captioner"]["server"] == "http://***@host:8000/v1"
+
+
+def test_an_at_sign_or_a_colon_of_another_place_is_no_user():
+    for text in ("s3://bucket/a@b/c:d.mp4", "https://1234567890123456:443/of/somebody/long@home.mp4"):
+        assert shown(text) == text and split_user(text) == ("", text)
+    assert split_user("gs://me:a/b@bucket/x@y") == ("me:a/b", "gs://bucket/x@y")
 
 
 def test_text_without_addresses_is_left_alone():

@@ -329,8 +329,8 @@ def _claim(
         if any(state.digest != digest for state in known) and not takes_new_data:
             raise UsageError(
                 str(out),
-                "holds a run on other data: the dataset has grown, or another view is named (clips, captions "
-                "or views differ); or another version planned it",
+                "holds a run on other data: the dataset has grown or lost sources, or another view is named "
+                "(clips, captions or views differ); or another version planned it",
                 "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
                 "another --out.",
             )

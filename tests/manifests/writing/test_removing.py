@@ -314,6 +314,22 @@ def test_an_address_with_its_key_names_what_the_plan_has_with_the_key_sealed(cop
     assert source_id in capsys.readouterr().out
 
 
+def test_an_address_whose_whole_query_is_sealed_is_not_guessed(copy, capsys):
+    source_id, _ = a_source(copy)
+    [path] = {planned.part(copy, "sources", number) for number in copy.generations()}
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if row["source_id"] == source_id:
+            row["uri"] = "https://host/a.tar?rushes-sealed=Qk0=#m.mp4"
+    Path(path).write_bytes(parquet_bytes(to_table("sources", rows)))
+    asked = ["remove", copy.uri, "--dry-run", "--source"]
+    assert cli.main(arguments=[*asked, "https://host/a.tar?id=1&token=A#m.mp4"]) == cli.USAGE
+    told = capsys.readouterr()
+    assert source_id in told.err and "token=A" not in told.err
+    assert cli.main(arguments=[*asked, "https://host/a.tar?id=1&token=A#other.mp4"]) == cli.USAGE
+    assert source_id not in capsys.readouterr().err
+
+
 def test_nothing_is_taken_down_while_a_training_reads(copy, tmp_path, capsys):
     source_id, _ = a_source(copy)
     for folder in (Path(copy.path("training", "small")), tmp_path / "elsewhere"):

@@ -26,7 +26,7 @@ SECRETS = [
     "https://host/x.tar?sig=s3cr3t#in/a.mp4",
     "https://user:s3cr3t@host/x.tar#in/a.mp4",
     "s3://AKIA:s3cr3t@bucket/a.mp4?region=us-east-1&endpoint_override=host%3A9",
-    "s3://AKIAAKIAAKIAAKIAAKIA:s3cr3t/s3cr3ts3cr3ts3cr3ts3cr3ts3cr3t0@bucket/a.mp4",
+    "s3://AKIA:s3cr3t/s3cr3t@bucket/a.mp4",
 ]
 
 

@@ -439,3 +439,23 @@ def test_the_record_says_what_was_not_said(model_folder, tmp_path, two_films):
     sample(model_folder, tmp_path / "b.mkv", "--connect", *two_films)
     made = json.loads((tmp_path / "b.json").read_text())["made"]
     assert (made["gap"], made["fps"]) == (1.0, 10.0) and made["frames"] == len(read_clip(tmp_path / "b.mkv"))
+
+
+def test_what_windows_keep_of_each_other_is_guided_too(model_folder, tmp_path):
+    words = (
+        "--width",
+        33,
+        "--height",
+        17,
+        "--frames",
+        41,
+        "--window",
+        6,
+        "--overlap",
+        2,
+        "--prompt",
+        "a ball",
+    )
+    plain = sample(model_folder, tmp_path / "a.mkv", *words).frames
+    guided = sample(model_folder, tmp_path / "b.mkv", *words, "--condition-guidance", "3").frames
+    assert torch.equal(plain[:20], guided[:20]) and not torch.equal(plain, guided)

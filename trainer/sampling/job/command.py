@@ -132,7 +132,7 @@ class Sample(Wish):
         """Refuse what cannot be made, and options that would do nothing, before any work."""
         from trainer.sampling.job.output import SUFFIXES, Output
 
-        self._check_guidance(feature)
+        self._check_guidance()
         if self.gpus and self.launch != "ray":
             raise UsageError("--gpus", "is of --launch ray", "Give --device, or --launch ray.")
         if self.prompts is not None and self.prompt:
@@ -159,7 +159,7 @@ class Sample(Wish):
             raise UsageError(str(self.out), "names a file, and several are made", "Name a folder.")
         cli.writable(self.out)
 
-    def _check_guidance(self, feature: Feature) -> None:
+    def _check_guidance(self) -> None:
         """Refuse options of guidance that would do nothing.
 
         Raises:
@@ -167,11 +167,6 @@ class Sample(Wish):
         """
         if self.negative and self.guidance == 1:
             raise UsageError("--negative", "does nothing with --guidance 1", "Leave one of them out.")
-        keeps = (
-            feature.name not in ("text", "loop", "edit") or self.video is not None or self.mask is not None
-        )
-        if self.condition_guidance != 1 and not keeps:
-            raise UsageError("--condition-guidance", "does nothing where nothing that is given stays")
         if self.guidance == self.condition_guidance == 1:
             for name, is_told in (
                 ("--rescale", self.rescale != 0),
@@ -208,6 +203,12 @@ class Sample(Wish):
         check_vae(model.record, self.vae or model.record["vae"])
         wish = filled(wish)
         feature, scene, clips = scene_of(wish, model.factors[0])
+        is_whole = (
+            scene.canvas.latent_size(model.factors)[0] <= windows.length
+        )  # later windows keep of others
+        keeps = self.video or self.mask or feature.name not in ("text", "loop", "edit")
+        if self.condition_guidance != 1 and is_whole and not keeps:
+            raise UsageError("--condition-guidance", "does nothing where nothing that is given stays")
         if self.from_prompt is not None:
             windows.check_whole(scene.canvas.latent_size(model.factors)[0])
         made = _made(wish, scene) | {"device": model.device.type, "is_compiled": self.compile}
