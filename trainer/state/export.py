@@ -25,6 +25,7 @@ from trainer.state.adapters import adapt, merged
 from trainer.state.checkpoint_files import list_checkpoints
 from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
+from vae.folder import read_record
 
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
@@ -85,6 +86,7 @@ def export_checkpoint(
         UsageError: there is no such checkpoint, average or VAE.
     """
     if vae:
+        read_record(vae)
         check_vae(read_local_object(run / RECORD), vae)
     config = load_config(run / "config.json")
     found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
