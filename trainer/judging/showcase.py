@@ -122,7 +122,7 @@ def entries(out: Path, scale: float) -> list[Entry]:
         ),
         Entry(
             "edit-in-mask",
-            "The right half of the first, made anew from noise level 0.8 as a yellow ball",
+            "All but the left third of the first, made anew from noise level 0.8 as a yellow ball",
             yellow,
             {"edit": first, "mask": out / MASK, "strength": 0.8},
         ),
@@ -212,11 +212,11 @@ class Showcase:
 
 
 def _write_mask(path: Path, width: int, height: int) -> None:
-    """A picture whose right half is white."""
+    """A picture that is white but for its left third."""
     from media.decode.images import encode_png
 
     mask = np.zeros((height, width, 3), np.uint8)
-    mask[:, width // 2 :] = 255
+    mask[:, width // 3 :] = 255
     path.write_bytes(encode_png(mask))
 
 
