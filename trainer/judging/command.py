@@ -130,7 +130,7 @@ class Evaluate:
         from learning.devices import chosen_device
         from trainer.sampling.draft import Sampling
         from trainer.sampling.guidance import Guidance
-        from trainer.sampling.trained import check_vae, load_model
+        from trainer.sampling.trained import chosen_vae, load_model
         from vae.checkpoint import load_vae
 
         if self.threads:
@@ -138,8 +138,7 @@ class Evaluate:
         model = load_model(self.model_folder, chosen_device(self.device))
         guidance = Guidance(text=self.guidance)
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
-        check_vae(model.record, vae := self.vae or model.record["vae"])
-        return model, load_vae(vae), how
+        return model, load_vae(chosen_vae(model.record, self.vae)), how
 
     def _write(self, found: dict[str, Any]) -> None:
         if self.out:

@@ -34,7 +34,7 @@ from trainer.sampling.decoding import to_frames
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.generate import generate
 from trainer.sampling.guidance import Guidance
-from trainer.sampling.trained import TrainedModel, check_vae
+from trainer.sampling.trained import TrainedModel, chosen_vae
 from trainer.state.parallel import Ranks, reshard
 from vae.checkpoint import load_vae
 
@@ -127,8 +127,7 @@ class Sheets:
     def _drawn(self, rows: list[tuple[torch.Tensor, Canvas, str]], step: int) -> Path:
         """The sheet of what was sampled."""
         name = ingest_settings(self.dataset, self.view.columns.values())["vae"]
-        check_vae({"vae": name, "vae_digest": self.catalog.vae}, name)
-        vae = load_vae(name)
+        vae = load_vae(chosen_vae({"vae": name, "vae_digest": self.catalog.vae}, None))
         drawn, words = [], self._words([caption_id for _, _, caption_id in rows])
         folder = self.out / "samples" / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from captioner.registry import make_text_encoder
 from learning.weights import fill, read_weights
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
@@ -106,19 +107,23 @@ def model_folder(run: Path) -> Path:
     )
 
 
-def check_vae(record: Mapping[str, Any], vae: Path | str) -> None:
-    """Refuse a VAE that is not the one of a model's latents, as far as its record tells.
+def chosen_vae(record: Mapping[str, Any], told: Path | str | None) -> Path | str:
+    """The VAE of a model: the one that is told, else that of its record, as far as that tells.
+
+    Another one is taken where it is told, as its decoder may have been trained further, and said.
 
     Raises:
-        UsageError: it is another, or none.
+        UsageError: the record's is another now than the one of the model's latents; or there is none.
     """
+    vae = told or str(record["vae"])
     its = record.get("vae_digest", "")
     if its and its != weights_digest(vae):
-        raise UsageError(
-            f"VAE {vae or DEFAULT_WEIGHTS.name}",
-            "is not the one whose latents the model was trained on",
-            "Give that one by --vae." if not record.get("vae") else f"Its record names {record['vae']}.",
-        )
+        what = f"VAE {vae or DEFAULT_WEIGHTS.name}"
+        cause = "is not the one whose latents the model was trained on"
+        if not told:
+            raise UsageError(what, cause, "Give that one by --vae.")
+        say(f"{what} {cause}: what it decodes is right only if it is of the same latents")
+    return vae
 
 
 def load_model(run: Path, device: str = "cpu") -> TrainedModel:

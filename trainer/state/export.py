@@ -20,7 +20,7 @@ from trainer.config import FitConfig
 from trainer.config_files import load_config
 from trainer.data.catalogue.catalog import Catalog
 from trainer.model.dit import DiT
-from trainer.sampling.trained import FORMAT, RECORD, check_vae
+from trainer.sampling.trained import FORMAT, RECORD, chosen_vae
 from trainer.state.adapters import adapt, merged
 from trainer.state.checkpoint_files import list_checkpoints
 from trainer.state.checkpoints import load_part
@@ -87,7 +87,7 @@ def export_checkpoint(
     """
     if vae:
         read_record(vae)
-        check_vae(read_local_object(run / RECORD), vae)
+        chosen_vae(read_local_object(run / RECORD), vae)
     config = load_config(run / "config.json")
     found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
     if not found or (step is not None and step not in found):

@@ -185,7 +185,7 @@ class Sample(Wish):
         from trainer.sampling.guidance import Guidance
         from trainer.sampling.job.choosing import filled, scene_of
         from trainer.sampling.job.making import Maker
-        from trainer.sampling.trained import check_vae, load_model
+        from trainer.sampling.trained import chosen_vae, load_model
         from trainer.sampling.windows import Windows
         from vae.checkpoint import load_vae
 
@@ -200,7 +200,7 @@ class Sample(Wish):
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
         windows = Windows(self.window, self.overlap)
         model = load_model(self.model_folder, chosen_device(self.device))
-        check_vae(model.record, self.vae or model.record["vae"])
+        chosen = chosen_vae(model.record, self.vae)
         wish = filled(wish)
         feature, scene, clips = scene_of(wish, model.factors[0])
         is_whole = (
@@ -218,7 +218,7 @@ class Sample(Wish):
             return cli.DONE
         if self.compile:
             model.compile()
-        vae = load_vae(self.vae or model.record["vae"])
+        vae = load_vae(chosen)
         maker = Maker(model, vae, scene, clips, how=how, windows=windows, batch_tokens=self.batch_tokens)
         maker.make(items)
         for item in items:
