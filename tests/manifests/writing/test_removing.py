@@ -297,14 +297,19 @@ def test_the_verb_and_what_it_refuses(copy, capsys):
     assert holders(copy, [source_id, uri]) == []
 
 
-def test_an_address_with_its_key_names_what_the_plan_has_with_the_key_sealed(copy, capsys):
-    source_id, _ = a_source(copy)
-    [path] = {planned.part(copy, "sources", number) for number in copy.generations()}
+def a_source_at(dataset: Dataset, uri: str) -> str:
+    """A source, which the plan has at that address now."""
+    source_id, _ = a_source(dataset)
+    [path] = {planned.part(dataset, "sources", number) for number in dataset.generations()}
     rows = pq.read_table(path).to_pylist()
     for row in rows:
-        if row["source_id"] == source_id:
-            row["uri"] = "https://host/a.mp4?v=2&rushes-sealed=Qk0="
+        row["uri"] = uri if row["source_id"] == source_id else row["uri"]
     Path(path).write_bytes(parquet_bytes(to_table("sources", rows)))
+    return source_id
+
+
+def test_an_address_with_its_key_names_what_the_plan_has_with_the_key_sealed(copy, capsys):
+    source_id = a_source_at(copy, "https://host/a.mp4?v=2&rushes-sealed=Qk0=")
     for word in ("https://user:pw@host/a.mp4?v=3", "https://user:pw@other/a.mp4?v=2"):
         assert cli.main(arguments=["remove", copy.uri, "--source", word, "--dry-run"]) == cli.USAGE
     told = capsys.readouterr()
@@ -315,13 +320,7 @@ def test_an_address_with_its_key_names_what_the_plan_has_with_the_key_sealed(cop
 
 
 def test_an_address_whose_whole_query_is_sealed_is_not_guessed(copy, capsys):
-    source_id, _ = a_source(copy)
-    [path] = {planned.part(copy, "sources", number) for number in copy.generations()}
-    rows = pq.read_table(path).to_pylist()
-    for row in rows:
-        if row["source_id"] == source_id:
-            row["uri"] = "https://host/a.tar?rushes-sealed=Qk0=#m.mp4"
-    Path(path).write_bytes(parquet_bytes(to_table("sources", rows)))
+    source_id = a_source_at(copy, "https://host/a.tar?rushes-sealed=Qk0=#m.mp4")
     asked = ["remove", copy.uri, "--dry-run", "--source"]
     assert cli.main(arguments=[*asked, "https://host/a.tar?id=1&token=A#m.mp4"]) == cli.USAGE
     told = capsys.readouterr()

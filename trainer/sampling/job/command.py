@@ -200,12 +200,11 @@ class Sample(Wish):
         how = Sampling(steps=self.steps, solver=self.solver, guidance=guidance)
         windows = Windows(self.window, self.overlap)
         model = load_model(self.model_folder, chosen_device(self.device))
-        chosen = chosen_vae(model.record, self.vae)
+        vae_path = chosen_vae(model.record, self.vae)
         wish = filled(wish)
         feature, scene, clips = scene_of(wish, model.factors[0])
-        is_whole = (
-            scene.canvas.latent_size(model.factors)[0] <= windows.length
-        )  # later windows keep of others
+        # a window but the first keeps of the one before, whatever is given
+        is_whole = scene.canvas.latent_size(model.factors)[0] <= windows.length
         keeps = self.video or self.mask or feature.name not in ("text", "loop", "edit")
         if self.condition_guidance != 1 and is_whole and not keeps:
             raise UsageError("--condition-guidance", "does nothing where nothing that is given stays")
@@ -218,7 +217,7 @@ class Sample(Wish):
             return cli.DONE
         if self.compile:
             model.compile()
-        vae = load_vae(chosen)
+        vae = load_vae(vae_path)
         maker = Maker(model, vae, scene, clips, how=how, windows=windows, batch_tokens=self.batch_tokens)
         maker.make(items)
         for item in items:
@@ -237,6 +236,8 @@ class Sample(Wish):
             int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
         )
         found, inputs = [], self._inputs()
+        if self.upsample and "phrases" not in model.record:
+            cli.say("sample: the model does not say how its captions go on; prompts are read as they are")
         for path, line in self._named(suffix)[rank::size]:
             seed, text = line.seed or 0, line.prompt
             output = Output(path)
@@ -252,11 +253,8 @@ class Sample(Wish):
             if source is not None:
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
-                names = (there.keys() | record.keys()) - {
-                    "model",
-                    "vae",
-                    "made",
-                }  # digests tell the first two
+                # digests tell model and VAE, whatever they are called now
+                names = (there.keys() | record.keys()) - {"model", "vae", "made"}
                 if any(there.get(name) != record.get(name) for name in names):
                     raise UsageError(
                         str(path), "was made with other settings", "Name another folder, or add --overwrite."
@@ -311,7 +309,7 @@ class Sample(Wish):
         from captioner.registry import make_upsampler
 
         phrases = model.record.get("phrases")
-        if phrases is None:  # of a model that does not say how its captions go on
+        if phrases is None:
             return prompt
         full = make_upsampler(phrases=phrases)(prompt, num_frames > 1)
         if full != prompt:
