@@ -66,6 +66,20 @@ def _read(dataset: Dataset, name: str, paths: Sequence[str]) -> Iterator[pa.Tabl
         yield read_parts(dataset, name, list(paths[begin : begin + _PARTS_AT_ONCE]))
 
 
+def whole_shards(rows: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Rows in order of their shards in tables none of which ends within a shard."""
+    waiting: pa.Table | None = None
+    for table in rows:
+        found = table if waiting is None else pa.concat_tables([waiting, table])
+        shards = found["shard"].to_numpy()
+        place = int(shards.searchsorted(shards[-1]))
+        if place:
+            yield found[:place]
+        waiting = found[place:]
+    if waiting is not None:
+        yield waiting
+
+
 def in_groups(rows: Iterable[pa.Table], wanted: pa.Schema, size: int) -> Iterator[pa.Table]:
     """Rows in tables of `size` each, the last of what is left, with the columns of a schema.
 

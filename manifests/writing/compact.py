@@ -286,11 +286,11 @@ def take_out(dataset: Dataset, column: Column, shards: list[int]) -> None:
 
 
 def write_merged(
-    dataset: Dataset, name: str, column: Column, before: Merged, rows: pa.Table
+    dataset: Dataset, name: str, column: Column, before: Merged, rows: Iterable[pa.Table]
 ) -> Merged | None:
-    """A merged file in the place of another, with other rows; None where there are none."""
+    """A merged file with other rows in the place of another; None where there are none. See `_write`."""
     first = before.first - before.first % SHARDS_A_FILE
-    return _write(dataset, name, column, first, [rows], time.time_ns())
+    return _write(dataset, name, column, first, rows, time.time_ns())
 
 
 def clean(dataset: Dataset, keeps_previous: bool = True) -> int:
