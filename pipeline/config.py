@@ -196,11 +196,16 @@ class EncodeConfig:
     """A clip for which the process grows beyond this is a failure (reason memory_limit). Does not enter the
     fingerprint."""
 
+    decoders: int = 4
+    """Sources that an actor decodes at the same time, at most: a second one only where the VAE waits for
+    frames. Does not enter the fingerprint."""
+
     def __post_init__(self) -> None:
         check_ranges(
             "--encode.",
             self,
             {
+                "decoders": COUNT,
                 "max_pixels": (64, FOR_EVER, True),
                 **dict.fromkeys(("max_fps", "item_limit_s"), (0.01, FOR_EVER, True)),
                 "audit_share": SHARE,
@@ -290,7 +295,7 @@ class IngestConfig:
         )
 
 
-_NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "vae"}
+_NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "decoders", "vae"}
 
 
 def fingerprinted(config: Any) -> dict:

@@ -1,9 +1,7 @@
-"""Frames of a source's clips at the encoding rate: each source read once, in order, ahead."""
+"""Frames of a source's clips at the encoding rate: each source read once, in order."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,9 +12,6 @@ from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
 
 SPARSE_SHARE = 0.3  # below it, jumping to the clips costs less than reading past them
-AHEAD_BYTES = 48 << 20
-"""Decoded frames that wait for the encoder, at most about."""
-_MOST_AHEAD = 64
 
 
 class ClipRouter:
@@ -65,55 +60,6 @@ class ClipRouter:
             if frame.time_s >= clip["start_s"] - EPSILON_S:
                 yield frame
             self._advance()
-
-
-class ReadAhead:
-    """Runs an iterator of frames in a thread, so that decoding and encoding overlap.
-
-    An error in it is raised where its frame would have come.
-
-    Use as a context manager: on leaving, the thread is stopped and waited for, so the iterator is at rest.
-    """
-
-    def __init__(self, frames: Iterator[Frame], frame_bytes: int) -> None:
-        self._frames = frames
-        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(
-            max(2, min(_MOST_AHEAD, AHEAD_BYTES // max(1, frame_bytes)))
-        )
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._fill, daemon=True)
-
-    def _put(self, item: Frame | BaseException | None) -> bool:
-        while not self._is_over.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _fill(self) -> None:
-        try:
-            for frame in self._frames:
-                if not self._put(frame):
-                    return
-            self._put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the frames are used
-            self._put(error)
-
-    def __enter__(self) -> Iterator[Frame]:
-        self._thread.start()
-        return self._items()
-
-    def _items(self) -> Iterator[Frame]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
 
 
 class Picked:

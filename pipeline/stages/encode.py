@@ -2,7 +2,7 @@
 
 Stored as posterior mean and log-variance.
 
-Frames are decoded in a thread while the model encodes. A long clip is streamed, so memory does not grow with
+Frames are decoded ahead while the model encodes. A long clip is streamed, so memory does not grow with
 its length; short ones of one shape go through the model together. Encoding is in fp32 unless told otherwise,
 storage in bf16. A
 sample of the clips is decoded again and measured (`vae.measuring.audit`).
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
 from typing import Any
@@ -25,13 +25,13 @@ from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.tables import planned, records
 from manifests.writing.commit import Account, ShardCommit
-from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.config import EncodeConfig, fingerprinted
 from pipeline.footage.sources import facts_of
 from pipeline.stages.again import Again
-from pipeline.stages.clip_frames import ClipRouter, Picked, ReadAhead
+from pipeline.stages.clip_frames import Picked
 from pipeline.stages.journal import Journal
+from pipeline.stages.reading_ahead import Job, SourcesAhead
 from pipeline.stages.rows import failure_row
 from vae.checkpoint import load_vae
 from vae.folder import vae_folder, weights_digest
@@ -89,37 +89,39 @@ class ShardWriter:
         attempt = self.again.attempt(clip["clip_id"])
         self.failures.append(failure_row(clip, Encode.name, self.shard, error, cause, attempt))
 
-    def source(self, clips: list[dict], source: dict) -> Iterator[None]:
-        """Encode or copy the clips of one source; hands control back after each."""
-        new = [clip for clip in clips if not self.again.is_kept(clip["clip_id"])]
-        alive = [clip for clip in new if not self.journal.poison(clip["clip_id"])]
-        router, problem = None, None
-        try:
-            router = ClipRouter(facts_of(source), self.config.max_pixels, alive) if alive else None
-        except MediaError as error:
-            problem = error
-        for clip in clips:
-            if self.again.is_kept(clip["clip_id"]):
-                self._copy(clip)
-            elif why := self.journal.poison(clip["clip_id"]):
-                self.fail(clip, "poison", why)
-            elif router is None:
-                self.fail(clip, *blame(problem or MediaError("decode", "no decoder")))
-            else:
-                self._read(router, clip)
-            yield
+    def clips(self, clips: Sequence[dict], sources: Mapping[str, dict]) -> Iterator[None]:
+        """Encode or copy clips; hands control back after each."""
+        jobs = [
+            Job(facts_of(sources[source_id]), alive)
+            for source_id, group in groupby(clips, key=lambda clip: clip["source_id"])
+            if (alive := [clip for clip in group if self._is_read(clip["clip_id"])])
+        ]
+        # after a death one source at a time, so that the next one is not another's
+        most = 1 if self.journal.death else self.config.decoders
+        with SourcesAhead(jobs, self.config.max_pixels, most) as ahead:
+            for clip in clips:
+                if self.again.is_kept(clip["clip_id"]):
+                    self._copy(clip)
+                elif why := self.journal.poison(clip["clip_id"]):
+                    self.fail(clip, "poison", why)
+                else:
+                    self._read(ahead, clip)
+                yield
 
-    def _read(self, router: ClipRouter, clip: dict) -> None:
+    def _is_read(self, clip_id: str) -> bool:
+        return not self.again.is_kept(clip_id) and not self.journal.poison(clip_id)
+
+    def _read(self, ahead: SourcesAhead, clip: dict) -> None:
         """Read one clip to its end and encode it, now or with the next ones; or it fails."""
         config = self.config
         with self.journal.item(
             clip["clip_id"], limit_s=config.item_limit_s, limit_bytes=config.item_limit_bytes
         ):
             try:
-                with ReadAhead(router.frames(clip), 3 * clip["width_px"] * clip["height_px"]) as frames:
+                with ahead.clip(clip) as frames:
                     self._take(Picked(clip, frames, self.config.max_fps))
             except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                self.fail(clip, *blame(router.problem or error))
+                self.fail(clip, *blame(ahead.problem or error))
 
     def _take(self, picked: Picked) -> None:
         """Encode a long clip, or let a short one wait for others of its shape.
@@ -285,9 +287,8 @@ class Encode:
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             writer = ShardWriter(self.vae, self.device, self.config, commit, journal, again)
-            for source_id, group in groupby(clips, key=lambda clip: clip["source_id"]):
-                for _ in writer.source(list(group), sources[source_id]):
-                    progress(f"{len(writer.rows) + len(writer.failures)}/{len(clips)} clips")
+            for _ in writer.clips(clips, sources):
+                progress(f"{len(writer.rows) + len(writer.failures)}/{len(clips)} clips")
             writer.finish()
             journal.rest()
             account = Account(len(clips), len(writer.rows), 0, len(writer.failures))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -20,11 +19,8 @@ from manifests.tables import scans
 from manifests.verify import verify
 from manifests.views import View
 from media.decode.images import decode_image
-from media.decode.reader import Frame
-from media.errors import MediaError
 from pipeline.config import EncodeConfig
 from pipeline.stages import encode as module
-from pipeline.stages.clip_frames import ReadAhead
 from pipeline.stages.encode import Encode
 from pipeline.stages.protocol import run_stage
 from tests.vae.tiny_published import save_tiny
@@ -199,27 +195,6 @@ def test_a_picture_of_a_latent_is_the_same_each_time():
     mean = torch.randn(16, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     assert latent_picture(mean) == latent_picture(mean.clone())
     assert decode_image(latent_picture(mean)).shape == (5, 3 * 7 + 2, 3)
-
-
-def test_reading_ahead_keeps_order_and_errors_and_stops_when_left():
-    def frames(count, error=None):
-        for index in range(count):
-            made.append(index)
-            yield Frame(rgb=np.zeros((2, 2, 3), np.uint8), time_s=float(index))
-        if error:
-            raise error
-
-    made = []
-    with ReadAhead(frames(50), 12) as ahead:
-        assert [frame.time_s for frame in ahead] == list(range(50))
-    with ReadAhead(frames(3, MediaError("broken", "as told")), 12) as ahead:
-        assert next(ahead).time_s == 0
-        with pytest.raises(MediaError, match="as told"):
-            list(ahead)
-    made = []
-    with ReadAhead(frames(10_000), 8 << 20) as ahead:
-        next(ahead)
-    assert len(made) < 20  # bounded, and over
 
 
 KILLED = """

@@ -1,0 +1,159 @@
+"""Sources are decoded ahead: the same frames and errors in the same places, bounded, and as many at a time as
+the encoder needs.
+"""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from manifests.tables import scans
+from media.decode.reader import Frame
+from media.errors import MediaError
+from pipeline.stages import reading_ahead
+from pipeline.stages.reading_ahead import Job, SourcesAhead
+from tests.pipeline.stages.test_encode import encode, latents
+
+FRAMES = 12
+
+
+class FakeRouter:
+    """Stands for a `ClipRouter`: the facts are the source's name."""
+
+    made: list[tuple[str, float]]
+    at_once: list[int]
+    frame_s = 0.0
+    side_px = 2
+    _open = 0
+    _lock = threading.Lock()
+
+    def __init__(self, facts, max_pixels, clips):
+        if facts == "unopened":
+            raise MediaError("broken", f"{facts} as told")
+        self.facts, self.problem = facts, None
+
+    def frames(self, clip):
+        with self._lock:
+            FakeRouter._open += 1
+            self.at_once.append(FakeRouter._open)
+        try:
+            for index in range(FRAMES):
+                time.sleep(self.frame_s)
+                if self.facts == "cut" and clip["number"] == 1 and index == 3:
+                    self.problem = MediaError("broken", "cut as told")
+                    return
+                self.made.append((clip["clip_id"], float(index)))
+                yield Frame(rgb=np.zeros((self.side_px, self.side_px, 3), np.uint8), time_s=float(index))
+        finally:
+            with self._lock:
+                FakeRouter._open -= 1
+
+
+@pytest.fixture
+def router(monkeypatch):
+    monkeypatch.setattr(FakeRouter, "made", [], raising=False)
+    monkeypatch.setattr(FakeRouter, "at_once", [], raising=False)
+    monkeypatch.setattr(reading_ahead, "ClipRouter", FakeRouter)
+    return FakeRouter
+
+
+def jobs(*names, clips=3):
+    return [
+        Job(name, [{"clip_id": f"{name}-{number}", "number": number} for number in range(clips)])
+        for name in names
+    ]
+
+
+def read(ahead, clip, most=1_000_000):
+    """Frames of a clip, at most so many, and what was wrong."""
+    found = []
+    try:
+        with ahead.clip(clip) as frames:
+            for frame in frames:
+                found.append(frame.time_s)
+                if len(found) == most:
+                    break
+    except MediaError as error:
+        return found, error.message
+    return found, ahead.problem.message if ahead.problem else ""
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_frames_and_errors_come_in_their_places(router, monkeypatch, width):
+    monkeypatch.setattr(FakeRouter, "frame_s", 0.001)
+    asked, whole = jobs("good", "unopened", "cut", "last"), [float(index) for index in range(FRAMES)]
+    with SourcesAhead(asked, None, most=width) as ahead:
+        ahead.width = width
+        found = {clip["clip_id"]: read(ahead, clip) for job in asked for clip in job.clips}
+    for clip_id, (times, error) in found.items():
+        if clip_id.startswith("unopened"):
+            assert (times, error) == ([], "unopened as told")
+        elif clip_id == "cut-1":
+            assert (times, error) == (whole[:3], "cut as told")
+        else:
+            assert times == whole
+            assert error == ("cut as told" if clip_id == "cut-2" else "")
+    assert max(router.at_once) <= width
+
+
+def test_a_clip_that_is_left_midway_does_not_disturb_the_next(router):
+    asked = jobs("one", "two")
+    with SourcesAhead(asked, None, most=2) as ahead:
+        ahead.width = 2
+        for number, clip in enumerate(clip for job in asked for clip in job.clips):
+            times, _ = read(ahead, clip, most=1 + number % 3 * 5)
+            assert times == [float(index) for index in range(1 + number % 3 * 5)]
+    threads = [thread for thread in threading.enumerate() if "_run" in thread.name]
+    assert not threads  # all at rest
+
+
+def test_what_waits_is_bounded_and_is_over_when_left(router, monkeypatch):
+    monkeypatch.setattr(FakeRouter, "side_px", 1000)  # 3 MB a frame
+    monkeypatch.setattr(reading_ahead, "AHEAD_BYTES", 10_000_000)
+    asked = jobs("one", "two", clips=1)
+    with SourcesAhead(asked, None, most=1) as ahead, ahead.clip(asked[0].clips[0]) as frames:
+        next(frames)
+        time.sleep(0.2)
+        waited_for = len(router.made)
+    assert 3 <= waited_for <= 5
+    assert len(router.made) <= waited_for + 1
+
+
+def test_as_many_sources_are_decoded_at_once_as_the_encoder_waits_for(router, monkeypatch):
+    monkeypatch.setattr(reading_ahead, "_LEAST_S", 0.05)
+    monkeypatch.setattr(FakeRouter, "frame_s", 0.01)
+
+    def taken(encoding_s):
+        asked = jobs(*(f"source{number}" for number in range(12)), clips=1)
+        router.at_once.clear()
+        begin = time.monotonic()
+        with SourcesAhead(asked, None, most=4) as ahead:
+            for job in asked:
+                with ahead.clip(job.clips[0]) as frames:
+                    for _ in frames:
+                        time.sleep(encoding_s)
+            return time.monotonic() - begin, ahead.width, max(router.at_once)
+
+    alone_s = 12 * FRAMES * 0.01
+    fast_s, width, at_once = taken(encoding_s=0.0)
+    assert width == 4 >= at_once >= 3
+    assert fast_s < 0.7 * alone_s
+    _, width, at_once = taken(encoding_s=0.03)
+    assert width == 1
+    assert at_once <= 2  # the next begins while the last of one is taken
+
+
+def test_latents_are_the_same_however_many_are_decoded_at_once(copy, monkeypatch):
+    one = encode(copy, decoders=1)
+    alone, rows = latents(copy, one.column), scans.table(copy, "latents", one.column)
+    monkeypatch.setattr("pipeline.stages.encode.CODE_VERSION", -1)
+    monkeypatch.setattr(reading_ahead, "_LEAST_S", 0.0)
+    monkeypatch.setattr(reading_ahead, "MOST_WAITING", -1.0)  # one more at every clip
+    four = encode(copy, decoders=4)
+    assert four.column != one.column
+    many = latents(copy, four.column)
+    assert alone.keys() == many.keys()
+    for clip_id, tensors in alone.items():
+        assert all((tensors[name] == many[clip_id][name]).all() for name in tensors)
+    assert rows.equals(scans.table(copy, "latents", four.column))
