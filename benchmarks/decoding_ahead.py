@@ -2,7 +2,7 @@
 
     python benchmarks/decoding_ahead.py FILE ... [--frame-ms 0 1 3] [--decoders 1 2 4]
 
-Each file's first seconds go through the encode stage's own reading (`pipeline/stages/reading_ahead.py`) at
+Each file's first seconds go through what the encode stage reads by (`pipeline/stages/encoding`) at
 training size to one that takes so long for each frame, without a processor: as a VAE on a GPU. The ways of
 one encoder take turns.
 """
@@ -21,7 +21,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from media.apart.reader import probe
-from pipeline.stages.reading_ahead import Job, SourcesAhead
+from pipeline.stages.encoding.reading_ahead import Job, SourcesAhead
 
 
 @dataclass

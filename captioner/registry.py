@@ -108,7 +108,7 @@ def make_upsampler(
     Args:
         phrases: of the captions that a generator was trained on; None: of the committed captioner's.
     """
-    from captioner.coca.checkpoint import DEFAULT_WEIGHTS
+    from captioner.coca.folder import DEFAULT_WEIGHTS
     from captioner.language.asking import asker
     from captioner.language.upsample import PhraseUpsampler, model_upsampler
 

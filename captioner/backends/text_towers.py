@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from typing import TYPE_CHECKING, Any
 
 from captioner.backends.weights import folder_digest, weights_of
-from captioner.coca.checkpoint import DEFAULT_WEIGHTS, load_stage, read_folder, stage_digest
+from captioner.coca.folder import DEFAULT_WEIGHTS, read_folder, stage_digest
 from captioner.coca.tokenizer import PAD, Tokens
-from captioner.language.text_encoder import TextEncoder
 from manifests.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from captioner.language.text_encoder import TextEncoder
 
 BATCH = 64
 
@@ -42,24 +42,31 @@ class CocaTextEncoder:
         self.version = f"coca-text/2:{stage_digest(self.path, 'dense')}"
 
     def setup(self) -> None:
+        from captioner.coca.checkpoint import load_stage
+
         self.tower = load_stage(self.folder, "dense").text
 
-    @torch.no_grad()
     def encode(self, texts: list[str]) -> list[Tensor]:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
         found: list[Tensor] = []
-        for begin in range(0, len(texts), BATCH):
-            rows = [
-                pieces(self.folder.tokenizer, text, self.folder.config.context_length)
-                for text in texts[begin : begin + BATCH]
-            ]
-            ids = pad_sequence(
-                [torch.tensor(piece) for row in rows for piece in row], batch_first=True, padding_value=PAD
-            )
-            states = self.tower.ln_final(self.tower(ids)[1])
-            own = iter(
-                state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True)
-            )
-            found += [torch.cat(list(itertools.islice(own, len(row)))) for row in rows]
+        with torch.no_grad():
+            for begin in range(0, len(texts), BATCH):
+                rows = [
+                    pieces(self.folder.tokenizer, text, self.folder.config.context_length)
+                    for text in texts[begin : begin + BATCH]
+                ]
+                ids = pad_sequence(
+                    [torch.tensor(piece) for row in rows for piece in row],
+                    batch_first=True,
+                    padding_value=PAD,
+                )
+                states = self.tower.ln_final(self.tower(ids)[1])
+                own = iter(
+                    state[: int(length)] for state, length in zip(states, (ids != PAD).sum(1), strict=True)
+                )
+                found += [torch.cat(list(itertools.islice(own, len(row)))) for row in rows]
         return found
 
 
@@ -99,14 +106,16 @@ class OpenClipTextEncoder:
         self.tokenizer = open_clip.get_tokenizer(name)
         self.width = self.tower.token_embedding.weight.shape[1]
 
-    @torch.no_grad()
     def encode(self, texts: list[str]) -> list[Tensor]:
+        import torch
+
         found: list[Tensor] = []
-        for begin in range(0, len(texts), BATCH):
-            ids = self.tokenizer(texts[begin : begin + BATCH])
-            states = self._states(ids)
-            lengths = ids.argmax(1) + 1  # CLIP's end token has the highest id
-            found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
+        with torch.no_grad():
+            for begin in range(0, len(texts), BATCH):
+                ids = self.tokenizer(texts[begin : begin + BATCH])
+                states = self._states(ids)
+                lengths = ids.argmax(1) + 1  # CLIP's end token has the highest id
+                found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
         return found
 
     def _states(self, ids: Tensor) -> Tensor:
@@ -135,6 +144,7 @@ class TransformersTextEncoder:
         self.width = 0
 
     def setup(self) -> None:
+        import torch
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
         place = self.weights.place
@@ -152,25 +162,27 @@ class TransformersTextEncoder:
         text = config.get_text_config()
         self.width = getattr(text, "hidden_size", None) or text.d_model
 
-    @torch.no_grad()
     def encode(self, texts: list[str]) -> list[Tensor]:
+        import torch
+
         found: list[Tensor] = []
-        for begin in range(0, len(texts), BATCH):
-            inputs = self.tokenizer(
-                texts[begin : begin + BATCH],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
-            inputs = inputs.to(self.model.device)
-            states = (
-                self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-                .last_hidden_state.float()
-                .cpu()
-            )
-            lengths = inputs["attention_mask"].sum(1).clamp_min(1)
-            found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
+        with torch.no_grad():
+            for begin in range(0, len(texts), BATCH):
+                inputs = self.tokenizer(
+                    texts[begin : begin + BATCH],
+                    padding=True,
+                    truncation=True,
+                    max_length=self.max_tokens,
+                    return_tensors="pt",
+                )
+                inputs = inputs.to(self.model.device)
+                states = (
+                    self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                    .last_hidden_state.float()
+                    .cpu()
+                )
+                lengths = inputs["attention_mask"].sum(1).clamp_min(1)
+                found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
         return found
 
 

@@ -10,81 +10,22 @@ one. Thresholds are measured on held-out clips and stored with the weights.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from captioner.coca.checkpoint import (
-    DEFAULT_WEIGHTS,
-    STAGES,
-    CaptionerFolder,
-    load_stage,
-    looks_digest,
-    read_folder,
-    stage_digest,
-)
-from captioner.coca.decoding import Decoding, Written, write
-from captioner.coca.domain import Domain
-from captioner.coca.inputs import clip_input, looked_at, normalised
-from captioner.coca.looks import Looks
-from captioner.coca.model import VideoCoCa
-from captioner.coca.tokenizer import batch
+from captioner.coca.folder import DEFAULT_WEIGHTS, looks_digest, read_folder, stage_digest
+from captioner.coca.inputs import clip_input, looked_at
 from captioner.gates.answers import fields_text
 from captioner.gates.slots import Slots, read
 from captioner.options import CaptionerOptions
 from captioner.prompts import camera_fields
 from captioner.protocol import Caption, ClipFrames, Provenance, Usage, Verdict
 
-_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What one fork says of one clip."""
-
-    text: str
-    written: Written
-    alignment: float
-    embedding: np.ndarray
-
-
-def listen(model: VideoCoCa, folder: CaptionerFolder, clips: np.ndarray, decoding: Decoding) -> list[Heard]:
-    """Caption clips [B, T, h, w, 3] uint8 of one shape."""
-    pixels = normalised(clips)
-    written = write(model, pixels, folder.tokenizer.start, folder.tokenizer.end, decoding)
-    texts = [folder.tokenizer.decode(item.ids) for item in written]
-    with torch.no_grad():
-        embedding, _ = model.encode_clip(pixels)
-        text_embedding, _ = model._encode_text(batch(folder.tokenizer, texts, folder.config.context_length))
-    scores = (embedding * text_embedding).sum(-1)
-    rows = zip(texts, written, scores.tolist(), embedding.numpy(), strict=True)
-    return [Heard(text, item, score, vector) for text, item, score, vector in rows]
-
-
-def listen_all(
-    model: VideoCoCa, folder: CaptionerFolder, inputs: Sequence[np.ndarray], decoding: Decoding
-) -> list[Heard]:
-    """The same for inputs [T, h, w, 3] of mixed shapes, those of one shape together."""
-    groups = defaultdict(list)
-    for index, item in enumerate(inputs):
-        groups[item.shape].append(index)
-    found: dict[int, Heard] = {}
-    for members in groups.values():
-        for begin in range(0, len(members), _BATCH):
-            part = members[begin : begin + _BATCH]
-            found |= dict(
-                zip(
-                    part,
-                    listen(model, folder, np.stack([inputs[index] for index in part]), decoding),
-                    strict=True,
-                )
-            )
-    return [found[index] for index in range(len(inputs))]
+if TYPE_CHECKING:
+    from captioner.coca.decoding import Decoding
+    from captioner.coca.listening import Heard
 
 
 class CocaCaptioner:
@@ -107,6 +48,12 @@ class CocaCaptioner:
         self.version = f"coca/5:{stages}:{looks_digest(self.path)}:{sampling}:{','.join(options.kinds)}"
 
     def setup(self) -> None:
+        import torch
+
+        from captioner.coca.checkpoint import load_stage
+        from captioner.coca.domain import Domain
+        from captioner.coca.looks import Looks
+
         torch.set_num_threads(1)
         self.folder = read_folder(self.path)
         self.models = {stage: load_stage(self.folder, stage) for stage in self.digests}
@@ -117,6 +64,8 @@ class CocaCaptioner:
 
     def decoding(self, attempt: int) -> Decoding:
         """Greedy at first unless told otherwise; a retry samples."""
+        from captioner.coca.decoding import Decoding
+
         hot = self.options.temperature or (0.7 if attempt else 0.0)
         seed, most = self.options.seed + 7919 * attempt, self.options.max_tokens
         if hot == 0:
@@ -126,6 +75,8 @@ class CocaCaptioner:
         )
 
     def caption(self, clips: Sequence[ClipFrames], attempt: int = 0) -> list[list[Caption]]:
+        from captioner.coca.listening import listen_all
+
         inputs = [clip_input(clip.frames, self.folder.config) for clip in clips]
         found: list[list[Caption]] = [[] for _ in clips]
         decoding = self.decoding(attempt)
@@ -212,6 +163,3 @@ def fields_of(slots: Slots, clip: ClipFrames) -> dict[str, Any]:
         "lighting": "",
         "style": "computer animation",
     }
-
-
-__all__ = ["STAGES", "CocaCaptioner", "Heard", "fields_of", "listen", "listen_all"]

@@ -1,83 +1,17 @@
-"""A captioner on disk: `config.json`, `tokenizer.json`, and a safetensors file for each stage.
-
-The stages are base, short and dense.
-"""
+"""A captioner's weights on disk: a safetensors file in its folder for each stage (base, short and dense)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from captioner.coca import looks
-from captioner.coca.config import CocaConfig
+from captioner.coca.folder import CaptionerFolder, update_record
 from captioner.coca.model import VideoCoCa
-from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from learning.weights import fill, read_weights
 from manifests.errors import UsageError
-from manifests.store.json_files import read_local_object
-
-FORMAT = "video-coca/1"
-STAGES = ("base", "short", "dense")
-_AGAIN = "Take it from where the weights came from, or train anew."
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "captioner-tiny"
-
-
-@dataclass(frozen=True)
-class CaptionerFolder:
-    """What a folder of captioner weights says of itself."""
-
-    path: Path
-    config: CocaConfig
-    tokenizer: Tokens
-    stages: dict[str, dict[str, Any]]
-
-
-def read_folder(path: Path | str = DEFAULT_WEIGHTS) -> CaptionerFolder:
-    """Read config and tokenizer.
-
-    Raises:
-        UsageError: the folder holds no captioner.
-    """
-    path = Path(path)
-    if not (path / "config.json").exists():
-        raise UsageError(
-            str(path), "holds no captioner (no config.json)", "Train one with `rushes train-captioner`."
-        )
-    record = read_local_object(path / "config.json", _AGAIN, ("format", "config", "stages"))
-    if record.get("format") != FORMAT:
-        raise UsageError(str(path), f"has format {record.get('format')}, not {FORMAT}")
-    config = CocaConfig.from_dict(record["config"])
-    tokenizer: Tokens = (
-        ClipTokenizer() if config.is_legacy else CaptionTokenizer.load(path / "tokenizer.json")
-    )
-    return CaptionerFolder(path, config, tokenizer, record["stages"])
-
-
-def write_folder(path: Path, config: CocaConfig, tokenizer: Tokens) -> CaptionerFolder:
-    """Make a folder for weights to come; one that is there must have the same sizes.
-
-    Raises:
-        UsageError: the folder holds a captioner of other sizes.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    if (path / "config.json").exists():
-        found = read_folder(path)
-        if found.config != config:
-            raise UsageError(str(path), "holds a captioner of other sizes", "Give another folder.")
-        return found
-    if isinstance(tokenizer, CaptionTokenizer):
-        tokenizer.save(path / "tokenizer.json")
-    (path / "config.json").write_text(
-        json.dumps({"format": FORMAT, "config": config.to_dict(), "stages": {}}, indent=2) + "\n"
-    )
-    return read_folder(path)
 
 
 def save_stage(folder: CaptionerFolder, stage: str, state: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -87,15 +21,6 @@ def save_stage(folder: CaptionerFolder, stage: str, state: dict[str, Tensor], re
     save_file(halves, temporary)
     temporary.replace(folder.path / f"{stage}.safetensors")
     update_record(folder.path, stage, record)
-
-
-def update_record(path: Path, stage: str, record: dict[str, Any]) -> None:
-    """Merge facts about a stage into `config.json`."""
-    whole = read_local_object(path / "config.json", _AGAIN)
-    whole["stages"][stage] = whole["stages"].get(stage, {}) | record
-    temporary = path / ".config.tmp"
-    temporary.write_text(json.dumps(whole, indent=2) + "\n")
-    temporary.replace(path / "config.json")
 
 
 def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
@@ -114,21 +39,3 @@ def load_stage(folder: CaptionerFolder, stage: str) -> VideoCoCa:
     model = VideoCoCa(folder.config)
     fill(model, {name: value.float() for name, value in read_weights(weights).items()}, weights)
     return model.eval().requires_grad_(False)
-
-
-def stage_digest(path: Path | str, stage: str) -> str:
-    """sha256 of a stage's weights, 16 digits, for fingerprints and provenance."""
-    weights = Path(path) / f"{stage}.safetensors"
-    if not weights.exists():
-        raise UsageError(
-            str(path),
-            f"has no stage {stage}",
-            f"Train it with `rushes train-captioner {path} --stage {stage}`.",
-        )
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-
-
-def looks_digest(path: Path | str) -> str:
-    """sha256 of the looks by which a captioner abstains, 16 digits; empty where it has none."""
-    found = Path(path) / looks.NAME
-    return hashlib.sha256(found.read_bytes()).hexdigest()[:16] if found.exists() else ""

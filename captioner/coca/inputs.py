@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from captioner.coca.config import CocaConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, which open_clip's weights expect
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -61,5 +63,7 @@ def clip_input(frames: Sequence[np.ndarray], config: CocaConfig) -> np.ndarray:
 
 def normalised(clips: np.ndarray | Tensor) -> Tensor:
     """[B, T, h, w, 3] uint8 to [B, T, 3, h, w] float with CLIP's mean and deviation."""
+    import torch
+
     x = torch.as_tensor(clips).permute(0, 1, 4, 2, 3).float() / 255
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from captioner.coca.folder import LOOKS
 from learning.weights import read_weights
 
 GRID = 4
 REFERENCES = 1500
 LOW_SHARE = 0.005
 """Share of held-out clips that are sent away."""
-NAME = "looks.safetensors"
 
 
 def look(frames: np.ndarray) -> np.ndarray:
@@ -82,12 +82,12 @@ class Looks:
         save_file(
             {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, temporary
         )
-        temporary.replace(folder / NAME)
+        temporary.replace(folder / LOOKS)
 
     @staticmethod
     def load(folder: Path) -> Looks | None:
         """None where the captioner has none: it then never abstains by looks."""
-        if not (folder / NAME).exists():
+        if not (folder / LOOKS).exists():
             return None
-        found = {name: value.numpy() for name, value in read_weights(folder / NAME).items()}
+        found = {name: value.numpy() for name, value in read_weights(folder / LOOKS).items()}
         return Looks(found["known"], found["mean"], found["deviation"], float(found["far"][0]))

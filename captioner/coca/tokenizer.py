@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from captioner.coca.phrases import with_phrases
 from manifests.text import valid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD, START, END = 0, 1, 2
 
@@ -118,6 +119,8 @@ def batch(tokenizer: Tokens, texts: Sequence[str], context_length: int) -> Tenso
 
     L is the longest of the batch, or the context for a tokenizer that fills it.
     """
+    import torch
+
     rows = [[tokenizer.start, *tokenizer.encode(text), tokenizer.end][:context_length] for text in texts]
     length = context_length if tokenizer.fills_context else max(len(row) for row in rows)
     out = torch.full((len(rows), length), PAD, dtype=torch.long)

@@ -51,7 +51,7 @@ class Eval:
     def run(self) -> int:
         import torch
 
-        from captioner.coca.checkpoint import DEFAULT_WEIGHTS
+        from captioner.coca.folder import DEFAULT_WEIGHTS
         from captioner.judging.evaluation import run_evaluation
         from captioner.judging.sheet import contact_sheet
 
@@ -75,7 +75,7 @@ class Eval:
 
 def record_scores(path: Path, result: dict[str, Any]) -> None:
     """Keep an evaluation's means and recalls beside the weights it was of."""
-    from captioner.coca.checkpoint import update_record
+    from captioner.coca.folder import update_record
 
     for report in result["reports"]:
         name, _, stage = report["captioner"].partition(" ")

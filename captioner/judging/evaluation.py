@@ -26,7 +26,7 @@ class StageCaptioner(CocaCaptioner):
 
     def __init__(self, options: CaptionerOptions, stage: str) -> None:
         super().__init__(replace(options, kinds=()))
-        from captioner.coca.checkpoint import stage_digest
+        from captioner.coca.folder import stage_digest
 
         self.digests = {stage: stage_digest(self.path, stage)}
 

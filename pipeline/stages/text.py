@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from safetensors.torch import save
 
 from captioner.mixing import structured_variant
 from captioner.registry import make_text_encoder
@@ -20,6 +19,9 @@ from pipeline.config import TextConfig, fingerprinted
 from pipeline.stages.again import Again, by_clip
 from pipeline.stages.batches import Fault
 from pipeline.stages.journal import Journal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CODE_VERSION = 2
 _CLIPS_AT_ONCE = 200
@@ -59,6 +61,9 @@ class TextStage:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
+        import torch
+        from safetensors.torch import save
+
         captions = [
             row
             for row in records.rows_of_shard(dataset, "captions", self.caption, shard)
@@ -106,9 +111,9 @@ class TextStage:
 
     def _encode(
         self, clips: dict[str, list[str]], journal: Journal
-    ) -> dict[str, dict[str, torch.Tensor] | Failure]:
+    ) -> dict[str, dict[str, Tensor] | Failure]:
         """Embeddings of the texts of each clip, each text once; or why a clip has none."""
-        found: dict[str, dict[str, torch.Tensor] | Failure] = {
+        found: dict[str, dict[str, Tensor] | Failure] = {
             clip_id: Failure("poison", why) for clip_id in clips if (why := journal.poison(clip_id))
         }
         alive = [clip_id for clip_id in clips if clip_id not in found]
@@ -129,7 +134,7 @@ class TextStage:
                         found[clip_id] = self._encode_one(clips[clip_id])
         return found
 
-    def _encode_one(self, texts: list[str]) -> dict[str, torch.Tensor] | Failure:
+    def _encode_one(self, texts: list[str]) -> dict[str, Tensor] | Failure:
         try:
             return dict(zip(texts, self.encoder.encode(texts), strict=True))
         except Exception as error:  # noqa: BLE001 - this clip fails, the others go on

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captioner.coca.checkpoint import DEFAULT_WEIGHTS, load_stage, read_folder
+from captioner.coca.checkpoint import load_stage
+from captioner.coca.folder import DEFAULT_WEIGHTS, read_folder
 from captioner.coca.inputs import clip_input, normalised
 
 NAME = "frechet_captioner_tiny"

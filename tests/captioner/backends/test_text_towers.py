@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-from captioner.coca.checkpoint import save_stage, write_folder
+from captioner.coca.checkpoint import save_stage
+from captioner.coca.folder import write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
 from captioner.registry import make_text_encoder

@@ -137,7 +137,7 @@ def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, data
     """
     from pipeline.curate import stage as curate
     from pipeline.stages import caption
-    from pipeline.stages.encode import ShardWriter
+    from pipeline.stages.encoding.latents import ShardWriter
     from pipeline.stages.protocol import run_stage
 
     clips = scans.table(dataset, "clips").to_pylist()

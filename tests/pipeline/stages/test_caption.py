@@ -9,7 +9,8 @@ import torch
 
 from captioner.backends import server as module
 from captioner.backends.server import BudgetSpentError
-from captioner.coca.checkpoint import save_stage, stage_digest, write_folder
+from captioner.coca.checkpoint import save_stage
+from captioner.coca.folder import stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
 from manifests import cli

@@ -22,6 +22,7 @@ from media.decode.images import decode_image
 from pipeline.config import EncodeConfig
 from pipeline.stages import encode as module
 from pipeline.stages.encode import Encode
+from pipeline.stages.encoding import latents as making
 from pipeline.stages.protocol import run_stage
 from tests.vae.tiny_published import save_tiny
 from trainer.data.catalogue.catalog import load_catalog
@@ -94,7 +95,7 @@ def test_latents_of_two_vaes_never_mix(copy, tmp_path):
 def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, monkeypatch):
     base = View.load(copy).column("latent")
     batched = latents(copy, base)
-    monkeypatch.setattr(module, "PUSH_FRAMES", 1)  # every clip streamed, frame by frame
+    monkeypatch.setattr(making, "PUSH_FRAMES", 1)  # every clip streamed, frame by frame
     monkeypatch.setattr(module, "CODE_VERSION", -1)
     streamed = latents(copy, encode(copy).column)
     assert batched.keys() == streamed.keys()
@@ -115,7 +116,7 @@ def test_latents_of_half_precision_are_those_of_single_to_a_hundredth(copy, monk
         one, other = (mean_and_logvar(found)[0].float() for found in (tensors, half[key]))
         moved.append(float((one - other).square().mean().sqrt() / one.square().mean().sqrt()))
     assert 0 < max(moved) < 0.01
-    monkeypatch.setattr(module, "MOST_OFF", 1e-4)
+    monkeypatch.setattr("vae.measuring.half.MOST_OFF", 1e-4)
     with pytest.raises(UsageError, match="precision"):
         encode(copy, precision="bf16")
 
@@ -123,12 +124,12 @@ def test_latents_of_half_precision_are_those_of_single_to_a_hundredth(copy, monk
 def test_clips_of_one_shape_go_together_though_others_lie_between(monkeypatch):
     shapes = [(3, 8, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48), (3, 4, 32, 48), (3, 8, 48, 32), (3, 8, 32, 48)]
     videos = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes]
-    assert module.same_shape(videos) == [[0, 2, 5], [1, 4], [3]]
-    monkeypatch.setattr(module, "BATCH_PIXELS", 2 * 8 * 32 * 48)
-    assert module.same_shape(videos) == [[0, 2], [5], [1, 4], [3]]
-    monkeypatch.setattr(module, "BATCH_PIXELS", 1)
-    assert [len(places) for places in module.same_shape(videos)] == [1] * 6
-    assert module.same_shape([]) == []
+    assert making.same_shape(videos) == [[0, 2, 5], [1, 4], [3]]
+    monkeypatch.setattr(making, "BATCH_PIXELS", 2 * 8 * 32 * 48)
+    assert making.same_shape(videos) == [[0, 2], [5], [1, 4], [3]]
+    monkeypatch.setattr(making, "BATCH_PIXELS", 1)
+    assert [len(places) for places in making.same_shape(videos)] == [1] * 6
+    assert making.same_shape([]) == []
 
 
 def test_a_clip_that_fails_takes_no_other_along(copy, monkeypatch):
@@ -162,7 +163,7 @@ def test_of_a_batch_that_fails_each_clip_is_tried_alone():
                 raise RuntimeError("too bright")
             return [(video.mean(1), video.std(1)) for video in videos]
 
-    writer = object.__new__(module.ShardWriter)
+    writer = object.__new__(making.ShardWriter)
     writer.vae, writer.device, writer.is_half = Fragile(), torch.device("cpu"), False
     dark, bright = (
         torch.zeros(3, 2, 8, 8, dtype=torch.uint8),

@@ -11,8 +11,8 @@ import pytest
 from manifests.tables import scans
 from media.decode.reader import Frame
 from media.errors import MediaError
-from pipeline.stages import reading_ahead
-from pipeline.stages.reading_ahead import Job, SourcesAhead
+from pipeline.stages.encoding import reading_ahead
+from pipeline.stages.encoding.reading_ahead import Job, SourcesAhead
 from tests.pipeline.stages.test_encode import encode, latents
 
 FRAMES = 12

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from media.decode.probe import Probe
 from media.decode.reader import Frame
 from media.errors import MediaError
-from pipeline.stages.clip_frames import ClipRouter
+from pipeline.stages.encoding.clip_frames import ClipRouter
 
 AHEAD_BYTES = 48 << 20
 """Decoded frames of one source that wait for the encoder, at most about."""
