@@ -34,6 +34,7 @@ from manifests.writing.events import Aim, EventLog
 from media.bytes.sealed import secret_if_there, use_secret
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
+from pipeline.engine.hub import MAX_SETUPS, EventHub, event_row
 from pipeline.engine.watcher import Watcher
 from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
@@ -42,53 +43,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
 SHARDS_AN_ACTOR = 4
 """Of a light stage: with fewer, another actor does not pay for its start."""
-_MAX_SETUPS = 3
-"""Deaths of one actor while it sets up, after which the run ends."""
 _PROGRESS_EVERY_S = 5.0
 
 
 def is_node_gone(name: str) -> bool:
     """Whether a node of this cluster, by its id, is there no more."""
     return not any(node["NodeID"] == name and node["Alive"] for node in ray.nodes())
-
-
-def _event(event: str, stage: str, text: str, shard: int | None = None, **value: Any) -> dict:
-    return {"event": event, "stage": stage, "shard": shard, "text": text, "time_s": time.time(), **value}
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class EventHub:
-    """Where stage actors drop events, on the driver's node, for it to collect. Losing it loses no data."""
-
-    def __init__(self) -> None:
-        self._events: list[dict] = []
-        self._setups: dict[str, int] = {}
-        self._refusal: tuple | None = None
-
-    def begin_setup(self, stage: str, actor: str) -> int:
-        """How many times the process of this actor died while it set up."""
-        self._setups[actor] = self._setups.get(actor, 0) + 1
-        if deaths := self._setups[actor] - 1:
-            text = f"its process died while it set up, {deaths} of {_MAX_SETUPS} times"
-            self.put(_event("died", stage, text))
-        return deaths
-
-    def end_setup(self, actor: str) -> None:
-        self._setups.pop(actor, None)  # a hub that was started again has forgotten it
-
-    def refuse(self, why: tuple) -> None:
-        """A stage cannot be set up, and why, as the arguments of a `RushesError`."""
-        self._refusal = why
-
-    def refusal(self) -> tuple | None:
-        return self._refusal
-
-    def put(self, event: dict) -> None:
-        self._events.append(event)
-
-    def drain(self) -> list[dict]:
-        events, self._events = self._events, []
-        return events
 
 
 class StageActor:
@@ -119,7 +79,7 @@ class StageActor:
         stage, actor = self.stage, context.get_actor_id()
         self.node = Node(context.get_node_id(), is_node_gone)
         deaths = ray.get(self.hub.begin_setup.remote(stage.name, actor))
-        if deaths >= _MAX_SETUPS:
+        if deaths >= MAX_SETUPS:
             why = (
                 f"stage {stage.name}",
                 f"its process died {deaths} times while it set up",
@@ -135,7 +95,7 @@ class StageActor:
         ray.get(self.hub.end_setup.remote(actor))
 
     def _tell(self, event: str, text: str, shard: int, **value: Any) -> None:
-        self.hub.put.remote(_event(event, self.stage.name, text, shard, **value))
+        self.hub.put.remote(event_row(event, self.stage.name, text, shard, **value))
 
     def _failed(self, batch: dict, failure: Exception) -> dict:
         shard, text = int(batch["shard"][0]), f"{type(failure).__name__}: {failure}"

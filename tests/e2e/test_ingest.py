@@ -77,6 +77,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     run("plan-training", "tiny", "--data", tmp_path / "ds", "--view", "second")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_stages_run_on_their_own_and_on_compacted_tables_make_the_same(films, dataset, tmp_path):
     out = tmp_path / "ds"
@@ -128,7 +129,7 @@ def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("program", [["rushes"], ["pipeline"]])
+@pytest.mark.parametrize("program", [["rushes"], pytest.param(["pipeline"], marks=pytest.mark.slow)])
 def test_folders_that_are_named_like_our_packages_do_not_matter(program, films, tmp_path):
     """`rushes` and `python -m pipeline` from a folder with packages named as ours, the workers of Ray too."""
     for name in ("media", "vae", "manifests", "captioner"):

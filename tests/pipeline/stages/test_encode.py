@@ -34,12 +34,12 @@ from vae.stored import mean_and_logvar
 SIZE = {"max_pixels": 4096}
 
 
-def encode(dataset, run_id="again", **settings):
-    """Run the stage over all shards and save view `second` of it. Returns the stage."""
+def encode(dataset, run_id="again", most=None, **settings):
+    """Run the stage over all shards, or the first few, and save view `second` of it. Returns the stage."""
     base = View.load(dataset)
     stage = Encode(EncodeConfig(**(SIZE | settings)), base.column("preview"))
     stage.setup()
-    for shard in dataset.committed_shards(base.column("preview")):
+    for shard in sorted(dataset.committed_shards(base.column("preview")))[:most]:
         run_stage(stage, dataset, run_id, shard, 0, lambda text: None)
     View(columns={**base.columns, "latent": stage.column}, where=base.where).save(dataset, "second")
     return stage
@@ -107,18 +107,18 @@ def test_what_is_batched_equals_what_is_streamed_and_what_the_vae_gives(copy, mo
 def test_latents_of_half_precision_are_those_of_single_to_a_hundredth(copy, monkeypatch):
     view = View.load(copy)
     exact = latents(copy, view.column("latent"))
-    stage = encode(copy, precision="bf16")
+    stage = encode(copy, most=2, precision="bf16")
     half = latents(copy, stage.column)
     assert stage.column != view.column("latent")
-    assert half.keys() == exact.keys()
+    assert half and half.keys() <= exact.keys()
     moved = []
-    for key, tensors in exact.items():
-        one, other = (mean_and_logvar(found)[0].float() for found in (tensors, half[key]))
+    for key, tensors in half.items():
+        one, other = (mean_and_logvar(found)[0].float() for found in (exact[key], tensors))
         moved.append(float((one - other).square().mean().sqrt() / one.square().mean().sqrt()))
     assert 0 < max(moved) < 0.01
     monkeypatch.setattr("vae.measuring.half.MOST_OFF", 1e-4)
     with pytest.raises(UsageError, match="precision"):
-        encode(copy, precision="bf16")
+        encode(copy, most=1, precision="bf16")
 
 
 def test_clips_of_one_shape_go_together_though_others_lie_between(monkeypatch):
@@ -175,7 +175,7 @@ def test_of_a_batch_that_fails_each_clip_is_tried_alone():
 
 
 def test_a_sample_is_measured_and_every_latent_has_a_picture(copy):
-    stage = encode(copy, audit_share=1.0)
+    stage = encode(copy, most=2, audit_share=1.0)
     for row in scans.table(copy, "latents", stage.column).to_pylist():
         assert 15 < row["audit_psnr_db"] < 60
         assert 0.3 < row["audit_ssim"] <= 1

@@ -144,6 +144,7 @@ def test_copies_of_shards_and_shared_packs_train_as_one_does(dataset, alone, tmp
     assert consumed(tmp_path) == consumed(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_muon_averages_and_saving_in_the_background_are_the_same_on_two_processes_and_across_a_resume(
     dataset, tmp_path

@@ -56,7 +56,7 @@ def test_any_size_comes_back_exactly_as_large(model, size, seed):
 
 
 @given(cuts=st.sets(st.integers(1, 26), max_size=6), tile_px=st.sampled_from([16, 32, 48]))
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_pieces_and_tiles_equal_the_whole(model, cuts, tile_px):
     video = clip(27, 70, 90)
     whole = model.encode(video)
