@@ -37,6 +37,12 @@ DECORD_CONTAINERS = {"mov", "matroska"}
 DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "hevc", "mjpeg", "prores", "theora", "mpeg2video", "h263"}
 
 
+def is_old_444(codec: str, pixel_format: str) -> bool:
+    """Whether frames may be right only for a decoder that has seen the file's first packet, which decord lets
+    go where it jumps; see `media.decode.seeking.told_who_made_it`."""
+    return codec == "h264" and "444" in pixel_format
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """Facts of one source. Times count from its first presented frame."""
@@ -194,6 +200,7 @@ class VideoFacts:
             "high_bit_depth": any(part.bits > 8 for part in frame.format.components),
             "interlaced": bool(frame.interlaced_frame),
             "gap": bool(self.packets.gap_s),
+            "old_444": is_old_444(self.codec, frame.format.name),
         }
         return found + [name for name, is_so in checks.items() if is_so]
 

@@ -23,7 +23,7 @@ from media.decode.deinterlace import deinterlaced
 from media.decode.packet_kinds import is_hidden
 from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
 from media.decode.picture import Picture, Scaler, fitted, shown
-from media.decode.probe import Probe
+from media.decode.probe import Probe, is_old_444
 from media.decode.seeking import packets_from
 from media.decode.witness import PROMPT, decoder_of
 from media.errors import MediaError
@@ -170,6 +170,8 @@ class VideoReader:
     def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
         self.facts, self.max_pixels = facts, max_pixels
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
+        if self.decoder == "decord" and is_old_444(facts.codec, facts.pixel_format):
+            self.decoder = "pyav"  # facts of before this was known say otherwise
         self._avi_times_s: np.ndarray | None = None
         self.has_losses = False
         self._restart_s = 0.0  # added to the clock of a stream that began anew

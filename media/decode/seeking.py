@@ -8,16 +8,19 @@ is thrown away.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from media.decode.complaints import complaints
 from media.decode.probe import DECORD_CONTAINERS, Probe
 
-_HARMLESS = {"sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
+_HARMLESS = {"old_444", "sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
 """Reasons against decord that do not touch seeking."""
 _LEANING = {"open_gop", "interlaced"}
 _TIMED = {"mpegts", "ogg", "asf"}
@@ -29,6 +32,7 @@ _READ = {"mpeg", "flv"}
 _BACK_S = 4.0
 """So far before the asked time a container without an index is read, at first; then four times as far."""
 _EARLIER_S = 1e-4
+_SIGNED = {"h264", "mpeg4"}
 
 
 def is_seekable(container: str, reasons: Iterable[str]) -> bool:
@@ -44,12 +48,32 @@ def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     return container in DECORD_CONTAINERS or container in _TIMED
 
 
+def told_who_made_it(container: InputContainer, stream: VideoStream, facts: Probe) -> None:
+    """Let the decoder see the first packet of a file that is to be read from the middle, and nothing of it.
+
+    Encoders of H.264 and MPEG-4 say who they are at the start alone, and FFmpeg reads what older ones wrote
+    against the standard by that: without it every picture of H.264 4:4:4 by x264 before 2017 is wrong.
+    """
+    if facts.codec not in _SIGNED:
+        return
+    with complaints(), contextlib.suppress(av.FFmpegError):
+        first = next(packet for packet in container.demux(stream) if packet.size)
+        stream.codec_context.decode(first)
+    stream.codec_context.flush_buffers()
+    container.seek(0)
+
+
 def packets_from(
     container: InputContainer, stream: VideoStream, facts: Probe, start_s: float
 ) -> Iterator[Packet] | None:
-    """Packets from a keyframe before `start_s` on; None where the file is to be read from its start."""
+    """Packets from a keyframe before `start_s` on; None where the file is to be read from its start.
+
+    Args:
+        stream: of a container that was just opened; its decoder is told what it must know of the start.
+    """
     if start_s <= 0 or not is_seekable(facts.container, facts.decoder_reasons):
         return None
+    told_who_made_it(container, stream, facts)
     tick_s = float(stream.time_base or 1)
     ticks = int((start_s + facts.start_s - _EARLIER_S) / tick_s)
     if facts.container in _READ:

@@ -1,7 +1,8 @@
 """Shots: where one take ends and the next begins, from one pass over the frames, with finite memory.
 
 Hard cuts come from PySceneDetect's adaptive detector, driven by our own decode: a frame starts a shot when it
-differs from the one before far more than its neighbours do, so fast motion and flicker are no cuts. Its
+differs from the one before far more than its neighbours do, so fast motion and flicker are no cuts; cuts amid
+fast motion come from `moving`. Its
 minimum scene length is off: such a rule remembers the last cut, and cutting a long video into segments would
 then give other shots than the whole. Short shots are judged afterwards. Fades and dissolves come from
 `transitions`.
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 from scenedetect import AdaptiveDetector, FrameTimecode
 
+from media.shots.moving import MovingCuts
 from media.shots.transitions import FLAT_STD, Transitions, tiny
 
 GLANCE_PX = 72
@@ -35,14 +37,15 @@ class FastAdaptiveDetector(AdaptiveDetector):
     The same numbers at a third of the time.
     """
 
+    last_score = 0.0
     _last_hsv: np.ndarray | None = None
 
     def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
         hsv = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
         last, self._last_hsv = self._last_hsv, hsv
-        return (
-            0.0 if last is None else cv2.norm(hsv, last, cv2.NORM_L1) / hsv.size
-        )  # hue, saturation and value weigh the same
+        # hue, saturation and value weigh the same
+        self.last_score = 0.0 if last is None else cv2.norm(hsv, last, cv2.NORM_L1) / hsv.size
+        return self.last_score
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ShotDetector(Generic[Item]):
         self._detector = FastAdaptiveDetector(
             adaptive_threshold=threshold, min_scene_len=0, window_width=_CUT_WINDOW
         )
+        self._moving = MovingCuts(_CUT_WINDOW)
         self._transitions = Transitions(fps)
         self._gap = math.ceil(FLAT_GAP_S * fps) if self._transitions.halves else 0
         self.delay = max(self._transitions.reach + self._gap, _CUT_WINDOW) + 1
@@ -113,6 +117,8 @@ class ShotDetector(Generic[Item]):
             code.frame_num for code in self._detector.process_frame(FrameTimecode(self._count, 24.0), glance)
         }
         self._cuts |= {frame for frame in found if self._changes[frame % (_CUT_WINDOW + 1)] >= MIN_CUT_CHANGE}
+        if self._moving.push(self._detector.last_score, glance):
+            self._cuts.add(self._count - _CUT_WINDOW)
         if self._transitions.halves:
             vector = tiny(glance)
             self._transitions.push(vector)

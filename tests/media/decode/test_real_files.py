@@ -183,3 +183,14 @@ def test_three_hundred_opens_leak_nothing(films, decoder):
     grown = resident_mib() - before
     print(f"{decoder}: {grown:.1f} MiB after 300 opens")
     assert grown < 20
+
+
+def test_what_an_old_encoder_wrote_is_the_same_from_the_middle(real_videos):
+    """4:4:4 of an x264 that says who it is in the first packet alone."""
+    facts = probe(str(real_videos / "iio_cockatoo.mp4"))
+    assert "old_444" in facts.decoder_reasons
+    whole = {frame.time_s: frame.rgb.tobytes() for frame in VideoReader(facts, 4096).frames()}
+    for start_s in (4.0, 8.0):
+        part = list(VideoReader(facts, 4096).frames(start_s, start_s + 0.5))
+        assert len(part) == 10 and not any(frame.is_damaged for frame in part)
+        assert all(frame.rgb.tobytes() == whole[frame.time_s] for frame in part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 from fractions import Fraction
 
 import av
@@ -38,12 +40,12 @@ KINDS = {
 }
 
 
-def made(path, codec, options):
+def made(path, codec, options, pixels="yuv420p"):
     shot, noise = sample_shot(3, SIZE[0] / SIZE[1], COUNT / FPS), np.random.default_rng(3)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, FPS, options=options)
         stream.width, stream.height = SIZE
-        stream.pix_fmt = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+        stream.pix_fmt = "yuv422p10le" if codec == "prores_ks" else pixels
         for index in range(COUNT):
             rgb = render_frame(shot, index / FPS, *SIZE).astype(int) + noise.integers(
                 -9, 10, (*SIZE[::-1], 3)
@@ -71,6 +73,27 @@ def test_frames_from_the_middle_are_those_from_the_start(tmp_path, kind):
     assert len(whole) == COUNT
     for start_s in np.arange(0.1, facts.duration_s, 0.37):
         assert frames(facts, start_s) == [frame for frame in whole if frame[0] >= start_s - 1e-4], start_s
+
+
+@pytest.mark.parametrize("suffix", ["ts", "flv", "mp4", "mkv"])
+def test_what_the_start_alone_says_of_an_old_encoder_holds_in_the_middle(tmp_path, suffix):
+    """FFmpeg reads 4:4:4 of x264 before version 151 in another way; the version is in the first packet."""
+    path = tmp_path / f"a.{suffix}"
+    made(path, "libx264", {"x264-params": "keyint=24:8x8dct=1"}, "yuv444p")
+    data = path.read_bytes()
+    new = re.sub(rb"x264 - core 1\d\d", b"x264 - core 148", data)
+    assert new != data
+    path.write_bytes(new)
+    facts = probe(str(path))
+    assert "old_444" in facts.decoder_reasons and is_seekable(facts.container, facts.decoder_reasons)
+    assert all(
+        is_damaged for _, _, is_damaged in frames(facts)[24:]
+    )  # a new encoder wrote it, not an old one
+    for start_s in (1.1, 2.5, 4.2):  # and so it is from the middle, where nothing says what wrote it
+        found = frames(facts, start_s)
+        assert found and all(is_damaged for _, _, is_damaged in found), start_s
+    of_before = dataclasses.replace(facts, decoder="decord", decoder_reasons=())
+    assert VideoReader(of_before).decoder == "pyav"
 
 
 @pytest.mark.parametrize("suffix", ["ts", "flv", "mp4"])
