@@ -129,7 +129,9 @@ def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("program", [["rushes"], pytest.param(["pipeline"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "program", [["rushes"], pytest.param(["pipeline"], marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_folders_that_are_named_like_our_packages_do_not_matter(program, films, tmp_path):
     """`rushes` and `python -m pipeline` from a folder with packages named as ours, the workers of Ray too."""
     for name in ("media", "vae", "manifests", "captioner"):
