@@ -8,7 +8,7 @@ RUN ?= $(wildcard demo/run)
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3.11)
 
-.PHONY: help setup demo test test-browser test-newest test-all test-exports chaos docs lint bench dashboard clean
+.PHONY: help setup setup-browser demo test test-browser test-newest test-all test-exports chaos docs lint bench dashboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,13 +36,15 @@ test-newest:  ## the default tests on the newest versions that pyproject.toml al
 	@$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
 	@$(NEWEST)/bin/python -m pytest -m "not slow and not gpu and not browser"
 
-test-browser: setup  ## the dashboard in a real Chromium, which is installed by apt where it is missing
+setup-browser: setup  ## what the browser tests need: Playwright, and Chromium by apt where it is missing
 	@$(BIN)/python -c 'import playwright, axe_playwright_python' 2>/dev/null || \
 	  $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]' || \
 	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,browser]'
 	@test -n "$$CHROMIUM_PATH" || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	  (apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null) || \
 	  { echo "no Chromium, and apt cannot install it here: install one and set CHROMIUM_PATH"; exit 1; }
+
+test-browser: setup-browser  ## the dashboard in a real Chromium
 	@$(BIN)/python -m pytest -m browser
 
 test-all: setup  ## all tests this machine can run

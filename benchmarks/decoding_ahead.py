@@ -53,7 +53,12 @@ def main(asked: Options) -> None:
     for place, path in enumerate(asked.files):
         facts = probe(str(path))
         clip = {"clip_id": str(place), "start_s": 0.0, "end_s": asked.seconds}
-        jobs.append(Job(facts, [clip | {"kind": "image" if facts.decoder == "pillow" else "video"}]))
+        jobs.append(
+            Job(
+                lambda facts=facts: facts,
+                [clip | {"kind": "image" if facts.decoder == "pillow" else "video"}],
+            )
+        )
     print("ms a frame  decoders  seconds  x one decoder  encoder busy  sources at once")
     for frame_ms in asked.frame_ms:
         taken = {decoders: list[float]() for decoders in asked.decoders}

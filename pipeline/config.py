@@ -198,7 +198,7 @@ class EncodeConfig:
 
     decoders: int = 4
     """Sources that an actor decodes at the same time, at most: a second one only where the VAE waits for
-    frames. Does not enter the fingerprint."""
+    frames. Their memory counts for the clip in hand. Does not enter the fingerprint."""
 
     def __post_init__(self) -> None:
         check_ranges(

@@ -23,6 +23,7 @@ from manifests.writing.compact import write_merged
 from manifests.writing.regrouping import Regroups, regrouped, without_groups
 
 _RECORDS_AT_ONCE = 8
+_GROUPED = ("duplicates", "drops")
 _NAMES_IT = ("source_id", "clip_id", "segment_id", "item_id")
 _MAIN = {"preview": "clips", "embed": "embeddings", "text": "text", "latent": "latents"}
 _MAIN |= {"score": "scores", "verdict": "verdicts", "map": "map"}
@@ -92,18 +93,19 @@ def rewrite_version(
     for name, merged in sorted(version.tables.items()):
         for one in merged if name != "shards" else ():
             num_gone, is_same = 0, True
-            for rows, kept in _left(dataset, name, one, ids, regroups):
-                gone = rows.num_rows - kept.num_rows
+            for rows, gone, kept in _left(dataset, name, one, ids, regroups):
+                num_gone += gone.num_rows
                 is_same = is_same and kept.equals(rows)
-                num_gone += gone
-                change.shards.update(_changed(rows, kept))
+                change.shards.update(gone["shard"].to_pylist())
+                if regroups and name in _GROUPED:
+                    change.shards.update(_changed(rows, kept))
                 change.rows[name].update(kept["shard"].to_pylist())
                 change.kept.update(_kept(column, name, kept))
             if one.path in files:
                 continue
             done.num_rows += num_gone
             done.num_clips += num_gone if name == "clips" else 0
-            now = (kept for _, kept in _left(dataset, name, one, ids, regroups))
+            now = (kept for _, _, kept in _left(dataset, name, one, ids, regroups))
             files[one.path] = one if is_same else write_merged(dataset, name, column, one, now)
     for one in version.tables.get("shards", ()):
         if one.path not in files:
@@ -125,16 +127,16 @@ def _regroups(dataset: Dataset, version: Version, ids: set[str]) -> Regroups:
 
 def _left(
     dataset: Dataset, name: str, merged: Merged, ids: set[str], regroups: Regroups
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The rows of a merged file, some shards' at a time, and what is left of them without the sources."""
+) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+    """The rows of a merged file, some shards' at a time; those of the sources; what is left without them."""
     for rows in whole_shards(rows_of(dataset, name, [dataset.path(*merged.path.split("/"))])):
-        kept = rows.filter(pc.invert(_is_of(rows, ids)))
-        is_grouped = name in ("duplicates", "drops")
-        yield rows, without_groups(name, kept, regroups) if is_grouped else kept
+        is_gone = _is_of(rows, ids)
+        kept = rows.filter(pc.invert(is_gone))
+        yield rows, rows.filter(is_gone), without_groups(name, kept, regroups) if name in _GROUPED else kept
 
 
 def _changed(rows: pa.Table, kept: pa.Table) -> set[int]:
-    """Shards of which rows went or are others now."""
+    """Shards of which the groups are others now."""
     if kept.equals(rows):
         return set()
     shards = set(rows["shard"].to_pylist())

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -82,13 +83,12 @@ class ShardWriter:
     def clips(self, clips: Sequence[dict], sources: Mapping[str, dict]) -> Iterator[None]:
         """Encode or copy clips; hands control back after each."""
         jobs = [
-            Job(facts_of(sources[source_id]), alive)
+            Job(partial(facts_of, sources[source_id]), alive)
             for source_id, group in groupby(clips, key=lambda clip: clip["source_id"])
             if (alive := [clip for clip in group if self._is_read(clip["clip_id"])])
         ]
-        # after a death one source at a time, so that the next one is not another's
-        most = 1 if self.journal.death else self.config.decoders
-        with SourcesAhead(jobs, self.config.max_pixels, most) as ahead:
+        most, has_died = self.config.decoders, bool(self.journal.death)
+        with SourcesAhead(jobs, self.config.max_pixels, most, is_one_by_one=has_died) as ahead:
             for clip in clips:
                 if self.again.is_kept(clip["clip_id"]):
                     self._copy(clip)

@@ -1,8 +1,8 @@
 """Sources that are decoded ahead of the encoder, each in a thread of its own with a decoder of its own.
 
-One at first: then decoding and encoding overlap. Where the encoder waits for frames nevertheless, one more
-source is opened ahead, and so on: how many are needed depends on the VAE, the device and the codecs, and is
-measured rather than told.
+One at first, in each shard: then decoding and encoding overlap. Where the encoder waits for frames
+nevertheless, one more source is opened ahead, and so on: how many are needed depends on the VAE, the device
+and the codecs, and is measured rather than told.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from media.decode.probe import Probe
@@ -38,20 +38,29 @@ class _End:
 
 @dataclass(frozen=True)
 class Job:
-    """A source, and its clips that are wanted, in order."""
+    """A source and its clips that are wanted, in order.
 
-    facts: Probe
+    Attributes:
+        facts: gives what is known of the source, or raises a `MediaError` where it is gone or another now.
+    """
+
+    facts: Callable[[], Probe]
     clips: Sequence[dict]
 
 
 class _Source:
-    """The frames of one source's clips, made in a thread."""
+    """The frames of one source's clips, made in a thread.
 
-    def __init__(self, job: Job, max_pixels: int | None) -> None:
+    Args:
+        waits: a clip is begun only when it is asked for, so that what happens meanwhile is its own doing.
+    """
+
+    def __init__(self, job: Job, max_pixels: int | None, *, waits: bool) -> None:
         self._job, self._max_pixels = job, max_pixels
         self._turn = threading.Condition()
-        self._waiting, self._waiting_bytes = deque[Frame | _End](), 0
-        self._wanted = 0  # number of the clip that is read, those before are done with
+        self._waiting, self._waiting_bytes = deque[tuple[int, Frame | _End]](), 0
+        self._asked = -1 if waits else len(job.clips)
+        self._wanted = 0  # clips before this one are done with
         self._is_over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -59,10 +68,14 @@ class _Source:
     def _run(self) -> None:
         router, failed = None, BaseException()
         try:
-            router = ClipRouter(self._job.facts, self._max_pixels, list(self._job.clips))
+            router = ClipRouter(self._job.facts(), self._max_pixels, list(self._job.clips))
         except BaseException as error:  # noqa: BLE001 - it is raised where the frames are used
             failed = error
         for number, clip in enumerate(self._job.clips):
+            with self._turn:
+                self._turn.wait_for(lambda: self._is_over or number <= self._asked)  # noqa: B023 - it is now
+            if self._is_over:
+                return
             try:
                 if router is None:
                     raise failed
@@ -72,8 +85,6 @@ class _Source:
                 self._put(number, _End(problem=router.problem))
             except BaseException as error:  # noqa: BLE001 - likewise
                 self._put(number, _End(error, router.problem if router else None))
-            if self._is_over:
-                return
 
     def _put(self, number: int, item: Frame | _End) -> bool:
         """Whether it is wanted, once there is room for it."""
@@ -82,7 +93,7 @@ class _Source:
             self._turn.wait_for(lambda: self._is_over or number < self._wanted or self._has_room(size))
             if self._is_over or number < self._wanted:
                 return False
-            self._waiting.append(item)
+            self._waiting.append((number, item))
             self._waiting_bytes += size
             self._turn.notify_all()
             return True
@@ -91,34 +102,42 @@ class _Source:
         count = len(self._waiting)
         return count < 2 or (count < MOST_AHEAD and self._waiting_bytes + size <= AHEAD_BYTES)
 
+    def ask(self, number: int) -> None:
+        """From now on a clip is read, and nobody wants more of those before it."""
+        with self._turn:
+            self._asked = max(self._asked, number)
+            self._turn.notify_all()
+        self.leave_before(number)
+
+    def leave_before(self, number: int) -> None:
+        """Nobody wants more of the clips before one."""
+        with self._turn:
+            self._wanted = number
+            while self._waiting and self._waiting[0][0] < number:
+                self._pop()
+            self._turn.notify_all()
+
     def take(self) -> tuple[Frame | _End, float]:
-        """What comes next, and how long it was waited for, in seconds."""
+        """What comes next of the clip that was asked for, and how long it was waited for, in seconds."""
         begin = time.monotonic()
         with self._turn:
             self._turn.wait_for(lambda: bool(self._waiting))
-            item = self._waiting.popleft()
-            self._waiting_bytes -= item.rgb.nbytes if isinstance(item, Frame) else 0
+            item = self._pop()
             self._turn.notify_all()
         return item, time.monotonic() - begin
 
-    def leave(self, *, is_read: bool) -> None:
-        """Go on to the next clip; of this one nobody wants more."""
-        with self._turn:
-            self._wanted += 1
-            while self._waiting and not is_read:  # nothing of the next comes before this one's end
-                item = self._waiting.popleft()
-                if isinstance(item, _End):
-                    break
-                self._waiting_bytes -= item.rgb.nbytes
-            self._turn.notify_all()
+    def _pop(self) -> Frame | _End:
+        _, item = self._waiting.popleft()
+        self._waiting_bytes -= item.rgb.nbytes if isinstance(item, Frame) else 0
+        return item
 
     def stop(self) -> None:
         with self._turn:
             self._is_over = True
             self._turn.notify_all()
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, most_s: float | None = None) -> None:
+        self._thread.join(most_s)
 
 
 @dataclass
@@ -149,15 +168,29 @@ class _Clock:
 class SourcesAhead:
     """Frames of the clips of many sources. Use as a context manager: on leaving, all decoders are at rest.
 
+    Where it is left for an error, those that are amid a picture come to rest by themselves.
+
     Attributes:
         width: how many sources are decoded at the same time now, the one that is read included.
         problem: what was wrong with the source of the clip that was read last, up to its end.
     """
 
-    def __init__(self, jobs: Sequence[Job], max_pixels: int | None, most: int) -> None:
-        """Args: jobs: in the order in which they will be read. most: width at most."""
-        self._jobs, self._max_pixels, self._most = jobs, max_pixels, most
-        self._places = {clip["clip_id"]: place for place, job in enumerate(jobs) for clip in job.clips}
+    def __init__(
+        self, jobs: Sequence[Job], max_pixels: int | None, most: int, *, is_one_by_one: bool = False
+    ) -> None:
+        """
+        Args:
+            jobs: in the order in which they will be read.
+            most: width at most.
+            is_one_by_one: nothing is decoded ahead, so that a death is no other clip's doing.
+        """
+        self._jobs, self._max_pixels = jobs, max_pixels
+        self._most, self._is_one_by_one = 1 if is_one_by_one else most, is_one_by_one
+        self._places = {
+            clip["clip_id"]: (place, number)
+            for place, job in enumerate(jobs)
+            for number, clip in enumerate(job.clips)
+        }
         self._open = dict[int, _Source]()
         self._clock = _Clock()
         self.width = 1
@@ -166,42 +199,49 @@ class SourcesAhead:
     def __enter__(self) -> SourcesAhead:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close_before(len(self._jobs))
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close_before(len(self._jobs), None if kind is None else 0.0)
 
-    def _close_before(self, place: int) -> None:
+    def _close_before(self, place: int, most_s: float | None = None) -> None:
         gone = [self._open.pop(number) for number in list(self._open) if number < place]
         for source in gone:
             source.stop()
         for source in gone:
-            source.join()
+            source.join(most_s)
 
     def _source(self, place: int) -> _Source:
         """That of a place, opened with those that are decoded ahead of it."""
+        self._close_before(place)
         if place not in self._open:
-            self._close_before(place)
-        for number in range(place, min(place + self.width, len(self._jobs))):
+            self._open[place] = self._opened(place)
+        for number in range(place + 1, min(place + self.width, len(self._jobs))):
             if number not in self._open:
-                self._open[number] = _Source(self._jobs[number], self._max_pixels)
+                try:
+                    self._open[number] = self._opened(number)
+                except RuntimeError:  # no room for a thread now, which is not this clip's fault
+                    break
         return self._open[place]
+
+    def _opened(self, place: int) -> _Source:
+        return _Source(self._jobs[place], self._max_pixels, waits=self._is_one_by_one)
 
     @contextlib.contextmanager
     def clip(self, clip: dict) -> Iterator[Iterator[Frame]]:
         """The frames of a clip; ask for all clips, in order. What cannot be read is an error in its place."""
         if self._clock.is_slow():
             self.width = min(self._most, self.width + 1)
-        source, self.problem = self._source(self._places[clip["clip_id"]]), None
-        is_read = False
+        place, number = self._places[clip["clip_id"]]
+        source, self.problem = self._source(place), None
+        source.ask(number)
 
         def frames() -> Iterator[Frame]:
-            nonlocal is_read
             while True:
                 item, waited_s = source.take()
                 self._clock.add(waited_s)
                 if isinstance(item, Frame):
                     yield item
                     continue
-                is_read, self.problem = True, item.problem
+                self.problem = item.problem
                 if item.error is not None:
                     raise item.error
                 return
@@ -209,4 +249,6 @@ class SourcesAhead:
         try:
             yield frames()
         finally:
-            source.leave(is_read=is_read)
+            source.leave_before(number + 1)
+            if number + 1 == len(self._jobs[place].clips):
+                self._close_before(place + 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dashboard.index.commits import committed
 from manifests import cli, snapshots
@@ -18,6 +22,7 @@ from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, to_table
 from manifests.store import storage
 from manifests.tables import records, scans
+from manifests.tables.streams import whole_shards
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing import compact as compaction
@@ -411,3 +416,14 @@ def test_a_part_that_is_damaged_is_named_and_nothing_is_lost(tmp_path):
         compact(dataset)
     path.write_bytes(data)
     assert dataset.committed_shards(COLUMN) == [0, 1, 2] and scans.table(dataset, "clips").num_rows == 3
+
+
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=8), cuts=st.sets(st.integers(1, 60)))
+def test_rows_in_whole_shards_are_the_rows_and_end_between_shards(counts, cuts):
+    shards = [shard for shard, count in enumerate(counts) for _ in range(count)]
+    rows = pa.table({"shard": pa.array(shards, pa.int32()), "place": range(len(shards))})
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(shards)), len(shards)]
+    found = list(whole_shards(rows[begin:end] for begin, end in itertools.pairwise(bounds)))
+    assert pa.concat_tables(found).equals(rows)
+    seen = [set(table["shard"].to_pylist()) for table in found]
+    assert all(seen) and sum(map(len, seen)) == len(counts)  # none empty, none in two

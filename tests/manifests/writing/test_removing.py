@@ -66,8 +66,9 @@ def rest_of(found: dict, source_id: str) -> dict:
     return rest
 
 
-@pytest.mark.parametrize("is_named", [False, True])
-def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(copy, tmp_path, is_named):
+@pytest.mark.parametrize(("is_named", "rows_at_once"), [(False, 4096), (True, 3)])
+def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(copy, tmp_path, monkeypatch, is_named, rows_at_once):
+    monkeypatch.setattr("manifests.tables.streams._ROWS_AT_ONCE", rows_at_once)
     source_id, uri = a_source(copy)
     run = Path(copy.uri, "training", "tiny")
     run.mkdir(parents=True)

@@ -19,6 +19,7 @@ from manifests.tables import scans
 from manifests.verify import verify
 from manifests.views import View
 from media.decode.images import decode_image
+from media.errors import MediaError
 from pipeline.config import EncodeConfig
 from pipeline.stages import encode as module
 from pipeline.stages.encode import Encode
@@ -154,6 +155,25 @@ def test_a_clip_that_fails_takes_no_other_along(copy, monkeypatch):
     assert "as told" in failures[0]["cause"]
     made = scans.table(copy, "latents", stage.column).num_rows
     assert made + len(failures) == scans.table(copy, "clips").num_rows
+
+
+def test_a_source_that_is_gone_costs_its_own_clips(copy, monkeypatch):
+    gone = scans.table(copy, "clips").sort_by("clip_id")["source_id"][0].as_py()
+    facts_of = making.facts_of
+
+    def missing(row):
+        if row["source_id"] == gone:
+            raise MediaError("missing", "it was moved")
+        return facts_of(row)
+
+    monkeypatch.setattr(making, "facts_of", missing)
+    monkeypatch.setattr(module, "CODE_VERSION", -3)
+    stage = encode(copy)
+    clips = {row["clip_id"]: row["source_id"] for row in scans.table(copy, "clips").to_pylist()}
+    failed = scans.table(copy, "failures", stage.column).to_pylist()
+    assert {clips[row["item_id"]] for row in failed} == {gone}
+    assert {row["error"] for row in failed} == {"missing"}
+    assert len(failed) + scans.table(copy, "latents", stage.column).num_rows == len(clips)
 
 
 def test_of_a_batch_that_fails_each_clip_is_tried_alone():

@@ -4,6 +4,7 @@ the encoder needs.
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def router(monkeypatch):
 
 def jobs(*names, clips=3):
     return [
-        Job(name, [{"clip_id": f"{name}-{number}", "number": number} for number in range(clips)])
+        Job(
+            partial(str, name), [{"clip_id": f"{name}-{number}", "number": number} for number in range(clips)]
+        )
         for name in names
     ]
 
@@ -139,9 +142,59 @@ def test_as_many_sources_are_decoded_at_once_as_the_encoder_waits_for(router, mo
     fast_s, width, at_once = taken(encoding_s=0.0)
     assert width == 4 >= at_once >= 3
     assert fast_s < 0.7 * alone_s
-    _, width, at_once = taken(encoding_s=0.03)
-    assert width == 1
-    assert at_once <= 2  # the next begins while the last of one is taken
+
+
+def test_an_encoder_that_keeps_decoders_waiting_has_one(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(reading_ahead.time, "monotonic", lambda: now_s)
+    clock = reading_ahead._Clock()
+    clock.add(5.0)  # while the first decoder starts
+    for waited_s, is_slow in ((0.1, False), (0.5, True), (0.0, False)):
+        now_s += 2.0
+        clock.add(waited_s)
+        assert clock.is_slow() == is_slow
+    now_s += 0.5
+    clock.add(0.5)
+    assert not clock.is_slow()  # too little to judge by
+
+
+def test_after_a_death_nothing_is_begun_that_was_not_asked_for(router):
+    asked = jobs("one", "two")
+    clips = [clip for job in asked for clip in job.clips]
+    with SourcesAhead(asked, None, most=4, is_one_by_one=True) as ahead:
+        for number, clip in enumerate(clips):
+            with ahead.clip(clip) as frames:
+                list(frames)
+            time.sleep(0.05)
+            assert {clip_id for clip_id, _ in router.made} == {
+                clip["clip_id"] for clip in clips[: number + 1]
+            }
+
+
+def test_a_thread_that_cannot_start_is_no_other_clips_fault(router, monkeypatch):
+    asked, opened = jobs("one", "two"), SourcesAhead._opened
+
+    def failing(self, place):
+        if place == 1 and not router.made:
+            raise RuntimeError("can't start new thread")
+        return opened(self, place)
+
+    monkeypatch.setattr(SourcesAhead, "_opened", failing)
+    with SourcesAhead(asked, None, most=2) as ahead:
+        ahead.width = 2
+        for clip in (clip for job in asked for clip in job.clips):
+            assert read(ahead, clip)[0] == [float(index) for index in range(FRAMES)]
+        assert len(ahead._open) <= 1
+
+
+def test_left_for_an_error_nobody_waits_for_what_was_ahead(router, monkeypatch):
+    monkeypatch.setattr(FakeRouter, "frame_s", 1.0)
+    asked = jobs("one", "two")
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="full"), SourcesAhead(asked, None, most=2) as ahead:
+        ahead._source(0)
+        raise OSError("full")
+    assert time.monotonic() - begin < 0.8
 
 
 def test_latents_are_the_same_however_many_are_decoded_at_once(copy, monkeypatch):
