@@ -57,9 +57,11 @@ def told_who_made_it(container: InputContainer, stream: VideoStream, facts: Prob
     if facts.codec not in _SIGNED:
         return
     with complaints(), contextlib.suppress(av.FFmpegError):
-        first = next(packet for packet in container.demux(stream) if packet.size)
-        stream.codec_context.decode(first)
-    stream.codec_context.flush_buffers()
+        first = next((packet for packet in container.demux(stream) if packet.size), None)
+        if first is not None:
+            stream.codec_context.decode(first)
+    if stream.codec_context.is_open:
+        stream.codec_context.flush_buffers()
     container.seek(0)
 
 
