@@ -32,6 +32,7 @@ KINDS = {
     "open groups, transport stream": ("libx264", "ts", {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
     "MPEG-2, transport stream": ("mpeg2video", "ts", {"g": "12", "bf": "2"}),
     "MPEG-2, program stream": ("mpeg2video", "mpg", {"g": "12", "bf": "2"}),
+    "MPEG-4, Matroska": ("mpeg4", "mkv", {"g": "12", "bf": "2"}),
     "fields": ("mpeg2video", "ts", {"g": "12", "bf": "2", "flags": "+ildct+ilme", "top": "1"}),
     "Flash": ("libx264", "flv", {"g": "12", "bf": "2"}),
     "WMV": ("wmv2", "asf", {"g": "12"}),
