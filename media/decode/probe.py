@@ -40,7 +40,7 @@ DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "hevc", "mjpeg", "prores", "theo
 def is_old_444(codec: str, pixel_format: str) -> bool:
     """Whether frames may be right only for a decoder that has seen the file's first packet, which decord lets
     go where it jumps; see `media.decode.seeking.told_who_made_it`."""
-    return codec == "h264" and "444" in pixel_format
+    return codec == "h264" and ("444" in pixel_format or pixel_format.startswith("gbr"))
 
 
 @dataclass(frozen=True, kw_only=True)

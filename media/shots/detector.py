@@ -1,11 +1,10 @@
 """Shots: where one take ends and the next begins, from one pass over the frames, with finite memory.
 
 Hard cuts come from PySceneDetect's adaptive detector, driven by our own decode: a frame starts a shot when it
-differs from the one before far more than its neighbours do, so fast motion and flicker are no cuts; cuts amid
-fast motion come from `moving`. Its
-minimum scene length is off: such a rule remembers the last cut, and cutting a long video into segments would
-then give other shots than the whole. Short shots are judged afterwards. Fades and dissolves come from
-`transitions`.
+differs from the one before far more than its neighbours do, so fast motion and flicker are no cuts. The
+detector's minimum scene length is off: such a rule remembers the last cut, and cutting a long video into
+segments would then give other shots than the whole. Short shots are judged afterwards. Cuts amid fast motion
+come from `moving`, fades and dissolves from `transitions`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 MIN_RATIO = 2.0
-"""Least share of a frame's score in the mean of its neighbours'; the adaptive detector asks for more."""
+"""Least ratio of a frame's score to the mean of its neighbours'; the adaptive detector asks for more."""
 MIN_SCORE, MIN_CHANGE, MIN_LEFT = 15.0, 20.0, 15.0
 """Of 255: mean change of hue, saturation and value; of red, green and blue; what is left of that one without
 motion."""

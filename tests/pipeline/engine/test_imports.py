@@ -7,8 +7,8 @@ from tests.e2e.commands import environment
 
 STAGES = """
 import sys
-from pipeline.config import CaptionConfig, EncodeConfig, IngestConfig, ScoreConfig, TextConfig
-from pipeline.engine import run
+from pipeline.config import CaptionConfig, EncodeConfig, TextConfig
+import pipeline.engine.run
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.encode import Encode
 from pipeline.stages.text import TextStage
