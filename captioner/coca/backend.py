@@ -50,9 +50,9 @@ class CocaCaptioner:
     def setup(self) -> None:
         import torch
 
+        from captioner.coca.abstaining.domain import Domain
+        from captioner.coca.abstaining.looks import Looks
         from captioner.coca.checkpoint import load_stage
-        from captioner.coca.domain import Domain
-        from captioner.coca.looks import Looks
 
         torch.set_num_threads(1)
         self.folder = read_folder(self.path)

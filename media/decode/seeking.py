@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import av
 from av.container import InputContainer
@@ -48,21 +48,25 @@ def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     return container in DECORD_CONTAINERS or container in _TIMED
 
 
-def told_who_made_it(container: InputContainer, stream: VideoStream, facts: Probe) -> None:
-    """Let the decoder see the first packet of a file that is to be read from the middle, and nothing of it.
+def told_who_made_it(container: InputContainer, stream: VideoStream, facts: Probe) -> list[Packet]:
+    """Let the decoder see the first packet of a file that is to be read from the middle; its frames are let go.
 
     Encoders of H.264 and MPEG-4 say who they are at the start alone, and FFmpeg reads what older ones wrote
     against the standard by that: without it every picture of H.264 4:4:4 by x264 before 2017 is wrong.
+
+    Returns:
+        The packets that were read for it, behind which the container stands now.
     """
     if facts.codec not in _SIGNED:
-        return
+        return []
+    seen = list[Packet]()
     with complaints(), contextlib.suppress(av.FFmpegError):
-        first = next((packet for packet in container.demux(stream) if packet.size), None)
-        if first is not None:
-            stream.codec_context.decode(first)
+        seen = list(islice((packet for packet in container.demux(stream) if packet.size), 1))
+        for packet in seen:
+            stream.codec_context.decode(packet)
     if stream.codec_context.is_open:
         stream.codec_context.flush_buffers()
-    container.seek(0)
+    return seen
 
 
 def packets_from(
@@ -75,11 +79,11 @@ def packets_from(
     """
     if start_s <= 0 or not is_seekable(facts.container, facts.decoder_reasons):
         return None
-    told_who_made_it(container, stream, facts)
+    seen = told_who_made_it(container, stream, facts)
     tick_s = float(stream.time_base or 1)
     ticks = int((start_s + facts.start_s - _EARLIER_S) / tick_s)
     if facts.container in _READ:
-        return _last_groups(container.demux(stream), ticks, least=0)
+        return _last_groups(chain(seen, container.demux(stream)), ticks, least=0)
     if facts.container in _TIMED:
         return _by_halves(container, stream, ticks, tick_s)
     least, last = ticks, None

@@ -52,7 +52,7 @@ class Encode:
                 "holds other weights here than where the run was started",
                 "Give every node the same weights.",
             )
-        self.vae = load_vae(self.config.vae)
+        self.vae, self.width = load_vae(self.config.vae), 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vae.to(self.device)
         if self.config.precision == "bf16" and not (off := off_by(self.vae, self.device)) <= MOST_OFF:
@@ -72,10 +72,11 @@ class Encode:
         _, sources = planned.rows_of_shard(dataset, shard, generation)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         with ShardCommit(dataset, self.column, shard, generation) as commit:
-            writer = ShardWriter(self.vae, self.device, self.config, commit, journal, again)
+            writer = ShardWriter(self.vae, self.device, self.config, commit, journal, again, self.width)
             for _ in writer.clips(clips, sources):
                 progress(f"{len(writer.rows) + len(writer.failures)}/{len(clips)} clips")
             writer.finish()
+            self.width = writer.width
             journal.rest()
             account = Account(len(clips), len(writer.rows), 0, len(writer.failures))
             tables = {"latents": writer.rows, "drops": [], "failures": writer.failures}

@@ -67,7 +67,10 @@ class ShardWriter:
         commit: ShardCommit,
         journal: Journal,
         again: Again,
+        width: int = 1,
     ) -> None:
+        """Args: width: sources that are decoded at the same time at first; in the end, what was needed."""
+        self.width = width
         self.vae, self.device, self.config, self.shard = vae, device, config, commit.shard
         self.is_half = config.precision == "bf16"
         self.commit, self.journal, self.again = commit, journal, again
@@ -88,7 +91,9 @@ class ShardWriter:
             if (alive := [clip for clip in group if self._is_read(clip["clip_id"])])
         ]
         most, has_died = self.config.decoders, bool(self.journal.death)
-        with SourcesAhead(jobs, self.config.max_pixels, most, is_one_by_one=has_died) as ahead:
+        with SourcesAhead(
+            jobs, self.config.max_pixels, most, width=self.width, is_one_by_one=has_died
+        ) as ahead:
             for clip in clips:
                 if self.again.is_kept(clip["clip_id"]):
                     self._copy(clip)
@@ -97,6 +102,7 @@ class ShardWriter:
                 else:
                     self._read(ahead, clip)
                 yield
+            self.width = max(self.width, ahead.width)
 
     def _is_read(self, clip_id: str) -> bool:
         return not self.again.is_kept(clip_id) and not self.journal.poison(clip_id)

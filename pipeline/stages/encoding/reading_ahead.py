@@ -1,8 +1,8 @@
 """Sources that are decoded ahead of the encoder, each in a thread of its own with a decoder of its own.
 
-One at first, in each shard: then decoding and encoding overlap. Where the encoder waits for frames
-nevertheless, one more source is opened ahead, and so on: how many are needed depends on the VAE, the device
-and the codecs, and is measured rather than told.
+One at first: then decoding and encoding overlap. Where the encoder waits for frames nevertheless, one more
+source is opened ahead, and so on: how many are needed depends on the VAE, the device and the codecs, and is
+measured rather than told.
 """
 
 from __future__ import annotations
@@ -61,12 +61,20 @@ class _Source:
         self._waiting, self._waiting_bytes = deque[tuple[int, Frame | _End]](), 0
         self._asked = -1 if waits else len(job.clips)
         self._wanted = 0  # clips before this one are done with
-        self._is_over = False
+        self._is_over = self._has_ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        router, failed = None, BaseException()
+        try:
+            self._read()
+        finally:
+            with self._turn:
+                self._has_ended = True
+                self._turn.notify_all()
+
+    def _read(self) -> None:
+        router, failed = None, None
         try:
             router = ClipRouter(self._job.facts(), self._max_pixels, list(self._job.clips))
         except BaseException as error:  # noqa: BLE001 - it is raised where the frames are used
@@ -76,15 +84,16 @@ class _Source:
                 self._turn.wait_for(lambda: self._is_over or number <= self._asked)  # noqa: B023 - it is now
             if self._is_over:
                 return
+            if router is None:
+                self._put(number, _End(failed))
+                continue
             try:
-                if router is None:
-                    raise failed
                 for frame in router.frames(clip):
                     if not self._put(number, frame):
                         break
                 self._put(number, _End(problem=router.problem))
             except BaseException as error:  # noqa: BLE001 - likewise
-                self._put(number, _End(error, router.problem if router else None))
+                self._put(number, _End(error, router.problem))
 
     def _put(self, number: int, item: Frame | _End) -> bool:
         """Whether it is wanted, once there is room for it."""
@@ -118,10 +127,16 @@ class _Source:
             self._turn.notify_all()
 
     def take(self) -> tuple[Frame | _End, float]:
-        """What comes next of the clip that was asked for, and how long it was waited for, in seconds."""
+        """What comes next of the clip that was asked for, and how long it was waited for, in seconds.
+
+        Raises:
+            RuntimeError: the thread ended before its time, as for want of memory.
+        """
         begin = time.monotonic()
         with self._turn:
-            self._turn.wait_for(lambda: bool(self._waiting))
+            self._turn.wait_for(lambda: bool(self._waiting) or self._has_ended)
+            if not self._waiting:
+                raise RuntimeError("what reads the source ahead has ended before its time")
             item = self._pop()
             self._turn.notify_all()
         return item, time.monotonic() - begin
@@ -176,12 +191,19 @@ class SourcesAhead:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], max_pixels: int | None, most: int, *, is_one_by_one: bool = False
+        self,
+        jobs: Sequence[Job],
+        max_pixels: int | None,
+        most: int,
+        *,
+        width: int = 1,
+        is_one_by_one: bool = False,
     ) -> None:
         """
         Args:
             jobs: in the order in which they will be read.
             most: width at most.
+            width: at first.
             is_one_by_one: nothing is decoded ahead, so that a death is no other clip's doing.
         """
         self._jobs, self._max_pixels = jobs, max_pixels
@@ -193,7 +215,7 @@ class SourcesAhead:
         }
         self._open = dict[int, _Source]()
         self._clock = _Clock()
-        self.width = 1
+        self.width = min(self._most, width)
         self.problem: MediaError | None = None
 
     def __enter__(self) -> SourcesAhead:

@@ -19,14 +19,14 @@ from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
 from captioner.coca import stages
+from captioner.coca.abstaining.domain import Domain
+from captioner.coca.abstaining.looks import Looks
 from captioner.coca.checkpoint import save_stage
 from captioner.coca.config import CocaConfig, from_open_clip, tiny
 from captioner.coca.data import Batches, Lesson, changed, film_examples
 from captioner.coca.decoding import Decoding, write, write_uncached
-from captioner.coca.domain import Domain
 from captioner.coca.folder import write_folder
 from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
-from captioner.coca.looks import Looks
 from captioner.coca.model import VideoCoCa, load_open_clip
 from captioner.coca.stages import fork
 from captioner.coca.stems import RADIUS, matches

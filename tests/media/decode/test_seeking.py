@@ -15,6 +15,7 @@ from media.decode import seeking
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.decode.seeking import is_seekable
+from media.errors import MediaError
 from pipeline.plan import segments_of
 from tests.media.bytes.http_server import Server
 from world.render import render_frame
@@ -95,6 +96,14 @@ def test_what_the_start_alone_says_of_an_old_encoder_holds_in_the_middle(tmp_pat
         assert found and all(is_damaged for _, _, is_damaged in found), start_s
     of_before = dataclasses.replace(facts, decoder="decord", decoder_reasons=())
     assert VideoReader(of_before).decoder == "pyav"
+
+
+def test_a_file_cut_before_its_first_packet_is_named(tmp_path):
+    path = tmp_path / "a.ts"
+    facts = made(path, "libx264", {"g": "12"})
+    path.write_bytes(path.read_bytes()[: 3 * 188])
+    with pytest.raises(MediaError):
+        frames(facts, 2.5)
 
 
 @pytest.mark.parametrize("suffix", ["ts", "flv", "mp4"])

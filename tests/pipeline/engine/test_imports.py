@@ -7,18 +7,11 @@ from tests.e2e.commands import environment
 
 STAGES = """
 import sys
-from pipeline.config import CaptionConfig, EncodeConfig, TextConfig
-import pipeline.engine.run
-from pipeline.stages.caption import CaptionStage
-from pipeline.stages.encode import Encode
-from pipeline.stages.text import TextStage
-from manifests.layout import Column
-preview = Column("preview", "0" * 10)
-captioner = sys.argv[1]
-caption = CaptionStage(CaptionConfig(captioner=captioner), preview)
-text = TextStage(TextConfig(), caption.column)
-encode = Encode(EncodeConfig(), preview)
-assert caption.column.fingerprint and text.column.fingerprint and encode.column.fingerprint
+from pipeline.config import CaptionConfig, IngestConfig, ScoreConfig
+from pipeline.engine.run import build_stages
+caption, score = CaptionConfig(captioner=sys.argv[1]), ScoreConfig(use=("text",))
+stages = build_stages(IngestConfig(caption=caption, score=score))
+assert len(stages) == 5 and all(stage.column.fingerprint for stage in stages)
 print(*sorted({"torch", "transformers", "open_clip", "torchvision"} & sys.modules.keys()))
 """
 

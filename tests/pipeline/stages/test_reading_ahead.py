@@ -187,6 +187,23 @@ def test_a_thread_that_cannot_start_is_no_other_clips_fault(router, monkeypatch)
         assert len(ahead._open) <= 1
 
 
+def test_a_thread_that_ends_before_its_time_is_an_error_and_not_a_wait(router, monkeypatch):
+    monkeypatch.setattr(reading_ahead._Source, "_put", lambda *_: 1 / 0)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    asked = jobs("one")
+    with (
+        SourcesAhead(asked, None, most=1) as ahead,
+        ahead.clip(asked[0].clips[0]) as frames,
+        pytest.raises(RuntimeError, match="before its time"),
+    ):
+        next(frames)
+
+
+def test_what_was_needed_is_kept_for_the_next_shard(router):
+    with SourcesAhead(jobs("one", "two", "three"), None, most=2, width=3) as ahead:
+        assert ahead.width == 2
+
+
 def test_left_for_an_error_nobody_waits_for_what_was_ahead(router, monkeypatch):
     monkeypatch.setattr(FakeRouter, "frame_s", 1.0)
     asked = jobs("one", "two")
