@@ -49,7 +49,7 @@ def is_seekable(container: str, reasons: Iterable[str]) -> bool:
 
 
 def told_who_made_it(container: InputContainer, stream: VideoStream, facts: Probe) -> list[Packet]:
-    """Let the decoder see the first packet of a file that is to be read from the middle; its frames are let go.
+    """Let the decoder see the first packet of a file that is read from the middle; its frames are let go.
 
     Encoders of H.264 and MPEG-4 say who they are at the start alone, and FFmpeg reads what older ones wrote
     against the standard by that: without it every picture of H.264 4:4:4 by x264 before 2017 is wrong.

@@ -88,9 +88,8 @@ def test_what_the_start_alone_says_of_an_old_encoder_holds_in_the_middle(tmp_pat
     path.write_bytes(new)
     facts = probe(str(path))
     assert "old_444" in facts.decoder_reasons and is_seekable(facts.container, facts.decoder_reasons)
-    assert all(
-        is_damaged for _, _, is_damaged in frames(facts)[24:]
-    )  # a new encoder wrote it, not an old one
+    # a new encoder wrote it, not an old one
+    assert all(is_damaged for _, _, is_damaged in frames(facts)[24:])
     for start_s in (1.1, 2.5, 4.2):  # and so it is from the middle, where nothing says what wrote it
         found = frames(facts, start_s)
         assert found and all(is_damaged for _, _, is_damaged in found), start_s
