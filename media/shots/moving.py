@@ -4,8 +4,8 @@ What the adaptive detector leaves out is looked at again with motion taken out: 
 looked for in the one before, and what cannot be found anywhere near is left over. At a cut much more is left
 over than at any frame around it; at a flash, at the frame where it ends as well.
 
-The rules are by 144 real files and the film world: of the cuts amid motion in them four are found, and none
-is false.
+The rules were chosen by the first 30 s of 144 real files: four more cuts are found in them, all true by eye.
+Films of the film world, which had no part in that, gain no false one.
 """
 
 from __future__ import annotations
