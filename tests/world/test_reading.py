@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from world.reading.reader import ATTRIBUTES, OF_VIDEOS, read, truth_of
 from world.render import render_frame
-from world.scene import sample_shot
+from world.scene import COLORS, sample_shot
 
 SIZES_PX = [(96, 64), (64, 96), (80, 80), (125, 56), (120, 90)]
 RATES = [(8.0, 17), (12.0, 25), (15.0, 33)]
@@ -55,3 +56,17 @@ def test_an_empty_picture_has_no_subject():
     found = read(frames, 10.0).attributes(False)
     assert found["count"] == "0"
     assert found["colour"] == found["shape"] == found["motion"] == found["text"] == ""
+
+
+@pytest.mark.parametrize(
+    ("background", "color"), [("sea", "purple"), ("desert", "red"), ("night sky", "yellow")]
+)
+def test_a_patch_of_no_shape_is_seen_in_its_colour(background, color):
+    """A small model's samples: the colour is there, the outline of no shape."""
+    shot = replace(sample_shot(7, 1.5, 1.0), background=background, light="daylight", things=[], title="")
+    frames = np.stack([render_frame(shot, 0.0, 96, 64)] * 5)
+    for row, (left, right) in enumerate([(30, 34), (24, 50), (26, 33), (25, 31), (40, 60), (41, 44)]):
+        frames[:, 20 + 2 * row : 22 + 2 * row, left:right] = COLORS[color]
+    found = read(frames, 10.0)
+    assert [thing.color for thing in found.things] == [color]
+    assert found.things[0].fit < 0.66

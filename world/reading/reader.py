@@ -43,9 +43,12 @@ PLAIN_SPREAD = 0.09
 TITLE_ALIKE = 0.5
 """Correlation with a drawn title from which it is one."""
 FITTED_FRAMES = 5
-SMALL_SHARE, LEAST_FIT = 0.04, 0.66
-"""A patch this small is a thing only if a shape fits it: in a studio light falls on the wall as white as a
-thing. Of 600 films such light fits by .66 at most where it is large enough, true things by .67 at least."""
+GLARE = ("studio", "white")
+"""Where light falls on the wall as white as a thing. Elsewhere no background has a patch of a thing's colour:
+in 300 films each that is large enough is a thing."""
+SMALL_SHARE, LEAST_FIT, LEAST_FIT_LARGE = 0.04, 0.66, 0.48
+"""A patch that may be glare is a thing only if a shape fits it better than this, small or larger ones. Of 600
+films glare fits by .66 at most where it is small; of 60 white things the larger ones fit by .49 at least."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def read(frames: Array, fps: float) -> Reading:
         color: _thing(frames, fps, color, seen[color]) for color in seen if shares[color] > LEAST_SHARE
     }
     things = [
-        thing for color, thing in patches.items() if shares[color] > SMALL_SHARE or thing.fit > LEAST_FIT
+        thing
+        for color, thing in patches.items()
+        if (background, color) != GLARE
+        or thing.fit > (LEAST_FIT if shares[color] <= SMALL_SHARE else LEAST_FIT_LARGE)
     ]
     move = "static" if len(frames) < 2 else camera_of(frames, fps)
     ordered = sorted(things, key=lambda thing: (thing.size != "large", thing.x))  # as the world orders them
