@@ -21,8 +21,8 @@ from trainer.reports.efficiency import forward_flops
 
 PEAK = 989e12  # H100 SXM, bf16 without sparsity (NVIDIA's data sheet)
 SHARE_OF_PEAK = {"xl": 0.305, "3b": 0.355, "14b": 0.355}
-"""Measured on one H100: 1152 x 28 and 3 B, compiled, documents of mixed lengths, cuDNN for long ones. 14 B
-has not been measured: it is taken to be as 3 B."""
+"""Measured on one H100 by a prototype of the step: 1152 x 28 and 3 B, compiled, documents of mixed lengths,
+cuDNN for long ones. 14 B has not been measured: it is taken to be as 3 B."""
 IN_NODE, BETWEEN = 450e9, 50e9  # bytes a second of a GPU each way: NVLink 4, and one 400 Gb/s card a GPU
 REACHED = 0.8  # of a link's bandwidth by large collectives
 HOP_IN_NODE, HOP_BETWEEN = 1.5e-6, 6e-6  # seconds a hop of a ring: assumed

@@ -88,7 +88,7 @@ class CaptionFiles:
         return cli.FAILED_ITEMS if num_failed else cli.DONE
 
     def _files(self) -> list[Path]:
-        """The files to caption; in a folder, JSON files only describe others.
+        """The files to caption; in a folder, JSON and text files only describe others.
 
         Raises:
             UsageError: there are none.
@@ -97,7 +97,7 @@ class CaptionFiles:
             raise UsageError(str(self.source), "does not exist")
         if self.source.is_dir():
             below = sorted(path for path in self.source.rglob("*") if path.is_file())
-            files = [path for path in below if path.suffix != ".json"]
+            files = [path for path in below if path.suffix.lower() not in {".json", ".txt"}]
         else:
             files = [self.source]
         if not files:
@@ -196,8 +196,6 @@ class Train:
             raise UsageError(
                 "--films 0 without --data", "leaves nothing to learn from", "Give --data DATASET."
             )
-        if any(value is not None and value < 1 for value in (self.steps, self.batch, self.accumulate)):
-            raise UsageError("--steps, --batch and --accumulate", "are at least 1")
         if self.init and not self.init.exists():
             raise UsageError(f"--init {self.init}", "does not exist")
         cli.writable(self.out)
@@ -214,9 +212,11 @@ class Train:
     def _command(self) -> str:
         """The command line without the folders of this machine, for the weights' record."""
         words = f"rushes train-captioner {self.out.name} --preset {self.preset} --films {self.films}"
-        for name in ("steps", "batch", "lr", "seed"):
+        for name in ("stage", "steps", "batch", "accumulate", "lr", "seed"):
             value = getattr(self, name)
             words += "" if value is None else f" --{name} {value}"
+        for name, place in (("data", self.data), ("init", self.init)):
+            words += f" --{name} {Path(place).name}" if place else ""
         return words
 
 

@@ -11,7 +11,6 @@ import numpy as np
 CODE_VERSION = 2
 KINDS = ("short", "dense", "structured", "alt", "window")
 """`window`: what was said of a part of a long clip before the parts were merged; kept, never trained on."""
-STATUSES = ("accepted", "rejected", "out_of_domain")
 
 
 @dataclass(frozen=True, kw_only=True)

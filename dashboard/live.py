@@ -65,8 +65,8 @@ class Tail:
             if runs and runs[-1] != self.run_id:
                 self._begin(runs[-1])
         self._looks += 1
-        if self.run_id:
-            self._read()
+        while self.run_id and self._read():
+            pass
 
     def _begin(self, run_id: str) -> None:
         self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1
@@ -75,17 +75,19 @@ class Tail:
         self.trouble.clear()
         self.running.clear()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether a piece ended, so that there is more to read."""
         path = piece_path(self.dataset, self.run_id, self._piece)
         info = self.dataset.filesystem.get_file_info(path)
         if not info.is_file or info.size in (self._at, self._size):
-            return
+            return False
         self._size = info.size
         data = storage.read_range(self.dataset.filesystem, path, self._at, info.size - self._at)
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
         self._at += len(whole)
-        if not self._is_local and self._at >= PIECE_BYTES:  # what comes now is in the next piece
+        has_ended = not self._is_local and self._at >= PIECE_BYTES
+        if has_ended:  # what comes now is in the next piece
             self._piece, self._at, self._size = self._piece + 1, 0, -1
         for line in whole.splitlines():
             try:
@@ -93,6 +95,7 @@ class Tail:
                 self._take(event)
             except (ValueError, KeyError, TypeError):
                 continue  # a damaged line; `rushes status` names it
+        return has_ended
 
     def _take(self, event: dict[str, Any]) -> None:
         self._meter.add(event)

@@ -78,7 +78,7 @@ class Report:
         table = []
         for name, scores in last["scores"].items():
             worse = f"{scores['shuffled'] / scores['loss'] - 1:+.2%}"
-            start = first["scores"][name]["loss"]
+            start = first["scores"].get(name, {}).get("loss", "-")  # a class that new data brought
             table.append([name, start, scores["loss"], scores["shuffled"], worse, scores["baseline"]])
         cli.print_table("validation", header, table)
         return cli.DONE

@@ -96,7 +96,7 @@ def without(words: Sequence[str], options: Collection[str]) -> list[str]:
     """Arguments of a command line without some options and their values."""
     rest, kept = iter(words), list[str]()
     for word in rest:
-        if word.split("=")[0] not in options:
+        if word.split("=")[0].replace("_", "-") not in options:  # both spellings are taken
             kept.append(word)
         elif "=" not in word:
             next(rest, None)

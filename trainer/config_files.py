@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from manifests.errors import UsageError
 from manifests.store import storage
@@ -19,34 +20,46 @@ Changes = dict[str, tuple[Any, Any]]
 _STAGES_HINT = 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].'
 
 
-def _strict(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from what a JSON file says, each setting of the kind that its default is."""
+def _strict(kind: type, values: Any, where: str, prefix: str = "") -> Any:
+    """A dataclass from what a JSON file says, each setting of its type; `prefix` is that of their names."""
     if not isinstance(values, Mapping):
-        raise UsageError(where, f"has {values!r} where settings of {kind.__name__} belong")
-    known = {item.name: str(item.type) for item in fields(kind)}
+        name = prefix.rstrip(".") or "settings"
+        raise UsageError(where, f"has {name} {values!r}", f"Give settings of {kind.__name__} by their names.")
+    known, kinds = {item.name: str(item.type) for item in fields(kind)}, get_type_hints(kind)
     if unknown := set(values) - set(known):
         raise UsageError(
             where, f"has unknown settings {sorted(unknown)}", f"Those of {kind.__name__}: {', '.join(known)}."
         )
     for name, value in values.items():
-        if not _fits(value, known[name]):
-            raise UsageError(where, f"has {name} {value!r}", f"It must be {known[name]}.")
-    return kind(**values)
+        if not _fits(value, kinds[name]):
+            allowed = get_args(kinds[name]) if get_origin(kinds[name]) is Literal else ()
+            wanted = f"one of {', '.join(allowed)}" if allowed else known[name]
+            raise UsageError(where, f"has {prefix}{name} {value!r}", f"It must be {wanted}.")
+    return kind(
+        **{
+            name: tuple(value) if get_origin(kinds[name]) is tuple else value
+            for name, value in values.items()
+        }
+    )
 
 
-_PLAIN: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "None": (type(None),),
-}
-
-
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is of a setting's plain type; other types are checked by the settings."""
-    kinds = [kind for name in annotation.split(" | ") for kind in _PLAIN.get(name, (object,))]
-    return object in kinds or type(value) in kinds
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a setting's type; a list stands for a tuple, a whole number for a float."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin in (Union, UnionType):
+        return any(_fits(value, own) for own in args)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        own = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return len(own) == len(value) and all(map(_fits, value, own))
+    if origin is dict:
+        return isinstance(value, Mapping) and all(
+            _fits(name, args[0]) and _fits(part, args[1]) for name, part in value.items()
+        )
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
@@ -56,19 +69,13 @@ def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
         UsageError: a setting does not exist, or has a value that it cannot have.
     """
     values = dict(values)
-    for name in ("model", "flow"):
-        if not isinstance(values.get(name, {}), Mapping):
-            raise UsageError(where, f"has {name} {values[name]!r}", "It must be an object of settings.")
-    model = dict(values.pop("model", {}))
-    if "patch" in model:
-        model["patch"] = tuple(model["patch"])
-    for name in ("ema_more", "init_fresh"):
-        if name in values:
-            values[name] = tuple(values[name])
+    stages = values.pop("stages", ())
+    if not isinstance(stages, (list, tuple)):
+        raise UsageError(where, f"has stages {stages!r}", _STAGES_HINT)
     parts = {
-        "model": _strict(ModelConfig, model, where),
-        "flow": _strict(FlowConfig, values.pop("flow", {}), where),
-        "stages": tuple(_strict(StageConfig, stage, where) for stage in values.pop("stages", ())),
+        "model": _strict(ModelConfig, values.pop("model", {}), where, "model."),
+        "flow": _strict(FlowConfig, values.pop("flow", {}), where, "flow."),
+        "stages": tuple(_strict(StageConfig, stage, where, "stages.") for stage in stages),
     }
     return _strict(FitConfig, values | parts, where)  # type: ignore[no-any-return]
 

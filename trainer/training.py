@@ -34,7 +34,7 @@ class Fit(RunOptions):
       rushes fit tiny --data DATASET --out RUN --steps 500
       rushes fit xl --data DATASET --out RUN --packs-per-step 8 --launch processes --workers 8
       rushes fit xl --data DATASET --out RUN --packs-per-step 16 --launch ray --workers 16 --gpus 1
-      torchrun --nnodes 4 --nproc-per-node 8 -m rushes fit xl --data DATASET --out RUN
+      torchrun --nnodes 4 --nproc-per-node 8 -m rushes fit xl --data DATASET --out RUN --packs-per-step 32
     """
 
     essential: ClassVar[tuple[str, ...]] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from media.decode.images import encode_png
 from media.errors import MediaError
 from media.writer import write_video
 from vae.checkpoint import load_own, load_vae, save_vae
-from vae.folder import DEFAULT_WEIGHTS, read_record
+from vae.folder import DEFAULT_WEIGHTS, read_record, vae_folder
 from vae.grid import Extent
 from vae.measuring import evaluate
 from vae.measuring.stats import channel_stats, corpus_stats
@@ -64,7 +65,7 @@ class Train:
     per_file: int = 4
     """Parts taken of each file."""
     without: Path | None = None
-    """List of file names to leave out, one a line: kept for `eval`."""
+    """List of file names to leave out, one a line: kept for `eval-vae`."""
     data: str = ""
     """Dataset whose kept clips to train on as well."""
     view: str = "default"
@@ -100,7 +101,7 @@ class Train:
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.train.seed)
-        for folder in (self.footage, self.without, self.init):
+        for folder in (self.footage, self.without, self.init and vae_folder(self.init)):
             _check_there(folder)
         clips = self._clips()
         if not clips:
@@ -191,7 +192,7 @@ class Eval:
 
     def run(self) -> int:
         cli.check_new(self.sheet, is_overwriting=self.overwrite)
-        for place in (self.footage, self.files, *self.weights):
+        for place in (self.footage, self.files, *map(vae_folder, self.weights)):
             _check_there(place)
         torch.set_num_threads(self.threads)
         sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
@@ -209,7 +210,7 @@ class Eval:
                 raise UsageError(str(self.footage), "holds no file to judge on", "Name a folder of videos.")
             others = [path for path in every if _name(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
-        vaes = {folder.resolve().name: load_vae(folder) for folder in self.weights}
+        vaes = dict(zip(_names(self.weights), map(load_vae, self.weights), strict=True))
         report = evaluate.evaluate(vaes, sets, fit_on)
         if self.sheet:
             evaluate.sheet(
@@ -221,6 +222,12 @@ class Eval:
         else:
             print(evaluate.table(report))
         return cli.DONE
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """What each is called: its folder's name, or its whole path where two have the same."""
+    named = Counter(folder.resolve().name for folder in folders)
+    return [own if named[own := each.resolve().name] == 1 else str(each) for each in folders]
 
 
 def _fit_clips(count: int) -> list[evaluate.Named]:

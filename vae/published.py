@@ -37,12 +37,10 @@ class Family:
         is_strictly_causal: measured by the tests on every class: latents of a prefix are the prefix of the
             latents.
         chunk_rule: how its own code cuts a clip.
-        least_px: smallest side that its code can take.
     """
 
     is_strictly_causal: bool
     chunk_rule: str
-    least_cells: int = 1
 
 
 FAMILIES = {
@@ -133,19 +131,6 @@ class Published(nn.Module):
     def latent_channels(self) -> int:
         config = self.model.config
         return int(getattr(config, "latent_channels", None) or config.z_dim)
-
-    @property
-    def normalisation(self) -> tuple[Tensor, Tensor] | None:
-        """(mean, std) per channel [C] that the authors give; None if they give none.
-
-        Latents here are stored as they come, and normalised by the corpus' own statistics.
-        """
-        config, shape = self.model.config, (self.latent_channels,)
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean and std and len(mean) == shape[0]:
-            return torch.tensor(mean), torch.tensor(std)
-        factor = getattr(config, "scaling_factor", None)
-        return (torch.zeros(shape), torch.full(shape, 1 / factor)) if factor else None
 
     def padded(self, video: Tensor) -> Tensor:
         """[3, T, H, W] to [1, 3, 1 + k f_t, f h, f w] by repetition."""

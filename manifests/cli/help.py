@@ -90,6 +90,8 @@ def described(verb: type, hints: Mapping[str, str], is_short: bool) -> Shown:
             changes: dict[str, Any] = {"help": docs.get(item.name, ""), "metavar": _metavar(item.name, plain)}
             if item.name in hints:
                 changes["help_behavior_hint"] = f"({hints[item.name]})"
+            elif item.default is True and plain is bool:
+                changes["help_behavior_hint"] = "(on; this turns it off)"
             elif item.default is None or item.default in ("", ()):
                 changes["help_behavior_hint"] = "(optional)"
             changes = {name: text for name, text in changes.items() if text}

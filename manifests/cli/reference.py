@@ -55,7 +55,8 @@ def options_of(kind: type, prefix: str = "") -> Iterator[Option]:
         is_positional = tyro.conf.Positional in extras or any("Positional" in str(extra) for extra in extras)
         is_on = plain is bool and _made(item) is True  # a flag that turns it off
         shown = name.upper() if is_positional else f"--{prefix}{'no-' if is_on else ''}{name}"
-        yield Option(shown, _default(_made(item)), docs.get(item.name, ""))
+        text = docs.get(item.name, "")
+        yield Option(shown, _default(_made(item)), f"Turn off: {text}" if is_on else text)
     for group, own_prefix, value in groups:
         for option in options_of(group, own_prefix):
             yield _with_default(option, value, own_prefix)
@@ -74,6 +75,8 @@ def _made(item: dataclasses.Field[Any]) -> Any:
 def _default(value: Any) -> str:
     if value is dataclasses.MISSING:
         return "required"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if value is None or value in ("", (), [], {}):
         return ""
     if isinstance(value, (list, tuple)):

@@ -4,7 +4,7 @@ Each sample has `poster.jpg` and `proxy.webm`, `text.safetensors` and `latent.sa
 those columns, `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all
 accepted captions): the same keys in every sample, so that Hugging Face `datasets` and Megatron Energon open
 them as they are. A clip that lacks one of them is left out, and counted. The trainer can stream such tars
-(`trainer fit --tars`).
+(`rushes fit --tars`).
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def rewrite_version(
             num_gone, is_same = 0, True
             for rows, gone, kept in _left(dataset, name, one, ids, regroups):
                 num_gone += gone.num_rows
-                is_same = is_same and kept.equals(rows)
+                is_same = is_same and not gone.num_rows and (name not in _GROUPED or kept.equals(rows))
                 change.shards.update(gone["shard"].to_pylist())
                 if regroups and name in _GROUPED:
                     change.shards.update(_changed(rows, kept))

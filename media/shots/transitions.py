@@ -95,11 +95,6 @@ class Transitions:
             for middle in range(max(0, last - self._side + 1 - 2 * self._most), last + 1):
                 self._settle(middle)
 
-    @property
-    def settled(self) -> int:
-        """Frames before this one have their final verdict, given what was pushed."""
-        return max(0, self._count - self.reach)
-
     def forget(self, before: int) -> None:
         """Drop what concerns only frames before `before`."""
         self.found = [blend for blend in self.found if blend.end > before]

@@ -41,7 +41,7 @@ from pipeline.stages.protocol import Stage, run_stage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
-SHARDS_AN_ACTOR = 4
+LIGHT_CPUS, SHARDS_AN_ACTOR = 0.5, 4
 """Of a light stage: with fewer, another actor does not pay for its start."""
 _PROGRESS_EVERY_S = 5.0
 
@@ -241,7 +241,7 @@ def _worth_starting(most: int, num_shards: int, of_one: Resources) -> int:
     To start one takes as long as many a shard of captions or texts, and Ray starts what rows wait for while
     the first one starts.
     """
-    is_light = of_one.num_cpus < 1 and not of_one.num_gpus
+    is_light = of_one.num_cpus <= LIGHT_CPUS and not of_one.num_gpus
     return max(1, min(most, num_shards // SHARDS_AN_ACTOR)) if is_light else most
 
 

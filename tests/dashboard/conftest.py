@@ -86,7 +86,10 @@ def add_training(dataset: Dataset, name: str = "small", steps: int = 60) -> Path
             consumed.write(json.dumps({"step": step, "epoch": step // 20, "rank": 0, "samples": read}) + "\n")
     scores = {"loss": 0.8, "shuffled": 0.9, "baseline": 1.7}
     (folder / "validation.jsonl").write_text(
-        "".join(json.dumps({"step": step, "scores": {"all": scores}}) + "\n" for step in (0, steps))
+        "".join(
+            json.dumps({"step": step, "scores": {"all": scores} | ({"tall": scores} if step else {})}) + "\n"
+            for step in (0, steps)
+        )
     )
     import numpy as np
 

@@ -77,12 +77,33 @@ def test_every_setting_can_be_set_by_its_name_or_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["lr", "nothing=1", "model.nothing=1", "seed.x=1", "steps=many", "bf16.on=1"]
+    "text",
+    [
+        *("lr", "nothing=1", "model.nothing=1", "seed.x=1", "steps=many", "bf16.on=1"),
+        *(
+            "optimizer=adamx",
+            "schedule=foo",
+            "noise=moon",
+            "long_clips=a",
+            "oversize=b",
+            "checkpoint_keeps=3",
+        ),
+        *(
+            "model.text=xx",
+            "flow.path=zz",
+            "model.patch=2",
+            "model.patch=[1,2]",
+            "ema_more=0.5",
+            "ema_more=[true]",
+        ),
+        *("stages=5", "init_fresh=3", "flow.condition=3", 'flow.condition.none="a"', "captions=3", "mix=3"),
+        *("captions=[1]", "model=3", "flow=[]", 'image_share="a"', 'captions={"dense": "much"}'),
+    ],
 )
 def test_what_cannot_be_set_is_named(text):
     with pytest.raises(UsageError) as refused:
         with_settings(preset("tiny"), None, [text])
-    assert text.split("=")[0].split(".")[0] in str(refused.value)
+    assert text.split("=")[0].split(".")[0] in str(refused.value), refused.value
 
 
 @pytest.mark.parametrize(

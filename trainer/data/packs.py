@@ -29,8 +29,7 @@ from trainer.data.windows import Cutter
 POOL = 128
 SHARD_WINDOW = 16
 BALANCE_STEPS = 32
-"""Goes up with every change after which the same settings give another plan; a run of another version is not
-resumed."""
+"""Within so many steps packs are made equal."""
 
 Chosen = list[list[int]]
 """Packs of one step, each a list of indices of samples."""

@@ -29,13 +29,6 @@ def patchify(latent: Tensor, patch: Size) -> tuple[Tensor, Size]:
     return cells.reshape(cells.shape[:3].numel(), -1), (cells.shape[0], cells.shape[1], cells.shape[2])
 
 
-def patchify_into(latent: Tensor, patch: Size, tokens: Tensor) -> Size:
-    """`patchify` into `tokens` [n, cells * C], by one copy."""
-    cells = _cells(latent, patch)
-    tokens.view(cells.shape).copy_(cells)
-    return cells.shape[0], cells.shape[1], cells.shape[2]
-
-
 def _cells(latent: Tensor, patch: Size) -> Tensor:
     """A view [t, h, w, pt, ph, pw, C] of a latent in whole patches."""
     latent = padded(latent, patch)

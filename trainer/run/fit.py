@@ -60,6 +60,8 @@ from trainer.state.parallel import Ranks, build, check, full_state, join
 
 CONFIG = "config.json"
 _PLAN_FORMAT = 2
+"""Goes up with every change after which the same settings give another plan; a run of another version is not
+resumed."""
 
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:

@@ -91,7 +91,7 @@ class Guard:
         self.returns += 1
         self.in_a_row = 0
         if self.returns > MOST_RETURNS:
-            raise _given_up(f"it went back {self.returns} times and was never calm after it")
+            raise _given_up(f"it went back {MOST_RETURNS} times and was never calm after it")
 
     def forget(self) -> None:
         """The run begins anew: what was usual is so no more."""

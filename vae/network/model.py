@@ -65,8 +65,6 @@ class CausalVAE(nn.Module):
     is_strictly_causal = True
     chunk_rule = "any"
     """Latents do not depend on how a clip is cut into pieces or tiles."""
-    first_group: Literal["replicated"] = "replicated"
-    """The first latent's group is the first frame repeated."""
     fingerprint = ""
 
     def __init__(self, config: VAEConfig | None = None) -> None:

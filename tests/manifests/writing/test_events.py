@@ -28,6 +28,9 @@ def test_a_full_piece_is_followed_by_another(tmp_path, monkeypatch):
         tail.look()
         assert len(tail.recent) == number + 1
         seen += 1
+    late = Tail(dataset)
+    late.look()
+    assert len(late.recent) == seen  # all pieces at the first look
     names = sorted({name for name, _ in written})
     assert len(names) > 3 and names[0] == "events-0001.jsonl" and names[-1] == "events.jsonl"
     assert max(size for _, size in written) < 2 * 2000
