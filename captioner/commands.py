@@ -22,6 +22,7 @@ from learning.launching import run_processes, without
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
+from manifests.text import last_name
 from media.errors import MediaError
 
 
@@ -216,7 +217,7 @@ class Train:
             value = getattr(self, name)
             words += "" if value is None else f" --{name} {value}"
         for name, place in (("data", self.data), ("init", self.init)):
-            words += f" --{name} {Path(place).name}" if place else ""
+            words += f" --{name} {last_name(str(place))}" if place else ""
         return words
 
 

@@ -51,6 +51,12 @@ def split_user(address: str) -> tuple[str, str]:
     return (found.group()[:-1], address[:begin] + address[found.end() :]) if found else ("", address)
 
 
+def last_name(place: str) -> str:
+    """The last part of a path or address, without the folders before it and without what lets one in."""
+    path = split_user(place)[1]
+    return (path.partition("?")[0] if "://" in path else path).rstrip("/").rpartition("/")[2]
+
+
 def holds_secret(text: str) -> bool:
     """Whether a query in the text has a parameter that is a key, a token or a signature."""
     return _SECRET.search(text) is not None

@@ -22,6 +22,7 @@ from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
+from manifests.text import last_name
 from manifests.views import View
 from media.apart.reader import Reader, probe
 from media.decode.images import encode_png
@@ -140,7 +141,7 @@ class Train:
 
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []
-        others += [f"dataset {Path(self.data).name}"] if self.data else []
+        others += [f"dataset {last_name(self.data)}"] if self.data else []
         return (
             f"film world, {self.films} clips of seed {self.train.seed}"
             + "".join(f", and {other}" for other in others)
@@ -149,8 +150,9 @@ class Train:
 
     def _command(self) -> str:
         """The command line without the folders of this machine."""
+        parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in sys.argv[2:]]
         return "rushes train-vae " + shlex.join(
-            word if "/" not in word else Path(word).name for word in sys.argv[2:]
+            name + sign + (last_name(value) if "/" in value else value) for name, sign, value in parts
         )
 
 

@@ -29,6 +29,7 @@ from captioner.coca.training import StageConfig, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
+from manifests.text import last_name
 
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
 HELD_OUT_EXAMPLES = 400
@@ -85,7 +86,7 @@ class Source:
     def describe(self) -> str:
         return (
             f"film world, {self.films} clips of seed {self.seed}, {self.several:g} of them of several things"
-            + (f", and {Path(self.data).name}" if self.data else "")
+            + (f", and {last_name(self.data)}" if self.data else "")
         )
 
 

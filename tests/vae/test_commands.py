@@ -29,3 +29,12 @@ def test_names_under_weights_stand_for_their_folders(tmp_path, monkeypatch):
 def test_two_folders_of_one_name_are_two():
     folders = [Path("one/vae"), Path("two/vae"), vae_folder("vae-tiny")]
     assert commands._names(folders) == ["one/vae", "two/vae", "vae-tiny"]
+
+
+@pytest.mark.parametrize("given", [["--data", "s3://b/ds?secret_key=ab/cd"], ["--data=s3://KEY:WORD@b/ds/"]])
+def test_the_record_of_a_training_holds_no_key_and_no_folder(given, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["rushes", "train-vae", "/home/me/out", *given, "--films", "0"])
+    train = commands.Train(out=Path("out"), data=given[-1].removeprefix("--data="), films=0)
+    told = train._command().replace("=", " ")
+    assert told == "rushes train-vae out --data ds --films 0"
+    assert "dataset ds;" in train._data(1)

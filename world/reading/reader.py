@@ -47,8 +47,9 @@ GLARE = ("studio", "white")
 """Where light falls on the wall as white as a thing. Elsewhere no background has a patch of a thing's colour:
 in 300 films each that is large enough is a thing."""
 SMALL_SHARE, LEAST_FIT, LEAST_FIT_LARGE = 0.04, 0.66, 0.48
-"""A patch that may be glare is a thing only if a shape fits it better than this, small or larger ones. Of 600
-films glare fits by .66 at most where it is small; of 60 white things the larger ones fit by .49 at least."""
+"""A patch that may be glare is a thing only if a shape fits it better than this, small or larger ones. Of 60
+white things the larger ones fit by .49 at least. Some glare in cool light fits as well as a thing does:
+of 300 stills it is taken for one in 4."""
 
 
 @dataclass(frozen=True)
