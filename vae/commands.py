@@ -142,11 +142,8 @@ class Train:
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []
         others += [f"dataset {last_name(self.data)}"] if self.data else []
-        return (
-            f"film world, {self.films} clips of seed {self.train.seed}"
-            + "".join(f", and {other}" for other in others)
-            + f"; {count} clips in all"
-        )
+        more = "".join(f", and {other}" for other in others)
+        return f"film world, {self.films} clips of seed {self.train.seed}{more}; {count} clips in all"
 
     def _command(self) -> str:
         """The command line without the folders of this machine."""
