@@ -24,7 +24,7 @@ from manifests.tables import planned, scans
 from manifests.views import View
 from manifests.writing.events import Aim
 from manifests.writing.lease import Lease
-from pipeline.config import IngestConfig
+from pipeline.config import CaptionConfig, IngestConfig, Resources, TextConfig
 from pipeline.engine.cluster import check_address, session
 from pipeline.engine.estimate import Prices, print_estimate
 from pipeline.engine.run import build_stages, chosen, execute, open_for, plan_generation
@@ -152,7 +152,7 @@ class Ingest(IngestConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recaption(IngestConfig):
+class Recaption:
     """Add a caption column and a text column by another captioner. Previews and latents are not touched.
 
     Examples:
@@ -169,6 +169,10 @@ class Recaption(IngestConfig):
     """View to point at the new captions."""
     autoscaling: bool = False
     """Trust the cluster's autoscaler to bring nodes that are not there yet."""
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    caption_on: Resources = field(default_factory=lambda: IngestConfig().caption_on)
+    text_on: Resources = field(default_factory=lambda: IngestConfig().text_on)
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
@@ -184,8 +188,9 @@ class Recaption(IngestConfig):
         interrupt_on_signals()
         columns = {**base.columns, "caption": caption.column, "text": stages[1].column}
         aim = Aim(view=self.view, columns=columns, where=base.where)
+        own = {name: getattr(self, name) for name in ("caption", "text", "caption_on", "text_on")}
         with Lease(dataset), session() as where:
-            code = execute(dataset, stages, self.settings(), self.autoscaling, where, aim=aim)
+            code = execute(dataset, stages, IngestConfig(**own), self.autoscaling, where, aim=aim)
         if code in {cli.DONE, cli.FAILED_ITEMS}:
             View(columns=columns, where=base.where).save(dataset, self.view)
         return code

@@ -170,6 +170,7 @@ def _rows_of(
         return None
     with named(path), dataset.filesystem.open_input_file(path) as file:
         wanted = None if fields is None else list(dict.fromkeys([*fields, "shard"]))
-        rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, columns=wanted)
+        # a few thousand rows: handing columns to threads and back costs more than reading them
+        rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, wanted, use_threads=False)
     rows = rows.filter(pc.equal(rows["shard"], shard))
     return rows if fields is None else rows.select(list(fields))

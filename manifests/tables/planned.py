@@ -95,7 +95,9 @@ def _sources(dataset: Dataset, generation: int, own: pa.Table) -> pa.Table:
                 num_read += size
                 groups.append(number)
             begin += size
-        return parquet.read_row_groups(groups).take(kept) if groups else parquet.schema_arrow.empty_table()
+        if not groups:
+            return parquet.schema_arrow.empty_table()
+        return parquet.read_row_groups(groups, use_threads=False).take(kept)
 
 
 def _moved(dataset: Dataset, gone: list[dict]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from manifests.writing.events import read_events, run_ids
 from pipeline.config import IngestConfig, Resources
 from pipeline.engine.cluster import preflight
 from pipeline.engine.run import build_stages
+from pipeline.engine.runner import worth_starting
 from pipeline.plan import IMAGE_COST_S
 from pipeline.stages.protocol import run_stage
 
@@ -167,7 +168,8 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
         return
     stages = build_stages(config)
     on = config.resources()
-    actors = preflight({stage.name: on[stage.name] for stage in stages})
+    most = preflight({stage.name: on[stage.name] for stage in stages})
+    actors = dict[str, int]()
     rates, how = rates_of_runs(dataset), "earlier runs of this dataset"
     if not set(rates) >= {stage.name for stage in stages}:
         rates, how = (
@@ -180,6 +182,7 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
         done = set(dataset.committed_shards(stage.column))
         left_s = sum(length_s for shard, length_s in footage.items() if shard not in done)
         needs, rate = on[stage.name], rates.get(stage.name, Rate())
+        actors[stage.name] = worth_starting(most[stage.name], len(footage.keys() - done), needs)
         actor_h = left[stage.name] = left_s * rate.actor_s / 3600
         # a stage may work more than it asks for, and holds what it asks for
         cpu_h = max(actor_h * needs.num_cpus, left_s * rate.cpu_s / 3600)

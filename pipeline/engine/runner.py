@@ -190,7 +190,7 @@ def run_stages(
     if not pending:
         return Outcome()
     actors = {
-        name: _worth_starting(actors[name], len(left), resources[name]) for name, left in to_make.items()
+        name: worth_starting(actors[name], len(left), resources[name]) for name, left in to_make.items()
     }
     say(
         f"ingest: {num_jobs} shard columns to make for {len(pending)} shards "
@@ -235,7 +235,7 @@ def run_stages(
     return outcome
 
 
-def _worth_starting(most: int, num_shards: int, of_one: Resources) -> int:
+def worth_starting(most: int, num_shards: int, of_one: Resources) -> int:
     """Most actors of a stage: of a light one no more than its shards pay for.
 
     To start one takes as long as many a shard of captions or texts, and Ray starts what rows wait for while

@@ -78,6 +78,7 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_stages_run_on_their_own_and_on_compacted_tables_make_the_same(films, dataset, tmp_path):
     out = tmp_path / "ds"

@@ -1,8 +1,8 @@
 """Sources that are decoded ahead of the encoder, each in a thread of its own with a decoder of its own.
 
 One at first: then decoding and encoding overlap. Where the encoder waits for frames nevertheless, one more
-source is opened ahead, and so on: how many are needed depends on the VAE, the device and the codecs, and is
-measured rather than told.
+source is opened ahead, and so on; where it has hardly waited for long, one less: how many are needed depends
+on the VAE, the device and the codecs, and is measured rather than told.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ AHEAD_BYTES = 48 << 20
 MOST_AHEAD = 64
 MOST_WAITING = 0.1
 """Share of the time that the encoder may wait for frames before another source is decoded ahead."""
+HARDLY_WAITING, CALM_LOOKS = 0.01, 20
+"""Share of the time below which a look is a calm one, and how many of them in a row make one source less."""
 _LEAST_S = 1.0
 """So long is looked at before that is judged."""
 
@@ -157,11 +159,16 @@ class _Source:
 
 @dataclass
 class _Clock:
-    """How the time of whoever reads goes, since it was looked at last: all of it, and what was waited."""
+    """How the time of whoever reads goes, since it was looked at last: all of it, and what was waited.
+
+    Attributes:
+        num_calm: looks in a row at which hardly anything was waited.
+    """
 
     since_s: float = field(default_factory=time.monotonic)
     waited_s: float = 0.0
     is_running: bool = False
+    num_calm: int = 0
 
     def add(self, waited_s: float) -> None:
         """A wait; the first one, in which the first decoder starts, does not count."""
@@ -170,14 +177,19 @@ class _Clock:
         else:
             self.is_running, self.since_s = True, time.monotonic()
 
-    def is_slow(self) -> bool:
-        """Whether too much of it was waiting; enough has been seen then, and it begins anew."""
+    def look(self) -> int:
+        """How many sources more are wanted ahead: 1, 0 or -1. Where enough has been seen it begins anew."""
         spent_s = time.monotonic() - self.since_s
         if spent_s < _LEAST_S:
-            return False
-        found = self.waited_s > MOST_WAITING * spent_s
+            return 0
+        is_slow = self.waited_s > MOST_WAITING * spent_s
+        is_calm = self.waited_s < HARDLY_WAITING * spent_s
+        self.num_calm = self.num_calm + 1 if is_calm else 0
         self.since_s, self.waited_s = time.monotonic(), 0.0
-        return found
+        if self.num_calm < CALM_LOOKS:
+            return int(is_slow)
+        self.num_calm = 0
+        return -1
 
 
 class SourcesAhead:
@@ -250,8 +262,7 @@ class SourcesAhead:
     @contextlib.contextmanager
     def clip(self, clip: dict) -> Iterator[Iterator[Frame]]:
         """The frames of a clip; ask for all clips, in order. What cannot be read is an error in its place."""
-        if self._clock.is_slow():
-            self.width = min(self._most, self.width + 1)
+        self.width = max(1, min(self._most, self.width + self._clock.look()))
         place, number = self._places[clip["clip_id"]]
         source, self.problem = self._source(place), None
         source.ask(number)

@@ -127,12 +127,12 @@ def test_the_users_own_token_is_neither_used_nor_written(tmp_path):
 
 def test_light_actors_are_as_many_as_their_shards_pay_for():
     from pipeline.config import IngestConfig
-    from pipeline.engine.runner import _worth_starting
+    from pipeline.engine.runner import worth_starting
 
     light, heavy = cluster.Resources(num_cpus=0.25), cluster.Resources(num_cpus=1)
-    assert _worth_starting(3, 2, IngestConfig().encode_on) == 3  # to encode is work
-    assert [_worth_starting(3, count, light) for count in (0, 3, 8, 400)] == [1, 1, 2, 3]
-    assert [_worth_starting(3, 2, one) for one in (heavy, cluster.Resources(num_cpus=0.25, num_gpus=1))] == [
+    assert worth_starting(3, 2, IngestConfig().encode_on) == 3  # to encode is work
+    assert [worth_starting(3, count, light) for count in (0, 3, 8, 400)] == [1, 1, 2, 3]
+    assert [worth_starting(3, 2, one) for one in (heavy, cluster.Resources(num_cpus=0.25, num_gpus=1))] == [
         3,
         3,
     ]

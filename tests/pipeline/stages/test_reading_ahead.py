@@ -149,13 +149,31 @@ def test_an_encoder_that_keeps_decoders_waiting_has_one(monkeypatch):
     monkeypatch.setattr(reading_ahead.time, "monotonic", lambda: now_s)
     clock = reading_ahead._Clock()
     clock.add(5.0)  # while the first decoder starts
-    for waited_s, is_slow in ((0.1, False), (0.5, True), (0.0, False)):
+    for waited_s, more in ((0.1, 0), (0.5, 1), (0.0, 0)):
         now_s += 2.0
         clock.add(waited_s)
-        assert clock.is_slow() == is_slow
+        assert clock.look() == more
     now_s += 0.5
     clock.add(0.5)
-    assert not clock.is_slow()  # too little to judge by
+    assert clock.look() == 0  # too little to judge by
+
+
+def test_what_is_not_waited_for_is_read_ahead_no_more(router, monkeypatch):
+    now_s, calm = 0.0, reading_ahead.CALM_LOOKS
+    monkeypatch.setattr(reading_ahead.time, "monotonic", lambda: now_s)
+    asked = jobs("one", clips=5 * calm)
+    widths = list[int]()
+    with SourcesAhead(asked, None, most=4, width=3) as ahead:
+        for number, clip in enumerate(asked[0].clips):
+            now_s += 2.0
+            ahead._clock.waited_s = 1.0 if number == calm // 2 else 0.0  # waited once: then again it is counted
+            with ahead.clip(clip) as frames:
+                assert len(list(frames)) == FRAMES
+            widths.append(ahead.width)
+    first = calm // 2
+    assert widths[:first] == [3] * first
+    assert widths[first : first + calm] == [4] * calm
+    assert widths[first + calm :: calm] == [3, 2, 1, 1]  # and never none
 
 
 def test_after_a_death_nothing_is_begun_that_was_not_asked_for(router):
