@@ -95,11 +95,11 @@ ENTRIES = [
     *_entries(
         "latents",
         "vae",
-        ("encode", "encode", "vae.commands:Encode", "a video or image to a latent file"),
-        ("decode", "decode", "vae.commands:Decode", "and back, exactly as large"),
-        ("train-vae", "train", "vae.commands:Train", "train the spacetime VAE"),
-        ("eval-vae", "eval", "vae.commands:Eval", "judge VAEs on films and real files"),
-        ("latent-stats", "stats", "vae.commands:Stats", "statistics of a VAE or of a dataset's latents"),
+        ("encode", "encode", "vae.verbs.convert:Encode", "a video or image to a latent file"),
+        ("decode", "decode", "vae.verbs.convert:Decode", "and back, exactly as large"),
+        ("train-vae", "train", "vae.verbs.train:Train", "train the spacetime VAE"),
+        ("eval-vae", "eval", "vae.verbs.judge:Eval", "judge VAEs on films and real files"),
+        ("latent-stats", "stats", "vae.verbs.judge:Stats", "statistics of a VAE or of a dataset's latents"),
     ),
     *_entries(
         "train and sample",

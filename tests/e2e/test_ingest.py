@@ -123,6 +123,8 @@ def test_dry_run_and_usage_errors_touch_nothing(films, tmp_path):
         (["--encode.vae", "/nowhere"], "/nowhere"),
     ):
         assert word in run("ingest", films, "--out", tmp_path / "ds", "--dry-run", *options, check=2).stderr
+    refused = run("recaption", tmp_path / "ds", "--encode.max-pixels", 4096, check=2).stderr
+    assert "--encode.max-pixels" in refused  # of a stage that a recaption does not run
     (tmp_path / "empty").mkdir()
     assert "holds no file" in run("plan", tmp_path / "empty", "--out", tmp_path / "ds", check=2).stderr
     assert "nosuch" in run("plan", tmp_path / "nosuch", "--out", tmp_path / "ds", check=2).stderr

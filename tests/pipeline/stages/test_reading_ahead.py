@@ -166,7 +166,9 @@ def test_what_is_not_waited_for_is_read_ahead_no_more(router, monkeypatch):
     with SourcesAhead(asked, None, most=4, width=3) as ahead:
         for number, clip in enumerate(asked[0].clips):
             now_s += 2.0
-            ahead._clock.waited_s = 1.0 if number == calm // 2 else 0.0  # waited once: then again it is counted
+            ahead._clock.waited_s = (
+                1.0 if number == calm // 2 else 0.0
+            )  # waited once: then again it is counted
             with ahead.clip(clip) as frames:
                 assert len(list(frames)) == FRAMES
             widths.append(ahead.width)
