@@ -74,11 +74,11 @@ class CaptionFiles:
                 break
             errors = [item.finish_reason for item in captions if item.finish_reason.startswith("error")]
             if errors:
-                cli.say(f"{path}: {errors[0]}")
+                cli.say(f"{path}: {errors[0]}; it has no caption")
                 num_failed += 1
             found += [{"file": str(path), **asdict(caption)} for caption in captions]
             rows.append((frames, f"{path.name}\n{_on_sheet(captions)}"))
-            if not self.json:
+            if not self.json and not errors:
                 for caption in captions:
                     print(f"{cli.printable(str(path))}\t{caption.kind}\t{_in_words(caption)}")
         if self.json:

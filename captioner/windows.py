@@ -207,9 +207,11 @@ def _fields(all_fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _joined(rows: Sequence[tuple[Caption, bool]]) -> str:
     seen: set[str] = set()
-    parts = []
+    parts = list[str]()
     for caption, cut in rows:
-        if cut:
+        if not caption.text:
+            continue
+        if cut and parts:
             parts.append("Then the shot changes.")
             seen = set()
         for sentence in sentences(caption.text):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -21,11 +23,19 @@ MEMORY = "1GB"
 """What a query may hold in memory; what is more is spilled to a temporary folder."""
 Result = TypeVar("Result")
 _TRIES = 5
+OF_SOURCES = ("licence", "origin")
+"""What a clip has of its source: columns of `clips` too, wherever they are asked for."""
+_OF_THE_MOMENT = re.compile(r"\b(current_(date|time|timestamp)|localtime(stamp)?)\b", re.IGNORECASE)
+_LITERALS = re.compile(r"'(?:[^']|'')*'")
 
 
 @contextmanager
 def connected(
-    dataset: Dataset, columns: dict[str, Column] | None = None, without: Collection[str] = ()
+    dataset: Dataset,
+    columns: dict[str, Column] | None = None,
+    without: Collection[str] = (),
+    *,
+    has_licences: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with every table at hand, read lazily, and no other file within reach.
 
@@ -33,6 +43,7 @@ def connected(
         columns: restrict tables written by a column (by its name) to that version, so a view sees one version
             only.
         without: tables that are not at hand.
+        has_licences: clips have `OF_SOURCES`, at the cost of a join.
     """
     import duckdb
 
@@ -44,9 +55,70 @@ def connected(
         for name in TABLES:
             if name != "events" and name not in without:
                 connection.register(name, tables.lazy(name, versions))
+        if has_licences and "clips" not in without:
+            connection.unregister("clips")
+            connection.register("_clips", tables.lazy("clips", versions))
+            connection.execute(f"CREATE VIEW clips AS {with_licences('SELECT * FROM _clips', 'sources')}")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
+
+
+def with_licences(clips: str, sources: str) -> str:
+    """A query for clips with `OF_SOURCES`.
+
+    Args:
+        clips: a query for clips. sources: the table of sources.
+    """
+    fields = ", ".join(f"any_value({name}) AS {name}" for name in OF_SOURCES)
+    of_each = f"SELECT source_id, {fields} FROM {sources} WHERE status = 'kept' GROUP BY source_id"
+    return f"SELECT * FROM ({clips}) LEFT JOIN ({of_each}) USING (source_id)"
+
+
+def speaks_of_licences(text: str) -> bool:
+    """Whether a query may ask for `OF_SOURCES`."""
+    return re.search(rf"\b({'|'.join(OF_SOURCES)})\b", text, re.IGNORECASE) is not None
+
+
+def check_settled(query: str, whose: str) -> None:
+    """Refuse a query that gives another answer each time: a run on what it chose could not be resumed.
+
+    Raises:
+        UsageError: it asks for chance or for the time.
+    """
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+        [said] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",)
+    called, is_sampled = _called(json.loads(said))
+    found = sorted(called & {name for [name] in rows} - {"error"})
+    found += [match.group().lower() for match in _OF_THE_MOMENT.finditer(_LITERALS.sub("", query))]
+    if is_sampled:
+        found.append("SAMPLE")
+    if found:
+        raise UsageError(
+            whose,
+            f"gives another answer each time ({', '.join(found)})",
+            "Choose by what is stored, as with hash(clip_id) % 100 < 10.",
+        )
+
+
+def _called(node: Any) -> tuple[set[str], bool]:
+    """Names of the functions in a parsed query, and whether it takes a sample."""
+    names, is_sampled = set[str](), False
+    nodes = [node]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            names.add(str(node.get("function_name", "")).lower())
+            is_sampled |= bool(node.get("sample"))
+            nodes += node.values()
+        elif isinstance(node, list):
+            nodes += node
+    return names, is_sampled
 
 
 def check_predicate(where: str, whose: str) -> None:
@@ -57,6 +129,7 @@ def check_predicate(where: str, whose: str) -> None:
     """
     import duckdb
 
+    check_settled(f"SELECT 1 WHERE ({where}\n)", f"{whose} {where!r}")
     try:
         duckdb.SQLExpression(where)
     except duckdb.Error as error:
@@ -68,17 +141,28 @@ def check_predicate(where: str, whose: str) -> None:
 
 
 def sql(
-    dataset: Dataset, query: str, columns: dict[str, Column] | None = None, without: Collection[str] = ()
+    dataset: Dataset,
+    query: str,
+    columns: dict[str, Column] | None = None,
+    without: Collection[str] = (),
+    *,
+    whose: str = "",
 ) -> pa.Table:
     """Run one read-only query over the dataset's tables.
+
+    Args:
+        columns, without: as for `connected`.
+        whose: what an error names, where the user has not written the whole query.
 
     Raises:
         UsageError: it is none, or several, or changes something; or DuckDB refuses it, in its words.
     """
     import duckdb
 
+    has_licences = False
+
     def ask() -> pa.Table:
-        with connected(dataset, columns, without) as connection:
+        with connected(dataset, columns, without, has_licences=has_licences) as connection:
             statements = connection.extract_statements(query)
             if len(statements) != 1:
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
@@ -87,11 +171,19 @@ def sql(
             return connection.sql(query).to_arrow_table()
 
     try:
-        return _again_where_merged(dataset, ask)
+        try:
+            return _again_where_merged(dataset, ask)
+        except duckdb.BinderException as error:
+            if not any(f'"{name}" not found' in str(error) for name in OF_SOURCES):
+                raise
+            has_licences = True
+            return _again_where_merged(dataset, ask)
     except duckdb.Error as error:
         if not isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException):
             Tables(dataset).check()
-        raise UsageError(f"SQL {query!r}", " ".join(str(error).split())) from error
+        said = " ".join(str(error).partition("\n\nLINE ")[0].split())
+        step = "`rushes ls DATASET TABLE` shows a table's columns, docs/tables.md says what they hold."
+        raise UsageError(whose or f"SQL {query!r}", said, step) from error
 
 
 def _again_where_merged(dataset: Dataset, ask: Callable[[], Result]) -> Result:

@@ -14,13 +14,15 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 _USER = re.compile(
     r"(?:(?<=\bs3://)|(?<=\bgs://)|(?<=\bgcs://))[^\s?#/:@]+:[^\s?#@]*@"  # a secret may hold slashes
     r"|(?<=://)[^/\s?#]+@"
+    r"|(?<=://)[^\s?#/:@]+:(?!\d+/)[^\s?#@]*@"  # one with a slash, which no port is
 )
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 _SECRET = re.compile(
-    r"([?&;](?:x-\w+-[\w-]+|[\w.-]*(?:signature|token|secret|passw|credential)[\w.-]*"
-    r"|(?:[\w.-]*[-_.])?(?:sig|key|auth|hmac|pwd|policy|jwt)"
-    r"|(?:api|access|aws)[-_]?(?:access)?key(?:id)?|googleaccessid|key-pair-id)=)[^&;#\s]+",
+    r"([?&;#](?:x-\w+-[\w-]+|[\w.%-]*(?:signature|token|secret|passw|credential|session|bearer)[\w.%-]*"
+    r"|(?:[\w.%-]*(?:[-_.]|%2d|%2e|%5f))?(?:sig|key|auth|hmac|pwd|policy|jwt|sid|code|authkey)"
+    r"|(?:api|access|aws)(?:[-_]|%2d|%5f)?(?:access)?key(?:id)?|googleaccessid|key-pair-id|hdnts|hdnea)=)"
+    r"[^&;#\s]+",
     re.IGNORECASE,
 )
 """A parameter of an address that lets one in, up to its value."""
@@ -30,7 +32,8 @@ def shown(text: str) -> str:
     """The text without user and password of addresses, and without the query of http addresses."""
     if "://" not in text:
         return text
-    return _WEB.sub(lambda match: _QUERY.sub("...", match.group()), _USER.sub("***@", text))
+    text = _SECRET.sub(r"\1...", _USER.sub("***@", text))
+    return _WEB.sub(lambda match: _QUERY.sub("...", match.group()), text)
 
 
 def shown_json(value: Any) -> Any:

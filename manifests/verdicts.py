@@ -40,21 +40,32 @@ def latest(lines: Iterable[str]) -> list[dict[str, Any]]:
     return [row for row in found.values() if row.get("verdict") in VERDICTS]
 
 
-def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int]:
+def unread(lines: Iterable[str]) -> list[int]:
+    """Numbers, from 1, of the lines that hold no verdict: cut off, or with a word that is none."""
+    return [
+        number
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not latest([line]) and '"undone"' not in line
+    ]
+
+
+def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int, list[int]]:
     """Commit a file's verdicts as a column.
 
     Returns:
-        The column, rows in it, and verdicts on captions that the dataset does not have.
+        The column, rows in it, verdicts on captions that the dataset does not have, and numbers of the lines
+        that hold no verdict.
 
     Raises:
         UsageError: the file cannot be read, or says nothing of this dataset's captions.
     """
     try:
-        said = latest(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UsageError(
             str(path), f"cannot be read ({error.strerror})", "Name the file of verdicts."
         ) from error
+    said, bad_lines = latest(lines), unread(lines)
     wanted = pa.array(sorted({row["caption_id"] for row in said}), pa.string())
     where = pc.field("caption_id").isin(wanted)
     captions = {
@@ -75,7 +86,9 @@ def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int]:
     ]
     if not rows:
         raise UsageError(
-            str(path), "has no verdict on a caption of this dataset", "See `rushes dashboard --verdicts`."
+            str(path),
+            f"has no verdict on a caption here: {len(said)} are on others, {len(bad_lines)} lines hold none",
+            f"A verdict is one of {', '.join(VERDICTS)}; see `rushes dashboard --verdicts`.",
         )
     rows.sort(key=lambda row: (row["shard"], row["clip_id"], row["caption_id"], row["who"]))
     column = Column("verdict", fingerprint("verdict", CODE_VERSION, {"rows": rows}, {}))
@@ -90,4 +103,4 @@ def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int]:
     commit_version(
         dataset, column, {"shards": to_table("shards", made), "verdicts": to_table("verdicts", rows)}
     )
-    return column, len(rows), len(said) - len(rows)
+    return column, len(rows), len(said) - len(rows), bad_lines

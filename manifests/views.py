@@ -105,7 +105,8 @@ class View:
         self.column("preview")
         missing = {table: column for table, column in _MADE_BY.items() if column not in self.columns}
         try:
-            return queries.sql(dataset, query, self.columns, missing)
+            whose = f"view predicate {self.where!r}"
+            return queries.sql(dataset, query, self.columns, missing, whose=whose)
         except UsageError as error:
             for table, column in missing.items():
                 if re.search(rf"Table with name {table} does not exist", str(error)):

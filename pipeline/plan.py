@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Sequence
+import posixpath
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -163,6 +164,13 @@ def _has_changed(found: Found, row: dict) -> bool:
     return found.size_bytes not in {None, row["size_bytes"]}
 
 
+def _num_gone(files: list[Found], known: Collection[str]) -> int:
+    """Planned files of the same folders that are there no more: they were among the first all the same."""
+    names = {safe_name(found.uri) for found in files}
+    folders = {posixpath.dirname(name) for name in names}
+    return sum(name not in names and posixpath.dirname(name) in folders for name in known)
+
+
 def make_plan(
     dataset: Dataset,
     files: list[Found],
@@ -186,7 +194,8 @@ def make_plan(
     known, known_ids, first_shard, failed = _known(dataset)
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
     if config.limit:  # those that are planned count first, so that going on is going on with the same ones
-        files = sorted(files, key=lambda found: safe_name(found.uri) not in known)[: config.limit]
+        left = max(0, config.limit - _num_gone(files, known))
+        files = sorted(files, key=lambda found: safe_name(found.uri) not in known)[:left]
     for path in [
         found.uri for found in files if (row := known.get(safe_name(found.uri))) and _has_changed(found, row)
     ]:

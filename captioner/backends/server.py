@@ -16,9 +16,9 @@ import os
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from captioner.backends.reply import Reply, reply_of, retry_after_s
 from captioner.backends.vlm import reduced
 from captioner.coca.inputs import spread
 from captioner.gates.answers import captions_of
@@ -31,7 +31,6 @@ from media.decode.images import encode_jpeg
 from media.writer import webm_bytes
 
 MAX_TRIES = 5
-_MOST_TOKENS = 1 << 40
 MOST_IN_A_ROW = 12
 """Clips that a server leaves without an answer, none between them with one, before the work stops."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
@@ -51,30 +50,6 @@ class AwayError(RushesError):
 
 class ClipError(RushesError):
     """One clip got no answer; the others have theirs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What came of asking once.
-
-    Attributes:
-        text: the answer; empty if there is none.
-        is_cut: whether the answer ended at its most tokens.
-        error: why there is no answer.
-        is_passing: whether asking again may help.
-        is_away: whether the fault is the server's or the key's, whatever the clip.
-        asks_again_now: whether to ask again without a wait.
-        retry_after_s: the server's Retry-After.
-    """
-
-    text: str = ""
-    is_cut: bool = False
-    cost: Usage = field(default_factory=Usage)
-    error: str = ""
-    is_passing: bool = True
-    is_away: bool = False
-    asks_again_now: bool = False
-    retry_after_s: float | None = None
 
 
 class ServerCaptioner:
@@ -327,14 +302,17 @@ class ServerCaptioner:
 
         try:
             # not `chat.completions.create`: checking and copying what is sent costs more than all the rest
-            answer: Any = await self._client.post("/chat/completions", cast_to=object, body=request)
+            asked = self._client.post("/chat/completions", cast_to=object, body=request)
+            answer: Any = await asyncio.wait_for(asked, self.options.timeout_s)  # the client's is for a read
         except openai.APIStatusError as error:
             return self._refusal(error, "response_format" in request)
+        except TimeoutError:
+            return Reply(error=f"no whole answer within {self.options.timeout_s:g} s", is_away=True)
         except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
             # no answer in time, none at all, or half a JSON
             return Reply(error=f"{type(error).__name__}: {error}", is_away=True)
         try:
-            return _reply(answer)
+            return reply_of(answer)
         except (KeyError, TypeError, AttributeError, IndexError):
             said = f"what answers does not speak the chat protocol: {str(answer)[:200]!r}"
             return Reply(error=said, is_passing=False)
@@ -352,45 +330,5 @@ class ServerCaptioner:
             error=said,
             is_passing=is_passing,
             is_away=is_passing or status in {401, 403, 404},
-            retry_after_s=_retry_after(error.response.headers),
+            retry_after_s=retry_after_s(error.response.headers),
         )
-
-
-def _reply(answer: dict[str, Any]) -> Reply:
-    """What a server's answer says.
-
-    Raises:
-        KeyError, TypeError, AttributeError: it is none of the chat protocol.
-    """
-    used = answer.get("usage")
-    prompt, output = (
-        _count(used.get(name)) if isinstance(used, dict) else 0
-        for name in ("prompt_tokens", "completion_tokens")
-    )
-    cost = Usage(prompt_tokens=prompt, output_tokens=output)
-    first = answer["choices"][0] if answer["choices"] else None
-    text = _text(first["message"].get("content")) or _text(first["message"].get("refusal")) if first else ""
-    is_cut = first is not None and first.get("finish_reason") == "length"
-    return Reply(text=text, is_cut=is_cut, cost=cost, error="an answer without text")
-
-
-def _count(value: Any) -> int:
-    """A number of tokens; 0 for what is none, as that costs no caption."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS
-    return int(value) if is_number else 0
-
-
-def _text(content: Any) -> str:
-    """The words of a message, which some servers give in parts."""
-    if isinstance(content, list):
-        said = (None, "text", "output_text")  # and not what it thought
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") in said]
-        return "".join(text for part in parts if isinstance(text := part.get("text"), str))
-    return content if isinstance(content, str) else ""
-
-
-def _retry_after(headers: Any) -> float | None:
-    try:
-        return max(0.0, float(headers.get("retry-after", "")))
-    except ValueError:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,11 @@ from captioner.gates.contradictions import camera_said
 from captioner.gates.gates import stripped
 from captioner.prompts import TEXT_FIELDS, Prompt, camera_fields, parse_answer
 from captioner.protocol import Caption, ClipFrames, Provenance, Usage
+from manifests.text import valid
+
+_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
 
 
 def captions_of(
@@ -29,6 +35,7 @@ def captions_of(
 
     The cost of the answer is on the first caption alone, so that sums over captions are true.
     """
+    text = without_thought(readable(text))
     common: dict[str, Any] = {"source": source, "provenance": provenance, "finish_reason": finish_reason}
     answer = parse_answer(text)
     if answer is None:
@@ -55,6 +62,19 @@ def captions_of(
         ]
     found = [stripped(caption) for caption in found]
     return [replace(found[0], usage=usage), *found[1:]] if found else []
+
+
+def without_thought(text: str) -> str:
+    """An answer without what a model thought before it, ended or not."""
+    *thought, answer = _THOUGHT_END.split(text)
+    if thought:
+        return answer.strip()
+    return "" if _THOUGHT.match(text.lstrip()) else text
+
+
+def readable(text: str) -> str:
+    """The text without half characters and control characters; those between words become blanks."""
+    return _CONTROL.sub(" ", valid(text))
 
 
 def fields_text(fields: dict[str, Any]) -> str:

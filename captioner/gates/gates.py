@@ -119,6 +119,8 @@ def _faults(caption: Caption) -> list[str]:
         reasons.append("cut_off")
     if _BROKEN_ANSWER.match(caption.text):
         reasons.append("schema:an answer that cannot be read")
+    if "\ufffd" in caption.text:
+        reasons.append("unreadable")
     if _REFUSAL.search(caption.text):
         reasons.append("refusal")
     if _META.search(caption.text):

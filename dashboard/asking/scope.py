@@ -12,7 +12,7 @@ from dashboard.index.index import Index
 from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
-from manifests.queries import check_predicate
+from manifests.queries import check_predicate, speaks_of_licences, with_licences
 from manifests.store import storage
 from manifests.views import View
 from manifests.writing.removing import pending
@@ -106,7 +106,10 @@ class Scope:
             duckdb.Error: the predicate cannot be used.
         """
         others = ", ".join(f"{table} AS ({self._of(table)})" for table in _MADE_BY if table != "clips")
-        query = f"WITH {others}, clips AS ({self._of('clips')}) SELECT key FROM clips"
+        clips = self._of("clips")
+        if speaks_of_licences(where):
+            clips = with_licences(clips, "memory.now.sources")
+        query = f"WITH {others}, clips AS ({clips}) SELECT key FROM clips"
         return replace(self, out=index.left_out(query, where))
 
 

@@ -83,8 +83,11 @@ class Info:
 
 
 def _explained(row: dict[str, Any], meanings: Mapping[str, Reason]) -> tuple[str, str]:
-    reason = meanings.get(list(row.values())[1], Reason("See `cause` in the table."))
-    return reason.meaning, reason.next_step
+    word = list(row.values())[1]
+    for known in (meanings, DROPS, FAILURES):  # listing drops files by words that are failures of a probe
+        if reason := known.get(word):
+            return reason.meaning, reason.next_step
+    return "A word of another version.", ""
 
 
 def _counted(count: int, what: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import pyarrow.compute as pc
 import tyro
 
 from manifests import cli, queries, snapshots
@@ -18,6 +19,7 @@ from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
+from manifests.tables import scans
 from manifests.text import holds_secret, split_user
 from manifests.views import View
 from manifests.writing.commit import SupersededError
@@ -168,7 +170,8 @@ class Remove:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        sources = self._found(dataset)
+        found = self._found(dataset)
+        sources = {row["source_id"]: row["uri"] for row in found}
         if not sources and not pending(dataset):
             raise UsageError(
                 self.where or ", ".join(self.source) or "no source",
@@ -176,7 +179,8 @@ class Remove:
                 "List them with `rushes ls DATASET sources`.",
             )
         if self.dry_run:
-            cli.print_table("to remove", ["source", "address"], [list(item) for item in sources.items()])
+            rows = [list(row.values()) for row in found]
+            cli.print_table("to remove", ["source", "address", "status"], rows)
             return cli.DONE
         _refuse_while_training(dataset, self.runs)
         read_by = [str(path) for path in self.runs if _has_read(path, sources)]
@@ -201,21 +205,45 @@ class Remove:
             cli.say(f"remove: training {run} had read of it; its weights stay as they are")
         return cli.DONE
 
-    def _found(self, dataset: Dataset) -> dict[str, str]:
-        """Ids and addresses of the sources that are meant."""
+    def _found(self, dataset: Dataset) -> list[dict[str, str]]:
+        """Id, address and status of the sources that are meant, with all addresses of the same bytes.
+
+        Raises:
+            UsageError: a word names none, or the predicate is none.
+        """
         if self.where:
             queries.check_predicate(self.where, "--where")
         listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
+        unknown = list[str]()
         for word in self.source:
+            if not _is_known(dataset, word) and not _with_key_sealed(dataset, word):
+                unknown.append(word)
             if rows := _with_key_sealed(dataset, word):
                 ids = ", ".join(row["source_id"] for row in rows)
                 if holds_secret(word):  # what else its query says is sealed too
                     raise UsageError(word, "is sealed in the plan with its query", f"Give an id, of: {ids}.")
                 named += " OR source_id IN (" + ", ".join(f"'{row['source_id']}'" for row in rows) + ")"
-        query = f"SELECT source_id, uri FROM sources WHERE ({named}) OR ({self.where or 'false'}\n)"
-        rows = queries.sql(dataset, query).to_pylist()
-        return {row["source_id"]: row["uri"] for row in rows if not row["source_id"].startswith("removed-")}
+        if unknown and not pending(dataset):  # one that did not end has some of them behind it
+            raise UsageError(
+                f"--source {' '.join(unknown)}",
+                "names no source of the dataset; nothing is removed",
+                "List them with `rushes ls DATASET sources`.",
+            )
+        meant = f"SELECT source_id FROM sources WHERE ({named}) OR ({self.where or 'false'}\n)"
+        query = (
+            "SELECT source_id, uri, status FROM sources WHERE NOT starts_with(source_id, 'removed-') "
+            f"AND source_id IN ({meant}) ORDER BY source_id, status = 'kept' DESC, uri"
+        )
+        whose = f"--where {self.where!r}" if self.where else ""
+        found: list[dict[str, str]] = queries.sql(dataset, query, whose=whose).to_pylist()
+        return found
+
+
+def _is_known(dataset: Dataset, word: str) -> bool:
+    """Whether a word is the id or the address of a source."""
+    where = (pc.field("source_id") == word) | (pc.field("uri") == word)
+    return scans.table(dataset, "sources", None, ["source_id"], where).num_rows > 0
 
 
 def _with_key_sealed(dataset: Dataset, word: str) -> list[dict]:

@@ -10,7 +10,7 @@ import tyro
 
 from manifests import cli
 from manifests.layout import Dataset
-from manifests.verdicts import take_in
+from manifests.verdicts import VERDICTS, take_in
 from manifests.views import View
 from manifests.writing.lease import Lease
 
@@ -36,9 +36,15 @@ class TakeVerdicts:
         dataset = Dataset(self.dataset)
         with Lease(dataset):
             view = View.load(dataset, self.view)
-            column, num_rows, num_unknown = take_in(dataset, self.file)
+            column, num_rows, num_unknown, bad_lines = take_in(dataset, self.file)
             replace(view, columns={**view.columns, "verdict": column}).save(dataset, self.view)
         print(f"{column}: {num_rows} verdicts, view {self.view} has them")
         if num_unknown:
             cli.say(f"verdicts: {num_unknown} are of captions that are not here")
+        if bad_lines:
+            shown = ", ".join(map(str, bad_lines[:10])) + (", ..." if len(bad_lines) > 10 else "")
+            cli.say(
+                f"verdicts: {len(bad_lines)} lines of {self.file} hold none (line {shown}); "
+                f"the words are {', '.join(VERDICTS)}"
+            )
         return cli.DONE

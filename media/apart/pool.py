@@ -24,9 +24,13 @@ class _Pool:
         self._owner = os.getpid()
 
     @contextlib.contextmanager
-    def borrowed(self, uri: str) -> Iterator[Decoder]:
-        """A decoder for one file."""
-        decoder, is_kept = self._take(), False
+    def borrowed(self, uri: str, *, is_new: bool = False) -> Iterator[Decoder]:
+        """A decoder for one file.
+
+        Args:
+            is_new: one that has served no other.
+        """
+        decoder, is_kept = self._take(is_new), False
         decoder.begin(uri)
         try:
             yield decoder
@@ -37,11 +41,11 @@ class _Pool:
         finally:
             self._give(decoder, is_kept=is_kept)
 
-    def _take(self) -> Decoder:
+    def _take(self, is_new: bool) -> Decoder:
         with self._lock:
             if self._owner != os.getpid():  # this process was forked: they are its parent's
                 self._idle, self._busy, self._owner = [], [], os.getpid()
-            while self._idle:
+            while self._idle and not is_new:
                 if (decoder := self._idle.pop()).is_alive:
                     self._busy.append(decoder)
                     return decoder

@@ -28,6 +28,10 @@ MOST_FAR_BYTES = 1 << 20
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "RUSHES_MAX_PIXELS", "COVERAGE_PROCESS_START")
 
 
+class DoubtfulDeath(ChildProcessError):  # noqa: N818 - an event, and nobody's error yet
+    """A decoder died that had served other files: a library may have been hurt by one of those."""
+
+
 class Decoder:
     """One process that decodes.
 
@@ -55,6 +59,7 @@ class Decoder:
         os.close(child_writes)
         self.pid, self._wire = self._process.pid, Wire(reads, writes)
         self._uri = ""
+        self._served = set[str]()
         self._file: BinaryIO | None = None  # open where it is not local
         try:
             self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
@@ -69,12 +74,14 @@ class Decoder:
     def begin(self, uri: str) -> None:
         """From now on it reads this file, and may ask for the bytes of no other."""
         self._uri = uri
+        self._served.add(uri)
 
     def ask(self, do: str, **arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
         """What it answers, which is no error.
 
         Raises:
             MediaError: the file cannot be read, or the process died of it.
+            DoubtfulDeath: the process died, and had served other files.
             ChildProcessError: it was killed from outside, as where a machine runs out of memory.
             OSError: a fault of the machine.
         """
@@ -165,6 +172,8 @@ class Decoder:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return ChildProcessError(f"{self._uri}: its decoder was killed from outside ({name})")
+        if len(self._served) > 1:
+            return DoubtfulDeath(f"{self._uri}: its decoder died of it, or of a file before it ({name})")
         return MediaError("decoder_died", f"{self._uri}: its decoder died of it ({name})")
 
     @property

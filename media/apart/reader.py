@@ -7,28 +7,50 @@ A file may hold anything, and decoders are large programs in C. `probe` and `Rea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
 from media.apart.pool import borrowed
-from media.apart.process import Decoder
+from media.apart.process import Decoder, DoubtfulDeath
 from media.decode.geometry import Geometry
 from media.decode.probe import Probe
 from media.decode.reader import Frame
 
+Item = TypeVar("Item")
+
 
 def probe(path: str) -> Probe:
     """`media.decode.probe.probe`, in a process apart."""
-    with borrowed(path) as decoder:
+    try:
+        return _probe(path)
+    except DoubtfulDeath:
+        return _probe(path, is_new=True)
+
+
+def _probe(path: str, *, is_new: bool = False) -> Probe:
+    with borrowed(path, is_new=is_new) as decoder:
         header, _ = decoder.ask("probe", path=path)
         try:
             found = Probe.from_json(header["probe"])
         except (KeyError, TypeError) as error:
             raise decoder.nonsense(header) from error
         return replace(found, path=path)  # whatever it says: this is the file that will be opened
+
+
+def _in_doubt_again(read: Callable[..., Iterator[Item]]) -> Iterator[Item]:
+    """What a decoder gives; where it dies and another file may have hurt it, a new one gives the rest."""
+    num_given = 0
+    try:
+        for item in read(is_new=False):
+            num_given += 1
+            yield item
+    except DoubtfulDeath:
+        yield from islice(read(is_new=True), num_given, None)
 
 
 @dataclass
@@ -70,7 +92,8 @@ class Reader:
     """`media.decode.reader.VideoReader`, in a process apart.
 
     Args, attributes and errors are the same; a decoder that dies of the file is a `MediaError`, one that is
-    killed from outside a `ChildProcessError`.
+    killed from outside a `ChildProcessError`. Where one dies that has served other files, a new one begins
+    again, and goes on where the first one stopped.
     """
 
     def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
@@ -90,9 +113,14 @@ class Reader:
             drafts: longer side and rate of drafts that will be asked for, larger ones first: they come with
                 the first picture of each slot of that rate. Others cost an exchange each.
         """
+        yield from _in_doubt_again(partial(self._pictures, start_s, end_s, drafts))
+
+    def _pictures(
+        self, start_s: float, end_s: float, drafts: Sequence[tuple[int, float]], *, is_new: bool
+    ) -> Iterator[FarPicture]:
         wanted: dict[str, int | None] = {"glance_px": None}
         geometry = self.facts.geometry
-        with self._begun("pictures", start_s=start_s, end_s=end_s, drafts=drafts) as decoder:
+        with self._begun("pictures", is_new, start_s=start_s, end_s=end_s, drafts=drafts) as decoder:
             for items, arrays in self._answers(decoder, wanted):
                 rest, is_looked_at = iter(arrays), wanted["glance_px"] is not None
                 for index, item in enumerate(items):
@@ -112,9 +140,11 @@ class Reader:
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
         """As `VideoReader.frames`."""
-        with self._begun(
-            "frames", max_pixels=self.max_pixels, decoder=self.decoder, start_s=start_s, end_s=end_s
-        ) as decoder:
+        yield from _in_doubt_again(partial(self._frames, start_s, end_s))
+
+    def _frames(self, start_s: float, end_s: float, *, is_new: bool) -> Iterator[Frame]:
+        asked: dict[str, Any] = {"max_pixels": self.max_pixels, "decoder": self.decoder}
+        with self._begun("frames", is_new, start_s=start_s, end_s=end_s, **asked) as decoder:
             for items, pixels in self._answers(decoder, {}):
                 if len(items) != len(pixels):
                     raise decoder.nonsense({"items": len(items)})
@@ -136,8 +166,8 @@ class Reader:
                 raise decoder.nonsense(header) from error
 
     @contextlib.contextmanager
-    def _begun(self, what: str, **arguments: Any) -> Iterator[Decoder]:
-        with borrowed(self.facts.path) as decoder:
+    def _begun(self, what: str, is_new: bool, **arguments: Any) -> Iterator[Decoder]:
+        with borrowed(self.facts.path, is_new=is_new) as decoder:
             decoder.ask(what, facts=asdict(self.facts), **arguments)
             yield decoder
 

@@ -19,14 +19,18 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 
 from manifests.errors import UsageError
 from manifests.text import holds_secret, split_user
+from media.bytes.tar_member import split_member
 from media.errors import MediaError
 
 _ADDRESS = re.compile(r"(?P<scheme>\w+)://(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL)
 """Of addresses without a user."""
 _PARAMETER = "rushes-sealed="
+_PATH_PARAMETERS = re.compile(r";[^/]*")
+_WEB = ("http", "https")
 _BYTES = 32
 _given: bytes | None = None
 
@@ -74,11 +78,14 @@ def sealed(uri: str) -> str:
     if match is None:
         return uri
     before, hash_mark, member = match["rest"].partition("#")  # the member of a tar, whatever its name holds
+    if hash_mark and match["scheme"].lower() in _WEB and split_member(bare) is None:
+        return sealed(uri.partition("#")[0])  # what a browser keeps to itself, as a token of a sign-in
     path, _, query = before.partition("?")
-    is_secret = holds_secret(f"?{query}")
-    if not user and not is_secret:
+    is_secret, has_secret_path = holds_secret(f"?{query}"), holds_secret(path)
+    if not user and not is_secret and not has_secret_path:
         return uri
-    held = json.dumps([user, query if is_secret else None]).encode()
+    whole = json.dumps([user, query if is_secret else None, *([path] if has_secret_path else [])])
+    held, path = whole.encode(), _PATH_PARAMETERS.sub("", path) if has_secret_path else path
     text = base64.urlsafe_b64encode(_cipher(secret_or_new()).encrypt(held, [_whose(match)])).decode()
     kept = [query] if query and not is_secret else []
     return (
@@ -101,7 +108,8 @@ def unsealed(uri: str) -> str:
     seals = [part for part in parts if part.startswith(_PARAMETER)]
     if len(seals) != 1:
         return uri
-    user, whole = _opened(seals[0].removeprefix(_PARAMETER), match)
+    user, whole, *own_path = _opened(seals[0].removeprefix(_PARAMETER), match)
+    path = own_path[0] if own_path else path
     query = "&".join(part for part in parts if part not in seals) if whole is None else whole
     at = f"{user}@" if user else ""
     mark = "?" if query else ""
@@ -116,7 +124,8 @@ def keyless(uri: str) -> str:
     return uri if _PARAMETER not in before else f"{path}{'?' if kept else ''}{kept}{hash_mark}{member}"
 
 
-def _opened(text: str, match: re.Match[str]) -> tuple[str, str | None]:
+def _opened(text: str, match: re.Match[str]) -> list[Any]:
+    """User, query (None where it stands in the open) and, where it held a key, path."""
     from cryptography.exceptions import InvalidTag
 
     secret = secret_if_there()
@@ -124,14 +133,14 @@ def _opened(text: str, match: re.Match[str]) -> tuple[str, str | None]:
         if secret is None:
             raise ValueError("this user has sealed none")
         held = _cipher(secret).decrypt(base64.urlsafe_b64decode(text), [_whose(match)])
-        user, query = json.loads(held)
+        parts: list[Any] = json.loads(held)
     except (InvalidTag, ValueError) as error:
         raise MediaError(
             "sealed_elsewhere",
             f"{match['scheme']}://{match['host']}: its key was sealed by another user or for another host "
             f"({error or 'the seal does not fit'}). Give RUSHES_SEAL of who planned it, or its list again.",
         ) from error
-    return user, query
+    return parts
 
 
 def _whose(match: re.Match[str]) -> bytes:

@@ -22,6 +22,7 @@ MAX_MEMBERS = 2_000_000
 _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
 MAX_EXTENSION_BYTES = 1 << 20
+MAX_GLOBAL_KEYS = 256
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -80,6 +81,8 @@ class _Bounded(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header claims {self.size} bytes")
         if self.type in _EXTENSIONS and self.size > MAX_EXTENSION_BYTES:
             raise tarfile.ReadError(f"an extended header claims {self.size} bytes")
+        if len(tar.pax_headers) > MAX_GLOBAL_KEYS:  # each would be given to each member
+            raise tarfile.ReadError(f"its global headers have over {MAX_GLOBAL_KEYS} keys")
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
 
     def _proc_gnusparse_10(self, *_: object) -> None:

@@ -20,7 +20,7 @@ _WORDY = {"hevc", "vp9", "libdav1d"}
 
 
 def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
-    """What FFmpeg calls a video stream that it cannot decode, as `none (zzzz / 0x7A7A7A7A)`.
+    """What FFmpeg calls a stream that it cannot decode, as `none (zzzz / 0x7A7A7A7A)`; empty for nothing.
 
     Args:
         open_again: opens the container.
@@ -33,7 +33,7 @@ def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
     finally:
         av.logging.set_level(before)
     found = (re.search(r"Video: ([^,)]*\)?)", text) for _, _, text in lines)
-    return next((name.group(1).strip() for name in found if name), "one that it has no name for")
+    return next((name.group(1).strip() for name in found if name), "")
 
 
 @contextlib.contextmanager

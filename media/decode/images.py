@@ -9,11 +9,13 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from media.bytes.access import opened
 
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20, 64 << 20
+"""Of what stands beside a PNG's picture, unpacked; tools write settings of megabytes there."""
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
 

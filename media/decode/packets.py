@@ -5,6 +5,7 @@ Nothing is decoded.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,6 +15,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from media.bytes.access import open_binary
 from media.decode.complaints import name_of_codec
 from media.decode.container import open_container
 from media.decode.limits import MAX_PIXELS, check_pixels
@@ -23,13 +25,19 @@ from media.errors import MediaError
 MAX_KEY_INTERVAL_S = (
     12.0  # decord decodes, and holds, all from the keyframe before; further apart, memory and time run away
 )
-RESTART_S = 0.2  # a clock that falls back by more than this began anew: streams joined end to end
+RESTART_S, RESTART_TS_S = 0.2, 0.05
+"""A clock of decoding that falls back by more began anew: streams joined end to end. Transport streams carry
+that clock; elsewhere it may be reckoned from times that are wrong."""
+CLOCK_RESTART = "clock_restart"
+TIMES_OF_DECODING = "times_of_decoding"
+"""Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0
 LOST_FRAMES = "lost_frames"
 """Few frames are missing from an even stream whose decoder builds on others without a word."""
 _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4"}
 _FEW_STEPS = 24
+_SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
 _MOST_MISSING = 0.02
 """Share of steps; with more of them frames were left out on purpose."""
 
@@ -44,6 +52,7 @@ class Packets:
         warnings: short stable words, each once.
         gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
         missing_s: times of frames before which others are missing (`LOST_FRAMES`).
+        is_rising: each packet is shown after the one before it.
     """
 
     times_s: np.ndarray
@@ -54,6 +63,7 @@ class Packets:
     gap_s: float = 0.0
     gap_at_s: float = 0.0
     missing_s: list[float] = field(default_factory=list)
+    is_rising: bool = False
 
 
 @dataclass
@@ -68,6 +78,7 @@ class _Seen:
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     base = stream.time_base or Fraction(1, 1000)
+    restart_s = RESTART_TS_S if container.format.name == "mpegts" else RESTART_S
     runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
     num, is_first, last_dts, lengths = 0, True, None, list[int]()
     try:
@@ -91,8 +102,8 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
                 lengths += [packet.duration or 0] if packet.dts is None else []
                 continue
             if packet.dts is not None:
-                if last_dts is not None and (last_dts - packet.dts) * base > RESTART_S:
-                    notes["clock_restart"] += 1
+                if last_dts is not None and (last_dts - packet.dts) * base > restart_s:
+                    notes[CLOCK_RESTART] += 1
                     runs.append(_Seen())
                 last_dts = packet.dts
             if packet.pts < 0:
@@ -109,6 +120,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
     found = _summary([seen for seen in runs if seen.pts], base, num, notes, codec)
+    found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
     if num and len(lengths) == num:  # a raw stream has no times: by count, at the rate that it says of itself
         step_s = float(np.median(lengths) * base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
         found.times_s, found.last_duration_s = np.round(np.arange(num) * step_s, 6), step_s
@@ -163,6 +175,13 @@ def _is_cover(stream: av.VideoStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def _name_by_signature(path: str) -> str:
+    with open_binary(path) as file:
+        head = file.read(16)
+    known = (name for mark, name in _SIGNATURES.items() if head.startswith(mark))
+    return next(known, f"one that begins with {head.hex(' ')}")
+
+
 def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
     """The stream a player would show. Raises `MediaError` where there is none that can be decoded."""
     stream = cast(av.VideoStream | None, container.streams.best("video"))
@@ -173,7 +192,7 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     if stream is None:
         raise MediaError("no_video", f"{path} has no video stream")
     if stream.codec_context is None:
-        name = name_of_codec(lambda: open_container(path))
+        name = name_of_codec(lambda: open_container(path)) or _name_by_signature(path)
         raise MediaError("no_decoder", f"{path} is in a codec that FFmpeg cannot decode here: {name}")
     context = stream.codec_context
     check_pixels(path, context.width, context.height)

@@ -8,9 +8,12 @@ decoded in order by PyAV, still images and animated WebP by Pillow.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
 import warnings
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 import av
@@ -20,12 +23,13 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
-from media.bytes.access import is_local, opened, stat_media
+from media.bytes.access import is_local, open_binary, opened, stat_media
 from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.geometry import Geometry, orientation
-from media.decode.packets import Packets, scan_packets, video_stream
+from media.decode.images import frame_times_s
+from media.decode.packets import TIMES_OF_DECODING, Packets, scan_packets, video_stream
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
@@ -73,8 +77,21 @@ class Probe:
         return cls(**{**found, "geometry": geometry, "decoder_reasons": reasons})
 
 
+_MOST_JPEG_BYTES = 64 << 20
 _CLOCK_S = 1.1e-3
 """Containers round times to milliseconds."""
+
+
+_LOOKED_AT = 48
+
+
+def _comes_out_of_order(path: str) -> bool:
+    """Whether frames leave the decoder at times that fall back, as after a remuxer that wrote others."""
+    times = list[int]()
+    with open_container(path) as container, contextlib.suppress(av.FFmpegError):
+        for frame in islice(container.decode(video_stream(container, path)), _LOOKED_AT):
+            times += [] if frame.pts is None else [frame.pts]
+    return any(later < earlier for earlier, later in pairwise(times))
 
 
 def _first_frame(path: str) -> av.VideoFrame:
@@ -90,13 +107,43 @@ def _first_frame(path: str) -> av.VideoFrame:
     raise MediaError("no_frames", f"{path}: {last_error}")
 
 
-def _turn(frame: av.VideoFrame) -> tuple[int, bool]:
+_STILL_CONTAINERS = ("_pipe", "image2")
+_NAMED_PROFILES = {"png", "apng"}
+"""Codecs whose frames carry colour profiles with names. PyAV 18 frees such a name twice when side data is
+looked at, and the process dies of it, later."""
+
+
+def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
     """Rotation and mirroring from the frame's display matrix."""
+    if codec in _NAMED_PROFILES:
+        return round(frame.rotation / 90) * 90, False
     try:
         matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     except ValueError:  # side data of a kind PyAV does not know
         return 0, False
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
+
+
+_STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
+_STILLS |= {"ICO", "JPEG2000", "PCX", "SGI", "TGA"}
+
+
+def _is_stream(path: str, size: tuple[int, int]) -> bool:
+    """Whether behind a JPEG comes at once another one of its size, as in what cameras send: a film."""
+    with open_binary(path) as file:
+        data = file.read(_MOST_JPEG_BYTES)
+    place = 2
+    while data[place : place + 1] == b"\xff":  # segments, up to the one that the picture's bits follow
+        kind, length = data[place + 1 : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
+        place += 2 + length
+        if kind == b"\xda":
+            break
+    end = data.find(b"\xff\xd9", place)
+    behind = data[end + 2 :].lstrip(b"\0") if end >= 0 else b""
+    if not behind.startswith(b"\xff\xd8\xff"):
+        return False
+    with Image.open(io.BytesIO(behind)) as other:
+        return other.size == size
 
 
 def _probe_image(path: str) -> Probe | None:
@@ -107,15 +154,13 @@ def _probe_image(path: str) -> Probe | None:
             frames = getattr(image, "n_frames", 1)
             if image.format == "GIF" and frames > 1:
                 return None
-            if image.format not in {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}:
+            if image.format not in _STILLS or (image.format == "JPEG" and _is_stream(path, image.size)):
                 return None
             is_still = frames == 1 or image.format in {"MPO", "TIFF"}
             turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
             width, height = (image.height, image.width) if turned else image.size
             duration = 0.0
             if not is_still:
-                from media.decode.images import frame_times_s
-
                 times, last = frame_times_s(image)
                 duration = times[-1] + last
             return Probe(
@@ -225,9 +270,12 @@ def video_facts(path: str) -> VideoFacts:
             declared_fps = float(stream.average_rate or 0)
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
             has_audio = bool(container.streams.audio)
+            has_reordering = bool(stream.codec_context.has_b_frames)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
         frame = _first_frame(path)
+        if packets.is_rising and has_reordering and _comes_out_of_order(path):
+            packets.warnings.append(TIMES_OF_DECODING)
     except av.FFmpegError as error:
         raise MediaError("not_media", f"{path}: {error}") from error
     return VideoFacts(
@@ -279,18 +327,21 @@ def probe(path: str) -> Probe:
             "broken; remux it",
         )
     reasons, duration_s = facts.reasons_against_decord(), facts.duration_s
+    is_still = packets.num_packets == 1 and facts.container.endswith(_STILL_CONTAINERS)
+    if is_still:
+        duration_s = 0.0
     return Probe(
         path=path,
-        kind="video",
+        kind="image" if is_still else "video",
         container=facts.container,
         codec=facts.codec,
         pixel_format=frame.format.name,
-        geometry=Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame)),
+        geometry=Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame, facts.codec)),
         start_s=packets.first_s,
         duration_s=round(duration_s, 6),
         declared_duration_s=round(facts.declared_s, 6),
         num_packets=packets.num_packets,
-        fps=round(facts.fps, 6),
+        fps=0.0 if is_still else round(facts.fps, 6),
         is_vfr=facts.is_vfr,
         has_audio=facts.has_audio,
         transfer=transfer_name(frame),

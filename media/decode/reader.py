@@ -21,7 +21,13 @@ from media.decode.complaints import complaints
 from media.decode.container import open_container
 from media.decode.deinterlace import deinterlaced
 from media.decode.packet_kinds import is_hidden
-from media.decode.packets import LOST_FRAMES, RESTART_S, scan_packets, video_stream
+from media.decode.packets import (
+    CLOCK_RESTART,
+    LOST_FRAMES,
+    TIMES_OF_DECODING,
+    scan_packets,
+    video_stream,
+)
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe, is_old_444
 from media.decode.seeking import packets_from
@@ -172,7 +178,7 @@ class VideoReader:
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
         if self.decoder == "decord" and is_old_444(facts.codec, facts.pixel_format):
             self.decoder = "pyav"  # facts of before this was known say otherwise
-        self._avi_times_s: np.ndarray | None = None
+        self._times_s: np.ndarray | None = None  # of frames by their number, where packets do not say
         self.has_losses = False
         self._restart_s = 0.0  # added to the clock of a stream that began anew
 
@@ -242,9 +248,9 @@ class VideoReader:
                 gaps_s = self._gaps_s(container, stream)
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
-                if facts.container == "avi":
-                    # AVI stores decode order only: the i-th shown frame has the i-th smallest time
-                    self._avi_times_s = scan_packets(container, stream).times_s
+                if facts.container == "avi" or TIMES_OF_DECODING in facts.decoder_reasons:
+                    # decode order is all there is: the i-th shown frame has the i-th smallest time
+                    self._times_s = scan_packets(container, stream).times_s
                     container.seek(0)
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
@@ -255,7 +261,8 @@ class VideoReader:
                         decoded = field_filter(decoded, packet.size == 0)
                     for frame in decoded or ():
                         own_tick_s = float(frame.time_base or 0) if field_filter else tick_s
-                        time_s = self._time_s(frame.pts, own_tick_s, health.num_frames, previous_s)
+                        number = health.num_frames + health.num_lost_in_all
+                        time_s = self._time_s(frame.pts, own_tick_s, number, previous_s)
                         is_after_gap = bool(gaps_s) and previous_s < gaps_s[0] - EPSILON_S <= time_s
                         if is_after_gap:
                             gaps_s.pop(0)
@@ -304,15 +311,15 @@ class VideoReader:
             yield from self._converted(self.pictures(start_s, end_s))
 
     def _time_s(self, pts: int | None, tick_s: float, index: int, previous_s: float) -> float:
-        if self._avi_times_s is not None:
+        if self._times_s is not None:
             return (
-                float(self._avi_times_s[index])
-                if index < len(self._avi_times_s)
+                float(self._times_s[index])
+                if index < len(self._times_s)
                 else round(previous_s + 1 / (self.facts.fps or 24.0), 6)
             )
         if pts is not None:
             time_s = pts * tick_s - self.facts.start_s + self._restart_s
-            if index and previous_s - time_s > RESTART_S:
+            if index and previous_s > time_s and CLOCK_RESTART in self.facts.decoder_reasons:
                 step_s = 1 / (self.facts.fps or 24.0)
                 self._restart_s += previous_s + step_s - time_s
                 time_s = previous_s + step_s

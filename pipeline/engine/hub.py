@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 
+from manifests.errors import RushesError
+
 MAX_SETUPS = 3
 """Deaths of one actor while it sets up, after which the run ends."""
 
@@ -26,7 +28,7 @@ class EventHub:
     def __init__(self) -> None:
         self._events: list[dict] = []
         self._setups: dict[str, int] = {}
-        self._refusal: tuple | None = None
+        self._refusal: RushesError | None = None
 
     def begin_setup(self, stage: str, actor: str) -> int:
         """How many times the process of this actor died while it set up."""
@@ -39,11 +41,11 @@ class EventHub:
     def end_setup(self, actor: str) -> None:
         self._setups.pop(actor, None)  # a hub that was started again has forgotten it
 
-    def refuse(self, why: tuple) -> None:
-        """A stage cannot be set up, and why, as the arguments of a `RushesError`."""
+    def refuse(self, why: RushesError) -> None:
+        """A stage cannot be set up, and why."""
         self._refusal = why
 
-    def refusal(self) -> tuple | None:
+    def refusal(self) -> RushesError | None:
         return self._refusal
 
     def put(self, event: dict) -> None:

@@ -43,6 +43,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk without room: no other shard will fare better, and the run ends."""
 LIGHT_CPUS, SHARDS_AN_ACTOR = 0.5, 4
 """Of a light stage: with fewer, another actor does not pay for its start."""
+_REFUSED = "refused"  # the error of a row whose stage cannot be set up; the hub knows why
 _PROGRESS_EVERY_S = 5.0
 
 
@@ -67,31 +68,32 @@ class StageActor:
         use_secret(secret)
         go_to(folder)  # for models that are named by a relative path
         self.stage, self.dataset, self.run_id, self.hub = stage, Dataset(dataset_uri), run_id, hub
-        self.num_gpus = num_gpus
+        self.num_gpus, self.is_refused = num_gpus, False
         self._set_up(ray.get_runtime_context())
 
     def _set_up(self, context: Any) -> None:
-        """Set the stage up.
+        """Set the stage up; where it cannot be, tell the hub, and refuse all work.
 
-        Raises:
-            RushesError: this actor's process died while it did so, again and again.
+        An error would be told by Ray, at length and several times.
         """
         stage, actor = self.stage, context.get_actor_id()
         self.node = Node(context.get_node_id(), is_node_gone)
         deaths = ray.get(self.hub.begin_setup.remote(stage.name, actor))
         if deaths >= MAX_SETUPS:
-            why = (
+            why = RushesError(
                 f"stage {stage.name}",
                 f"its process died {deaths} times while it set up",
                 "Look for memory: the weights may not fit. The node's log of the worker says more.",
             )
             ray.get(self.hub.refuse.remote(why))
-            raise RushesError(*why)
+            self.is_refused = True
+            return
         try:
             stage.setup()
         except RushesError as error:
-            ray.get(self.hub.refuse.remote(error.args))
-            raise
+            ray.get(self.hub.refuse.remote(error))
+            self.is_refused = True
+            return
         ray.get(self.hub.end_setup.remote(actor))
 
     def _tell(self, event: str, text: str, shard: int, **value: Any) -> None:
@@ -104,8 +106,8 @@ class StageActor:
 
     def __call__(self, batch: dict) -> dict:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
-        if error:
-            return batch
+        if error or self.is_refused:
+            return {**batch, "error": [error or _REFUSED]}
         told_s, cpu_s = time.monotonic(), _cpu_s()
         self._tell("job_started", f"on {socket.gethostname()}", shard, node=socket.gethostname())
 
@@ -211,13 +213,15 @@ def run_stages(
     outcome = Outcome()
     try:
         for row in flow.iter_rows():
+            if row["error"] == _REFUSED and (why := ray.get(hub.refusal.remote())):
+                raise why
             if row["full"]:
                 raise OSError(row["full"], os.strerror(row["full"]), dataset.uri)
             if row["error"]:
                 outcome.shard_errors.append(f"shard {row['shard']}: {row['error']}")
     except ray.exceptions.RayError as error:
         if why := ray.get(hub.refusal.remote()):
-            raise RushesError(*why) from error
+            raise why from error
         raise
     finally:
         try:

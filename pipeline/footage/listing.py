@@ -53,9 +53,9 @@ def _row_list(uri: str) -> Iterator[Found]:
 
 def _inside(uri: str) -> list[Found] | None:
     """What lies in a folder, below a prefix, or is named by a pattern; None for anything else, or nothing."""
-    if uri.startswith(STORES):
-        return store_files(uri) if uri.endswith("/") else None
     try:
+        if uri.startswith(STORES):
+            return store_files(uri) if uri.endswith("/") else None
         path = Path(uri)
         if "://" in uri or path.is_file() or not (path.is_dir() or set(uri) & set("*?")):
             return None
@@ -83,17 +83,21 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
             )
         return _text_list(argument, parents) if suffix_of(argument) == ".txt" else _row_list(argument)
     if argument.startswith(STORES):
-        return store_files(argument)
+        try:
+            return store_files(argument)
+        except UsageError:
+            if parents:  # of the entries of a list one that cannot be had fails alone, when it is probed
+                return [Found(argument)]
+            raise
     return local_files(argument) if is_path else [Found(argument)]
 
 
 def _one_name(argument: str) -> str:
-    """One name for one file: no `..` in a path, links as they are named."""
-    return (
-        argument
-        if "://" in argument and not argument.startswith("file://")
-        else entry_uri(argument, str(Path.cwd() / "list.txt"))
-    )
+    """One name for one file: no `..` in a path, links as they are named, schemes in small letters."""
+    scheme, mark, rest = argument.partition("://")
+    if mark and scheme.lower() != "file":
+        return f"{scheme.lower()}://{rest}"
+    return entry_uri(argument, str(Path.cwd() / "list.txt"))
 
 
 def listed_again(rows: Iterable[dict]) -> list[Found]:
@@ -159,8 +163,10 @@ def list_sources(footage: list[str]) -> list[Found]:
             )
         take(named)
     for uri in sorted(found, key=lambda uri: (-uri.count("/"), uri)):  # the deepest folder's word comes first
-        if rows := folder_rows(uri):
-            del found[uri]
+        if said := folder_rows(uri):
+            rows, is_whole = said
+            if is_whole:
+                del found[uri]
             take(rows)
     found, opened = {}, with_tars_opened(found.values())
     take(opened)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import chain
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin
 
@@ -26,7 +27,13 @@ from media.errors import MediaError, shown
 from pipeline.footage.found import URI_COLUMNS, Found, row_fields, split_query, suffix_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_WIDE = {  # the longer mark first: that of UTF-32 begins as that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_LOOKED_AT_BYTES = 1 << 16
 MAX_ROWS = 20_000_000
 MAX_LINE_BYTES = 4 << 20
 _MAX_GROUP_BYTES = 1 << 30
@@ -35,22 +42,32 @@ _NEXT = f"Give a column {', '.join(URI_COLUMNS[:-1])} or {URI_COLUMNS[-1]} in ev
 Row = dict[str, Any]
 
 
+class _Recoded(io.RawIOBase):
+    """Bytes of another text file: what `read` gives of at most so many."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 def _as_utf8(file: Any) -> Any:
-    """The same bytes, or those of UTF-16 as UTF-8: what its first two bytes say."""
-    if not file.peek(2).startswith(_UTF_16):
-        return file
-    text = codecs.getreader("utf-16")(file, "replace")
-
-    class Recoded(io.RawIOBase):
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: Any) -> int:
-            data = text.read(len(buffer) // 4, len(buffer) // 4).encode("utf-8", "replace")
-            buffer[: len(data)] = data
-            return len(data)
-
-    return io.BufferedReader(Recoded(), 1 << 18)
+    """The same bytes; those of UTF-16 and UTF-32, as their marks say, as UTF-8; lines that end as on old
+    Macs, in CR alone, as others do."""
+    head = file.peek(_LOOKED_AT_BYTES)
+    if encoding := next((name for mark, name in _WIDE.items() if head.startswith(mark)), ""):
+        text = codecs.getreader(encoding)(file, "replace")
+        recoded = _Recoded(lambda most: text.read(most // 4, most // 4).encode("utf-8", "replace"))
+        return io.BufferedReader(recoded, 1 << 18)
+    if b"\r" in head and b"\n" not in head:
+        return io.BufferedReader(_Recoded(lambda most: file.read(most).replace(b"\r", b"\n")), 1 << 18)
+    return file
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
@@ -75,7 +92,11 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 
 def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.DictReader((line for _, line in _lines(file, name)), strict=True, delimiter=delimiter)
+    lines = (line for _, line in _lines(file, name))
+    first = next(lines, "")
+    if "," not in first and ";" in first:  # as where the comma stands in numbers
+        delimiter = ";"
+    reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if None in row:
@@ -116,6 +137,30 @@ def _has_bytes(kind: pa.DataType) -> bool:
     return any(_has_bytes(kind.field(index).type) for index in range(kind.num_fields))
 
 
+def _rows_of(batch: pa.RecordBatch) -> list[Row]:
+    """Rows as Python has them. Text that is no UTF-8 is made valid; what Python has no value for, as dates of
+    the year 200,000 are, is left out of its row."""
+    try:
+        rows: list[Row] = batch.to_pylist()
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        names = batch.schema.names
+        rows = [
+            {name: _value(batch.column(place)[number]) for place, name in enumerate(names)}
+            for number in range(batch.num_rows)
+        ]
+    return rows
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        is_text = pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type)
+        return cell.as_buffer().to_pybytes().decode("utf-8", "replace") if is_text else None
+    except (ValueError, OverflowError, KeyError, pa.ArrowException):
+        return None
+
+
 def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     """Rows of a parquet file; columns that hold bytes are not read."""
     try:
@@ -127,6 +172,8 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                 "Split it into several lists.",
             )
         columns = [item.name for item in table.schema_arrow if not _has_bytes(item.type)]
+        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+            raise UsageError(name, f"has columns {', '.join(twice)} twice", "Write it with a name for each.")
         number = 0
         for group in range(table.num_row_groups):
             facts = table.metadata.row_group(group)
@@ -140,7 +187,7 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                     name, f"row group {group} unpacks to {size} bytes", "Write it with smaller row groups."
                 )
             for batch in table.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
-                for row in batch.to_pylist():
+                for row in _rows_of(batch):
                     number += 1
                     yield number, row
     except (pa.ArrowException, OSError) as error:
@@ -187,6 +234,8 @@ def entry_uri(entry: str, list_uri: str) -> str:
     Raises:
         UsageError: a list that came over http names a file of this machine.
     """
+    scheme, mark, rest = entry.partition("://")
+    entry = f"{scheme.lower()}{mark}{rest}" if mark and scheme.isalnum() else entry
     if entry.startswith("file://"):
         path = entry.removeprefix("file://").partition("?")[0].partition("#")[0]
         entry = unquote(path[path.find("/") :] if "/" in path else path)
@@ -234,7 +283,9 @@ def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
     Raises:
         UsageError: there is none, or it is no text.
     """
-    for column in URI_COLUMNS:
+    by_name = {key.strip().lower(): key for key in reversed(list(row))}
+    for name in URI_COLUMNS:
+        column = by_name.get(name, name)
         value = row.get(column)
         if value is None or value == "":
             continue

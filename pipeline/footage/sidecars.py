@@ -10,6 +10,7 @@ import json
 import math
 import posixpath
 from collections.abc import Sequence
+from itertools import chain
 
 from captioner.protocol import KINDS
 from manifests.cli import say
@@ -27,11 +28,11 @@ _LICENCE = ("licence", "license", "rights")
 _ORIGIN = ("url", "webpage_url", "source_url", "author", "uploader", "creator")
 
 
-def folder_rows(uri: str) -> list[Found] | None:
-    """Rows of a folder's metadata file, by the files they are about; None where the file is something else.
+def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
+    """Rows of a folder's metadata file, by the files they are about, and whether all could be read.
 
-    Raises:
-        UsageError: a line after the first is malformed, or gives no `file_name`.
+    Returns:
+        None where the file is something else.
     """
     if posixpath.basename(split_query(uri)[0]) not in _FOLDER_LISTS:
         return None
@@ -44,15 +45,21 @@ def folder_rows(uri: str) -> list[Found] | None:
     if first is None or not isinstance(first[1].get("file_name"), str):
         rows.close()
         return None
-    found = []
-    for number, row in [first, *rows]:
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise UsageError(
-                f"{shown(uri)} line {number}", "gives no file_name", "Give every row the name of its file."
-            )
-        found.append(row_found(row, "file_name", entry_uri(name, uri)))
-    return found
+    found, nameless = list[Found](), list[int]()
+    try:
+        for number, row in chain([first], rows):
+            name = row.get("file_name")
+            if isinstance(name, str) and name:
+                found.append(row_found(row, "file_name", entry_uri(name, uri)))
+            else:
+                nameless.append(number)
+    except UsageError as error:
+        say(f"{error} What it says of {len(found)} files before that is taken, and no more.")
+        return found, False
+    if nameless:
+        shown_lines = ", ".join(map(str, nameless[:10])) + (", ..." if len(nameless) > 10 else "")
+        say(f"{shown(uri)}: {len(nameless)} lines give no file_name (line {shown_lines}) and are left out")
+    return found, not nameless
 
 
 def _read_text(uri: str) -> str:

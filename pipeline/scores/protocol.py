@@ -56,4 +56,7 @@ class Scorer(Protocol):
         """
 
     def score(self, clips: Sequence[Sequence[np.ndarray]]) -> list[Score]:
-        """A score of each clip, by its pictures [H, W, 3] uint8, of any size, at least one."""
+        """A score of each clip, by its pictures [H, W, 3] uint8, of any size, at least one.
+
+        They are the other scorers' pictures too, and read-only: what is changed is changed in a copy.
+        """

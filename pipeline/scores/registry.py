@@ -30,15 +30,16 @@ def make_scorer(said: str) -> Scorer:
         raise UsageError(
             f"--score.use {said}", f"has no {', '.join(lacks)}", "See pipeline/scores/protocol.py."
         )
-    kinds = (
-        isinstance(scorer.name, str) and isinstance(scorer.version, str) and isinstance(scorer.frames, int)
-    )
-    if not kinds or not _NAME.match(scorer.name) or scorer.frames < 1:
-        raise UsageError(
-            f"--score.use {said}",
-            f"has the name {scorer.name!r} and asks for {scorer.frames} frames",
-            "A name is lower-case letters, digits and underscores, a version is text, frames are 1 or more.",
-        )
+    is_count = isinstance(scorer.frames, int) and not isinstance(scorer.frames, bool) and scorer.frames > 0
+    is_name = isinstance(scorer.name, str) and _NAME.match(scorer.name)
+    for key, is_right, rule in (
+        ("name", is_name, "lower-case letters, digits and underscores"),
+        ("version", isinstance(scorer.version, str), "text"),
+        ("frames", is_count, "a whole number from 1 on"),
+    ):
+        if not is_right:
+            found = f"has the {key} {getattr(scorer, key)!r}"
+            raise UsageError(f"--score.use {said}", found, f"It is {rule}.")
     return scorer
 
 

@@ -75,7 +75,11 @@ def _said_often(rows: pa.Table) -> list[dict[str, Any]]:
 def print_caption_summary(summary: dict[str, Any]) -> None:
     """One line, and the alarms."""
     cost = f", {summary['seconds_per_accepted']} s each" if summary["seconds_per_accepted"] else ""
-    cost += f", {summary['output_tokens_per_accepted']} tokens each" if summary["output_tokens"] else ""
+    cost += (
+        f", {summary['output_tokens_per_accepted']} tokens each"
+        if summary["output_tokens_per_accepted"]
+        else ""
+    )
     say(
         f"captions: {summary['accepted']} accepted{cost}; {summary['rejected']} rejected, "
         f"{summary['out_of_domain']} withheld as out of domain"

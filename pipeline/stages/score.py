@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 import pyarrow.compute as pc
@@ -56,7 +57,9 @@ class ScoreStage:
                 raise
             except Exception as error:  # whatever a user's own class does
                 raise UsageError(
-                    f"scorer {scorer.name}", f"cannot be set up ({type(error).__name__}: {error})", "Mend it."
+                    f"scorer {scorer.name}",
+                    f"cannot be set up ({type(error).__name__}: {' '.join(str(error).split())})",
+                    f"Mend its setup, in {type(scorer).__module__}.",
                 ) from error
 
     def process(
@@ -151,6 +154,7 @@ class Pictures:
     def _picture(self, member: Member) -> np.ndarray:
         if member.name not in self._decoded:
             self._decoded[member.name] = decode_image(self._read(member))
+            self._decoded[member.name].setflags(write=False)  # other scorers see them too
         return self._decoded[member.name]
 
 
@@ -160,14 +164,19 @@ def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[S
     Raises:
         ValueError: it gives another number of scores, one that is none, or one that is not finite.
     """
-    scores = list(scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips]))
+    given = scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
+    if not isinstance(given, Iterable):
+        raise ValueError(f"it gave {given!r:.200}, which is no list of Score(value, (word, ...))")
+    scores = list(given)
     if len(scores) != len(clips):
         raise ValueError(f"it gave {len(scores)} scores for {len(clips)} clips")
     found = list[Score]()
     for score in scores:
         if not isinstance(score, Score) or isinstance(score.words, str):
             raise ValueError(f"it gave {score!r:.200}, which is no Score(value, (word, ...))")
-        if not np.isfinite(score.value):
+        if not isinstance(score.value, SupportsFloat):
+            raise ValueError(f"it gave the value {score.value!r:.200}, which is no number")
+        if not np.isfinite(float(score.value)):
             raise ValueError(f"it gave {score.value}, which is not finite")
         found.append(Score(float(score.value), tuple(valid(str(word)) for word in score.words or ())))
     return found

@@ -533,7 +533,7 @@ def test_a_view_that_asks_for_scores_and_verdicts_is_shown(copy, tmp_path):
     captions = [row for row in scans.table(copy, "captions").to_pylist() if row["kind"] == "dense"]
     said = {"who": "ann", "caption_id": captions[0]["caption_id"], "verdict": "wrong"}
     (tmp_path / "verdicts.jsonl").write_text(json.dumps(said) + "\n")
-    column, _, _ = take_in(copy, tmp_path / "verdicts.jsonl")
+    column, *_ = take_in(copy, tmp_path / "verdicts.jsonl")
     columns = View.load(copy).columns | {"score": stage.column, "verdict": column}
     where = "clip_id IN (SELECT clip_id FROM scores WHERE value > 0)"
     View(columns=columns, where=where).save(copy, "red")

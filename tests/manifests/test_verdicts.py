@@ -66,3 +66,14 @@ def test_what_is_no_file_of_verdicts_is_refused(copy, tmp_path, capsys):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n[]\n3\n')
     assert cli.main(arguments=["verdicts", copy.uri, str(tmp_path / "other.jsonl")]) == cli.USAGE
     assert "has no verdict on a caption" in capsys.readouterr().err
+
+
+def test_lines_that_hold_none_are_told(judged, capsys):
+    dataset, path, _ = judged
+    lines = path.read_text().splitlines()
+    assert cli.main(arguments=["verdicts", dataset.uri, str(path)]) == cli.DONE
+    said = capsys.readouterr().err
+    assert (
+        f"{len(lines) - 7} lines of {path} hold none (line 7, 8, " in said
+    )  # the six, and one with odd signs
+    assert "right, minor, wrong, unsure" in said

@@ -5,6 +5,7 @@ import contextlib
 import json
 import threading
 import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = {
@@ -68,7 +69,17 @@ class ChatServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _reply(self, handler, body, fault):
+    @staticmethod
+    def _drip(handler):
+        """Blanks for three seconds, as what keeps a connection alive sends them."""
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(30):
+            time.sleep(0.1)
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+
+    def _reply(self, handler, body, fault):  # noqa: PLR0911 - one a fault
         time.sleep(0.02)
         if fault in {"429", "500", "400", "401"}:
             return self._send(
@@ -80,6 +91,11 @@ class ChatServer:
         if fault == "timeout":
             time.sleep(1.5)
             return self._send(handler, 200, "{}")
+        if fault == "drip":
+            return self._drip(handler)
+        if fault == "date":
+            until = formatdate(time.time() + 2, usegmt=True)
+            return self._send(handler, 429, "{}", {"retry-after": until})
         if fault == "html":
             return self._send(handler, 200, "<html>a login page</html>", {"content-type": "text/html"})
         if fault == "half":

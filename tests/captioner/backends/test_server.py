@@ -3,12 +3,15 @@ is lost or doubled.
 """
 
 import json
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from captioner.backends import server as module
-from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner, _reply
+from captioner.backends.reply import reply_of
+from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner
 from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
 from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
@@ -148,7 +151,7 @@ def test_odd_counts_of_tokens_cost_no_caption(usage, tokens):
             {"type": "thinking", "text": "Hm."},
         ]
     }
-    reply = _reply({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+    reply = reply_of({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
     assert reply.text == "A ball moves."
     assert (reply.cost.prompt_tokens, reply.cost.output_tokens) == tokens
 
@@ -327,3 +330,53 @@ def test_benchmarks_with_a_judge_say_how_steady_it_was(tmp_path):
     assert questions["accuracy"] == 0.5
     with pytest.raises(UsageError, match="no events"):
         load_truth(tmp_path / "vdc.json", "events")
+
+
+def test_an_answer_that_drips_is_given_up_at_its_limit():
+    with ChatServer() as server:
+        server.faults = ["drip"]
+        begin = time.monotonic()
+        found = ServerCaptioner(options(server, timeout_s=0.6)).caption([clip(1)])
+        assert len(found[0]) == 3 and len(server.requests) == 2
+        assert time.monotonic() - begin < 2.5  # the server goes on for three seconds
+
+
+def test_a_date_to_ask_again_at_is_waited_for():
+    with ChatServer() as server:
+        server.faults = ["date"]
+        begin = time.monotonic()
+        ServerCaptioner(options(server)).caption([clip(1)])
+        assert len(server.requests) == 2 and time.monotonic() - begin > 0.9  # of a clock of whole seconds
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<think>hm {0}</think>{1}",
+        "hm {0}\n</think>\n\n{1}",  # a template that opens the thought itself
+        "<thinking>\nhm</thinking> {1}",
+        "\ud800<think>hm</think>{1}\x00\x07",
+    ],
+)
+def test_what_a_model_thinks_is_no_caption(said):
+    answer = said.replace("{0}", "I see a ball.").replace("{1}", ANSWER["dense"])
+    with ChatServer(answer=lambda request: answer) as server:
+        [captions] = ServerCaptioner(options(server)).caption([clip(1)])
+        assert [caption.text for caption in captions] == [ANSWER["dense"]]
+
+
+def test_a_thought_without_an_end_is_no_answer_and_half_characters_are_rejected():
+    with ChatServer(answer=lambda request: "<think>hm, a ball that moves") as server:
+        [[caption]] = ServerCaptioner(options(server)).caption([clip(1)])
+        assert "an answer without text" in caption.finish_reason and not caption.text
+    with ChatServer(answer=lambda request: "A red \ud800 ball moves from left to right.") as server:
+        [captions] = write_captions(make_captioner(options(server)), [clip(1)], retries=0)
+        assert captions[0].verdict.reasons == ("unreadable",)
+
+
+def test_windows_without_an_answer_say_nothing():
+    with ChatServer() as server:
+        server.faults = ["400"] * 20
+        long = replace(clip(1), facts={**clip(1).facts, "cuts_s": [0.75]})
+        [captions] = Windowed(ServerCaptioner(options(server)), 12.0).caption([long])
+        assert {caption.text for caption in captions} == {""}

@@ -292,6 +292,8 @@ def test_the_verb_and_what_it_refuses(copy, capsys):
     capsys.readouterr()
     assert cli.main(arguments=["remove", copy.uri, "--source", uri, "--dry-run"]) == cli.DONE
     assert source_id in capsys.readouterr().out and holders(copy, [source_id])
+    assert cli.main(arguments=["remove", copy.uri, "--source", source_id, "mistyped"]) == cli.USAGE
+    assert "--source mistyped: names no source" in capsys.readouterr().err and holders(copy, [source_id])
     where = f"source_id = '{source_id}'"
     assert cli.main(arguments=["remove", copy.uri, "--where", where, "--json"]) == cli.DONE
     assert json.loads(capsys.readouterr().out)["clips"] > 0

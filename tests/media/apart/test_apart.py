@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from media.apart import pool, process
+from media.apart.process import Decoder
 from media.apart.reader import Reader, probe
 from media.decode.probe import probe as probe_here
 from media.decode.reader import VideoReader
@@ -164,6 +165,29 @@ def test_a_decoder_that_dies_of_a_file_is_that_files_error_and_the_next_file_has
     with pytest.raises(MediaError, match=r"decoder_died: .*\.mp4: its decoder died of it \(SIGSEGV\)"):
         list(pictures)
     assert len(seen(Reader(facts))) > 1 and before not in pool.pids()
+
+
+def test_a_death_after_another_file_is_nobodys_until_a_new_decoder_dies_too(film, films, monkeypatch):
+    other = str(sorted(films.glob("*.webm"))[0])
+    facts, [whole, *_] = probe(film), [seen(Reader(probe(film)))]
+    probe(other)
+    pictures = Reader(facts).pictures(0.2, 1.0)
+    first = next(pictures)
+    [before] = pool.pids()
+    os.kill(before, signal.SIGSEGV)
+    assert [first.time_s, *(shown.time_s for shown in pictures)] == [row[0] for row in whole]
+    assert before not in pool.pids()
+    probe(other)
+    real = Decoder.ask
+
+    def dying(self, do, **arguments):
+        if do == "probe":
+            os.kill(self.pid, signal.SIGSEGV)
+        return real(self, do, **arguments)
+
+    monkeypatch.setattr(Decoder, "ask", dying)
+    with pytest.raises(MediaError, match=r"decoder_died: .*\.mp4: its decoder died of it \(SIGSEGV\)"):
+        probe(film)
 
 
 def test_a_decoder_that_is_killed_from_outside_is_no_fault_of_the_file(film):

@@ -21,8 +21,8 @@ from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
 from pipeline.config import PlanConfig
+from pipeline.footage import listing, sources
 from pipeline.footage import lists as footage_lists
-from pipeline.footage import sources
 from pipeline.footage.found import Found
 from pipeline.footage.listing import list_sources
 from pipeline.footage.sources import content_id, same_bytes, source_row
@@ -224,6 +224,75 @@ def test_a_malformed_line_is_named_with_its_list(tmp_path, monkeypatch, name, co
     assert name in caught.value.subject
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "uri;alt\nx.mp4;a, b\n".encode("utf-32")),
+        ("a.csv", b"uri;alt\r\nx.mp4;a, b\r\n"),
+        ("a.csv", b'uri,alt\rx.mp4,"a, b"\r'),
+        ("a.csv", b' Path ,Alt\nx.mp4,"a, b"\n'),
+        ("a.txt", b"y.mp4\rx.mp4\r"),
+        ("a.txt", "y.mp4\nx.mp4\n".encode("utf-16")),
+        ("a.jsonl", b'{"Path": "x.mp4", "alt": "a, b"}\r\n'),
+    ],
+)
+def test_lists_of_other_systems_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    found = {item.uri: item for item in list_sources([str(tmp_path / name)])}
+    assert str(tmp_path / "x.mp4") in found and len(found) == 1 + name.endswith(".txt")
+    assert name.endswith(".txt") or source_row(found[str(tmp_path / "x.mp4")])["alt"] == "a, b"
+
+
+def test_what_python_has_no_value_for_is_left_out_of_its_row(tmp_path):
+    text = pa.StringArray.from_buffers(
+        2, pa.py_buffer(np.array([0, 4, 6], np.int32)), pa.py_buffer(b"caf\xe9ok")
+    )
+    columns = {
+        "path": ["x.mp4", "y.mp4"],
+        "alt": text,
+        "day": pa.array([2**31 - 1, 0], pa.date32()),
+        "at": pa.array([2**62, 0], pa.timestamp("us")),
+        "long": pa.array([2**62, 0], pa.duration("s")),
+        "zone": pa.array([0, 0], pa.timestamp("us", tz="Nowhere/Such")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    first, second = list_sources([str(tmp_path / "a.parquet")])
+    assert (first.alt, second.alt) == ("caf\ufffd", "ok")
+    assert "1970" in str(second.metadata["day"]) and not first.metadata.get("day")
+    twice = pa.Table.from_arrays([pa.array(["x.mp4"])] * 2, ["path", "path"])
+    pq.write_table(twice, tmp_path / "b.parquet")
+    with pytest.raises(UsageError, match="has columns path twice"):
+        list_sources([str(tmp_path / "b.parquet")])
+
+
+def test_an_entry_whose_store_cannot_be_had_fails_alone(folder, tmp_path, monkeypatch):
+    def refusing(address):
+        raise UsageError(address, "cannot be opened", "Check it.")
+
+    monkeypatch.setattr(listing, "store_files", refusing)
+    for name, text in (("a.txt", "{0}\n{1}\n{1}/\n"), ("a.csv", "uri\n{0}\n{1}/\n")):
+        (tmp_path / name).write_text(text.format(media(folder)[0], "S3://nobucket-zz/x8.mp4"))
+        found = [item.uri for item in list_sources([str(tmp_path / name)])]
+        assert media(folder)[0] in found and any(uri.startswith("s3://nobucket-zz/x8.mp4") for uri in found)
+    with pytest.raises(UsageError, match="cannot be opened"):
+        list_sources(["s3://nobucket-zz/"])
+
+
+def test_schemes_are_read_in_any_case(folder, tmp_path):
+    (tmp_path / "a.txt").write_text(f"HTTPS://127.0.0.1:9/x.mp4\nFILE://{media(folder)[0]}\n")
+    found = [item.uri for item in list_sources([str(tmp_path / "a.txt"), f"File://{media(folder)[1]}"])]
+    assert found == sorted(["https://127.0.0.1:9/x.mp4", *media(folder)[:2]])
+
+
+def test_global_headers_of_many_keys_are_not_given_to_each_member(tmp_path):
+    keys = {f"k{number}": "v" for number in range(1000)}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=keys) as tar:
+        for number in range(50):
+            add(tar, f"{number}.mp4", b"x")
+    index = tar_index(str(tmp_path / "a.tar"))
+    assert not index.members and "global headers have over" in index.damage
+
+
 def add(tar, name, data):
     info = tarfile.TarInfo(name)
     info.size = len(data)
@@ -324,9 +393,16 @@ def test_a_metadata_file_of_another_kind_is_a_file_as_any_other(folder):
     found = {item.uri: item for item in list_sources([str(folder)])}
     assert source_row(found[str(folder / "metadata.csv")])["reason"] == "not_media_file"
     assert source_row(found[str(folder / "metadata.jsonl")])["reason"] == "not_media_file"
-    (folder / "metadata.jsonl").write_text('{"file_name": "still.png"}\n{"file_name"')
-    with pytest.raises(UsageError, match="line 2"):
-        list_sources([str(folder)])
+
+
+@pytest.mark.parametrize("rest", ['{"file_name"', '{"file_name": 5}', "no json"])
+def test_of_a_metadata_file_that_is_cut_what_can_be_read_counts_and_the_rest_is_told(folder, rest, capsys):
+    said = {"file_name": "still.png", "text": "black"}
+    (folder / "metadata.jsonl").write_text(json.dumps(said) + "\n" + rest)
+    found = {item.uri: item for item in list_sources([str(folder)])}
+    assert found[str(folder / "still.png")].alt == "black" and len(found) > 3
+    assert source_row(found[str(folder / "metadata.jsonl")])["reason"] == "not_media_file"
+    assert "metadata.jsonl" in (told := capsys.readouterr().err) and "line 2" in told
 
 
 def test_files_lists_and_tars_on_the_web(folder, tmp_path):

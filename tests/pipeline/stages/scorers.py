@@ -102,6 +102,46 @@ class Wordy(Redness):
         return (Score(1.0, "hello") for _ in clips)  # type: ignore[arg-type]
 
 
+class Blackening(Redness):
+    """It writes into its pictures."""
+
+    name, version, frames = "blackening", "1", 4
+
+    def score(self, clips):
+        for rgb in clips[0]:
+            rgb[...] = 0
+        return [Score(0.0) for _ in clips]
+
+
+class Silent(Redness):
+    """It gives nothing."""
+
+    name, version, frames = "silent", "1", 1
+
+    def score(self, clips): ...
+
+
+class Lettered(Redness):
+    """Text in the place of a number."""
+
+    name, version, frames = "lettered", "1", 1
+
+    def score(self, clips):
+        return [Score("a") for _ in clips]  # type: ignore[arg-type]
+
+
+class Unversioned(Redness):
+    """Its version is a number."""
+
+    version = 1  # type: ignore[assignment]
+
+
+class Doubtful(Redness):
+    """Its count is none."""
+
+    frames = True
+
+
 class Unready(Redness):
     """It cannot be set up."""
 

@@ -26,6 +26,7 @@ from pipeline.scores.registry import make_scorers
 from pipeline.scores.words import Words
 from pipeline.stages.protocol import run_stage
 from pipeline.stages.score import ScoreStage, words_of
+from tests.e2e.commands import run
 from tests.pipeline.dedup.test_stage import tiny_clip
 from tests.pipeline.stages.scorers import Picky, Redness
 
@@ -92,12 +93,43 @@ def test_a_scorer_that_fails_takes_nothing_from_the_others_and_a_retry_asks_it_a
     assert len(again) == 2 * len(clips) and sum(Redness.seen) == len(failed)  # `Picky` counts there, too
 
 
-@pytest.mark.parametrize(("name", "said"), [("Careless", "no Score"), ("Wordy", "no Score")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Careless", "no Score"),
+        ("Wordy", "no Score"),
+        ("Silent", "None, which is no list of Score"),
+        ("Lettered", "'a', which is no number"),
+    ],
+)
 def test_answers_that_are_no_scores_name_the_scorer(copy, name, said):
     stage, rows = scored(copy, f"{OWN}:{name}")
     failures = scans.table(copy, "failures", stage.column).to_pylist()
     assert not rows and failures
     assert all(f"{name.lower()}: " in row["cause"] and said in row["cause"] for row in failures)
+
+
+def test_a_scorer_that_writes_into_its_pictures_fails_alone(copy):
+    _, alone = scored(copy, f"{OWN}:Redness")
+    stage, beside = scored(copy, f"{OWN}:Blackening", f"{OWN}:Frames", f"{OWN}:Redness")
+    values = [
+        {row["clip_id"]: row["value"] for row in rows if row["scorer"] == "redness"}
+        for rows in (alone, beside)
+    ]
+    assert values[0] == values[1] and any(values[0].values())
+    failures = scans.table(copy, "failures", stage.column).to_pylist()
+    assert failures and all(
+        "blackening: " in row["cause"] and "read-only" in row["cause"] for row in failures
+    )
+
+
+@pytest.mark.ray
+def test_a_scorer_that_cannot_be_set_up_ends_an_ingest_with_one_line(copy):
+    arguments = ["--only", "score", "--score.use", f"{OWN}:Unready"]
+    footage = scans.table(copy, "sources")["uri"].to_pylist()[0]
+    done = run("ingest", footage, "--out", copy.uri, *arguments, check=2)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "scorer unready: cannot be set up (OSError: no weights)" in done.stderr.splitlines()[-1]
 
 
 def test_a_scorer_that_cannot_be_set_up_is_one_line(copy):
@@ -159,6 +191,8 @@ def test_a_linear_head_on_open_clip(copy, tmp_path):
         ((f"{OWN}:Nameless",), "has the name 'Not A Name'"),
         ((f"{OWN}:Raising",), "cannot be made"),
         ((f"{OWN}:Odd",), "has the name 5"),
+        ((f"{OWN}:Unversioned",), "has the version 1"),
+        ((f"{OWN}:Doubtful",), "has the frames True"),
         (("aesthetic=/no/such",), "open_clip/ and head.safetensors"),
         ((f"{OWN}:Redness", f"{OWN}:Redness"), "more than once"),
         (("os;rm:x",), "is no scorer"),

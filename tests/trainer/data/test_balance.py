@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from manifests import queries
 from manifests.errors import UsageError
 from manifests.tables import scans
 from manifests.views import View
@@ -50,6 +51,28 @@ def test_a_query_gives_weights_and_what_it_leaves_out_is_not_shown(dataset):
     assert catalog.digest != plain.digest
 
 
+def test_clips_that_a_query_forgets_are_told(dataset, capsys):
+    view, rows = clips_of(dataset)
+    query = "SELECT clip_id, 1 AS weight FROM clips ORDER BY clip_id LIMIT 2"
+    found = balance(dataset, view, query, sorted(rows))
+    assert sum(value > 0 for value in found.values()) == 2
+    assert f"{len(rows) - 2} of {len(rows)} clips have weight 0" in capsys.readouterr().err
+
+
+def test_licences_are_columns_of_clips(copy):
+    """As a list says them of its files."""
+    view, rows = clips_of(copy)
+    assert list(balance(copy, view, "licence", sorted(rows)).values()) == pytest.approx([1.0] * len(rows))
+    asked = queries.sql(copy, "SELECT clip_id, licence, origin FROM clips").to_pylist()
+    assert sorted(row["clip_id"] for row in asked) == sorted(rows)
+    own = queries.sql(
+        copy, "SELECT c.clip_id FROM clips c JOIN sources USING (source_id) WHERE licence IS NULL"
+    )
+    assert own.num_rows >= len(rows)  # a query of both tables is what it was
+    for where, count in (("licence IS NULL", len(rows)), ("origin = 'x'", 0)):
+        assert replace(view, where=where).clips(copy).num_rows == count
+
+
 def test_an_epoch_shows_a_clip_as_often_as_its_weight_says(dataset):
     view, rows = clips_of(dataset)
     name = sorted(name for name, row in rows.items() if row["kind"] == "video")[0]
@@ -73,13 +96,19 @@ def test_an_epoch_shows_a_clip_as_often_as_its_weight_says(dataset):
         ("SELECT clip_id FROM clips", "gives no weight"),
         ("SELECT 1 AS weight", "gives no clip_id"),
         ("SELECT [clip_id] AS clip_id, 1 AS weight FROM clips", "gives no clip_id"),
-        ("SELECT clip_id, -1.0 AS weight FROM clips", "below 0"),
-        ("SELECT clip_id, 0 AS weight FROM clips", "below 0"),
-        ("SELECT clip_id, 'a' AS weight FROM clips", "no number"),
+        ("SELECT clip_id, -1.0 AS weight FROM clips", "the weight -1.0. A weight is"),
+        ("SELECT clip_id, 'nan'::DOUBLE AS weight FROM clips", "the weight nan. A weight is"),
+        ("SELECT clip_id, NULL AS weight FROM clips", "the weight null. A weight is"),
+        ("SELECT clip_id, 0 AS weight FROM clips", "gives 0 for all"),
+        ("SELECT 'x' || clip_id AS clip_id, 1 AS weight FROM clips", "gives 0 for all"),
+        ("SELECT clip_id, 'a' AS weight FROM clips", "the weight a. A weight is"),
+        ("SELECT clip_id, random() AS weight FROM clips", "another answer each time .random"),
+        ("SELECT clip_id, year(now()) AS weight FROM clips", "another answer each time .now"),
+        ("SELECT clip_id, 1 AS weight FROM clips USING SAMPLE 50%", "another answer each time .SAMPLE"),
         ("SELECT clip_id, 1 AS weight FROM clips UNION ALL SELECT clip_id, 1 FROM clips", "more than once"),
         ("no_such_column", "no_such_column"),
         ("DELETE FROM clips", "DELETE"),
-        ("SELECT clip_id, 1 / 0 AS weight FROM clips", "number|below 0"),
+        ("SELECT clip_id, 1 / 0 AS weight FROM clips", "A weight is"),
     ],
 )
 def test_what_is_no_weighting_is_refused(dataset, said, why):

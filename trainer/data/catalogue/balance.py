@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from manifests import queries
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.views import View
@@ -28,30 +32,52 @@ def balance(dataset: Dataset, view: View, said: str, clips: list[str]) -> dict[s
         clips: what is trained on.
 
     Raises:
-        UsageError: it is neither, or a weight is below 0 or no number, or all are 0.
+        UsageError: it is neither, or gives another answer each time; or a weight is below 0 or no number, or
+            all are 0.
     """
     is_columns = _NAMES.fullmatch(said.strip()) is not None
-    rows = queries.sql(dataset, f"SELECT clip_id, {said} FROM clips" if is_columns else said, view.columns)
+    whose = f"--balance {said!r}"
+    query = f"SELECT clip_id, {said} FROM clips" if is_columns else said
+    rows = queries.sql(dataset, query, view.columns, whose=whose)
+    queries.check_settled(query, whose)
     if "clip_id" not in rows.column_names or not pa.types.is_string(rows.schema.field("clip_id").type):
-        raise UsageError(f"--balance {said!r}", "gives no clip_id", "Name clip_id and weight in the query.")
+        raise UsageError(whose, "gives no clip_id", "Name clip_id and weight in the query.")
     ids = rows["clip_id"].to_pylist()
     if len(set(ids)) < len(ids):
-        raise UsageError(f"--balance {said!r}", "gives some clips more than once", "Group by clip_id.")
+        raise UsageError(whose, "gives some clips more than once", "Group by clip_id.")
     if is_columns:
         return _by_value(dict(zip(ids, _values(rows), strict=True)), clips)
     if "weight" not in rows.column_names:
-        raise UsageError(f"--balance {said!r}", "gives no weight", "Name clip_id and weight in the query.")
-    try:
-        found = dict(zip(ids, map(float, rows["weight"].to_pylist()), strict=True))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--balance {said!r}", f"gives a weight that is no number ({error})") from error
+        raise UsageError(whose, "gives no weight", "Name clip_id and weight in the query.")
+    found = _numbers(whose, ids, rows["weight"].to_pylist())
     weight = np.array([found.get(name, 0.0) for name in clips])
-    if not np.isfinite(weight).all() or (weight < 0).any() or not (weight > 0).any():
+    if not (weight > 0).any():
         raise UsageError(
-            f"--balance {said!r}", "gives weights below 0, without end, or 0 for all that is trained on"
+            whose,
+            f"gives 0 for all {len(clips)} clips that are trained on; it names {len(found)} clips",
+            "Look at what it gives with `rushes query DATASET`.",
         )
+    if num_left_out := int((weight == 0).sum()):
+        say(f"{whose}: {num_left_out} of {len(clips)} clips have weight 0 and are never shown")
     weight /= weight.max()
     return dict(zip(clips, (weight / weight.mean()).tolist(), strict=True))
+
+
+def _numbers(whose: str, ids: list[str], weights: list[Any]) -> dict[str, float]:
+    """Weights by clip.
+
+    Raises:
+        UsageError: one is no number from 0 on.
+    """
+    for clip_id, weight in zip(ids, weights, strict=True):
+        is_number = isinstance(weight, int | float | Decimal)
+        if not is_number or not math.isfinite(weight) or weight < 0:
+            raise UsageError(
+                whose,
+                f"gives clip {clip_id} the weight {'null' if weight is None else weight}",
+                "A weight is a finite number from 0 on; coalesce(value, 0) makes one of null.",
+            )
+    return dict(zip(ids, map(float, weights), strict=True))
 
 
 def _values(rows: pa.Table) -> list[str]:
