@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from learning.weights import read_metadata, read_weights
+from learning.weights import read_metadata, read_weights, write_weights
 from manifests.errors import UsageError
 
 Parts = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
@@ -38,10 +37,9 @@ def save_state(
             tensors |= {
                 f"{part}-optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
             }
-    temporary = folder / ".state.tmp"
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(plain, temporary, {"digest": digest, **{name: repr(value) for name, value in numbers.items()}})
-    temporary.replace(folder / NAME)
+    said = {"digest": digest, **{name: repr(value) for name, value in numbers.items()}}
+    write_weights(plain, folder / NAME, said)
 
 
 def load_state(

@@ -1,15 +1,34 @@
-"""Weights in safetensors files, read so that a damaged one gives an error that names it."""
+"""Weights in safetensors files: written whole, read so that a damaged one gives an error that names it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manifests.errors import IntegrityError
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, which may lie on any device; the file appears whole, and may be read by whom files of
+    this process may (safetensors gives its own to their owner alone).
+
+    Args:
+        metadata: text that the file carries besides.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(plain, temporary, dict(metadata) if metadata else None)
+    temporary.chmod(mode)
+    temporary.replace(path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

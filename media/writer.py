@@ -12,6 +12,8 @@ from typing import cast
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only; the AV1 encoder prints a page for each file otherwise
 
@@ -36,6 +38,7 @@ CODECS = {
     "ffv1": ("ffv1", {"level": "3", "slicecrc": "1"}),  # lossless: the very pixels
 }
 _MILLISECONDS = Fraction(1, 1000)
+HD_HEIGHT_PX = 720
 
 
 def write_video(
@@ -68,7 +71,7 @@ def write_video(
         target if isinstance(target, io.BytesIO) else str(Path(target).absolute())
     )  # a colon in a relative name is no protocol
     formats = {"mkv": "matroska", "ts": "mpegts"}
-    count = 0
+    count, is_large = 0, False
     # bitexact: no random ids and no muxer version, so the same frames give the same bytes
     with av.open(
         sink, "w", format=formats.get(kind, kind), container_options={"fflags": "+bitexact"}
@@ -87,11 +90,15 @@ def write_video(
                 stream.pix_fmt = "yuv444p" if is_odd and codec in {"h264", "hevc"} else "yuv420p"
                 if codec == "ffv1":
                     stream.pix_fmt = "bgr0"
+                elif is_large := stream.height >= HD_HEIGHT_PX:
+                    _mark_as_709(stream.codec_context)
                 stream.codec_context.time_base = base
                 stream.codec_context.thread_count = 1
                 with _ordinary_threads():
                     stream.codec_context.open()
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            if is_large:
+                frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=Colorspace.ITU709)
             frame.time_base = base
             frame.pts = index if times_s is None else round(times_s[index] * 1000)
             output.mux(stream.encode(frame))
@@ -100,6 +107,12 @@ def write_video(
             raise ValueError("a video needs at least one frame")
         output.mux(stream.encode(None))
     return count
+
+
+def _mark_as_709(context: VideoCodecContext) -> None:
+    """Players take what says nothing for BT.601 where it is small, and for BT.709 from HD on."""
+    context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
 
 @contextlib.contextmanager

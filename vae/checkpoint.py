@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from learning.weights import fill, read_weights
+from learning.weights import fill, read_weights, write_weights
 from manifests.errors import IntegrityError, UsageError
 from manifests.store.json_files import RESTORE
 from vae.folder import DEFAULT_WEIGHTS, read_record, vae_folder, weights_digest
@@ -25,11 +24,8 @@ FORMAT = "causal-vae/1"
 def save_vae(model: CausalVAE, folder: Path, record: dict) -> None:
     """Write half-precision weights and their record."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().to(torch.float16).cpu().contiguous()
-        for name, value in model.state_dict().items()
-    }
-    save_file(state, folder / "model.safetensors")
+    state = {name: value.detach().to(torch.float16) for name, value in model.state_dict().items()}
+    write_weights(state, folder / "model.safetensors")
     (folder / "config.json").write_text(
         json.dumps({"model": FORMAT, "config": model.config.to_dict(), **record}, indent=2) + "\n"
     )

@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from captioner.coca.folder import CaptionerFolder, update_record
 from captioner.coca.model import VideoCoCa
-from learning.weights import fill, read_weights
+from learning.weights import fill, read_weights, write_weights
 from manifests.errors import UsageError
 
 
 def save_stage(folder: CaptionerFolder, stage: str, state: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Write a stage's weights in half precision, then say in `config.json` how they came about."""
-    halves = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in state.items()}
-    temporary = folder.path / f".{stage}.tmp"
-    save_file(halves, temporary)
-    temporary.replace(folder.path / f"{stage}.safetensors")
+    halves = {name: value.detach().cpu().to(torch.float16) for name, value in state.items()}
+    write_weights(halves, folder.path / f"{stage}.safetensors")
     update_record(folder.path, stage, record)
 
 

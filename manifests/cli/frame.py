@@ -13,6 +13,7 @@ from manifests.cli.failures import failure_of
 from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
 from manifests.cli.ranges import check_ranges
 from manifests.cli.table import Entry, find, overview
+from manifests.errors import UsageError
 from manifests.signals import NUMBERS, unwinding
 
 _HELP = {"-h", "--help", "--help-all"}
@@ -100,6 +101,21 @@ def verb_class(entry: Entry) -> type:
     return found
 
 
+def _refuse_empty(verb: Verb, words: Sequence[str]) -> None:
+    """Refuse an option of several values that is given none, as by a pattern that matches no file.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for word in words:
+        if word.startswith("--") and "=" not in word:
+            value: object = verb
+            for name in word[2:].replace("-", "_").split("."):
+                value = getattr(value, name, None)
+            if value == ():
+                raise UsageError(word, "is given without a value", "Give one, or leave it out.")
+
+
 def _parsed(entry: Entry, words: list[str]) -> Verb:
     """The options of a verb from the command line.
 
@@ -114,6 +130,7 @@ def _parsed(entry: Entry, words: list[str]) -> Verb:
     asked = _HELP & set(before_rest)
     if not asked:
         parsed: Verb = tyro.cli(kind, prog=program, args=words, config=flags)
+        _refuse_empty(parsed, before_rest)
         return parsed
     from manifests.cli.help import described
 

@@ -40,15 +40,16 @@ def check_ranges(kind: str, settings: Any, ranges: Ranges) -> None:
                 raise UsageError(
                     kind + (name.replace("_", "-") if kind.startswith("--") else f" {name}"),
                     f"is {number}",
-                    f"It must be {told(bounds)}.",
+                    f"It must be {told(bounds, number)}.",
                 )
 
 
-def told(bounds: Range) -> str:
-    """A range in words."""
+def told(bounds: Range, number: Any = 0) -> str:
+    """A range in words; a bound that nobody meets is left out, unless the number does."""
     least, most, is_least_allowed = bounds
     words = f"{'at least' if is_least_allowed else 'more than'} {_shown(least)}"
-    return words if most >= min(COUNT[1], POSITIVE[1]) else f"{words} and at most {_shown(most)}"
+    is_far = most >= min(COUNT[1], POSITIVE[1]) and not number > most
+    return words if is_far else f"{words} and at most {_shown(most)}"
 
 
 def _numbers(value: Any) -> Iterable[Any]:

@@ -123,14 +123,16 @@ def row_fields(row: Mapping[str, object]) -> tuple[str, dict, str]:
     """Alt text and metadata of a row of a list, its address left out by the caller, and what is amiss.
 
     `alt`, `caption` or `text` is the alt text, the first that is not empty; one that is no text is refused
-    and kept among the metadata. `license` is spelt `licence`; empty cells are left out.
+    and kept among the metadata. `license` is spelt `licence`; empty cells are left out. Names count whatever
+    their case and the blanks around them.
     """
     alt, metadata, amiss = "", {}, list[str]()
-    used = next(
-        (name for name in _ALT_COLUMNS if isinstance(row.get(name), str) and str(row[name]).strip()), None
-    )
-    for name, value in row.items():
-        if name == used:
+    named = [(str(key).strip(), value) for key, value in row.items()]
+    texts = {name.lower() for name, value in named if isinstance(value, str) and value.strip()}
+    used = next((name for name in _ALT_COLUMNS if name in texts), None)
+    for key, value in named:
+        name = key.lower()
+        if name == used and not alt:
             alt = str(value).strip()
         elif value is None or value == "":
             continue
@@ -139,7 +141,7 @@ def row_fields(row: Mapping[str, object]) -> tuple[str, dict, str]:
         elif name == "tags":
             metadata["tags"] = _tags(value)
         else:
-            metadata[str(name)] = to_json(value)
+            metadata[key] = to_json(value)
             if name in _ALT_COLUMNS and not isinstance(value, str):
                 amiss.append(f"{name} is a {type(value).__name__} and no text, so it is no caption")
     return alt, metadata, "; ".join(amiss)

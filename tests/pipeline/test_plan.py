@@ -153,7 +153,5 @@ def test_a_limit_takes_the_same_files_at_each_run(films, tmp_path):
     assert make_plan(dataset, earlier, PlanConfig(limit=3), here) == []
     more = make_plan(dataset, files, PlanConfig(limit=5), here)
     assert [row["uri"] for row in more] == [found.uri for found in files[3:5]]
-    assert (
-        make_plan(dataset, files[2:], PlanConfig(limit=5), here) == []
-    )  # two of them are gone: no others come
+    assert make_plan(dataset, files[2:], PlanConfig(limit=5), here) == []  # two are gone: no others come
     assert len(make_plan(dataset, files[2:], PlanConfig(limit=6), here)) == 1

@@ -60,7 +60,7 @@ def needs(config: FitConfig, devices: int = 1) -> Needs:
         model = DiT(config.model)
     if config.lora_rank:
         model.requires_grad_(False)
-        adapt(model, config.lora_rank)
+        adapt(model, config.lora_rank, config.init_fresh)
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     trained = sum(value.numel() for _, value in named)
     count = sum(value.numel() for value in model.parameters())

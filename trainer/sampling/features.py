@@ -217,7 +217,9 @@ def _check_alike(first: Clip, second: Clip) -> None:
         raise UsageError(
             f"videos of {size[1]} x {size[0]} and {other[1]} x {other[0]} pixels",
             "cannot be joined",
-            "Give both one size with --width and --height.",
+            "Give both one size with --width and --height."
+            if abs(size[1] * other[0] / size[0] - other[1]) <= 1
+            else "Their shapes differ: crop or pad one of them before, by your own choice.",
         )
     if abs(first.fps - second.fps) > 0.01:
         raise UsageError(

@@ -5,7 +5,7 @@ The exported model has them added to the weights they adapt, so it samples like 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -15,8 +15,11 @@ TARGETS = ("qkv", "out", "cross_q", "cross_kv", "cross_out", "up", "down")
 """Linear layers of a block that are adapted."""
 
 
-def adapt(model: nn.Module, rank: int) -> None:
+def adapt(model: nn.Module, rank: int, fresh: Sequence[str] = ()) -> None:
     """Put adapters of a rank beside the blocks' linear layers and freeze all else.
+
+    Args:
+        fresh: beginnings of the names of weights that began anew, which are trained whole.
 
     Raises:
         UsageError: `peft` is not installed.
@@ -29,6 +32,9 @@ def adapt(model: nn.Module, rank: int) -> None:
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=rf"blocks\.\d+\.(?:{layers})")
     is_meta = next(model.parameters()).is_meta
     inject_adapter_in_model(config, model, low_cpu_mem_usage=is_meta)
+    for name, weight in model.named_parameters():
+        if any(f"{name.replace('base_layer.', '')}.".startswith(f"{part}.") for part in fresh):
+            weight.requires_grad_(True)
 
 
 def is_adapter(name: str) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from learning.weights import write_weights
 from manifests.errors import UsageError
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
@@ -55,9 +55,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], run: Path, vae: str = "
         vae: what the record is to name as the VAE; empty: what the run's does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors.tmp"
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    write_weights(weights, folder / "model.safetensors")
     record = read_local_object(run / RECORD)
     record["vae"] = vae or record.get("vae", "")
     storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
@@ -106,7 +104,7 @@ def export_checkpoint(
         )
     model = DiT(config.model)
     if config.lora_rank:
-        adapt(model, config.lora_rank)
+        adapt(model, config.lora_rank, config.init_fresh)
     weights = load_part(path, f"ema{decay:g}", model.state_dict())
     plain = merged({clean_name(name): value for name, value in weights.items()}, config.lora_rank)
     if is_half:

@@ -159,8 +159,8 @@ def build(
     with torch.device("meta"):
         model = DiT(config.model)
     if config.lora_rank:
-        adapt(model, config.lora_rank)
-    if not is_trained or not config.lora_rank:  # of an adapted model only the adapters are trained
+        adapt(model, config.lora_rank, config.init_fresh)
+    if not is_trained or not config.lora_rank:  # of an adapted one the adapters, and what began anew
         model.requires_grad_(is_trained)
     for index, plain in enumerate(model.blocks):
         block = recomputed(plain, keeps) if config.is_checkpointed and is_trained else plain

@@ -10,9 +10,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 import tyro
-from safetensors.torch import save_file
 
-from learning.weights import read_metadata, read_weights
+from learning.weights import read_metadata, read_weights, write_weights
 from manifests import cli
 from manifests.cli.ranges import COUNT, Ranges
 from manifests.errors import RushesError, UsageError
@@ -79,11 +78,7 @@ class Encode:
                 "vae": vae.fingerprint,
                 "first_type": "frame",
             }
-            save_file(
-                {"mean": mean.contiguous(), "logvar": logvar.contiguous()},
-                cli.with_folder(self.out),
-                metadata,
-            )
+            write_weights({"mean": mean, "logvar": logvar}, cli.with_folder(self.out), metadata)
             decoding = vae.decode_stream(extent)
             made = [*decoding.push(mean[:, :5]), *([] if mean.shape[1] > 5 else decoding.flush())]
             head = torch.cat(made, dim=1) if made else None

@@ -15,10 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from captioner.coca.folder import LOOKS
-from learning.weights import read_weights
+from learning.weights import read_weights, write_weights
 
 GRID = 4
 REFERENCES = 1500
@@ -78,11 +77,8 @@ class Looks:
             "deviation": self.deviation,
             "far": np.array([self.far], np.float32),
         }
-        temporary = folder / ".looks.tmp"
-        save_file(
-            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}, temporary
-        )
-        temporary.replace(folder / LOOKS)
+        plain = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        write_weights(plain, folder / LOOKS)
 
     @staticmethod
     def load(folder: Path) -> Looks | None:

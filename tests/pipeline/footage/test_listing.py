@@ -16,7 +16,7 @@ from PIL import Image
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables.planned import segments as segments_of_plan
-from media.bytes.access import read_range, stat_media
+from media.bytes.access import read_range, stat_media, tar_index
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError

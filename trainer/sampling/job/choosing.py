@@ -151,6 +151,12 @@ def _of_images(wish: Wish, factor_t: int) -> Made:
     for frame, name, path in told:
         if path is None:
             continue
+        if frame >= canvas.num_frames:
+            raise UsageError(
+                f"{name}={path}",
+                f"is frame {frame} of a video of {canvas.num_frames}",
+                f"The last one is at {(canvas.num_frames - 1) / canvas.fps:.6g} s.",
+            )
         if frame in places:
             raise UsageError(
                 f"{places[frame][0]} and {name}", f"are both of frame {frame}", "Give one of them."
@@ -190,7 +196,7 @@ def _of_two(wish: Wish, factor_t: int) -> Made:
 def _of_loop(wish: Wish, factor_t: int) -> Made:
     if wish.video is None:
         canvas = _canvas(wish)
-        if wish.frames is None:  # of so many seconds, or of the default: to whole latents
+        if wish.frames is None and wish.seconds is None:  # the usual number, to whole latents
             whole = max(1, round(canvas.num_frames / factor_t)) * factor_t
             canvas = Canvas(**vars(canvas) | {"num_frames": whole})
         return features.loop(canvas, factor_t), ()

@@ -146,10 +146,11 @@ class Sample(Wish):
                 )
             if self.frames is not None:
                 Output(self.out).check_kind(self.frames)
-            if self.out.suffix == ".png" and feature.name not in ("text", "images", "edit"):
+            is_video = feature.name == "images" and self.frames is None and self.seconds is None
+            if self.out.suffix == ".png" and (is_video or feature.name not in ("text", "images", "edit")):
                 raise UsageError(
                     str(self.out),
-                    f"is a picture, and --{feature.name} makes a video",
+                    f"is a picture, and --{feature.asked_by[0].replace('_', '-')} makes a video",
                     "Use .mp4, .webm or .mkv.",
                 )
             Output(self.out).check_new(self.overwrite)
@@ -185,6 +186,7 @@ class Sample(Wish):
         from trainer.sampling.guidance import Guidance
         from trainer.sampling.job.choosing import filled, scene_of
         from trainer.sampling.job.making import Maker
+        from trainer.sampling.memory import check_memory
         from trainer.sampling.trained import chosen_vae, load_model
         from trainer.sampling.windows import Windows
         from vae.checkpoint import load_vae
@@ -203,6 +205,7 @@ class Sample(Wish):
         vae_path = chosen_vae(model.record, self.vae)
         wish = filled(wish)
         feature, scene, clips = scene_of(wish, model.factors[0])
+        check_memory(scene.canvas, model, windows)
         # a window but the first keeps of the one before, whatever is given
         is_whole = scene.canvas.latent_size(model.factors)[0] <= windows.length
         keeps = self.video or self.mask or feature.name not in ("text", "loop", "edit")
@@ -255,9 +258,11 @@ class Sample(Wish):
             if self._is_many and not self.overwrite and (there := output.recorded()):
                 # digests tell model and VAE, whatever they are called now
                 names = (there.keys() | record.keys()) - {"model", "vae", "made"}
-                if any(there.get(name) != record.get(name) for name in names):
+                if others := sorted(name for name in names if there.get(name) != record.get(name)):
                     raise UsageError(
-                        str(path), "was made with other settings", "Name another folder, or add --overwrite."
+                        str(path),
+                        f"was made with other settings ({', '.join(others)})",
+                        "Name another folder, or add --overwrite.",
                     )
                 continue
             is_left = self._is_many and not output.path.exists()  # a JSON or sheet of one that was stopped

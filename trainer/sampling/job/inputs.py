@@ -74,7 +74,7 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except MediaError as error:
-        cause = error.message.removeprefix(f"{path}: ").rstrip(". ")
+        cause = error.message.removeprefix(str(path)).lstrip(": ").rstrip(". ")
         raise RushesError(str(path), cause, "Give another file.") from error
 
 
@@ -87,7 +87,7 @@ def _check_rate(path: Path, fps: float, own: float) -> None:
         )
 
 
-def read_picture(path: Path, size_px: tuple[int, int] | None = None) -> Tensor:
+def read_picture(path: Path, size_px: tuple[int, int] | None = None, *, is_mask: bool = False) -> Tensor:
     """A picture [H, W, 3] uint8: an image, or a video of one frame.
 
     Raises:
@@ -95,7 +95,7 @@ def read_picture(path: Path, size_px: tuple[int, int] | None = None) -> Tensor:
     """
     with _telling(path):
         facts = probe(str(path))
-        width, height = _checked_size(path, facts, size_px)
+        width, height = _checked_size(path, facts, size_px, is_mask=is_mask)
         found = list(itertools.islice(Reader(facts).frames(), 2))
     if len(found) != 1:
         cause = "is a video, and a picture is wanted" if found else "has no frame"
@@ -112,6 +112,12 @@ def held(times: list[float], facts: Probe, rate: float) -> list[int]:
 
 def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.ndarray], list[float]]:
     frames, times = list[np.ndarray](), list[float]()
+    if (needed := facts.num_packets * width * height * 3) > MAX_BYTES:
+        raise RushesError(
+            str(path),
+            f"has {facts.num_packets} frames, which would take {needed / (1 << 30):.1f} GiB of memory",
+            "Give a part of it, or a smaller size with --width and --height.",
+        )
     for frame in Reader(facts).frames():
         if (len(frames) + 1) * width * height * 3 > MAX_BYTES:
             raise RushesError(str(path), "is too long to be held in memory", "Give a part of it.")
@@ -122,7 +128,9 @@ def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.
     return frames, times
 
 
-def _checked_size(path: Path, facts: Probe, size_px: tuple[int, int] | None) -> tuple[int, int]:
+def _checked_size(
+    path: Path, facts: Probe, size_px: tuple[int, int] | None, *, is_mask: bool = False
+) -> tuple[int, int]:
     """The size to bring frames to.
 
     Raises:
@@ -136,7 +144,9 @@ def _checked_size(path: Path, facts: Probe, size_px: tuple[int, int] | None) -> 
         raise UsageError(
             f"{path} of {own[0]} x {own[1]} pixels",
             f"does not fit {size_px[0]} x {size_px[1]} without cropping",
-            f"Such as --width {near[0]} --height {near[1]}.",
+            "A mask has the shape of what it masks."
+            if is_mask
+            else f"Such as --width {near[0]} --height {near[1]}.",
         )
     return size_px
 
@@ -152,7 +162,7 @@ def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:
     Raises:
         UsageError: nothing or all of it is white.
     """
-    mask = read_picture(path, size_px).float().mean(dim=-1) > 127.5
+    mask = read_picture(path, size_px, is_mask=True).float().mean(dim=-1) > 127.5
     if bool(mask.all()) or not bool(mask.any()):
         raise UsageError(str(path), "marks nothing or everything", "White is what is edited, black is kept.")
     return mask

@@ -52,7 +52,7 @@ class Output:
             raise UsageError(
                 str(self.path),
                 f"cannot hold {num_frames} frames",
-                "Use .png with --frames 1, else .mp4, .webm, or .mkv for every pixel as it was made.",
+                "A picture goes into a .png, a video into .mp4, .webm, or .mkv for every pixel as made.",
             )
 
     def check_new(self, is_overwriting: bool) -> None:

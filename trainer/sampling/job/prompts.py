@@ -15,6 +15,7 @@ from manifests.text import valid
 
 KEYS = ("prompt", "seed", "name")
 _MOST_NAME_BYTES = 200
+_OTHER_KINDS = {".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".parquet"}
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,23 @@ def check_text(where: str, text: str) -> None:
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
-    """The prompts of a text file, or of a `.jsonl`.
+    """The prompts of a text file, or of a `.jsonl` or `.ndjson`.
 
     Raises:
-        UsageError: the file cannot be read, or has no prompt, or two of one name.
+        UsageError: the file cannot be read, is of another kind, or has no prompt, or two of one name.
         IntegrityError: a line is none.
     """
+    if (kind := path.suffix.lower()) in _OTHER_KINDS:
+        raise UsageError(
+            str(path),
+            f"is a {kind}, which is not read",
+            "Write a prompt on each line of a .txt, or JSON lines with prompt, seed and name in a .jsonl.",
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(str(path), f"cannot be read ({error})", "Name a text file.") from error
-    if path.suffix == ".jsonl":
+    if kind in (".jsonl", ".ndjson"):
         rows = parse_lines(text + "\n", str(path), "Correct the line.", ("prompt",))
         found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
     else:
