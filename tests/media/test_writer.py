@@ -6,9 +6,12 @@ import io
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
 from media.writer import CODECS, write_video
 
 FRAMES = [np.full((64, 96, 3), 20 * number, np.uint8) for number in range(6)]
@@ -30,3 +33,21 @@ def test_no_thread_becomes_a_real_time_one(codec: str) -> None:
 
     assert write_video(io.BytesIO(), frames(), 8.0, codec, container="mkv") == len(FRAMES)
     assert meanwhile <= before == policies()
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(720, 1), (540, 2)])
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", "mp4"), ("hevc", "mkv"), ("vp9", "webm")])
+def test_hd_says_its_matrix_and_colours_come_back(tmp_path, codec, suffix, height, matrix) -> None:
+    """Large films are BT.709 and say so; small ones say nothing, and are BT.601, as players take them."""
+    colors = [(200, 30, 30), (30, 180, 40), (40, 60, 210)]
+    rgb = np.repeat(np.array(colors, np.uint8)[None], height, 0).repeat(height // 2, 1)
+    path = tmp_path / f"a.{suffix}"
+    write_video(path, [rgb] * 2, 2, codec)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert int(frame.colorspace) == (matrix if height >= 720 else int(frame.colorspace))
+        assert height < 720 or int(frame.color_range) == 1
+    shown = next(VideoReader(probe(str(path)), decoder="pyav").frames()).rgb
+    for place, color in enumerate(colors):
+        middle = shown[height // 2, height // 2 * place + height // 4].astype(int)
+        assert np.abs(middle - color).max() <= 4, (middle, color)

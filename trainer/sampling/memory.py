@@ -43,7 +43,7 @@ def check_memory(canvas: Canvas, model: TrainedModel, windows: Windows) -> None:
         most = max(needed, key=lambda name: needed[name])
         raise UsageError(
             f"{canvas.num_frames} frames of {canvas.width_px} x {canvas.height_px} pixels",
-            f"need at least {sum(needed.values()) / 2**30:.3g} GiB of memory, most of it for {most}; there are "
+            f"need at least {sum(needed.values()) / 2**30:.3g} GiB of memory, most for {most}; there are "
             f"{there / 2**30:.3g}",
             "Ask for a smaller size or length, or a shorter --window.",
         )

@@ -102,6 +102,21 @@ def test_adapters_are_trained_alone_and_exported_as_plain_weights(dataset, begun
     fit(dataset, "default", dataclasses.replace(config, steps=5), tmp_path / "run")  # and resumes
 
 
+def test_what_begins_anew_is_trained_beside_adapters(dataset, begun, tmp_path):
+    config = dataclasses.replace(TEST, steps=3, init=str(begun), lora_rank=2, lr=1e-2, ema_decay=0.0)
+    parts = ("text", "blocks.1.up")
+    for steps in (1, 3):
+        one = dataclasses.replace(config, init_fresh=parts, steps=steps)
+        fit(dataset, "default", one, tmp_path / f"{steps}")
+    first, later, before = weights(tmp_path / "1"), weights(tmp_path / "3"), weights(begun)
+    fresh = [name for name in before if name.startswith(tuple(f"{part}." for part in parts))]
+    assert any(name.startswith("blocks.") for name in fresh) and len(fresh) > 2
+    assert all(not torch.equal(first[name], later[name]) for name in fresh if before[name].ndim > 1)
+    changed = {name for name in before if not torch.allclose(before[name], later[name], atol=1e-7)}
+    rest = {name for name in changed if name not in fresh}
+    assert rest and all(name.startswith("blocks.") and name.endswith(".weight") for name in rest)
+
+
 def test_adapters_need_a_model(dataset, tmp_path, capsys):
     words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--lora-rank", "4"]
     assert main(arguments=words) == cli.USAGE

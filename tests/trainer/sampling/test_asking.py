@@ -12,13 +12,15 @@ import torch
 
 from manifests import cli
 from manifests.cli.frame import main
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from media.decode.images import encode_png
 from media.decode.probe import probe
 from media.writer import write_video
 from tests.e2e.commands import start
 from tests.trainer.conftest import film
 from tests.trainer.sampling.test_features import QUICK
+from trainer.sampling import memory
+from trainer.sampling.job import inputs
 from trainer.sampling.job.inputs import held, read_clip
 
 SMALL = ("--width", "24", "--height", "16")
@@ -107,7 +109,8 @@ def test_no_picture_is_left_out(model_folder, tmp_path, pictures, capsys):
         (("--image", first, "--keyframe", f"0={last}"), ("--image", "--keyframe 0")),
         (("--keyframe", f"0.5={first}", f"0.5={last}"), ("--keyframe 0.5", "frame 6")),
     ):
-        said = refused(capsys, model_folder, *words, "--out", tmp_path / "b.png", "--fps", "12")
+        out = tmp_path / ("b.png" if "--frames" in words else "b.mkv")
+        said = refused(capsys, model_folder, *words, "--out", out, "--fps", "12")
         assert all(name in said for name in names), said
 
 
@@ -188,3 +191,69 @@ def test_told_to_end_it_leaves_no_half_a_file(model_folder, tmp_path):
     process.terminate()
     assert process.wait(30) == cli.INTERRUPTED
     assert {path.name for path in tmp_path.iterdir()} <= {".a.windows"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--frames", "1", "--width", "16384", "--height", "16384"), "its frames"),
+        (("--seconds", "36000", "--fps", "1000", "--width", "1920", "--height", "1080"), "its latents"),
+        (("--frames", "257", "--width", "1024", "--height", "1024"), "the tokens of a window"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_any_work(
+    model_folder, tmp_path, capsys, monkeypatch, words, told
+):
+    monkeypatch.setattr(memory, "_there", lambda device: 1 << 30)
+    suffix = "png" if words[1] == "1" else "mp4"
+    said = refused(
+        capsys, model_folder, "--prompt", "x", *words, "--window", "64", "--out", tmp_path / f"a.{suffix}"
+    )
+    assert f"GiB of memory, most for {told}; there are 1." in said
+
+
+@pytest.mark.parametrize("name", ["--blend", "--connect", "--keyframe"])
+def test_an_option_that_a_pattern_leaves_empty_is_refused(model_folder, tmp_path, capsys, name):
+    said = refused(capsys, model_folder, "--prompt", "x", name, "--out", tmp_path / "a.mkv")
+    assert f"{name}: is given without a value" in said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "P.TSV", "p.yaml"])
+def test_prompts_of_another_kind_are_refused(model_folder, tmp_path, capsys, name):
+    (tmp_path / name).write_text('prompt,seed\na,1\n["a"]\n')
+    said = refused(capsys, model_folder, "--prompts", tmp_path / name, *SMALL, "--out", tmp_path / "out")
+    assert "is not read" in said and not (tmp_path / "out").exists()
+
+
+def test_a_loop_of_seconds_is_of_whole_latents_or_refused(model_folder, tmp_path, capsys):
+    words = ("--loop", "--fps", "13", *SMALL, "--out", tmp_path / "a.mkv")
+    assert "24 or 28" in refused(capsys, model_folder, *words, "--seconds", "2")
+    assert sample(model_folder, "--loop", "--fps", "12", "--seconds", "1", *SMALL, *words[-2:]) == cli.DONE
+    assert len(read_clip(tmp_path / "a.mkv")) == 12
+
+
+def test_a_video_too_long_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mkv", film(1, 40, 24, 16, 12.0), 12.0, "ffv1")
+    monkeypatch.setattr(inputs, "MAX_BYTES", 39 * 24 * 16 * 3)
+    monkeypatch.setattr(inputs, "Reader", None)
+    with pytest.raises(RushesError, match="has 40 frames, which would take"):
+        read_clip(tmp_path / "a.mkv")
+
+
+def test_errors_of_pictures_name_their_option_and_what_can_be_done(model_folder, tmp_path, capsys, pictures):
+    first = pictures[0]
+    out = ("--out", tmp_path / "o.mkv")
+    said = refused(capsys, model_folder, "--keyframe", f"0={first}", f"100={first}", "--fps", "12", *out)
+    assert f"--keyframe 100={first}: is frame 1200 of a video of 25. The last one is at 2 s" in said
+    said = refused(capsys, model_folder, "--image", first, "--out", tmp_path / "o.png")
+    assert "is a picture, and --image makes a video" in said
+    for name, (width, height) in {"wide": (24, 16), "tall": (16, 24), "large": (48, 32)}.items():
+        write_video(tmp_path / f"{name}.mkv", film(1, 9, width, height, 12.0), 12.0, "ffv1")
+    wide = tmp_path / "wide.mkv"
+    for other, told in (("tall", "shapes differ"), ("large", "--width and --height")):
+        said = refused(capsys, model_folder, "--connect", wide, tmp_path / f"{other}.mkv", *out)
+        assert "cannot be joined" in said and told in said
+    (tmp_path / "mask.png").write_bytes(encode_png(np.full((24, 16, 3), 255, np.uint8)))
+    said = refused(capsys, model_folder, "--edit", wide, "--mask", tmp_path / "mask.png", *out)
+    assert "A mask has the shape of what it masks" in said and "--width" not in said
+    assert "and at most" in refused(capsys, model_folder, "--prompt", "x", "--seed", 2**63, *out)

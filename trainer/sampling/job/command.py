@@ -137,6 +137,8 @@ class Sample(Wish):
             raise UsageError("--gpus", "is of --launch ray", "Give --device, or --launch ray.")
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
+        if self.prompts is not None:
+            read_prompts(self.prompts)
         for name in ("prompt", "negative", "to_prompt", "from_prompt"):
             check_text(f"--{name.replace('_', '-')}", getattr(self, name) or "")
         if not self._is_many:
