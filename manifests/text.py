@@ -14,7 +14,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 _USER = re.compile(
     r"(?:(?<=\bs3://)|(?<=\bgs://)|(?<=\bgcs://))[^\s?#/:@]+:[^\s?#@]*@"  # a secret may hold slashes
     r"|(?<=://)[^/\s?#]+@"
-    r"|(?<=://)[^\s?#/:@]+:(?!\d+/)[^\s?#@]*@"  # one with a slash, which no port is
+    r"|(?<=://)(?!\[)[^\s?#/:@]+:(?!\d+/)[^\s?#@]*@"  # one with a slash, which no port is
 )
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")

@@ -28,6 +28,7 @@ from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import planned, records, scans
 from manifests.tables.parts import named, read_part
+from manifests.unnamed import lost_snapshot, unnamed_tars
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.events import run_ids
@@ -54,11 +55,17 @@ class Checked:
 
 @dataclass
 class Report:
-    """What `verify` looked at and what is wrong."""
+    """What `verify` looked at and what is wrong.
+
+    Attributes:
+        num_unnamed, unnamed_bytes: tars that no record and no named snapshot names.
+    """
 
     num_shards: int = 0
     num_members: int = 0
     num_bytes: int = 0
+    num_unnamed: int = 0
+    unnamed_bytes: int = 0
     problems: list[str] = field(default_factory=list)
     checked: list[Checked] = field(default_factory=list)
 
@@ -372,7 +379,11 @@ def verify(dataset: Dataset, deep: bool = False) -> Report:
         *_check_merged(dataset, deep),
         *_check_plan(dataset, deep),
         *_check_views(dataset),
+        *lost_snapshot(dataset),
     ]
+    kept = [one for one in _named(dataset) if isinstance(one, snapshots.Snapshot)]
+    sizes = unnamed_tars(dataset, {checked.tar for checked in report.checked}, kept)
+    report.num_unnamed, report.unnamed_bytes = len(sizes), sum(sizes)
     if report.is_sound:
         try:
             report.problems += _check_accounts(dataset)

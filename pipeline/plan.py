@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import os
 import posixpath
 from collections.abc import Callable, Collection, Sequence
 
@@ -168,7 +169,13 @@ def _num_gone(files: list[Found], known: Collection[str]) -> int:
     """Planned files of the same folders that are there no more: they were among the first all the same."""
     names = {safe_name(found.uri) for found in files}
     folders = {posixpath.dirname(name) for name in names}
-    return sum(name not in names and posixpath.dirname(name) in folders for name in known)
+    return sum(
+        name not in names
+        and posixpath.dirname(name) in folders
+        and is_local(name)
+        and not os.path.lexists(name)
+        for name in known
+    )
 
 
 def make_plan(

@@ -182,6 +182,12 @@ class MakeMap:
         dataset = Dataset(self.dataset)
         with Lease(dataset):
             view = View.load(dataset, self.view)
+            if "embed" not in view.columns:
+                raise UsageError(
+                    f"view {self.view}",
+                    "has no embeddings to lay out",
+                    "Make them: rushes ingest ... --embed.model local-dir:FOLDER (an open_clip model).",
+                )
             column = make_map(dataset, view.column("embed"), self.landmarks)
             replace(view, columns={**view.columns, "map": column}).save(dataset, self.view)
         print(f"{column}: view {self.view} has it; see the page Map of `rushes dashboard`")

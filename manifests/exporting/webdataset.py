@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from manifests.exporting.card import card, full
-from manifests.layout import Dataset
+from manifests.layout import EXPORT_MARK, Dataset
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import records, scans
@@ -97,4 +97,5 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))
+    (out / EXPORT_MARK).touch()
     return written, num_lacking

@@ -122,6 +122,11 @@ class Verify:
             f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, "
             f"{report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
         )
+        if report.num_unnamed:
+            cli.say(
+                f"verify: {_counted(report.num_unnamed, 'tar')} ({report.unnamed_bytes / 1e6:.1f} MB) that "
+                "no record names: of attempts that died, or of commits whose records are lost"
+            )
         return cli.DONE if report.is_sound else cli.INTEGRITY
 
 

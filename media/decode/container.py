@@ -7,9 +7,10 @@ and what is in it may not name addresses; where it is not local, nothing at all.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -20,7 +21,30 @@ from media.errors import MediaError
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """PyAV 18 refuses tags that are no UTF-8 unless told; from 19 on it replaces them and the setting is gone."""
 
-_LOCAL = {"protocol_whitelist": "file", "pattern_type": "none"}
+_LOCAL, _NO_OTHERS = {"protocol_whitelist": "file", "pattern_type": "none"}, {"protocol_whitelist": "none"}
+_ONE_BY_NAME = (".jpg", ".jpeg", ".jpe", ".jfif")
+"""By such a name FFmpeg takes a stream of pictures for its first one, so it is not told."""
+
+
+class _Nameless(io.RawIOBase):
+    """A file whose name nobody asks for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
 
 
 @contextlib.contextmanager
@@ -32,13 +56,18 @@ def open_container(uri: str) -> Iterator[av.container.InputContainer]:
         av.FFmpegError: the bytes are no media.
     """
     with opened(uri) as file:
+        if isinstance(file, str) and file.lower().endswith(_ONE_BY_NAME):
+            with open(file, "rb") as bare:
+                nameless = io.BufferedReader(_Nameless(bare))
+                with av.open(nameless, mode="r", options=_NO_OTHERS, **_LENIENT) as container:
+                    yield container
+            return
         if isinstance(file, str):
             with av.open(os.path.abspath(file), mode="r", options=_LOCAL, **_LENIENT) as container:
                 yield container
             return
         try:
-            options = {"protocol_whitelist": "none"}
-            with av.open(file, mode="r", options=options, **_LENIENT) as container:
+            with av.open(file, mode="r", options=_NO_OTHERS, **_LENIENT) as container:
                 yield container
         except av.FFmpegError:
             if error := getattr(file, "error", None):  # FFmpeg made another error of it

@@ -125,11 +125,14 @@ def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
 
 
 _STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
-_STILLS |= {"ICO", "JPEG2000", "PCX", "SGI", "TGA"}
+_STILLS |= {"ICO", "JPEG2000", "PCX", "TGA"}
 
 
 def _is_stream(path: str, size: tuple[int, int]) -> bool:
-    """Whether behind a JPEG comes at once another one of its size, as in what cameras send: a film."""
+    """Whether behind a JPEG comes at once another one of its size, as in what cameras send: a film.
+
+    Those hold no EXIF; of a photograph that does, it is another picture of the same moment.
+    """
     with open_binary(path) as file:
         data = file.read(_MOST_JPEG_BYTES)
     place = 2
@@ -154,7 +157,9 @@ def _probe_image(path: str) -> Probe | None:
             frames = getattr(image, "n_frames", 1)
             if image.format == "GIF" and frames > 1:
                 return None
-            if image.format not in _STILLS or (image.format == "JPEG" and _is_stream(path, image.size)):
+            if image.format not in _STILLS:
+                return None
+            if image.format == "JPEG" and not image.getexif() and _is_stream(path, image.size):
                 return None
             is_still = frames == 1 or image.format in {"MPO", "TIFF"}
             turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes

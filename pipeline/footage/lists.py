@@ -90,25 +90,45 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
             ) from error
 
 
+def _delimiter_of(header: str) -> str:
+    """The one by which a header names the files; a comma where none does."""
+    for delimiter in (",", ";", "\t", "|"):
+        if {cell.strip().strip('"').lower() for cell in header.split(delimiter)} & {*URI_COLUMNS}:
+            return delimiter
+    return ","
+
+
 def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = (line for _, line in _lines(file, name))
-    first = next(lines, "")
-    if "," not in first and ";" in first:  # as where the comma stands in numbers
-        delimiter = ";"
+    first, num_before = next(lines, ""), 0
+    while first and (not first.strip() or first.lower().startswith("sep=")):  # as spreadsheets write it
+        first, num_before = next(lines, ""), num_before + 1
+    if delimiter == ",":
+        delimiter = _delimiter_of(first)
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
+        columns = [key.strip().lower() for key in reader.fieldnames or ()]
+        if twice := sorted({column for column in columns if columns.count(column) > 1 and column}):
+            raise UsageError(
+                f"{name} line {num_before + 1}",
+                f"names {', '.join(twice)} twice",
+                "Give each column its own name.",
+            )
         for row in reader:
             if None in row:
                 raise UsageError(
-                    f"{name} line {reader.reader.line_num}",
+                    f"{name} line {num_before + reader.reader.line_num}",
                     "has more cells than the first line has names",
                     "Quote cells that hold commas.",
                 )
-            yield reader.reader.line_num, {key: value for key, value in row.items() if value is not None}
+            yield (
+                num_before + reader.reader.line_num,
+                {key: value for key, value in row.items() if value is not None},
+            )
     except csv.Error as error:
         raise UsageError(
-            f"{name} line {reader.reader.line_num}", f"is not CSV ({error})", "Check its quotes."
+            f"{name} line {num_before + reader.reader.line_num}", f"is not CSV ({error})", "Check its quotes."
         ) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.layout import EXPORT_MARK
 from media.errors import shown
 from pipeline.footage.found import Found
 
@@ -19,7 +20,7 @@ _RUN = ("config.json", "metrics.jsonl")
 """Files by which the folder of a training run is known."""
 
 
-_RUN_FOLDER = "a training run"
+_RUN_FOLDER, _EXPORT = "a training run", "an export of ours"
 OWN_NAMES = frozenset(
     ("columns", "keys", "plan", "removed", "runs", "snapshots", "tables", "training", "views")
 ) | {HEADER, "lease.json"}
@@ -46,6 +47,8 @@ def own_output(folder: Path) -> str:
         header = folder / HEADER
         if header.is_file() and header.stat().st_size <= MOST_HEADER_BYTES and is_header(header.read_bytes()):
             return "a dataset of ours"
+        if (folder / EXPORT_MARK).is_file():
+            return _EXPORT
         if all((folder / name).is_file() for name in _RUN) and (folder / "checkpoints").is_dir():
             return _RUN_FOLDER
     except OSError:
@@ -64,7 +67,7 @@ def inside_own_output(path: Path) -> str:
     whole = Path(os.path.abspath(path))
     for folder in whole.parents:
         what = _known_output(folder)
-        if what and (what == _RUN_FOLDER or whole.relative_to(folder).parts[0] in OWN_NAMES):
+        if what and (what in (_RUN_FOLDER, _EXPORT) or whole.relative_to(folder).parts[0] in OWN_NAMES):
             return f"in {folder}, {what}"
     return ""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.cli import INTEGRITY, USAGE, main
+from manifests.cli import DONE, INTEGRITY, USAGE, main
 from manifests.layout import Dataset
 from manifests.tables import records
 from manifests.verify import verify
@@ -85,3 +85,17 @@ def test_what_is_found_of_each_shard_is_kept_for_the_dashboard(copy):
     assert [(row["column"], row["shard"], row["depth"]) for row in bad] == [(str(column), 0, "cheap")]
     assert "is missing" in bad[0]["problems"][0]
     assert len(rows) == sum(len(dataset.committed_shards(column)) for column in dataset.columns())
+
+
+def test_lost_records_and_snapshots_are_told(copy, capsys):
+    tar = next(copy.rglob("*.tar"))
+    (tar.parent / "000999-0123abcd.tar").write_bytes(tar.read_bytes())
+    assert main(arguments=["verify", str(copy)]) == DONE
+    assert "1 tar (" in (said := capsys.readouterr().err) and "that no record names" in said
+    assert main(arguments=["compact", str(copy)]) == DONE
+    assert main(arguments=["verify", str(copy)]) == DONE
+    for path in (copy / "snapshots").glob("0*.json"):
+        path.unlink()
+    capsys.readouterr()
+    assert main(arguments=["verify", str(copy)]) == INTEGRITY
+    assert "none names the" in capsys.readouterr().out

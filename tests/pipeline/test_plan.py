@@ -153,5 +153,15 @@ def test_a_limit_takes_the_same_files_at_each_run(films, tmp_path):
     assert make_plan(dataset, earlier, PlanConfig(limit=3), here) == []
     more = make_plan(dataset, files, PlanConfig(limit=5), here)
     assert [row["uri"] for row in more] == [found.uri for found in files[3:5]]
-    assert make_plan(dataset, files[2:], PlanConfig(limit=5), here) == []  # two are gone: no others come
-    assert len(make_plan(dataset, files[2:], PlanConfig(limit=6), here)) == 1
+
+
+def test_a_limit_counts_planned_files_that_are_gone_and_no_others(films, tmp_path):
+    folder = tmp_path / "films"
+    shutil.copytree(films, folder)
+    files, dataset = list_sources([str(folder)]), Dataset.create(str(tmp_path / "ds"))
+    assert len(make_plan(dataset, files[:2], PlanConfig(limit=2), here)) == 2
+    assert len(make_plan(dataset, files[2:4], PlanConfig(limit=2), here)) == 2  # others of the same folder
+    Path(files[0].uri).unlink()
+    left = list_sources([str(folder)])
+    assert make_plan(dataset, left, PlanConfig(limit=4), here) == []
+    assert len(make_plan(dataset, left, PlanConfig(limit=5), here)) == 1

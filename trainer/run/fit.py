@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
 from trainer.reports.sheets import Sheets
+from trainer.run.folder import CONFIG, begun_anew_if_refused, check_new
 from trainer.run.loop import Run, tell
 from trainer.run.run_lock import RunLock
 from trainer.run.upkeep import steps_traced
@@ -58,7 +60,6 @@ from trainer.state.mirror import Mirror
 from trainer.state.optimizers import make_optimizers
 from trainer.state.parallel import Ranks, build, check, full_state, join
 
-CONFIG = "config.json"
 _PLAN_FORMAT = 2
 """Goes up with every change after which the same settings give another plan; a run of another version is not
 resumed."""
@@ -119,6 +120,7 @@ def dataset_source(
     sheets = Sheets(dataset, views[0], catalog, reader, config, out, ranks)
     origin = {
         "dataset": dataset.address,
+        **({"snapshot": dataset.at} if dataset.at else {}),
         "view": view_name,
         "view_digests": [view.digest for view in views],
         "columns": made_by["columns"],
@@ -204,8 +206,7 @@ def fit_until(
         Mirror(config.checkpoints, out, ranks).restore(lambda stored: check_same_run(stored, config))
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
-    if ranks.device.type == "cuda":
-        check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
+    _check_device(config, ranks)
     lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
     newest = newest_sound(out / "checkpoints", ranks)
     keeps = kept_that_fit(config, ranks.size, ranks.device)
@@ -239,14 +240,15 @@ def fit_until(
     run = Run(config, out, ranks, trained, state, source.validation, source.sheets)
     record = RunRecord(out, source.origin, state.step, ranks.size) if ranks.is_first else None
     try:
-        before = run.validate(state.step) if state.step == 0 else None
-        try:
-            step = run.loop(source.loader, stop)
-        finally:
-            # one may sample from a run that was stopped by hand; where a machine is taken away there is no
-            # time, and `rushes export-model` makes the model from the checkpoint
-            if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
-                _export(out, trained, config, ranks)
+        with begun_anew_if_refused(out, run) if ranks.is_first and not newest else nullcontext():
+            before = run.validate(state.step) if state.step == 0 else None
+            try:
+                step = run.loop(source.loader, stop)
+            finally:
+                # one may sample from a run that was stopped by hand; where a machine is taken away there is
+                # no time, and `rushes export-model` makes the model from the checkpoint
+                if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
+                    _export(out, trained, config, ranks)
         after = run.validate(step)
         run.show(step, stop)
     finally:
@@ -294,6 +296,11 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
         ranks.wait()  # on the host: a device would not wait so long
 
 
+def _check_device(config: FitConfig, ranks: Ranks) -> None:
+    if ranks.device.type == "cuda":
+        check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
+
+
 def _claim(
     out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks, takes_new_data: bool
 ) -> tuple[RunLock | None, Changes]:
@@ -307,6 +314,7 @@ def _claim(
     """
     saved, lock, changes = out / CONFIG, None, Changes()
     if ranks.is_first:
+        check_new(out)
         out.mkdir(parents=True, exist_ok=True)
         lock = RunLock(out)
         sweep(out / "checkpoints")
@@ -336,6 +344,8 @@ def _claim(
                 "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
                 "another --out.",
             )
+        if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
+            config, changes = before, Changes()
     ranks.wait()
     if ranks.is_first:
         save_config(config, saved)

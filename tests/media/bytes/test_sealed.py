@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from manifests.errors import UsageError
+from manifests.text import shown
 from media.bytes.sealed import keyless, sealed, secret_if_there, unsealed, use_secret
 from media.bytes.tar_member import is_tar, split_member
 from media.errors import MediaError
@@ -148,3 +149,34 @@ def test_a_home_that_is_anothers_stops_no_work_without_keys(monkeypatch):
     monkeypatch.setenv("RUSHES_SEAL", "schl\u00fcssel")
     with pytest.raises(UsageError, match="RUSHES_SEAL:"):
         secret_if_there()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://[::1]:8766/a@b.mp4",
+        "http://[2001:db8::1]/a@b.mp4",
+        "https://host:8080/@user/x.mp4",
+        "https://host/x.mp4?v=1&barcode=5",
+        "https://host/a.tar#member;key=1.mp4",
+    ],
+)
+def test_what_holds_no_key_is_left_as_it_is(uri):
+    assert sealed(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://u:s3c/r3t@host:9/x.mp4",
+        "https://host/x.mp4?hdnts=exp=1~hmac=s3cr3t",
+        "https://host/x.mp4?api%5Fkey=s3cr3t",
+        "https://host/x.mp4?sessionid=s3cr3t&v=2",
+        "https://host/a;jsessionid=s3cr3t/x.mp4?v=1",
+        "https://host/x.mp4?code=s3cr3t/with/slashes",
+    ],
+)
+def test_keys_by_other_names_and_in_other_places_are_sealed(uri):
+    found = sealed(uri)
+    assert "s3c" not in found and unsealed(found) == uri and "s3c" not in shown(uri)
+    assert "s3c" not in sealed("https://host/x.mp4#access_token=s3cr3t")

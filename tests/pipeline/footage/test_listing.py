@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables.planned import segments as segments_of_plan
@@ -209,6 +210,7 @@ def test_text_lists_hold_anything_and_count_from_their_folder(folder, tmp_path, 
         ("a.csv", b"name,alt\nx.mp4,a\n", "line 2: names no file"),
         ("a.csv", b'uri,alt\nx.mp4,"a\n', "line 2: is not CSV"),
         ("a.csv", b"uri\nx\xff.mp4\n", "line 2: is not UTF-8"),
+        ("a.csv", b"\nuri,caption,Caption\nx.mp4,a,b\n", "line 2: names caption twice"),
         ("a.txt", b"x.mp4\n\xff\n", "line 2: is not UTF-8"),
         ("a.txt", b"\nftp://h/x.mp4\n", "line 2: ftp://h/x.mp4 has a scheme"),
         ("a.parquet", b"PAR1 not really", "is not a whole parquet file"),
@@ -231,6 +233,10 @@ def test_a_malformed_line_is_named_with_its_list(tmp_path, monkeypatch, name, co
         ("a.csv", b"uri;alt\r\nx.mp4;a, b\r\n"),
         ("a.csv", b'uri,alt\rx.mp4,"a, b"\r'),
         ("a.csv", b' Path ,Alt\nx.mp4,"a, b"\n'),
+        ("a.csv", b"sep=;\nuri;alt\nx.mp4;a, b\n"),
+        ("a.csv", b"\nuri|alt\nx.mp4|a, b\n"),
+        ("a.csv", b"uri;alt;x, y\nx.mp4;a, b;1\n"),
+        ("a.tsv", b"uri\talt;x\tcaption\nx.mp4\t\ta, b\n"),
         ("a.txt", b"y.mp4\rx.mp4\r"),
         ("a.txt", "y.mp4\nx.mp4\n".encode("utf-16")),
         ("a.jsonl", b'{"Path": "x.mp4", "alt": "a, b"}\r\n'),
@@ -523,3 +529,12 @@ def test_the_order_of_the_arguments_does_not_matter(folder):
     args = [str(folder), f"{folder}/sub dir", f"{folder}/still.png"]
     assert list_sources(args) == list_sources(args[::-1])
     assert Path(list_sources([str(folder)])[0].uri).is_absolute()
+
+
+def test_an_export_is_no_footage(dataset, tmp_path, capsys):
+    assert cli.main(arguments=["export", dataset.uri, "--out", str(tmp_path / "all" / "ex")]) == cli.DONE
+    shutil.copy(next((tmp_path / "all" / "ex").glob("*.tar")), tmp_path / "all" / "mine.tar")
+    found = list_sources([str(tmp_path / "all")])
+    assert found and all("/ex/" not in item.uri for item in found)
+    with pytest.raises(UsageError, match="an export of ours"):
+        list_sources([str(tmp_path / "all" / "ex")])

@@ -307,6 +307,31 @@ def test_more_steps_done_than_asked_for_is_said(dataset, tmp_path, capsys):
     fit(dataset, "default", dataclasses.replace(TEST, steps=3), tmp_path)
     fit(dataset, "default", dataclasses.replace(TEST, steps=2), tmp_path)
     assert "3 steps are done, more than --steps 2: nothing to train" in capsys.readouterr().err
+    assert load_config(tmp_path / "config.json").steps == 3 and not (tmp_path / "changes.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "dataset.json", "notes.json"])
+def test_a_run_is_begun_in_a_folder_of_its_own(dataset, tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(UsageError, match="Name a folder of its own"):
+        fit(dataset, "default", dataclasses.replace(TEST, steps=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_after_settings_that_let_no_step_be_taken_others_may_be_tried(dataset, tmp_path):
+    (tmp_path / "slurm-1.out").write_text("what a scheduler writes")
+    one = dataclasses.replace(TEST, steps=1)
+    for refused in ({"tokens": 1}, {"mix": {"default": 0.0}}):
+        with pytest.raises(UsageError):
+            fit(dataset, "default", dataclasses.replace(one, **refused), tmp_path)
+    fit(dataset, "default", one, tmp_path)
+    assert load_config(tmp_path / "config.json").tokens == TEST.tokens
+
+
+def test_a_run_on_a_snapshot_names_it(copy, tmp_path):
+    assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    fit(Dataset(copy.uri, "spring"), "default", dataclasses.replace(TEST, steps=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["snapshot"] == "spring"
 
 
 def sampled(trained, canvas, prompt, steps, seed=0, start=None):

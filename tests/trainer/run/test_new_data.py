@@ -35,29 +35,31 @@ def test_a_grown_dataset_is_said_and_taken_up_on_purpose(copy, tmp_path, capsys)
     half = sorted(whole.clips(copy)["clip_id"].to_pylist())[::2]
     names = ", ".join(f"'{name}'" for name in half)
     dataclasses.replace(whole, where=f"({whole.where}) AND clip_id IN ({names})").save(copy, "growing")
-    fit(copy, "growing", dataclasses.replace(TEST, steps=6), tmp_path)
-    before = json.loads((tmp_path / "model.json").read_text())
-    epoch = rows(tmp_path, "consumed.jsonl")[-1]["epoch"]
+    fit(copy, "growing", dataclasses.replace(TEST, steps=6), tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "model.json").read_text())
+    epoch = rows(tmp_path / "run", "consumed.jsonl")[-1]["epoch"]
     whole.save(copy, "growing")
     with pytest.raises(UsageError, match=r"the dataset has grown.*Give --new-data"):
-        fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path)
+        fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path / "run")
     capsys.readouterr()
-    fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path, takes_new_data=True)
+    fit(copy, "growing", dataclasses.replace(TEST, steps=12), tmp_path / "run", takes_new_data=True)
     assert f"other data than before: epoch {epoch + 1} begins on it at step 6" in capsys.readouterr().err
-    consumed = rows(tmp_path, "consumed.jsonl")
+    consumed = rows(tmp_path / "run", "consumed.jsonl")
     assert [row["step"] for row in consumed] == list(range(12)) and consumed[6]["epoch"] == epoch + 1
     assert {name for row in consumed[:6] for name, _ in row["samples"]} <= set(half)
     assert {name for row in consumed[6:] for name, _ in row["samples"]} - set(half), "new clips are shown"
-    [change] = rows(tmp_path, "changes.jsonl")
+    [change] = rows(tmp_path / "run", "changes.jsonl")
     assert change["step"] == 6 and change["changes"]["data"][0] != change["changes"]["data"][1]
-    after = json.loads((tmp_path / "model.json").read_text())
+    after = json.loads((tmp_path / "run" / "model.json").read_text())
     assert (after["latent_mean"], after["latent_std"]) == (before["latent_mean"], before["latent_std"])
-    held = json.loads((tmp_path / "held-out.json").read_text())
+    held = json.loads((tmp_path / "run" / "held-out.json").read_text())
     assert held and not {source_of(name) for row in consumed for name, _ in row["samples"]} & set(held)
-    mark = read_state(list_checkpoints(tmp_path / "checkpoints")[-1]).plan_mark
-    fit(copy, "growing", dataclasses.replace(TEST, steps=14), tmp_path)  # from now on it is this run's data
-    assert mark[1] >= epoch + 1 and len(rows(tmp_path, "consumed.jsonl")) == 14
-    assert len(rows(tmp_path, "changes.jsonl")) == 2, "the number of steps"
+    mark = read_state(list_checkpoints(tmp_path / "run" / "checkpoints")[-1]).plan_mark
+    fit(
+        copy, "growing", dataclasses.replace(TEST, steps=14), tmp_path / "run"
+    )  # from now on it is this run's data
+    assert mark[1] >= epoch + 1 and len(rows(tmp_path / "run", "consumed.jsonl")) == 14
+    assert len(rows(tmp_path / "run", "changes.jsonl")) == 2, "the number of steps"
 
 
 def test_a_run_on_a_named_snapshot_reads_what_it_read_before(copy, tmp_path):
@@ -67,11 +69,11 @@ def test_a_run_on_a_named_snapshot_reads_what_it_read_before(copy, tmp_path):
     dataclasses.replace(whole, where=f"({whole.where}) AND clip_id IN ({names})").save(copy, "growing")
     assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
     address = f"{copy.uri}@spring"
-    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=3), tmp_path)
+    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=3), tmp_path / "run")
     whole.save(copy, "growing")  # today's view has more
-    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=6), tmp_path)
-    consumed = rows(tmp_path, "consumed.jsonl")
+    fit(Dataset(address), "growing", dataclasses.replace(TEST, steps=6), tmp_path / "run")
+    consumed = rows(tmp_path / "run", "consumed.jsonl")
     assert len(consumed) == 6 and {name for row in consumed for name, _ in row["samples"]} <= set(half)
-    assert json.loads((tmp_path / "run.json").read_text())["dataset"] == address
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == address
     options = Fit(preset="tiny", data=address)
     assert str(options._checked_out()) == f"{copy.uri}/training/tiny"

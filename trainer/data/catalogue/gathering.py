@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.tables import scans
@@ -183,6 +184,10 @@ def _samples(
     is_aside[every] = _aside(dataset, views[0], ids[every], config, kept_aside)
     aside = rows[(view == 0) & is_aside[rows]]
     if not len(aside):
+        say(
+            f"held out: {config.held_out:g} of the sources are none, so one clip ({ids[rows[0]]}) is, whose "
+            "source is trained on too"
+        )
         aside = rows[:1]
         is_aside[aside] = True
     keep = ~is_aside[rows]

@@ -1,0 +1,48 @@
+"""What lies in a dataset and nothing names: of attempts that died, or of what is lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+
+from manifests.errors import RushesError
+from manifests.layout import Dataset
+from manifests.snapshots import Snapshot
+from manifests.store import storage
+from manifests.tables.parts import read_part
+
+
+def lost_snapshot(dataset: Dataset) -> Iterator[str]:
+    """Column versions whose merged records no snapshot names and that have no others: it had them."""
+    named = {merged.path for merged in dataset.snapshot.files()}
+    lost, small = Counter[str](), set[str]()
+    for info in storage.list_files(dataset.filesystem, dataset.path("tables", "shards"), ".parquet"):
+        column = info.path.rsplit("/", 2)[-2]
+        if not info.base_name.startswith("merged-"):
+            small.add(column)
+        elif dataset.relative(info.path) not in named:
+            lost[column] += 1
+    for column in sorted(lost.keys() - small - dataset.snapshot.columns.keys()):
+        yield (
+            f"{dataset.path('snapshots')}: none names the {lost[column]} merged files of {column}; restore "
+            "the newest snapshot"
+        )
+
+
+def unnamed_tars(dataset: Dataset, named: Collection[str | None], kept: Iterable[Snapshot]) -> list[int]:
+    """Sizes in bytes of the tars that no record names.
+
+    Args:
+        named: paths of those that records name now, within the dataset.
+        kept: named snapshots, whose tars are named too.
+    """
+    known = set(named)
+    for snapshot in kept:
+        for version in snapshot.columns.values():
+            for merged in version.tables.get("shards", ()):
+                with contextlib.suppress(OSError, RushesError):
+                    path = dataset.path(*merged.path.split("/"))
+                    known.update(read_part(dataset, path, ["tar"])["tar"].to_pylist())
+    tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+    return [info.size for info in tars if dataset.relative(info.path) not in known]

@@ -1,0 +1,59 @@
+"""The folder of a run: of one run and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from manifests.errors import UsageError
+
+CONFIG = "config.json"
+_OWN = {
+    *(CONFIG, "model.json", "run.json", "held-out.json"),
+    *("metrics.jsonl", "validation.jsonl", "consumed.jsonl", "changes.jsonl"),
+    *("checkpoints", "model", "samples", "tensorboard", "profile"),
+}
+"""What a run that was refused before its first step may have left."""
+_LOGS = (".log", ".txt", ".out", ".err")
+"""What a shell or a scheduler writes beside."""
+
+
+def check_new(out: Path) -> None:
+    """Refuse to begin a run among other files: a folder with a run in it is no footage and no dataset.
+
+    Raises:
+        UsageError: the folder holds something else, and no run.
+    """
+    if not out.is_dir() or (out / CONFIG).exists():
+        return
+    others = sorted(
+        path.name
+        for path in out.iterdir()
+        if not path.name.startswith(".") and path.name not in _OWN and path.suffix not in _LOGS
+    )
+    if others:
+        is_dataset = (out / "dataset.json").exists()
+        raise UsageError(
+            str(out),
+            "is a dataset" if is_dataset else f"holds other files ({', '.join(others[:3])})",
+            f"Name a folder of its own, such as {out / 'training' / 'NAME' if is_dataset else out / 'run'}.",
+        )
+
+
+class Running(Protocol):
+    """A run that knows how many steps it has done."""
+
+    done: int
+
+
+@contextlib.contextmanager
+def begun_anew_if_refused(out: Path, run: Running) -> Iterator[None]:
+    """Inside a new run: where its settings let no step be taken, others may be tried in the folder."""
+    try:
+        yield
+    except UsageError:
+        if not run.done:
+            (out / CONFIG).unlink(missing_ok=True)
+        raise
