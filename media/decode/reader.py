@@ -267,7 +267,11 @@ class VideoReader:
                         if is_after_gap:
                             gaps_s.pop(0)
                         is_key = health.is_key(frame)
-                        previous_s, is_damaged = time_s, health.is_damaged(frame, is_key, is_after_gap)
+                        is_damaged = health.is_damaged(frame, is_key, is_after_gap)
+                        if time_s <= previous_s and health.has_losses:  # held back by damage until too late
+                            health.num_frames -= 1
+                            continue
+                        previous_s = time_s
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
