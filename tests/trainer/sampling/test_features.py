@@ -107,8 +107,8 @@ def test_a_video_is_closed_to_a_loop(model_folder, tmp_path, one, two_films):
 
 
 def test_a_loop_of_its_own_fills_whole_latents(model_folder, tmp_path):
-    words = ("--loop", "--seconds", 1, "--fps", 10, "--width", 41, "--height", 27)
-    made(sample(model_folder, tmp_path / "a.mkv", *words), 8)
+    words = ("--loop", "--seconds", 1.2, "--fps", 10, "--width", 41, "--height", 27)
+    made(sample(model_folder, tmp_path / "a.mkv", *words), 12)
 
 
 @pytest.mark.parametrize("strength", [0, 0.5, 1])
