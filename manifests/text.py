@@ -19,8 +19,8 @@ _USER = re.compile(
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
 _SECRET = re.compile(
-    r"([?&;#](?:x-\w+-[\w-]+|[\w.%-]*(?:signature|token|secret|passw|credential|session|bearer)[\w.%-]*"
-    r"|(?:[\w.%-]*(?:[-_.]|%2d|%2e|%5f))?(?:sig|key|auth|hmac|pwd|policy|jwt|sid|code|authkey)"
+    r"([?&;#](?:x-\w+-[\w-]+|[\w.%-]*(?:signature|token|secret|passw|credential|sessionid)[\w.%-]*"
+    r"|(?:[\w.%-]*(?:[-_.]|%2d|%2e|%5f))?(?:sig|key|auth|hmac|pwd|policy|jwt)|code|sid|authkey|bearer|session"
     r"|(?:api|access|aws)(?:[-_]|%2d|%5f)?(?:access)?key(?:id)?|googleaccessid|key-pair-id|hdnts|hdnea)=)"
     r"[^&;#\s]+",
     re.IGNORECASE,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
@@ -215,18 +216,17 @@ class Remove:
             queries.check_predicate(self.where, "--where")
         listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
-        unknown = list[str]()
+        unknown = set(self.source) - _known(dataset, self.source)
         for word in self.source:
-            if not _is_known(dataset, word) and not _with_key_sealed(dataset, word):
-                unknown.append(word)
             if rows := _with_key_sealed(dataset, word):
                 ids = ", ".join(row["source_id"] for row in rows)
                 if holds_secret(word):  # what else its query says is sealed too
                     raise UsageError(word, "is sealed in the plan with its query", f"Give an id, of: {ids}.")
+                unknown.discard(word)
                 named += " OR source_id IN (" + ", ".join(f"'{row['source_id']}'" for row in rows) + ")"
         if unknown and not pending(dataset):  # one that did not end has some of them behind it
             raise UsageError(
-                f"--source {' '.join(unknown)}",
+                f"--source {' '.join(sorted(unknown))}",
                 "names no source of the dataset; nothing is removed",
                 "List them with `rushes ls DATASET sources`.",
             )
@@ -240,10 +240,12 @@ class Remove:
         return found
 
 
-def _is_known(dataset: Dataset, word: str) -> bool:
-    """Whether a word is the id or the address of a source."""
-    where = (pc.field("source_id") == word) | (pc.field("uri") == word)
-    return scans.table(dataset, "sources", None, ["source_id"], where).num_rows > 0
+def _known(dataset: Dataset, words: Sequence[str]) -> set[str]:
+    """Those of the words that are the id or the address of a source."""
+    listed = pa.array(words, pa.string())
+    where = pc.field("source_id").isin(listed) | pc.field("uri").isin(listed)
+    rows = scans.table(dataset, "sources", None, ["source_id", "uri"], where) if words else None
+    return set() if rows is None else {*rows["source_id"].to_pylist(), *rows["uri"].to_pylist()} & set(words)
 
 
 def _with_key_sealed(dataset: Dataset, word: str) -> list[dict]:

@@ -58,8 +58,8 @@ class Decoder:
         os.close(child_reads)
         os.close(child_writes)
         self.pid, self._wire = self._process.pid, Wire(reads, writes)
-        self._uri = ""
-        self._served = set[str]()
+        self._uri = self._last = ""
+        self._has_served_others = False
         self._file: BinaryIO | None = None  # open where it is not local
         try:
             self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
@@ -73,8 +73,8 @@ class Decoder:
 
     def begin(self, uri: str) -> None:
         """From now on it reads this file, and may ask for the bytes of no other."""
-        self._uri = uri
-        self._served.add(uri)
+        self._has_served_others |= self._last not in ("", uri)
+        self._uri = self._last = uri
 
     def ask(self, do: str, **arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
         """What it answers, which is no error.
@@ -172,7 +172,7 @@ class Decoder:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return ChildProcessError(f"{self._uri}: its decoder was killed from outside ({name})")
-        if len(self._served) > 1:
+        if self._has_served_others:
             return DoubtfulDeath(f"{self._uri}: its decoder died of it, or of a file before it ({name})")
         return MediaError("decoder_died", f"{self._uri}: its decoder died of it ({name})")
 

@@ -29,6 +29,13 @@ RESTART_S, RESTART_TS_S = 0.2, 0.05
 """A clock of decoding that falls back by more began anew: streams joined end to end. Transport streams carry
 that clock; elsewhere it may be reckoned from times that are wrong."""
 CLOCK_RESTART = "clock_restart"
+
+
+def least_restart_s(container: str) -> float:
+    """How far a clock falls back at least that began anew."""
+    return RESTART_TS_S if container == "mpegts" else RESTART_S
+
+
 TIMES_OF_DECODING = "times_of_decoding"
 """Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
@@ -78,7 +85,7 @@ class _Seen:
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     base = stream.time_base or Fraction(1, 1000)
-    restart_s = RESTART_TS_S if container.format.name == "mpegts" else RESTART_S
+    restart_s = least_restart_s(container.format.name)
     runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
     num, is_first, last_dts, lengths = 0, True, None, list[int]()
     try:

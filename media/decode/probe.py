@@ -133,6 +133,8 @@ def _is_stream(path: str, size: tuple[int, int]) -> bool:
 
     Those hold no EXIF; of a photograph that does, it is another picture of the same moment.
     """
+    if not is_local(path) and path.partition("?")[0].lower().endswith((".jpg", ".jpeg")):
+        return False  # to look would be to fetch each still of a store twice
     with open_binary(path) as file:
         data = file.read(_MOST_JPEG_BYTES)
     place = 2
@@ -145,8 +147,11 @@ def _is_stream(path: str, size: tuple[int, int]) -> bool:
     behind = data[end + 2 :].lstrip(b"\0") if end >= 0 else b""
     if not behind.startswith(b"\xff\xd8\xff"):
         return False
-    with Image.open(io.BytesIO(behind)) as other:
-        return other.size == size
+    try:
+        with Image.open(io.BytesIO(behind)) as other:
+            return other.size == size
+    except (OSError, SyntaxError, ValueError):  # no picture
+        return False
 
 
 def _probe_image(path: str) -> Probe | None:

@@ -25,6 +25,7 @@ from media.decode.packets import (
     CLOCK_RESTART,
     LOST_FRAMES,
     TIMES_OF_DECODING,
+    least_restart_s,
     scan_packets,
     video_stream,
 )
@@ -323,7 +324,8 @@ class VideoReader:
             )
         if pts is not None:
             time_s = pts * tick_s - self.facts.start_s + self._restart_s
-            if index and previous_s > time_s and CLOCK_RESTART in self.facts.decoder_reasons:
+            is_marked = CLOCK_RESTART in self.facts.decoder_reasons
+            if index and is_marked and previous_s - time_s > least_restart_s(self.facts.container):
                 step_s = 1 / (self.facts.fps or 24.0)
                 self._restart_s += previous_s + step_s - time_s
                 time_s = previous_s + step_s

@@ -26,7 +26,8 @@ class ClipRouter:
         span_s = clips[-1]["end_s"] - clips[0]["start_s"]
         is_sparse = sum(clip["end_s"] - clip["start_s"] for clip in clips) < SPARSE_SHARE * span_s
         self.reader = Reader(facts, max_pixels, decoder=None if is_sparse else "pyav")
-        self._jumps = self.reader.decoder != "pyav"
+        # a still is read whole, whichever decoder reads it
+        self._jumps = self.reader.decoder != "pyav" or clips[0]["kind"] == "image"
         self._stream: Iterator[Frame] | None = None
         self._ahead: Frame | None = None
         self.problem: MediaError | None = None

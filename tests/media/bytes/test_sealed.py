@@ -158,6 +158,7 @@ def test_a_home_that_is_anothers_stops_no_work_without_keys(monkeypatch):
         "http://[2001:db8::1]/a@b.mp4",
         "https://host:8080/@user/x.mp4",
         "https://host/x.mp4?v=1&barcode=5",
+        "https://host/x.mp4?country_code=US&session_number=3",
         "https://host/a.tar#member;key=1.mp4",
     ],
 )

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from manifests.layout import Dataset
+from manifests.tables import scans
 from media.apart import pool
 from media.apart.reader import probe as probe_apart
 from media.decode.images import encode_jpeg
@@ -18,6 +20,7 @@ from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
 from media.writer import write_video
+from tests.conftest import ingest_here
 from tests.media.decode.test_reader import gradient
 
 FPS = 25
@@ -63,7 +66,9 @@ def test_stills_that_ffmpeg_alone_reads_are_stills(tmp_path, compression):
     assert np.array_equal(frame.rgb, moving(0))
 
 
-@pytest.mark.parametrize("behind", [encode_jpeg(moving(1, 80, 48)), b"\0" * 64, b"ftypmp42" * 9, b""])
+@pytest.mark.parametrize(
+    "behind", [encode_jpeg(moving(1, 80, 48)), b"\0" * 64, b"ftypmp42" * 9, b"\xff\xd8\xff no picture", b""]
+)
 def test_a_still_with_something_behind_it_is_a_still(tmp_path, behind):
     (tmp_path / "a.jpg").write_bytes(encode_jpeg(moving(0)) + behind)
     assert probe(str(tmp_path / "a.jpg")).kind == "image"
@@ -177,3 +182,13 @@ def test_a_codec_without_a_decoder_is_named(tmp_path):
     with pytest.raises(MediaError, match=r"cannot decode here: (jpegxl|JPEG XL)") as caught:
         probe(str(tmp_path / "a.jxl"))
     assert caught.value.reason == "no_decoder"
+
+
+def test_a_still_that_ffmpeg_alone_reads_has_a_latent(tmp_path):
+    (tmp_path / "films").mkdir()
+    large_png(tmp_path / "films" / "a.png", 17 << 20)
+    ingest_here(tmp_path / "films", tmp_path / "ds")
+    dataset = Dataset(str(tmp_path / "ds"))
+    assert scans.table(dataset, "sources")["decoder"].to_pylist() == ["pyav"]
+    assert scans.table(dataset, "failures").num_rows == 0
+    assert scans.table(dataset, "latents").num_rows == scans.table(dataset, "clips").num_rows == 1
