@@ -165,17 +165,16 @@ def _has_changed(found: Found, row: dict) -> bool:
     return found.size_bytes not in {None, row["size_bytes"]}
 
 
-def _num_gone(files: list[Found], known: Collection[str]) -> int:
-    """Planned files of the same folders that are there no more: they were among the first all the same."""
+def _first(files: list[Found], known: Collection[str], limit: int) -> list[Found]:
+    """So many of the files, those that are planned first: going on is going on with the same ones.
+
+    Planned files of the same folders that are there no more were among the first all the same.
+    """
     names = {safe_name(found.uri) for found in files}
     folders = {posixpath.dirname(name) for name in names}
-    return sum(
-        name not in names
-        and posixpath.dirname(name) in folders
-        and is_local(name)
-        and not os.path.lexists(name)
-        for name in known
-    )
+    others = (name for name in known if name not in names and posixpath.dirname(name) in folders)
+    num_gone = sum(is_local(name) and not os.path.lexists(name) for name in others)
+    return sorted(files, key=lambda found: safe_name(found.uri) not in known)[: max(0, limit - num_gone)]
 
 
 def make_plan(
@@ -200,9 +199,7 @@ def make_plan(
         raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
     known, known_ids, first_shard, failed = _known(dataset)
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
-    if config.limit:  # those that are planned count first, so that going on is going on with the same ones
-        left = max(0, config.limit - _num_gone(files, known))
-        files = sorted(files, key=lambda found: safe_name(found.uri) not in known)[:left]
+    files = _first(files, known, config.limit) if config.limit else files
     for path in [
         found.uri for found in files if (row := known.get(safe_name(found.uri))) and _has_changed(found, row)
     ]:

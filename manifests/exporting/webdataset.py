@@ -97,5 +97,6 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))
-    (out / EXPORT_MARK).touch()
+    if all(path.suffix == ".tar" or path.name == "README.md" for path in out.iterdir()):
+        (out / EXPORT_MARK).touch()  # what else lies there may be footage
     return written, num_lacking

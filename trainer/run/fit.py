@@ -258,13 +258,17 @@ def fit_until(
         if lock:
             lock.release()
     if before:
-        tell(
-            ranks,
-            f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean "
-            f"velocity {after['all']['baseline']:.4f}; "
-            f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
-        )
+        _tell_validation(before, after, ranks)
     return step
+
+
+def _tell_validation(before: dict[str, Any], after: dict[str, Any], ranks: Ranks) -> None:
+    tell(
+        ranks,
+        f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean "
+        f"velocity {after['all']['baseline']:.4f}; "
+        f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
+    )
 
 
 def _resumed(newest: Path, trained: Trained, source: Source, changes: Changes, ranks: Ranks) -> TrainState:
