@@ -80,15 +80,15 @@ class Tail:
         path = piece_path(self.dataset, self.run_id, self._piece)
         info = self.dataset.filesystem.get_file_info(path)
         if not info.is_file or info.size in (self._at, self._size):
-            return False
+            return self._goes_on()
         self._size = info.size
         data = storage.read_range(self.dataset.filesystem, path, self._at, info.size - self._at)
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
         self._at += len(whole)
         has_ended = not self._is_local and self._at >= PIECE_BYTES
-        if has_ended:  # what comes now is in the next piece
-            self._piece, self._at, self._size = self._piece + 1, 0, -1
+        if has_ended:
+            self._next_piece()
         for line in whole.splitlines():
             try:
                 event = json.loads(line)
@@ -96,6 +96,17 @@ class Tail:
             except (ValueError, KeyError, TypeError):
                 continue  # a damaged line; `rushes status` names it
         return has_ended
+
+    def _goes_on(self) -> bool:
+        """Whether there is a next piece, although this one is not full: a takedown makes pieces shorter."""
+        following = piece_path(self.dataset, self.run_id, self._piece + 1)
+        if self._is_local or not self._at or not storage.exists(self.dataset.filesystem, following):
+            return False
+        self._next_piece()
+        return True
+
+    def _next_piece(self) -> None:
+        self._piece, self._at, self._size = self._piece + 1, 0, -1
 
     def _take(self, event: dict[str, Any]) -> None:
         self._meter.add(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,7 @@ def connected(
     without: Collection[str] = (),
     *,
     has_licences: bool = False,
+    instead: Mapping[str, pa.Table] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with every table at hand, read lazily, and no other file within reach.
 
@@ -44,6 +45,7 @@ def connected(
             only.
         without: tables that are not at hand.
         has_licences: clips have `OF_SOURCES`, at the cost of a join.
+        instead: rows that stand for those of a table.
     """
     import duckdb
 
@@ -54,7 +56,7 @@ def connected(
         versions = None if columns is None else list(columns.values())
         for name in TABLES:
             if name != "events" and name not in without:
-                connection.register(name, tables.lazy(name, versions))
+                connection.register(name, (instead or {}).get(name, tables.lazy(name, versions)))
         if has_licences and "clips" not in without:
             connection.unregister("clips")
             connection.register("_clips", tables.lazy("clips", versions))
@@ -147,11 +149,12 @@ def sql(
     without: Collection[str] = (),
     *,
     whose: str = "",
+    instead: Mapping[str, pa.Table] | None = None,
 ) -> pa.Table:
     """Run one read-only query over the dataset's tables.
 
     Args:
-        columns, without: as for `connected`.
+        columns, without, instead: as for `connected`.
         whose: what an error names, where the user has not written the whole query.
 
     Raises:
@@ -162,7 +165,7 @@ def sql(
     has_licences = False
 
     def ask() -> pa.Table:
-        with connected(dataset, columns, without, has_licences=has_licences) as connection:
+        with connected(dataset, columns, without, has_licences=has_licences, instead=instead) as connection:
             statements = connection.extract_statements(query)
             if len(statements) != 1:
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
@@ -173,8 +176,8 @@ def sql(
     try:
         try:
             return _again_where_merged(dataset, ask)
-        except duckdb.BinderException as error:
-            if not any(f'"{name}" not found' in str(error) for name in OF_SOURCES):
+        except duckdb.BinderException:
+            if not speaks_of_licences(query):
                 raise
             has_licences = True
             return _again_where_merged(dataset, ask)

@@ -164,7 +164,11 @@ DUPLICATES = [
     ("shard", pa.int32(), "number of the shard"),
     ("group_id", pa.string(), "the clip of the group that is kept"),
     ("is_kept", pa.bool_(), "whether the default view keeps it"),
-    ("distance", pa.float64(), "from the kept clip; null where the embedding alone matched"),
+    (
+        "distance",
+        pa.float64(),
+        "from the kept clip; null where the embedding alone matched, or after a takedown",
+    ),
 ]
 DROPS = [
     ("stage", pa.string(), "stage that left it out"),

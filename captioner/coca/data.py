@@ -177,7 +177,10 @@ class Batches:
             raise UsageError(
                 f"captions of kind {kind}",
                 "are in none of the examples",
-                "Train on the film world, or caption the dataset first.",
+                "They come from sidecars and lists, no captioner writes them. Train --stage base on the film "
+                "world (--films 2000), then the others on the dataset."
+                if kind == "alt"
+                else "Train on the film world, or caption the dataset first.",
             )
         self.kind, self.batch, self.seed, self.lesson, self.changes = kind, batch, seed, lesson, changes
         self._groups: dict[bool, list[list[int]]] = {}

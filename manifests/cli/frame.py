@@ -12,6 +12,7 @@ from typing import Protocol
 from manifests.cli.failures import failure_of
 from manifests.cli.output import DONE, INTERRUPTED, USAGE, say
 from manifests.cli.ranges import check_ranges
+from manifests.cli.repeated import gathered, value_of
 from manifests.cli.table import Entry, find, overview
 from manifests.errors import UsageError
 from manifests.signals import NUMBERS, unwinding
@@ -108,12 +109,8 @@ def _refuse_empty(verb: Verb, words: Sequence[str]) -> None:
         UsageError: there is one.
     """
     for word in words:
-        if word.startswith("--") and "=" not in word:
-            value: object = verb
-            for name in word[2:].replace("-", "_").split("."):
-                value = getattr(value, name, None)
-            if value == ():
-                raise UsageError(word, "is given without a value", "Give one, or leave it out.")
+        if word.startswith("--") and "=" not in word and value_of(verb, word) == ():
+            raise UsageError(word, "is given without a value", "Give one, or leave it out.")
 
 
 def _parsed(entry: Entry, words: list[str]) -> Verb:
@@ -130,6 +127,8 @@ def _parsed(entry: Entry, words: list[str]) -> Verb:
     asked = _HELP & set(before_rest)
     if not asked:
         parsed: Verb = tyro.cli(kind, prog=program, args=words, config=flags)
+        if (together := gathered(words, parsed)) != words:
+            parsed = tyro.cli(kind, prog=program, args=together, config=flags)
         _refuse_empty(parsed, before_rest)
         return parsed
     from manifests.cli.help import described

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from manifests import queries, snapshots
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.store import storage
 from manifests.store.json_files import read_object
+from manifests.tables import scans
 from manifests.views import View
 from manifests.writing.events import run_ids
 from manifests.writing.removing import tokens
@@ -26,7 +28,8 @@ SELECT coalesce(licence, 'not stated') AS licence, count(*) AS files, sum(durati
 FROM sources WHERE status = 'kept' GROUP BY ALL ORDER BY files DESC, licence LIMIT 20
 """
 _ORIGINS = """
-SELECT coalesce(regexp_extract(origin, '^[a-z]+://([^/]+)', 1), 'not stated') AS host, count(*) AS files
+SELECT coalesce(nullif(regexp_extract(origin, '^[a-z]+://([^/]+)', 1), ''), nullif(trim(origin), ''),
+  'not stated') AS host, count(*) AS files
 FROM sources WHERE status = 'kept' GROUP BY ALL ORDER BY files DESC, host LIMIT 20
 """
 _CLIPS = """
@@ -55,23 +58,27 @@ FROM shards GROUP BY ALL ORDER BY ALL
 """
 _REASONS = """
 SELECT what, stage, reason, count(*) AS times FROM (
-  SELECT 'dropped' AS what, stage, reason FROM drops UNION ALL
-  SELECT 'failed', stage, error FROM failures
+  SELECT status AS what, 'plan' AS stage, reason FROM sources WHERE status <> 'kept' UNION ALL
+  SELECT 'dropped', stage, reason FROM drops WHERE stage <> 'plan' UNION ALL
+  SELECT 'failed', stage, error FROM failures WHERE stage <> 'plan'
 ) GROUP BY ALL ORDER BY times DESC, reason
 """
 
 
 def dataset_card(dataset: Dataset, view_name: str = "default") -> str:
-    """The page: sources and licences, clips and captions of a view, the funnel, versions."""
-    view = None
-    if storage.exists(dataset.filesystem, dataset.view_path(view_name)):
-        view = View.load(dataset, view_name)
+    """The page: sources and licences, clips and captions of a view, the funnel, versions.
+
+    Raises:
+        UsageError: there is no view of that name, though there are others.
+    """
+    view = View.load(dataset, view_name) if View.names(dataset) or view_name != "default" else None
     columns = view.columns if view else None
+    sources = {"sources": scans.newest_sources(dataset)}
     name = dataset.address.partition("?")[0].rstrip("/").rpartition("/")[2]
     lines = [f"# {name}", "", *_about(dataset)]
-    lines += ["", "## Sources", "", *_asked(dataset, _SOURCES)]
-    lines += ["", "## Licences", "", *_asked(dataset, _LICENCES)]
-    lines += ["", "## Where it came from", "", *_asked(dataset, _ORIGINS)]
+    lines += ["", "## Sources", "", *_asked(dataset, _SOURCES, instead=sources)]
+    lines += ["", "## Licences", "", *_asked(dataset, _LICENCES, instead=sources)]
+    lines += ["", "## Where it came from", "", *_asked(dataset, _ORIGINS, instead=sources)]
     if view:
         kept = view.clips(dataset, ["start_s", "end_s"])
         seconds = sum(end - start for start, end in zip(*(c.to_pylist() for c in kept.columns), strict=True))
@@ -85,7 +92,9 @@ def dataset_card(dataset: Dataset, view_name: str = "default") -> str:
         lines += ["", *_asked(dataset, _SHAPES, columns)]
         lines += ["", "## Captions", "", *_asked(dataset, _CAPTIONS, columns)]
     lines += ["", "## What became of everything", "", *_asked(dataset, _ACCOUNTS)]
-    lines += ["", *_asked(dataset, _REASONS), "", "## How it was made", "", *_made(dataset)]
+    of_which = f"Of the sources, and in the columns of the view {view_name}:" if view else "Of all versions:"
+    lines += ["", of_which, "", *_asked(dataset, _REASONS, columns, sources)]
+    lines += ["", "## How it was made", "", *_made(dataset)]
     return "\n".join(lines) + "\n"
 
 
@@ -116,10 +125,12 @@ def _made(dataset: Dataset) -> list[str]:
     ]
 
 
-def _asked(dataset: Dataset, query: str, columns: Any = None) -> list[str]:
+def _asked(
+    dataset: Dataset, query: str, columns: Any = None, instead: Mapping[str, pa.Table] | None = None
+) -> list[str]:
     """A query's rows as a table of Markdown; a word where there are none."""
     try:
-        found = queries.sql(dataset, query, columns)
+        found = queries.sql(dataset, query, columns, instead=instead)
     except UsageError as error:
         return [f"Cannot be told: {error}"]
     rows = [[_shown(value) for value in row.values()] for row in found.to_pylist()]

@@ -140,6 +140,17 @@ def looking(dataset: Dataset, ask: Callable[[Tables], Result]) -> Result:
     return ask(Tables(dataset))
 
 
+def newest_sources(dataset: Dataset, fields: Sequence[str] | None = None) -> pa.Table:
+    """The last row of each address in `sources`: what a retry found counts, not what it was tried for."""
+    wanted = None if fields is None else list(dict.fromkeys([*fields, "uri"]))
+    rows = table(dataset, "sources", None, wanted)
+    if len(dataset.generations()) < 2:
+        return rows
+    places = pa.table({"uri": rows["uri"], "row": pa.array(range(rows.num_rows), pa.int64())})
+    last = places.group_by("uri").aggregate([("row", "max")])["row_max"]
+    return rows.take(last.take(pc.sort_indices(last)))
+
+
 def table(
     dataset: Dataset,
     name: str,

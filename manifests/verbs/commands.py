@@ -66,7 +66,7 @@ class Info:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        statuses = pc.value_counts(scans.table(dataset, "sources", None, ["status"])["status"])
+        statuses = pc.value_counts(scans.newest_sources(dataset, ["status"])["status"])
         sources = {item["values"]: item["counts"] for item in statuses.to_pylist()}
         columns = column_rows(dataset)
         drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")

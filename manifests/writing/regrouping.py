@@ -1,9 +1,12 @@
-"""Groups of near-duplicates of which clips are removed: the nearest copy takes a kept clip's place."""
+"""Groups of near-duplicates of which clips are removed: the longest copy takes a kept clip's place.
+
+What the others are to that one is not known here: the next ingest searches again.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -13,19 +16,20 @@ Regroups = dict[str, tuple[str, bool, float | None] | None]
 """By clip: its group now, whether it is kept, and its distance; None where it is alone and in no group."""
 
 
-def _rank(row: dict) -> tuple[bool, float, str]:
-    """Of a group the first by this stands for it: the one that did, else the nearest to it."""
-    distance = float("inf") if row["distance"] is None else row["distance"]
-    return not row["is_kept"], distance, row["clip_id"]
-
-
-def regrouped(rows: list[dict], ids: Collection[str]) -> Regroups:
+def regrouped(rows: list[dict], ids: Collection[str], seconds: Mapping[str, float]) -> Regroups:
     """What changes for the clips that stay.
 
     Args:
         rows: of the whole `duplicates` table.
         ids: sources whose clips go.
+        seconds: that clips last; a part may not stand for the whole.
     """
+
+    def rank(row: dict) -> tuple[bool, float, float, str]:
+        """The first by this stands for a group: the one that did, else the longest, then the nearest."""
+        distance = float("inf") if row["distance"] is None else row["distance"]
+        return not row["is_kept"], -seconds.get(row["clip_id"], 0.0), distance, row["clip_id"]
+
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
         groups[row["group_id"]].append(row)
@@ -34,13 +38,14 @@ def regrouped(rows: list[dict], ids: Collection[str]) -> Regroups:
         stay = [row for row in members if row["clip_id"].partition("-")[0] not in ids]
         if len(stay) == len(members) or not stay:
             continue
-        kept = min(stay, key=_rank)
+        kept = min(stay, key=rank)
         if len(stay) == 1:
             found[kept["clip_id"]] = None
             continue
         for row in stay:
             is_kept = row is kept
-            found[row["clip_id"]] = (kept["clip_id"], is_kept, 0.0 if is_kept else row["distance"])
+            distance = row["distance"] if kept["is_kept"] else None  # it is that to the clip that went
+            found[row["clip_id"]] = (kept["clip_id"], is_kept, 0.0 if is_kept else distance)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -122,7 +122,13 @@ def _regroups(dataset: Dataset, version: Version, ids: set[str]) -> Regroups:
         return {}
     where = pc.field("group_id").isin(pa.array(sorted(groups)))
     found = [row for rows in rows_of(dataset, "duplicates", paths, where) for row in rows.to_pylist()]
-    return regrouped(found, ids)
+    return regrouped(found, ids, _seconds_of(dataset, [row["clip_id"] for row in found]))
+
+
+def _seconds_of(dataset: Dataset, clips: Sequence[str]) -> dict[str, float]:
+    where = pc.field("clip_id").isin(pa.array(clips, pa.string()))
+    rows = scans.table(dataset, "clips", None, ["clip_id", "start_s", "end_s"], where).to_pylist()
+    return {row["clip_id"]: row["end_s"] - row["start_s"] for row in rows}
 
 
 def _left(

@@ -18,6 +18,7 @@ from av.stream import Disposition
 from media.bytes.access import open_binary
 from media.decode.complaints import name_of_codec
 from media.decode.container import open_container
+from media.decode.frame_numbers import FrameNumbers
 from media.decode.limits import MAX_PIXELS, check_pixels
 from media.decode.packet_kinds import is_hidden, is_refresh
 from media.errors import MediaError
@@ -41,9 +42,9 @@ TIMES_OF_DECODING = "times_of_decoding"
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0
 LOST_FRAMES = "lost_frames"
-"""Few frames are missing from an even stream whose decoder builds on others without a word."""
+"""Frames are missing from a stream whose decoder builds on others without a word."""
 _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4"}
-_FEW_STEPS = 24
+_FEW_STEPS, _MOST_REORDERED = 24, 16
 _SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
 _MOST_MISSING = 0.02
 """Share of steps; with more of them frames were left out on purpose."""
@@ -80,6 +81,8 @@ class _Seen:
     pts: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    gaps: list[int] = field(default_factory=list)
+    """Places of packets before which a reference picture is missing."""
 
 
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
@@ -88,6 +91,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     restart_s = least_restart_s(container.format.name)
     runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
     num, is_first, last_dts, lengths = 0, True, None, list[int]()
+    numbers = FrameNumbers(stream.codec_context.extradata) if codec == "h264" else None
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -95,8 +99,8 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             if is_first and not packet.is_keyframe:
                 notes["first_not_key"] += 1
             is_first = False
-            if packet.is_corrupt:
-                notes["corrupt_packet"] += 1
+            is_refreshed, is_gap = _h264_signs(packet, numbers) if numbers else (False, False)
+            notes["corrupt_packet"] += packet.is_corrupt
             if packet.is_discard:
                 notes["edit_list"] += 1
                 continue
@@ -118,15 +122,17 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
             seen = runs[-1]
             if packet.is_keyframe:
                 seen.keys.append(packet.pts)
-                if codec == "h264" and is_refresh(bytes(packet)):
-                    notes["recovery_points"] += 1
+                notes["recovery_points"] += is_refreshed
             elif seen.keys and packet.pts < seen.keys[-1]:
                 notes["open_gop"] += 1
+            if is_gap:
+                seen.gaps.append(len(seen.pts))
             seen.pts.append(packet.pts)
             seen.durations.append(packet.duration or 0)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
-    found = _summary([seen for seen in runs if seen.pts], base, num, notes, codec)
+    is_told = numbers is not None and numbers.is_known
+    found = _summary([seen for seen in runs if seen.pts], base, num, +notes, codec in _SILENT and not is_told)
     found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
     if num and len(lengths) == num:  # a raw stream has no times: by count, at the rate that it says of itself
         step_s = float(np.median(lengths) * base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
@@ -134,7 +140,19 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     return found
 
 
-def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], codec: str) -> Packets:
+def _h264_signs(packet: av.Packet, numbers: FrameNumbers) -> tuple[bool, bool]:
+    """Whether a keyframe only begins a refresh, and whether a reference is missing before a packet."""
+    data = bytes(packet)
+    is_refreshed = packet.is_keyframe and is_refresh(data)
+    return is_refreshed, numbers.is_gap(data, packet.is_keyframe and not is_refreshed)
+
+
+def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], is_by_time: bool) -> Packets:
+    """What was seen.
+
+    Args:
+        is_by_time: gaps in an even stream are the only sign of packets that are missing.
+    """
     if not runs:
         return Packets(np.zeros(0), 0.0, 1 / _DEFAULT_FPS, num, list(notes))
     tick = float(base)
@@ -145,10 +163,12 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], c
             notes["duplicate_pts"] += 1
     steps = np.diff(np.sort(np.array(runs[0].pts, np.int64)))
     step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
-    pieces: list[np.ndarray] = []
+    pieces, missing_ticks = list[np.ndarray](), set[int]()
     for seen in runs:  # a later run goes on one step after the run before it
         ordered = np.sort(np.array(seen.pts, np.int64))
-        pieces.append(ordered - ordered[0] + (pieces[-1][-1] + step if pieces else 0))
+        begin = int(pieces[-1][-1]) + step if pieces else 0
+        pieces.append(ordered - ordered[0] + begin)
+        missing_ticks.update(tick - int(ordered[0]) + begin for tick in _built_on_gaps(seen))
     ticks = np.concatenate(pieces)
     last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
     gaps = np.diff(ticks) * tick
@@ -159,12 +179,24 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], c
         num_packets=num,
         warnings=list(notes),
     )
-    if codec in _SILENT and step and len(missing := _missing(ticks, step)):
-        found.missing_s = [float(found.times_s[place]) for place in missing]
+    if is_by_time and step:
+        missing_ticks.update(ticks[_missing(ticks, step)].tolist())
+    if missing_ticks:
+        found.missing_s = [round(own * tick, 6) for own in sorted(missing_ticks)]
         found.warnings.append(LOST_FRAMES)
     if len(gaps) and gaps.max() > max(GAP_S, GAP_STEPS * step * tick):
         found.gap_s, found.gap_at_s = float(gaps.max()), float(found.times_s[int(gaps.argmax())])
     return found
+
+
+def _built_on_gaps(seen: _Seen) -> list[int]:
+    """Times of the pictures before which a reference is missing, and of those shown before, decoded after."""
+    return [
+        tick
+        for place in seen.gaps
+        for tick in seen.pts[place : place + _MOST_REORDERED]
+        if tick <= seen.pts[place]
+    ]
 
 
 def _missing(ticks: np.ndarray, step: int) -> np.ndarray:

@@ -98,8 +98,14 @@ def fitted(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(rgb, (width, height), interpolation=method)
 
 
-def shown(facts_geometry: Geometry, frame: av.VideoFrame) -> Geometry:
-    """The geometry of a frame whose stored size may differ from the source's first."""
-    if (frame.width, frame.height) == (facts_geometry.stored_width_px, facts_geometry.stored_height_px):
+def shown(facts_geometry: Geometry, frame: av.VideoFrame, widened: float = 1.0) -> Geometry:
+    """The geometry of a frame whose stored size may differ from the source's first.
+
+    Args:
+        widened: how many times as wide a pixel is as at first.
+    """
+    size = frame.width, frame.height
+    if size == (facts_geometry.stored_width_px, facts_geometry.stored_height_px) and widened == 1:
         return facts_geometry
-    return replace(facts_geometry, stored_width_px=frame.width, stored_height_px=frame.height)
+    aspect = facts_geometry.sample_aspect * widened
+    return replace(facts_geometry, stored_width_px=size[0], stored_height_px=size[1], sample_aspect=aspect)

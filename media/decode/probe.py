@@ -154,6 +154,12 @@ def _is_stream(path: str, size: tuple[int, int]) -> bool:
         return False
 
 
+def _is_turned(image: Image.Image) -> bool:
+    """Whether Pillow gives the upright size already, as its newer versions do of TIFF."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and image.size != (tags.get(256), tags.get(257))
+
+
 def _probe_image(path: str) -> Probe | None:
     """Facts of a still image or an animated WebP, APNG or AVIF by Pillow; None for other files."""
     try:
@@ -167,7 +173,7 @@ def _probe_image(path: str) -> Probe | None:
             if image.format == "JPEG" and not image.getexif() and _is_stream(path, image.size):
                 return None
             is_still = frames == 1 or image.format in {"MPO", "TIFF"}
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
+            turned = image.getexif().get(0x0112, 1) >= 5 and not _is_turned(image)  # 5 to 8 swap the axes
             width, height = (image.height, image.width) if turned else image.size
             duration = 0.0
             if not is_still:

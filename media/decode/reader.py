@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -78,6 +79,8 @@ class Health:
         self._starts_s: dict[int, float] = {}  # of groups
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
+        self._aspect: Fraction | None = None  # of a pixel, at first
+        self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
         """The frames of a packet; None if it could not be decoded."""
@@ -104,6 +107,10 @@ class Health:
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
         if said or (frames is None and packet.size > 0):
             self._hurt.setdefault(self._group, self._order)
+        if packet.is_keyframe and self._decoder and (aspect := self._decoder.sample_aspect_ratio):
+            self._aspect = self._aspect or aspect
+            if aspect != self._aspect:
+                self._aspects[self._group] = float(aspect / self._aspect)
         return frames  # type: ignore[return-value]
 
     def is_key(self, frame: av.VideoFrame) -> bool:
@@ -113,6 +120,13 @@ class Health:
             self._keys_s = {known for known in self._keys_s if known > time_s}
             return True
         return bool(frame.key_frame)
+
+    def aspect_change(self, frame: av.VideoFrame) -> float:
+        """How many times as wide a pixel is as at first; asked before `is_damaged`."""
+        if not self._aspects:
+            return 1.0
+        group, _ = self._places.get(_seconds(frame.pts, frame.time_base), (self._group, 0))
+        return self._aspects.get(group, 1.0)
 
     def is_damaged(self, frame: av.VideoFrame, is_key: bool, is_after_gap: bool = False) -> bool:
         """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe.
@@ -264,10 +278,10 @@ class VideoReader:
                         own_tick_s = float(frame.time_base or 0) if field_filter else tick_s
                         number = health.num_frames + health.num_lost_in_all
                         time_s = self._time_s(frame.pts, own_tick_s, number, previous_s)
-                        is_after_gap = bool(gaps_s) and previous_s < gaps_s[0] - EPSILON_S <= time_s
-                        if is_after_gap:
-                            gaps_s.pop(0)
-                        is_key = health.is_key(frame)
+                        is_after_gap = False
+                        while gaps_s and gaps_s[0] - EPSILON_S <= time_s:
+                            is_after_gap = previous_s < gaps_s.pop(0) - EPSILON_S
+                        is_key, widened = health.is_key(frame), health.aspect_change(frame)
                         is_damaged = health.is_damaged(frame, is_key, is_after_gap)
                         if time_s <= previous_s and health.has_losses:  # held back by damage until too late
                             health.num_frames -= 1
@@ -276,7 +290,7 @@ class VideoReader:
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            geometry = shown(facts.geometry, frame)
+                            geometry = shown(facts.geometry, frame, widened)
                             yield Picture(time_s, frame, geometry, is_damaged, scaler, is_key)
                         health.num_lost = 0
         except av.FFmpegError as error:

@@ -15,17 +15,25 @@ from av.video.codeccontext import VideoCodecContext
 _STRICT = {"vp9": "libvpx-vp9"}
 PROMPT = frozenset(_STRICT.values())
 """Decoders that give the frame of each packet at once, or have lost it; they do not mark keyframes."""
+_DEEP = {"Profile 2", "Profile 3"}
 _OF_CONTAINER = ("color_trc", "color_primaries", "colorspace", "color_range")
+
+
+def _is_deep(context: VideoCodecContext) -> bool:
+    parts = av.VideoFormat(context.pix_fmt).components if context.pix_fmt else ()
+    return context.profile in _DEEP or any(part.bits > 8 for part in parts)
 
 
 def decoder_of(stream: av.VideoStream) -> VideoCodecContext:
     """The decoder for a stream's packets: the stricter one where FFmpeg has it, else the stream's own.
 
-    See-through streams keep their own, which shows what browsers without alpha show.
+    See-through streams keep their own, which shows what browsers without alpha show; so do those of more than
+    eight bits, which libvpx as it is built here does not read.
     """
     own = stream.codec_context
     name = _STRICT.get(own.codec.canonical_name)
-    if name not in av.codecs_available or stream.metadata.get("alpha_mode") == "1":
+    is_see_through = stream.metadata.get("alpha_mode") == "1"
+    if name not in av.codecs_available or is_see_through or _is_deep(own):
         return own
     made = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
     made.thread_count, made.options = 1, own.options

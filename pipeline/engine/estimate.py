@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import ray
 
 from manifests import cli
-from manifests.layout import Dataset
+from manifests.layout import Column, Dataset
+from manifests.store.json_files import read_object
 from manifests.tables import planned, scans
 from manifests.writing.commit import commit_generation
 from manifests.writing.events import read_events, run_ids
@@ -28,6 +29,7 @@ from pipeline.plan import IMAGE_COST_S
 from pipeline.stages.protocol import run_stage
 
 SAMPLE_SEGMENTS, SAMPLE_S = 6, 10.0
+_SAMPLED = "a few sampled segments, run here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +64,19 @@ class Rate:
     cpu_s: float = 0.0
 
 
-def rates_of_runs(dataset: Dataset) -> dict[str, Rate]:
-    """What each stage took, from the shards that earlier runs committed."""
-    by_shard = _footage(dataset)
+def rates_of_runs(dataset: Dataset, columns: Collection[Column]) -> dict[str, Rate]:
+    """What the stage of each column took, from the shards that earlier runs of the same version committed.
+
+    Another model or other settings have another rate, which says nothing.
+    """
+    by_shard, wanted = _footage(dataset), {str(column): column.name for column in columns}
     spent = defaultdict[str, list[float]](lambda: [0.0] * 3)
     for run_id in run_ids(dataset):
-        for event in read_events(dataset, run_id):
-            if event["event"] == "committed" and event["shard"] in by_shard:
+        record = read_object(dataset.filesystem, dataset.path("runs", run_id, "run.json"))
+        made = {wanted[name] for name in record.get("makes", ()) if name in wanted}
+        for event in read_events(dataset, run_id) if made else ():
+            is_ours = event["stage"] in made and event["shard"] in by_shard
+            if event["event"] == "committed" and is_ours:
                 took = [float(event["value"].get(name, 0.0)) for name in ("seconds", "cpu_s")]
                 took.append(by_shard[event["shard"]])
                 spent[event["stage"]] = [
@@ -170,12 +178,10 @@ def print_estimate(dataset: Dataset, config: IngestConfig, prices: Prices) -> No
     on = config.resources()
     most = preflight({stage.name: on[stage.name] for stage in stages})
     actors = dict[str, int]()
-    rates, how = rates_of_runs(dataset), "earlier runs of this dataset"
-    if not set(rates) >= {stage.name for stage in stages}:
-        rates, how = (
-            rates_of_sample(dataset, config),
-            "a few sampled segments, run here",
-        )
+    rates, how = rates_of_runs(dataset, [stage.column for stage in stages]), "earlier runs of this dataset"
+    if unknown := [stage.name for stage in stages if stage.name not in rates]:
+        how = ("earlier runs and, for " + ", ".join(unknown) + ", " if rates else "") + _SAMPLED
+        rates = rates_of_sample(dataset, config) | rates
     rows, left = list[list[Any]](), dict[str, float]()
     slowest_h, work_cpu_h, cost = 0.0, 0.0, 0.0
     for stage in stages:

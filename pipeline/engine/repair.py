@@ -168,7 +168,7 @@ class Retry:
         if not aim.view:  # of single stages
             stages = [stage for stage in stages if stage.column in aim.columns.values()]
         fields = ["uri", "status", "reason", "alt", "metadata_json"]
-        latest = {row["uri"]: row for row in scans.table(dataset, "sources", None, fields).to_pylist()}
+        latest = {row["uri"]: row for row in scans.newest_sources(dataset, fields).to_pylist()}
         sources = [
             row
             for _, row in sorted(latest.items())

@@ -229,12 +229,9 @@ def execute(
 
 def funnel(dataset: Dataset, columns: list[Column]) -> list[dict]:
     """Counts of each step: in = kept + dropped + failed, and how often each reason was given."""
-    latest = {
-        row["uri"]: row
-        for row in scans.table(dataset, "sources", None, ["uri", "status", "reason"]).to_pylist()
-    }  # a retry comes later
-    sources = Counter(row["status"] for row in latest.values())
-    reasons = Counter(row["reason"] for row in latest.values() if row["status"] != "kept")
+    latest = scans.newest_sources(dataset, ["status", "reason"]).to_pylist()
+    sources = Counter(row["status"] for row in latest)
+    reasons = Counter(row["reason"] for row in latest if row["status"] != "kept")
     steps: list[dict] = [
         {
             "stage": "plan",

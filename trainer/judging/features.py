@@ -45,7 +45,7 @@ class FeatureJudge:
             "image to video": self._joined(self._from_image, 0, at=1),
             "extend after": self._joined(self._after, 0),
             "extend before": self._joined(self._before, 12, at=12),
-            "connect": self._joined(self._connect, 0),
+            "connect": self._joined(self._connect, 0, gap=12),
             "loop": {"seam": max(seam_ratio(self._loop(case)) for case in self.cases)},
             "blend": self._blend(),
             "edit": self._edit(),
@@ -60,13 +60,17 @@ class FeatureJudge:
         [frames] = maker.samples([Words(prompts=(case.prompt,))])
         return torch.from_numpy(np.stack(list(frames)))
 
-    def _joined(self, make: Callable[[Case, Clip], Tensor], start: int, at: int = 0) -> dict[str, float]:
+    def _joined(
+        self, make: Callable[[Case, Clip], Tensor], start: int, at: int = 0, gap: int = 0
+    ) -> dict[str, float]:
+        """What was kept, and the joints: at frame `at`, or where the given frames end, and after a gap."""
         errors, ratios = [], []
         for case, clip in zip(self.cases, self.clips, strict=True):
             frames = make(case, clip)
             given = clip.frames[:1] if make == self._from_image else clip.frames
             errors.append(kept_error(frames, given, start))
-            ratios.append(joint_ratio(frames, at or len(given)))
+            joint = at or len(given)
+            ratios += [joint_ratio(frames, place) for place in ((joint, joint + gap) if gap else (joint,))]
         return {
             "kept_error": max(errors),
             "joint_ratio": sum(ratios) / len(ratios),

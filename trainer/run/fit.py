@@ -9,10 +9,8 @@ and end.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,15 @@ import torch
 from torch import nn
 
 from learning.stopping import Stop, stop_on_signals
-from manifests.errors import UsageError
-from manifests.fingerprint import canonical_json
 from manifests.layout import Dataset
 from manifests.store.json_files import read_local_object
 from manifests.store.reading import RangeCache
 from manifests.writing.events import ingest_settings
-from trainer.config import LATER, RUN_ONLY, FitConfig
+from trainer.config import FitConfig
 from trainer.config_files import (
     Changes,
-    changes_between,
     check_same_run,
-    load_config,
     note_changes,
-    save_config,
 )
 from trainer.data.catalogue.catalog import Catalog, load_catalog, views_of
 from trainer.data.catalogue.held_out import note_held_out, noted_held_out
@@ -46,42 +39,24 @@ from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
 from trainer.reports.sheets import Sheets
-from trainer.run.folder import CONFIG, begun_anew_if_refused, check_new
+from trainer.run.claim import claim, run_digest
+from trainer.run.folder import CONFIG, Beginning, begun_anew_if_refused
 from trainer.run.loop import Run, tell
-from trainer.run.run_lock import RunLock
 from trainer.run.upkeep import steps_traced
 from trainer.sampling.trained import RECORD
 from trainer.state.adapters import merged
 from trainer.state.beginning import begin_from, normalised_as, record_of
-from trainer.state.checkpoint_files import TrainState, newest_sound, read_state, readable_states, sweep
+from trainer.state.checkpoint_files import TrainState, newest_sound, read_state
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
 from trainer.state.mirror import Mirror
 from trainer.state.optimizers import make_optimizers
 from trainer.state.parallel import Ranks, build, check, full_state, join
 
-_PLAN_FORMAT = 2
-"""Goes up with every change after which the same settings give another plan; a run of another version is not
-resumed."""
-
 
 def plan_stream(catalog: Catalog, config: FitConfig) -> Curriculum:
     """The steps of a run: a pure function of the manifest and the settings."""
     return Curriculum(stages_of(catalog.table, config, catalog.factors[0]))
-
-
-def run_digest(catalog: Catalog, config: FitConfig) -> str:
-    """What a checkpoint must agree on to be resumed: data, order and noise.
-
-    Not the number of steps or of processes.
-    """
-    settings = {
-        key: value
-        for key, value in asdict(config).items()
-        if key not in RUN_ONLY and (key not in LATER or value != LATER[key])
-    }
-    text = f"{_PLAN_FORMAT}{catalog.digest}{canonical_json(settings)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -207,8 +182,28 @@ def fit_until(
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     _check_device(config, ranks)
-    lock, changes = _claim(out, source.catalog, config, digest, ranks, takes_new_data)
+    config, lock, changes = claim(out, source.catalog, config, digest, ranks, takes_new_data)
+    source = replace(source, config=config)
     newest = newest_sound(out / "checkpoints", ranks)
+    try:
+        with begun_anew_if_refused(out, is_new=ranks.is_first and not newest) as beginning:
+            return _trained(source, out, stop, ranks, newest, changes, beginning)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _trained(
+    source: Source,
+    out: Path,
+    stop: Stop,
+    ranks: Ranks,
+    newest: Path | None,
+    changes: Changes,
+    beginning: Beginning,
+) -> int:
+    """Train from the newest checkpoint, or from the beginning. Returns the number of steps done."""
+    config = source.config
     keeps = kept_that_fit(config, ranks.size, ranks.device)
     # what a checkpoint holds is read straight into its place
     model = build(config, ranks, keeps=keeps, is_filled=not newest)
@@ -216,7 +211,8 @@ def fit_until(
         decay: build(config, ranks, is_trained=False, is_filled=not newest)
         for decay in (config.ema_decay, *config.ema_more)
     }
-    trained, state = Trained(model, emas, make_optimizers(model, config)), TrainState(0, digest)
+    trained = Trained(model, emas, make_optimizers(model, config))
+    state = TrainState(0, run_digest(source.catalog, config))
     if config.init and not newest:
         fresh = begin_from([model, *emas.values()], config.init, config.init_fresh)
         tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))
@@ -224,42 +220,43 @@ def fit_until(
         state = _resumed(newest, trained, source, changes, ranks)
     if ranks.is_first:
         note_changes(out, state.step, changes)
-        save_record(out, source.config, source.catalog, source.made_by)
+        save_record(out, config, source.catalog, source.made_by)
         if config.plan_version > 2 and source.catalog.held_out:
             note_held_out(out, (sample.clip_id for sample in source.catalog.held_out))
-    samples = (
-        f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out"
-        if len(source.catalog.table)
-        else "tars without an index"
-    )
-    tell(
-        ranks,
-        f"{count_parameters(model) / 1e6:.2f} M parameters, {samples}, {config.tokens} tokens a pack, "
-        f"{ranks.size} processes",
-    )
+    tell(ranks, _read_by(source, count_parameters(model), ranks))
     run = Run(config, out, ranks, trained, state, source.validation, source.sheets)
+    beginning.done = lambda: run.done
     record = RunRecord(out, source.origin, state.step, ranks.size) if ranks.is_first else None
     try:
-        with begun_anew_if_refused(out, run) if ranks.is_first and not newest else nullcontext():
-            before = run.validate(state.step) if state.step == 0 else None
-            try:
-                step = run.loop(source.loader, stop)
-            finally:
-                # one may sample from a run that was stopped by hand; where a machine is taken away there is
-                # no time, and `rushes export-model` makes the model from the checkpoint
-                if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
-                    _export(out, trained, config, ranks)
+        before = run.validate(state.step) if state.step == 0 else None
+        try:
+            step = run.loop(source.loader, stop)
+        finally:
+            # one may sample from a run that was stopped by hand; where a machine is taken away there is
+            # no time, and `rushes export-model` makes the model from the checkpoint
+            if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
+                _export(out, trained, config, ranks)
         after = run.validate(step)
         run.show(step, stop)
     finally:
         run.log.close()
         if record:
             record.end(run.done)
-        if lock:
-            lock.release()
     if before:
         _tell_validation(before, after, ranks)
     return step
+
+
+def _read_by(source: Source, parameters: int, ranks: Ranks) -> str:
+    samples = (
+        f"{len(source.catalog.table)} samples, {len(source.catalog.held_out)} held out"
+        if len(source.catalog.table)
+        else "tars without an index"
+    )
+    return (
+        f"{parameters / 1e6:.2f} M parameters, {samples}, {source.config.tokens} tokens a pack, "
+        f"{ranks.size} processes"
+    )
 
 
 def _tell_validation(before: dict[str, Any], after: dict[str, Any], ranks: Ranks) -> None:
@@ -303,55 +300,3 @@ def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> Non
 def _check_device(config: FitConfig, ranks: Ranks) -> None:
     if ranks.device.type == "cuda":
         check_fits(config, ranks.size, torch.cuda.get_device_properties(ranks.device).total_memory, 1.0)
-
-
-def _claim(
-    out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks, takes_new_data: bool
-) -> tuple[RunLock | None, Changes]:
-    """Write the resolved settings into the run folder, if it is this run's and no other process is at it.
-
-    Returns:
-        What the first process must hold on to, and the settings that were others before.
-
-    Raises:
-        UsageError: the folder holds another run; or another process is at it.
-    """
-    saved, lock, changes = out / CONFIG, None, Changes()
-    if ranks.is_first:
-        check_new(out)
-        out.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(out)
-        sweep(out / "checkpoints")
-    ranks.wait()
-    if saved.exists():
-        before = load_config(saved)
-        changes = changes_between(before, config)
-        if run_digest(catalog, before) != digest:
-            own = [
-                f"{name} {old} is now {new}"
-                for name, (old, new) in changes.items()
-                if name.split(".")[0] not in RUN_ONLY
-            ]
-            raise UsageError(
-                str(out),
-                f"holds a run with other settings: {'; '.join(own)}"
-                if own
-                else "holds a run on other data (clips, captions or views differ)",
-                "Give another --out, or the same settings to resume.",
-            )
-        known = readable_states(out / "checkpoints")[-1:]
-        if any(state.digest != digest for state in known) and not takes_new_data:
-            raise UsageError(
-                str(out),
-                "holds a run on other data: the dataset has grown or lost sources, or another view is named "
-                "(clips, captions or views differ); or another version planned it",
-                "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
-                "another --out.",
-            )
-        if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
-            config, changes = before, Changes()
-    ranks.wait()
-    if ranks.is_first:
-        save_config(config, saved)
-    ranks.wait()
-    return lock, changes

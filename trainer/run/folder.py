@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from manifests.errors import UsageError
 
@@ -42,18 +41,20 @@ def check_new(out: Path) -> None:
         )
 
 
-class Running(Protocol):
-    """A run that knows how many steps it has done."""
+class Beginning:
+    """A run that may have taken no step yet."""
 
-    done: int
+    def __init__(self) -> None:
+        self.done: Callable[[], int] = lambda: 0
 
 
 @contextlib.contextmanager
-def begun_anew_if_refused(out: Path, run: Running) -> Iterator[None]:
-    """Inside a new run: where its settings let no step be taken, others may be tried in the folder."""
+def begun_anew_if_refused(out: Path, is_new: bool) -> Iterator[Beginning]:
+    """Around a run: where the settings of a new one let no step be taken, others may be tried there."""
+    beginning = Beginning()
     try:
-        yield
+        yield beginning
     except UsageError:
-        if not run.done:
+        if is_new and not beginning.done():
             (out / CONFIG).unlink(missing_ok=True)
         raise

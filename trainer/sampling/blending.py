@@ -16,6 +16,8 @@ from trainer.sampling.trained import TrainedModel
 
 PEAK = 0.8
 """Noise level in the middle."""
+_LEAST_LIKE = -0.9
+"""Values more opposed than this nearly cancel in the middle; the little that is left stays little."""
 
 
 def blended(model: TrainedModel, first: Tensor, second: Tensor, peak: float = PEAK) -> Start:
@@ -38,6 +40,6 @@ def spherical(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     """
     along = (0, 2, 3)
     power = (first.square().mean(along) * second.square().mean(along)).sqrt().clamp_min(1e-8)
-    likeness = ((first * second).mean(along) / power).clamp(0, 1).view(1, -1, 1, 1)
+    likeness = ((first * second).mean(along) / power).clamp(_LEAST_LIKE, 1).view(1, -1, 1, 1)
     left = 1 - weight
     return (left * first + weight * second) / (left**2 + weight**2 + 2 * left * weight * likeness).sqrt()

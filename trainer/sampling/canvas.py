@@ -40,7 +40,8 @@ class Canvas:
     def coordinates(self, grid: Size, patch: Size, factors: Factors) -> tuple[Tensor, Tensor]:
         """Coordinates [n, 3] and latent frame [n] of the tokens of this canvas."""
         fps = self.fps if self.num_frames > 1 else 0.0
-        return coordinates(grid, patch, fps, 0 if self.begins == "frame" else 1, factors[0])
+        start, length = 0 if self.begins == "frame" else 1, self.latent_size(factors)[0]
+        return coordinates(grid, patch, fps, start, factors[0], length)
 
     def frames_of(self, latent: int, factor_t: int) -> range:
         """The frames that a latent covers."""

@@ -5,6 +5,7 @@ Shape legend: n tokens, P values of a token, t latent frames, K steps, L text to
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -105,12 +106,15 @@ class Draft:
         noise = torch.randn((len(model.mean), *self.size), generator=self.generator)
         self.noise, self.grid = patchify(noise, model.patch)
         self.coords, self.frame = request.canvas.coordinates(self.grid, model.patch, model.factors)
-        self.clean, start = torch.zeros_like(self.noise), torch.ones(len(self.noise))
+        self.clean, levels_of = torch.zeros_like(self.noise), torch.ones_like(self.noise)
         if request.start is not None:
             latent = (request.start.latent - self._mean) / self._std
             self.clean = patchify(padded(latent, model.patch), model.patch)[0]
-            start = patchify(padded(request.start.level[None], model.patch), model.patch)[0].amax(1)
+            level = request.start.level.expand_as(latent)
+            levels_of = patchify(padded(level, model.patch), model.patch)[0]
+        start = levels_of.amax(1)
         self.is_kept = start == 0
+        self.is_part_kept = (levels_of == 0) & ~self.is_kept[:, None]
         self.levels = levels(self._sigmas(how.steps, float(start.max())), start)
         keep, add = coefficients(start, model.flow.path)
         self.x = self.clean if request.edited_from else keep * self.clean + add * self.noise
@@ -128,8 +132,11 @@ class Draft:
         return self.model.std.view(-1, 1, 1, 1)
 
     def _sigmas(self, steps: int, start: float) -> Tensor:
-        """[K + 1] levels from `start` to 0; all 0 where everything is kept."""
-        found = sigma_grid(steps, shift_of(self.grid, self.model.flow), start)
+        """[K + 1] levels from `start` to 0; all 0 where everything is kept.
+
+        Shifted up by shape as in training, but not down: few steps near noise lose variance.
+        """
+        found = sigma_grid(steps, max(1.0, shift_of(self.grid, self.model.flow)), start)
         return found if len(found) > 1 else found.expand(steps + 1)
 
     def latent(self, x: Tensor) -> Tensor:
@@ -163,7 +170,7 @@ class Draft:
 
     def _branches(self, of: str, x: Tensor, sigma: Tensor, prompts: tuple[Prompt, ...]) -> list[Piece]:
         highest = sigma.max()
-        seen, level = self._with_kept(x, sigma, self.kept_sigma)
+        seen, level = self._with_kept(self._with_part_kept(x, sigma), sigma, self.kept_sigma)
         plain = Piece((of, Branch.FULL, 0), seen, level, self.is_kept, self.coords, self._words(None))
         found = [
             replace(plain, key=(of, Branch.FULL, index), text=self._words(prompt.text))
@@ -178,6 +185,11 @@ class Draft:
             known = torch.zeros_like(self.is_kept)
             found.append(replace(without, key=(of, Branch.NONE, 0), x=hidden, sigma=level, known=known))
         return found
+
+    def _with_part_kept(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Tokens, with what is kept of a part of them at the noise level of the whole."""
+        keep, add = coefficients(sigma, self.model.flow.path)
+        return torch.where(self.is_part_kept, keep * self.clean + add * self.noise, x)
 
     def _with_kept(self, x: Tensor, sigma: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and their levels, the kept ones with noise of a level."""
@@ -207,5 +219,6 @@ class Draft:
 
     def _roll(self) -> int:
         """Places by which a loop is moved on for this call of the model: any latent may come first."""
-        frame = self.grid[1] * self.grid[2]
-        return (self.calls * max(1, self.grid[0] // 2 - 1)) % self.grid[0] * frame
+        latents, frame = self.grid[0], self.grid[1] * self.grid[2]
+        stride = max(step for step in range(1, latents // 2 + 2) if math.gcd(step, latents) == 1)
+        return (self.calls * stride) % latents * frame

@@ -29,7 +29,7 @@ SOLVERS: tuple[Solver, ...] = ("euler", "heun", "dpm++2m")
 
 
 def sigma_grid(steps: int, shift: float, start: float = 1.0) -> Tensor:
-    """Descending noise levels [steps + 1] from exactly `start` to 0, shifted by shape as in training.
+    """Descending noise levels [steps + 1] from exactly `start` to 0, shifted by shape.
 
     A grid that starts below 1 is the part of the shifted curve below `start`, so that what is made of a start
     at a level does not depend on the shift.

@@ -37,9 +37,23 @@ class Windows:
                 "The overlap is at least 1 and less than the length.",
             )
 
-    def count(self, latents: int) -> int:
-        """How many windows so many latents take."""
-        return 1 + max(0, -(-(latents - self.length) // (self.length - self.overlap)))
+    @property
+    def closing(self) -> int:
+        """Latents at either end of the window that closes a loop which are there already.
+
+        At most half of it: two ends that were made apart meet over many new latents, or there is a seam.
+        """
+        return min(self.overlap, max(1, self.length // 4))
+
+    def shares(self, latents: int, is_loop: bool = False) -> list[int]:
+        """How many new latents each window makes."""
+        if latents <= self.length:
+            return [latents]
+        last = max(1, self.length - 2 * self.closing) if is_loop else 0
+        found, rest = [min(self.length, latents - last)], max(0, latents - last - self.length)
+        step = self.length - self.overlap
+        found += [step] * (rest // step) + ([rest % step] if rest % step else [])
+        return found + ([last] if last else [])
 
     def check_whole(self, latents: int) -> None:
         """Refuse what FlowEdit would need several windows for.
@@ -77,23 +91,26 @@ def windowed(
         return
     if request.edited_from is not None:
         windows.check_whole(total)
-    overlap, at, number = windows.overlap, 0, 0
-    head = last = torch.empty(0)
-    while at < total:
-        begin = max(0, at - overlap) if number else 0
-        count = min(windows.length, total - begin)
+    at, head, last = 0, torch.empty(0), torch.empty(0)
+    shares = windows.shares(total, request.is_loop)
+    for number, share in enumerate(shares):
+        is_closing = request.is_loop and number == len(shares) - 1  # a loop ends before its first latents
+        before = last[:, -windows.closing :] if is_closing else last
+        known = before.shape[1] if number else 0
         made = kept.get(number) if kept else None
-        is_closing = request.is_loop and begin + count == total  # a loop ends before its first latents
-        if made is None:
-            part = _part(model, request, begin, count + (overlap if is_closing else 0), number)
-            part = _given(part, last, 0) if number else part
-            part = _given(part, head, count) if is_closing else part
-            made = generate(model, [part], how)[0][:, at - begin : count]
+        if made is None or made.shape[1] != share:  # of a version that shared them out otherwise
+            count = known + share + (head.shape[1] if is_closing else 0)
+            part = _part(model, request, at - known, count, number)
+            part = _given(part, before, 0) if number else part
+            part = _given(part, head, known + share) if is_closing else part
+            made = generate(model, [part], how)[0][:, known : known + share]
             if kept:
                 kept.put(number, made)
-        head = made[:, :overlap] if number == 0 else head
-        last = torch.cat([last, made], dim=1)[:, -overlap:] if number else made[:, -overlap:]
-        at, number = at + made.shape[1], number + 1
+        head = made[:, : windows.closing] if number == 0 else head
+        last = (
+            torch.cat([last, made], dim=1)[:, -windows.overlap :] if number else made[:, -windows.overlap :]
+        )
+        at += share
         yield made
 
 

@@ -35,6 +35,16 @@ def test_a_full_piece_is_followed_by_another(tmp_path, monkeypatch):
     assert len(names) > 3 and names[0] == "events-0001.jsonl" and names[-1] == "events.jsonl"
     assert max(size for _, size in written) < 2 * 2000
     assert [row["text"] for row in read_events(dataset, log.run_id)] == [f"number {n}" for n in range(seen)]
+    first = tmp_path / "ds" / "runs" / log.run_id / "events.jsonl"
+    lines = first.read_text().splitlines(keepends=True)
+    first.write_text("".join(lines[:3]))  # a takedown has made it shorter
+    texts = [f"number {n}" for n in range(seen) if n < 3 or n >= len(lines)]
+    assert [row["text"] for row in read_events(dataset, log.run_id)] == texts
+    late = Tail(dataset)
+    for _ in range(len(names) + 1):
+        late._looked_at_s = -1e9
+        late.look()
+    assert len(late.recent) == len(texts)
 
 
 def _put(written, path, data):

@@ -104,13 +104,17 @@ def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(copy, tmp_path, monkeyp
 def test_what_it_stood_for_comes_back(copy):
     clips = scans.table(copy, "clips").to_pylist()
     by_source = {row["source_id"]: row for row in clips}
-    kept, near, far = list(by_source.values())[:3]
+    films = [row for row in by_source.values() if row["kind"] == "video"]
+    kept, *others = sorted(films, key=lambda row: row["end_s"] - row["start_s"])[-3:]
+    # the longest stands for what is left: a part does not stand for the whole, however near it was
+    far, near = sorted(others, key=lambda row: (row["end_s"] - row["start_s"], row["clip_id"]))
+    assert far["end_s"] - far["start_s"] < near["end_s"] - near["start_s"]
     shards = sorted({row["shard"] for row in clips})
     column = Column("dedup", "made")
     rows = [
         {"clip_id": row["clip_id"], "shard": row["shard"], "group_id": kept["clip_id"]}
         | {"is_kept": row is kept, "distance": distance}
-        for row, distance in ((kept, 0.0), (far, 0.15), (near, 0.1))
+        for row, distance in ((kept, 0.0), (far, 0.1), (near, 0.15))
     ]
     drops = [
         {"stage": "dedup", "shard": row["shard"], "item_id": f"{row['clip_id']} of {kept['clip_id']}"}
@@ -135,6 +139,7 @@ def test_what_it_stood_for_comes_back(copy):
     }
     items = scans.table(copy, "drops", column)["item_id"].to_pylist()
     assert items == [f"{far['clip_id']} of {near['clip_id']}"]
+    assert [row["distance"] for row in (now[near["clip_id"]], now[far["clip_id"]])] == [0.0, None]
     remove(copy, {near["source_id"]: near["uri"]})
     assert scans.table(copy, "duplicates", column).num_rows == 0
     assert scans.table(copy, "drops", column).num_rows == 0

@@ -16,6 +16,7 @@ import pytest
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
 from manifests.views import View
+from manifests.writing.removing import remove
 from manifests.writing.withdrawn import withdraw
 from media.writer import write_video
 from pipeline.config import DedupConfig, EmbedConfig, IngestConfig
@@ -128,6 +129,39 @@ def test_copies_become_groups_the_view_leaves_them_out_and_can_bring_them_back(s
         == sum(not row["is_kept"] for row in rows)
     )
     assert dedup(dataset, preview, None, DedupConfig(), in_process) == column  # done already
+
+
+def test_after_a_takedown_the_next_search_finds_what_a_first_one_would(tmp_path):
+    """What is left of a group is compared anew: a part does not stay in a longer clip's place."""
+    frames = frames_of(9, duration_s=8)
+    for folder in ("all", "rest"):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "part.mp4", frames[:24], FPS)
+        almost = brighter(scaled(frames, 0.5), 0.85)
+        write_video(tmp_path / folder / "almost.mp4", almost, FPS, options={"crf": "38"})
+    write_video(tmp_path / "all" / "whole.mp4", scaled(frames, 1.5), FPS)
+    grown, [preview] = curated(tmp_path / "all", tmp_path / "ds")
+    first = dedup(grown, preview, None, DedupConfig(), in_process)
+    [gone] = [row for row in scans.table(grown, "sources").to_pylist() if "whole" in row["uri"]]
+    assert {name_of(grown)[row["clip_id"]] for row in kept_of(grown, first)} == {"whole"}
+    remove(grown, {gone["source_id"]: gone["uri"]})
+    assert {name_of(grown)[row["clip_id"]] for row in kept_of(grown, first)} == {"almost"}
+    again = dedup(grown, preview, None, DedupConfig(), in_process)
+    assert again != first
+    new, [preview] = curated(tmp_path / "rest", tmp_path / "ds2")
+    column = dedup(new, preview, None, DedupConfig(), in_process)
+    rows = [
+        {row["clip_id"]: row for row in scans.table(one, "duplicates", of).to_pylist()}
+        for one, of in ((grown, again), (new, column))
+    ]
+    assert rows[0].keys() == rows[1].keys()
+    for name, row in rows[0].items():
+        assert row["distance"] == pytest.approx(rows[1][name]["distance"])
+        assert row["is_kept"] == rows[1][name]["is_kept"]
+
+
+def kept_of(dataset, column):
+    return [row for row in scans.table(dataset, "duplicates", column).to_pylist() if row["is_kept"]]
 
 
 def test_clips_of_one_source_are_compared_only_when_asked(small, monkeypatch):

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from manifests import cli
-from manifests.layout import Dataset
+from manifests.layout import Column, Dataset
 from manifests.tables import planned, scans
+from manifests.writing.events import EventLog
 from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
 from pipeline.engine import estimate, repair
 from pipeline.engine.repair import Replay, shards_to_retry, stages_of_run
 from pipeline.engine.run import build_stages, funnel
+from pipeline.engine.runner import start_run
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import make_plan
 from tests.conftest import ingest_here
@@ -104,7 +106,21 @@ def test_rates_are_measured_on_a_sample_or_taken_from_runs(films, tmp_path):
     assert set(rates) == {stage.name for stage in build_stages(config)}
     assert all(0 < rate.actor_s < 100 for rate in rates.values())
     assert committed(tmp_path / "ds") == before
-    assert estimate.rates_of_runs(dataset) == {}
+    columns = [stage.column for stage in build_stages(config)]
+    assert estimate.rates_of_runs(dataset, columns) == {}
+
+
+def test_rates_of_another_version_say_nothing(films, tmp_path):
+    """Of the same stage with another model."""
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    make_plan(dataset, list_sources([str(films)]), IngestConfig().plan, probe_here)
+    made = [Column("preview", "0123456789"), Column("caption", "0123456789")]
+    log = EventLog(dataset, start_run(dataset, ["rushes"], {}, {}, "embedded", makes=made))
+    for column in made:
+        log.write("committed", "", column.name, 0, seconds=2.0, cpu_s=1.0)
+    assert set(estimate.rates_of_runs(dataset, made)) == {"preview", "caption"}
+    others = [made[0], Column("caption", "abcdef0123")]
+    assert set(estimate.rates_of_runs(dataset, others)) == {"preview"}
 
 
 def but_for_groups(folder):

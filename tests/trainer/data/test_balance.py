@@ -65,6 +65,8 @@ def test_licences_are_columns_of_clips(copy):
     assert list(balance(copy, view, "licence", sorted(rows)).values()) == pytest.approx([1.0] * len(rows))
     asked = queries.sql(copy, "SELECT clip_id, licence, origin FROM clips").to_pylist()
     assert sorted(row["clip_id"] for row in asked) == sorted(rows)
+    for query in ("SELECT c.clip_id, c.licence, c.origin FROM clips c", "SELECT clips.licence FROM clips"):
+        assert queries.sql(copy, query).num_rows == len(rows), "by another name of the table too"
     own = queries.sql(copy, "SELECT clip_id, licence, origin FROM clips JOIN sources USING (source_id)")
     assert {tuple(row.items()) for row in own.to_pylist()} == {tuple(row.items()) for row in asked}
     for where, count in (("coalesce(licence, '') <> 'x'", len(rows)), ("origin = 'x'", 0)):

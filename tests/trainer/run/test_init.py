@@ -163,3 +163,27 @@ def test_weights_of_conditions_may_be_whole_numbers():
         (3, 2, 2), torch.arange(3).repeat_interleave(4), config, torch.Generator().manual_seed(1)
     )
     assert given.shape == (12,)
+
+
+def test_a_beginning_that_is_refused_leaves_the_folder_free(dataset, begun, tmp_path, capsys):
+    words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--tokens", "256"]
+    words += ["--steps", "1", "--init", str(begun)]
+    for more in (["--init-fresh", "nosuch"], ["--set", "model.depth=3"], ["--path", "cosine"]):
+        assert main(arguments=[*words, *more]) == cli.USAGE
+    assert main(arguments=words) == cli.DONE
+
+
+def test_another_beginning_comes_too_late_for_a_run_that_has_begun(
+    dataset, begun, tmp_path, capsys, monkeypatch
+):
+    words = ["fit", "tiny", "--data", dataset.uri, "--out", str(tmp_path / "run"), "--tokens", "256"]
+    assert main(arguments=[*words, "--steps", "1", "--init", str(begun)]) == cli.DONE
+    for more in (["--init", "dit-tiny"], ["--init-fresh", "head"]):
+        assert main(arguments=[*words, "--steps", "2", *more]) == cli.USAGE
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "comes too late" in said and " ".join(more) in said
+    monkeypatch.chdir(begun.parent)
+    assert main(arguments=[*words, "--steps", "2", "--init", begun.name]) == cli.DONE, (
+        "the same by another path"
+    )
+    assert load_config(tmp_path / "run" / "config.json").init == str(begun)

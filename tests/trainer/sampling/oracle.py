@@ -17,11 +17,11 @@ COVARIANCE = torch.tensor(
 
 
 def velocity(x: Tensor, sigma: Tensor, mean: Tensor | float = 0.0) -> Tensor:
-    """E[noise - clean | x] at levels sigma [frames]."""
+    """E[noise - clean | x] at levels sigma [frames], of all frames or of the first few."""
     sigma = sigma.double()
-    keep = 1 - sigma
-    joint = keep[:, None] * COVARIANCE * keep[None] + torch.diag(sigma**2)
-    gain = torch.linalg.solve(joint, COVARIANCE * keep[None], left=False)
+    keep, covariance = 1 - sigma, COVARIANCE[: len(x), : len(x)]
+    joint = keep[:, None] * covariance * keep[None] + torch.diag(sigma**2)
+    gain = torch.linalg.solve(joint, covariance * keep[None], left=False)
     offset = torch.as_tensor(mean, dtype=torch.float64)
     clean = offset + gain @ (x.double() - keep[:, None] * offset)
     rest = x.double() - keep[:, None] * clean

@@ -136,7 +136,7 @@ def test_grids_begin_at_the_strength_exactly_and_are_the_tail_of_the_shifted_cur
 def test_a_mix_keeps_the_variance_of_what_is_alike_and_of_what_is_not():
     one, other = torch.randn(2, 16, 7, 12, 12, generator=torch.Generator().manual_seed(0))
     weight = torch.linspace(0, 1, 7).view(1, -1, 1, 1)
-    for second in (other, one, 0.7 * one + 0.51**0.5 * other):
+    for second in (other, one, 0.7 * one + 0.51**0.5 * other, 0.51**0.5 * other - 0.7 * one):
         spread = spherical(one, second, weight).std(dim=(0, 2, 3))
         assert ((spread - 1).abs() < 0.05).all(), spread
     assert torch.allclose(spherical(one, one, weight), one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -259,8 +260,10 @@ class Sample(Wish):
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
                 # digests tell model and VAE, whatever they are called now
-                names = (there.keys() | record.keys()) - {"model", "vae", "made"}
-                if others := sorted(name for name in names if there.get(name) != record.get(name)):
+                names = (there.keys() | record.keys()) - {"model", "vae", "made", "settings"}
+                others = _differing(there, record, names)
+                both = there.get("settings") or {}, record["settings"]
+                if others := others + _differing(*both, both[0].keys() | both[1].keys()):
                     raise UsageError(
                         str(path),
                         f"was made with other settings ({', '.join(others)})",
@@ -361,6 +364,10 @@ class Sample(Wish):
                 if value is not None and value is not False and value != []
             },
         }
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    return sorted(name for name in names if one.get(name) != other.get(name))
 
 
 def _made(wish: Wish, scene: Scene) -> dict[str, Any]:

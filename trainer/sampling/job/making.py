@@ -81,10 +81,9 @@ class Maker:
         began, canvas = time.monotonic(), self.scene.canvas
         size = f"{canvas.num_frames} frames of {canvas.width_px} x {canvas.height_px}"
         latents = canvas.latent_size(self.model.factors)[0]
-        cli.say(
-            f"sample: {len(items)} of {size}"
-            + (f", {self.windows.count(latents)} windows each" if self.is_long else "")
-        )
+        shares = self.windows.shares(latents, self.scene.is_loop)
+        of_each = f", {len(shares)} windows each" if self.is_long else ""
+        cli.say(f"sample: {len(items)} of {size}{of_each}")
         for first in range(0, len(items), self.at_once):
             part = items[first : first + self.at_once]
             kept = [KeptWindows(item.output.path, item.record) if self.is_long else None for item in part]

@@ -14,6 +14,8 @@ from manifests.store.json_files import parse_lines
 from manifests.text import valid
 
 KEYS = ("prompt", "seed", "name")
+MOST_CHARACTERS = 10_000
+"""Of a prompt: twenty times a long caption. The model reads the text of every sample at every step."""
 _MOST_NAME_BYTES = 200
 _OTHER_KINDS = {".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".parquet"}
 
@@ -28,11 +30,17 @@ class PromptLine:
 
 
 def check_text(where: str, text: str) -> None:
-    """Refuse bytes that are no text, as a command line or an escape in JSON may hold them.
+    """Refuse bytes that are no text, as a command line or an escape in JSON may hold them; and whole books.
 
     Raises:
-        UsageError: there are some.
+        UsageError: there are some, or too much.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(
+            where,
+            f"has {len(text)} characters; at most {MOST_CHARACTERS} are read",
+            "A prompt is a caption: what is to be seen, in a few sentences.",
+        )
     if text != valid(text):
         raise UsageError(where, f"holds what is no text: {ascii(text)[:80]}", "Write it as UTF-8.")
 
@@ -59,6 +67,8 @@ def read_prompts(path: Path) -> list[PromptLine]:
         found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
     else:
         found = [PromptLine(line.strip()) for line in text.split("\n") if line.strip()]
+        for number, line in enumerate(found, 1):
+            check_text(f"{path} prompt {number}", line.prompt)
     if not found:
         raise UsageError(str(path), "has no prompt", "Write one on each line.")
     _check_twice(str(path), [line.name for line in found if line.name is not None])
@@ -74,7 +84,9 @@ def _checked(where: str, row: dict[str, Any]) -> PromptLine:
     check_text(where, prompt)
     is_seed = isinstance(seed, int) and not isinstance(seed, bool) and SEED[0] <= seed <= SEED[1]
     if "seed" in row and not is_seed:
-        raise UsageError(where, f"has the seed {json.dumps(seed)}", f"A whole number, {told(SEED)}.")
+        raise UsageError(
+            where, f"has the seed {json.dumps(seed)}", f"A whole number, {told(SEED)} and at most {SEED[1]}."
+        )
     if "name" in row and not _is_plain(name):
         raise UsageError(
             where,
