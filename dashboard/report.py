@@ -19,6 +19,7 @@ from manifests.cli.ranges import NOT_NEGATIVE, Ranges
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.store.json_files import parse_lines
+from manifests.text import shown
 
 MOST_BYTES = 24 << 20
 """Of pictures and videos in one page."""
@@ -169,7 +170,7 @@ def _of_dataset(
             before = ingests[-1]["config"]
         seconds = index.value(f"{scope.tables} SELECT sum(seconds) FROM clips")
         return {
-            "dataset": dataset.uri,
+            "dataset": shown(dataset.uri),
             "scope": scope,
             "funnel": now.funnel(site, scope),
             "reasons": drops.reasons(site, scope),

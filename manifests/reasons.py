@@ -95,6 +95,9 @@ FAILURES = {
     "no_space": Reason("The folder of temporary files is full.", "Set TMPDIR to a larger disk."),
     "no_video": Reason("The file has no video stream."),
     "not_media": Reason("The file is no video and no image."),
+    "archive": Reason(
+        "The file is a packed archive, or a tar in a tar.", "Unpack it; plain tars are read as they are."
+    ),
     "playlist": Reason(
         "A playlist, which would make the decoder open other files.", "List the files it names."
     ),

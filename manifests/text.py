@@ -8,8 +8,13 @@ import codecs
 import re
 from typing import Any
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
+WIDE = {  # the longer mark first: that of UTF-32 begins as that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Marks at the beginning of text files that are no UTF-8, and what they are."""
 
 _USER = re.compile(
     r"(?:(?<=\bs3://)|(?<=\bgs://)|(?<=\bgcs://))[^\s?#/:@]+:[^\s?#@]*@"  # a secret may hold slashes
@@ -80,8 +85,11 @@ def without_secrets(value: Any) -> Any:
 
 
 def valid(text: str) -> str:
-    """The text without lone surrogates, as a caption cut inside an emoji has them: each becomes U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """The text without NUL and without lone surrogates, as a caption cut inside an emoji has them.
+
+    Each becomes U+FFFD.
+    """
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _MOST_DEPTH = 200
@@ -101,10 +109,20 @@ def valid_json(value: Any, depth: int = 0) -> Any:
 
 
 def decoded(data: bytes) -> str:
-    """Bytes of a text file: UTF-8, or what their byte order mark says.
+    """Bytes of a text file: UTF-8, or what their byte order mark says, or UTF-16 by its many NUL bytes.
 
     Raises:
-        UnicodeDecodeError: they are neither.
+        UnicodeDecodeError: they are none of it.
     """
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in WIDE.items() if data.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and (at := data.find(b"\0")) >= 0:
+        head = data[:_LOOKED_AT_BYTES]
+        wide = {"utf-16-le": head[1::2], "utf-16-be": head[::2]}
+        nulls = {name: half.count(0) / max(1, len(half)) for name, half in wide.items()}
+        encoding = max(nulls, key=lambda name: nulls[name])
+        if nulls[encoding] < _MANY_NULLS or len(data) % 2:
+            raise UnicodeDecodeError("utf-8", data[at : at + 1], 0, 1, f"a NUL byte at {at}: this is no text")
     return data.decode(encoding)
+
+
+_LOOKED_AT_BYTES, _MANY_NULLS = 1 << 12, 0.4

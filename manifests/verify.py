@@ -317,10 +317,17 @@ def _named(dataset: Dataset) -> Iterator[snapshots.Snapshot | str]:
 def _check_column(dataset: Dataset, column: Column, deep: bool, report: Report) -> Iterator[Checked]:
     """Every commit of a column version: those in small files, and those that were merged."""
     folder = dataset.path("columns", str(column))
-    tars = storage.list_files(dataset.filesystem, folder, ".tar", recursive=False)
+    try:
+        tars = storage.list_files(dataset.filesystem, folder, ".tar", recursive=False)
+    except OSError as error:  # of a key that no store of ours would write
+        report.problems.append(f"{folder}: cannot be listed ({error}); remove what does not belong there")
+        tars = []
     sizes, depth = {info.path: info.size for info in tars}, "deep" if deep else "cheap"
     times = {dataset.relative(info.path): info.mtime_ns for info in tars}
     seen = set[int]()
+    for name in storage.list_folders(dataset.filesystem, dataset.path("tables", "shards", str(column))):
+        if name.endswith(".parquet"):
+            report.problems.append(f"{dataset.path('tables', 'shards', str(column), name)}: is a folder")
     for shard in dataset.loose_shards(column):
         report.num_shards += 1
         path, found, tar = dataset.record_path(column, shard), list[str](), None

@@ -190,5 +190,5 @@ class MakeMap:
                 )
             column = make_map(dataset, view.column("embed"), self.landmarks)
             replace(view, columns={**view.columns, "map": column}).save(dataset, self.view)
-        print(f"{column}: view {self.view} has it; see the page Map of `rushes dashboard`")
+        cli.print_line(f"{column}: view {self.view} has it; see the page Map of `rushes dashboard`")
         return cli.DONE

@@ -48,6 +48,11 @@ def terminal() -> Console | None:
     return console if console.is_terminal else None
 
 
+def print_line(text: str) -> None:
+    """Print one line of data on stdout, as safe as progress is."""
+    print(printable(text), flush=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     import json

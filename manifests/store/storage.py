@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pyarrow import fs
@@ -80,6 +80,20 @@ def temporary_name(path: str) -> str:
     return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
+@contextlib.contextmanager
+def beside(path: str) -> Iterator[Path]:
+    """A name to write to first; nothing is left of it, and an error of the disk says what it was for."""
+    temporary = Path(temporary_name(path))
+    try:
+        yield temporary
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = path
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def flush(path: str | Path) -> None:
     """Have a local file, or a folder's names, written to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -111,22 +125,22 @@ def copy_in(filesystem: fs.FileSystem, what: bytes | Path, path: str) -> None:
         write_bytes(filesystem, path, what)
     elif is_local(filesystem):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = Path(temporary_name(path))
-        shutil.copyfile(what, temporary)
-        publish(filesystem, temporary, path)
+        with beside(path) as temporary:
+            shutil.copyfile(what, temporary)
+            publish(filesystem, temporary, path)
     else:
         _store(filesystem, path).upload(path, what)
 
 
 def copy_out(filesystem: fs.FileSystem, path: str, local_file: Path) -> None:
     """Copy a stored file to a local one, a piece at a time; it appears when it is whole."""
-    temporary = temporary_name(str(local_file))
-    with filesystem.open_input_stream(path, compression=None) as stream, open(temporary, "wb") as file:
-        while piece := stream.read(CHUNK_BYTES):
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, local_file)
+    with beside(str(local_file)) as temporary:
+        with filesystem.open_input_stream(path, compression=None) as stream, open(temporary, "wb") as file:
+            while piece := stream.read(CHUNK_BYTES):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, local_file)
 
 
 def _store(filesystem: fs.FileSystem, path: str) -> objects.ObjectStore:
@@ -145,9 +159,9 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     """Write a small file, whole or not at all; parent folders are made."""
     if is_local(filesystem):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = Path(temporary_name(path))
-        temporary.write_bytes(data)
-        publish(filesystem, temporary, path)
+        with beside(path) as temporary:
+            temporary.write_bytes(data)
+            publish(filesystem, temporary, path)
         return
     _store(filesystem, path).upload(path, data)
 
@@ -163,15 +177,13 @@ def create_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
     if not is_local(filesystem):
         return _store(filesystem, path).create(path, data)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = Path(temporary_name(path))
     try:
-        temporary.write_bytes(data)
-        flush(temporary)
-        _appear(temporary, path)
+        with beside(path) as temporary:
+            temporary.write_bytes(data)
+            flush(temporary)
+            _appear(temporary, path)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
     flush(os.path.dirname(path))
     return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import IntegrityError
 from manifests.layout import Column, Dataset
@@ -39,7 +40,20 @@ def record_of(dataset: Dataset, column: Column, shard: int) -> dict:
     if lacking := sorted(set(schema("shards").names) - set(rows.schema.names)):
         raise IntegrityError(path, f"lacks {', '.join(lacking)}", AGAIN)
     record: dict = rows.to_pylist()[0]
+    check_own(record, column, shard, path)
     return record
+
+
+def check_own(record: dict, column: Column, shard: int, path: str) -> None:
+    """Refuse a record that lies where another one should.
+
+    Raises:
+        IntegrityError: it is of another shard or column version.
+    """
+    named = record["column"], record["fingerprint"], record["shard"]
+    if named != (column.name, column.fingerprint, shard):
+        told = f"is the record of {named[0]}@{named[1]} shard {named[2]}, not of {column} shard {shard}"
+        raise IntegrityError(path, told, AGAIN)
 
 
 def _merged_rows(dataset: Dataset, name: str, column: Column, shard: int) -> pa.Table | None:
@@ -93,7 +107,10 @@ def _small_rows(dataset: Dataset, name: str, column: Column, shard: int) -> pa.T
     if (rows := _merged_rows(dataset, name, column, shard)) is not None:
         return rows
     path = part_of(dataset, record, name)
-    return read_part(dataset, path) if path else schema(name).empty_table()
+    rows = read_part(dataset, path) if path else schema(name).empty_table()
+    if "shard" in rows.schema.names and pc.any(pc.not_equal(rows["shard"], shard)).as_py():
+        raise IntegrityError(path or "", f"has rows of other shards than {shard}", AGAIN)
+    return rows
 
 
 def members_of_shard(dataset: Dataset, column: Column, shard: int) -> tuple[str, list[Member]]:

@@ -21,7 +21,7 @@ from manifests.schemas import TABLES
 from manifests.store.shards import Member
 from manifests.tables import planned
 from manifests.tables.parts import dataset_of, naming, read_part, read_parts
-from manifests.tables.records import each_record, members_of, part_of
+from manifests.tables.records import check_own, each_record, members_of, part_of
 
 Result = TypeVar("Result")
 _TRIES = 5
@@ -63,7 +63,10 @@ class Tables:
             return paths
         if column not in self._records:
             fields = ["column", "fingerprint", "shard", "parts"]
-            self._records[column] = read_parts(self.dataset, "shards", paths, fields)
+            self._records[column] = found = read_parts(self.dataset, "shards", paths, fields)
+            if found.num_rows == len(paths):
+                for record, shard, own in zip(each_record(found), self.loose(column), paths, strict=True):
+                    check_own(record, column, shard, own)
         records = self._records[column]
         return [
             path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,7 +115,7 @@ class Verify:
         except OSError as error:  # of a dataset that may only be read: what was found is printed all the same
             cli.say(f"verify: the dashboard will not know of it, it cannot be kept in the dataset ({error})")
         for problem in report.problems:
-            print(problem)
+            cli.print_line(problem)
         verdict = "sound" if report.is_sound else _counted(len(report.problems), "problem")
         print(
             f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, "
@@ -271,7 +270,7 @@ class Export:
                 f"{path}: {'removed, the view has no such shard' if is_ours else 'is not of this export'}"
             )
         for path in written:
-            print(path)
+            cli.print_line(str(path))
         return cli.DONE
 
 
@@ -309,7 +308,8 @@ class Status:
         all_events = told(read_events(dataset, runs[-1])) if runs else []
         events = all_events[max(0, len(all_events) - self.events) :]
         holder, _ = lease.read(dataset)
-        writer = holder.name if holder and not holder.is_gone(time.time()) else ""
+        ago_s = lease.heard_s(dataset, asks_store=False)
+        writer = holder.name if holder and not holder.is_gone(ago_s) else ""
         speeds = rates(all_events)
         if self.json:
             cli.print_json(

@@ -75,7 +75,7 @@ class Compact:
                 cli.say(f"compact: going on with the takedown of {len(going)} sources")
                 remove(dataset, {})
             done = compacted(dataset)
-        print(f"snapshot {done.number}: {len(list(dataset.snapshot.files()))} files hold all tables")
+        cli.print_line(f"snapshot {done.number}: {len(list(dataset.snapshot.files()))} files hold all tables")
         return cli.DONE
 
 
@@ -107,7 +107,7 @@ class NameSnapshot:
                     f"snapshot {self.name}", "exists, and is never changed", "Choose another name."
                 )
         columns, address = dataset.snapshot.columns, Dataset(self.dataset, at=self.name).address
-        print(f"{address}: {len(columns)} column versions, {len(generations)} generations")
+        cli.print_line(f"{address}: {len(columns)} column versions, {len(generations)} generations")
         return cli.DONE
 
 
@@ -136,7 +136,7 @@ class Withdraw:
                     f"{column} shard {self.shard}", "is not committed", "See `rushes status DATASET`."
                 )
             withdraw(dataset, column, [self.shard])
-        print(f"{column} shard {self.shard} is taken back; `rushes ingest` makes it again")
+        cli.print_line(f"{column} shard {self.shard} is taken back; `rushes ingest` makes it again")
         return cli.DONE
 
 

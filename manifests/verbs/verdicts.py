@@ -38,7 +38,7 @@ class TakeVerdicts:
             view = View.load(dataset, self.view)
             column, num_rows, num_unknown, bad_lines = take_in(dataset, self.file)
             replace(view, columns={**view.columns, "verdict": column}).save(dataset, self.view)
-        print(f"{column}: {num_rows} verdicts, view {self.view} has them")
+        cli.print_line(f"{column}: {num_rows} verdicts, view {self.view} has them")
         if num_unknown:
             cli.say(f"verdicts: {num_unknown} are of captions that are not here")
         if bad_lines:

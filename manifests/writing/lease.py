@@ -4,7 +4,7 @@ It saves work; it is not what keeps data whole. Commits do that by themselves (`
 writer that was taken for dead and comes back cannot spoil what others have committed.
 
 `lease.json` says who, where, since when, and when it was last renewed. A holder that is gone is passed over:
-at once where its process can be looked up, else `STALE_S` after it was last heard of.
+at once where its process can be looked up, else `STALE_S` after it last wrote, by the clock of the store.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Holder:
     Attributes:
         machine: this boot of this machine and its space of process numbers; where it is the same, `pid` and
             `started` (its start in clock ticks) tell whether the process is alive.
-        renewed_s: seconds since 1970; 0 where the lease was given back.
+        renewed_s: seconds since 1970 by its own clock; 0 where the lease was given back.
     """
 
     token: str
@@ -55,13 +55,46 @@ class Holder:
     def name(self) -> str:
         return f"{self.user} on {self.host} (process {self.pid}: {self.command})"
 
-    def is_gone(self, now_s: float) -> bool:
-        """Whether the lease is free to take."""
+    def is_gone(self, heard_s: float) -> bool:
+        """Whether the lease is free to take.
+
+        Args:
+            heard_s: how long ago it was last written.
+        """
         if not self.renewed_s:
             return True
         if self.machine == _machine():
             return _started(self.pid) != self.started
-        return now_s - self.renewed_s > STALE_S
+        return heard_s > STALE_S
+
+
+def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:
+    """How many seconds ago the lease was last written, by the clock of the disk or the store.
+
+    Clocks of two machines differ; the one that holds the lease keeps the time of both.
+
+    Args:
+        asks_store: by a small file that is written and removed; else by this machine's clock.
+    """
+    path = dataset.path(FILE)
+    now_s = time.time()
+    if asks_store:
+        probe = storage.temporary_name(path)
+        try:
+            storage.write_bytes(dataset.filesystem, probe, b"")
+            now_s = dataset.filesystem.get_file_info(probe).mtime_ns / 1e9
+            storage.delete_files(dataset.filesystem, [probe])
+        except (OSError, TypeError) as error:  # the lease itself will tell what is wrong
+            say(f"{dataset.uri}: the clock of this machine is gone by ({error})")
+    info = dataset.filesystem.get_file_info(path)
+    return max(0.0, now_s - info.mtime_ns / 1e9) if info.is_file and info.mtime_ns else 0.0
+
+
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("token", "user", "host", "machine", "command"), str),
+    **dict.fromkeys(("pid", "started"), int),
+    **dict.fromkeys(("since_s", "renewed_s"), float),
+}
 
 
 def _machine() -> str:
@@ -106,10 +139,18 @@ def read(dataset: Dataset) -> tuple[Holder | None, bytes | None]:
         data = storage.read_bytes(dataset.filesystem, dataset.path(FILE))
     except FileNotFoundError:
         return None, None
+    return _holder(data), data
+
+
+def _holder(data: bytes) -> Holder | None:
+    """Who a lease names, whatever other keys a later version has put beside; None for what is none."""
     try:
-        return Holder(**json.loads(data)), data
-    except (ValueError, TypeError):
-        return None, data
+        found = json.loads(data)
+        own = {name: kind(found[name]) for name, kind in _FIELDS.items()}
+        time.localtime(own["since_s"])
+    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+        return None
+    return Holder(**own)
 
 
 class Lease:
@@ -134,13 +175,17 @@ class Lease:
                 self.dataset.address, "is a snapshot, which nobody writes to", f"Give {self.dataset.uri}."
             )
         holder, before = read(self.dataset)
-        if holder and not holder.is_gone(time.time()):
-            raise self._refusal(holder)
+        is_held = holder is not None and holder.renewed_s != 0
+        ago_s = heard_s(self.dataset) if holder and is_held and holder.machine != _machine() else 0.0
+        if holder and not holder.is_gone(ago_s):
+            raise self._refusal(holder, ago_s)
         self._stored = _bytes(self.own)
         if not self._swap(self._stored, before):
             other, _ = read(self.dataset)
-            raise self._refusal(other or self.own)
-        if holder and holder.renewed_s:
+            raise self._refusal(other or self.own, 0.0)
+        if holder is None and before:
+            say(f"{self.dataset.uri}: {FILE} cannot be read and is written anew")
+        if holder and is_held:
             say(f"{self.dataset.uri}: taken over from {holder.name}, which is gone")
         self._thread.start()
         return self
@@ -159,8 +204,7 @@ class Lease:
     def _swap(self, data: bytes, before: bytes | None) -> bool:
         return storage.swap_bytes(self.dataset.filesystem, self.dataset.path(FILE), data, before)
 
-    def _refusal(self, holder: Holder) -> UsageError:
-        ago_s = max(0.0, time.time() - holder.renewed_s)
+    def _refusal(self, holder: Holder, ago_s: float) -> UsageError:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since_s))
         return UsageError(
             self.dataset.uri,

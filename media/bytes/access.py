@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
+import pyarrow as pa
 from pyarrow import fs
 
 from media.bytes.blocks import BlockReader, Blocks
@@ -58,7 +59,7 @@ def resolve_store(uri: str) -> tuple[fs.FileSystem, str]:
         ) from error
 
 
-def _os_error(error: OSError, uri: str) -> MediaError:
+def _os_error(error: Exception, uri: str) -> MediaError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, FileNotFoundError) or "NoSuchKey" in text or "404" in text:
         return MediaError("missing", f"{uri} does not exist or is not a file. Check the address.")
@@ -90,7 +91,7 @@ def _store_blocks(uri: str, **sizes: int) -> tuple[Blocks, str, Callable[[], obj
         if info.type != fs.FileType.File:
             raise FileNotFoundError(path)
         file = filesystem.open_input_file(path)
-    except OSError as error:
+    except (OSError, pa.ArrowInvalid) as error:
         raise _os_error(error, uri) from error
 
     def fetch(offset: int, size: int) -> bytes:
@@ -233,7 +234,7 @@ def stat_media(uri: str, limits: HttpLimits | None = None) -> tuple[int, str]:
         info = filesystem.get_file_info(path)
         if info.type != fs.FileType.File:
             raise FileNotFoundError(path)
-    except OSError as error:
+    except (OSError, pa.ArrowInvalid) as error:
         raise _os_error(error, uri) from error
     return info.size, str(info.mtime_ns)
 

@@ -154,6 +154,29 @@ def _is_stream(path: str, size: tuple[int, int]) -> bool:
         return False
 
 
+_ARCHIVES = {
+    b"PK\3\4": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\7": "rar",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+def _archive(path: str) -> str:
+    """What kind of archive a file is, by its first bytes; empty for none."""
+    try:
+        with open_binary(path) as file:
+            head = file.read(512)
+    except MediaError:
+        return ""
+    if head[257:262] == b"ustar":
+        return "tar in a tar"
+    return next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), "")
+
+
 def _is_turned(image: Image.Image) -> bool:
     """Whether Pillow gives the upright size already, as its newer versions do of TIFF."""
     tags = getattr(image, "tag_v2", None)
@@ -293,6 +316,10 @@ def video_facts(path: str) -> VideoFacts:
         if packets.is_rising and has_reordering and _comes_out_of_order(path):
             packets.warnings.append(TIMES_OF_DECODING)
     except av.FFmpegError as error:
+        if kind := _archive(path):
+            raise MediaError(
+                "archive", f"{path} is a packed archive ({kind}), which is not looked into"
+            ) from error
         raise MediaError("not_media", f"{path}: {error}") from error
     return VideoFacts(
         path=path,

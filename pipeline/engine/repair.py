@@ -279,7 +279,7 @@ class Replay:
             f"{account.num_failed} failed in {seconds:.1f} s"
         )
         if not dataset.is_committed(stage.column, self.shard):
-            print(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
+            cli.print_line(f"made in {beside.path('runs', 'replay')}; nothing is committed to compare with")
             return cli.DONE
         [old], [new] = (
             records.rows_of_shard(place, "shards", stage.column, self.shard) for place in (dataset, beside)
@@ -296,7 +296,7 @@ class Replay:
             if digests[0].get(name) != digests[1].get(name)
         )
         if old["tar_sha256"] == new["tar_sha256"] and not tables:
-            print(f"the same bytes as committed: {len(before)} members, {len(digests[0])} tables")
+            cli.print_line(f"the same bytes as committed: {len(before)} members, {len(digests[0])} tables")
             return cli.DONE
         print(
             f"differs from what is committed: members {', '.join(members) or 'none'}; tables "

@@ -18,6 +18,7 @@ from manifests.errors import RushesError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.store import storage
 from manifests.tables import planned, scans
+from manifests.text import shown_json
 from manifests.verbs.upkeep import compacted
 from manifests.views import View
 from manifests.writing.compact import ENOUGH
@@ -281,7 +282,7 @@ def report(
     if captioned and not shard_errors:
         summary["captions"] = caption_summary(dataset, captioned, run_id)
     path = dataset.path("runs", run_id, "summary.json")
-    storage.write_bytes(dataset.filesystem, path, json.dumps(summary, indent=2).encode())
+    storage.write_bytes(dataset.filesystem, path, json.dumps(shown_json(summary), indent=2).encode())
     print_summary(summary, is_json)
     return code
 
@@ -325,6 +326,4 @@ def print_summary(summary: dict[str, Any], is_json: bool) -> None:
     for line in next_steps(summary):
         cli.say(f"next: {line}")
     seconds, code = summary["seconds"], summary["exit_code"]
-    print(
-        f"outcome: {summary['outcome']}; {seconds:.0f} s; {summary['dataset']}; exit code {code}", flush=True
-    )
+    cli.print_line(f"outcome: {summary['outcome']}; {seconds:.0f} s; {summary['dataset']}; exit code {code}")

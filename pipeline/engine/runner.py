@@ -39,7 +39,8 @@ from pipeline.engine.watcher import Watcher
 from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Where one shard cannot be written no other can: a full disk, a place that may not be written to."""
 """Of a disk without room: no other shard will fare better, and the run ends."""
 LIGHT_CPUS, SHARDS_AN_ACTOR = 0.5, 4
 """Of a light stage: with fewer, another actor does not pay for its start."""
@@ -129,9 +130,11 @@ class StageActor:
                 on_death=lambda text: self._tell("died", text, shard),
             )
         except OSError as failure:
-            if failure.errno not in _FULL:
+            number = errno.EACCES if isinstance(failure, PermissionError) else failure.errno
+            if number not in _HOPELESS:
                 return self._failed(batch, failure)
-            return {**batch, "error": [f"{self.stage.name}: {failure}"], "full": [failure.errno]}
+            named = failure.filename or (str(failure).partition(": ")[0] if failure.errno is None else "")
+            return {**batch, "error": [str(named or self.dataset.uri)], "full": [number]}
         except Exception as failure:  # noqa: BLE001
             # told, returned in the row and counted by the driver: a shard that cannot be written must not
             # take the others with it
@@ -216,7 +219,7 @@ def run_stages(
             if row["error"] == _REFUSED and (why := ray.get(hub.refusal.remote())):
                 raise why
             if row["full"]:
-                raise OSError(row["full"], os.strerror(row["full"]), dataset.uri)
+                raise OSError(row["full"], os.strerror(row["full"]), row["error"])
             if row["error"]:
                 outcome.shard_errors.append(f"shard {row['shard']}: {row['error']}")
     except ray.exceptions.RayError as error:

@@ -20,19 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import UsageError
-from manifests.text import split_user
+from manifests.text import WIDE, split_user
 from media.bytes.access import STORES, WEB, open_binary
 from media.bytes.tar_member import split_member
 from media.errors import MediaError, shown
 from pipeline.footage.found import URI_COLUMNS, Found, row_fields, split_query, suffix_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-_WIDE = {  # the longer mark first: that of UTF-32 begins as that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _LOOKED_AT_BYTES = 1 << 16
 MAX_ROWS = 20_000_000
 MAX_LINE_BYTES = 4 << 20
@@ -61,7 +55,7 @@ def _as_utf8(file: Any) -> Any:
     """The same bytes; those of UTF-16 and UTF-32, as their marks say, as UTF-8; lines that end as on old
     Macs, in CR alone, as others do."""
     head = file.peek(_LOOKED_AT_BYTES)
-    if encoding := next((name for mark, name in _WIDE.items() if head.startswith(mark)), ""):
+    if encoding := next((name for mark, name in WIDE.items() if head.startswith(mark)), ""):
         text = codecs.getreader(encoding)(file, "replace")
         recoded = _Recoded(lambda most: text.read(most // 4, most // 4).encode("utf-8", "replace"))
         return io.BufferedReader(recoded, 1 << 18)

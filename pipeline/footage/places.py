@@ -136,7 +136,8 @@ def store_files(uri: str) -> list[Found] | None:
 
 
 def _is_hidden(path: str, root: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(path).relative_to(root).parts)
+    parts = PurePosixPath(path).relative_to(root).parts
+    return any(part.startswith(".") and part not in (".", "..") for part in parts)
 
 
 def _own_outputs(filesystem: fs.FileSystem, files: list[fs.FileInfo]) -> list[str]:

@@ -102,14 +102,18 @@ def _fault(item: object) -> str:
             return f"has no text {key}"
     if item["kind"] not in KINDS:
         return f"is of the kind {item['kind']!r}; there are {', '.join(KINDS)}"
-    if item["kind"] == "structured":
-        try:
-            fields = json.loads(item["text"])
-        except (ValueError, RecursionError):
-            fields = None
-        if not isinstance(fields, dict):
-            return "is structured, and its text is no JSON object"
-    return ""
+    if item["end_s"] < item["start_s"]:
+        return "ends before it begins"
+    return _fault_of_text(item["text"]) if item["kind"] == "structured" else ""
+
+
+def _fault_of_text(text: str) -> str:
+    """What is wrong with a structured caption."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    return "" if isinstance(fields, dict) else "is structured, and its text is no JSON object"
 
 
 def _said(metadata: dict, keys: Sequence[str]) -> str | None:

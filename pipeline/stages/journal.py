@@ -100,10 +100,9 @@ class Journal:
             self._is_written = True
         if storage.is_local(self._filesystem):  # no fsync: this must outlive the process, not the machine
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            temporary = storage.temporary_name(self._path)
-            with open(temporary, "wb") as file:
-                file.write(data)
-            os.replace(temporary, self._path)
+            with storage.beside(self._path) as temporary:
+                temporary.write_bytes(data)
+                os.replace(temporary, self._path)
         else:
             storage.write_bytes(self._filesystem, self._path, data)
 

@@ -9,8 +9,9 @@ from manifests.cli import output
 from manifests.cli.frame import main
 from manifests.layout import Dataset
 from manifests.store import objects, storage
-from manifests.text import shown, split_user
+from manifests.text import decoded, shown, split_user, valid
 from manifests.writing.events import EventLog, read_events, run_config
+from pipeline.engine.run import print_summary
 from pipeline.engine.runner import start_run
 
 SECRETS = ("KEYID", "SECRET", "X-Amz-Signature", "user:pw")
@@ -74,3 +75,22 @@ def test_a_run_records_whole_paths_of_what_its_command_names(tmp_path, monkeypat
     run_id = start_run(dataset, words, {}, {}, "embedded")
     record = json.loads((tmp_path / "ds" / "runs" / run_id / "run.json").read_text())
     assert record["command"] == [*words[:2], str(tmp_path / words[2]), *words[3:]]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_last_line_of_an_ingest_holds_no_secret(address, capsys):
+    summary = {"dataset": address, "outcome": "done", "seconds": 1.0, "exit_code": 0}
+    print_summary(summary | {"funnel": [], "shard_errors": [f"in {address}"]}, is_json=False)
+    output.print_line(f"{address}: 3 column versions")
+    told = capsys.readouterr()
+    assert clean(told.out + told.err) and told.out.count("***@") + told.out.count("...") >= 2
+
+
+def test_texts_of_other_codings_are_read_and_bytes_are_refused():
+    text = "hello there \u00e9"
+    for coding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        assert decoded(text.encode(coding)) == text, coding
+    for data in (b"a\0b", b"\x89PNG\0\0\0\rIHDR", b"\xff\xfe\xff"):
+        with pytest.raises(UnicodeDecodeError):
+            decoded(data)
+    assert valid("a\0b") == "a\ufffdb"

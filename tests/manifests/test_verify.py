@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from manifests.cli import DONE, INTEGRITY, USAGE, main
-from manifests.layout import Dataset
-from manifests.tables import records
+from manifests.errors import IntegrityError
+from manifests.layout import Column, Dataset
+from manifests.tables import records, scans
 from manifests.verify import verify
 
 
@@ -99,3 +100,34 @@ def test_lost_records_and_snapshots_are_told(copy, capsys):
     capsys.readouterr()
     assert main(arguments=["verify", str(copy)]) == INTEGRITY
     assert "none names the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_record_in_the_place_of_another_is_named(copy, deep, capsys):
+    """Overwritten, exchanged, or a folder where it was; readers refuse it too."""
+    folder = next(path for path in (copy / "tables" / "shards").glob("text@*"))
+    first, second = sorted(folder.glob("0*.parquet"))[:2]
+    data = first.read_bytes(), second.read_bytes()
+    column = Column.parse(folder.name)
+    for one, other in ((data[1], data[1]), (data[1], data[0])):
+        first.write_bytes(one)
+        second.write_bytes(other)
+        dataset = Dataset(str(copy))
+        problems = verify(dataset, deep=deep).problems
+        assert any(first.name in problem and "is the record of" in problem for problem in problems)
+        with pytest.raises(IntegrityError, match="is the record of"):
+            records.rows_of_shard(dataset, "text", column, 0)
+        with pytest.raises(IntegrityError, match="is the record of"):
+            scans.table(dataset, "text", column)
+    second.write_bytes(data[1])
+    first.unlink()
+    first.mkdir()
+    assert any("is a folder" in problem for problem in verify(Dataset(str(copy)), deep=deep).problems)
+
+
+def test_rows_of_another_shard_are_refused_at_a_lookup(copy):
+    folder = next(path for path in (copy / "tables" / "captions").glob("caption@*"))
+    first, second = sorted(folder.glob("0*.parquet"))[:2]
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(IntegrityError, match="rows of other shards"):
+        records.rows_of_shard(Dataset(str(copy)), "captions", Column.parse(folder.name), 0)

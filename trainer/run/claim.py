@@ -47,7 +47,7 @@ def claim(
     Raises:
         UsageError: the folder holds another run; or another process is at it.
     """
-    saved, lock, changes = out / CONFIG, None, Changes()
+    saved, lock, changes, kept = out / CONFIG, None, Changes(), None
     if ranks.is_first:
         check_new(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -83,10 +83,10 @@ def claim(
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
         if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
-            config, changes = before, Changes()
+            kept, changes = before, Changes()
     ranks.wait()
     if ranks.is_first:
-        save_config(config, saved)
+        save_config(kept or config, saved)
     ranks.wait()
     return config, lock, changes
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -15,7 +15,7 @@ from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.writing import lease as lease_module
-from manifests.writing.lease import FILE, STALE_S, Lease, read, this_process
+from manifests.writing.lease import FILE, Lease, read, this_process
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -44,14 +44,32 @@ def test_a_second_writer_is_refused_by_name_and_may_begin_when_the_first_has_end
     assert read(empty)[0].renewed_s == 0
 
 
-def test_a_writer_elsewhere_is_passed_over_only_when_it_was_not_heard_of_for_long(empty, capsys):
-    leave(empty, renewed_s=time.time() - STALE_S / 2)
-    with pytest.raises(UsageError, match=r"node7.*last heard of 3\d s ago"), Lease(empty):
+@pytest.mark.parametrize("off_s", [0.0, -90.0, 30 * 86400.0, float("nan")])
+def test_a_writer_elsewhere_is_passed_over_only_when_it_was_not_heard_of_for_long(
+    empty, capsys, monkeypatch, off_s
+):
+    """By the clock of the disk or the store, whatever the other machine takes for the time."""
+    monkeypatch.setattr(lease_module, "STALE_S", 3.0)
+    leave(empty, renewed_s=time.time() + off_s)
+    with pytest.raises(UsageError, match=r"node7.*last heard of [0-2] s ago"), Lease(empty):
         pass
-    leave(empty, renewed_s=time.time() - STALE_S - 1)
+    time.sleep(4.5)
     with Lease(empty):
         pass
     assert "taken over from" in capsys.readouterr().err
+    assert not [name for name in names_in(empty) if "tmp" in name]
+
+
+def names_in(dataset):
+    return [info.base_name for info in storage.list_files(dataset.filesystem, dataset.path(), "")]
+
+
+def test_a_lease_of_a_later_version_is_a_lease(empty):
+    leave(empty, renewed_s=time.time())
+    found = json.loads(storage.read_bytes(empty.filesystem, empty.path(FILE))) | {"more": [1]}
+    storage.write_bytes(empty.filesystem, empty.path(FILE), json.dumps(found).encode())
+    with pytest.raises(UsageError, match="node7"), Lease(empty):
+        pass
 
 
 def test_a_writer_of_this_machine_that_was_killed_is_passed_over_at_once(tmp_path):
@@ -71,7 +89,7 @@ def test_a_writer_of_this_machine_that_was_killed_is_passed_over_at_once(tmp_pat
 
 
 def test_of_many_that_take_over_one_succeeds(empty):
-    leave(empty, renewed_s=1.0)
+    leave(empty, renewed_s=0.0)
     begun, refused = [], []
     gate, end = threading.Barrier(6), threading.Event()
 
@@ -130,7 +148,10 @@ def test_a_renewal_whose_answer_was_lost_is_its_own(tmp_path, monkeypatch):
 
 
 def test_a_lease_that_cannot_be_read_holds_nobody_up(empty):
-    for text in (b"", b"{}", b"[1]", b'{"token": 1'):
+    odd = [b"", b"{}", b"[1]", b'{"token": 1', b"[" * 100_000]
+    for name, value in (("renewed_s", "abc"), ("since_s", 1e300), ("since_s", "abc"), ("pid", None)):
+        odd.append(json.dumps({**asdict(this_process("x")), "machine": "another", name: value}).encode())
+    for text in odd:
         storage.write_bytes(empty.filesystem, empty.path(FILE), text)
         with Lease(empty):
             assert json.loads(storage.read_bytes(empty.filesystem, empty.path(FILE)))["pid"] == os.getpid()

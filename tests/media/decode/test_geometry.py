@@ -1,8 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from media.decode.geometry import Geometry, pick_times
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
 
 sides = st.integers(1, 4000)
 
@@ -49,3 +53,26 @@ def test_a_rate_cap_picks_existing_frames_evenly(gaps, max_fps):
     assert len(slots) == len(set(slots))  # at most one frame in each 1/max_fps
     every = {int((time - times[0]) * max_fps + 1e-3) for time in times}
     assert set(slots) == every  # and one wherever there is one
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_stills_are_upright_and_of_their_own_shape(tmp_path, orientation, suffix):
+    """A dot in the corner that is up and to the left."""
+    upright = np.zeros((64, 96, 3), np.uint8) if orientation < 5 else np.zeros((96, 64, 3), np.uint8)
+    upright[:16, :16] = 255
+    turns = {2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
+    mirrored, flipped = turns.get(orientation, (0, 0))
+    stored = upright.swapaxes(0, 1) if orientation >= 5 else upright
+    if orientation in (6, 8):  # swapping the axes has mirrored it as well
+        mirrored, flipped = (0, 1) if orientation == 6 else (1, 0)
+    stored = stored[:: -1 if flipped else 1, :: -1 if mirrored else 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"still.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    facts = probe(str(path))
+    assert facts.geometry.display_size_px == (upright.shape[1], upright.shape[0])
+    [frame] = VideoReader(facts).frames()
+    assert frame.rgb.shape == upright.shape
+    assert np.abs(frame.rgb.astype(int) - upright).mean() < 8

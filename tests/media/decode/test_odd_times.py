@@ -4,6 +4,7 @@ lost packets, clocks that fall back.
 
 import io
 import re
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -192,3 +193,24 @@ def test_a_still_that_ffmpeg_alone_reads_has_a_latent(tmp_path):
     assert scans.table(dataset, "sources")["decoder"].to_pylist() == ["pyav"]
     assert scans.table(dataset, "failures").num_rows == 0
     assert scans.table(dataset, "latents").num_rows == scans.table(dataset, "clips").num_rows == 1
+
+
+def test_pixels_that_become_wider_midway_are_shown_so(tmp_path):
+    """Two streams end to end, as of a broadcast: the second with pixels of 4:3."""
+    parts = []
+    for number, aspect in enumerate((Fraction(1), Fraction(4, 3))):
+        path = tmp_path / f"{number}.ts"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", 24, options={"bf": "0"})
+            (stream.width, stream.height), stream.pix_fmt = (96, 64), "yuv420p"
+            stream.codec_context.sample_aspect_ratio = aspect
+            for index in range(36):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), index, np.uint8), "rgb24")
+                frame.pts, frame.time_base = index + 36 * number, Fraction(1, 24)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(path.read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    facts = probe(str(tmp_path / "both.ts"))
+    sizes = [picture.geometry.display_size_px for picture in VideoReader(facts, decoder="pyav").pictures()]
+    assert sizes == [(96, 64)] * 36 + [(128, 64)] * 36

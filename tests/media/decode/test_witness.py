@@ -1,6 +1,8 @@
 """A stricter decoder gives the same pictures of sound files, and tells of damage that the other takes."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import av
@@ -72,3 +74,18 @@ def _as_far_as_it_goes(reader):
         yield from reader.frames()
     except MediaError as error:
         assert error.reason in {"lost_packets", "missing_frames"}
+
+
+@pytest.mark.parametrize("kind", ["yuv420p10le", "yuv420p12le", "yuv444p10le", "yuv422p", "yuv444p"])
+def test_vp9_of_any_depth_is_read(tmp_path, kind):
+    """libvpx as it is built here reads no more than eight bits."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg, whose libvpx writes more than eight bits")
+    path = tmp_path / "deep.webm"
+    grey = "nullsrc=s=96x64:r=24:d=0.5,geq=lum='16+16*N':cb=128:cr=128"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", grey, "-pix_fmt", kind]
+    subprocess.run([*command, "-c:v", "libvpx-vp9", "-cpu-used", "8", str(path)], check=True)
+    pictures = list(VideoReader(probe(str(path)), decoder="pyav").pictures())
+    assert len(pictures) == 12 and not any(picture.is_damaged for picture in pictures)
+    levels = [float(picture.rgb(96, 64).mean()) for picture in pictures]
+    assert np.allclose(levels, [min(255, 16 * index * 255 / 219) for index in range(12)], atol=4)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -12,6 +13,8 @@ from manifests.layout import Dataset
 from manifests.tables import scans
 from manifests.writing.removing import remove
 from media.decode.images import to_rgb
+from media.decode.probe import probe
+from media.errors import MediaError
 from pipeline.config import PlanConfig
 from pipeline.footage.found import to_json
 from pipeline.footage.sources import Found, list_sources, listed_again, source_row
@@ -145,3 +148,16 @@ def test_deep_grey_is_read_by_its_range(values, expected):
 def test_grey_of_no_known_range_is_refused():
     with pytest.raises(ValueError, match="no known range"):
         to_rgb(Image.fromarray(np.array([[-3.0, 1e9]], np.float32)), 2, 1)
+
+
+def test_an_archive_is_called_one(tmp_path):
+    """Whatever its name says; FFmpeg takes some for sound."""
+    (tmp_path / "a.txt").write_text("x" * 5000)
+    made = []
+    for kind in ("zip", "gztar", "bztar", "xztar"):
+        made.append(shutil.make_archive(str(tmp_path / "out" / kind), kind, tmp_path, "a.txt"))
+    shutil.copy(made[0], tmp_path / "out" / "video.mp4")
+    for path in sorted((tmp_path / "out").iterdir()):
+        with pytest.raises(MediaError, match="packed archive") as told:
+            probe(str(path))
+        assert told.value.reason == "archive", path

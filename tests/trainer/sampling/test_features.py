@@ -429,8 +429,8 @@ def test_a_result_of_other_words_is_not_taken_for_this_one(model_folder, tmp_pat
             assert main(arguments=[*words, *first, "--out", out]) == cli.DONE
             assert main(arguments=[*words, *then, "--out", out]) == cli.USAGE
             assert "other settings" in capsys.readouterr().err
-            assert main(arguments=[*words, *first, "--out", out, "--negative", "blue"]) == cli.USAGE
-            assert "other settings (negative)" in capsys.readouterr().err
+            assert main(arguments=[*words, *first, "--out", out, "--steps", "3"]) == cli.USAGE
+            assert "other settings (steps)" in capsys.readouterr().err
             assert main(arguments=[*words, *first, "--out", out]) == cli.DONE
 
 
