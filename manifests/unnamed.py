@@ -6,6 +6,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+from pyarrow import fs
+
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.snapshots import Snapshot
@@ -44,5 +46,7 @@ def unnamed_tars(dataset: Dataset, named: Collection[str | None], kept: Iterable
                 with contextlib.suppress(OSError, RushesError):
                     path = dataset.path(*merged.path.split("/"))
                     known.update(read_part(dataset, path, ["tar"])["tar"].to_pylist())
-    tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+    tars = list[fs.FileInfo]()
+    with contextlib.suppress(OSError):  # which the check of the columns tells of
+        tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
     return [info.size for info in tars if dataset.relative(info.path) not in known]

@@ -131,3 +131,17 @@ def test_rows_of_another_shard_are_refused_at_a_lookup(copy):
     first.write_bytes(second.read_bytes())
     with pytest.raises(IntegrityError, match="rows of other shards"):
         records.rows_of_shard(Dataset(str(copy)), "captions", Column.parse(folder.name), 0)
+
+
+def test_an_object_of_a_name_that_no_store_of_ours_writes_stops_no_check(dataset, bucket):
+    address, client = bucket
+    for path in sorted(Path(dataset.uri).rglob("*")):
+        if path.is_file():
+            key = path.relative_to(dataset.uri).as_posix()
+            client.put_object(Bucket="rushes", Key=f"ds/{key}", Body=path.read_bytes())
+    stored = Dataset(address("ds"))
+    assert verify(stored).is_sound
+    tar = next(path for path in (Path(dataset.uri) / "columns").rglob("*.tar"))
+    client.put_object(Bucket="rushes", Key=f"ds/columns/{tar.parent.name}//junk.tar", Body=b"x")
+    report = verify(Dataset(address("ds")))
+    assert report.num_shards and any("remove what does not belong there" in one for one in report.problems)
