@@ -6,6 +6,7 @@ after the frames before it were given out, so a caller keeps what was good and r
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -309,7 +310,9 @@ class VideoReader:
             found = scan_packets(container, video_stream(container, self.facts.path))
         if not len(found.times_s):
             return found.num_packets
-        return int(((found.times_s >= start_s - EPSILON_S) & (found.times_s < end_s - EPSILON_S)).sum())
+        timeless = found.num_packets - len(found.times_s) if start_s <= 0 and end_s == math.inf else 0
+        is_inside = (found.times_s >= start_s - EPSILON_S) & (found.times_s < end_s - EPSILON_S)
+        return int(is_inside.sum()) + max(0, timeless)
 
     def _gaps_s(self, container: InputContainer, stream: VideoStream) -> list[float]:
         """Times of the frames before which others are missing, where the packets are the only sign of it."""

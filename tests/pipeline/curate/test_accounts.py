@@ -154,3 +154,20 @@ def test_frames_that_damage_moves_past_the_end_are_counted_once(films, monkeypat
     assert [item.num_frames for item in found if isinstance(item, Gap) and item.reason == "lost_frames"] == [
         5
     ]
+
+
+def test_frames_without_a_time_have_a_place_in_the_account(tmp_path):
+    """Matroska gives packets before zero no time at all."""
+    film, path = sound(tmp_path, "h264", 1), tmp_path / "negative.mkv"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(film)) as source, av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        shift = packets[len(packets) // 2].pts
+        for packet in packets:
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+            container.mux(packet)
+    [row] = [source_row(found) for found in list_sources([str(path)])]
+    assert row["num_packets"] == len(packets)
+    clips, gaps = cut(row)
+    assert sum(len(clip.samples) for clip in clips) + gaps.total() == len(packets)
