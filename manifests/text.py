@@ -85,11 +85,11 @@ def without_secrets(value: Any) -> Any:
 
 
 def valid(text: str) -> str:
-    """The text without NUL and without lone surrogates, as a caption cut inside an emoji has them.
+    """The text without NUL, and without lone surrogates, as a caption cut inside an emoji has them.
 
-    Each becomes U+FFFD.
+    Of these each becomes U+FFFD.
     """
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _MOST_DEPTH = 200

@@ -52,7 +52,6 @@ REFUSED = {
 DAMAGED = {
     "derived/corrupt/flip20_h264.mp4": "damaged",
     "derived/corrupt/flip50.ts": "damaged",
-    "derived/corrupt/trunc50.mkv": "damaged",  # two frames are missing before its last ones
     "derived/corrupt/trunc50.avi": "damaged",  # its last picture
     "derived/corrupt/zero8k_mid.mp4": "damaged",
     "derived/corrupt/zero4k_mid.mkv": "missing_frames",
