@@ -50,3 +50,24 @@ def unnamed_tars(dataset: Dataset, named: Collection[str | None], kept: Iterable
     with contextlib.suppress(OSError):  # which the check of the columns tells of
         tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
     return [info.size for info in tars if dataset.relative(info.path) not in known]
+
+
+def lost_tars(dataset: Dataset, snapshot: Snapshot) -> Iterator[str]:
+    """That the tars of a named snapshot are there; those that are committed now are looked into elsewhere."""
+    try:
+        tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
+    except OSError:  # which the check of the columns tells of
+        return
+    sizes = {dataset.relative(info.path): info.size for info in tars}
+    for version in snapshot.columns.values():
+        for merged in version.tables.get("shards", ()):
+            path = dataset.path(*merged.path.split("/"))
+            try:
+                rows = read_part(dataset, path, ["tar", "tar_bytes"])
+            except (OSError, RushesError) as error:
+                yield f"{path}: cannot be read ({error})"
+                continue
+            for row in rows.to_pylist():
+                if row["tar"] and sizes.get(row["tar"]) != row["tar_bytes"]:
+                    tar = dataset.path(*row["tar"].split("/"))
+                    yield f"{tar}: is missing or cut, and a named snapshot has it"

@@ -27,8 +27,8 @@ from manifests.schemas import is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import planned, records, scans
-from manifests.tables.parts import named, read_part
-from manifests.unnamed import lost_snapshot, unnamed_tars
+from manifests.tables.parts import named
+from manifests.unnamed import lost_snapshot, lost_tars, unnamed_tars
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.events import run_ids
@@ -284,28 +284,7 @@ def _check_merged(dataset: Dataset, deep: bool) -> Iterator[str]:
             else:
                 yield from _check_rows(dataset, path, merged.rows)
         if snapshot is not dataset.snapshot:
-            yield from _check_tars_of(dataset, snapshot)
-
-
-def _check_tars_of(dataset: Dataset, snapshot: snapshots.Snapshot) -> Iterator[str]:
-    """That the tars of a named snapshot are there; those that are committed now are looked into elsewhere."""
-    try:
-        tars = storage.list_files(dataset.filesystem, dataset.path("columns"), ".tar")
-    except OSError:  # which the check of the columns tells of
-        return
-    sizes = {dataset.relative(info.path): info.size for info in tars}
-    for version in snapshot.columns.values():
-        for merged in version.tables.get("shards", ()):
-            path = dataset.path(*merged.path.split("/"))
-            try:
-                rows = read_part(dataset, path, ["tar", "tar_bytes"])
-            except (OSError, RushesError) as error:
-                yield f"{path}: cannot be read ({error})"
-                continue
-            for row in rows.to_pylist():
-                if row["tar"] and sizes.get(row["tar"]) != row["tar_bytes"]:
-                    tar = dataset.path(*row["tar"].split("/"))
-                    yield f"{tar}: is missing or cut, and a named snapshot has it"
+            yield from lost_tars(dataset, snapshot)
 
 
 def _named(dataset: Dataset) -> Iterator[snapshots.Snapshot | str]:
