@@ -92,8 +92,8 @@ class FrameNumbers:
 
     @property
     def is_known(self) -> bool:
-        """Whether gaps would have been seen so far."""
-        return self.is_readable and self._settings is not None
+        """Whether gaps would have been seen so far: not in a stream that may leave numbers out."""
+        return self.is_readable and self._settings is not None and not self._settings.may_skip
 
     def is_gap(self, data: bytes, is_key: bool) -> bool:
         """Whether a reference picture is missing before the picture of a packet.
