@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,12 +22,22 @@ def write_weights(
 
     Args:
         metadata: text that the file carries besides.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; nothing is left of it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_file(plain, temporary, dict(metadata) if metadata else None)
+    try:
+        save_file(plain, temporary, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     temporary.chmod(mode)
     temporary.replace(path)
 

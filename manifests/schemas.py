@@ -93,7 +93,7 @@ CLIPS = [
     (
         "starts_with",
         pa.string(),
-        "source_start | cut | gap (a transition or damage lies before) | size_change | time_gap | window",
+        "source_start | cut | gap (after a transition, damage or loss) | size_change | time_gap | window",
     ),
     ("has_audio", pa.bool_(), "whether the source has sound"),
     ("luma_mean", pa.float64(), "mean brightness, 0..1"),

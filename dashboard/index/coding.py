@@ -129,6 +129,10 @@ def words_in(ask: Ask, table: str, rows: str) -> dict[str, list[str]]:
     return found
 
 
+_LEAST_SPAN = 1e-9
+"""Of a measure, in parts of its size: what is nearer is one value, up to the last bits of an estimate."""
+
+
 def limits_in(ask: Ask, table: str, rows: str) -> dict[str, Limits]:
     """Where the bins of each measure begin and end: 0.5 and 99.5 % of the rows, approximately."""
     fields = [known for known in fields_of(table) if known.kind == MEASURE]
@@ -147,7 +151,8 @@ def limits_in(ask: Ask, table: str, rows: str) -> dict[str, Limits]:
             low, high = float(least), float(most)
         if not math.isfinite(high - low):
             continue
-        found[known.name] = (low, high if high > low else low + 1.0)
+        is_wide = high - low > _LEAST_SPAN * max(1.0, abs(low), abs(high))
+        found[known.name] = (low, high if is_wide else low + max(1.0, abs(low)))
     return found
 
 

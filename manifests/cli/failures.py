@@ -16,6 +16,7 @@ _NEXT_STEPS = {
     errno.EISDIR: "It is a folder: name a file.",
     errno.ENOSPC: "Free some space and run the same command again.",
     errno.EDQUOT: "Free some space and run the same command again.",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or name another place.",
     errno.ENAMETOOLONG: "Give it a shorter name.",
     errno.EADDRINUSE: "Something else listens there: give another port.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n) and run again.",

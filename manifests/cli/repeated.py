@@ -6,8 +6,10 @@ The parser alone would keep the last occurrence of each without a word.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args, get_origin, get_type_hints
 
 from manifests.cli.output import say
+from manifests.errors import UsageError
 
 
 def gathered(words: Sequence[str], parsed: object) -> list[str]:
@@ -15,6 +17,9 @@ def gathered(words: Sequence[str], parsed: object) -> list[str]:
 
     Args:
         parsed: the options as the parser read them.
+
+    Raises:
+        UsageError: one that takes a number of values has more.
     """
     rest = list(words).index("--") if "--" in words else len(words)
     parts = _parts(words[:rest])
@@ -25,6 +30,10 @@ def gathered(words: Sequence[str], parsed: object) -> list[str]:
     gone = set()
     for name, at in places.items():
         if len(at) > 1 and isinstance(value := value_of(parsed, name), tuple):
+            most, count = num_values(parsed, name), sum(len(_split(parts[place])) - 1 for place in at)
+            if most and count > most:
+                problem = f"is given {len(at)} times, with {count} values in all"
+                raise UsageError(name, problem, f"Give it once, with {most} values.")
             for place in at[1:]:
                 parts[at[0]] = [*_split(parts[at[0]]), *_split(parts[place])[1:]]
                 gone.add(place)
@@ -40,6 +49,19 @@ def value_of(parsed: object, option: str) -> object:
     for name in option[2:].replace("-", "_").split("."):
         value = getattr(value, name, None)
     return value
+
+
+def num_values(parsed: object, option: str) -> int:
+    """How many values an option takes, as --blend takes two; 0 for any number of them."""
+    *parts, last = option[2:].replace("-", "_").split(".")
+    owner: object | None = parsed
+    for name in parts:
+        owner = getattr(owner, name, None)
+    hint = get_type_hints(type(owner)).get(last) if owner is not None else None
+    for kind in (hint, *get_args(hint)):
+        if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+            return len(get_args(kind))
+    return 0
 
 
 def _parts(words: Sequence[str]) -> list[list[str]]:

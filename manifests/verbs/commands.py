@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -158,10 +159,21 @@ class Ls:
 
 
 def show(rows: pa.Table, title: str, as_json: bool, is_wide: bool) -> None:
+    """Print rows as a table or as JSON; columns of one name are told apart by a number."""
+    rows = rows.rename_columns(distinct(rows.schema.names))
     if as_json:
         cli.print_json(rows.to_pylist())
     else:
         cli.print_table(title, rows.schema.names, [list(row.values()) for row in rows.to_pylist()], is_wide)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, each once: a second `a` becomes `a_1`."""
+    found: list[str] = []
+    for name in names:
+        free = (f"{name}_{number}" if number else name for number in itertools.count())
+        found.append(next(new for new in free if new not in found and (new == name or new not in names)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,9 @@ class FarPicture:
     geometry: Geometry
     is_damaged: bool
     is_key: bool
+    new_edges: float
+    is_after_loss: bool
+    casts_doubt: bool
     _decoder: Decoder = field(repr=False)
     _index: int = field(repr=False)
     _glance: np.ndarray | None = field(default=None, repr=False)
@@ -125,10 +128,19 @@ class Reader:
                 rest, is_looked_at = iter(arrays), wanted["glance_px"] is not None
                 for index, item in enumerate(items):
                     try:
-                        time_s, is_damaged, is_key, changed, due = item
+                        time_s, signs, changed, due = item
+                        is_damaged, is_key, new_edges, is_after_loss, casts_doubt = signs
                         geometry = geometry if changed is None else Geometry(**changed)
                         picture = FarPicture(
-                            float(time_s), geometry, bool(is_damaged), bool(is_key), decoder, index
+                            float(time_s),
+                            geometry,
+                            bool(is_damaged),
+                            bool(is_key),
+                            float(new_edges),
+                            bool(is_after_loss),
+                            bool(casts_doubt),
+                            decoder,
+                            index,
                         )
                         if is_looked_at:
                             picture.glance_px, picture._glance = wanted["glance_px"], next(rest)

@@ -16,11 +16,11 @@ import numpy as np
 from av.stream import Disposition
 
 from media.bytes.access import open_binary
-from media.decode.complaints import name_of_codec
+from media.damage.complaints import name_of_codec
+from media.damage.frame_numbers import FrameNumbers, Seen
+from media.damage.packet_kinds import is_hidden, is_refresh, key_size
 from media.decode.container import open_container
-from media.decode.frame_numbers import FrameNumbers
 from media.decode.limits import MAX_PIXELS, check_pixels
-from media.decode.packet_kinds import is_hidden, is_refresh
 from media.errors import MediaError
 
 MAX_KEY_INTERVAL_S = (
@@ -83,68 +83,105 @@ class _Seen:
     keys: list[int] = field(default_factory=list)
     gaps: list[int] = field(default_factory=list)
     """Places of packets before which a reference picture is missing."""
+    maybe: list[int] = field(default_factory=list)
+    """The same where it may be that numbering began anew: a gap in time tells."""
+
+
+class _Pass:
+    """What one pass over a stream's packets has seen so far."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        self.base = stream.time_base or Fraction(1, 1000)
+        self.codec = stream.codec.canonical_name
+        self.runs, self.notes, self.num = [_Seen()], Counter[str](), 0
+        is_h264 = self.codec == "h264"
+        self.numbers = FrameNumbers(stream.codec_context.extradata) if is_h264 else None
+        self.lengths = list[int]()
+        """Of packets without any time."""
+        self.gaps = list[int]()
+        """The same as of a run, by the number of the packet, of those without times."""
+        self._restart_s = least_restart_s(container.format.name)
+        self._is_first = True
+        self._last_dts: int | None = None
+        self._size: tuple[int, int] | None = None
+
+    def take(self, packet: av.Packet) -> None:
+        """The next packet of some bytes."""
+        self.notes["first_not_key"] += self._is_first and not packet.is_keyframe
+        self._is_first = False
+        is_refreshed, told = self._signs(packet)
+        self.notes["corrupt_packet"] += packet.is_corrupt
+        if packet.is_discard:
+            self.notes["edit_list"] += 1
+        elif is_hidden(packet, self.codec):
+            self.notes["hidden_frames"] += 1
+        elif told.is_second:
+            self.notes["field_pairs"] += 1
+            if self.runs[-1].durations:
+                self.runs[-1].durations[-1] += packet.duration or 0
+        else:
+            self.num += 1
+            if packet.pts is None:
+                self.notes["no_pts"] += 1
+                self.gaps += [self.num - 1] if told.is_gap else []
+                self.lengths += [packet.duration or 0] if packet.dts is None else []
+            else:
+                self._shown(packet, packet.pts, told, is_refreshed)
+
+    def _signs(self, packet: av.Packet) -> tuple[bool, Seen]:
+        """Whether a keyframe only begins a refresh, and what a packet's numbers tell; and changes of size."""
+        self.notes["settings_change"] += packet.has_sidedata("new_extradata")
+        if packet.is_keyframe and (size := key_size(packet, self.codec)):
+            self._size = self._size or size
+            self.notes["size_change"] += size != self._size
+        if not self.numbers:
+            return False, Seen()
+        data = bytes(packet)
+        is_refreshed = packet.is_keyframe and is_refresh(data)
+        return is_refreshed, self.numbers.look(data, packet.is_keyframe and not is_refreshed)
+
+    def _shown(self, packet: av.Packet, pts: int, told: Seen, is_refreshed: bool) -> None:
+        if packet.dts is not None:
+            if self._last_dts is not None and (self._last_dts - packet.dts) * self.base > self._restart_s:
+                self.notes[CLOCK_RESTART] += 1
+                self.runs.append(_Seen())
+            self._last_dts = packet.dts
+        self.notes["negative_pts"] += pts < 0
+        seen = self.runs[-1]
+        if packet.is_keyframe:
+            seen.keys.append(pts)
+            self.notes["recovery_points"] += is_refreshed
+        elif seen.keys and pts < seen.keys[-1]:
+            self.notes["open_gop"] += 1
+        seen.gaps += [len(seen.pts)] if told.is_gap else []
+        seen.maybe += [len(seen.pts)] if told.may_be_anew else []
+        seen.pts.append(pts)
+        seen.durations.append(packet.duration or 0)
 
 
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
-    base = stream.time_base or Fraction(1, 1000)
-    restart_s = least_restart_s(container.format.name)
-    runs, notes, codec = [_Seen()], Counter[str](), stream.codec.canonical_name
-    num, is_first, last_dts, lengths = 0, True, None, list[int]()
-    numbers = FrameNumbers(stream.codec_context.extradata) if codec == "h264" else None
+    told = _Pass(container, stream)
+    notes, numbers = told.notes, told.numbers
     try:
         for packet in container.demux(stream):
-            if packet.size == 0:
-                continue
-            if is_first and not packet.is_keyframe:
-                notes["first_not_key"] += 1
-            is_first = False
-            is_refreshed, is_gap = _h264_signs(packet, numbers) if numbers else (False, False)
-            notes["corrupt_packet"] += packet.is_corrupt
-            if packet.is_discard:
-                notes["edit_list"] += 1
-                continue
-            if is_hidden(packet, codec):
-                notes["hidden_frames"] += 1
-                continue
-            num += 1
-            if packet.pts is None:
-                notes["no_pts"] += 1
-                lengths += [packet.duration or 0] if packet.dts is None else []
-                continue
-            if packet.dts is not None:
-                if last_dts is not None and (last_dts - packet.dts) * base > restart_s:
-                    notes[CLOCK_RESTART] += 1
-                    runs.append(_Seen())
-                last_dts = packet.dts
-            if packet.pts < 0:
-                notes["negative_pts"] += 1
-            seen = runs[-1]
-            if packet.is_keyframe:
-                seen.keys.append(packet.pts)
-                notes["recovery_points"] += is_refreshed
-            elif seen.keys and packet.pts < seen.keys[-1]:
-                notes["open_gop"] += 1
-            if is_gap:
-                seen.gaps.append(len(seen.pts))
-            seen.pts.append(packet.pts)
-            seen.durations.append(packet.duration or 0)
+            if packet.size:
+                told.take(packet)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
-    is_told = numbers is not None and numbers.is_known
-    found = _summary([seen for seen in runs if seen.pts], base, num, +notes, codec in _SILENT and not is_told)
+    notes["settings_change"] += numbers is not None and numbers.num_settings > 1
+    num, runs = told.num, told.runs
+    is_by_time = told.codec in _SILENT and not (numbers and numbers.is_known)
+    found = _summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
     found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
-    if num and len(lengths) == num:  # a raw stream has no times: by count, at the rate that it says of itself
-        step_s = float(np.median(lengths) * base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
+    if num and len(told.lengths) == num:  # a raw stream: by count, at the rate that it says of itself
+        step_s = float(np.median(told.lengths) * told.base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
+        step_s *= 1 + notes["field_pairs"] / num  # it is that of a field
         found.times_s, found.last_duration_s = np.round(np.arange(num) * step_s, 6), step_s
+        ahead = _MOST_REORDERED if stream.codec_context.has_b_frames else 0
+        found.missing_s = [float(found.times_s[max(0, place - ahead)]) for place in told.gaps]
+        found.warnings += [LOST_FRAMES] if told.gaps else []
     return found
-
-
-def _h264_signs(packet: av.Packet, numbers: FrameNumbers) -> tuple[bool, bool]:
-    """Whether a keyframe only begins a refresh, and whether a reference is missing before a packet."""
-    data = bytes(packet)
-    is_refreshed = packet.is_keyframe and is_refresh(data)
-    return is_refreshed, numbers.is_gap(data, packet.is_keyframe and not is_refreshed)
 
 
 def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], is_by_time: bool) -> Packets:
@@ -168,7 +205,10 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
         ordered = np.sort(np.array(seen.pts, np.int64))
         begin = int(pieces[-1][-1]) + step if pieces else 0
         pieces.append(ordered - ordered[0] + begin)
-        missing_ticks.update(tick - int(ordered[0]) + begin for tick in _built_on_gaps(seen))
+        shift = begin - int(ordered[0])
+        late = set(ordered[_missing(ordered, step)].tolist()) if seen.maybe and step else set()
+        sure = [*seen.gaps, *[place for place in seen.maybe if seen.pts[place] in late]]
+        missing_ticks.update(tick + shift for tick in _built_on_gaps(seen.pts, sure))
     ticks = np.concatenate(pieces)
     last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
     gaps = np.diff(ticks) * tick
@@ -189,14 +229,9 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
     return found
 
 
-def _built_on_gaps(seen: _Seen) -> list[int]:
+def _built_on_gaps(pts: list[int], gaps: list[int]) -> list[int]:
     """Times of the pictures before which a reference is missing, and of those shown before, decoded after."""
-    return [
-        tick
-        for place in seen.gaps
-        for tick in seen.pts[place : place + _MOST_REORDERED]
-        if tick <= seen.pts[place]
-    ]
+    return [tick for at in gaps for tick in pts[at : at + _MOST_REORDERED] if tick <= pts[at]]
 
 
 def _missing(ticks: np.ndarray, step: int) -> np.ndarray:

@@ -10,23 +10,21 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
 
+from media.damage.grid_edges import MUTE, GridEdges
+from media.damage.health import Health
+from media.damage.witness import decoder_of
 from media.decode import images
-from media.decode.complaints import complaints
 from media.decode.container import open_container
 from media.decode.deinterlace import deinterlaced
-from media.decode.packet_kinds import is_hidden
 from media.decode.packets import (
     CLOCK_RESTART,
     LOST_FRAMES,
     TIMES_OF_DECODING,
+    Packets,
     least_restart_s,
     scan_packets,
     video_stream,
@@ -34,14 +32,10 @@ from media.decode.packets import (
 from media.decode.picture import Picture, Scaler, fitted, shown
 from media.decode.probe import Probe, is_old_444
 from media.decode.seeking import packets_from
-from media.decode.witness import PROMPT, decoder_of
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
-MISSING_SHARE = 0.02
-"""A decoder that loses more of a file's frames than this without an error is not believed."""
 _DECORD_BATCH_PIXELS = 16 << 20
-_FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
 @dataclass(frozen=True)
@@ -51,127 +45,6 @@ class Frame:
     time_s: float
     rgb: np.ndarray
     is_damaged: bool = False
-
-
-def _seconds(pts: int | None, time_base: object) -> float:
-    return round(float((pts or 0) * (time_base or 0)), 6)  # type: ignore[operator]
-
-
-class Health:
-    """What a decoder lost on the way, packet by packet.
-
-    Damage of a packet is damage of the frames that were decoded after it up to the next keyframe, in the
-    order of decoding: frames come later and in another order, and a keyframe that has arrived may still be
-    waiting.
-
-    Attributes:
-        num_lost: packets that could not be decoded since the last frame.
-        num_lost_in_all: the same since the start.
-        num_shown: packets that should each show a frame.
-        num_frames: frames that came.
-    """
-
-    def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
-        """Args: codec: FFmpeg's name of it. decoder: the stream's own where it is not given."""
-        self.codec, self._decoder = codec, decoder
-        self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
-        self._order = self._group = 0  # packets and keyframes so far
-        self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
-        self._starts_s: dict[int, float] = {}  # of groups
-        self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
-        self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
-        self._aspect: Fraction | None = None  # of a pixel, at first
-        self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
-
-    def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
-        """The frames of a packet; None if it could not be decoded."""
-        is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
-        is_shown = is_shown and not is_hidden(packet, self.codec)
-        self.num_shown += is_shown
-        if packet.size > 0:
-            self._order, self._group = self._order + 1, self._group + packet.is_keyframe
-            if packet.pts is not None:
-                time_s = _seconds(packet.pts, packet.time_base)
-                self._places[time_s] = (self._group, self._order)
-                if packet.is_keyframe:
-                    self._starts_s[self._group] = time_s
-                    if self._decoder and self._decoder.name in PROMPT:
-                        self._keys_s.add(time_s)
-        with complaints() as said:
-            try:
-                frames = self._decoder.decode(packet) if self._decoder else packet.decode()
-                if is_shown and not frames and self._decoder and self._decoder.name in PROMPT:
-                    raise av.InvalidDataError(0, "no frame")
-            except av.FFmpegError:
-                frames = None
-                if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
-                    self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
-        if said or (frames is None and packet.size > 0):
-            self._hurt.setdefault(self._group, self._order)
-        if packet.is_keyframe and self._decoder and (aspect := self._decoder.sample_aspect_ratio):
-            self._aspect = self._aspect or aspect
-            if aspect != self._aspect:
-                self._aspects[self._group] = float(aspect / self._aspect)
-        return frames  # type: ignore[return-value]
-
-    def is_key(self, frame: av.VideoFrame) -> bool:
-        """Whether a frame is built on no other."""
-        time_s = _seconds(frame.pts, frame.time_base)
-        if time_s in self._keys_s:
-            self._keys_s = {known for known in self._keys_s if known > time_s}
-            return True
-        return bool(frame.key_frame)
-
-    def aspect_change(self, frame: av.VideoFrame) -> float:
-        """How many times as wide a pixel is as at first; asked before `is_damaged`."""
-        if not self._aspects:
-            return 1.0
-        group, _ = self._places.get(_seconds(frame.pts, frame.time_base), (self._group, 0))
-        return self._aspects.get(group, 1.0)
-
-    def is_damaged(self, frame: av.VideoFrame, is_key: bool, is_after_gap: bool = False) -> bool:
-        """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe.
-
-        Args:
-            is_key: whether it is built on no other.
-            is_after_gap: frames before it are missing, on which it may be built.
-        """
-        self.num_frames += 1
-        time_s = _seconds(frame.pts, frame.time_base)
-        group, order = self._places.pop(time_s, (self._group, self._order))
-        for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
-            del self._places[known]
-        if frame.is_corrupt or (is_after_gap and not is_key):
-            self._hurt[group] = min(order, self._hurt.get(group, order))
-        is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
-        return self._hurt.get(group, order + 1) <= order or (is_leading and group - 1 in self._hurt)
-
-    @property
-    def has_losses(self) -> bool:
-        return bool(self._hurt)
-
-    def check(self, path: str, last_s: float, is_whole: bool) -> None:
-        """Refuse a file at whose end frames are missing.
-
-        Args:
-            last_s: time of the last frame.
-            is_whole: whether the file was read from its start, so that frames can be counted.
-
-        Raises:
-            MediaError: the last packets gave no frame; or the decoder lost frames without an error.
-        """
-        if self.num_lost:
-            raise MediaError(
-                "lost_packets",
-                f"{path}: the last {self.num_lost} packets cannot be decoded, after {last_s:.3f} s",
-            )
-        num_missing = self.num_shown - self.num_frames - self.num_lost_in_all
-        if is_whole and num_missing > max(2, MISSING_SHARE * self.num_shown):
-            raise MediaError(
-                "missing_frames",
-                f"{path}: {self.num_shown} packets gave {self.num_frames} frames, and the decoder reports no "
-                "error",
-            )
 
 
 class VideoReader:
@@ -261,15 +134,15 @@ class VideoReader:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
                 health = Health(facts.codec, decoder_of(stream))
-                gaps_s = self._gaps_s(container, stream)
+                gaps_s = self._gaps_s()
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
                 if facts.container == "avi" or TIMES_OF_DECODING in facts.decoder_reasons:
                     # decode order is all there is: the i-th shown frame has the i-th smallest time
-                    self._times_s = scan_packets(container, stream).times_s
-                    container.seek(0)
+                    self._times_s = self._scanned().times_s
                 tick_s = float(stream.time_base or 0)
                 field_filter = deinterlaced(stream) if facts.is_interlaced else None
+                edges = GridEdges() if facts.codec in MUTE else None
                 for packet in packets or container.demux(stream):
                     decoded = health.decode(packet)
                     self.has_losses = health.has_losses
@@ -291,13 +164,17 @@ class VideoReader:
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            geometry = shown(facts.geometry, frame, widened)
-                            yield Picture(time_s, frame, geometry, is_damaged, scaler, is_key)
+                            picture = Picture(time_s, frame, shown(facts.geometry, frame, widened))
+                            picture.is_damaged, picture.is_key, picture.scaler = is_damaged, is_key, scaler
+                            picture.new_edges = edges.excess(frame) if edges else 0.0
+                            picture.casts_doubt = health.num_lost > 0 and facts.codec == "av1"
+                            picture.is_after_loss = health.is_after_loss
+                            yield picture
                         health.num_lost = 0
         except av.FFmpegError as error:
             if health.num_frames == 0 or not isinstance(error, av.EOFError):
                 raise MediaError("decode", f"{facts.path}: {error}") from error
-        self.has_losses |= health.num_frames < health.num_shown
+        self.has_losses |= health.num_frames < health.num_shown + health.num_timeless
         health.check(facts.path, previous_s, is_whole)
 
     def count(self, start_s: float, end_s: float) -> int:
@@ -306,21 +183,21 @@ class VideoReader:
         Raises:
             MediaError, av.FFmpegError: the packets cannot be read.
         """
-        with open_container(self.facts.path) as container:
-            found = scan_packets(container, video_stream(container, self.facts.path))
+        found = self._scanned()
         if not len(found.times_s):
             return found.num_packets
         timeless = found.num_packets - len(found.times_s) if start_s <= 0 and end_s == math.inf else 0
         is_inside = (found.times_s >= start_s - EPSILON_S) & (found.times_s < end_s - EPSILON_S)
         return int(is_inside.sum()) + max(0, timeless)
 
-    def _gaps_s(self, container: InputContainer, stream: VideoStream) -> list[float]:
+    def _scanned(self) -> Packets:
+        """What a pass of its own over the packets sees: raw streams cannot be wound back."""
+        with open_container(self.facts.path) as container:
+            return scan_packets(container, video_stream(container, self.facts.path))
+
+    def _gaps_s(self) -> list[float]:
         """Times of the frames before which others are missing, where the packets are the only sign of it."""
-        if LOST_FRAMES not in self.facts.decoder_reasons:
-            return []
-        found = scan_packets(container, stream).missing_s
-        container.seek(0)
-        return found
+        return self._scanned().missing_s if LOST_FRAMES in self.facts.decoder_reasons else []
 
     def _decord_then_pyav(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """decord, and from where it gives up the reference decoder."""
@@ -356,8 +233,7 @@ class VideoReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         facts = self.facts
-        with open_container(facts.path) as container:
-            times_s = scan_packets(container, video_stream(container, facts.path)).times_s
+        times_s = self._scanned().times_s
         try:
             video = decord.VideoReader(os.path.abspath(facts.path), ctx=decord.cpu(0), num_threads=1)
             if len(video) != len(times_s):

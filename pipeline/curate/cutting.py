@@ -22,6 +22,8 @@ from pipeline.curate.sampling import Sample, Sampler
 from pipeline.curate.takes import Clip, Take
 from pipeline.footage.sources import facts_of
 
+_MOST_HOLE_S = 0.1
+"""Where frames were lost a shot goes on over a hole of so much time: a viewer does not see it."""
 _MOST_LEAD_IN_S = 12.0
 """So far back a keyframe is looked for, from which on frames can be judged."""
 
@@ -53,6 +55,7 @@ class Cutter:
         self._own_end_s = float("inf") if is_last else end_s
         self.is_done = False
         self.last: Sample | None = None
+        self._step_s = 0.0  # from the frame before the last one to it
         self.num_own = 0
         self._take: Take | None = None
         self._gap: Gap | None = None
@@ -62,13 +65,14 @@ class Cutter:
         """Take the next sample; gives what is finished by it."""
         reason = "transition" if label.is_transition else "damaged_frames" if sample.is_damaged else ""
         starts_with = "" if reason else self._starts(sample, label)
-        end_s = (
-            sample.time_s
-            if starts_with != "time_gap" or self.last is None
-            else self.last.time_s + self.config.max_clip_s
-        )
+        end_s = sample.time_s
+        if self.last and starts_with == "time_gap":
+            end_s = self.last.time_s + self.config.max_clip_s
+        elif self.last and starts_with == "gap" and self._step_s:
+            end_s = min(end_s, self.last.time_s + self._step_s)
         is_past = sample.time_s >= self._own_end_s - EPSILON_S and self.last is not None
         self.num_own += self.start_s - EPSILON_S <= sample.time_s < self._own_end_s - EPSILON_S
+        self._step_s = sample.time_s - self.last.time_s if self.last else 0.0
         self.last, self._was_gap = sample, bool(reason)
         if self._gap and (reason != self._gap.reason or is_past):
             yield from self._end_gap(sample.time_s)
@@ -94,7 +98,8 @@ class Cutter:
             return "size_change"
         if sample.time_s - self.last.time_s > self.config.max_clip_s:
             return "time_gap"
-        return "cut" if label.is_cut else "gap" if self._was_gap else ""
+        has_hole = sample.is_after_loss and sample.time_s - self.last.time_s > _MOST_HOLE_S
+        return "cut" if label.is_cut else "gap" if self._was_gap or has_hole else ""
 
     def _end_gap(self, end_s: float) -> Iterator[Gap]:
         if self._gap:

@@ -1,42 +1,85 @@
-"""Frames in doubt: damage that the decoder did not report, found when the next keyframe mends the picture."""
+"""Frames in doubt: damage that the decoder did not report.
+
+Seen in three ways: the next keyframe mends the picture; blocks break off it; what came next was lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from media.decode.healing import MAX_FRAMES, broken_from
+from media.damage.healing import MAX_FRAMES, broken_from
+from media.errors import MediaError
 from pipeline.curate.sampling import Sample
 
 Seen = tuple[Sample, np.ndarray]
 """A frame's sample and its glance."""
+_RECENT, _FEWEST = 8, 3
+"""Frames whose edges tell what is usual, and how many of them are needed."""
+_UNUSUAL, _KEY = 2.0, 1.5
+"""New edges are unusual at so many times the most of recent frames; a keyframe may have so many times as
+many."""
+
+
+class Edges:
+    """Tells from new edges on the coding grid where blocks break off, group by group."""
+
+    def __init__(self) -> None:
+        self._recent = deque[float]([], _RECENT)
+
+    def broken_from(self, group: Sequence[Sample]) -> int | None:
+        """The first broken frame from one keyframe to the next; None where nothing breaks.
+
+        Source of the figures: files of HEVC with flipped bits, tests/pipeline/curate/test_accounts.py.
+        """
+        first = None
+        for place, sample in enumerate(group):
+            edges, most = sample.new_edges, max(self._recent, default=0.0)
+            factor = _KEY if sample.is_key else 1.0
+            is_known = len(self._recent) >= _FEWEST
+            if first is None and is_known and edges > factor * max(1.0, _UNUSUAL * most):
+                first = place
+            self._recent.append(edges if first is None else min(edges, self._recent[-1]))
+        return first
 
 
 def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
-    """The same frames, those marked as damaged that a keyframe shows to be broken; up to a group late.
+    """The same frames, those marked as damaged that are in doubt; up to a group of frames late.
 
     Where the stream ends in an error, the frames in hand are given out before it is raised.
     """
-    held: list[Seen] = []
+    held, edges, is_broken = list[Seen](), Edges(), False
     try:
         for item in stream:
-            if item[0].is_key:
-                yield from _with_doubt(held, item[1])
-                held = []
-            elif len(held) == MAX_FRAMES:
+            if item[0].casts_doubt and held:
+                held[-1] = _doubtful(held[-1])
+            if item[0].is_key or len(held) == MAX_FRAMES:
+                held = _with_doubt(held, edges, is_broken, item[1] if item[0].is_key else None)
+                is_broken = not item[0].is_key and held[-1][0].is_damaged
                 yield from held
                 held = []
             held.append(item)
-    except Exception:
-        yield from held
+    except Exception as error:
+        if held and isinstance(error, MediaError) and error.reason == "lost_packets":
+            held[-1] = _doubtful(held[-1])
+        yield from _with_doubt(held, edges, is_broken)
         raise
-    yield from held
+    yield from _with_doubt(held, edges, is_broken)
 
 
-def _with_doubt(held: list[Seen], after: np.ndarray) -> list[Seen]:
-    first = broken_from([glance for _, glance in held], after)
-    if first is None:
-        return held
-    return held[:first] + [(replace(sample, is_damaged=True), glance) for sample, glance in held[first:]]
+def _doubtful(item: Seen) -> Seen:
+    return replace(item[0], is_damaged=True), item[1]
+
+
+def _with_doubt(
+    held: list[Seen], edges: Edges, is_broken: bool, after: np.ndarray | None = None
+) -> list[Seen]:
+    """Args: is_broken: from the first one on. after: glance of the keyframe that comes next."""
+    found = [edges.broken_from([sample for sample, _ in held])]
+    found += [] if after is None else [broken_from([glance for _, glance in held], after)]
+    found += [0] if is_broken else []
+    first = min((place for place in found if place is not None), default=len(held))
+    return [*held[:first], *map(_doubtful, held[first:])]

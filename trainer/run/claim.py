@@ -13,7 +13,8 @@ from trainer.config_files import Changes, changes_between, load_config, save_con
 from trainer.data.catalogue.catalog import Catalog
 from trainer.run.folder import CONFIG, check_new
 from trainer.run.run_lock import RunLock
-from trainer.state.checkpoint_files import readable_states, sweep
+from trainer.sampling.trained import model_folder
+from trainer.state.checkpoint_files import has_begun, readable_states, sweep
 from trainer.state.parallel import Ranks
 
 _PLAN_FORMAT = 2
@@ -79,7 +80,7 @@ def claim(
                 "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
                 "another --out.",
             )
-        if known:
+        if has_begun(out / "checkpoints"):
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
         if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
@@ -99,7 +100,7 @@ def _begun_as(before: FitConfig, now: FitConfig, out: Path) -> FitConfig:
     """
     for name in ("init", "init_fresh"):
         old, new = getattr(before, name), getattr(now, name)
-        is_same = new == old or (name == "init" and old and Path(new).resolve() == Path(old).resolve())
+        is_same = new == old or (name == "init" and old and _is_one(new, old))
         if new and not is_same:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(
@@ -109,3 +110,11 @@ def _begun_as(before: FitConfig, now: FitConfig, out: Path) -> FitConfig:
                 f"Leave {option} out to go on, or give another --out.",
             )
     return replace(now, init=before.init, init_fresh=before.init_fresh)
+
+
+def _is_one(new: str, old: str) -> bool:
+    """Whether two names are of one model: of a run, of its model, or under weights/."""
+    try:
+        return model_folder(Path(new)).resolve() == model_folder(Path(old)).resolve()
+    except UsageError:  # one is gone by now, which does not matter to a run that has begun
+        return Path(new).resolve() == Path(old).resolve()

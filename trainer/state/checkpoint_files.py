@@ -23,6 +23,7 @@ from trainer.state.parallel import Ranks
 
 STATE = "state.json"
 _SUMS = ".sums-"
+_ASIDE = ".{}.damaged"
 TRUSTED = "trusted"
 _CHUNK = 16 << 20
 Sums = dict[str, list[int]]
@@ -67,6 +68,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has written checkpoints, be they damaged and set aside since."""
+    return bool(list_checkpoints(folder)) or any(folder.glob(_ASIDE.format("step-*")))
+
+
 def read_state(path: Path) -> TrainState:
     """The state of a checkpoint.
 
@@ -80,7 +86,14 @@ def read_state(path: Path) -> TrainState:
             "was written by another version",
             "Go on with that version, or give another --out to begin anew.",
         )
-    return TrainState(**stored["state"])
+    try:
+        return TrainState(**stored["state"])
+    except TypeError as error:
+        raise UsageError(
+            str(path / STATE),
+            f"was written by another version ({error})",
+            "Go on with that version, or give another --out to begin anew.",
+        ) from error
 
 
 def readable_states(folder: Path) -> list[TrainState]:
@@ -208,23 +221,23 @@ def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
     Every process must call.
 
     Raises:
-        IntegrityError: there are checkpoints, and all are damaged.
+        IntegrityError: there are checkpoints, and all are damaged, be it since an earlier start.
     """
     found = list_checkpoints(folder)
     ranks.wait()
     for path in reversed(found):
         if not (why := damage(path, ranks)):
             return path
-        aside = path.with_name(f".{path.name}.damaged")
+        aside = path.with_name(_ASIDE.format(path.name))
         if ranks.is_first:
             say(f"fit: {path} is damaged ({why}); set aside as {aside.name}, the one before it is taken")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
         ranks.wait()
-    if found:
+    if aside_now := sorted(path.name for path in folder.glob(_ASIDE.format("step-*"))):
         raise IntegrityError(
             str(folder),
-            f"all {len(found)} checkpoints are damaged",
+            f"all checkpoints are damaged ({', '.join(aside_now)})",
             "Restore one from a backup, or give another --out to begin anew.",
         )
     return None

@@ -9,6 +9,7 @@ import pytest
 from manifests.cli.frame import _parsed
 from manifests.cli.repeated import gathered
 from manifests.cli.table import Entry
+from manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def test_of_one_value_the_last_holds_and_it_is_said(capsys):
 
 
 def test_two_pairs_are_not_taken_for_one(capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match="--pair: is given 2 times, with 4 values"):
         asked("--pair", "a", "b", "--pair", "c", "d")
 
 

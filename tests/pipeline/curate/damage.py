@@ -24,16 +24,16 @@ CODECS = {
 VICTIMS = {"flip": 3, "drop": 2, "cut": 2}
 
 
-def sound(folder: Path, codec: str, seed: int) -> Path:
+def sound(folder: Path, codec: str, seed: int, size_px: tuple[int, int] = SIZE_PX) -> Path:
     """A film of five seconds with camera noise, in one codec, a keyframe a second."""
     encoder, suffix, options = CODECS[codec]
     path, shot = folder / f"{codec}-{seed}.{suffix}", sample_shot(seed, 16 / 9, 5.0)
     noise = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, FPS, options=options)
-        (stream.width, stream.height), stream.pix_fmt = SIZE_PX, "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = size_px, "yuv420p"
         for index in range(NUM_FRAMES):
-            rgb = render_frame(shot, index / FPS, *SIZE_PX).astype(int)
+            rgb = render_frame(shot, index / FPS, *size_px).astype(int)
             rgb = np.clip(rgb + noise.integers(-6, 7, rgb.shape), 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FPS)

@@ -17,7 +17,7 @@ from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, list_sources, source_row
 from pipeline.plan import segments_of
 from tests.conftest import ingest_here
-from tests.pipeline.curate.damage import CODECS, FPS, hurt, sound
+from tests.pipeline.curate.damage import FPS, hurt, sound
 
 REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
 SEGMENT_S = PlanConfig().segment_s
@@ -100,19 +100,30 @@ def grey(path):
     return found
 
 
-MOST_MISSED = {"h264": 0.01, "hevc": 0.85, "vp9": 0.02, "av1": 0.5, "mpeg2": 0.02}
-"""Share of the bad frames of a codec that may be taken for good ones, a little over what was measured."""
+SMALL, USUAL = (256, 144), (640, 360)
+MOST_MISSED = {
+    ("h264", SMALL): 0.01,
+    ("hevc", SMALL): 0.85,
+    ("hevc", USUAL): 0.1,
+    ("vp9", SMALL): 0.02,
+    ("av1", SMALL): 0.02,
+    ("mpeg2", SMALL): 0.02,
+}
+"""Share of the bad frames of a codec that may be taken for good ones, a little over what was measured. Small
+pictures of HEVC have too few blocks for some that break off to be unusual."""
+MOST_WITHHELD = {"h264": 0.09, "hevc": 0.08, "vp9": 0.03, "av1": 0.22, "mpeg2": 0.12}
+"""The same of good frames: those between what is damaged and the next keyframe, a second on."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("codec", CODECS)
-def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, tmp_path):
+@pytest.mark.parametrize(("codec", "size_px"), MOST_MISSED)
+def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, size_px, tmp_path):
     """Flips, drops and cuts; a frame is bad where it lies under 30 dB of the sound file's."""
     av.logging.set_level(av.logging.PANIC)
     bad = missed = good = withheld = 0
     for seed in (1, 2):
-        whole = sound(tmp_path, codec, seed)
+        whole = sound(tmp_path, codec, seed, size_px)
         truth = grey(whole)
         for kind, number in ((kind, number) for kind in ("flip", "drop", "cut") for number in (0, 1)):
             path = hurt(whole, kind, number)
@@ -128,7 +139,8 @@ def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, tmp_path):
                 bad, missed = bad + is_bad, missed + (is_bad and place in inside)
                 good, withheld = good + (not is_bad), withheld + (not is_bad and place not in inside)
     print(f"{codec}: {missed} of {bad} bad frames are in clips, {withheld} of {good} good ones are not")
-    assert missed <= MOST_MISSED[codec] * bad
+    assert missed <= MOST_MISSED[codec, size_px] * bad
+    assert withheld <= MOST_WITHHELD[codec] * good
 
 
 def test_frames_that_damage_moves_past_the_end_are_counted_once(films, monkeypatch):

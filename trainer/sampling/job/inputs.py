@@ -164,5 +164,9 @@ def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:
     """
     mask = read_picture(path, size_px, is_mask=True).float().mean(dim=-1) > 127.5
     if bool(mask.all()) or not bool(mask.any()):
-        raise UsageError(str(path), "marks nothing or everything", "White is what is edited, black is kept.")
+        raise UsageError(
+            str(path),
+            "marks nothing or everything: none or all of it is white; what is see-through is not looked at",
+            "White is what is edited, black is kept.",
+        )
     return mask

@@ -3,8 +3,8 @@
 import av.logging
 import pytest
 
-from media.decode.complaints import complaints
-from media.decode.healing import broken_from
+from media.damage.complaints import complaints
+from media.damage.healing import broken_from
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError

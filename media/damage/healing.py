@@ -17,6 +17,9 @@ BLOCKS = 12
 """Rows and columns of parts that are looked at apart."""
 ABRUPT, LEAST = 2.5, 8.0
 """A part is mended where its mean change is so many times its usual one and so many of 255 levels more."""
+ONSET = 0.3
+"""A part breaks at once: of its way from the keyframe so much is gone in one frame. Where it drifts away from
+frame to frame, the keyframe begins the same scene anew, as in loops."""
 WORSE = 2.0
 """The last frame before it is so many times as far from the keyframe as an earlier one, and `LEAST` more."""
 MAX_FRAMES = 300
@@ -47,4 +50,7 @@ def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
     away = np.array([parts(glance, after)[is_mended].mean() for glance in glances])
     if away[-1] <= WORSE * away.min() + LEAST:
         return None
-    return int(np.nonzero(away <= away.min() + LEAST / 2)[0][-1]) + 1
+    first = int(np.nonzero(away <= away.min() + LEAST / 2)[0][-1]) + 1
+    if np.diff(away[first - 1 :]).max() < ONSET * (away[-1] - away.min()):
+        return None
+    return first

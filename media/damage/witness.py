@@ -2,7 +2,7 @@
 
 FFmpeg's own decoder of VP9 takes flipped bits and cut packets without a word. libvpx, the format's reference,
 notices where a tile's bytes run out, and gives nothing from there to the next keyframe; of sound streams both
-give the same pictures, at 1.1 times the time (`tests/media/decode/test_witness.py`).
+give the same pictures, at 1.1 times the time (`tests/media/damage/test_witness.py`).
 """
 
 from __future__ import annotations

@@ -15,6 +15,13 @@ from contextlib import AbstractContextManager
 
 import av.logging
 
+_SPARED = re.compile(r"Could not find ref|Error constructing the frame RPS|NAL units|Invalid NAL unit size")
+"""Of HEVC: a picture is missing. FFmpeg gives out none that is built on it."""
+_UNREF = re.compile("mmco: unref short failure|number of reference frames .* exceeds max")
+"""Of H.264: a picture that is to be forgotten is not there, as after a cut, or too many are kept. Whether a
+reference is missing its numbers tell."""
+_SKIPPED = re.compile("Skipping invalid undecodable NALU")
+"""Of HEVC: a picture was left out; of itself, or because of those that miss others."""
 _WORDY = {"hevc", "vp9", "libdav1d"}
 """Decoders that call lost frames a warning."""
 
@@ -34,6 +41,15 @@ def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
         av.logging.set_level(before)
     found = (re.search(r"Video: ([^,)]*\)?)", text) for _, _, text in lines)
     return next((name.group(1).strip() for name in found if name), "")
+
+
+def is_spared(codec: str, said: list[str]) -> bool:
+    """Whether complaints, or none of a packet that is lost, tell of no damage in the frames that come."""
+    if codec == "h264" and said and all(_UNREF.search(text) for text in said):
+        return True
+    is_missing = any(_SPARED.search(text) for text in said)
+    known = (_SPARED.search(text) or (is_missing and _SKIPPED.search(text)) for text in said)
+    return codec == "hevc" and is_missing and all(known)
 
 
 @contextlib.contextmanager

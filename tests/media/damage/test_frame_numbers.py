@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import pytest
 
+from media.damage.frame_numbers import FrameNumbers
+from media.damage.nal import Bits, units
 from media.decode.container import open_container
-from media.decode.frame_numbers import FrameNumbers
-from media.decode.nal import Bits, units
 from media.decode.packets import LOST_FRAMES, scan_packets, video_stream
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
@@ -109,7 +109,7 @@ def test_real_files_lack_nothing():
             stream = container.streams.video[0]
             numbers = FrameNumbers(stream.codec_context.extradata)
             packets = [packet for packet in container.demux(stream) if packet.size]
-            assert not any(numbers.is_gap(bytes(one), one.is_keyframe) for one in packets), name
+            assert not any(numbers.look(bytes(one), one.is_keyframe).is_gap for one in packets), name
             seen += numbers.is_known
     assert seen > 20
 
@@ -134,6 +134,6 @@ def test_the_films_of_damage_are_readable(tmp_path):
     with av.open(str(path)) as container:
         numbers = FrameNumbers(container.streams.video[0].codec_context.extradata)
         assert not any(
-            numbers.is_gap(bytes(one), one.is_keyframe) for one in container.demux(video=0) if one.size
+            numbers.look(bytes(one), one.is_keyframe).is_gap for one in container.demux(video=0) if one.size
         )
     assert numbers.is_known and FPS == 24

@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
+from media.damage.witness import decoder_of
 from media.decode.container import open_container
 from media.decode.packets import video_stream
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
-from media.decode.witness import decoder_of
 from tests.pipeline.curate.damage import FPS, hurt, sound
 
 REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))

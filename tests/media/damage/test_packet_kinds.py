@@ -6,7 +6,7 @@ import subprocess
 import av
 import pytest
 
-from media.decode.packet_kinds import is_hidden
+from media.damage.packet_kinds import is_hidden
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import av
 
-from media.decode.nal import Bits, units
+from media.damage.nal import Bits, units
 
 _SLICE, _IDR = 1, 5
 _INTRA = {2, 4, 7, 9}
@@ -36,6 +36,19 @@ def is_hidden(packet: av.Packet, codec: str) -> bool:
     profile = (first >> 5 & 1) | (first >> 4 & 1) << 1
     existing, frame = (3, 1) if profile != 3 else (2, 0)  # profile 3 has a reserved bit before them
     return not first >> existing & 1 and not first >> frame & 1
+
+
+def key_size(packet: av.Packet, codec: str) -> tuple[int, int] | None:
+    """(width, height) that a keyframe of VP8 or of VP9, profile 0, says of itself; None where none does."""
+    data = bytes(memoryview(packet)[:16])
+    if codec == "vp8" and data[3:6] == b"\x9d\x01\x2a" and len(data) >= 10:
+        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+    if codec != "vp9" or data[1:4] != b"\x49\x83\x42" or data[0] >> 4 != 8 or data[0] & 0x0C:
+        return None
+    bits = Bits(data[4:])
+    if bits.take(3) != 7:  # of RGB, which has other profiles
+        bits.take(1)
+    return bits.take(16) + 1, bits.take(16) + 1
 
 
 def is_refresh(data: bytes) -> bool:

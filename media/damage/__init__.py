@@ -1,0 +1,1 @@
+"""How one tells that a stream is damaged: by its packets, by what decoders say, and by its pictures."""

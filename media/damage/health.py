@@ -1,0 +1,160 @@
+"""What a decoder lost on the way, and which frames that damages."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from media.damage.complaints import complaints, is_spared
+from media.damage.frame_numbers import FrameNumbers
+from media.damage.packet_kinds import is_hidden
+from media.damage.witness import PROMPT
+from media.errors import MediaError
+
+MISSING_SHARE = 0.02
+"""A decoder that loses more of a file's frames than this without an error is not believed."""
+_FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
+
+
+def _seconds(pts: int | None, time_base: object) -> float:
+    return round(float((pts or 0) * (time_base or 0)), 6)  # type: ignore[operator]
+
+
+class Health:
+    """What a decoder lost on the way, packet by packet.
+
+    Damage of a packet is damage of the frames that were decoded after it up to the next keyframe, in the
+    order of decoding: frames come later and in another order, and a keyframe that has arrived may still be
+    waiting.
+
+    Attributes:
+        num_lost: packets that could not be decoded since the last frame.
+        num_lost_in_all: the same since the start.
+        num_shown: packets that should each show a frame.
+        num_frames: frames that came.
+        num_leading: before the first one that came: a file cut out of another may lack what they lean on.
+        num_timeless: packets that may show a frame, but say no time.
+        is_after_loss: before the last frame others should have come, which FFmpeg refused to build on what is
+            missing, and rightly gave none that is (HEVC).
+    """
+
+    def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
+        """Args: codec: FFmpeg's name of it. decoder: the stream's own where it is not given, still unused."""
+        self.codec, self._decoder = codec, decoder
+        self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
+        self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
+        self.num_leading = self.num_timeless = 0
+        self.is_after_loss = False
+        self._order = self._group = 0  # packets and keyframes so far
+        self._awaited: set[float] = set()  # times of frames
+        self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
+        self._starts_s: dict[int, float] = {}  # of groups
+        self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
+        self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
+        self._aspect: Fraction | None = decoder.sample_aspect_ratio if decoder else None  # of the first pixel
+        self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
+
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
+        """The frames of a packet; None if it could not be decoded."""
+        is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
+        is_shown = is_shown and not is_hidden(packet, self.codec)
+        if self._numbers and packet.size > 0:
+            is_shown = not self._numbers.look(bytes(packet), packet.is_keyframe).is_second and is_shown
+        self.num_shown += is_shown
+        self.num_timeless += packet.size > 0 and packet.pts is None
+        if packet.size > 0:
+            self._order, self._group = self._order + 1, self._group + packet.is_keyframe
+            if packet.pts is not None:
+                time_s = _seconds(packet.pts, packet.time_base)
+                self._places[time_s] = (self._group, self._order)
+                if is_shown:
+                    self._awaited.add(time_s)
+                if packet.is_keyframe:
+                    self._starts_s[self._group] = time_s
+                    if self._decoder and self._decoder.name in PROMPT:
+                        self._keys_s.add(time_s)
+        with complaints() as said:
+            try:
+                frames = self._decoder.decode(packet) if self._decoder else packet.decode()
+                if is_shown and not frames and self._decoder and self._decoder.name in PROMPT:
+                    raise av.InvalidDataError(0, "no frame")
+            except av.FFmpegError:
+                frames = None
+                if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
+                    self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
+        if (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said):
+            self._hurt.setdefault(self._group, self._order)
+        if packet.is_keyframe and self._decoder and (aspect := self._decoder.sample_aspect_ratio):
+            self._aspect = self._aspect or aspect
+            if aspect != self._aspect:
+                self._aspects[self._group] = float(aspect / self._aspect)
+        return frames  # type: ignore[return-value]
+
+    def is_key(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is built on no other."""
+        time_s = _seconds(frame.pts, frame.time_base)
+        if time_s in self._keys_s:
+            self._keys_s = {known for known in self._keys_s if known > time_s}
+            return True
+        if not frame.key_frame or self.codec != "av1" or not self._hurt:
+            return bool(frame.key_frame)
+        # where the picture to be shown was lost dav1d may show the keyframe again that stood in its place
+        group, _ = self._places.get(time_s, (self._group, 0))
+        return self._starts_s.get(group) == time_s
+
+    def aspect_change(self, frame: av.VideoFrame) -> float:
+        """How many times as wide a pixel is as at first; asked before `is_damaged`."""
+        if not self._aspects:
+            return 1.0
+        group, _ = self._places.get(_seconds(frame.pts, frame.time_base), (self._group, 0))
+        return self._aspects.get(group, 1.0)
+
+    def is_damaged(self, frame: av.VideoFrame, is_key: bool, is_after_gap: bool = False) -> bool:
+        """Whether a frame is damaged: reported so, or built on what is, up to the next keyframe.
+
+        Args:
+            is_key: whether it is built on no other.
+            is_after_gap: frames before it are missing, on which it may be built.
+        """
+        self.num_frames += 1
+        time_s = _seconds(frame.pts, frame.time_base)
+        group, order = self._places.pop(time_s, (self._group, self._order))
+        num_passed = sum(known < time_s for known in self._awaited)
+        self.num_leading += num_passed if self.num_frames == 1 else 0
+        self.is_after_loss = num_passed > 0 and self.codec == "hevc"
+        self._awaited = {known for known in self._awaited if known > time_s}
+        for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
+            del self._places[known]
+        if frame.is_corrupt or (is_after_gap and not is_key):
+            self._hurt[group] = min(order, self._hurt.get(group, order))
+        is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
+        return self._hurt.get(group, order + 1) <= order or (is_leading and group - 1 in self._hurt)
+
+    @property
+    def has_losses(self) -> bool:
+        return bool(self._hurt)
+
+    def check(self, path: str, last_s: float, is_whole: bool) -> None:
+        """Refuse a file at whose end frames are missing.
+
+        Args:
+            last_s: time of the last frame.
+            is_whole: whether the file was read from its start, so that frames can be counted.
+
+        Raises:
+            MediaError: the last packets gave no frame; or the decoder lost frames without an error.
+        """
+        if self.num_lost:
+            raise MediaError(
+                "lost_packets",
+                f"{path}: the last {self.num_lost} packets cannot be decoded, after {last_s:.3f} s",
+            )
+        num_missing = self.num_shown - self.num_frames - self.num_lost_in_all - self.num_leading
+        if is_whole and num_missing > max(2, MISSING_SHARE * self.num_shown):
+            raise MediaError(
+                "missing_frames",
+                f"{path}: {self.num_shown} packets gave {self.num_frames} frames, and the decoder reports no "
+                "error",
+            )
