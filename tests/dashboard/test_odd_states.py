@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from dashboard.app import make_app
 from dashboard.asking.filters import Filters, joined, listed
 from dashboard.asking.scope import Scopes
+from dashboard.index import coding
 from dashboard.index.build import build
 from dashboard.index.index import Index
 from dashboard.pages.captions import compared
@@ -157,6 +159,16 @@ def test_outliers_are_what_lies_beyond_and_not_what_most_have(index):
     assert site.kept.number(scope, Filters()) > 1
     index._root.execute("UPDATE clips SET frozen_share = 0")
     assert site.kept.number(scope, Filters(outliers="frozen_share")) == 0
+
+
+def test_a_measure_that_is_one_value_up_to_an_estimates_last_bits_has_limits():
+    def ask(_):
+        return [([0.0, 2.2250738585072014e-308], 0.0, 3e-310) * len(coding.fields_of("clips"))]
+
+    found = coding.limits_in(ask, "clips", "")
+    assert found
+    for low, high in found.values():
+        assert math.isfinite(coding.BINS / (high - low))
 
 
 def test_a_store_that_does_not_answer_shows_what_was_known(index, monkeypatch):

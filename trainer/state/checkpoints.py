@@ -9,8 +9,11 @@ background, it is first copied to memory, and appears some steps later.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +120,30 @@ class Saver:
                 )
                 self._pending = pending, state, writer.sums
                 return
-            dcp.save(tensors, storage_writer=writer, no_dist=alone)
+            with self._whole_or_gone(temporary):
+                dcp.save(tensors, storage_writer=writer, no_dist=alone)
         self._appear(state, writer.sums)
 
+    @contextlib.contextmanager
+    def _whole_or_gone(self, temporary: Path) -> Iterator[None]:
+        """Nothing is left of a checkpoint that cannot be written.
+
+        Raises:
+            OSError: a disk that is full, or another reason of the system's, with the checkpoint's name.
+        """
+        try:
+            yield
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            causes = [cause for cause, _ in getattr(error, "failures", {}).values()]
+            for cause in [error, *causes]:
+                if isinstance(cause, OSError) and cause.errno:
+                    raise OSError(cause.errno, os.strerror(cause.errno), str(temporary)) from error
+            raise
+
     def _appear(self, state: TrainState, sums: Sums) -> None:
-        path = appear(self.folder, state, self.keep, self.ranks, sums)
+        with self._whole_or_gone(temporary_folder(self.folder, state.step)):
+            path = appear(self.folder, state, self.keep, self.ranks, sums)
         if self.mirror:
             self.mirror.begin(path)
 
@@ -142,7 +164,8 @@ class Saver:
         if self._pending:
             pending, state, sums = self._pending
             self._pending = None
-            pending.result()
+            with self._whole_or_gone(temporary_folder(self.folder, state.step)):
+                pending.result()
             self._appear(state, sums)
 
 

@@ -109,6 +109,12 @@ def test_a_query_is_one_and_reads(dataset, capsys, tmp_path, monkeypatch, query)
     assert not list(tmp_path.iterdir())
 
 
+def test_columns_of_one_name_are_told_apart(dataset, capsys):
+    query = "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a"
+    assert cli.main(arguments=["query", dataset.uri, "--json", query]) == cli.DONE
+    assert json.loads(capsys.readouterr().out) == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
+
+
 def test_names_that_are_empty_are_refused(dataset, capsys):
     assert told(capsys, "info", "")[0] == cli.USAGE
     assert told(capsys, "show", dataset.uri, "")[0] == cli.USAGE

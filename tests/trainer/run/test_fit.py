@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import resource
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 
 from learning.stopping import ask_to_stop
 from manifests import cli
-from manifests.errors import RushesError, UsageError
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
 from trainer.config import ModelConfig
@@ -206,6 +208,44 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(
     assert f"resumed after step {int(kept[-2].name[5:])}" in said
     assert losses(tmp_path) == losses(whole_run)
     assert (tmp_path / "checkpoints" / f".{kept[-1].name}.damaged").exists()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(dataset, tmp_path):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=9)
+    fit(dataset, "default", config, tmp_path)
+    for path in (tmp_path / "checkpoints").glob("step-*/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for _ in range(2):  # the first start sets them aside
+        with pytest.raises(IntegrityError, match="all checkpoints are damaged"):
+            fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_checkpoint_that_cannot_be_written_is_named_and_nothing_is_left_of_it(dataset, tmp_path, is_async):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=9, is_async_saving=is_async)
+    fit(dataset, "default", dataclasses.replace(config, steps=5), tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="checkpoints") as told:
+            fit(dataset, "default", config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.errno == errno.EFBIG
+    assert not list((tmp_path / "checkpoints").glob(".*.tmp"))
+    fit(dataset, "default", config, tmp_path)
+    assert len(losses(tmp_path)) == 9
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(dataset, tmp_path):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=5)
+    fit(dataset, "default", config, tmp_path)
+    for path in (tmp_path / "checkpoints").glob("step-*/state.json"):
+        path.write_text('{"state": {"step": 5, "later": 1}, "files": {}}')
+    with pytest.raises(UsageError, match="another version"):
+        fit(dataset, "default", dataclasses.replace(config, steps=6), tmp_path)
 
 
 def test_what_a_killed_save_left_is_cleared_and_a_checkpoint_that_gave_way_comes_back(tmp_path):

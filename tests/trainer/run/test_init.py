@@ -17,6 +17,7 @@ from tests.trainer.run.test_fit import TEST
 from trainer.config import ModelConfig
 from trainer.config_files import load_config
 from trainer.run.fit import fit
+from trainer.sampling.trained import model_folder
 from trainer.state.export import export_checkpoint
 from vae.folder import weights_digest
 
@@ -187,3 +188,4 @@ def test_another_beginning_comes_too_late_for_a_run_that_has_begun(
         "the same by another path"
     )
     assert load_config(tmp_path / "run" / "config.json").init == str(begun)
+    assert main(arguments=[*words, "--steps", "2", "--init", str(model_folder(begun))]) == cli.DONE
