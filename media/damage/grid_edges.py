@@ -21,7 +21,7 @@ _LEAST_LEVELS = 12
 """Of a step: mean difference of the pixels on both sides, in levels of eight bits."""
 _SHARP = 4
 """A step is so many times as high as the slopes on both sides of it."""
-_MOST, _OF_PLACES, _LEAST = 0.004, 1676, 0.002
+_MOST, _OF_PLACES, _LEAST = 0.0045, 1676, 0.0022
 """Share of the places that hardly ever holds such steps in sound video: of a picture of 320 x 180 pixels. It
 shrinks with the square root of the number of places, to the last one."""
 
