@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MEMORY = "1GB"
 """What a query may hold in memory; what is more is spilled to a temporary folder."""
+MOST_BYTES = 2 << 30
+"""Of the rows of an answer."""
+_ROWS = 1 << 16
 Result = TypeVar("Result")
 _TRIES = 5
 OF_SOURCES = ("licence", "origin")
@@ -171,7 +174,7 @@ def sql(
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
             if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
                 raise UsageError(f"SQL {query!r}", "is no query", "Tables are read here, and not changed.")
-            return connection.sql(query).to_arrow_table()
+            return _held(connection.sql(query).to_arrow_reader(_ROWS), query)
 
     try:
         try:
@@ -187,6 +190,25 @@ def sql(
         said = " ".join(str(error).partition("\n\nLINE ")[0].split())
         step = "`rushes ls DATASET TABLE` shows a table's columns, docs/tables.md says what they hold."
         raise UsageError(whose or f"SQL {query!r}", said, step) from error
+
+
+def _held(batches: pa.RecordBatchReader, query: str) -> pa.Table:
+    """The rows of an answer.
+
+    Raises:
+        UsageError: they are more than memory should hold.
+    """
+    held, num_bytes = list[pa.RecordBatch](), 0
+    for batch in batches:
+        num_bytes += batch.nbytes
+        if num_bytes > MOST_BYTES:
+            raise UsageError(
+                f"SQL {query!r}",
+                f"gives more than {MOST_BYTES >> 30} GiB of rows",
+                "Give it a LIMIT or count; `rushes export --to lance` writes whole tables.",
+            )
+        held.append(batch)
+    return pa.Table.from_batches(held, batches.schema)
 
 
 def _again_where_merged(dataset: Dataset, ask: Callable[[], Result]) -> Result:

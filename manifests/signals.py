@@ -11,6 +11,7 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,20 @@ def raising(error: Callable[[int], BaseException]) -> Callable[[int, FrameType |
     return handler
 
 
+def _unheard(before: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook for exceptions that Python has to ignore, as in a callback of a fork: a signal is sent again."""
+
+    def hook(told: Any) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            _thread.start_new_thread(_again, (signal.SIGINT,))
+        elif told.exc_type is SystemExit and told.exc_value.code == signal.SIGTERM:
+            _thread.start_new_thread(_again, (signal.SIGTERM,))
+        else:
+            before(told)
+
+    return hook
+
+
 def send_put_off() -> None:
     """Send what was put off once more, where it may have come while signals were not heeded."""
     for number in tuple(_put_off):
@@ -86,10 +101,12 @@ def unwinding() -> Iterator[None]:
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
     }
+    usual_hook, sys.unraisablehook = sys.unraisablehook, _unheard(sys.unraisablehook)
     mine = {number for number in usual if signal.getsignal(number) == usual[number]}
     for number in mine:
         signal.signal(number, raising(interrupted if number == signal.SIGINT else ended))
     yield
+    sys.unraisablehook = usual_hook
     for number in mine:
         signal.signal(number, usual[number])
 

@@ -22,8 +22,10 @@ _LEAST_LEVELS = 12
 _SHARP = 4
 """A step is so many times as high as the slopes on both sides of it."""
 _MOST, _OF_PLACES, _LEAST = 0.0045, 1676, 0.0022
-"""Share of the places that hardly ever holds such steps in sound video: of a picture of 320 x 180 pixels. It
-shrinks with the square root of the number of places, to the last one."""
+"""Share of the places that hardly ever holds such steps in sound video: of a picture of 320 x 180 pixels. In
+larger ones it shrinks with the square root of the number of places, to the last one."""
+_FEWEST = 7.5
+"""Steps that chance gives in a picture of any size."""
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray | None:
@@ -62,8 +64,9 @@ class GridEdges:
         least = _LEAST_LEVELS << max(0, bits - 8)
         counted = [_new_steps(*pair, least) for pair in zip(now, before, strict=True)]
         excess, places = sum(found for found, _ in counted), sum(count for _, count in counted)
-        most = min(_MOST, max(_LEAST, _MOST * math.sqrt(_OF_PLACES / places)))
-        return excess / places / most
+
+        share = min(_MOST, max(_LEAST, _MOST * math.sqrt(_OF_PLACES / places)))
+        return excess / max(_FEWEST, share * places)
 
 
 def _new_steps(now: np.ndarray, before: np.ndarray, least: int) -> tuple[float, int]:

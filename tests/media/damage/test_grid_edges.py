@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 
 from media.damage.grid_edges import GridEdges
+from pipeline.config import CurateConfig, PlanConfig
+from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.doubt import Edges, judged
 from pipeline.curate.sampling import Sample
+from pipeline.footage.sources import Found, source_row
+from pipeline.plan import segments_of
+from tests.pipeline.curate.damage import sound
 
 
 def scene(shift, size=(320, 180)):
@@ -91,3 +96,13 @@ def test_doubt_goes_on_in_a_group_that_is_too_long_to_be_held():
 def test_a_frame_before_what_was_lost_is_in_doubt():
     first, second = samples([0.0])[0], samples([0.0], casts_doubt=True)[0]
     assert marks([first, second]) == [True, False]
+
+
+@pytest.mark.parametrize("size_px", [(54, 96), (86, 64), (128, 72)])
+def test_a_single_step_in_a_small_picture_is_chance(tmp_path, size_px):
+    for seed in (1, 2, 3):
+        path = sound(tmp_path, "hevc", seed, size_px)
+        row = source_row(Found(str(path)))
+        [segment] = segments_of(row, PlanConfig().segment_s)
+        found = list(pieces(segment, row, CurateConfig()))
+        assert sum(len(piece.samples) for piece in found if not isinstance(piece, Gap)) == 120
