@@ -8,6 +8,7 @@ share a call beside only equal ones, in bf16; noise levels of tokens looked up b
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def levels(count: int) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         for name, lengths in PACKS.items():

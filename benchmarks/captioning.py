@@ -6,8 +6,8 @@ Run: python benchmarks/captioning.py [CLIPS]
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 
 import torch
@@ -49,8 +49,10 @@ def decoding() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=500, help="clips that are captioned")
+    count = parser.parse_args().count
     decoding()
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     result, _ = run_evaluation(CaptionerOptions(captioner="coca"), count, 0, lambda: torch.set_num_threads(2))
     print_report(result)
 

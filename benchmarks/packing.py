@@ -6,6 +6,7 @@ python benchmarks/packing.py
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -158,6 +159,7 @@ def told(values: dict[str, float], digits: int = 4) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     samples = catalogue(20_000)
     print(f"{len(samples)} samples, {len({(s.latent_t, s.latent_h, s.latent_w) for s in samples})} shapes")
     for budget in (32_768, 65_536):

@@ -36,27 +36,27 @@ from world.film import SIZES_PX
 class Budget:
     """What every arm of an experiment gets."""
 
-    films: int = 6000
+    films: int = 5000
     """Clips to train on."""
     stills: float = 0.5
     """Share of them that are images."""
     scale: float = 0.5
     """Of the world's picture sizes."""
-    steps: int = 800
+    steps: int = 600
     """Optimizer steps."""
     tokens: int = 2048
     """Tokens a step."""
     lr: float = 1.2e-3
-    width: int = 256
+    width: int = 192
     depth: int = 6
     compile: bool = True
     seed: int = 0
-    prompts: int = 200
+    prompts: int = 160
     """Questions to each arm."""
     vae: str = "vae-tiny-2"
     work: Path = Path("demo/experiments")
     """Where encoded films and trained arms are kept, so that experiments share them."""
-    out: Path = Path("docs/images")
+    out: Path = Path("demo/experiments")
     """Folder of the plot."""
 
 

@@ -53,7 +53,7 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
         # Ray, while it starts and ends, has a handler of its own for SIGTERM, which exits with its number
         for number in NUMBERS:  # pressed again: what is left is to let go of things
             signal.signal(number, signal.SIG_IGN)
-        say("interrupted; run the same command again to go on")
+        say("interrupted; the same command goes on, or begins anew where nothing was written yet")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

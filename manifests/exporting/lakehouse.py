@@ -7,8 +7,11 @@ tars. Tables are read and written in batches.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,7 +54,30 @@ def export_tables(
     Raises:
         UsageError: the library is missing, or something is there already.
     """
-    write = _writer(to, out, overwrite)
+    write, written = _writer(to, out, overwrite)
+    with _whole_or_gone(out, written):
+        return _written(dataset, view, write)
+
+
+@contextlib.contextmanager
+def _whole_or_gone(out: Path, written: Sequence[Path]) -> Iterator[None]:
+    """Of an export that fails or is stopped nothing is left, so that the same command begins anew.
+
+    Raises:
+        OSError: the disk is full, in whatever words a library says so.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for path in written:
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        is_full = os.strerror(errno.ENOSPC).lower() in str(error).lower() or "disk is full" in str(error)
+        if is_full or getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise
+
+
+def _written(dataset: Dataset, view: View, write: Write) -> dict[str, int]:
     kept = pa.array(sorted(view.kept(dataset)), pa.string())
     gone = pa.array(sorted(pending(dataset)), pa.string())
     tables, found = scans.Tables(dataset), dict[str, int]()
@@ -89,7 +115,8 @@ def _row(member: Member, column: str, tar: str) -> dict:
     return {"clip_id": member.key, "column": column, "name": member.field, "tar": tar, **where}
 
 
-def _writer(to: str, out: Path, overwrite: bool) -> Write:
+def _writer(to: str, out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
+    """What writes a table, and the files and folders that are written."""
     extra = f"Install rushes with its extra `{to}`."
     try:
         return _lance(out, overwrite) if to == "lance" else _iceberg(out, overwrite)
@@ -97,7 +124,7 @@ def _writer(to: str, out: Path, overwrite: bool) -> Write:
         raise UsageError(f"--to {to}", f"needs {error.name}", extra) from error
 
 
-def _lance(out: Path, overwrite: bool) -> Write:
+def _lance(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
     import lance
 
     # of tables that we write: what else lies there is not ours to replace
@@ -124,10 +151,10 @@ def _lance(out: Path, overwrite: bool) -> Write:
             lance.write_dataset(reader, str(out / f"{name}.lance"))
         return count
 
-    return write
+    return write, names
 
 
-def _iceberg(out: Path, overwrite: bool) -> Write:
+def _iceberg(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
     from pyiceberg.catalog.sql import SqlCatalog
 
     catalog_file, warehouse = out / "catalog.db", out / NAMESPACE
@@ -140,8 +167,10 @@ def _iceberg(out: Path, overwrite: bool) -> Write:
         catalog_file.unlink()
         shutil.rmtree(warehouse, ignore_errors=True)
     root = out.resolve()
-    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
-    catalog.create_namespace(NAMESPACE)
+    with _whole_or_gone(out, [catalog_file]):
+        catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
+    with _whole_or_gone(out, [catalog_file, warehouse]):
+        catalog.create_namespace(NAMESPACE)
 
     def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
         count, table = 0, None
@@ -152,4 +181,4 @@ def _iceberg(out: Path, overwrite: bool) -> Write:
             count += part.num_rows
         return count
 
-    return write
+    return write, [catalog_file, warehouse]

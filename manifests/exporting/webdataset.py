@@ -67,7 +67,6 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
-        temporary = Path(storage.temporary_name(str(target)))
         places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
         for name, fields in columns.items():
             if not dataset.is_committed(view.columns[name], shard):
@@ -80,20 +79,23 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         num_lacking += len(clips) - len(whole)
         if not whole:
             continue
-        with TarWriter(temporary) as tar:
-            for clip in whole:
-                for path, member in places[clip["clip_id"]]:
-                    tar.add(member.name, read_member(dataset.filesystem, path, member))
-                rows = captions[clip["clip_id"]]
-                tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
-                record = {
-                    "clip": full("clips", clip),
-                    "captions": [full("captions", row) for row in rows],
-                    "latent": full("latents", latents.get(clip["clip_id"], {})),
-                    "made_by": made_by,
-                }
-                tar.add(f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode())
-        temporary.replace(target)
+        with storage.beside(str(target)) as temporary:
+            with TarWriter(temporary) as tar:
+                for clip in whole:
+                    for path, member in places[clip["clip_id"]]:
+                        tar.add(member.name, read_member(dataset.filesystem, path, member))
+                    rows = captions[clip["clip_id"]]
+                    tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
+                    record = {
+                        "clip": full("clips", clip),
+                        "captions": [full("captions", row) for row in rows],
+                        "latent": full("latents", latents.get(clip["clip_id"], {})),
+                        "made_by": made_by,
+                    }
+                    tar.add(
+                        f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode()
+                    )
+            temporary.replace(target)
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))

@@ -300,12 +300,9 @@ def next_steps(summary: dict[str, Any]) -> list[str]:
     """Commands that one would give after a run."""
     where = shlex.quote(summary["dataset"])
     again = [f"rushes retry {where}"] if summary["exit_code"] else []
-    return [
-        *again,
-        f"rushes dashboard {where} --open",
-        f"rushes verify --deep {where}",
-        f"rushes fit tiny --data {where}",
-    ]
+    has_latents = any(step["stage"] == "latent" for step in summary["funnel"])
+    train = [f"rushes fit tiny --data {where}"] if has_latents else []  # a part of the stages makes no view
+    return [*again, f"rushes dashboard {where} --open", f"rushes verify --deep {where}", *train]
 
 
 def print_summary(summary: dict[str, Any], is_json: bool) -> None:

@@ -95,3 +95,46 @@ def test_what_a_takedown_has_begun_to_take_is_not_exported(copy, tmp_path, to):
     assert found["sources"] and found["segments"]
     ids = {row.get("source_id") for rows in found.values() for row in rows}
     assert source["source_id"] not in ids
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg"])
+def test_of_an_export_that_meets_a_full_disk_nothing_is_left(copy, tmp_path, monkeypatch, capsys, to):
+    import lance
+    from pyiceberg.table import Table
+
+    owner, name = (lance, "write_dataset") if to == "lance" else (Table, "append")
+    real, calls = getattr(owner, name), []
+
+    def full(*values, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("lanceError(IO): No space left on device (os error 28), /home/runner/writer.rs:254")
+        return real(*values, **options)
+
+    monkeypatch.setattr(owner, name, full)
+    words = ["export", copy.uri, "--to", to, "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.FAILED
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    step = "Free some space and run the same command again."
+    assert line == f"error {tmp_path / 'out'}: no space left on device. {step}"
+    assert not list((tmp_path / "out").iterdir())
+    assert cli.main(arguments=words) == cli.DONE
+
+
+def test_a_tar_that_meets_a_full_disk_is_named_and_gone(copy, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from manifests.store.shards import TarWriter
+
+    real = TarWriter.add
+
+    def full(self, name, data):
+        if name.endswith(".json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, name, data)
+
+    monkeypatch.setattr(TarWriter, "add", full)
+    words = ["export", copy.uri, "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.FAILED
+    assert str(tmp_path / "out" / "000000.tar") in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())

@@ -53,7 +53,7 @@ class Evaluate:
     """Factor on the world's picture sizes, as in `rushes make-films --scale`; left out: that of the films the
     model was trained on, where its `model.json` says it, else 0.75."""
     features: bool = True
-    """Measure each feature too: kept frames, joints, seams, edits."""
+    """Whether each feature is measured too: kept frames, joints, seams, edits."""
     fvd: Path | None = None
     """Weights of I3D on RGB and Kinetics-400 (rgb_imagenet.pt, i3d_pretrained_400.pt, or safetensors): then
     the report has FVD over the samples of at least 16 frames."""

@@ -115,6 +115,13 @@ def test_columns_of_one_name_are_told_apart(dataset, capsys):
     assert json.loads(capsys.readouterr().out) == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
 
 
+def test_an_answer_that_no_memory_holds_is_refused(dataset, capsys, monkeypatch):
+    monkeypatch.setattr("manifests.queries.MOST_BYTES", 1 << 20)
+    code, line = told(capsys, "query", dataset.uri, "SELECT * FROM range(100000000000)")
+    assert code == cli.USAGE
+    assert "rows" in line and "LIMIT" in line
+
+
 def test_names_that_are_empty_are_refused(dataset, capsys):
     assert told(capsys, "info", "")[0] == cli.USAGE
     assert told(capsys, "show", dataset.uri, "")[0] == cli.USAGE

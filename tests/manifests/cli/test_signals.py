@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,30 @@ sys.exit(frame.main())
 SLOW = 'print("importing", flush=True)\nexec("import time; time.sleep(1.5)")\n'
 
 
+HOOK = PROGRAM.replace("    import slow\n", "").replace(
+    "    time.sleep(30)",
+    "    class Slow:\n        def __del__(self):\n            time.sleep(2)\n    Slow()\n    time.sleep(30)",
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_not_lost_where_python_ignores_what_is_raised(number):
+    """As in what runs after a fork, or when something is let go of."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOOK],
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "imported\n"
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=15)
+    assert told.splitlines()[-1].startswith("interrupted; ") and "Traceback" not in told
+    assert process.returncode == INTERRUPTED
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_signal_in_the_midst_of_an_import_waits_for_its_end(tmp_path, number, times):
@@ -43,5 +68,5 @@ def test_a_signal_in_the_midst_of_an_import_waits_for_its_end(tmp_path, number, 
         process.send_signal(number)
     said, told = process.communicate(timeout=20)
     assert said in ("imported\n", "")  # it may end as soon as the import has
-    assert told == "interrupted; run the same command again to go on\n"
+    assert told == "interrupted; the same command goes on, or begins anew where nothing was written yet\n"
     assert process.returncode == INTERRUPTED
