@@ -29,7 +29,7 @@ from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, source_row
 from pipeline.plan import segments_of
-from tests.pipeline.curate.damage import CODECS, FPS, NUM_FRAMES, hurt
+from tests.pipeline.curate.damage import CODECS, FPS, NUM_FRAMES, grey, hurt
 from world.render import render_frame
 from world.scene import sample_shot
 
@@ -72,19 +72,6 @@ def written(folder: Path, name: str, codec: str, frames: Iterator[np.ndarray]) -
     return path
 
 
-def luma(path: Path) -> dict[int, np.ndarray]:
-    """Frames [h, w] of a file by their number, as far as FFmpeg decodes them."""
-    found = {}
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_type = "NONE"
-        for packet in container.demux(video=0):
-            with contextlib.suppress(av.FFmpegError):
-                for frame in packet.decode():
-                    number = round(float(frame.pts * frame.time_base) * FPS)
-                    found[number] = frame.to_ndarray(format="gray").astype(np.float32)
-    return found
-
-
 def shared_out(path: Path) -> tuple[set[int], set[int]]:
     """Numbers of the frames that lie in clips, and of those that lie in a fade, which is no damage."""
     row, clips, fades = source_row(Found(str(path))), set[int](), set[int]()
@@ -103,7 +90,7 @@ def shared_out(path: Path) -> tuple[set[int], set[int]]:
 
 def counted(path: Path, truth: dict[int, np.ndarray]) -> Counter[str]:
     (clips, fades), found = shared_out(path), Counter[str]()
-    for number, picture in luma(path).items():
+    for number, picture in grey(path).items():
         error = float(((picture - truth[number]) ** 2).mean()) if number in truth else 1e9
         kind = "bad" if 10 * np.log10(255**2 / max(error, 1e-9)) < LEAST_DB else "good"
         found[kind] += 1
@@ -132,7 +119,7 @@ def main() -> None:
         for name, frames in films.items():
             with tempfile.TemporaryDirectory() as folder:
                 whole = written(Path(folder), name, codec, frames())
-                truth = luma(whole)
+                truth = grey(whole)
                 total["none"] += counted(whole, truth)
                 for kind in KINDS:
                     for number in range(options.repeat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from fractions import Fraction
@@ -40,6 +41,19 @@ def sound(folder: Path, codec: str, seed: int, size_px: tuple[int, int] = SIZE_P
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def grey(path: Path) -> dict[int, np.ndarray]:
+    """Frames [h, w] of a file by their number, as far as FFmpeg decodes them."""
+    found = {}
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.FFmpegError):
+                for frame in packet.decode():
+                    number = round(float(frame.pts * frame.time_base) * FPS)
+                    found[number] = frame.to_ndarray(format="gray").astype(np.float32)
+    return found
 
 
 def hurt(path: Path, kind: str, seed: int) -> Path:

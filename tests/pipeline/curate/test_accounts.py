@@ -1,6 +1,5 @@
 """Every frame of a source is in a clip, a drop or a failure; and damaged frames are in no clip."""
 
-import contextlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, list_sources, source_row
 from pipeline.plan import segments_of
 from tests.conftest import ingest_here
-from tests.pipeline.curate.damage import FPS, hurt, sound
+from tests.pipeline.curate.damage import FPS, grey, hurt, sound
 
 REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
 SEGMENT_S = PlanConfig().segment_s
@@ -85,19 +84,6 @@ def test_rows_of_a_dataset_add_up_to_the_frames_of_each_source(films, tmp_path):
     sources = [row for row in scans.table(dataset, "sources").to_pylist() if row["status"] == "kept"]
     assert len(sources) == 4
     assert {row["source_id"]: row["num_packets"] for row in sources} == dict(frames)
-
-
-def grey(path):
-    """Frames [h, w] of a file by their number, as far as they can be decoded."""
-    found = {}
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_type = "NONE"
-        for packet in container.demux(video=0):
-            with contextlib.suppress(av.FFmpegError):
-                for frame in packet.decode():
-                    number = round(float(frame.pts * frame.time_base) * FPS)
-                    found[number] = frame.to_ndarray(format="gray").astype(np.float32)
-    return found
 
 
 SMALL, USUAL = (256, 144), (640, 360)
