@@ -148,7 +148,7 @@ class Server:
         due = [slots.side_px for slots in self._slots if slots.is_new(item.time_s)]
         own = [] if glance_px is None else [item.glance(glance_px), *map(item.draft, due)]
         due = due if own else []
-        signs = [bool(item.is_damaged), bool(item.is_key), item.new_edges]
+        signs = [bool(item.is_damaged), bool(item.is_key), list(item.edges)]
         signs += [bool(item.is_after_loss), bool(item.casts_doubt)]
         return own, [item.time_s, signs, self._changed(item), due]
 

@@ -64,7 +64,7 @@ class FarPicture:
     geometry: Geometry
     is_damaged: bool
     is_key: bool
-    new_edges: float
+    edges: tuple[float, float]
     is_after_loss: bool
     casts_doubt: bool
     _decoder: Decoder = field(repr=False)
@@ -129,14 +129,14 @@ class Reader:
                 for index, item in enumerate(items):
                     try:
                         time_s, signs, changed, due = item
-                        is_damaged, is_key, new_edges, is_after_loss, casts_doubt = signs
+                        is_damaged, is_key, edges, is_after_loss, casts_doubt = signs
                         geometry = geometry if changed is None else Geometry(**changed)
                         picture = FarPicture(
                             float(time_s),
                             geometry,
                             bool(is_damaged),
                             bool(is_key),
-                            float(new_edges),
+                            (float(edges[0]), float(edges[1])),
                             bool(is_after_loss),
                             bool(casts_doubt),
                             decoder,

@@ -44,14 +44,14 @@ class GridEdges:
     def __init__(self) -> None:
         self._before: list[np.ndarray] = []
 
-    def excess(self, frame: av.VideoFrame) -> float:
-        """How many new steps lie on the grid beyond those beside it; 1 is hardly ever seen in sound video.
+    def excess(self, frame: av.VideoFrame) -> tuple[float, float]:
+        """How many new steps lie on the grid beyond those beside it, and how many that are gone.
 
-        0 for the first frame and where the size changes.
+        1 is seldom seen in sound film. 0 for the first frame and where the size changes.
         """
         luma = _luma(frame)
         if luma is None or min(luma.shape) < 3 * _GRID_PX:
-            return 0.0
+            return 0.0, 0.0
         height, width = luma.shape
         down, across = height // _GRID_PX, width // _GRID_PX
         area, bits = cv2.INTER_AREA, frame.format.components[0].bits
@@ -60,17 +60,17 @@ class GridEdges:
         now = [np.diff(bands.astype(np.int32), axis=1) for bands in (rows, columns)]  # [bands, steps]
         before, self._before = self._before, now
         if [steps.shape for steps in before] != [steps.shape for steps in now]:
-            return 0.0
+            return 0.0, 0.0
         least = _LEAST_LEVELS << max(0, bits - 8)
-        counted = [_new_steps(*pair, least) for pair in zip(now, before, strict=True)]
-        excess, places = sum(found for found, _ in counted), sum(count for _, count in counted)
-
+        places = sum(steps.shape[0] * (steps.shape[1] // _GRID_PX) for steps in now)
         share = min(_MOST, max(_LEAST, _MOST * math.sqrt(_OF_PLACES / places)))
-        return excess / max(_FEWEST, share * places)
+        most = max(_FEWEST, share * places)
+        new = sum(_new_steps(*pair, least) for pair in zip(now, before, strict=True))
+        return new / most, sum(_new_steps(*pair, least) for pair in zip(before, now, strict=True)) / most
 
 
-def _new_steps(now: np.ndarray, before: np.ndarray, least: int) -> tuple[float, int]:
-    """New steps on the grid, less those beside it in the mean; and the number of places on the grid."""
+def _new_steps(now: np.ndarray, before: np.ndarray, least: int) -> float:
+    """New steps on the grid, less those beside it in the mean."""
     counts = list[int]()
     num = (now.shape[1] - 2 * _GRID_PX) // _GRID_PX + 1
     for offset in (0, *_BESIDE_PX):
@@ -83,4 +83,4 @@ def _new_steps(now: np.ndarray, before: np.ndarray, least: int) -> tuple[float, 
         is_step = (high > least) & (np.abs(step - old) * 2 > high)
         is_step &= np.maximum(np.abs(left), np.abs(right)) * _SHARP < high
         counts.append(int(is_step.sum()))
-    return counts[0] - sum(counts[1:]) / len(_BESIDE_PX), now.shape[0] * num
+    return counts[0] - sum(counts[1:]) / len(_BESIDE_PX)

@@ -15,6 +15,8 @@ from media.errors import MediaError
 
 MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
+_REFUSING = {"hevc", "vp8", "vp9", "av1"}
+"""Codecs whose decoders give no frame that is built on what is missing."""
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
@@ -36,8 +38,8 @@ class Health:
         num_frames: frames that came.
         num_leading: before the first one that came: a file cut out of another may lack what they lean on.
         num_timeless: packets that may show a frame, but say no time.
-        is_after_loss: before the last frame others should have come, which FFmpeg refused to build on what is
-            missing, and rightly gave none that is (HEVC).
+        is_after_loss: before the last frame others should have come, which the decoder rightly did not build
+            on what is missing.
     """
 
     def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
@@ -123,7 +125,7 @@ class Health:
         group, order = self._places.pop(time_s, (self._group, self._order))
         num_passed = sum(known < time_s for known in self._awaited)
         self.num_leading += num_passed if self.num_frames == 1 else 0
-        self.is_after_loss = num_passed > 0 and self.codec == "hevc"
+        self.is_after_loss = num_passed > 0 and self.codec in _REFUSING
         self._awaited = {known for known in self._awaited if known > time_s}
         for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
             del self._places[known]

@@ -44,7 +44,7 @@ class Picture:
         geometry: how the stored frame is shown.
         is_damaged: the decoder concealed damage, or lost packets just before.
         is_key: it is built on no other picture.
-        new_edges: blocks that break off it (`media.damage.grid_edges`); 1 is hardly ever seen in sound video.
+        edges: new ones and those gone of blocks that break off it (`media.damage.grid_edges`).
         is_after_loss: others were lost just before it, on which it is not built.
         casts_doubt: what was lost just before it may have spoiled the picture before.
     """
@@ -55,7 +55,7 @@ class Picture:
     is_damaged: bool = False
     scaler: Scaler = field(default_factory=Scaler, repr=False)
     is_key: bool = True
-    new_edges: float = 0.0
+    edges: tuple[float, float] = (0.0, 0.0)
     is_after_loss: bool = False
     casts_doubt: bool = False
     _reduced: av.VideoFrame | None = field(default=None, repr=False)

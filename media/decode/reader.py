@@ -35,6 +35,9 @@ from media.decode.seeking import packets_from
 from media.errors import MediaError
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
+_MOST_LATE = 16
+"""Frames that come after later ones, of a file that is not known to be damaged: with more its times are
+wrong."""
 _DECORD_BATCH_PIXELS = 16 << 20
 
 
@@ -135,6 +138,7 @@ class VideoReader:
                 stream = video_stream(container, facts.path)
                 health = Health(facts.codec, decoder_of(stream))
                 gaps_s = self._gaps_s()
+                num_late = 0
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
                 if facts.container == "avi" or TIMES_OF_DECODING in facts.decoder_reasons:
@@ -157,8 +161,9 @@ class VideoReader:
                             is_after_gap = previous_s < gaps_s.pop(0) - EPSILON_S
                         is_key, widened = health.is_key(frame), health.aspect_change(frame)
                         is_damaged = health.is_damaged(frame, is_key, is_after_gap)
-                        if time_s <= previous_s and health.has_losses:  # held back by damage until too late
-                            health.num_frames -= 1
+                        if time_s <= previous_s and (health.has_losses or num_late < _MOST_LATE):
+                            health.num_frames -= 1  # held back by what is missing until too late
+                            num_late += 1
                             continue
                         previous_s = time_s
                         if time_s >= end_s - EPSILON_S:
@@ -166,9 +171,9 @@ class VideoReader:
                         if time_s >= start_s - EPSILON_S:
                             picture = Picture(time_s, frame, shown(facts.geometry, frame, widened))
                             picture.is_damaged, picture.is_key, picture.scaler = is_damaged, is_key, scaler
-                            picture.new_edges = edges.excess(frame) if edges else 0.0
+                            picture.edges = edges.excess(frame) if edges else (0.0, 0.0)
                             picture.casts_doubt = health.num_lost > 0 and facts.codec == "av1"
-                            picture.is_after_loss = health.is_after_loss
+                            picture.is_after_loss = health.is_after_loss or is_after_gap
                             yield picture
                         health.num_lost = 0
         except av.FFmpegError as error:

@@ -98,7 +98,8 @@ class Cutter:
             return "size_change"
         if sample.time_s - self.last.time_s > self.config.max_clip_s:
             return "time_gap"
-        has_hole = sample.is_after_loss and sample.time_s - self.last.time_s > _MOST_HOLE_S
+        most_s = max(_MOST_HOLE_S, 1.5 * self._step_s)
+        has_hole = sample.is_after_loss and sample.time_s - self.last.time_s > most_s
         return "cut" if label.is_cut else "gap" if self._was_gap or has_hole else ""
 
     def _end_gap(self, end_s: float) -> Iterator[Gap]:

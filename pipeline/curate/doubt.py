@@ -19,31 +19,42 @@ Seen = tuple[Sample, np.ndarray]
 """A frame's sample and its glance."""
 _RECENT, _FEWEST = 8, 3
 """Frames whose edges tell what is usual, and how many of them are needed."""
-_UNUSUAL, _KEY = 2.0, 1.5
-"""New edges are unusual at so many times the most of recent frames; a keyframe may have so many times as
-many."""
+_UNUSUAL = 2.0
+"""New edges are unusual at so many times the most of recent frames."""
+_MENDED, _LAST, _SAME = 1.0, 5, 20 / 255
+"""The keyframe and the last frames before it, which may lean on it, must take so many edges away again, in
+all, and be so much alike: other things that come and go do so where it suits them."""
 
 
 class Edges:
-    """Tells from new edges on the coding grid where blocks break off, group by group."""
+    """Tells from edges on the coding grid where blocks break off, group by group."""
 
     def __init__(self) -> None:
         self._recent = deque[float]([], _RECENT)
+        self._gone = deque[float]([], 4)
+        self._is_hurt = False
 
-    def broken_from(self, group: Sequence[Sample]) -> int | None:
+    def broken_from(self, group: Sequence[Sample], key: Sample | None) -> int | None:
         """The first broken frame from one keyframe to the next; None where nothing breaks.
 
-        Source of the figures: files of HEVC with flipped bits, tests/pipeline/curate/test_accounts.py.
+        Args:
+            key: the next keyframe; without it there is no proof, but that the file is hurt elsewhere.
         """
         first = None
         for place, sample in enumerate(group):
-            edges, most = sample.new_edges, max(self._recent, default=0.0)
-            factor = _KEY if sample.is_key else 1.0
-            is_known = len(self._recent) >= _FEWEST
-            if first is None and is_known and edges > factor * max(1.0, _UNUSUAL * most):
+            edges, most = sample.edges[0], max(self._recent, default=0.0)
+            is_known = len(self._recent) >= _FEWEST and not sample.is_key
+            if first is None and is_known and edges > max(1.0, _UNUSUAL * most):
                 first = place
             self._recent.append(edges if first is None else min(edges, self._recent[-1]))
-        return first
+        self._is_hurt |= any(sample.is_damaged or sample.is_after_loss for sample in group)
+        if key is None or not group:
+            return first if self._is_hurt else None
+        gone = sum(max(0.0, sample.edges[1]) for sample in [*group[1:][-_LAST:], key])
+        usual = max(self._gone, default=gone)
+        self._gone.append(gone)
+        is_mended = gone > max(_MENDED, _UNUSUAL * usual) and key.change < _SAME
+        return first if is_mended or self._is_hurt else None
 
 
 def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
@@ -57,7 +68,7 @@ def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
             if item[0].casts_doubt and held:
                 held[-1] = _doubtful(held[-1])
             if item[0].is_key or len(held) == MAX_FRAMES:
-                held = _with_doubt(held, edges, is_broken, item[1] if item[0].is_key else None)
+                held = _with_doubt(held, edges, is_broken, item if item[0].is_key else None)
                 is_broken = not item[0].is_key and held[-1][0].is_damaged
                 yield from held
                 held = []
@@ -74,12 +85,10 @@ def _doubtful(item: Seen) -> Seen:
     return replace(item[0], is_damaged=True), item[1]
 
 
-def _with_doubt(
-    held: list[Seen], edges: Edges, is_broken: bool, after: np.ndarray | None = None
-) -> list[Seen]:
-    """Args: is_broken: from the first one on. after: glance of the keyframe that comes next."""
-    found = [edges.broken_from([sample for sample, _ in held])]
-    found += [] if after is None else [broken_from([glance for _, glance in held], after)]
+def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | None = None) -> list[Seen]:
+    """Args: is_broken: from the first one on. after: the keyframe that comes next."""
+    found = [edges.broken_from([sample for sample, _ in held], after and after[0])]
+    found += [] if after is None else [broken_from([glance for _, glance in held], after[1])]
     found += [0] if is_broken else []
     first = min((place for place in found if place is not None), default=len(held))
     return [*held[:first], *map(_doubtful, held[first:])]

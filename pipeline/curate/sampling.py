@@ -37,7 +37,7 @@ class Sample:
         preview: JPEG, or None between the slots of the previews.
         is_grey: the flat grey that decoders give out when they have nothing.
         is_key: it is built on no other frame.
-        new_edges, is_after_loss, casts_doubt: as of `media.decode.picture.Picture`.
+        edges, is_after_loss, casts_doubt: as of `media.decode.picture.Picture`.
     """
 
     time_s: float
@@ -49,7 +49,7 @@ class Sample:
     preview: bytes | None = None
     look: Look | None = None
     is_key: bool = True
-    new_edges: float = 0.0
+    edges: tuple[float, float] = (0.0, 0.0)
     is_after_loss: bool = False
     casts_doubt: bool = False
 
@@ -93,7 +93,7 @@ class Sampler:
             preview,
             seen,
             picture.is_key,
-            picture.new_edges,
+            picture.edges,
             picture.is_after_loss,
             picture.casts_doubt,
         ), glance

@@ -45,14 +45,11 @@ class ChatServer:
                     outer._now += 1
                     outer.most_at_once = max(outer.most_at_once, outer._now)
                     fault = outer.faults.pop(0) if outer.faults else ""
-                try:
-                    with contextlib.suppress(
-                        BrokenPipeError, ConnectionResetError
-                    ):  # a client that no longer waits
-                        outer._reply(self, body, fault)
-                finally:
-                    with outer._lock:
-                        outer._now -= 1
+                time.sleep(0.02)
+                with outer._lock:  # before the answer, after which a client may ask again at once
+                    outer._now -= 1
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # no longer waited for
+                    outer._reply(self, body, fault)
 
             def log_message(self, *arguments):
                 pass
@@ -80,7 +77,6 @@ class ChatServer:
             handler.wfile.flush()
 
     def _reply(self, handler, body, fault):  # noqa: PLR0911 - one a fault
-        time.sleep(0.02)
         if fault in {"429", "500", "400", "401"}:
             return self._send(
                 handler,

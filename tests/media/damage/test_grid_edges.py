@@ -44,53 +44,64 @@ def blocks(luma, offset, count=25, seed=0):
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "gray"])
 def test_blocks_on_the_grid_are_unusual_and_others_are_not(pixels):
     edges = GridEdges()
-    assert edges.excess(frame(scene(0), pixels)) == 0
+    assert edges.excess(frame(scene(0), pixels)) == (0, 0)
     edges.excess(frame(scene(3), pixels))
-    assert abs(edges.excess(frame(scene(6), pixels))) < 0.5
-    assert edges.excess(frame(blocks(scene(9), 0), pixels)) > 3
-    edges.excess(frame(scene(12), pixels))
-    assert edges.excess(frame(blocks(scene(15), 3), pixels)) < 1
+    assert abs(edges.excess(frame(scene(6), pixels))[0]) < 0.5
+    assert edges.excess(frame(blocks(scene(9), 0), pixels))[0] > 3
+    assert edges.excess(frame(scene(12), pixels))[1] > 3, "gone"
+    assert edges.excess(frame(blocks(scene(15), 3), pixels))[0] < 1
 
 
 def test_what_stands_is_not_new_and_another_size_is_compared_with_nothing():
     edges, broken = GridEdges(), blocks(scene(0), 0)
     edges.excess(frame(scene(0)))
-    assert edges.excess(frame(broken)) > 3
-    assert edges.excess(frame(broken)) == 0
-    assert edges.excess(frame(scene(0, (160, 96)))) == 0
-    assert edges.excess(frame(scene(0, (16, 16)))) == 0
-    assert GridEdges().excess(av.VideoFrame(64, 64, "rgb24")) == 0
+    assert edges.excess(frame(broken))[0] > 3
+    assert edges.excess(frame(broken)) == (0, 0)
+    assert edges.excess(frame(scene(0, (160, 96)))) == (0, 0)
+    assert edges.excess(frame(scene(0, (16, 16)))) == (0, 0)
+    assert GridEdges().excess(av.VideoFrame(64, 64, "rgb24")) == (0, 0)
 
 
-def samples(edges, keys=(0,), **more):
+def samples(new, gone=(), keys=(0,), hurt=(), **more):
+    gone = [*gone, *[0.0] * (len(new) - len(gone))]
     return [
-        Sample(place / 24, 0.0, None, False, False, is_key=place in keys, new_edges=value, **more)
-        for place, value in enumerate(edges)
+        Sample(place / 24, 0.0, None, place in hurt, False, is_key=place in keys, edges=(value, left), **more)
+        for place, (value, left) in enumerate(zip(new, gone, strict=True))
     ]
-
-
-def test_damage_begins_where_edges_rise_above_what_is_usual():
-    assert Edges().broken_from(samples([0, 0.1, 0.1, 0.2, 0.6, 1.4, 0.1])) == 5
-    assert Edges().broken_from(samples([0, 0.8, 0.9, 0.8, 0.9, 1.4, 0.1])) is None, "a film of many edges"
-    assert Edges().broken_from(samples([0, 5.0])) is None, "nothing is usual yet"
 
 
 def marks(stream):
-    return [
-        sample.is_damaged
-        for sample, _ in judged((sample, np.zeros((4, 4, 3), np.uint8)) for sample in stream)
-    ]
+    seen = ((sample, np.zeros((4, 4, 3), np.uint8)) for sample in stream)
+    return [sample.is_damaged for sample, _ in judged(seen)]
 
 
-def test_frames_are_in_doubt_from_there_to_the_next_keyframe():
-    edges = [0, 0.1, 0, 0.1, 2.0, 0.5, 0, 0.1]
-    assert marks(samples(edges, keys=(0, 6))) == [False] * 4 + [True] * 2 + [False] * 2
-    assert marks(samples(edges)) == [False] * 4 + [True] * 4, "and to the end where there is none"
+CALM, BREAKS, ALONE = [0, 0.1, 0, 0.1], [0.1, 0.1, 2.0, 0.5], [0.1, 0.1, 0.1, 0.1]
+
+
+def test_blocks_that_break_off_and_that_the_next_keyframe_takes_away_are_damage():
+    mended = [0.0] * 8 + [2.0]
+    found = marks(samples([*CALM, *BREAKS, *ALONE], mended, keys=(0, 4, 8)))
+    assert found == [False] * 6 + [True] * 2 + [False] * 4
+    assert not any(marks(samples([*CALM, *BREAKS, *ALONE], keys=(0, 4, 8)))), "a title that stays"
+    always = [0.0, 0, 0, 0, 1.8, 0, 0, 0, 2.0, 0, 0, 0]
+    assert not any(marks(samples([*CALM, *BREAKS, *ALONE], always, keys=(0, 4, 8)))), "as at every keyframe"
+
+
+def test_edges_that_are_usual_are_none():
+    mended = [0.0] * 8 + [2.0]
+    assert not any(marks(samples([0.8, 0.9, 1.1, 1.2, *BREAKS, *ALONE], mended, keys=(0, 4, 8))))
+    assert Edges().broken_from(samples([0, 5.0]), samples([0.0])[0]) is None, "nothing is usual yet"
+
+
+def test_in_a_file_that_is_hurt_elsewhere_edges_are_enough():
+    found = marks(samples([*CALM, *BREAKS], keys=(0, 4), hurt=(3,)))
+    assert found == [False] * 3 + [True] + [False] * 2 + [True] * 2, "to the end where no keyframe comes"
 
 
 def test_doubt_goes_on_in_a_group_that_is_too_long_to_be_held():
     edges = [0, 0.1, 0, 0.1, 2.0] + [0.0] * 700
-    assert marks(samples(edges, keys=(0, 650))) == [False] * 4 + [True] * 646 + [False] * 55
+    found = marks(samples(edges, keys=(0, 650), hurt=(0,)))
+    assert found == [True] + [False] * 3 + [True] * 646 + [False] * 55
 
 
 def test_a_frame_before_what_was_lost_is_in_doubt():
