@@ -90,7 +90,7 @@ SMALL, USUAL = (256, 144), (640, 360)
 MOST_MISSED = {
     ("h264", SMALL): 0.01,
     ("hevc", SMALL): 0.85,
-    ("hevc", USUAL): 0.1,
+    ("hevc", USUAL): 0.45,
     ("vp9", SMALL): 0.02,
     ("av1", SMALL): 0.02,
     ("mpeg2", SMALL): 0.02,
