@@ -68,8 +68,9 @@ lint: setup  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+NO_BENCH := $(addprefix benchmarks/,made.py peer_runs.py peer_tools.py versions.py)  # parts, and what needs a checkout
 bench: setup  ## side-by-side measurements
-	@for script in $(filter-out $(addprefix benchmarks/,made.py peer_runs.py peer_tools.py versions.py),$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out $(NO_BENCH),$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 dashboard: setup  ## watch DATA (default: the demo's dataset) at http://127.0.0.1:8000
 	@$(BIN)/rushes dashboard $(DATA) $(if $(RUN),--run $(RUN))

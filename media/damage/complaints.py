@@ -44,7 +44,12 @@ def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
 
 
 def is_spared(codec: str, said: list[str]) -> bool:
-    """Whether complaints, or none of a packet that is lost, tell of no damage in the frames that come."""
+    """Whether all that a decoder said of a packet tells of no damage in the frames that come.
+
+    Args:
+        codec: FFmpeg's name of it.
+        said: what `complaints` collected; of none nothing is known.
+    """
     if codec == "h264" and said and all(_UNREF.search(text) for text in said):
         return True
     is_missing = any(_SPARED.search(text) for text in said)

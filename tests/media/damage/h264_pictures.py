@@ -84,11 +84,10 @@ def coded(number: int, *, is_first: bool = False, field: int | None = None, rese
             slice_.golomb(5, 0)
     slice_.golomb(0, 1)
     place = number * 5 % num_blocks
-    for block in range(num_blocks if is_first else 1):
+    for _ in range(num_blocks if is_first else 1):
         slice_.golomb(*([25] if is_first else [place, 30]))
         slice_.align()
         slice_.fixed(*((8, draw.randrange(60, 200)) for _ in range(256)), *((8, 128) for _ in range(128)))
-        assert block >= 0
     if not is_first and place < num_blocks - 1:
         slice_.golomb(num_blocks - place - 1)
     return slice_.unit(0x65 if is_first else 0x41)
