@@ -37,6 +37,8 @@ CODECS = {
     "mpeg4": ("mpeg4", {"qscale": "4"}),
     "ffv1": ("ffv1", {"level": "3", "slicecrc": "1"}),  # lossless: the very pixels
 }
+X265_NARROW_PX = 48
+"""Up to this width x265, as it looks ahead, writes past its memory: it is kept from looking."""
 _MILLISECONDS = Fraction(1, 1000)
 HD_HEIGHT_PX = 720
 
@@ -92,6 +94,8 @@ def write_video(
                     stream.pix_fmt = "bgr0"
                 elif is_large := stream.height >= HD_HEIGHT_PX:
                     _mark_as_709(stream.codec_context)
+                if codec == "hevc" and stream.width <= X265_NARROW_PX:
+                    _without_looking_ahead(stream.codec_context)
                 stream.codec_context.time_base = base
                 stream.codec_context.thread_count = 1
                 with _ordinary_threads():
@@ -107,6 +111,11 @@ def write_video(
             raise ValueError("a video needs at least one frame")
         output.mux(stream.encode(None))
     return count
+
+
+def _without_looking_ahead(context: VideoCodecContext) -> None:
+    asked = context.options.get("x265-params", "")
+    context.options = {**context.options, "x265-params": f"{asked}:no-cutree=1:no-scenecut=1".lstrip(":")}
 
 
 def _mark_as_709(context: VideoCodecContext) -> None:

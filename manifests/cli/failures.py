@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from concurrent.futures.process import BrokenProcessPool
 
 from manifests.cli.output import FAILED, printable
 from manifests.errors import RushesError
@@ -36,4 +37,9 @@ def failure_of(error: BaseException) -> tuple[str, int] | None:
         step = _NEXT_STEPS.get(error.errno or 0, "")
         line = f"{subject or type(error).__name__}: {cause[0].lower()}{cause[1:]}"
         return printable(f"{line}. {step}" if step else line), FAILED
+    if isinstance(error, BrokenProcessPool):
+        return (
+            "a process of this command died before its work was done, often for lack of memory. "
+            "Free some, or start fewer of them (--workers), and run the same command again."
+        ), FAILED
     return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -33,6 +35,27 @@ def test_no_thread_becomes_a_real_time_one(codec: str) -> None:
 
     assert write_video(io.BytesIO(), frames(), 8.0, codec, container="mkv") == len(FRAMES)
     assert meanwhile <= before == policies()
+
+
+@pytest.mark.parametrize("width", [16, 33, 40, 45, 48, 49, 58])
+def test_narrow_hevc_is_written(width: int) -> None:
+    """x265 wrote past its memory where a picture was 33 to 48 pixels wide, and took the process with it.
+
+    In a process of its own: what was written over is found when it is given back, or never.
+    """
+    work = (
+        "import io, numpy as np; from media.writer import write_video; from media.decode.probe import probe\n"
+        "rng = np.random.default_rng(0)\n"
+        "for turn in range(12):\n"
+        f"    frames = [rng.integers(0, 255, (90, {width}, 3), dtype=np.uint8) for _ in range(12 + turn)]\n"
+        "    sink = io.BytesIO()\n"
+        "    assert write_video(sink, frames, 24.0, 'hevc', container='mkv') == len(frames)\n"
+        "    held = [bytes(size) for size in range(1000, 60000, 777)]\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", work], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, (ended.returncode, ended.stderr)
 
 
 @pytest.mark.parametrize(("height", "matrix"), [(720, 1), (540, 2)])

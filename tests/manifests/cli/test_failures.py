@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tarfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,12 @@ def test_errors_of_the_operating_system_name_file_cause_and_next_step(error):
     assert line.startswith("/x/y: ")
     assert line.endswith(".")
     assert line.count(". ") == 1
+
+
+def test_a_process_that_died_is_one_line_with_a_next_step():
+    line, code = failure_of(BrokenProcessPool("A process in the process pool was terminated abruptly"))
+    assert code == cli.FAILED
+    assert "died" in line and "--workers" in line
 
 
 def test_errors_of_ours_keep_their_traceback():
