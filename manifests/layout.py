@@ -58,6 +58,11 @@ class Column:
         return cls(name, found)
 
 
+def header_bytes(version: str) -> bytes:
+    """What `dataset.json` holds in a version of the format."""
+    return json.dumps({"format": version, "kind": "rushes dataset"}, indent=2).encode()
+
+
 def parted(uri: str) -> tuple[str, str]:
     """An address, and the name of a snapshot where one stands at the end of its path."""
     path, mark, options = uri.partition("?")
@@ -144,8 +149,7 @@ class Dataset:
         if filesystem.get_file_info(root).type == fs.FileType.File:
             raise UsageError(uri, "is a file, not a folder", "Give a folder for the dataset.")
         if not storage.exists(filesystem, header):
-            text = json.dumps({"format": FORMAT_VERSION, "kind": "rushes dataset"}, indent=2)
-            storage.write_bytes(filesystem, header, text.encode())
+            storage.write_bytes(filesystem, header, header_bytes(FORMAT_VERSION))
         return cls(uri)
 
     @classmethod

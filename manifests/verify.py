@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from manifests import snapshots
 from manifests.errors import RushesError
-from manifests.layout import Column, Dataset
-from manifests.schemas import is_of_today, parts_of, to_table, with_parts
+from manifests.layout import Column, Dataset, header_bytes
+from manifests.schemas import FORMAT_VERSION, is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import planned, records, scans
@@ -243,6 +243,18 @@ def _check_plan(dataset: Dataset, deep: bool) -> Iterator[str]:
                 yield f"{path}: bytes have changed (sha256)"
 
 
+def _check_header(dataset: Dataset) -> Iterator[str]:
+    """`dataset.json` is as a version up to this one writes it."""
+    path = dataset.path("dataset.json")
+    newest = int(FORMAT_VERSION.partition(".")[2])
+    minor = str(dataset.header.get("format", "")).partition(".")[2]
+    if minor not in {str(number) for number in range(newest + 1)}:
+        yield f"{path}: has format {dataset.header.get('format')}, this version knows up to {FORMAT_VERSION}"
+    elif dataset.header.keys() > {"format"}:  # by hand it is written without the rest
+        if storage.read_bytes(dataset.filesystem, path) != header_bytes(str(dataset.header["format"])):
+            yield f"{path}: bytes have changed; it should be {header_bytes(FORMAT_VERSION).decode()!r}"
+
+
 def _check_views(dataset: Dataset) -> Iterator[str]:
     """Every view can be read."""
     for name in View.names(dataset):
@@ -367,6 +379,7 @@ def verify(dataset: Dataset, deep: bool = False) -> Report:
     report.problems += [
         *_check_merged(dataset, deep),
         *_check_plan(dataset, deep),
+        *_check_header(dataset),
         *_check_views(dataset),
         *lost_snapshot(dataset),
     ]

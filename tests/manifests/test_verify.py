@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from manifests.cli import DONE, INTEGRITY, USAGE, main
-from manifests.errors import IntegrityError
+from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Column, Dataset
 from manifests.tables import records, scans
 from manifests.verify import verify
@@ -38,6 +38,23 @@ def test_deep_verify_finds_a_flipped_bit_in_any_tar_and_any_part(copy):
         data[len(data) // 2] ^= 4
         path.write_bytes(data)
     assert verify(Dataset(str(copy)), deep=True).is_sound
+
+
+def test_a_flipped_bit_of_the_header_is_found(copy):
+    """Each is refused as it is opened, or named; but one that makes it an older version's, read as well."""
+    path = copy / "dataset.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 4
+        path.write_bytes(data)
+        try:
+            report = verify(Dataset(str(copy)))
+        except (IntegrityError, UsageError):
+            continue
+        assert any("dataset.json" in problem for problem in report.problems) or b'"1.1"' in data, data
+    path.write_text('{"format": "1.5"}')  # as one is told to write it
+    assert verify(Dataset(str(copy))).is_sound
 
 
 def test_cheap_verify_finds_a_cut_tail_and_a_missing_file(copy):
