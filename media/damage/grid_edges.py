@@ -26,6 +26,9 @@ _MOST, _OF_PLACES, _LEAST = 0.0045, 1676, 0.0022
 larger ones it shrinks with the square root of the number of places, to the last one."""
 _FEWEST = 7.5
 """Steps that chance gives in a picture of any size."""
+_ENOUGH = 8000
+"""Places that are looked at, of 640 x 360 pixels nearly all: of larger pictures every so many'th band, as all
+of them would cost as much as decoding."""
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray | None:
@@ -53,11 +56,9 @@ class GridEdges:
         if luma is None or min(luma.shape) < 3 * _GRID_PX:
             return 0.0, 0.0
         height, width = luma.shape
-        down, across = height // _GRID_PX, width // _GRID_PX
-        area, bits = cv2.INTER_AREA, frame.format.components[0].bits
-        rows = cv2.resize(luma[: down * _GRID_PX], (width, down), interpolation=area)
-        columns = cv2.resize(luma[:, : across * _GRID_PX], (across, height), interpolation=area).T
-        now = [np.diff(bands.astype(np.int32), axis=1) for bands in (rows, columns)]  # [bands, steps]
+        bits = frame.format.components[0].bits
+        skip = max(1, 2 * (height // _GRID_PX) * (width // _GRID_PX) // _ENOUGH)
+        now = [np.diff(bands, axis=1) for bands in (_bands(luma, skip), _bands(luma.T, skip))]
         before, self._before = self._before, now
         if [steps.shape for steps in before] != [steps.shape for steps in now]:
             return 0.0, 0.0
@@ -67,6 +68,16 @@ class GridEdges:
         most = max(_FEWEST, share * places)
         new = sum(_new_steps(*pair, least) for pair in zip(now, before, strict=True))
         return new / most, sum(_new_steps(*pair, least) for pair in zip(before, now, strict=True)) / most
+
+
+def _bands(luma: np.ndarray, skip: int) -> np.ndarray:
+    """[bands, w] int32: means of the rows of the grid, of every `skip`th of its bands."""
+    bands = luma[: luma.shape[0] // _GRID_PX * _GRID_PX]
+    rows = [bands[place :: _GRID_PX * skip] for place in range(_GRID_PX)]
+    total = rows[0].astype(np.int32)
+    for row in rows[1:]:
+        total += row
+    return (total + _GRID_PX // 2) // _GRID_PX
 
 
 def _new_steps(now: np.ndarray, before: np.ndarray, least: int) -> float:
