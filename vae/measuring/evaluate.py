@@ -71,12 +71,16 @@ def _mean(rows: list[Quality]) -> dict[str, Any]:
 def quality_table(
     codes: dict[str, Callable[[Tensor], Tensor]], clips: list[Named], with_drift: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Mean measures of each code over clips."""
-    drifting = set(with_drift)
-    return {
-        name: _mean([measure(code, as_float(clip.video), name in drifting) for clip in clips])
-        for name, code in codes.items()
-    }
+    """Mean measures of each code over clips; every code is told as it is done."""
+    drifting, found = set(with_drift), dict[str, dict[str, Any]]()
+    for name, code in codes.items():
+        begin_s = time.monotonic()
+        found[name] = _mean([measure(code, as_float(clip.video), name in drifting) for clip in clips])
+        say(
+            f"vae: {len(clips)} clips through {name} in {time.monotonic() - begin_s:.1f} s "
+            f"({len(found)} of {len(codes)})"
+        )
+    return found
 
 
 def baselines(
@@ -153,6 +157,7 @@ def evaluate(
             **{key: through(vae) for key, vae in vaes.items()},
             **baselines(first, first.factors, fit_on[name]),
         }
+        say(f"vae: {name}, {len(clips)} clips through {len(codes)} codes")
         report["sets"][name] = {"clips": len(clips), "codes": quality_table(codes, clips, vaes)}
     for name, vae in vaes.items():
         report["vaes"][name] = {
