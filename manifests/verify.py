@@ -250,9 +250,11 @@ def _check_header(dataset: Dataset) -> Iterator[str]:
     minor = str(dataset.header.get("format", "")).partition(".")[2]
     if minor not in {str(number) for number in range(newest + 1)}:
         yield f"{path}: has format {dataset.header.get('format')}, this version knows up to {FORMAT_VERSION}"
-    elif dataset.header.keys() > {"format"}:  # by hand it is written without the rest
-        if storage.read_bytes(dataset.filesystem, path) != header_bytes(str(dataset.header["format"])):
-            yield f"{path}: bytes have changed; it should be {header_bytes(FORMAT_VERSION).decode()!r}"
+        return
+    is_by_hand = dataset.header.keys() == {"format"}
+    written = header_bytes(str(dataset.header["format"]))
+    if not is_by_hand and storage.read_bytes(dataset.filesystem, path) != written:
+        yield f"{path}: bytes have changed; it should be {written.decode()!r}"
 
 
 def _check_views(dataset: Dataset) -> Iterator[str]:

@@ -67,6 +67,7 @@ class FarPicture:
     edges: tuple[float, float]
     is_after_loss: bool
     casts_doubt: bool
+    is_intra: bool
     _decoder: Decoder = field(repr=False)
     _index: int = field(repr=False)
     _glance: np.ndarray | None = field(default=None, repr=False)
@@ -129,7 +130,7 @@ class Reader:
                 for index, item in enumerate(items):
                     try:
                         time_s, signs, changed, due = item
-                        is_damaged, is_key, edges, is_after_loss, casts_doubt = signs
+                        is_damaged, is_key, edges, is_after_loss, casts_doubt, is_intra = signs
                         geometry = geometry if changed is None else Geometry(**changed)
                         picture = FarPicture(
                             float(time_s),
@@ -139,6 +140,7 @@ class Reader:
                             (float(edges[0]), float(edges[1])),
                             bool(is_after_loss),
                             bool(casts_doubt),
+                            bool(is_intra),
                             decoder,
                             index,
                         )

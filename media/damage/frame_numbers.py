@@ -119,6 +119,11 @@ class FrameNumbers:
             self.is_readable = False
 
     @property
+    def has_fields(self) -> bool:
+        """Whether pictures may be of two fields."""
+        return any(settings.has_fields for settings in self._by_id.values())
+
+    @property
     def is_known(self) -> bool:
         """Whether gaps would have been seen so far: not in a stream that may leave numbers out."""
         return self.is_readable and self._settings is not None and not self._settings.may_skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import av
-import cv2
 import numpy as np
 
 MUTE = frozenset({"hevc"})

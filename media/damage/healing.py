@@ -2,8 +2,8 @@
 
 A keyframe shows the same scene as the frame before it. So a part of the picture that changes there far more
 than it did from frame to frame, though an earlier frame was much more like the keyframe, was broken in
-between. A cut is no such thing: what comes after it was not there before. Nor is a cut away and back, where
-each of the three shots begins with a keyframe.
+between. A cut is no such thing: what comes after it was not there before. Nor is a cut away and back, though
+an encoder that has just set a keyframe may begin the shot between without one: all of the picture changes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ ONSET = 0.3
 frame to frame, the keyframe begins the same scene anew, as in loops."""
 WORSE = 2.0
 """The last frame before it is so many times as far from the keyframe as an earlier one, and `LEAST` more."""
+MOST = 0.9
+"""Share of the parts that damage breaks at most; a cut changes them all."""
 MAX_FRAMES = 300
 """Between keyframes, that are remembered."""
 
@@ -45,7 +47,7 @@ def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
     mended = parts(glances[-1], after)
     usual = cv2.dilate(parts(glances[-2], glances[-1]), np.ones((3, 3), np.uint8))
     is_mended = mended > ABRUPT * usual + LEAST
-    if not is_mended.any():
+    if not 0 < is_mended.mean() < MOST:
         return None
     away = np.array([parts(glance, after)[is_mended].mean() for glance in glances])
     if away[-1] <= WORSE * away.min() + LEAST:

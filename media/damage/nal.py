@@ -6,9 +6,12 @@ Sources: ITU-T H.264, sections 7.2, 7.3.1, 9.1 and B.1; ISO/IEC 14496-15 for uni
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 _HEAD_BYTES = 512
 """Of a unit: more is not looked at."""
+_MOST_UNITS = 4096
+"""Of a packet: more are no picture."""
 
 
 def units(data: bytes, size_bytes: int = 4) -> Iterator[bytes]:
@@ -17,7 +20,7 @@ def units(data: bytes, size_bytes: int = 4) -> Iterator[bytes]:
     A length of 256 to 511 bytes looks like a start code: lengths it is where they add up to the packet.
     """
     spans, at = list[tuple[int, int]](), 0
-    while at + size_bytes <= len(data):
+    while at + size_bytes <= len(data) and len(spans) < _MOST_UNITS:
         begin = at + size_bytes
         at = begin + int.from_bytes(data[at:begin], "big")
         spans.append((begin, at))
@@ -25,7 +28,7 @@ def units(data: bytes, size_bytes: int = 4) -> Iterator[bytes]:
     if spans and (at == len(data) or is_cut):
         yield from (data[begin : min(end, begin + _HEAD_BYTES)] for begin, end in spans)
     else:
-        yield from after_start_codes(data)
+        yield from islice(after_start_codes(data), _MOST_UNITS)
 
 
 def after_start_codes(data: bytes) -> Iterator[bytes]:

@@ -54,17 +54,8 @@ def tone_map(code: np.ndarray, transfer: str) -> np.ndarray:
 
 
 def has_alpha(frame: av.VideoFrame) -> bool:
-    name = frame.format.name
-    return name.startswith(("yuva", "ya", "gbrap")) or name in {
-        "rgba",
-        "bgra",
-        "argb",
-        "abgr",
-        "rgba64le",
-        "rgba64be",
-        "bgra64le",
-        "pal8",
-    }
+    """Whether a frame may be see-through: two or four parts, of which the last is no colour; or a palette."""
+    return frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
 
 
 def is_plain(frame: av.VideoFrame) -> bool:

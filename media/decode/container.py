@@ -21,7 +21,9 @@ from media.errors import MediaError
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """PyAV 18 refuses tags that are no UTF-8 unless told; from 19 on it replaces them and the setting is gone."""
 
-_LOCAL, _NO_OTHERS = {"protocol_whitelist": "file", "pattern_type": "none"}, {"protocol_whitelist": "none"}
+_FOLLOWING = {"merge_pmt_versions": "1"}
+_LOCAL = {"protocol_whitelist": "file", "pattern_type": "none"} | _FOLLOWING
+_NO_OTHERS = {"protocol_whitelist": "none"} | _FOLLOWING
 _ONE_BY_NAME = (".jpg", ".jpeg", ".jpe", ".jfif")
 """By such a name FFmpeg takes a stream of pictures for its first one, so it is not told."""
 

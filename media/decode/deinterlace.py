@@ -1,6 +1,7 @@
 """Deinterlacing: every interlaced frame of an interlaced source goes through FFmpeg's bwdif.
 
-One frame out for each frame in. A source is interlaced if its first frame is.
+One frame out for each frame in, from the first interlaced one on: a film may begin with a logo or black that
+is not.
 
 The number of frames and their times stay as they are; progressive frames of such a source pass untouched.
 """
@@ -13,8 +14,10 @@ from errno import EAGAIN
 import av
 from av.filter import Graph
 
+Deinterlacer = Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]
 
-def deinterlaced(stream: av.VideoStream) -> Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]:
+
+def deinterlaced(stream: av.VideoStream) -> Deinterlacer:
     """A function `(decoded frames, is this the end) -> frames ready`, one frame late.
 
     A change of size starts the filter anew.

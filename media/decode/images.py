@@ -1,5 +1,7 @@
 """Images by Pillow: stills as one-frame videos, animated WebP, APNG and AVIF with their own frame times.
 
+What phones write as HEIC is read through libheif, which puts its tiles together and turns it upright.
+
 EXIF orientation is applied. Transparent pixels are laid over white, as a browser page would show them.
 """
 
@@ -9,20 +11,30 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+import pi_heif
 from PIL import Image, ImageOps, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from media.bytes.access import opened
 
+PAGED = {"MPO", "TIFF", "HEIF"}
+"""Formats whose further pictures are no animation."""
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20, 64 << 20
 """Of what stands beside a PNG's picture, unpacked; tools write settings of megabytes there."""
+pi_heif.register_heif_opener(thumbnails=False)
+pi_heif.options.DECODE_THREADS = 1  # more files at once beat more threads a file
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
+
+
+def first_frame(image: Image.Image) -> int:
+    """The place of an animation's first frame: before it an APNG may hold a picture for older programs."""
+    return int(bool(getattr(image, "default_image", False)) and getattr(image, "n_frames", 1) > 1)
 
 
 def frame_times_s(image: Image.Image) -> tuple[list[float], float]:
     """Start time of each frame of an animation, and the last frame's duration."""
     times, now, step = [], 0.0, _DEFAULT_FRAME_S
-    for index in range(getattr(image, "n_frames", 1)):
+    for index in range(first_frame(image), getattr(image, "n_frames", 1)):
         image.seek(index)
         image.load()
         times.append(round(now, 6))
@@ -71,12 +83,13 @@ def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float
     with opened(path) as file, Image.open(file) as image:
         times = (
             frame_times_s(image)[0]
-            if getattr(image, "is_animated", False) and image.format not in {"MPO", "TIFF"}
+            if getattr(image, "is_animated", False) and image.format not in PAGED
             else [0.0]
         )
+        first = first_frame(image)
         for index, time_s in enumerate(times):
-            if len(times) > 1:
-                image.seek(index)
+            if len(times) > 1 or first:
+                image.seek(first + index)
             yield time_s, to_rgb(image, width, height)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
@@ -43,6 +44,8 @@ GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0
 LOST_FRAMES = "lost_frames"
 """Frames are missing from a stream whose decoder builds on others without a word."""
+HOLES, HOLE_S = "holes", 0.5
+"""Before a keyframe of an even stream nothing comes for so long: a piece may be gone."""
 _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4"}
 _FEW_STEPS, _MOST_REORDERED = 24, 16
 _SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
@@ -59,7 +62,8 @@ class Packets:
         num_packets: packets that show a frame.
         warnings: short stable words, each once.
         gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
-        missing_s: times of frames before which others are missing (`LOST_FRAMES`).
+        missing_s: times of frames before which others are missing (`LOST_FRAMES`), and of keyframes after
+            `HOLES`.
         is_rising: each packet is shown after the one before it.
     """
 
@@ -159,17 +163,26 @@ class _Pass:
         seen.durations.append(packet.duration or 0)
 
 
+def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """All packets of a stream, and the empty one at its end."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # of PyAV, behind them all, where another stream has come up on the way
+        return
+
+
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     told = _Pass(container, stream)
     notes, numbers = told.notes, told.numbers
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if packet.size:
                 told.take(packet)
     except av.FFmpegError as error:
         notes[f"demux_error:{type(error).__name__}"] += 1
     notes["settings_change"] += numbers is not None and numbers.num_settings > 1
+    notes["may_have_fields"] += numbers is not None and numbers.has_fields
     num, runs = told.num, told.runs
     is_by_time = told.codec in _SILENT and not (numbers and numbers.is_known)
     found = _summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
@@ -200,7 +213,7 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
             notes["duplicate_pts"] += 1
     steps = np.diff(np.sort(np.array(runs[0].pts, np.int64)))
     step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
-    pieces, missing_ticks = list[np.ndarray](), set[int]()
+    pieces, missing_ticks, keys = list[np.ndarray](), set[int](), set[int]()
     for seen in runs:  # a later run goes on one step after the run before it
         ordered = np.sort(np.array(seen.pts, np.int64))
         begin = int(pieces[-1][-1]) + step if pieces else 0
@@ -209,6 +222,7 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
         late = set(ordered[_missing(ordered, step)].tolist()) if seen.maybe and step else set()
         sure = [*seen.gaps, *[place for place in seen.maybe if seen.pts[place] in late]]
         missing_ticks.update(tick + shift for tick in _built_on_gaps(seen.pts, sure))
+        keys.update(tick + shift for tick in seen.keys)
     ticks = np.concatenate(pieces)
     last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
     gaps = np.diff(ticks) * tick
@@ -219,11 +233,11 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
         num_packets=num,
         warnings=list(notes),
     )
-    if is_by_time and step:
-        missing_ticks.update(ticks[_missing(ticks, step)].tolist())
-    if missing_ticks:
-        found.missing_s = [round(own * tick, 6) for own in sorted(missing_ticks)]
-        found.warnings.append(LOST_FRAMES)
+    places = _missing(ticks, step) if step else np.zeros(0, np.int64)
+    missing_ticks.update(ticks[places].tolist() if is_by_time else ())
+    holes = set(ticks[places[gaps[places - 1] > HOLE_S]].tolist()) & keys - missing_ticks
+    found.warnings += [LOST_FRAMES] if missing_ticks else [HOLES] if holes else []
+    found.missing_s = [round(own * tick, 6) for own in sorted(missing_ticks | holes)]
     if len(gaps) and gaps.max() > max(GAP_S, GAP_STEPS * step * tick):
         found.gap_s, found.gap_at_s = float(gaps.max()), float(found.times_s[int(gaps.argmax())])
     return found
@@ -245,7 +259,8 @@ def _missing(ticks: np.ndarray, step: int) -> np.ndarray:
     return np.nonzero(is_gap[1:])[0] + 2  # a stream cut out of another lacks what leads to its first keyframe
 
 
-def _is_cover(stream: av.VideoStream) -> bool:
+def is_cover(stream: av.VideoStream) -> bool:
+    """Whether a stream is but a picture beside others."""
     return bool(stream.disposition & Disposition.attached_pic)
 
 
@@ -259,8 +274,8 @@ def _name_by_signature(path: str) -> str:
 def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
     """The stream a player would show. Raises `MediaError` where there is none that can be decoded."""
     stream = cast(av.VideoStream | None, container.streams.best("video"))
-    if stream is not None and _is_cover(stream):
-        stream = next((other for other in container.streams.video if not _is_cover(other)), None)
+    if stream is not None and is_cover(stream):
+        stream = next((other for other in container.streams.video if not is_cover(other)), None)
         if stream is None:
             raise MediaError("no_video", f"{path} has no video stream, only a cover picture")
     if stream is None:

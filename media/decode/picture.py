@@ -58,6 +58,7 @@ class Picture:
     edges: tuple[float, float] = (0.0, 0.0)
     is_after_loss: bool = False
     casts_doubt: bool = False
+    is_intra: bool = True
     _reduced: av.VideoFrame | None = field(default=None, repr=False)
 
     def rgb(self, width: int, height: int) -> np.ndarray:

@@ -9,7 +9,6 @@ decoded in order by PyAV, still images and animated WebP by Pillow.
 from __future__ import annotations
 
 import contextlib
-import io
 import struct
 import warnings
 from dataclasses import dataclass
@@ -23,13 +22,14 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
-from media.bytes.access import is_local, open_binary, opened, stat_media
+from media.bytes.access import is_local, opened, stat_media
 from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.geometry import Geometry, orientation
-from media.decode.images import frame_times_s
-from media.decode.packets import TIMES_OF_DECODING, Packets, scan_packets, video_stream
+from media.decode.images import PAGED, first_frame, frame_times_s
+from media.decode.marks import archive, is_stream
+from media.decode.packets import TIMES_OF_DECODING, Packets, is_cover, scan_packets, video_stream
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
@@ -77,7 +77,6 @@ class Probe:
         return cls(**{**found, "geometry": geometry, "decoder_reasons": reasons})
 
 
-_MOST_JPEG_BYTES = 64 << 20
 _CLOCK_S = 1.1e-3
 """Containers round times to milliseconds."""
 
@@ -125,56 +124,7 @@ def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
 
 
 _STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
-_STILLS |= {"ICO", "JPEG2000", "PCX", "TGA"}
-
-
-def _is_stream(path: str, size: tuple[int, int]) -> bool:
-    """Whether behind a JPEG comes at once another one of its size, as in what cameras send: a film.
-
-    Those hold no EXIF; of a photograph that does, it is another picture of the same moment.
-    """
-    if not is_local(path) and path.partition("?")[0].lower().endswith((".jpg", ".jpeg")):
-        return False  # to look would be to fetch each still of a store twice
-    with open_binary(path) as file:
-        data = file.read(_MOST_JPEG_BYTES)
-    place = 2
-    while data[place : place + 1] == b"\xff":  # segments, up to the one that the picture's bits follow
-        kind, length = data[place + 1 : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
-        place += 2 + length
-        if kind == b"\xda":
-            break
-    end = data.find(b"\xff\xd9", place)
-    behind = data[end + 2 :].lstrip(b"\0") if end >= 0 else b""
-    if not behind.startswith(b"\xff\xd8\xff"):
-        return False
-    try:
-        with Image.open(io.BytesIO(behind)) as other:
-            return other.size == size
-    except (OSError, SyntaxError, ValueError):  # no picture
-        return False
-
-
-_ARCHIVES = {
-    b"PK\3\4": "zip",
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-    b"Rar!\x1a\7": "rar",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-
-
-def _archive(path: str) -> str:
-    """What kind of archive a file is, by its first bytes; empty for none."""
-    try:
-        with open_binary(path) as file:
-            head = file.read(512)
-    except MediaError:
-        return ""
-    if head[257:262] == b"ustar":
-        return "tar in a tar"
-    return next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), "")
+_STILLS |= {"ICO", "JPEG2000", "PCX", "TGA", "HEIF"}
 
 
 def _is_turned(image: Image.Image) -> bool:
@@ -188,14 +138,14 @@ def _probe_image(path: str) -> Probe | None:
     try:
         with opened(path) as file, Image.open(file) as image:
             limits.check_pixels(path, *image.size)
-            frames = getattr(image, "n_frames", 1)
+            frames = getattr(image, "n_frames", 1) - first_frame(image)
             if image.format == "GIF" and frames > 1:
                 return None
-            if image.format not in _STILLS:
+            if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):
                 return None
-            if image.format == "JPEG" and not image.getexif() and _is_stream(path, image.size):
+            if image.format == "JPEG" and not image.getexif() and is_stream(path, image.size):
                 return None
-            is_still = frames == 1 or image.format in {"MPO", "TIFF"}
+            is_still = image.format in PAGED or not getattr(image, "is_animated", False)
             turned = image.getexif().get(0x0112, 1) >= 5 and not _is_turned(image)  # 5 to 8 swap the axes
             width, height = (image.height, image.width) if turned else image.size
             duration = 0.0
@@ -249,6 +199,7 @@ class VideoFacts:
     declared_fps: float
     sample_aspect: float
     has_audio: bool
+    num_others: int  # further video streams
     packets: Packets
     frame: av.VideoFrame
 
@@ -283,6 +234,7 @@ class VideoFacts:
             "no_duration": not self.declared_s,
             "high_bit_depth": any(part.bits > 8 for part in frame.format.components),
             "interlaced": bool(frame.interlaced_frame),
+            "turned": _turn(frame, self.codec) != (0, False),
             "gap": bool(self.packets.gap_s),
             "old_444": is_old_444(self.codec, frame.format.name),
         }
@@ -309,6 +261,7 @@ def video_facts(path: str) -> VideoFacts:
             declared_fps = float(stream.average_rate or 0)
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
             has_audio = bool(container.streams.audio)
+            num_others = sum(other is not stream and not is_cover(other) for other in container.streams.video)
             has_reordering = bool(stream.codec_context.has_b_frames)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
@@ -316,7 +269,7 @@ def video_facts(path: str) -> VideoFacts:
         if packets.is_rising and has_reordering and _comes_out_of_order(path):
             packets.warnings.append(TIMES_OF_DECODING)
     except av.FFmpegError as error:
-        if kind := _archive(path):
+        if kind := archive(path):
             raise MediaError(
                 "archive", f"{path} is a packed archive ({kind}), which is not looked into"
             ) from error
@@ -329,6 +282,7 @@ def video_facts(path: str) -> VideoFacts:
         declared_fps=declared_fps,
         sample_aspect=float(aspect) or 1.0,
         has_audio=has_audio,
+        num_others=num_others,
         packets=packets,
         frame=frame,
     )
@@ -341,9 +295,12 @@ def _declared_s(container: InputContainer, stream: VideoStream) -> float:
     return container.duration / av.time_base if container.duration else 0.0
 
 
-def _remarks(declared_s: float, duration_s: float, packets: Packets) -> str:
+def _remarks(facts: VideoFacts) -> str:
     """What a user should know of a file that is read all the same."""
-    remarks = []
+    remarks, packets = [], facts.packets
+    declared_s, duration_s = facts.declared_s, facts.duration_s
+    if facts.num_others:
+        remarks.append(f"{facts.num_others} further video streams are left out")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
         remarks.append(f"header declares {declared_s:.3f} s, packets cover {duration_s:.3f} s")
     if packets.gap_s:
@@ -391,5 +348,5 @@ def probe(path: str) -> Probe:
         is_interlaced=bool(frame.interlaced_frame),
         decoder="pyav" if reasons else "decord",
         decoder_reasons=tuple(reasons),
-        detail=_remarks(facts.declared_s, duration_s, packets),
+        detail="" if is_still else _remarks(facts),
     )

@@ -19,13 +19,15 @@ from media.damage.health import Health
 from media.damage.witness import decoder_of
 from media.decode import images
 from media.decode.container import open_container
-from media.decode.deinterlace import deinterlaced
+from media.decode.deinterlace import Deinterlacer, deinterlaced
 from media.decode.packets import (
     CLOCK_RESTART,
+    HOLES,
     LOST_FRAMES,
     TIMES_OF_DECODING,
     Packets,
     least_restart_s,
+    packets_of,
     scan_packets,
     video_stream,
 )
@@ -68,8 +70,9 @@ class VideoReader:
     def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
         self.facts, self.max_pixels = facts, max_pixels
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
-        if self.decoder == "decord" and is_old_444(facts.codec, facts.pixel_format):
-            self.decoder = "pyav"  # facts of before this was known say otherwise
+        is_turned = facts.geometry.rotation_deg != 0 or facts.geometry.is_mirrored
+        if self.decoder == "decord" and (is_turned or is_old_444(facts.codec, facts.pixel_format)):
+            self.decoder = "pyav"  # facts of before these were known say otherwise
         self._times_s: np.ndarray | None = None  # of frames by their number, where packets do not say
         self.has_losses = False
         self._restart_s = 0.0  # added to the clock of a stream that began anew
@@ -122,7 +125,7 @@ class VideoReader:
                 yield Picture(time_s, rgb, geometry)
                 if time_s >= end_s:
                     return
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, RuntimeError) as error:
             raise MediaError("image_decode", f"{self.facts.path}: {error}") from error
 
     def _pyav(self, start_s: float, end_s: float) -> Iterator[Picture]:
@@ -145,11 +148,13 @@ class VideoReader:
                     # decode order is all there is: the i-th shown frame has the i-th smallest time
                     self._times_s = self._scanned().times_s
                 tick_s = float(stream.time_base or 0)
-                field_filter = deinterlaced(stream) if facts.is_interlaced else None
+                field_filter: Deinterlacer | None = None
                 edges = GridEdges() if facts.codec in MUTE else None
-                for packet in packets or container.demux(stream):
+                for packet in packets or packets_of(container, stream):
                     decoded = health.decode(packet)
                     self.has_losses = health.has_losses
+                    if not field_filter and any(frame.interlaced_frame for frame in decoded or ()):
+                        field_filter = deinterlaced(stream)
                     if field_filter and decoded is not None:
                         decoded = field_filter(decoded, packet.size == 0)
                     for frame in decoded or ():
@@ -171,6 +176,7 @@ class VideoReader:
                         if time_s >= start_s - EPSILON_S:
                             picture = Picture(time_s, frame, shown(facts.geometry, frame, widened))
                             picture.is_damaged, picture.is_key, picture.scaler = is_damaged, is_key, scaler
+                            picture.is_intra = is_key or frame.pict_type == 1
                             picture.edges = edges.excess(frame) if edges else (0.0, 0.0)
                             picture.casts_doubt = health.num_lost > 0 and facts.codec == "av1"
                             picture.is_after_loss = health.is_after_loss or is_after_gap
@@ -202,7 +208,8 @@ class VideoReader:
 
     def _gaps_s(self) -> list[float]:
         """Times of the frames before which others are missing, where the packets are the only sign of it."""
-        return self._scanned().missing_s if LOST_FRAMES in self.facts.decoder_reasons else []
+        is_known = {LOST_FRAMES, HOLES} & set(self.facts.decoder_reasons)
+        return self._scanned().missing_s if is_known else []
 
     def _decord_then_pyav(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """decord, and from where it gives up the reference decoder."""

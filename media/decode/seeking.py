@@ -20,9 +20,9 @@ from av.video.stream import VideoStream
 from media.damage.complaints import complaints
 from media.decode.probe import DECORD_CONTAINERS, Probe
 
-_HARMLESS = {"old_444", "sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
+_HARMLESS = {"old_444", "turned", "sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
 """Reasons against decord that do not touch seeking."""
-_LEANING = {"open_gop", "interlaced", "field_pairs"}
+_LEANING = {"open_gop", "interlaced", "field_pairs", "may_have_fields"}
 _TIMED = {"mpegts", "ogg", "asf"}
 """Containers without an index that is to be trusted, among whose packets FFmpeg can search for a time."""
 _OWN_OF_ASF = ("codec:wmv", "codec:vc1", "codec:msmpeg4")

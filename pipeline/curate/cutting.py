@@ -66,10 +66,10 @@ class Cutter:
         reason = "transition" if label.is_transition else "damaged_frames" if sample.is_damaged else ""
         starts_with = "" if reason else self._starts(sample, label)
         end_s = sample.time_s
-        if self.last and starts_with == "time_gap":
-            end_s = self.last.time_s + self.config.max_clip_s
-        elif self.last and starts_with == "gap" and self._step_s:
+        if self.last and self._step_s and (starts_with in {"gap", "time_gap"} or self._has_hole(sample)):
             end_s = min(end_s, self.last.time_s + self._step_s)
+        if self.last:
+            end_s = min(end_s, self.last.time_s + self.config.max_clip_s)
         is_past = sample.time_s >= self._own_end_s - EPSILON_S and self.last is not None
         self.num_own += self.start_s - EPSILON_S <= sample.time_s < self._own_end_s - EPSILON_S
         self._step_s = sample.time_s - self.last.time_s if self.last else 0.0
@@ -98,9 +98,13 @@ class Cutter:
             return "size_change"
         if sample.time_s - self.last.time_s > self.config.max_clip_s:
             return "time_gap"
+        return "cut" if label.is_cut else "gap" if self._was_gap or self._has_hole(sample) else ""
+
+    def _has_hole(self, sample: Sample) -> bool:
+        """Whether frames were lost before a sample for so long that one sees it."""
+        assert self.last is not None
         most_s = max(_MOST_HOLE_S, 1.5 * self._step_s)
-        has_hole = sample.is_after_loss and sample.time_s - self.last.time_s > most_s
-        return "cut" if label.is_cut else "gap" if self._was_gap or has_hole else ""
+        return sample.is_after_loss and sample.time_s - self.last.time_s > most_s
 
     def _end_gap(self, end_s: float) -> Iterator[Gap]:
         if self._gap:

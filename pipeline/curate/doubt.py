@@ -88,7 +88,8 @@ def _doubtful(item: Seen) -> Seen:
 def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | None = None) -> list[Seen]:
     """Args: is_broken: from the first one on. after: the keyframe that comes next."""
     found = [edges.broken_from([sample for sample, _ in held], after and after[0])]
-    found += [] if after is None else [broken_from([glance for _, glance in held], after[1])]
+    mended = None if after is None else broken_from([glance for _, glance in held], after[1])
+    found += [] if mended is None or held[mended][0].is_intra else [mended]  # a cut that is no keyframe
     found += [0] if is_broken else []
     first = min((place for place in found if place is not None), default=len(held))
     return [*held[:first], *map(_doubtful, held[first:])]

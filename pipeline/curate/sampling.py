@@ -52,6 +52,7 @@ class Sample:
     edges: tuple[float, float] = (0.0, 0.0)
     is_after_loss: bool = False
     casts_doubt: bool = False
+    is_intra: bool = True
 
 
 class Sampler:
@@ -96,6 +97,7 @@ class Sampler:
             picture.edges,
             picture.is_after_loss,
             picture.casts_doubt,
+            picture.is_intra,
         ), glance
 
 

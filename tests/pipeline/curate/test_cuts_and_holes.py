@@ -1,0 +1,102 @@
+"""Where a clip ends before a hole, and shots that look like damage and are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from media.damage.healing import broken_from
+from media.writer import write_video
+from pipeline.config import CurateConfig, PlanConfig
+from pipeline.curate.cutting import Gap, pieces
+from pipeline.footage.sources import Found, source_row
+from pipeline.plan import segments_of
+from world.render import render_frame
+from world.scene import sample_shot
+
+
+def scene(seed, count, size=(320, 180)):
+    shot = sample_shot(seed, size[0] / size[1], count / 25)
+    return [render_frame(shot, index / 25, *size) for index in range(count)]
+
+
+def cut(path: Path):
+    row = source_row(Found(str(path)))
+    found = [
+        piece
+        for segment in segments_of(row, PlanConfig().segment_s)
+        for piece in pieces(segment, row, CurateConfig())
+    ]
+    clips = [piece for piece in found if not isinstance(piece, Gap)]
+    gaps = [piece for piece in found if isinstance(piece, Gap)]
+    total = sum(len(clip.samples) for clip in clips) + sum(gap.num_frames for gap in gaps)
+    assert total == row["num_packets"]
+    return clips, gaps
+
+
+def without(path: Path, lost: range) -> Path:
+    target = path.with_name(f"lacks{path.suffix}")
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for place, packet in enumerate(item for item in source.demux(video=0) if item.size):
+            if place not in lost:
+                packet.stream = stream
+                container.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("vp9", ".webm", {"g": "50"}),
+        ("mpeg4", ".mp4", {"g": "50"}),
+        ("hevc", ".mp4", {"x265-params": "log-level=none:pools=none:keyint=50:min-keyint=50:bframes=0"}),
+    ],
+)
+def test_a_clip_ends_at_a_hole_though_a_cut_comes_behind_it(tmp_path, codec, suffix, options):
+    path = tmp_path / f"film{suffix}"
+    write_video(path, [*scene(1, 50), *scene(2, 50)], 25.0, codec, options=options)
+    clips, gaps = cut(without(path, range(35, 50)))
+    assert not gaps
+    assert [(clip.start_s, round(clip.end_s, 2), len(clip.samples)) for clip in clips] == [
+        (0.0, 1.4, 35),
+        (2.0, 4.0, 50),
+    ]
+
+
+def test_no_clip_is_longer_than_allowed_where_the_clock_jumps(tmp_path):
+    path = tmp_path / "film.mkv"
+    times = [index / 25 for index in range(50)] + [1800 + index / 25 for index in range(50)]
+    write_video(path, [*scene(1, 50), *scene(2, 50)], 25.0, times_s=times)
+    clips, _ = cut(path)
+    assert clips
+    assert all(clip.end_s - clip.start_s <= CurateConfig().max_clip_s for clip in clips)
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "mpeg4"])
+def test_a_cut_away_and_back_is_no_damage(tmp_path, codec):
+    """An encoder that has just set a keyframe begins the shot between without one."""
+    first, second = scene(1, 90), scene(5, 90)
+    shots = [(first if turn % 2 == 0 else second)[15 * turn : 15 * turn + 15] for turn in range(6)]
+    params = {
+        "h264": {"x264-params": "keyint=250:scenecut=40:rc-lookahead=40", "preset": "medium"},
+        "hevc": {"x265-params": "log-level=none:pools=none:keyint=250", "preset": "medium"},
+    }
+    path = tmp_path / "film.mkv"
+    write_video(path, [frame for shot in shots for frame in shot], 25.0, codec, options=params.get(codec))
+    clips, gaps = cut(path)
+    assert not gaps
+    assert sum(len(clip.samples) for clip in clips) == 90
+
+
+def test_what_changes_as_a_whole_was_cut_and_what_changes_in_part_was_broken():
+    rng = np.random.default_rng(0)
+    good = cv = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    other = 255 - good
+    broken = cv.copy()
+    broken[:12] = other[:12]
+    assert broken_from([good] * 5 + [broken] * 5, good) == 5
+    assert broken_from([good] * 5 + [other] * 5, good) is None
