@@ -272,7 +272,13 @@ class Judge:
     """How often each verdict is asked for."""
 
     def run(self) -> int:
-        from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
+        from captioner.judging.judged import (
+            judge_events,
+            judge_questions,
+            load_captions,
+            load_truth,
+            named_alike,
+        )
         from captioner.language.asking import asker
 
         if self.form not in {"events", "questions"}:
@@ -281,11 +287,8 @@ class Judge:
             if not path.exists():
                 raise UsageError(str(path), "does not exist")
         judge = judge_events if self.form == "events" else judge_questions
-        result = judge(
-            load_truth(self.truth, self.form),
-            load_captions(self.captions),
-            asker(self.server, self.model),
-            self.runs,
-        )
+        items = load_truth(self.truth, self.form)
+        captions = named_alike(items, load_captions(self.captions))
+        result = judge(items, captions, asker(self.server, self.model), self.runs)
         cli.print_json({"judge": self.model, **result})
         return cli.DONE

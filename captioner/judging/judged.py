@@ -7,7 +7,9 @@ verdicts that held is part of the result.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ from typing import Any
 import numpy as np
 
 from captioner.language.asking import Ask
-from manifests.errors import IntegrityError, UsageError
+from manifests.cli import say
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store.json_files import parse_json, parse_lines
 
+_THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
+_FIRST = re.compile(r"[^a-z]*(?:(?:the )?(?:final )?answer[^a-z]*(?:is[^a-z]+)?)?(yes|no)\b")
+_VOTE = re.compile(r"\b(yes|no)\b")
+_FORM = "A row should have video_file and events, or video and qa."
 _NAMES = ("video_file", "video", "video_name", "vid", "idx")
 _EVENTS = (
     "List the visual events in this caption, one a line, without numbers and without anything "
@@ -60,22 +67,28 @@ def load_truth(path: Path, form: str) -> list[Item]:
             for key, item in value.items()
         ]
     rows = value if isinstance(value, list) else [value]
-    found = []
-    for number, row in enumerate(rows):
+    if not rows:
+        raise UsageError(str(path), "holds no video", _FORM)
+    return [_item(row, f"{path}, row {number}", form) for number, row in enumerate(rows)]
+
+
+def _item(row: Any, whose: str, form: str) -> Item:
+    """One row of a benchmark's file.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    try:
         name = next((str(row[key]) for key in _NAMES if row.get(key) is not None), "")
         events = tuple(str(item) for item in row.get("events") or ())
         pairs = row.get("qa") or row.get("questions") or ()
         questions = tuple((str(item["question"]), str(item["answer"])) for item in pairs)
-        if not name or not (events if form == "events" else questions):
-            raise UsageError(
-                f"{path}, row {number}",
-                f"has no name or no {form}",
-                "It should have video_file and events, or video and qa.",
-            )
-        found.append(
-            Item(Path(name).name, str(row.get("description") or row.get("caption") or ""), events, questions)
-        )
-    return found
+        reference = str(row.get("description") or row.get("caption") or "")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UsageError(whose, f"is no video of a benchmark ({error!r})", _FORM) from error
+    if not name or not (events if form == "events" else questions):
+        raise UsageError(whose, f"has no name or no {form}", _FORM)
+    return Item(Path(name).name, reference, events, questions)
 
 
 def load_captions(path: Path) -> dict[str, str]:
@@ -83,51 +96,127 @@ def load_captions(path: Path) -> dict[str, str]:
 
     Raises:
         IntegrityError: the file holds something else.
+        UsageError: two videos have one name.
     """
     step = "Give what `rushes caption --json` printed."
     rows = parse_json(path.read_bytes(), str(path), step)
     try:
         ranked = sorted(rows, key=lambda row: bool(row["verdict"]["status"] == "accepted"))
-        return {Path(row["file"]).name: str(row["text"]) for row in ranked if row["kind"] == "dense"}
+        found = {str(row["file"]): str(row["text"]) for row in ranked if row["kind"] == "dense"}
     except (TypeError, KeyError) as error:
         raise IntegrityError(str(path), f"is no list of captions ({error!r})", step) from error
+    names = Counter(Path(file).name for file in found)
+    for name, count in names.items():
+        if count > 1:
+            raise UsageError(str(path), f"has {count} videos named {name}", "Judge them apart.")
+    return {Path(file).name: text for file, text in found.items()}
 
 
-def _verdict(ask: Ask, text: str, runs: int) -> tuple[bool, bool]:
-    """(what most runs say, whether all runs say so)."""
-    votes = [ask(text).strip().lower().startswith("yes") for _ in range(runs)]
-    return sum(votes) * 2 > len(votes), len(set(votes)) == 1
+def read_vote(answer: str) -> bool | None:
+    """Whether an answer says yes; None where it is neither yes nor no.
+
+    What a model thinks aloud before it answers is no answer.
+    """
+    said = _THOUGHT.sub(" ", answer).lower()
+    first = _FIRST.match(said)
+    votes = {first[1]} if first else set(_VOTE.findall(said))
+    return votes == {"yes"} if len(votes) == 1 else None
+
+
+class Verdicts:
+    """Asks for verdicts and keeps how they came.
+
+    Attributes:
+        steady: of each verdict, whether all of its runs said so.
+        num_votes, num_unreadable: answers, and those that were neither yes nor no.
+    """
+
+    def __init__(self, ask: Ask, runs: int) -> None:
+        self._ask, self._runs = ask, runs
+        self.steady = list[bool]()
+        self.num_votes = self.num_unreadable = 0
+
+    def of(self, text: str) -> bool:
+        """What most of the readable answers say."""
+        answers = [read_vote(self._ask(text)) for _ in range(self._runs)]
+        votes = [vote for vote in answers if vote is not None]
+        self.num_votes, self.num_unreadable = (
+            self.num_votes + len(answers),
+            self.num_unreadable + len(answers) - len(votes),
+        )
+        self.steady.append(len(set(answers)) == 1)
+        return sum(votes) * 2 > len(votes)
+
+    def check(self) -> None:
+        """Refuse a judge that cannot be read.
+
+        Raises:
+            RushesError: most answers are neither yes nor no.
+        """
+        if self.num_unreadable * 2 > self.num_votes:
+            raise RushesError(
+                "the judge",
+                f"answered neither yes nor no in {self.num_unreadable} of {self.num_votes} cases",
+                "Take a model that answers in a word, or give it more room to think.",
+            )
+
+
+def _told(items: Sequence[Item]) -> Iterator[Item]:
+    """The items, each told as it is done."""
+    for number, item in enumerate(items, 1):
+        yield item
+        say(f"judge: {number} of {len(items)} videos, {item.name}")
+
+
+def named_alike(items: Sequence[Item], captions: dict[str, str]) -> dict[str, str]:
+    """The captions by the names that the items have: with or without their endings.
+
+    Raises:
+        UsageError: none of them has a caption.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in captions:
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    found = {}
+    for item in items:
+        alike = [item.name] if item.name in captions else by_stem.get(Path(item.name).stem, [])
+        if len(alike) == 1:
+            found[item.name] = captions[alike[0]]
+    if not found:
+        some = ", ".join(sorted(captions)[:2]) or "none"
+        raise UsageError(
+            f"video {items[0].name}",
+            f"has no caption, nor has any other of the {len(items)}; those at hand are of {some}",
+            "Caption the benchmark's own files.",
+        )
+    return found
 
 
 def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
     """AutoDQ: recall of true events in the caption, precision of the caption's events by the reference."""
-    recalls, precisions, steady, missing = [], [], [], 0
-    for item in items:
+    recalls, precisions, missing, verdicts = list[float](), list[float](), 0, Verdicts(ask, runs)
+    for item in _told(items):
         caption = captions.get(item.name, "")
-        missing += not caption
-        votes = [
-            _verdict(ask, _ENTAILED.format(caption=caption, event=event), runs) if caption else (False, True)
-            for event in item.events
-        ]
-        recalls.append(float(np.mean([vote for vote, _ in votes])))
-        steady += [held for _, held in votes]
         if not caption:
+            missing += 1
+            recalls.append(0.0)
             precisions.append(0.0)
             continue
+        votes = [verdicts.of(_ENTAILED.format(caption=caption, event=event)) for event in item.events]
+        recalls.append(float(np.mean(votes)))
         told = [
             line.strip(" -*")
             for line in ask(_EVENTS.format(caption=caption)).splitlines()
             if line.strip(" -*")
         ]
         reference = item.reference or " ".join(item.events)
-        back = [_verdict(ask, _ENTAILED.format(caption=reference, event=event), runs) for event in told]
-        precisions.append(float(np.mean([vote for vote, _ in back])) if back else 0.0)
-        steady += [held for _, held in back]
+        back = [verdicts.of(_ENTAILED.format(caption=reference, event=event)) for event in told]
+        precisions.append(float(np.mean(back)) if back else 0.0)
     recall, precision = float(np.mean(recalls)), float(np.mean(precisions))
     f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
     return _summary(
         recalls,
-        steady,
+        verdicts,
         missing,
         {"recall": round(recall, 4), "precision": round(precision, 4), "f1": round(f1, 4)},
     )
@@ -135,25 +224,27 @@ def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs
 
 def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
     """VDC: the share of questions whose true answer the caption gives."""
-    scores, steady, missing = [], [], 0
-    for item in items:
+    scores, missing, verdicts = list[float](), 0, Verdicts(ask, runs)
+    for item in _told(items):
         caption = captions.get(item.name, "")
         missing += not caption
         votes = [
-            _verdict(ask, _QUESTION.format(caption=caption, question=question, answer=answer), runs)
-            if caption
-            else (False, True)
-            for question, answer in item.questions
+            verdicts.of(_QUESTION.format(caption=caption, question=question, answer=answer))
+            for question, answer in (item.questions if caption else ())
         ]
-        scores.append(float(np.mean([vote for vote, _ in votes])))
-        steady += [held for _, held in votes]
-    return _summary(scores, steady, missing, {"accuracy": round(float(np.mean(scores)), 4)})
+        scores.append(float(np.mean(votes)) if votes else 0.0)
+    return _summary(scores, verdicts, missing, {"accuracy": round(float(np.mean(scores)), 4)})
 
 
 def _summary(
-    scores: Sequence[float], steady: Sequence[bool], missing: int, result: dict[str, Any]
+    scores: Sequence[float], verdicts: Verdicts, missing: int, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """With a 95 % interval over videos (bootstrap, seeded) and how many verdicts held over the runs."""
+    """With a 95 % interval over videos (bootstrap, seeded) and how many verdicts held over the runs.
+
+    Raises:
+        RushesError: the judge cannot be read.
+    """
+    verdicts.check()
     rng = np.random.default_rng(0)
     means = [float(np.mean(rng.choice(scores, len(scores)))) for _ in range(1000)]
     return {
@@ -161,5 +252,6 @@ def _summary(
         "num_videos": len(scores),
         "num_without_caption": missing,
         "interval_95": [round(float(np.quantile(means, share)), 4) for share in (0.025, 0.975)],
-        "steady_verdicts": round(float(np.mean(steady)), 4) if steady else None,
+        "steady_verdicts": round(float(np.mean(verdicts.steady)), 4) if verdicts.steady else None,
+        "num_unreadable": verdicts.num_unreadable,
     }

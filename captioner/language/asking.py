@@ -7,6 +7,8 @@ from collections.abc import Callable
 from manifests.errors import RushesError
 
 Ask = Callable[[str], str]
+_MOST_TOKENS = 4096
+"""Of an answer: room for a model that thinks aloud first."""
 
 
 def asker(server: str, model: str) -> Ask:
@@ -20,7 +22,10 @@ def asker(server: str, model: str) -> Ask:
     def ask(text: str) -> str:
         try:
             reply = client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": text}], temperature=0.0, max_tokens=512
+                model=model,
+                messages=[{"role": "user", "content": text}],
+                temperature=0.0,
+                max_tokens=_MOST_TOKENS,
             )
         except openai.OpenAIError as error:
             raise RushesError(server, f"gave no answer: {error}", "See the server's log.") from error

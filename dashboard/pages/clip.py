@@ -104,6 +104,10 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
             "SELECT * FROM latents WHERE shard = ? AND clip_id = ? AND version = ?",
             [shard, clip_id, scope.columns.get("latent", "")],
         ),
+        "scores": site.index.rows(
+            "SELECT * FROM scores WHERE shard = ? AND clip_id = ? AND version = ? ORDER BY scorer",
+            [shard, clip_id, scope.columns.get("score", "")],
+        ),
         "has_filmstrip": "latent.png" in fields,
         "marks": marks,
         "looked_at": sorted(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from manifests.queries import OF_SOURCES
 from manifests.schemas import TABLES
 
 _MEDIA = {"jpg": "image", "webm": "video", "safetensors": "binary"}
@@ -45,6 +46,9 @@ def card(fields: Sequence[str], made_by: Sequence[str]) -> str:
                 {"name": "clip", "struct": _rows("clips")},
                 {"name": "captions", "list": _rows("captions")},
                 {"name": "latent", "struct": _rows("latents")},
+                {"name": "source", "struct": [{"name": name, "dtype": "string"} for name in OF_SOURCES]},
+                {"name": "scores", "list": _rows("scores")},
+                {"name": "verdicts", "list": _rows("verdicts")},
                 {"name": "made_by", "struct": [{"name": name, "dtype": "string"} for name in made_by]},
             ],
         },

@@ -1,32 +1,38 @@
 """Export a view: its columns joined into one plain WebDataset tar per shard, for other tools.
 
 Each sample has `poster.jpg` and `proxy.webm`, `text.safetensors` and `latent.safetensors` where the view has
-those columns, `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, and all
-accepted captions): the same keys in every sample, so that Hugging Face `datasets` and Megatron Energon open
-them as they are. A clip that lacks one of them is left out, and counted. The trainer can stream such tars
-(`rushes fit --tars`).
+those columns, `txt` (the best caption) and `json` (the clip's row, that of its latent, what made it, all
+accepted captions, scores, people's verdicts, licence and origin): the same keys in every sample, so that
+Hugging Face `datasets` and Megatron Energon open them as they are. A clip that lacks one of them is left out,
+and counted. The trainer can stream such tars (`rushes fit --tars`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
+from manifests.errors import UsageError
 from manifests.exporting.card import card, full
 from manifests.layout import EXPORT_MARK, Dataset
+from manifests.queries import OF_SOURCES
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import records, scans
 from manifests.views import View
 from manifests.writing.events import ingest_settings
 
+_OWN_NAME = re.compile(r"\d{6,}\.tar|\.\d{6,}\.tar\..*\.tmp")
 FIELDS = {
     "preview": ("poster.jpg", "proxy.webm"),
     "text": ("text.safetensors",),
     "latent": ("latent.safetensors",),
 }
 """Members of a sample, by the column they are from."""
+_LISTS = {"scores": ("score", "scores"), "verdicts": ("verdict", "verdicts")}
+"""Lists of a sample's `json`: the column that they are of, and its table."""
 CAPTION_ORDER = ("dense", "short", "structured", "alt")
 
 
@@ -39,11 +45,39 @@ def _captions(dataset: Dataset, view: View) -> dict[str, list[dict]]:
     return found
 
 
+def _by_clip(dataset: Dataset, view: View, column: str, table: str) -> dict[str, list[dict]]:
+    """Rows of a table of one of the view's columns, by clip."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    if column in view.columns:
+        for row in scans.table(dataset, table, view.columns[column]).to_pylist():
+            found[row["clip_id"]].append(row)
+    return found
+
+
 def _best(captions: list[dict]) -> str:
     ranked = sorted(
         captions, key=lambda row: (CAPTION_ORDER.index(row["kind"]), row["source"] != "ground_truth")
     )
     return ranked[0]["text"] if ranked else ""
+
+
+def _check_own(out: Path) -> None:
+    """Refuse a folder that is not for an export alone: the next ingest would take its tars for footage.
+
+    Raises:
+        UsageError: it holds something else, or lies in a dataset.
+    """
+    step = "Name a new folder."
+    for folder in (out.absolute(), *out.absolute().parents):
+        if (folder / "dataset.json").exists():
+            raise UsageError(str(out), f"lies in the dataset {folder}", step)
+    others = [path.name for path in out.iterdir() if not _is_own(path)] if out.is_dir() else []
+    if others:
+        raise UsageError(str(out), f"holds other things ({', '.join(sorted(others)[:3])})", step)
+
+
+def _is_own(path: Path) -> bool:
+    return path.name in {"README.md", EXPORT_MARK} or bool(_OWN_NAME.fullmatch(path.name))
 
 
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
@@ -52,6 +86,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     Returns:
         The tars, and how many clips of the view were left out for want of a member.
     """
+    _check_own(out)
     out.mkdir(parents=True, exist_ok=True)
     captions = _captions(dataset, view)
     by_shard: dict[int, list[dict]] = defaultdict(list)
@@ -63,6 +98,11 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         if "latent" in view.columns
         else {}
     )
+    more = {name: _by_clip(dataset, view, *place) for name, place in _LISTS.items()}
+    sources = {
+        row["source_id"]: {name: row[name] or "" for name in OF_SOURCES}
+        for row in scans.newest_sources(dataset, ["source_id", *OF_SOURCES]).to_pylist()
+    }
     made_by = ingest_settings(dataset, view.columns.values())
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
@@ -90,7 +130,12 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
                         "clip": full("clips", clip),
                         "captions": [full("captions", row) for row in rows],
                         "latent": full("latents", latents.get(clip["clip_id"], {})),
+                        "source": sources.get(clip["source_id"], dict.fromkeys(OF_SOURCES, "")),
                         "made_by": made_by,
+                        **{
+                            name: [full(name, row) for row in found[clip["clip_id"]]]
+                            for name, found in more.items()
+                        },
                     }
                     tar.add(
                         f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode()
@@ -99,6 +144,5 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))
-    if all(path.suffix == ".tar" or path.name == "README.md" for path in out.iterdir()):
-        (out / EXPORT_MARK).touch()  # what else lies there may be footage
+    (out / EXPORT_MARK).touch()
     return written, num_lacking

@@ -87,7 +87,9 @@ def _explained(row: dict[str, Any], meanings: Mapping[str, Reason]) -> tuple[str
     for known in (meanings, DROPS, FAILURES):  # listing drops files by words that are failures of a probe
         if reason := known.get(word):
             return reason.meaning, reason.next_step
-    return "A word of another version.", ""
+    if str(row.get("column", "")).startswith("score@"):
+        return "A scorer raised this Python exception.", "See `cause` in `rushes ls DATASET failures`; retry."
+    return "A Python exception, or a word of another version.", "See `cause` in `rushes ls DATASET failures`."
 
 
 def _counted(count: int, what: str) -> str:
@@ -197,8 +199,13 @@ class Show:
         if not clips:
             raise UsageError(f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `rushes ls`.")
         found: dict = {"clips": clips}
-        for name in ("captions", "text", "latents"):
+        for name in ("captions", "text", "latents", "scores", "verdicts", "duplicates"):
             found[name] = scans.table(dataset, name, where=begins).to_pylist()
+        of_it = pc.starts_with(pc.field("item_id"), self.clip)
+        for name in ("drops", "failures"):
+            found[name] = scans.table(dataset, name, where=of_it).to_pylist()
+        sources, own = scans.newest_sources(dataset), {row["source_id"] for row in clips}
+        found["sources"] = sources.filter(pc.is_in(sources["source_id"], pa.array(sorted(own)))).to_pylist()
         members = []
         places = {(column, row["shard"]) for column in dataset.columns() for row in clips}
         for column, shard in sorted(places):

@@ -24,9 +24,11 @@ from manifests.writing.regrouping import Regroups, regrouped, without_groups
 
 _RECORDS_AT_ONCE = 8
 _GROUPED = ("duplicates", "drops")
+_BY_LOSS = ("dedup", "score")
+"""Columns whose tables do not name each clip that they keep: of those that came in the rest is kept."""
 _NAMES_IT = ("source_id", "clip_id", "segment_id", "item_id")
 _MAIN = {"preview": "clips", "embed": "embeddings", "text": "text", "latent": "latents"}
-_MAIN |= {"score": "scores", "verdict": "verdicts", "map": "map"}
+_MAIN |= {"verdict": "verdicts", "map": "map"}
 """The table of a column in which each clip that it kept has a row; captions are judged, see `_kept`."""
 
 
@@ -86,10 +88,11 @@ def rewrite_version(
 ) -> None:
     """Write the merged files of a column version anew that have something of the sources."""
     change, regroups = _Change(), Regroups()
-    if column.name == "dedup":
-        regroups = _regroups(dataset, version, ids)
+    if column.name in _BY_LOSS:
         change.lost = _clips_of(dataset, ids)
         change.shards.update(change.lost)
+    if column.name == "dedup":
+        regroups = _regroups(dataset, version, ids)
     for name, merged in sorted(version.tables.items()):
         for one in merged if name != "shards" else ():
             num_gone, is_same = 0, True
@@ -217,8 +220,8 @@ def _account(column: Column, record: dict, change: _Change) -> dict[str, int]:
     """What became of the items that are left of a shard."""
     shard = record["shard"]
     dropped, failed = change.rows["drops"][shard], change.rows["failures"][shard]
-    if column.name == "dedup":
-        kept = max(0, record["num_in"] - change.lost[shard] - dropped)
+    if column.name in _BY_LOSS:
+        kept = max(0, record["num_in"] - change.lost[shard] - dropped - failed)
     else:
         kept = change.kept[shard]
     return {

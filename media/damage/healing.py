@@ -35,6 +35,12 @@ def parts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     )
 
 
+def alone(before: np.ndarray, glance: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a part of one frame is unlike those before and after it, which are alike."""
+    away = np.minimum(parts(before, glance), parts(glance, after))
+    return bool((away > ABRUPT * parts(before, after) + LEAST).any())
+
+
 def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
     """The first broken frame before a keyframe; None where nothing was mended.
 

@@ -9,7 +9,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from media.damage.complaints import complaints, is_spared
 from media.damage.frame_numbers import FrameNumbers
-from media.damage.packet_kinds import is_hidden
+from media.damage.packet_kinds import is_hidden, is_leaf
 from media.damage.witness import PROMPT
 from media.errors import MediaError
 
@@ -17,6 +17,9 @@ MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
 _REFUSING = {"hevc", "vp8", "vp9", "av1"}
 """Codecs whose decoders give no frame that is built on what is missing."""
+_EXACT = {"av1"}
+"""Those whose decoder refuses all that leans on a packet that never came, so that what it gives is whole, but
+for a frame that it shows in a lost one's place."""
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
@@ -54,6 +57,8 @@ class Health:
         self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
         self._starts_s: dict[int, float] = {}  # of groups
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
+        self._has_gaps = False
+        self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
         self._aspect: Fraction | None = decoder.sample_aspect_ratio if decoder else None  # of the first pixel
         self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
@@ -87,7 +92,10 @@ class Health:
                 if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
         if (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said):
-            self._hurt.setdefault(self._group, self._order)
+            if is_leaf(packet, self.codec):
+                self._hurt_leaves.add(self._order)
+            else:
+                self._hurt.setdefault(self._group, self._order)
         if packet.is_keyframe and self._decoder and (aspect := self._decoder.sample_aspect_ratio):
             self._aspect = self._aspect or aspect
             if aspect != self._aspect:
@@ -100,7 +108,7 @@ class Health:
         if time_s in self._keys_s:
             self._keys_s = {known for known in self._keys_s if known > time_s}
             return True
-        if not frame.key_frame or self.codec != "av1" or not self._hurt:
+        if not frame.key_frame or self.codec != "av1" or not self.has_losses:
             return bool(frame.key_frame)
         # where the picture to be shown was lost dav1d may show the keyframe again that stood in its place
         group, _ = self._places.get(time_s, (self._group, 0))
@@ -129,14 +137,16 @@ class Health:
         self._awaited = {known for known in self._awaited if known > time_s}
         for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
             del self._places[known]
-        if frame.is_corrupt or (is_after_gap and not is_key):
+        self._has_gaps |= is_after_gap and self.codec in _EXACT
+        if frame.is_corrupt or (is_after_gap and not is_key and self.codec not in _EXACT):
             self._hurt[group] = min(order, self._hurt.get(group, order))
         is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
-        return self._hurt.get(group, order + 1) <= order or (is_leading and group - 1 in self._hurt)
+        is_hurt = order in self._hurt_leaves or self._hurt.get(group, order + 1) <= order
+        return is_hurt or (is_leading and group - 1 in self._hurt)
 
     @property
     def has_losses(self) -> bool:
-        return bool(self._hurt)
+        return bool(self._hurt or self._hurt_leaves or self._has_gaps)
 
     def check(self, path: str, last_s: float, is_whole: bool) -> None:
         """Refuse a file at whose end frames are missing.
@@ -152,6 +162,13 @@ class Health:
             raise MediaError(
                 "lost_packets",
                 f"{path}: the last {self.num_lost} packets cannot be decoded, after {last_s:.3f} s",
+            )
+        if (
+            self._has_gaps and self._awaited and self.num_frames
+        ):  # the last frame may stand in a lost one's place
+            raise MediaError(
+                "lost_packets",
+                f"{path}: the last {len(self._awaited)} packets gave no frame, after {last_s:.3f} s",
             )
         num_missing = self.num_shown - self.num_frames - self.num_lost_in_all - self.num_leading
         if is_whole and num_missing > max(2, MISSING_SHARE * self.num_shown):

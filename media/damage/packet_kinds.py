@@ -19,6 +19,13 @@ from media.damage.nal import Bits, units
 _SLICE, _IDR = 1, 5
 _INTRA = {2, 4, 7, 9}
 """Slice types I and SI."""
+_OF_MPEG = {
+    "mpeg1video": (b"\0\0\1\0", lambda head: len(head) > 1 and head[1] >> 3 & 7 == 3),
+    "mpeg2video": (b"\0\0\1\0", lambda head: len(head) > 1 and head[1] >> 3 & 7 == 3),
+    "mpeg4": (b"\0\0\1\xb6", lambda head: head[0] >> 6 == 2),
+}
+"""Start codes of pictures, and whether what comes behind them says that one leans on both sides."""
+_MPEG_HEAD_BYTES = 256
 
 
 def is_hidden(packet: av.Packet, codec: str) -> bool:
@@ -49,6 +56,21 @@ def key_size(packet: av.Packet, codec: str) -> tuple[int, int] | None:
     if bits.take(3) != 7:  # of RGB, which has other profiles
         bits.take(1)
     return bits.take(16) + 1, bits.take(16) + 1
+
+
+def is_leaf(packet: av.Packet, codec: str) -> bool:
+    """Whether a packet is known to hold a picture that no other is built on: damage of it ends with it."""
+    if packet.size < 1 or packet.is_keyframe:
+        return False
+    if codec == "h264":
+        slices = [unit[0] for unit in units(bytes(packet)) if unit and unit[0] & 31 == _SLICE]
+        return bool(slices) and not any(head >> 5 & 3 for head in slices)
+    if codec in _OF_MPEG:
+        mark, kind = _OF_MPEG[codec]
+        data = bytes(memoryview(packet)[:_MPEG_HEAD_BYTES])
+        at = data.find(mark)
+        return at >= 0 and data[at + 4 : at + 6] != b"" and kind(data[at + 4 :])
+    return False
 
 
 def is_refresh(data: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Frames in doubt: damage that the decoder did not report.
 
-Seen in three ways: the next keyframe mends the picture; blocks break off it; what came next was lost.
+Seen in four ways: the next keyframe mends the picture; blocks break off it; what came next was lost; in a
+file that is hurt elsewhere, one frame is unlike those around it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from media.damage.healing import MAX_FRAMES, broken_from
+from media.damage.healing import MAX_FRAMES, alone, broken_from
 from media.errors import MediaError
 from pipeline.curate.sampling import Sample
 
@@ -32,7 +33,7 @@ class Edges:
     def __init__(self) -> None:
         self._recent = deque[float]([], _RECENT)
         self._gone = deque[float]([], 4)
-        self._is_hurt = False
+        self.is_hurt = False
 
     def broken_from(self, group: Sequence[Sample], key: Sample | None) -> int | None:
         """The first broken frame from one keyframe to the next; None where nothing breaks.
@@ -47,14 +48,16 @@ class Edges:
             if first is None and is_known and edges > max(1.0, _UNUSUAL * most):
                 first = place
             self._recent.append(edges if first is None else min(edges, self._recent[-1]))
-        self._is_hurt |= any(sample.is_damaged or sample.is_after_loss for sample in group)
+        self.is_hurt |= any(
+            sample.is_damaged or sample.is_after_loss or sample.casts_doubt for sample in group
+        )
         if key is None or not group:
-            return first if self._is_hurt else None
+            return first if self.is_hurt else None
         gone = sum(max(0.0, sample.edges[1]) for sample in [*group[1:][-_LAST:], key])
         usual = max(self._gone, default=gone)
         self._gone.append(gone)
         is_mended = gone > max(_MENDED, _UNUSUAL * usual) and key.change < _SAME
-        return first if is_mended or self._is_hurt else None
+        return first if is_mended or self.is_hurt else None
 
 
 def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
@@ -92,4 +95,8 @@ def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | N
     found += [] if mended is None or held[mended][0].is_intra else [mended]  # a cut that is no keyframe
     found += [0] if is_broken else []
     first = min((place for place in found if place is not None), default=len(held))
-    return [*held[:first], *map(_doubtful, held[first:])]
+    sure, glances = held[:first], [glance for _, glance in [*held, *([after] if after else [])]]
+    for place in range(1, min(first, len(glances) - 1)) if edges.is_hurt else ():
+        if alone(*glances[place - 1 : place + 2]):
+            sure[place] = _doubtful(sure[place])
+    return [*sure, *map(_doubtful, held[first:])]

@@ -51,11 +51,18 @@ class Eval:
     """CPU threads."""
 
     def run(self) -> int:
+        if not self.films and not self.footage:
+            raise UsageError("--films 0", "leaves nothing to judge on", "Give films, or --footage FOLDER.")
         cli.check_new(self.sheet, is_overwriting=self.overwrite)
         for place in (self.footage, self.files, *map(vae_folder, self.weights)):
             check_there(place)
         torch.set_num_threads(self.threads)
-        sets, fit_on = {"film world": evaluate.film_clips(self.films)}, {"film world": _fit_clips(self.films)}
+        sets, fit_on = dict[str, list[evaluate.Named]](), dict[str, list[evaluate.Named]]()
+        if self.films:
+            sets["film world"], fit_on["film world"] = (
+                evaluate.film_clips(self.films),
+                _fit_clips(self.films),
+            )
         if self.footage:
             every = [path for path in sorted(self.footage.rglob("*")) if path.is_file()]
             chosen = (
