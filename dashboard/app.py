@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard import media as previews
 from dashboard.index.index import MOST_QUERIES, BusyError, Index
@@ -64,6 +65,7 @@ def make_app(
         index.close()
 
     app = FastAPI(title="rushes", docs_url=None, redoc_url=None, openapi_url=None, lifespan=closing)
+    app.add_middleware(_HeadAsGet)
     app.add_middleware(Guard, access=access or Access())
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.state.site = site
@@ -105,6 +107,23 @@ def make_app(
     for page in (now, shards, exports, clips, clip, drops, captions, train, runs, sql, map, check):
         page.add(app, site)
     return app
+
+
+class _HeadAsGet:
+    """Answers HEAD, which players and checkers of links ask, as GET without its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def bodiless(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, bodiless)
 
 
 def _wants_page(request: Request) -> bool:

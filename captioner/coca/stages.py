@@ -9,7 +9,8 @@ learn how much to say.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from captioner.coca.training import StageConfig, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
+from manifests.errors import UsageError
 from manifests.text import last_name
 
 KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
@@ -141,6 +143,21 @@ def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
     )
 
 
+def _check_same(out: Path, stage: str, done: dict[str, Any], asked: StageConfig, source: Source) -> None:
+    """Refuse other settings or data for a stage that is done.
+
+    Raises:
+        UsageError: some differ.
+    """
+    wanted = {**json.loads(json.dumps(asdict(asked))), "data": source.describe()}
+    others = [name for name in wanted if name in done and done[name] != wanted[name] and name != "save_every"]
+    if others:
+        told = ", ".join(f"{name} {done[name]}, asked {wanted[name]}" for name in others[:3])
+        raise UsageError(
+            str(out), f"has its stage {stage} from another training ({told})", "Name another folder."
+        )
+
+
 def train_stages(
     out: Path,
     preset: str,
@@ -177,6 +194,7 @@ def train_stages(
         if (out / f"{stage}.safetensors").exists() and not (
             out / "training" / stage / "state.safetensors"
         ).exists():
+            _check_same(out, stage, folder.stages[stage], settings[stage], source)
             tell(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)

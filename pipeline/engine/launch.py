@@ -2,11 +2,13 @@
 
 Ray Train starts the workers and joins them in a process group; the verb finds the group and takes its
 share of the work. When a worker dies, the whole group is restarted, up to `retries` times, and the verb
-resumes from its own last checkpoint. Signals reach only the launching process; workers poll an actor.
+resumes from its own last checkpoint. Signals reach only the launching process; workers poll an actor, which
+passes on what the first of them prints.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -21,48 +23,46 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, WORKERS, Ranges
 from manifests.errors import RushesError, UsageError
 from pipeline.engine.cluster import beside_me, go_to, session
+from pipeline.engine.relay import POLL_S, Bulletin, check_refused, print_told, relayed
 
 SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")
 """Verbs whose work several processes share."""
 SAVES_WHEN_ASKED = {"fit"}
 """Verbs that save when they are asked to stop; others resume from their last regular checkpoint."""
-POLL_S = 0.5
 
 
-class StopFlag:
-    """An actor that holds the signal by which the run is asked to stop; empty: it goes on."""
-
-    def __init__(self) -> None:
-        self.signal_name = ""
-
-    def put(self, signal_name: str) -> None:
-        self.signal_name = signal_name
-
-    def get(self) -> str:
-        return self.signal_name
-
-
-def _watch(flag: Any, is_over: threading.Event) -> None:
-    """Ask the verb in this process to stop once the flag is set."""
+def _watch(bulletin: Any, is_over: threading.Event) -> None:
+    """Ask the verb in this process to stop once the launching one says so."""
     import ray
 
     while not is_over.wait(POLL_S):
-        if name := ray.get(flag.get.remote()):
+        if name := ray.get(bulletin.state.remote())[0]:
             ask_to_stop(name)
             return
 
 
 def work(job: dict[str, Any]) -> None:
-    """Run a verb in a worker, inside the process group.
+    """Run a verb in a worker, inside the process group; what the first one prints is passed on.
 
     Raises:
         RushesError: it failed.
     """
+    import ray
+    from ray.train import get_context
+
+    bulletin = job["bulletin"]
+    if ray.get(bulletin.state.remote())[1]:  # begun anew for nothing: the command makes no sense
+        return
     go_to(job["folder"])
     is_over = threading.Event()
-    threading.Thread(target=_watch, args=(job["stop_flag"], is_over), daemon=True).start()
+    threading.Thread(target=_watch, args=(bulletin, is_over), daemon=True).start()
+    is_first = get_context().get_world_rank() == 0
     try:
-        code = cli.run(job["arguments"])
+        with relayed(bulletin) if is_first else contextlib.nullcontext():
+            code = cli.run(job["arguments"])
+    except UsageError as error:
+        ray.get(bulletin.refuse.remote((error.subject, error.cause, error.next_step)))
+        raise
     finally:
         is_over.set()
     if code not in {cli.DONE, cli.INTERRUPTED}:
@@ -108,25 +108,25 @@ class Launch:
             return self._until_done(*self._job())
 
     def _job(self) -> tuple[Any, Any]:
-        """The Ray Train job, and the flag by which it is asked to stop."""
+        """The Ray Train job, and the actor by which it is spoken with."""
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         each = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
         count: Any = (self.least_workers, self.workers) if self.least_workers else self.workers
-        flag = ray.remote(num_cpus=0)(StopFlag).options(scheduling_strategy=beside_me()).remote()
-        job = {"arguments": list(self.command), "stop_flag": flag, "folder": str(Path.cwd())}
+        bulletin = ray.remote(num_cpus=0)(Bulletin).options(scheduling_strategy=beside_me()).remote()
+        job = {"arguments": list(self.command), "bulletin": bulletin, "folder": str(Path.cwd())}
         trainer = TorchTrainer(
             work,
             train_loop_config=job,
             scaling_config=ScalingConfig(num_workers=count, use_gpu=self.gpus > 0, resources_per_worker=each),
             run_config=RunConfig(failure_config=FailureConfig(max_failures=self.retries)),
         )
-        return trainer, flag
+        return trainer, bulletin
 
-    def _until_done(self, trainer: Any, flag: Any) -> int:
-        """Run the job in a thread; this one receives signals and passes them on."""
+    def _until_done(self, trainer: Any, bulletin: Any) -> int:
+        """Run the job in a thread; this one receives signals and passes them on, and prints what is told."""
         failed: list[Exception] = []
 
         def run() -> None:
@@ -140,12 +140,16 @@ class Launch:
             thread.start()
             while thread.is_alive() and not stop.signal_name:
                 time.sleep(POLL_S)
+                print_told(bulletin)
             if stop.signal_name and self.command[0] not in SAVES_WHEN_ASKED:
                 raise KeyboardInterrupt
             if stop.signal_name:
-                flag.put.remote(stop.signal_name)
+                bulletin.stop.remote(stop.signal_name)
             while thread.is_alive():
                 thread.join(POLL_S)
+                print_told(bulletin)
+        print_told(bulletin)
+        check_refused(bulletin)
         if failed:
             words = [line.strip() for line in str(failed[0]).splitlines() if line.strip()]
             raise RushesError(

@@ -32,6 +32,15 @@ def test_nothing_can_be_written(client):
         assert getattr(client, method)("/").status_code == 405
 
 
+def test_head_is_get_without_its_body(client, dataset):
+    clip = scans.table(dataset, "clips")["clip_id"][0].as_py()
+    for path in ("/", "/clips", f"/media/{clip}.poster.jpg", "/static/style.css"):
+        whole, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    assert client.head("/media/nosuch.poster.jpg").status_code == 404
+
+
 @pytest.mark.parametrize("host", ["foo", "300.1.1.1", "example.org"])
 def test_what_is_no_address_is_not_bound(dataset, host):
     assert cli.main(arguments=["dashboard", dataset.uri, "--host", host]) == cli.USAGE
