@@ -11,6 +11,7 @@ Footage on a store is read through `pyarrow.fs` (`media.bytes.access`): one key 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -273,7 +274,7 @@ def said(path: str) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(f"{path}: ACCESS_DENIED ({_line(error)})") from error
     except BaseError as error:
-        raise OSError(f"{path}: {_line(error)}") from error
+        raise OSError(errno.EIO, _line(error), path) from error
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,7 @@ OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage",
 @pytest.mark.ray
 def test_two_ray_workers_train_as_one_process(tmp_path):
     run("train-captioner", tmp_path / "one", *OPTIONS)
-    run(
+    told = run(
         "launch",
         "--workers",
         2,
@@ -35,6 +35,29 @@ def test_two_ray_workers_train_as_one_process(tmp_path):
     assert len(two) == 2
     assert one[0] == pytest.approx(two[0], rel=1e-4)
     assert (tmp_path / "two" / "base.safetensors").exists()
+    assert "captioner: stage base" in told.stderr  # what the first worker says comes out here
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_what_a_worker_refuses_is_refused_as_at_home(tmp_path):
+    told = run(
+        "launch",
+        "--workers",
+        1,
+        "--cpus",
+        0.5,
+        "--",
+        "fit",
+        "tiny",
+        "--data",
+        "nosuch",
+        "--out",
+        "x",
+        check=2,
+    )
+    assert "nosuch" in told.stderr
+    assert "goes on from what is there" not in told.stderr
 
 
 def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
