@@ -71,7 +71,8 @@ def _check_own(out: Path) -> None:
     for folder in (out.absolute(), *out.absolute().parents):
         if (folder / "dataset.json").exists():
             raise UsageError(str(out), f"lies in the dataset {folder}", step)
-    others = [path.name for path in out.iterdir() if not _is_own(path)] if out.is_dir() else []
+    is_new = out.is_dir() and not (out / EXPORT_MARK).exists()
+    others = [path.name for path in out.iterdir() if not _is_own(path)] if is_new else []
     if others:
         raise UsageError(str(out), f"holds other things ({', '.join(sorted(others)[:3])})", step)
 

@@ -148,9 +148,7 @@ class Server:
         due = [slots.side_px for slots in self._slots if slots.is_new(item.time_s)]
         own = [] if glance_px is None else [item.glance(glance_px), *map(item.draft, due)]
         due = due if own else []
-        signs = [bool(item.is_damaged), bool(item.is_key), list(item.edges)]
-        signs += [bool(item.is_after_loss), bool(item.casts_doubt), bool(item.is_intra)]
-        return own, [item.time_s, signs, self._changed(item), due]
+        return own, [item.time_s, item.signs.to_list(), self._changed(item), due]
 
     def _changed(self, picture: Picture) -> dict[str, Any] | None:
         """The geometry of a picture, where it is another than before."""

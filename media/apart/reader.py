@@ -17,6 +17,7 @@ import numpy as np
 
 from media.apart.pool import borrowed
 from media.apart.process import Decoder, DoubtfulDeath
+from media.damage.signs import Signs
 from media.decode.geometry import Geometry
 from media.decode.probe import Probe
 from media.decode.reader import Frame
@@ -62,12 +63,7 @@ class FarPicture:
 
     time_s: float
     geometry: Geometry
-    is_damaged: bool
-    is_key: bool
-    edges: tuple[float, float]
-    is_after_loss: bool
-    casts_doubt: bool
-    is_intra: bool
+    signs: Signs
     _decoder: Decoder = field(repr=False)
     _index: int = field(repr=False)
     _glance: np.ndarray | None = field(default=None, repr=False)
@@ -130,20 +126,9 @@ class Reader:
                 for index, item in enumerate(items):
                     try:
                         time_s, signs, changed, due = item
-                        is_damaged, is_key, edges, is_after_loss, casts_doubt, is_intra = signs
                         geometry = geometry if changed is None else Geometry(**changed)
-                        picture = FarPicture(
-                            float(time_s),
-                            geometry,
-                            bool(is_damaged),
-                            bool(is_key),
-                            (float(edges[0]), float(edges[1])),
-                            bool(is_after_loss),
-                            bool(casts_doubt),
-                            bool(is_intra),
-                            decoder,
-                            index,
-                        )
+                        told = Signs.from_list(signs)
+                        picture = FarPicture(float(time_s), geometry, told, decoder, index)
                         if is_looked_at:
                             picture.glance_px, picture._glance = wanted["glance_px"], next(rest)
                             picture._drafts = dict(zip(map(int, due), rest, strict=False))

@@ -22,6 +22,8 @@ ONSET = 0.3
 frame to frame, the keyframe begins the same scene anew, as in loops."""
 WORSE = 2.0
 """The last frame before it is so many times as far from the keyframe as an earlier one, and `LEAST` more."""
+WHOLE = 5.0
+"""No part changes so many levels more than usual at a keyframe where nothing was broken before."""
 MOST = 0.9
 """Share of the parts that damage breaks at most; a cut changes them all."""
 MAX_FRAMES = 300
@@ -39,6 +41,14 @@ def alone(before: np.ndarray, glance: np.ndarray, after: np.ndarray) -> bool:
     """Whether a part of one frame is unlike those before and after it, which are alike."""
     away = np.minimum(parts(before, glance), parts(glance, after))
     return bool((away > ABRUPT * parts(before, after) + LEAST).any())
+
+
+def is_whole(glances: Sequence[np.ndarray], after: np.ndarray) -> bool:
+    """Whether the next keyframe mends nothing: what seemed lost before it was a pause."""
+    if len(glances) < 2:
+        return False
+    usual = cv2.dilate(parts(glances[-2], glances[-1]), np.ones((3, 3), np.uint8))
+    return bool((parts(glances[-1], after) - usual).max() <= WHOLE)
 
 
 def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:

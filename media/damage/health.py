@@ -17,6 +17,8 @@ MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
 _REFUSING = {"hevc", "vp8", "vp9", "av1"}
 """Codecs whose decoders give no frame that is built on what is missing."""
+_NUMBERED = {"h264", "hevc"}
+"""Codecs whose pictures have numbers that tell of a missing one, so that a gap is no pause."""
 _EXACT = {"av1"}
 """Those whose decoder refuses all that leans on a packet that never came, so that what it gives is whole, but
 for a frame that it shows in a lost one's place."""
@@ -41,6 +43,7 @@ class Health:
         num_frames: frames that came.
         num_leading: before the first one that came: a file cut out of another may lack what they lean on.
         num_timeless: packets that may show a frame, but say no time.
+        is_by_gap: that the last frame is damaged is told by a gap in time alone.
         is_after_loss: before the last frame others should have come, which the decoder rightly did not build
             on what is missing.
     """
@@ -51,12 +54,13 @@ class Health:
         self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self.num_leading = self.num_timeless = 0
-        self.is_after_loss = False
+        self.is_after_loss = self.is_by_gap = False
         self._order = self._group = 0  # packets and keyframes so far
         self._awaited: set[float] = set()  # times of frames
         self._places: dict[float, tuple[int, int]] = {}  # group and order by time, of frames that will come
         self._starts_s: dict[int, float] = {}  # of groups
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
+        self._late: dict[int, int] = {}  # the same by a gap in time alone
         self._has_gaps = False
         self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
@@ -138,15 +142,24 @@ class Health:
         for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
             del self._places[known]
         self._has_gaps |= is_after_gap and self.codec in _EXACT
-        if frame.is_corrupt or (is_after_gap and not is_key and self.codec not in _EXACT):
+        is_hurt = is_after_gap and not is_key and self.codec not in _EXACT
+        is_corrupt = frame.is_corrupt and order not in self._hurt_leaves
+        if is_corrupt or (is_hurt and self.codec in _NUMBERED):
             self._hurt[group] = min(order, self._hurt.get(group, order))
+        elif is_hurt:
+            self._late[group] = min(order, self._late.get(group, order))
         is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
-        is_hurt = order in self._hurt_leaves or self._hurt.get(group, order + 1) <= order
-        return is_hurt or (is_leading and group - 1 in self._hurt)
+        is_sure, is_late = (
+            hurt.get(group, order + 1) <= order or (is_leading and group - 1 in hurt)
+            for hurt in (self._hurt, self._late)
+        )
+        is_sure |= order in self._hurt_leaves
+        self.is_by_gap = is_late and not is_sure
+        return is_sure or is_late
 
     @property
     def has_losses(self) -> bool:
-        return bool(self._hurt or self._hurt_leaves or self._has_gaps)
+        return bool(self._hurt or self._late or self._hurt_leaves or self._has_gaps)
 
     def check(self, path: str, last_s: float, is_whole: bool) -> None:
         """Refuse a file at whose end frames are missing.

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from media.damage.signs import Signs
 from media.decode import color
 from media.decode.geometry import Geometry
 
@@ -42,23 +43,14 @@ class Picture:
         time_s: from the source's first frame.
         frame: as decoded, or already RGB [H, W, 3] uint8 and upright.
         geometry: how the stored frame is shown.
-        is_damaged: the decoder concealed damage, or lost packets just before.
-        is_key: it is built on no other picture.
-        edges: new ones and those gone of blocks that break off it (`media.damage.grid_edges`).
-        is_after_loss: others were lost just before it, on which it is not built.
-        casts_doubt: what was lost just before it may have spoiled the picture before.
+        signs: whether it is damaged, or may be.
     """
 
     time_s: float
     frame: av.VideoFrame | np.ndarray
     geometry: Geometry
-    is_damaged: bool = False
+    signs: Signs = field(default_factory=Signs)
     scaler: Scaler = field(default_factory=Scaler, repr=False)
-    is_key: bool = True
-    edges: tuple[float, float] = (0.0, 0.0)
-    is_after_loss: bool = False
-    casts_doubt: bool = False
-    is_intra: bool = True
     _reduced: av.VideoFrame | None = field(default=None, repr=False)
 
     def rgb(self, width: int, height: int) -> np.ndarray:

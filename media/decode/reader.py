@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from media.damage.grid_edges import MUTE, GridEdges
 from media.damage.health import Health
+from media.damage.signs import Signs
 from media.damage.witness import decoder_of
 from media.decode import images
 from media.decode.container import open_container
@@ -115,7 +117,7 @@ class VideoReader:
             yield Frame(
                 picture.time_s,
                 picture.rgb(*picture.geometry.capped_size_px(self.max_pixels)),
-                picture.is_damaged,
+                picture.signs.is_damaged,
             )
 
     def _pillow(self, start_s: float, end_s: float) -> Iterator[Picture]:
@@ -174,13 +176,16 @@ class VideoReader:
                         if time_s >= end_s - EPSILON_S:
                             return
                         if time_s >= start_s - EPSILON_S:
-                            picture = Picture(time_s, frame, shown(facts.geometry, frame, widened))
-                            picture.is_damaged, picture.is_key, picture.scaler = is_damaged, is_key, scaler
-                            picture.is_intra = is_key or frame.pict_type == 1
-                            picture.edges = edges.excess(frame) if edges else (0.0, 0.0)
-                            picture.casts_doubt = health.num_lost > 0 and facts.codec == "av1"
-                            picture.is_after_loss = health.is_after_loss or is_after_gap
-                            yield picture
+                            signs = Signs(
+                                is_damaged=is_damaged,
+                                is_by_gap=health.is_by_gap or (is_after_gap and not health.is_after_loss),
+                                is_key=is_key,
+                                is_intra=is_key or frame.pict_type == PictureType.I,
+                                is_after_loss=health.is_after_loss or is_after_gap,
+                                casts_doubt=health.num_lost > 0 and facts.codec == "av1",
+                                edges=edges.excess(frame) if edges else (0.0, 0.0),
+                            )
+                            yield Picture(time_s, frame, shown(facts.geometry, frame, widened), signs, scaler)
                         health.num_lost = 0
         except av.FFmpegError as error:
             if health.num_frames == 0 or not isinstance(error, av.EOFError):

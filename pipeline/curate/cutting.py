@@ -63,7 +63,7 @@ class Cutter:
 
     def feed(self, sample: Sample, label: Label) -> Iterator[Clip | Gap]:
         """Take the next sample; gives what is finished by it."""
-        reason = "transition" if label.is_transition else "damaged_frames" if sample.is_damaged else ""
+        reason = "transition" if label.is_transition else "damaged_frames" if sample.signs.is_damaged else ""
         starts_with = "" if reason else self._starts(sample, label)
         end_s = sample.time_s
         if self.last and self._step_s and (starts_with in {"gap", "time_gap"} or self._has_hole(sample)):
@@ -104,7 +104,7 @@ class Cutter:
         """Whether frames were lost before a sample for so long that one sees it."""
         assert self.last is not None
         most_s = max(_MOST_HOLE_S, 1.5 * self._step_s)
-        return sample.is_after_loss and sample.time_s - self.last.time_s > most_s
+        return sample.signs.is_after_loss and sample.time_s - self.last.time_s > most_s
 
     def _end_gap(self, end_s: float) -> Iterator[Gap]:
         if self._gap:
@@ -186,16 +186,21 @@ def _samples(reader: Reader, config: CurateConfig, start_s: float) -> Iterator[S
     lead_in_s = max(config.lead_in_s, need / max(reader.facts.fps, 0.1))
     while start_s > 0:
         begin_s, sampler = max(0.0, start_s - lead_in_s), Sampler(config)
-        stream = judged(sampler.sample(picture) for picture in reader.pictures(begin_s, drafts=drafts))
+        stream = judged(
+            (sampler.sample(picture) for picture in reader.pictures(begin_s, drafts=drafts)),
+            reader.facts.codec,
+        )
         ahead = []
         for item in stream:
             ahead.append(item)
             if item[0].time_s >= start_s - EPSILON_S:
                 break
-        has_key = any(sample.is_key for sample, _ in ahead) or lead_in_s > _MOST_LEAD_IN_S
+        has_key = any(sample.signs.is_key for sample, _ in ahead) or lead_in_s > _MOST_LEAD_IN_S
         if begin_s == 0 or (len(ahead) > need and has_key):
             yield from itertools.chain(ahead, stream)
             return
         lead_in_s *= 2  # a variable rate: fewer frames there than on average; or no keyframe yet
     sampler = Sampler(config)
-    yield from judged(sampler.sample(picture) for picture in reader.pictures(drafts=drafts))
+    yield from judged(
+        (sampler.sample(picture) for picture in reader.pictures(drafts=drafts)), reader.facts.codec
+    )

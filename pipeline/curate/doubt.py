@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from media.damage.healing import MAX_FRAMES, alone, broken_from
+from media.damage.healing import MAX_FRAMES, alone, broken_from, is_whole
 from media.errors import MediaError
 from pipeline.curate.sampling import Sample
 
@@ -27,10 +27,15 @@ _MENDED, _LAST, _SAME = 1.0, 5, 20 / 255
 all, and be so much alike: other things that come and go do so where it suits them."""
 
 
+_GARBLED = {"av1"}
+"""Codecs whose decoders may garble one frame without a word, on which those around it do not lean."""
+
+
 class Edges:
     """Tells from edges on the coding grid where blocks break off, group by group."""
 
-    def __init__(self) -> None:
+    def __init__(self, finds_single: bool = False) -> None:
+        self.finds_single = finds_single
         self._recent = deque[float]([], _RECENT)
         self._gone = deque[float]([], 4)
         self.is_hurt = False
@@ -43,36 +48,35 @@ class Edges:
         """
         first = None
         for place, sample in enumerate(group):
-            edges, most = sample.edges[0], max(self._recent, default=0.0)
-            is_known = len(self._recent) >= _FEWEST and not sample.is_key
+            edges, most = sample.signs.edges[0], max(self._recent, default=0.0)
+            is_known = len(self._recent) >= _FEWEST and not sample.signs.is_key
             if first is None and is_known and edges > max(1.0, _UNUSUAL * most):
                 first = place
             self._recent.append(edges if first is None else min(edges, self._recent[-1]))
-        self.is_hurt |= any(
-            sample.is_damaged or sample.is_after_loss or sample.casts_doubt for sample in group
-        )
+        sure = [sample.signs for sample in group if not sample.signs.is_by_gap]
+        self.is_hurt |= any(own.is_damaged or own.is_after_loss or own.casts_doubt for own in sure)
         if key is None or not group:
             return first if self.is_hurt else None
-        gone = sum(max(0.0, sample.edges[1]) for sample in [*group[1:][-_LAST:], key])
+        gone = sum(max(0.0, sample.signs.edges[1]) for sample in [*group[1:][-_LAST:], key])
         usual = max(self._gone, default=gone)
         self._gone.append(gone)
         is_mended = gone > max(_MENDED, _UNUSUAL * usual) and key.change < _SAME
         return first if is_mended or self.is_hurt else None
 
 
-def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
+def judged(stream: Iterator[Seen], codec: str = "") -> Iterator[Seen]:
     """The same frames, those marked as damaged that are in doubt; up to a group of frames late.
 
     Where the stream ends in an error, the frames in hand are given out before it is raised.
     """
-    held, edges, is_broken = list[Seen](), Edges(), False
+    held, edges, is_broken = list[Seen](), Edges(codec in _GARBLED), False
     try:
         for item in stream:
-            if item[0].casts_doubt and held:
+            if item[0].signs.casts_doubt and held:
                 held[-1] = _doubtful(held[-1])
-            if item[0].is_key or len(held) == MAX_FRAMES:
-                held = _with_doubt(held, edges, is_broken, item if item[0].is_key else None)
-                is_broken = not item[0].is_key and held[-1][0].is_damaged
+            if item[0].signs.is_key or len(held) == MAX_FRAMES:
+                held = _with_doubt(held, edges, is_broken, item if item[0].signs.is_key else None)
+                is_broken = not item[0].signs.is_key and held[-1][0].signs.is_damaged
                 yield from held
                 held = []
             held.append(item)
@@ -85,18 +89,27 @@ def judged(stream: Iterator[Seen]) -> Iterator[Seen]:
 
 
 def _doubtful(item: Seen) -> Seen:
-    return replace(item[0], is_damaged=True), item[1]
+    return replace(item[0], signs=replace(item[0].signs, is_damaged=True)), item[1]
+
+
+def _paused(item: Seen) -> Seen:
+    """A frame that nothing but a gap in time spoke against."""
+    if item[0].signs.is_key or not item[0].signs.is_by_gap:
+        return item
+    return replace(item[0], signs=replace(item[0].signs, is_damaged=False, is_after_loss=False)), item[1]
 
 
 def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | None = None) -> list[Seen]:
     """Args: is_broken: from the first one on. after: the keyframe that comes next."""
+    if after is not None and not is_broken and is_whole([glance for _, glance in held], after[1]):
+        held = [_paused(item) for item in held]
     found = [edges.broken_from([sample for sample, _ in held], after and after[0])]
     mended = None if after is None else broken_from([glance for _, glance in held], after[1])
-    found += [] if mended is None or held[mended][0].is_intra else [mended]  # a cut that is no keyframe
+    found += [] if mended is None or held[mended][0].signs.is_intra else [mended]  # a cut that is no keyframe
     found += [0] if is_broken else []
     first = min((place for place in found if place is not None), default=len(held))
     sure, glances = held[:first], [glance for _, glance in [*held, *([after] if after else [])]]
-    for place in range(1, min(first, len(glances) - 1)) if edges.is_hurt else ():
+    for place in range(1, min(first, len(glances) - 1)) if edges.is_hurt and edges.finds_single else ():
         if alone(*glances[place - 1 : place + 2]):
             sure[place] = _doubtful(sure[place])
     return [*sure, *map(_doubtful, held[first:])]

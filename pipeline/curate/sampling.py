@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from media.apart.reader import FarPicture
+from media.damage.signs import Signs
 from media.decode.geometry import Geometry
 from media.decode.images import encode_jpeg
 from media.decode.picture import Picture
@@ -36,23 +37,17 @@ class Sample:
         small: [h, w, 3] uint8, or None between the slots of the proxy.
         preview: JPEG, or None between the slots of the previews.
         is_grey: the flat grey that decoders give out when they have nothing.
-        is_key: it is built on no other frame.
-        edges, is_after_loss, casts_doubt: as of `media.decode.picture.Picture`.
+        signs: whether it is damaged, or may be.
     """
 
     time_s: float
     change: float
     geometry: Geometry
-    is_damaged: bool
+    signs: Signs
     is_grey: bool
     small: np.ndarray | None = None
     preview: bytes | None = None
     look: Look | None = None
-    is_key: bool = True
-    edges: tuple[float, float] = (0.0, 0.0)
-    is_after_loss: bool = False
-    casts_doubt: bool = False
-    is_intra: bool = True
 
 
 class Sampler:
@@ -88,16 +83,11 @@ class Sampler:
             picture.time_s,
             change,
             picture.geometry,
-            picture.is_damaged,
+            picture.signs,
             _is_grey(glance),
             small,
             preview,
             seen,
-            picture.is_key,
-            picture.edges,
-            picture.is_after_loss,
-            picture.casts_doubt,
-            picture.is_intra,
         ), glance
 
 

@@ -48,7 +48,7 @@ class Clip:
 
     @property
     def num_damaged(self) -> int:
-        return sum(sample.is_damaged for sample in self.samples)
+        return sum(sample.signs.is_damaged for sample in self.samples)
 
     @property
     def is_grey(self) -> bool:

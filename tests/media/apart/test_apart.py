@@ -107,7 +107,7 @@ def _no_decoder_before():
 
 def seen(reader):
     return [
-        (shown.time_s, shown.geometry, shown.is_damaged, shown.is_key)
+        (shown.time_s, shown.geometry, shown.signs.is_damaged, shown.signs.is_key)
         + tuple(part.tobytes() for part in (shown.glance(16), shown.draft(24), shown.rgb(20, 12)))
         for shown in reader.pictures(0.2, 1.0)
     ]

@@ -23,12 +23,12 @@ def test_frames_of_a_packet_that_the_decoder_complains_of_are_damaged_up_to_the_
     """And those of a keyframe that has arrived, but whose frame has not come yet, are none of them."""
     whole = sound(tmp_path, "h264", 2)
     pictures = list(VideoReader(probe(str(hurt(whole, "flip", 1))), decoder="pyav").pictures())
-    marked = [picture.is_damaged for picture in pictures]
+    marked = [picture.signs.is_damaged for picture in pictures]
     assert any(marked) and not all(marked)
     ends = [place for place in range(1, len(marked)) if marked[place - 1] and not marked[place]]
-    assert ends and all(pictures[place].is_key for place in ends)
+    assert ends and all(pictures[place].signs.is_key for place in ends)
     assert not any(
-        picture.is_damaged for picture in VideoReader(probe(str(whole)), decoder="pyav").pictures()
+        picture.signs.is_damaged for picture in VideoReader(probe(str(whole)), decoder="pyav").pictures()
     )
 
 

@@ -55,7 +55,7 @@ def told(path):
 
 
 def damaged(path):
-    return [picture.is_damaged for picture in VideoReader(probe(str(path)), decoder="pyav").pictures()]
+    return [picture.signs.is_damaged for picture in VideoReader(probe(str(path)), decoder="pyav").pictures()]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
@@ -83,7 +83,7 @@ def test_a_reference_that_is_missing_is_told_whatever_the_rate(tmp_path, suffix,
     for picture in VideoReader(probe(str(hurt)), decoder="pyav").pictures():
         true = by_time[min(by_time, key=lambda time_s: abs(time_s - picture.time_s))]
         error = float(((picture.draft(96).astype(float) - true) ** 2).mean())
-        wrong += error > 65025 / 1000 and not picture.is_damaged
+        wrong += error > 65025 / 1000 and not picture.signs.is_damaged
     assert wrong == 0 and any(damaged(hurt))
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from media.damage.grid_edges import GridEdges
+from media.damage.signs import Signs
 from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.doubt import Edges, judged
@@ -65,14 +66,20 @@ def test_what_stands_is_not_new_and_another_size_is_compared_with_nothing():
 def samples(new, gone=(), keys=(0,), hurt=(), **more):
     gone = [*gone, *[0.0] * (len(new) - len(gone))]
     return [
-        Sample(place / 24, 0.0, None, place in hurt, False, is_key=place in keys, edges=(value, left), **more)
+        Sample(
+            place / 24,
+            0.0,
+            None,
+            Signs(is_damaged=place in hurt, is_key=place in keys, edges=(value, left), **more),
+            is_grey=False,
+        )
         for place, (value, left) in enumerate(zip(new, gone, strict=True))
     ]
 
 
 def marks(stream):
     seen = ((sample, np.zeros((4, 4, 3), np.uint8)) for sample in stream)
-    return [sample.is_damaged for sample, _ in judged(seen)]
+    return [sample.signs.is_damaged for sample, _ in judged(seen)]
 
 
 CALM, BREAKS, ALONE = [0, 0.1, 0, 0.1], [0.1, 0.1, 2.0, 0.5], [0.1, 0.1, 0.1, 0.1]

@@ -46,7 +46,7 @@ def test_real_files_have_the_same_frames_from_both():
         with av.open(str(path)) as container:
             keys = [frame.key_frame for frame in container.decode(video=0)]
         pictures = VideoReader(probe(str(path)), decoder="pyav").pictures()
-        assert [picture.is_key for picture in pictures] == keys, path
+        assert [picture.signs.is_key for picture in pictures] == keys, path
 
 
 @pytest.mark.parametrize("kind", ["flip", "cut", "drop"])
@@ -86,6 +86,6 @@ def test_vp9_of_any_depth_is_read(tmp_path, kind):
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", grey, "-pix_fmt", kind]
     subprocess.run([*command, "-c:v", "libvpx-vp9", "-cpu-used", "8", str(path)], check=True)
     pictures = list(VideoReader(probe(str(path)), decoder="pyav").pictures())
-    assert len(pictures) == 12 and not any(picture.is_damaged for picture in pictures)
+    assert len(pictures) == 12 and not any(picture.signs.is_damaged for picture in pictures)
     levels = [float(picture.rgb(96, 64).mean()) for picture in pictures]
     assert np.allclose(levels, [min(255, 16 * index * 255 / 219) for index in range(12)], atol=4)

@@ -185,5 +185,5 @@ def test_a_lost_piece_between_keyframes_is_known(tmp_path):
     facts = probe(str(tmp_path / "b.mp4"))
     assert HOLES in facts.decoder_reasons
     pictures = list(VideoReader(facts, decoder="pyav").pictures())
-    assert [own.time_s for own in pictures if own.is_after_loss] == [2.0]
-    assert not any(own.is_damaged for own in pictures)
+    assert [own.time_s for own in pictures if own.signs.is_after_loss] == [2.0]
+    assert not any(own.signs.is_damaged for own in pictures)

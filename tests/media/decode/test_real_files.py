@@ -73,7 +73,7 @@ def check(folder, row):
         facts = probe(str(folder / name))
         for index, picture in enumerate(VideoReader(facts, decoder="pyav").pictures()):
             times.append(picture.time_s)
-            if picture.is_damaged:
+            if picture.signs.is_damaged:
                 said.add("damaged")
             if index in picked:
                 colours[index] = picture.rgb(*picture.geometry.display_size_px).reshape(-1, 3).mean(0)

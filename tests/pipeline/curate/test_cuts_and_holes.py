@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from media.damage.healing import broken_from
+from media.damage.packet_kinds import is_leaf
 from media.writer import write_video
 from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
@@ -100,3 +101,45 @@ def test_what_changes_as_a_whole_was_cut_and_what_changes_in_part_was_broken():
     broken[:12] = other[:12]
     assert broken_from([good] * 5 + [broken] * 5, good) == 5
     assert broken_from([good] * 5 + [other] * 5, good) is None
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("vp9", ".webm", {"g": "24"}),
+        ("av1", ".mkv", {"g": "24", "preset": "10"}),
+        ("ffv1", ".mkv", {}),
+    ],
+)
+def test_a_pause_is_no_loss(tmp_path, codec, suffix, options):
+    """The next keyframe changes nothing that was not changing anyway, or the decoder would have refused."""
+    path, frames = tmp_path / f"film{suffix}", scene(3, 124)
+    times = [index / 25 for index in (*range(57), *range(61, 124))]
+    write_video(path, frames[:57] + frames[61:], 25.0, codec, options=options, times_s=times)
+    clips, gaps = cut(path)
+    assert not gaps
+    assert sum(len(clip.samples) for clip in clips) == 120
+
+
+def test_damage_of_a_frame_that_no_other_is_built_on_ends_with_it(tmp_path):
+    path = tmp_path / "film.mp4"
+    write_video(
+        path,
+        scene(3, 100),
+        25.0,
+        options={"x264-params": "bframes=2:b-pyramid=none:keyint=50:scenecut=0:b-adapt=0", "crf": "12"},
+    )
+    target = path.with_name("hurt.mp4")
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        stream, is_hurt = container.add_stream_from_template(source.streams.video[0]), False
+        for place, packet in enumerate(item for item in source.demux(video=0) if item.size):
+            data = bytes(packet)
+            if place > 60 and not is_hurt and is_leaf(packet, "h264"):
+                data, is_hurt = data[:24] + bytes(byte ^ 0x5A for byte in data[24:]), True
+            copy = av.Packet(data)
+            copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+            copy.time_base, copy.is_keyframe, copy.stream = packet.time_base, packet.is_keyframe, stream
+            container.mux(copy)
+    assert is_hurt
+    _, gaps = cut(target)
+    assert [(gap.reason, gap.num_frames) for gap in gaps] == [("damaged_frames", 1)]

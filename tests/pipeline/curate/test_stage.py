@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.tables import scans
+from media.damage.signs import Signs
 from media.shots.detector import window_lengths
 from media.writer import write_video
 from pipeline.config import CurateConfig
@@ -114,7 +115,7 @@ def test_ground_truth_captions_reach_their_clips(dataset):
 
 def test_a_frame_between_kept_pictures_whose_successors_were_lost_is_dropped_and_costs_no_other():
     """Damage right after a cut: one frame that lasts for seconds, and no picture of it."""
-    sample = Sample(1.01, 0.0, None, is_damaged=False, is_grey=False)
+    sample = Sample(1.01, 0.0, None, Signs(), is_grey=False)
     book = Book(None, CurateConfig(), 0, SimpleNamespace())
     source = {"kind": "video", "uri": "a.mkv", "duration_s": 9.0}
     book.open({"segment_id": "s", "source_id": "x", "uri": "a.mkv", "start_s": 0.0, "end_s": 9.0}, source)

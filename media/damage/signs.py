@@ -1,0 +1,45 @@
+"""What is known of a decoded picture besides its pixels: whether it is damaged, or may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Of one picture.
+
+    Attributes:
+        is_damaged: the decoder concealed damage, or it is built on what is damaged or missing.
+        is_by_gap: it seems damaged, or after a loss, by a gap in time alone, which may be a pause.
+        is_key: it is built on no other picture.
+        is_intra: no part of it is built on another picture, which do not all begin anew with it.
+        is_after_loss: others were lost just before it, on which it is not built.
+        casts_doubt: what was lost just before it may have spoiled the picture before.
+        edges: new ones and those gone of blocks that break off it (`media.damage.grid_edges`).
+    """
+
+    is_damaged: bool = False
+    is_by_gap: bool = False
+    is_key: bool = True
+    is_intra: bool = True
+    is_after_loss: bool = False
+    casts_doubt: bool = False
+    edges: tuple[float, float] = (0.0, 0.0)
+
+    def to_list(self) -> list[Any]:
+        """As JSON has it."""
+        return list(astuple(self))
+
+    @classmethod
+    def from_list(cls, found: Sequence[Any]) -> Signs:
+        """The signs that `to_list` made a list of.
+
+        Raises:
+            TypeError, ValueError: they are none.
+        """
+        damaged, by_gap, key, intra, after_loss, doubt, (new, gone) = found
+        flags = (bool(damaged), bool(by_gap), bool(key), bool(intra), bool(after_loss), bool(doubt))
+        return cls(*flags, edges=(float(new), float(gone)))

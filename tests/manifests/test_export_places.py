@@ -1,0 +1,27 @@
+"""Where an export may go: what the next ingest would take for footage is refused."""
+
+from pathlib import Path
+
+from manifests.cli import DONE, USAGE, main
+
+
+def export(dataset, out, *more):
+    return main(arguments=["export", dataset.uri, "--out", str(out), *more])
+
+
+def test_a_folder_with_footage_is_refused(dataset, tmp_path, capsys):
+    (tmp_path / "holiday.mp4").write_bytes(b"film")
+    assert export(dataset, tmp_path) == USAGE
+    assert "holds other things (holiday.mp4)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.mp4"]
+
+
+def test_a_folder_in_a_dataset_is_refused(dataset, capsys):
+    assert export(dataset, Path(dataset.uri) / "views" / "out") == USAGE
+    assert "lies in the dataset" in capsys.readouterr().err
+
+
+def test_a_new_folder_and_one_of_an_export_are_taken(dataset, tmp_path):
+    assert export(dataset, tmp_path / "out") == DONE
+    assert (tmp_path / "out" / ".rushes-export").exists()
+    assert export(dataset, tmp_path / "out", "--overwrite") == DONE
