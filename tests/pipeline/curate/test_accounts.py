@@ -97,7 +97,7 @@ MOST_MISSED = {
 }
 """Share of the bad frames of a codec that may be taken for good ones, a little over what was measured. Small
 pictures of HEVC have too few blocks for some that break off to be unusual."""
-MOST_WITHHELD = {"h264": 0.09, "hevc": 0.08, "vp9": 0.03, "av1": 0.22, "mpeg2": 0.12}
+MOST_WITHHELD = {"h264": 0.04, "hevc": 0.05, "vp9": 0.03, "av1": 0.16, "mpeg2": 0.1}
 """The same of good frames: those between what is damaged and the next keyframe, a second on."""
 
 
