@@ -9,10 +9,11 @@ one encoder take turns.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from media.apart.reader import probe
 from pipeline.stages.encoding.reading_ahead import Job, SourcesAhead
+
+_FILES = 8
+"""Of the real ones, where none are given."""
 
 
 @dataclass
@@ -49,6 +53,12 @@ def once(jobs: list[Job], frame_ms: float, decoders: int, max_pixels: int) -> tu
 
 
 def main(asked: Options) -> None:
+    if not asked.files:
+        real = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
+        asked = replace(asked, files=sorted(real.glob("*.mp4"))[:_FILES])
+    if not asked.files:
+        print("left out: no files; give some, or set RUSHES_REAL_VIDEOS")
+        return
     jobs = []
     for place, path in enumerate(asked.files):
         facts = probe(str(path))

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard import media as previews
@@ -120,10 +121,20 @@ class _HeadAsGet:
             await self._app(scope, receive, send)
             return
 
-        async def bodiless(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+        is_done = False
 
-        await self._app({**scope, "method": "GET"}, receive, bodiless)
+        async def bodiless(message: Message) -> None:
+            nonlocal is_done
+            if is_done:
+                raise OSError("nobody asked for what comes now")  # as where a client has gone
+            is_done = message["type"] == "http.response.body"
+            await send({"type": message["type"], "body": b""} if is_done else message)
+
+        try:
+            await self._app({**scope, "method": "GET"}, receive, bodiless)
+        except (OSError, ClientDisconnect):
+            if not is_done:
+                raise
 
 
 def _wants_page(request: Request) -> bool:

@@ -157,7 +157,8 @@ def twin(request: Request) -> str:
     return f"{path}.json" + (f"?{request.url.query}" if request.url.query else "")
 
 
-_PATH = re.compile(r"(?:[a-z0-9]+:/)?/[^\s\"'`,;]*/")
+_PATH = re.compile(r"(?<![\w./:])(?:[a-z0-9]+:/)?/[^\n\"'`,;]*/")
+"""Up to the last slash of what begins with one, blanks and all: rather too much than a folder's name."""
 
 
 def without_paths(value: Any, name: str = "") -> Any:

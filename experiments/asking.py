@@ -24,7 +24,7 @@ from world.film import SIZES_PX
 
 Where = Callable[[Case], bool]
 """Which questions."""
-HOW = Sampling(steps=24, solver="dpm++2m", guidance=Guidance(text=3.0))
+HOW = Sampling(steps=24, guidance=Guidance(text=3.0))
 READ = ("background", "light", "count", "colour", "shape", "size", "texture", "motion", "direction", "camera")
 """Attributes that are told; titles are in one film of eight, too few to tell arms apart."""
 

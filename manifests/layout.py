@@ -44,7 +44,7 @@ class Column:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name) or not _FINGERPRINT.match(self.fingerprint):
+        if not _NAME.fullmatch(self.name) or not _FINGERPRINT.fullmatch(self.fingerprint):
             raise UsageError(
                 f"{self.name}@{self.fingerprint}", "is not a column name", "Write it as name@fingerprint."
             )
@@ -226,8 +226,10 @@ class Dataset:
         return self.path("tables", table, "plan", f"{name}.parquet")
 
     def view_path(self, name: str) -> str:
-        if not re.match(r"^[A-Za-z0-9_.-]+$", name) or name.startswith("."):
-            raise UsageError(name, "is not a view name", "Use letters, digits, '_' and '-'.")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+            raise UsageError(
+                repr(name), "is not a view name", "Use letters, digits, '_', '-', and '.' but in front."
+            )
         return self.path("views", f"{name}.json")
 
     @property

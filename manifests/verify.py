@@ -31,7 +31,7 @@ from manifests.tables.parts import named
 from manifests.unnamed import lost_snapshot, lost_tars, unnamed_tars
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
-from manifests.writing.events import run_ids
+from manifests.writing.events import run_ids, stamp
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,7 @@ def _check_views(dataset: Dataset) -> Iterator[str]:
 
 def note(dataset: Dataset, report: Report) -> str:
     """Keep what was found of each shard in `runs/verify-<time>.jsonl`, for the dashboard; gives its path."""
-    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
-    path = dataset.path("runs", f"verify-{name}.jsonl")
+    path = dataset.path("runs", f"verify-{stamp()}.jsonl")
     now_s = round(time.time(), 3)
     lines = [json.dumps({"time_s": now_s, **asdict(found)}) + "\n" for found in report.checked]
     storage.write_bytes(dataset.filesystem, path, "".join(lines).encode())

@@ -24,7 +24,7 @@ from manifests.tables import planned, scans
 from manifests.views import View
 from manifests.writing.events import Aim
 from manifests.writing.lease import Lease
-from pipeline.config import CaptionConfig, IngestConfig, Resources, TextConfig
+from pipeline.config import CaptionConfig, IngestConfig, Resources, TextConfig, check_resources
 from pipeline.engine.cluster import check_address, session
 from pipeline.engine.estimate import Prices, print_estimate
 from pipeline.engine.run import build_stages, chosen, execute, open_for, plan_generation
@@ -175,10 +175,11 @@ class Recaption:
     text_on: Resources = field(default_factory=lambda: IngestConfig().text_on)
 
     def run(self) -> int:
+        check_resources(self)
         dataset = Dataset(self.dataset)
         base = View.load(dataset, self.base)
         caption = CaptionStage(self.caption, base.column("preview"), *words_of(dataset, base.columns))
-        stages: list[Stage] = [caption, TextStage(self.text, caption.column)]
+        stages: list[Stage] = [caption, TextStage(self.text, caption.column, base.column("preview"))]
         shards = set(dataset.committed_shards(base.column("preview")))
         missing = set(planned.shards(dataset)) - shards
         if missing:

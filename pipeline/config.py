@@ -228,12 +228,28 @@ class Resources:
     max_actors: int = 0
     """Most actors of the stage; 0: as many as the cluster has room for."""
 
-    def __post_init__(self) -> None:
+    def check(self, stage: str) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            UsageError: it has one.
+        """
         check_ranges(
-            "--STAGE-on.",
+            f"--{stage}-on.",
             self,
             {**dict.fromkeys(("num_cpus", "num_gpus"), NOT_NEGATIVE), "max_actors": COUNT_OR_NONE},
         )
+
+
+def check_resources(config: Any) -> None:
+    """Refuse resources of a stage that make no sense, by the option that gave them.
+
+    Raises:
+        UsageError: there are some.
+    """
+    for item in fields(config):
+        if isinstance(value := getattr(config, item.name), Resources):
+            value.check(item.name.removesuffix("_on"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +270,9 @@ class IngestConfig:
     caption_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
     text_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.1))
     encode_on: Resources = field(default_factory=lambda: Resources(num_cpus=0.6))
+
+    def __post_init__(self) -> None:
+        check_resources(self)
 
     def settings(self) -> IngestConfig:
         """These settings alone, without the options that a verb adds to them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from captioner.mixing import Mixing
-from manifests.cli.ranges import FOR_EVER, Range, check_ranges
+from manifests.cli.ranges import FOR_EVER, SEED, Range, check_ranges
 from manifests.errors import UsageError
 
 
@@ -95,7 +95,9 @@ class FlowConfig:
                 "condition_dropout": share,
                 "condition_sigma": share,
                 "condition": (0, FOR_EVER, True),
+                "logit_mean": (-20, 20, True),
                 "logit_std": (0, FOR_EVER, False),
+                **dict.fromkeys(("shift_spatial", "shift_temporal"), (0, 4, True)),
                 "shift_max": (0, FOR_EVER, True),
             },
         )
@@ -297,6 +299,7 @@ _RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(("ema_decay", "ema_more"), (0, 1, True)),
     "plan_version": (2, PLAN_VERSION, True),
+    "seed": SEED,
     "held_out": (0, 1, True),
 }
 

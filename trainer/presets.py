@@ -1,9 +1,10 @@
 """Named sizes of a training run. A preset is a function that returns settings.
 
 Each runs as it is, up to 3b on one device of 80 GB and 14b on eight: `rushes fit PRESET --dry-run` tells.
-Heads are 128 wide, for which attention kernels are fastest: XL has 9 of them, not DiT's 16 of 72. Learning
-rates: 1e-4 for DiT of any size (Peebles and Xie 2023), 1e-4 to 5e-5 for 11 B (Open-Sora 2.0,
-arXiv:2503.09642), more for smaller ones. An average looks back over about two hundredths of its run.
+Heads are 128 wide (of `tiny` 64), for which attention kernels are fastest: XL has 9 of them, not DiT's 16 of
+72. Learning rates: 1e-4 for DiT of any size (Peebles and Xie 2023), 1e-4 to 5e-5 for 11 B (Open-Sora 2.0,
+arXiv:2503.09642), more for smaller ones. An average looks back over about two hundredths of its run (that of
+`tiny` over two fifths).
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ class VAE(Protocol):
         latent_channels: channels of a latent.
         is_strictly_causal: latents of a prefix are the prefix of the latents.
         chunk_rule: how latents depend on the way a clip is cut: "any" (they do not), "whole" (a clip is
-            encoded in one piece), or the pieces that the model was made for. Part of the fingerprint of a
-            latent column.
+            encoded in one piece), or the pieces that the model was made for.
         fingerprint: of weights and settings; empty for weights that were not loaded.
     """
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifests.errors import UsageError
+from media.errors import MediaError
 from vae.folder import weights_digest
 from vae.grid import Extent, Factors, Latent, latent_size
 
@@ -212,15 +213,15 @@ class CollectedEncoding:
         """Keeps the frames.
 
         Raises:
-            UsageError: the clip is too large to be encoded in one piece.
+            MediaError: the clip is too large to be encoded in one piece.
         """
         self._pixels += frames[0].numel()
         if self._pixels > MAX_WHOLE_PIXELS:
-            raise UsageError(
-                type(self._vae.model).__name__,
-                "encodes a clip in one piece, and this clip is too large for that",
-                "Cut clips shorter (curate.max_clip_s), lower encode.max_pixels, or use a VAE that streams "
-                "(ours, Wan).",
+            raise MediaError(
+                "too_large",
+                f"{type(self._vae.model).__name__} encodes a clip in one piece, and this one is too large "
+                "for that; cut clips shorter (curate.max_clip_s), lower encode.max_pixels, or use a VAE that "
+                "streams (ours, Wan)",
             )
         self._parts.append(frames)
         return []

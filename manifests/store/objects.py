@@ -195,7 +195,7 @@ class ObjectStore(fs.FileSystemHandler):
     def _is_own(store: Any, key: str, data: bytes) -> bool:
         """Whether a create that was refused had succeeded before its answer was lost and it was retried.
 
-        Records hold who wrote them, so that equal bytes of two writers are as good as one.
+        Equal bytes of two writers are as good as one.
         """
         return bytes(obstore.get(store, key).bytes()) == data
 

@@ -23,6 +23,7 @@ from manifests.errors import IntegrityError
 from manifests.store import storage
 
 BLOCK_BYTES = 512
+AGAIN = "Take the commit back with `rushes withdraw` and ingest again."
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,11 @@ def check_payload(tar_path: str, member: Member, data: bytes | memoryview) -> No
         raise IntegrityError(
             f"{tar_path}:{member.name}",
             f"is cut: {size} of {member.size_bytes} bytes",
-            "Delete the shard's commit record and ingest again.",
+            AGAIN,
         )
     if zlib.crc32(data) != member.crc32:
         raise IntegrityError(
             f"{tar_path}:{member.name}",
             "bytes have changed (crc32)",
-            "Delete the shard's commit record and ingest again.",
+            AGAIN,
         )

@@ -13,10 +13,8 @@ import pyarrow.compute as pc
 from manifests.errors import IntegrityError
 from manifests.layout import Column, Dataset
 from manifests.schemas import schema
-from manifests.store.shards import Member
+from manifests.store.shards import AGAIN, Member
 from manifests.tables.parts import read_part, rows_in
-
-AGAIN = "Take the commit back with `rushes withdraw` and ingest again."
 
 
 def record_of(dataset: Dataset, column: Column, shard: int) -> dict:

@@ -108,6 +108,12 @@ def told(events: list[dict]) -> list[dict]:
     return [event for event in events if event["event"] != HEARTBEAT]
 
 
+def stamp() -> str:
+    """A name for a run that begins now, which sorts by its time [UTC, to the microsecond]."""
+    now_ns = time.time_ns()
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ns // 10**9)) + f"-{now_ns // 1000 % 10**6:06d}"
+
+
 def run_ids(dataset: Dataset) -> list[str]:
     """Runs of the dataset, oldest first."""
     files = storage.list_files(dataset.filesystem, dataset.path("runs"), "run.json")

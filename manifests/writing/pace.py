@@ -168,12 +168,11 @@ class Meter:
             return
         stage.running.pop(shard, None)
         if event["event"] == "skipped":
+            stage.failed += bool(value.get("lacks"))  # what it needs has failed
             if value.get("was_to_do"):  # made by another writer in the meantime
                 stage.jobs, stage.footage_s = stage.jobs - 1, stage.footage_s - footage_s
         elif event["event"] == "shard_failed":
-            names = list(self._stages)
-            for name in names[names.index(stage.stage) :]:  # the stages after it do not get the shard
-                self._stages[name].failed += 1
+            stage.failed += 1
         else:
             stage.done += 1
             stage.took.append((float(value.get("seconds", 0.0)), footage_s, event["time_s"]))

@@ -18,6 +18,7 @@ from manifests.snapshots import Merged, Version
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import scans
+from manifests.tables.ids import source_of
 from manifests.tables.streams import rows_of, whole_shards
 from manifests.writing.compact import write_merged
 from manifests.writing.regrouping import Regroups, regrouped, without_groups
@@ -207,7 +208,7 @@ def _new_records(
     records = rows.to_pylist()
     for record in records:
         members = [Member(**member) for member in record["members"]]
-        if any(_source_of(member.key) in ids for member in members):
+        if any(source_of(member.key) in ids for member in members):
             record.update(_rewrite_tar(dataset, column, record, members, ids, done))
         if record["shard"] in change.shards:
             record.update(_account(column, record, change))
@@ -232,10 +233,6 @@ def _account(column: Column, record: dict, change: _Change) -> dict[str, int]:
     }
 
 
-def _source_of(clip_id: str) -> str:
-    return clip_id.partition("-")[0]
-
-
 def _rewrite_tar(
     dataset: Dataset, column: Column, record: dict, members: Iterable[Member], ids: set[str], done: Removed
 ) -> dict:
@@ -247,7 +244,7 @@ def _rewrite_tar(
         beside = storage.temporary_name(source) if is_local else os.path.join(scratch, "shard.tar")
         with TarWriter(Path(beside)) as tar:
             for member in members:
-                if _source_of(member.key) in ids:
+                if source_of(member.key) in ids:
                     done.num_members += 1
                 else:
                     tar.add(member.name, read_member(dataset.filesystem, source, member))

@@ -23,7 +23,7 @@ from media.apart.confine import confine
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
-from media.decode.geometry import Geometry
+from media.decode.geometry import Geometry, slot_of
 from media.decode.picture import Picture
 from media.decode.probe import Probe, probe
 from media.decode.reader import Frame, VideoReader
@@ -47,7 +47,7 @@ class Slots:
     _last: int = -1
 
     def is_new(self, time_s: float) -> bool:
-        before, self._last = self._last, int(time_s * self.fps + 1e-3)
+        before, self._last = self._last, slot_of(time_s, self.fps)
         return self._last != before
 
 

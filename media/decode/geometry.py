@@ -92,6 +92,11 @@ _CLOCK_S = 6e-4
 """A little more than Matroska rounds times by."""
 
 
+def slot_of(time_s: float, fps: float) -> int:
+    """The number of the slot that a time lies in, of a rate; a rounded time just before one counts to it."""
+    return int(time_s * fps + 1e-3)
+
+
 def pick_times(times_s: list[float], max_fps: float | None) -> list[int]:
     """Indices of the frames kept under a rate cap: evenly by true time, the first one always.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from media.apart.reader import FarPicture
 from media.damage.signs import Signs
-from media.decode.geometry import Geometry
+from media.decode.geometry import Geometry, slot_of
 from media.decode.images import encode_jpeg
 from media.decode.picture import Picture
 from media.measure.clip import Look, look
@@ -67,8 +67,8 @@ class Sampler:
         )
         self._before = glance
         slots = (
-            int(picture.time_s * config.proxy_fps + 1e-3),
-            int(picture.time_s * config.preview_fps + 1e-3),
+            slot_of(picture.time_s, config.proxy_fps),
+            slot_of(picture.time_s, config.preview_fps),
         )
         preview = seen = None
         if slots[1] != self._slots[1]:

@@ -26,6 +26,7 @@ from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
 from manifests.tables import scans
+from manifests.tables.ids import source_of
 from manifests.writing.compact import commit_version, record
 from media.measure.videohash import SAME
 from pipeline.config import DedupConfig, fingerprinted
@@ -99,11 +100,6 @@ class Stored:
 
 def _in_order(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
-
-
-def source_of(clip_id: str) -> str:
-    """The id of the source that a clip is of."""
-    return clip_id.rpartition("-")[0]
 
 
 def groups_of(

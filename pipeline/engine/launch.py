@@ -103,6 +103,8 @@ class Launch:
                 "is no verb that several workers share",
                 f"Verbs: {', '.join(SHARED_VERBS)}.",
             )
+        if self.least_workers > self.workers:
+            raise UsageError(f"--least-workers {self.least_workers}", "is more than --workers")
         cli.check_options(self.command)
         with session():
             return self._until_done(*self._job())

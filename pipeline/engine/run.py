@@ -69,7 +69,7 @@ def build_stages(config: IngestConfig) -> list[Stage]:
         *embed,
         *score,
         caption,
-        TextStage(config.text, caption.column),
+        TextStage(config.text, caption.column, curate.column),
         Encode(config.encode, curate.column),
     ]
 

@@ -30,7 +30,7 @@ from manifests.store import storage
 from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
-from manifests.writing.events import Aim, EventLog
+from manifests.writing.events import Aim, EventLog, stamp
 from media.bytes.sealed import secret_if_there, use_secret
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
@@ -40,8 +40,8 @@ from pipeline.stages.journal import Node
 from pipeline.stages.protocol import Stage, run_stage
 
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Where one shard cannot be written no other can: a full disk, a place that may not be written to."""
-"""Of a disk without room: no other shard will fare better, and the run ends."""
+"""Where one shard cannot be written no other can: a full disk, a place that may not be written to.
+The run ends."""
 LIGHT_CPUS, SHARDS_AN_ACTOR = 0.5, 4
 """Of a light stage: with fewer, another actor does not pay for its start."""
 _REFUSED = "refused"  # the error of a row whose stage cannot be set up; the hub knows why
@@ -103,12 +103,20 @@ class StageActor:
     def _failed(self, batch: dict, failure: Exception) -> dict:
         shard, text = int(batch["shard"][0]), f"{type(failure).__name__}: {failure}"
         self._tell("shard_failed", text, shard, trace=traceback.format_exc())
-        return {**batch, "error": [f"{self.stage.name}: {text}"]}
+        errors = [*filter(None, [str(batch["error"][0])]), f"{self.stage.name}: {text}"]
+        return self._lacking({**batch, "error": ["; ".join(errors)]})
+
+    def _lacking(self, batch: dict) -> dict:
+        """The row of a shard that lacks this stage's column: what needs it is left out."""
+        return {**batch, "lacks": [f"{batch['lacks'][0]} {self.stage.column}".strip()]}
 
     def __call__(self, batch: dict) -> dict:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
-        if error or self.is_refused:
-            return {**batch, "error": [error or _REFUSED]}
+        if self.is_refused or error == _REFUSED or batch["full"][0]:
+            return {**batch, "error": [error if batch["full"][0] else _REFUSED]}
+        if not set(map(str, self.stage.needs)).isdisjoint(str(batch["lacks"][0]).split()):
+            self._tell("skipped", "what it needs was not made", shard, lacks=True)
+            return self._lacking(batch)
         told_s, cpu_s = time.monotonic(), _cpu_s()
         self._tell("job_started", f"on {socket.gethostname()}", shard, node=socket.gethostname())
 
@@ -193,6 +201,10 @@ def run_stages(
     }
     num_jobs, begin = sum(map(len, to_make.values())), time.monotonic()
     if not pending:
+        log = EventLog(dataset, run_id)
+        log.write("run_started", "nothing to make", num_jobs=0, stages={})
+        log.write("run_ended", "all of it was there", seconds=0.0, shard_errors=[])
+        log.flush(is_last=True)
         return Outcome()
     actors = {
         name: worth_starting(actors[name], len(left), resources[name]) for name, left in to_make.items()
@@ -263,7 +275,8 @@ def _flow(
 ) -> ray.data.Dataset:
     """The shards as rows that go through the actors of each stage."""
     rows = [
-        {"shard": shard, "generation": generation, "error": "", "full": 0} for shard, generation in pending
+        {"shard": shard, "generation": generation, "error": "", "lacks": "", "full": 0}
+        for shard, generation in pending
     ]
     flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in stages:
@@ -335,7 +348,7 @@ def start_run(
         makes: the columns that its stages make.
         aim: the view that is to point at them.
     """
-    run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**6:06d}"
+    run_id = stamp()
     record = {
         "run_id": run_id,
         "command": [_whole(word) for word in command],

@@ -19,6 +19,7 @@ from pipeline.config import TextConfig, fingerprinted
 from pipeline.stages.again import Again, by_clip
 from pipeline.stages.batches import Fault
 from pipeline.stages.journal import Journal
+from pipeline.stages.rows import failure_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,8 @@ _PART_LIMIT_S = 3600.0
 class Failure(Fault):
     """Why the texts of a clip have no embeddings."""
 
-    def row(self, clip_id: str, shard: int, attempt: int) -> dict:
-        named = {"stage": TextStage.name, "shard": shard, "item_id": clip_id}
-        return {**named, "error": self.error, "cause": self.cause, "attempt": attempt}
+    def row(self, clip: dict, shard: int, attempt: int) -> dict:
+        return failure_row(clip, TextStage.name, shard, self.error, self.cause, attempt)
 
 
 class TextStage:
@@ -44,8 +44,9 @@ class TextStage:
 
     name = "text"
 
-    def __init__(self, config: TextConfig, caption: Column) -> None:
-        self.config, self.caption = config, caption
+    def __init__(self, config: TextConfig, caption: Column, preview: Column) -> None:
+        """Args: preview: the column of the clips that captions are of, for rows of those that fail."""
+        self.config, self.caption, self.preview = config, caption, preview
         self.needs: tuple[Column, ...] = (caption,)
         settings = fingerprinted(config) | {
             "version": make_text_encoder(config.encoder, config.model).version
@@ -71,7 +72,7 @@ class TextStage:
         ]
         again = Again(dataset, self.column, shard, self.caption, "captions", captions)
         before = again.rows("text")
-        rows, failures = list[dict](), list[dict]()
+        rows, failures, clips_of = list[dict](), list[dict](), dict[str, dict]()
         clips = list(by_clip(captions).items())
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             for begin in range(0, len(clips), _CLIPS_AT_ONCE):
@@ -93,7 +94,11 @@ class TextStage:
                             commit.add(name, data)
                         continue
                     if isinstance(texts := known[clip_id], Failure):
-                        failures.append(texts.row(clip_id, shard, again.attempt(clip_id)))
+                        clips_of = clips_of or {
+                            row["clip_id"]: row
+                            for row in records.rows_of_shard(dataset, "clips", self.preview, shard)
+                        }
+                        failures.append(texts.row(clips_of[clip_id], shard, again.attempt(clip_id)))
                         continue
                     tensors = {}
                     for row in found:

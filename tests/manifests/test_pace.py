@@ -115,12 +115,13 @@ def test_nothing_is_said_before_three_jobs_of_each_stage_nor_of_a_silent_run_nor
     assert pace([], 0.0).state == paces.NONE
 
 
-def test_a_shard_that_fails_is_not_waited_for_by_the_stages_after_it():
+def test_a_shard_that_fails_is_not_waited_for_by_the_stages_that_need_it():
     stages = {name: {"jobs": 4, "footage_s": 40.0, "actors": 1} for name in STAGES}
     events = [row(0, "run_started", value={"num_jobs": 16, "stages": stages})]
     events += [row(5, "job_started", "caption", 1), row(9, "shard_failed", "caption", 1)]
+    events += [row(9, "skipped", "text", 1, value={"lacks": True})]
     found = {stage.stage: stage.left for stage in pace(events, 9).stages}
-    assert found == {"preview": 4, "caption": 3, "text": 3, "latent": 3}
+    assert found == {"preview": 4, "caption": 3, "text": 3, "latent": 4}
 
 
 def test_the_order_is_the_pipelines_and_shares_reach_one():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from manifests.errors import IntegrityError
+from manifests.store.shards import AGAIN
 
 DTYPES = {
     "F32": torch.float32,
@@ -45,9 +46,7 @@ def tensors_in(data: np.ndarray, where: str) -> dict[str, Tensor]:
         header.pop("__metadata__", None)
         return {name: _one(data[8 + length :], entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(
-            where, f"is not safetensors ({error})", "Delete the shard's commit record and ingest again."
-        ) from error
+        raise IntegrityError(where, f"is not safetensors ({error})", AGAIN) from error
 
 
 def _one(body: np.ndarray, entry: dict) -> Tensor:

@@ -247,7 +247,7 @@ def _attend_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tenso
 
 
 def attend_dense(q: Tensor, k: Tensor, v: Tensor, of: Documents) -> Tensor:
-    """The oracle: one dense mask. For tests."""
+    """The oracle: one dense mask. Tests and the choice of a route compare with it."""
     owner_q, owner_k = (
         torch.repeat_interleave(torch.arange(len(cu) - 1, device=q.device), cu.diff())
         for cu in (of.cu_q, of.cu_k)

@@ -39,7 +39,7 @@ from trainer.state.parallel import Ranks, reshard
 from vae.checkpoint import load_vae
 
 ROWS = 4
-HOW = Sampling(steps=20, solver="dpm++2m", guidance=Guidance(text=2.0))
+HOW = Sampling(steps=20, guidance=Guidance(text=2.0))
 
 
 def keep(path: Path, frames: np.ndarray, fps: float, record: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ from trainer.run.upkeep import steps_traced
 from trainer.sampling.trained import RECORD
 from trainer.state.adapters import merged
 from trainer.state.beginning import begin_from, normalised_as, record_of
-from trainer.state.checkpoint_files import TrainState, newest_sound, read_state
+from trainer.state.checkpoint_files import TrainState, newest_sound
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.export import save_model, save_record
 from trainer.state.mirror import Mirror
@@ -184,8 +184,8 @@ def fit_until(
     _check_device(config, ranks)
     config, lock, changes = claim(out, source.catalog, config, digest, ranks, takes_new_data)
     source = replace(source, config=config)
-    newest = newest_sound(out / "checkpoints", ranks)
     try:
+        newest = newest_sound(out / "checkpoints", ranks)
         with begun_anew_if_refused(out, is_new=ranks.is_first and not newest) as beginning:
             return _trained(source, out, stop, ranks, newest, changes, beginning)
     finally:
@@ -274,7 +274,7 @@ def _resumed(newest: Path, trained: Trained, source: Source, changes: Changes, r
     On other data than the checkpoint's, the next epoch of the plan begins there.
     """
     digest = run_digest(source.catalog, source.config)
-    state = load_checkpoint(newest, trained, read_state(newest).digest, ranks)
+    state = load_checkpoint(newest, trained, ranks)
     tell(ranks, f"resumed after step {state.step} from {newest}")
     if state.digest != digest:
         changes["data"] = (state.digest, digest)

@@ -14,7 +14,7 @@ from trainer.config import FitConfig
 from trainer.run import guard as guards
 from trainer.run.guard import Guard
 from trainer.state.beginning import begin_from
-from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, read_state, trust
+from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, trust
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks, fill
@@ -99,7 +99,7 @@ class GoingBack:
         trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
         for path in reversed(trusted[: max(1, len(trusted) - further)]):
             if not damage(path, self.ranks):
-                load_checkpoint(path, trained, read_state(path).digest, self.ranks)
+                load_checkpoint(path, trained, self.ranks)
                 return path
         return None
 

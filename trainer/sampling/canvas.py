@@ -38,7 +38,7 @@ class Canvas:
         return num_latents(self.extent, factors, self.begins), h, w
 
     def coordinates(self, grid: Size, patch: Size, factors: Factors) -> tuple[Tensor, Tensor]:
-        """Coordinates [n, 3] and latent frame [n] of the tokens of this canvas."""
+        """Coordinates [n, 4] and latent frame [n] of the tokens of this canvas."""
         fps = self.fps if self.num_frames > 1 else 0.0
         start, length = 0 if self.begins == "frame" else 1, self.latent_size(factors)[0]
         return coordinates(grid, patch, fps, start, factors[0], length)

@@ -18,7 +18,7 @@ from trainer.model.flow import shift_of
 from trainer.sampling.canvas import Canvas
 from trainer.sampling.conditions import Start
 from trainer.sampling.guidance import Branch, Guidance
-from trainer.sampling.solvers import Solver, coefficients, levels, sigma_grid
+from trainer.sampling.solvers import DEFAULT_SOLVER, Solver, coefficients, levels, sigma_grid
 from trainer.sampling.trained import TrainedModel
 
 
@@ -63,7 +63,7 @@ class Sampling:
     """
 
     steps: int = 24
-    solver: Solver = "heun"
+    solver: Solver = DEFAULT_SOLVER
     guidance: Guidance = field(default_factory=Guidance)
     condition_sigma: float | None = None
 

@@ -26,6 +26,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x [N, P], sigma [N]) to the model's prediction [N, P]: the derivative of x along the path."""
 Solver = Literal["euler", "heun", "dpm++2m"]
 SOLVERS: tuple[Solver, ...] = ("euler", "heun", "dpm++2m")
+DEFAULT_SOLVER: Solver = "dpm++2m"
 
 
 def sigma_grid(steps: int, shift: float, start: float = 1.0) -> Tensor:
@@ -53,7 +54,7 @@ def levels(grid: Tensor, start: Tensor) -> Tensor:
 
 
 def integrate(
-    velocity: Velocity, x: Tensor, levels: Tensor, solver: Solver = "heun", path: str = "linear"
+    velocity: Velocity, x: Tensor, levels: Tensor, solver: Solver = DEFAULT_SOLVER, path: str = "linear"
 ) -> Tensor:
     """Follow the flow from noise to data.
 

@@ -33,7 +33,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from manifests.errors import UsageError
 from trainer.state.checkpoint_files import Sums, TrainState, appear, read_state, temporary_folder
 from trainer.state.hashing import HashingWriter
 from trainer.state.mirror import Mirror
@@ -173,19 +172,9 @@ def _is_pinning(ranks: Ranks) -> bool:
     return ranks.device.type == "cuda"
 
 
-def load_checkpoint(path: Path, trained: Trained, digest: str, ranks: Ranks) -> TrainState:
-    """Restore everything in place, whatever the number of processes that wrote it. Every process must call.
-
-    Raises:
-        UsageError: the checkpoint was made from other data or another plan.
-    """
+def load_checkpoint(path: Path, trained: Trained, ranks: Ranks) -> TrainState:
+    """Restore everything in place, whatever the number of processes that wrote it; all must call."""
     stored = read_state(path)
-    if stored.digest != digest:
-        raise UsageError(
-            str(path),
-            f"was trained on data and plan {stored.digest}, this run reads {digest}",
-            "Give another --out, or the same data and settings.",
-        )
     tensors = trained.tensors()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

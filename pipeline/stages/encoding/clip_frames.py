@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.apart.reader import Reader
+from media.decode.geometry import slot_of
 from media.decode.probe import Probe
 from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
@@ -78,7 +79,7 @@ class Picked:
         for frame in self._frames:
             self.num_seen += 1
             if self._max_fps is not None:
-                current = int((frame.time_s - self.clip["start_s"]) * self._max_fps + 1e-3)
+                current = slot_of(frame.time_s - self.clip["start_s"], self._max_fps)
                 if current <= slot:
                     continue
                 slot = current

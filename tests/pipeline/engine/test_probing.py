@@ -7,6 +7,7 @@ import pytest
 import ray
 
 from manifests.errors import UsageError
+from manifests.layout import Column
 from pipeline.engine import cluster, probing, runner
 from pipeline.engine.probing import probe_on_ray
 
@@ -69,6 +70,8 @@ class FullDisk:
     """A stage that writes to a full disk."""
 
     name = "preview"
+    needs: tuple[Column, ...] = ()
+    column = Column("preview", "a")
 
     def setup(self):
         pass
@@ -85,13 +88,19 @@ def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch)
     actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0, None)
     actor.node = None
     actor._tell = lambda event, *_, **__: told.append(event)
-    batch = {"shard": [0], "generation": [0], "error": [""], "full": [0]}
+    batch = {"shard": [0], "generation": [0], "error": [""], "lacks": [""], "full": [0]}
     assert actor(batch)["full"] == [28] and told == ["job_started"]
     monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
     broken = actor(batch)
     assert (
         broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told[2:] == ["shard_failed"]
     )
+    monkeypatch.setattr(FullDisk, "process", lambda *_: (None, 0.0))
+    del told[:]
+    monkeypatch.setattr(FullDisk, "needs", (Column("caption", "a"),))
+    assert actor({**broken, "lacks": ["latent@b"]})["lacks"] == ["latent@b"], "it needs another column"
+    left_out = actor({**broken, "lacks": ["caption@a"]})
+    assert left_out["lacks"] == [f"caption@a {FullDisk.column}"] and told[-1] == "skipped"
 
 
 class Fragile(FullDisk):

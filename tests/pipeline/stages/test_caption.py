@@ -35,7 +35,10 @@ def calm(request):
 def caption(dataset, config, run_id="again"):
     """Run the caption and text stages over all shards. Returns the stages and the account of the captions."""
     base = View.load(dataset)
-    stages = [stage := CaptionStage(config, base.column("preview")), TextStage(TextConfig(), stage.column)]
+    stages = [
+        stage := CaptionStage(config, base.column("preview")),
+        TextStage(TextConfig(), stage.column, base.column("preview")),
+    ]
     total = None
     for one in stages:
         one.setup()

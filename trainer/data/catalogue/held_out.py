@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.store.json_files import parse_json
 from manifests.tables import scans
 from manifests.views import View
 from trainer.data.columns import CHUNK
@@ -115,7 +116,9 @@ def note_held_out(out: Path, clip_ids: Iterable[str]) -> None:
 def noted_held_out(out: Path) -> set[str]:
     """The sources that the run in a folder holds out; none where it is new, or of an earlier version."""
     path = out / _NOTED
-    return set(json.loads(path.read_text())) if path.exists() else set()
+    if not path.exists():
+        return set()
+    return set(map(str, parse_json(path.read_bytes(), str(path), "Take it from a copy of the run.")))
 
 
 def duplicates(dataset: Dataset, view: View) -> list[list[str]]:
