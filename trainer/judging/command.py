@@ -119,8 +119,8 @@ class Evaluate:
             if not self.json:
                 _print_features(found["features"])
         if self.json:
-            cli.print_json(found)
-        if self.out:
+            cli.print_json(found)  # alone: programs read it
+        elif self.out:
             print(self.out)
         return cli.DONE
 
