@@ -26,6 +26,10 @@ _WORDY = {"hevc", "vp9", "libdav1d"}
 """Decoders that call lost frames a warning."""
 
 
+_OF_OTHERS = re.compile(r"co located|missing|mmco|frame num", re.IGNORECASE)
+"""Of H.264: what a picture leans on is not there."""
+
+
 def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
     """What FFmpeg calls a stream that it cannot decode, as `none (zzzz / 0x7A7A7A7A)`; empty for nothing.
 
@@ -41,6 +45,11 @@ def name_of_codec(open_again: Callable[[], AbstractContextManager]) -> str:
         av.logging.set_level(before)
     found = (re.search(r"Video: ([^,)]*\)?)", text) for _, _, text in lines)
     return next((name.group(1).strip() for name in found if name), "")
+
+
+def speaks_of_others(said: list[str]) -> bool:
+    """Whether a decoder complains of pictures that a packet's own leans on: others may lean on them too."""
+    return any(_OF_OTHERS.search(text) for text in said)
 
 
 def is_spared(codec: str, said: list[str]) -> bool:

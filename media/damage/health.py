@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from media.damage.complaints import complaints, is_spared
+from media.damage.complaints import complaints, is_spared, speaks_of_others
 from media.damage.frame_numbers import FrameNumbers
 from media.damage.packet_kinds import is_hidden, is_leaf
 from media.damage.witness import PROMPT
@@ -21,7 +21,7 @@ _NUMBERED = {"h264", "hevc"}
 """Codecs whose pictures have numbers that tell of a missing one, so that a gap is no pause."""
 _EXACT = {"av1"}
 """Those whose decoder refuses all that leans on a packet that never came, so that what it gives is whole, but
-for a frame that it shows in a lost one's place."""
+for the frame that it shows in a lost one's place."""
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
@@ -96,7 +96,7 @@ class Health:
                 if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
         if (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said):
-            if is_leaf(packet, self.codec):
+            if is_leaf(packet, self.codec) and not speaks_of_others(said):
                 self._hurt_leaves.add(self._order)
             else:
                 self._hurt.setdefault(self._group, self._order)
@@ -154,6 +154,7 @@ class Health:
             for hurt in (self._hurt, self._late)
         )
         is_sure |= order in self._hurt_leaves
+        is_late |= is_after_gap and not is_key and self.codec in _EXACT  # it may stand in a lost one's place
         self.is_by_gap = is_late and not is_sure
         return is_sure or is_late
 

@@ -101,7 +101,11 @@ def _paused(item: Seen) -> Seen:
 
 def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | None = None) -> list[Seen]:
     """Args: is_broken: from the first one on. after: the keyframe that comes next."""
-    if after is not None and not is_broken and is_whole([glance for _, glance in held], after[1]):
+    if (
+        after is not None
+        and not (is_broken or edges.finds_single)
+        and is_whole([glance for _, glance in held], after[1])
+    ):
         held = [_paused(item) for item in held]
     found = [edges.broken_from([sample for sample, _ in held], after and after[0])]
     mended = None if after is None else broken_from([glance for _, glance in held], after[1])
