@@ -58,6 +58,16 @@ def damaged(path):
     return [picture.signs.is_damaged for picture in VideoReader(probe(str(path)), decoder="pyav").pictures()]
 
 
+def test_a_keyframe_that_is_lost_with_what_follows_it_is_a_gap(tmp_path):
+    """The next picture has the number 1, as where numbers begin anew; others are shown before it."""
+    path = without(film(tmp_path / "a.mp4", list(range(180))), (60, 62))
+    marks = dict(zip(told(path).times_s.round(4).tolist(), damaged(path), strict=True))
+    hurt = [time_s for time_s, is_damaged in marks.items() if is_damaged]
+    assert 2.0 <= min(hurt) < 2.2
+    assert all(is_damaged for time_s, is_damaged in marks.items() if min(hurt) <= time_s < 119 / 30)
+    assert not any(is_damaged for time_s, is_damaged in marks.items() if time_s >= 4.0)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_a_camera_that_skips_frames_loses_nothing(tmp_path, suffix):
     ticks = [tick for tick in range(240) if tick % 71 and not 100 <= tick < 130]
