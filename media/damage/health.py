@@ -61,7 +61,7 @@ class Health:
         self._starts_s: dict[int, float] = {}  # of groups
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
         self._late: dict[int, int] = {}  # the same by a gap in time alone
-        self._has_gaps = False
+        self._has_gaps = False  # of a decoder that is exact
         self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
         self._aspect: Fraction | None = decoder.sample_aspect_ratio if decoder else None  # of the first pixel
@@ -177,9 +177,8 @@ class Health:
                 "lost_packets",
                 f"{path}: the last {self.num_lost} packets cannot be decoded, after {last_s:.3f} s",
             )
-        if (
-            self._has_gaps and self._awaited and self.num_frames
-        ):  # the last frame may stand in a lost one's place
+        if self._has_gaps and self._awaited and self.num_frames:
+            # the last frame may stand in a lost one's place
             raise MediaError(
                 "lost_packets",
                 f"{path}: the last {len(self._awaited)} packets gave no frame, after {last_s:.3f} s",

@@ -20,8 +20,8 @@ _SLICE, _IDR = 1, 5
 _INTRA = {2, 4, 7, 9}
 """Slice types I and SI."""
 _OF_MPEG = {
-    "mpeg1video": (b"\0\0\1\0", lambda head: len(head) > 1 and head[1] >> 3 & 7 == 3),
-    "mpeg2video": (b"\0\0\1\0", lambda head: len(head) > 1 and head[1] >> 3 & 7 == 3),
+    "mpeg1video": (b"\0\0\1\0", lambda head: head[1] >> 3 & 7 == 3),
+    "mpeg2video": (b"\0\0\1\0", lambda head: head[1] >> 3 & 7 == 3),
     "mpeg4": (b"\0\0\1\xb6", lambda head: head[0] >> 6 == 2),
 }
 """Start codes of pictures, and whether what comes behind them says that one leans on both sides."""
@@ -67,9 +67,8 @@ def is_leaf(packet: av.Packet, codec: str) -> bool:
         return bool(slices) and not any(head >> 5 & 3 for head in slices)
     if codec in _OF_MPEG:
         mark, kind = _OF_MPEG[codec]
-        data = bytes(memoryview(packet)[:_MPEG_HEAD_BYTES])
-        at = data.find(mark)
-        return at >= 0 and data[at + 4 : at + 6] != b"" and kind(data[at + 4 :])
+        _, found, head = bytes(memoryview(packet)[:_MPEG_HEAD_BYTES]).partition(mark)
+        return bool(found) and len(head) > 1 and kind(head)
     return False
 
 

@@ -15,6 +15,7 @@ from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, source_row
 from pipeline.plan import segments_of
+from tests.media.damage.test_frame_numbers import without
 from world.render import render_frame
 from world.scene import sample_shot
 
@@ -36,17 +37,6 @@ def cut(path: Path):
     total = sum(len(clip.samples) for clip in clips) + sum(gap.num_frames for gap in gaps)
     assert total == row["num_packets"]
     return clips, gaps
-
-
-def without(path: Path, lost: range) -> Path:
-    target = path.with_name(f"lacks{path.suffix}")
-    with av.open(str(path)) as source, av.open(str(target), "w") as container:
-        stream = container.add_stream_from_template(source.streams.video[0])
-        for place, packet in enumerate(item for item in source.demux(video=0) if item.size):
-            if place not in lost:
-                packet.stream = stream
-                container.mux(packet)
-    return target
 
 
 @pytest.mark.parametrize(
