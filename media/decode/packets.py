@@ -220,8 +220,8 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
         pieces.append(ordered - ordered[0] + begin)
         shift = begin - int(ordered[0])
         late = set(ordered[_missing(ordered, step)].tolist()) if seen.maybe and step else set()
-        begun_anew = [place for place in seen.maybe if late.isdisjoint(_built_on_gaps(seen.pts, [place]))]
-        sure = [*seen.gaps, *[place for place in seen.maybe if place not in begun_anew]]
+        lost = [place for place in seen.maybe if not late.isdisjoint(_built_on_gaps(seen.pts, [place]))]
+        sure = [*seen.gaps, *lost]
         missing_ticks.update(tick + shift for tick in _built_on_gaps(seen.pts, sure))
         keys.update(tick + shift for tick in seen.keys)
     ticks = np.concatenate(pieces)

@@ -4,6 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
+from dashboard.site import without_paths
 from manifests import cli
 from manifests.tables import scans
 
@@ -92,3 +93,10 @@ def test_a_flipped_byte_and_a_missing_tar_are_no_video(copy, tmp_path):
     assert answer.status_code == 500 and "crc32" in answer.text
     Path(path).unlink()
     assert client.get(f"/media/{member.name}", headers={"range": "bytes=0-99"}).status_code == 404
+
+
+def test_folders_are_left_out_of_texts_blanks_and_all():
+    found = without_paths(
+        {"text": "/data/Client X/take one/a.mp4: ended early", "note": "red/blue and/or not"}
+    )
+    assert found == {"text": "a.mp4: ended early", "note": "red/blue and/or not"}

@@ -51,3 +51,12 @@ def _put(written, path, data):
     written.append((path.rpartition("/")[2], len(data)))
     with open(path, "wb") as file:
         file.write(data)
+
+
+def test_names_of_runs_sort_by_their_time(monkeypatch):
+    times = [1_700_000_000_000_000_000 + 7_300_000 * turn for turn in range(200)]
+    names = []
+    for now_ns in times:
+        monkeypatch.setattr(events.time, "time_ns", lambda now_ns=now_ns: now_ns)
+        names.append(events.stamp())
+    assert names == sorted(set(names))

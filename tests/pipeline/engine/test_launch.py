@@ -64,6 +64,11 @@ def test_what_is_no_training_command_is_refused_before_ray_starts(tmp_path):
     assert "is no verb that several workers share" in run("launch", "info", check=2).stderr
 
 
+def test_more_workers_at_least_than_at_most_are_refused_before_ray_starts():
+    told = run("launch", "--workers", 2, "--least-workers", 5, "--", "fit", "tiny", "--data", "x", check=2)
+    assert "--least-workers 5: is more than --workers" in told.stderr
+
+
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
