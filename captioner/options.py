@@ -16,8 +16,8 @@ class CaptionerOptions:
     """Backend: measured (states what was measured), coca (this project's own), transformers (a local VLM),
     openai (a server), given (only what footage came with)."""
     model: str = ""
-    """coca: folder of weights (empty: the small ones that come with the project); transformers: folder or hub
-    id; openai: the server's name for its model."""
+    """coca: folder of weights, or the name of one under weights/ (empty: captioner-tiny); transformers:
+    folder or hub id; openai: the server's name for its model."""
     server: str = ""
     """openai: base address, such as http://127.0.0.1:8000/v1. The key comes from OPENAI_API_KEY alone."""
     prompt: str = "video-2"

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from manifests.layout import Dataset
+from manifests.runs.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
+from manifests.runs.pace import Meter, Pace
 from manifests.store import storage
-from manifests.writing.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
-from manifests.writing.pace import Meter, Pace
 
 MOST_LISTENERS = 32
 _EVERY_S = 0.5

@@ -149,7 +149,7 @@ def _of_dataset(
     from dashboard.media import member_bytes
     from dashboard.pages import captions, clips, drops, now, runs
     from dashboard.site import Site
-    from manifests.writing.events import run_ids
+    from manifests.runs.events import run_ids
 
     index = Index(dataset, folder)
     try:

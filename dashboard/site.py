@@ -26,7 +26,7 @@ from dashboard.live import Tail
 from dashboard.states import Grids
 from dashboard.verdicts import Verdicts
 from manifests.layout import Dataset
-from manifests.writing.pace import told_duration, told_range
+from manifests.runs.pace import told_duration, told_range
 
 HERE = Path(__file__).parent
 PAGES = [

@@ -14,8 +14,8 @@ from dashboard.asking.scope import Scope
 from dashboard.index.index import Index
 from dashboard.live import Tail
 from manifests.layout import Dataset
+from manifests.runs.pace import MEASURING, RUNNING
 from manifests.store import storage
-from manifests.writing.pace import MEASURING, RUNNING
 
 STATES = ("missing", "queued", "running", "committed", "verified", "stale", "failures", "corrupt")
 _WORSE = ("verified", "committed", "running", "queued", "missing", "stale", "failures", "corrupt")

@@ -29,6 +29,17 @@ _TRIES = 5
 OF_SOURCES = ("licence", "origin")
 """What a clip has of its source: columns of `clips` too, wherever they are asked for."""
 _OF_THE_MOMENT = re.compile(r"\b(current_(date|time|timestamp)|localtime(stamp)?)\b", re.IGNORECASE)
+_OF_SOME_ROW = {
+    "any_value",
+    "arbitrary",
+    "first",
+    "last",
+    "row_number",
+    "first_value",
+    "last_value",
+    "nth_value",
+}
+"""Functions whose answer is of the row that happens to come first, unless it is said which does."""
 _LITERALS = re.compile(r"'(?:[^']|'')*'")
 
 
@@ -98,11 +109,10 @@ def check_settled(query: str, whose: str) -> None:
             "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
         ).fetchall()
         [said] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",)
-    called, is_sampled = _called(json.loads(said))
+    called, unsettled = _called(json.loads(said))
     found = sorted(called & {name for [name] in rows} - {"error"})
     found += [match.group().lower() for match in _OF_THE_MOMENT.finditer(_LITERALS.sub("", query))]
-    if is_sampled:
-        found.append("SAMPLE")
+    found += sorted(unsettled)
     if found:
         raise UsageError(
             whose,
@@ -111,19 +121,35 @@ def check_settled(query: str, whose: str) -> None:
         )
 
 
-def _called(node: Any) -> tuple[set[str], bool]:
-    """Names of the functions in a parsed query, and whether it takes a sample."""
-    names, is_sampled = set[str](), False
+def _called(node: Any) -> tuple[set[str], set[str]]:
+    """Names of the functions in a parsed query, and what in it takes some rows without saying which."""
+    names, unsettled = set[str](), set[str]()
     nodes = [node]
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
-            names.add(str(node.get("function_name", "")).lower())
-            is_sampled |= bool(node.get("sample"))
+            name = str(node.get("function_name", "")).lower()
+            names.add(name)
+            if node.get("sample"):
+                unsettled.add("SAMPLE")
+            unsettled |= {f"{what} without ORDER BY" for what in _some_of_many(name, node)}
             nodes += node.values()
         elif isinstance(node, list):
             nodes += node
-    return names, is_sampled
+    return names, unsettled
+
+
+def _some_of_many(name: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """What a node of a parsed query does that depends on the order in which rows happen to come."""
+    changes = {change.get("type"): change for change in node.get("modifiers") or ()}
+    if "ORDER_MODIFIER" not in changes:
+        if "LIMIT_MODIFIER" in changes:
+            yield "LIMIT"
+        if changes.get("DISTINCT_MODIFIER", {}).get("distinct_on_targets"):
+            yield "DISTINCT ON"
+    ordered = node.get("orders") or (node.get("order_bys") or {}).get("orders")
+    if name in _OF_SOME_ROW and not ordered:
+        yield name
 
 
 def check_predicate(where: str, whose: str) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from manifests import snapshots
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset, header_bytes
+from manifests.runs.events import run_ids, stamp
 from manifests.schemas import FORMAT_VERSION, is_of_today, parts_of, to_table, with_parts
 from manifests.store import storage
 from manifests.store.shards import Member
@@ -31,7 +32,6 @@ from manifests.tables.parts import named
 from manifests.unnamed import lost_snapshot, lost_tars, unnamed_tars
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
-from manifests.writing.events import run_ids, stamp
 
 
 @dataclass(frozen=True)

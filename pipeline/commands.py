@@ -19,10 +19,10 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.runs.events import Aim
 from manifests.signals import interrupt_on_signals
 from manifests.tables import planned, scans
 from manifests.views import View
-from manifests.writing.events import Aim
 from manifests.writing.lease import Lease
 from pipeline.config import CaptionConfig, IngestConfig, Resources, TextConfig, check_resources
 from pipeline.engine.cluster import check_address, session

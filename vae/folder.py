@@ -6,19 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
+from learning.committed import WEIGHTS, folder_of
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 DEFAULT_WEIGHTS = WEIGHTS / "vae-tiny"
 
 
 def vae_folder(vae: Path | str) -> Path:
     """The folder that a path, or the name of a folder under weights/, stands for; the default's if empty."""
-    if not str(vae):
-        return DEFAULT_WEIGHTS
-    named = WEIGHTS / vae
-    return named if named.is_dir() and not Path(vae).is_dir() else Path(vae)
+    return folder_of(vae, DEFAULT_WEIGHTS)
 
 
 def read_record(folder: Path | str) -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.backends.weights import folder_digest, weights_of
-from captioner.coca.folder import DEFAULT_WEIGHTS, read_folder, stage_digest
+from captioner.coca.folder import captioner_folder, read_folder, stage_digest
 from captioner.coca.tokenizer import PAD, Tokens
 from manifests.errors import UsageError
 
@@ -36,7 +36,7 @@ class CocaTextEncoder:
     name = "coca"
 
     def __init__(self, model: str) -> None:
-        self.path = Path(model or DEFAULT_WEIGHTS)
+        self.path = captioner_folder(model)
         self.folder = read_folder(self.path)
         self.width = self.folder.config.text_width
         self.version = f"coca-text/2:{stage_digest(self.path, 'dense')}"

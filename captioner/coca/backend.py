@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.coca.folder import DEFAULT_WEIGHTS, looks_digest, read_folder, stage_digest
+from captioner.coca.folder import captioner_folder, looks_digest, read_folder, stage_digest
 from captioner.coca.inputs import clip_input, looked_at
 from captioner.gates.answers import fields_text
 from captioner.gates.slots import Slots, read
@@ -35,7 +34,7 @@ class CocaCaptioner:
     at_once = 1
 
     def __init__(self, options: CaptionerOptions) -> None:
-        self.options, self.path = options, Path(options.model or DEFAULT_WEIGHTS)
+        self.options, self.path = options, captioner_folder(options.model)
         read_folder(self.path)  # a folder without weights is an error now, not on a far node
         wanted: list[str] = [
             stage

@@ -13,6 +13,7 @@ from typing import Any
 
 from captioner.coca.config import CocaConfig
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
+from learning.committed import WEIGHTS, folder_of
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 
@@ -20,7 +21,12 @@ FORMAT = "video-coca/1"
 STAGES = ("base", "short", "dense")
 LOOKS = "looks.safetensors"
 _AGAIN = "Take it from where the weights came from, or train anew."
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "captioner-tiny"
+DEFAULT_WEIGHTS = WEIGHTS / "captioner-tiny"
+
+
+def captioner_folder(model: Path | str) -> Path:
+    """The folder that a path, or the name of a folder under weights/, stands for; the default's if empty."""
+    return folder_of(model, DEFAULT_WEIGHTS)
 
 
 @dataclass(frozen=True)

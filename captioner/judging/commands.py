@@ -51,7 +51,7 @@ class Eval:
     def run(self) -> int:
         import torch
 
-        from captioner.coca.folder import DEFAULT_WEIGHTS
+        from captioner.coca.folder import captioner_folder
         from captioner.judging.evaluation import run_evaluation
         from captioner.judging.sheet import contact_sheet
 
@@ -65,7 +65,7 @@ class Eval:
         else:
             print_report(result)
         if self.record:
-            record_scores(Path(self.with_.model or DEFAULT_WEIGHTS), result)
+            record_scores(captioner_folder(self.with_.model), result)
         if report and worst_clips:
             cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
             contact_sheet(worst, worst_clips)
@@ -270,6 +270,9 @@ class Judge:
     """The judge; pin its version."""
     runs: int = 3
     """How often each verdict is asked for."""
+    answers: Path | None = None
+    """File that keeps every answer (JSON lines): what it holds is not asked again, so a judging that was
+    stopped goes on."""
 
     def run(self) -> int:
         from captioner.judging.judged import (
@@ -279,7 +282,7 @@ class Judge:
             load_truth,
             named_alike,
         )
-        from captioner.language.asking import asker
+        from captioner.language.asking import asker, remembering
 
         if self.form not in {"events", "questions"}:
             raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")
@@ -289,6 +292,9 @@ class Judge:
         judge = judge_events if self.form == "events" else judge_questions
         items = load_truth(self.truth, self.form)
         captions = named_alike(items, load_captions(self.captions))
-        result = judge(items, captions, asker(self.server, self.model), self.runs)
+        ask = asker(self.server, self.model)
+        if self.answers:
+            ask = remembering(ask, self.model, cli.with_folder(self.answers))
+        result = judge(items, captions, ask, self.runs)
         cli.print_json({"judge": self.model, **result})
         return cli.DONE

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+from manifests.cli import say
 from manifests.errors import RushesError
+from manifests.store.json_files import parse_lines
 
 Ask = Callable[[str], str]
 _MOST_TOKENS = 4096
@@ -32,3 +38,43 @@ def asker(server: str, model: str) -> Ask:
         return reply.choices[0].message.content or ""
 
     return ask
+
+
+def remembering(ask: Ask, model: str, path: Path) -> Ask:
+    """A function that asks as `ask` does and keeps each answer in a file; what that holds is not asked again.
+
+    A text that is asked for several times has as many answers, in order. The file is JSON lines, of any
+    models; a line that a killed process left half written is cut off.
+
+    Raises:
+        IntegrityError: the file holds something else.
+    """
+    step = "Give another file; this one is not of judge-captions."
+    whole = b""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            path.write_bytes(whole)
+    known = dict[tuple[str, int], str]()
+    counts = Counter[str]()
+    for row in parse_lines(whole, str(path), step, ("model", "asked", "answer")):
+        if row["model"] == model:
+            known[row["asked"], counts[row["asked"]]] = str(row["answer"])
+            counts[row["asked"]] += 1
+    if known:
+        say(f"{path}: {len(known)} answers of {model} are there and are not asked for again")
+    counts.clear()
+
+    def ask_once(text: str) -> str:
+        asked = hashlib.sha256(text.encode()).hexdigest()
+        place = asked, counts[asked]
+        counts[asked] += 1
+        if place not in known:
+            answer = ask(text)
+            with path.open("a") as file:
+                file.write(json.dumps({"model": model, "asked": asked, "answer": answer}) + "\n")
+            known[place] = answer
+        return known[place]
+
+    return ask_once

@@ -14,8 +14,8 @@ from dashboard.live import MOST_LISTENERS
 from dashboard.pages.clips import among
 from dashboard.site import Site, local_time, told_bytes
 from dashboard.states import Grid, order_of
+from manifests.runs.pace import OVER, RUNNING, SILENT, Pace, told_range
 from manifests.store import storage
-from manifests.writing.pace import OVER, RUNNING, SILENT, Pace, told_range
 
 _STATES = {"none": "No ingest has run here", "measuring": "Working, time left not measured yet"}
 _SHOWN = 12

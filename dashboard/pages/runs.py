@@ -12,9 +12,9 @@ from fastapi.responses import Response
 
 from dashboard.site import Site
 from manifests.errors import RushesError
+from manifests.runs.events import read_events, run_ids
+from manifests.runs.pace import OVER, pace
 from manifests.store import storage
-from manifests.writing.events import read_events, run_ids
-from manifests.writing.pace import OVER, pace
 
 SHOWN = 30
 

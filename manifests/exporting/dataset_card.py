@@ -12,10 +12,10 @@ import pyarrow as pa
 from manifests import queries, snapshots
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.runs.events import run_ids
 from manifests.store.json_files import read_object
 from manifests.tables import scans
 from manifests.views import View
-from manifests.writing.events import run_ids
 from manifests.writing.removing import tokens
 
 _SOURCES = """

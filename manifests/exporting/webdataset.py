@@ -18,11 +18,11 @@ from manifests.errors import UsageError
 from manifests.exporting.card import card, full
 from manifests.layout import EXPORT_MARK, Dataset
 from manifests.queries import OF_SOURCES
+from manifests.runs.events import ingest_settings
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import records, scans
 from manifests.views import View
-from manifests.writing.events import ingest_settings
 
 _OWN_NAME = re.compile(r"\d{6,}\.tar|\.\d{6,}\.tar\..*\.tmp")
 FIELDS = {

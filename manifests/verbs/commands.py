@@ -19,12 +19,12 @@ from manifests.exporting.lakehouse import export_tables
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
+from manifests.runs.events import read_events, run_ids, told
+from manifests.runs.rates import StageRate, rates
 from manifests.tables import planned, records, scans
 from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
-from manifests.writing.events import read_events, run_ids, told
-from manifests.writing.rates import StageRate, rates
 
 Folder = Annotated[str, tyro.conf.Positional]
 

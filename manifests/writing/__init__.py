@@ -1,1 +1,1 @@
-"""What writes a dataset: the lease, commits, and the events of a run."""
+"""What writes a dataset, and takes out of it: the lease, commits, compaction, removal."""

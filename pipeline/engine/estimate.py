@@ -17,10 +17,10 @@ import ray
 
 from manifests import cli
 from manifests.layout import Column, Dataset
+from manifests.runs.events import read_events, run_ids
 from manifests.store.json_files import read_object
 from manifests.tables import planned, scans
 from manifests.writing.commit import commit_generation
-from manifests.writing.events import read_events, run_ids
 from pipeline.config import IngestConfig, Resources
 from pipeline.engine.cluster import preflight
 from pipeline.engine.run import build_stages

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Gauge
 
-from manifests.writing.pace import Pace
+from manifests.runs.pace import Pace
 
 _TAGS = ("run", "stage")
 _OF_STAGES = {

@@ -15,11 +15,11 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.runs.events import Aim, run_aim, run_config, run_ids
 from manifests.signals import interrupt_on_signals
 from manifests.tables import planned, records, scans
 from manifests.text import shown
 from manifests.views import View
-from manifests.writing.events import Aim, run_aim, run_config, run_ids
 from manifests.writing.lease import Lease
 from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig

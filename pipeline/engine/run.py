@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column, Dataset
+from manifests.runs.events import Aim
 from manifests.store import storage
 from manifests.tables import planned, scans
 from manifests.text import shown_json
 from manifests.verbs.upkeep import compacted
 from manifests.views import View
 from manifests.writing.compact import ENOUGH
-from manifests.writing.events import Aim
 from manifests.writing.withdrawn import forget
 from pipeline.config import IngestConfig, PlanConfig
 from pipeline.curate.stage import Curate

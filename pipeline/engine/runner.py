@@ -26,11 +26,11 @@ from ray.data import ActorPoolStrategy
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Column, Dataset
+from manifests.runs.events import Aim, EventLog, stamp
 from manifests.store import storage
 from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
-from manifests.writing.events import Aim, EventLog, stamp
 from media.bytes.sealed import secret_if_there, use_secret
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to

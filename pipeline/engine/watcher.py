@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from manifests import cli
 from manifests.cli import say
 from manifests.errors import RushesError
+from manifests.runs.events import HEARTBEAT, EventLog
+from manifests.runs.pace import MEASURING, Pace, told_range
 from manifests.writing.commit import Account
-from manifests.writing.events import HEARTBEAT, EventLog
-from manifests.writing.pace import MEASURING, Pace, told_range
 from pipeline.engine.gauges import Gauges
 
 _POLL_S = 0.5

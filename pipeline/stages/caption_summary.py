@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from captioner.gates.gates import DUPLICATE_CLIPS, duplicates
 from manifests.cli import say
 from manifests.layout import Column, Dataset
+from manifests.runs import events
 from manifests.tables import scans
-from manifests.writing import events
 
 _FIELDS = [
     *("clip_id", "kind", "source", "text", "status", "reasons"),

@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 
 from dashboard.app import make_app
 from manifests.layout import Column, Dataset
+from manifests.runs.events import EventLog, run_ids
 from manifests.tables import records, scans
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
-from manifests.writing.events import EventLog, run_ids
 from media.writer import webm_bytes
 
 OTHER, MAP = Column("caption", "anothervoice"), Column("map", "someplaces")

@@ -7,10 +7,10 @@ import pytest
 import webdataset
 
 from manifests.layout import Dataset
+from manifests.runs.events import read_events, run_ids
 from manifests.tables import planned, scans
 from manifests.verify import verify
 from manifests.views import View
-from manifests.writing.events import read_events, run_ids
 from tests.e2e.commands import INGEST, ROOT, committed, environment, run
 
 

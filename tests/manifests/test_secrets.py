@@ -8,9 +8,9 @@ import pytest
 from manifests.cli import output
 from manifests.cli.frame import main
 from manifests.layout import Dataset
+from manifests.runs.events import EventLog, read_events, run_config
 from manifests.store import objects, storage
 from manifests.text import decoded, shown, split_user, valid
-from manifests.writing.events import EventLog, read_events, run_config
 from pipeline.engine.run import print_summary
 from pipeline.engine.runner import start_run
 

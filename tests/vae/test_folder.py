@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from learning.committed import WEIGHTS
 from manifests.errors import UsageError
 from vae.checkpoint import load_vae
-from vae.folder import DEFAULT_WEIGHTS, WEIGHTS, vae_folder, weights_digest
+from vae.folder import DEFAULT_WEIGHTS, vae_folder, weights_digest
 
 
 @pytest.mark.parametrize("folder", sorted(WEIGHTS.glob("vae-*")), ids=lambda folder: folder.name)

@@ -18,10 +18,10 @@ from captioner.judging.sheet import contact_sheet
 from manifests.cli import say
 from manifests.errors import RushesError
 from manifests.layout import Dataset
+from manifests.runs.events import ingest_settings
 from manifests.store import storage
 from manifests.tables import scans
 from manifests.views import View
-from manifests.writing.events import ingest_settings
 from media.writer import webm_bytes
 from trainer.config import FitConfig
 from trainer.data.catalogue.catalog import Catalog

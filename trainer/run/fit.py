@@ -19,9 +19,9 @@ from torch import nn
 
 from learning.stopping import Stop, stop_on_signals
 from manifests.layout import Dataset
+from manifests.runs.events import ingest_settings
 from manifests.store.json_files import read_local_object
 from manifests.store.reading import RangeCache
-from manifests.writing.events import ingest_settings
 from trainer.config import FitConfig
 from trainer.config_files import (
     Changes,

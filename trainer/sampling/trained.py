@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captioner.registry import make_text_encoder
+from learning.committed import WEIGHTS
 from learning.weights import fill, read_weights
 from manifests.cli import say
 from manifests.errors import UsageError
@@ -24,7 +25,6 @@ from vae.folder import DEFAULT_WEIGHTS, weights_digest
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
 
 class TrainedModel:

@@ -12,7 +12,8 @@ from captioner.judging.judged import (
     named_alike,
     read_vote,
 )
-from manifests.errors import RushesError, UsageError
+from captioner.language.asking import remembering
+from manifests.errors import IntegrityError, RushesError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,35 @@ def test_answers_that_are_none_do_not_count(tmp_path):
     answers = iter(["yes", "", "yes"])
     told = judge_questions(items, {"a": "text"}, lambda text: next(answers), runs=3)
     assert (told["accuracy"], told["num_unreadable"], told["steady_verdicts"]) == (1.0, 1, 0.0)
+
+
+def test_a_judging_that_was_stopped_goes_on(tmp_path):
+    truth = [{"video": "a", "qa": [{"question": q, "answer": "a"} for q in "pqr"]}]
+    items, asked = load_truth(write(tmp_path / "t.json", truth), "questions"), []
+
+    def judged(most):
+        def ask(text):
+            if len(asked) == most:
+                raise RushesError("server", "is away")
+            asked.append(text)
+            return "yes" if len(asked) % 4 else "no"
+
+        return judge_questions(
+            items, {"a": "text"}, remembering(ask, "m", tmp_path / "answers.jsonl"), runs=3
+        )
+
+    whole = judged(99)
+    (tmp_path / "answers.jsonl").unlink()
+    asked.clear()
+    with pytest.raises(RushesError, match="away"):
+        judged(5)
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write('{"model": "m", "asked"')  # killed amid a line
+    assert judged(99) == whole
+    assert len(asked) == 9
+    (tmp_path / "answers.jsonl").write_text('{"other": 1}\n')
+    with pytest.raises(IntegrityError, match="line 1"):
+        judged(99)
 
 
 def test_names_meet_with_and_without_their_endings(tmp_path):

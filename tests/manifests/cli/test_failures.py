@@ -15,7 +15,7 @@ import pytest
 from manifests import cli
 from manifests.cli.failures import failure_of
 from manifests.layout import Dataset
-from manifests.writing.events import run_ids
+from manifests.runs.events import run_ids
 from tests.e2e.commands import ROOT
 from vae.folder import DEFAULT_WEIGHTS
 

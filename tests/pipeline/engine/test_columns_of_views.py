@@ -9,10 +9,10 @@ import pytest
 from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
+from manifests.runs.events import Aim, ingest_settings, run_ids
 from manifests.tables import records
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
-from manifests.writing.events import Aim, ingest_settings, run_ids
 from pipeline.engine import repair
 from pipeline.engine.repair import aim_of, stages_of_run
 

@@ -3,7 +3,7 @@
 import json
 import time
 
-from manifests.writing.pace import Meter
+from manifests.runs.pace import Meter
 from pipeline.engine import gauges
 from tests.e2e.commands import ROOT
 

@@ -114,7 +114,7 @@ class Fragile(FullDisk):
 def test_a_stage_that_dies_while_it_sets_up_ends_the_run_with_its_name_and_a_few_events(dataset, tmp_path):
     from manifests.errors import RushesError
     from manifests.layout import Column, Dataset
-    from manifests.writing.events import read_events
+    from manifests.runs.events import read_events
 
     copy = Dataset.create(str(tmp_path / "ds"))
     stage = Fragile()

@@ -10,8 +10,8 @@ import pytest
 
 from manifests import cli
 from manifests.layout import Column, Dataset
+from manifests.runs.events import EventLog
 from manifests.tables import planned, scans
-from manifests.writing.events import EventLog
 from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
 from pipeline.engine import estimate, repair

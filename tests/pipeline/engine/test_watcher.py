@@ -2,9 +2,9 @@
 
 import time
 
+from manifests.runs import events
+from manifests.runs.events import EventLog
 from manifests.store import storage
-from manifests.writing import events
-from manifests.writing.events import EventLog
 from pipeline.engine import watcher as watchers
 
 

@@ -7,8 +7,8 @@ from statistics import median
 
 import pytest
 
-from manifests.writing import pace as paces
-from manifests.writing.pace import Meter, pace, told_duration, told_range
+from manifests.runs import pace as paces
+from manifests.runs.pace import Meter, pace, told_duration, told_range
 
 STAGES = ("preview", "caption", "text", "latent")
 

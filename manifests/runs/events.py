@@ -16,10 +16,10 @@ from typing import Any
 
 from manifests.errors import IntegrityError
 from manifests.layout import Column, Dataset
+from manifests.runs.pace import Meter
 from manifests.store import storage
 from manifests.store.json_files import RESTORE, parse_lines, read_object
 from manifests.text import shown_json
-from manifests.writing.pace import Meter
 
 _REWRITE_EVERY_S = 10.0
 PIECE_BYTES = 1 << 20

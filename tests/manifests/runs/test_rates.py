@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.writing.rates import rates
+from manifests.runs.rates import rates
 
 
 def run(stages: dict[str, list[tuple[int, float, float]]]) -> list[dict]:

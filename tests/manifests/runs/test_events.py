@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dashboard.live import Tail
 from manifests.layout import Dataset
+from manifests.runs import events
+from manifests.runs.events import EventLog, read_events
 from manifests.store import storage
-from manifests.writing import events
-from manifests.writing.events import EventLog, read_events
 
 
 def test_a_full_piece_is_followed_by_another(tmp_path, monkeypatch):
     dataset, written = Dataset.create(str(tmp_path / "ds")), []
-    for module in ("manifests.writing.events", "dashboard.live"):
+    for module in ("manifests.runs.events", "dashboard.live"):
         monkeypatch.setattr(f"{module}.PIECE_BYTES", 2000)
     monkeypatch.setattr(storage, "is_local", lambda filesystem: False)
     log, tail = EventLog(dataset, "20260101-000000-000000"), Tail(dataset)
