@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
 from learning.committed import WEIGHTS
@@ -27,3 +29,11 @@ def test_nothing_is_the_default_and_a_folder_here_goes_before_a_name(tmp_path, m
 def test_a_name_that_is_nowhere_is_an_error():
     with pytest.raises(UsageError, match="nowhere: holds no VAE"):
         load_vae("nowhere")
+
+
+def test_a_wheel_carries_the_weights():
+    root = WEIGHTS.parent
+    told = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "weights" in told["packages"]["find"]["include"]
+    carried = {path for pattern in told["package-data"]["weights"] for path in WEIGHTS.glob(pattern)}
+    assert carried == {path for path in WEIGHTS.glob("*/*") if path.is_file()}
