@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.config import FitConfig
-from trainer.data.packs import EpochPlan, PackSettings, pack_cost, plan_epoch, plan_steps, pool_largest_fit
+from trainer.data.packs import EpochPlan, PackSettings, largest_fit, pack_cost, plan_epoch, plan_steps
 from trainer.data.samples import Sample, SampleTable
 from trainer.planning import describe
 
@@ -131,7 +131,7 @@ def figures(samples: list[Sample], budget: int) -> Figures:
     told = describe(table, plan, replace(FitConfig(), tokens=budget, packs_per_step=64))
     fill, kept = {"plan": plan.fill}, {"plan": told["latent_frames_kept_this_epoch"]}
     for name, bins in (
-        ("pool largest-fit", pool_largest_fit(lengths, budget)),
+        ("pool largest-fit", list(largest_fit(lengths, budget))),
         ("first-fit, 8 open", first_fit(lengths, budget)),
     ):
         fill[name] = sum(lengths) / (budget * len(bins))

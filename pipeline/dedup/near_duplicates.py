@@ -8,7 +8,6 @@ new ones are looked up in the tables that it left (`known`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,27 +61,6 @@ class Hashes(Protocol):
 
     def some(self, clips: Mapping[str, int]) -> dict[str, bytes]:
         """Hashes of a few clips, new or not, by id; given are their shards."""
-
-
-class Held:
-    """Hashes that are in memory, by clip."""
-
-    def __init__(self, hashes: Mapping[str, bytes], others: Mapping[str, bytes] | None = None) -> None:
-        self.ids = sorted(hashes)
-        self.shards = np.zeros(len(self.ids), np.int32)
-        self._hashes = {**(others or {}), **hashes}
-
-    def blocks(self) -> list[tuple]:
-        count = math.ceil(len(self.ids) / CLIPS_A_TASK)
-        parts = [self.ids[number * CLIPS_A_TASK : (number + 1) * CLIPS_A_TASK] for number in range(count)]
-        return [([self._hashes[clip_id] for clip_id in part],) for part in parts]
-
-    @staticmethod
-    def read(*block: Any) -> list[bytes]:
-        return list(block[0])
-
-    def some(self, clips: Mapping[str, int]) -> dict[str, bytes]:
-        return {clip_id: self._hashes[clip_id] for clip_id in clips}
 
 
 def keyed_block(read: Callable[..., list[bytes]], block: tuple) -> list[Any]:

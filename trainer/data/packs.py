@@ -77,11 +77,6 @@ def largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> Iterat
         fill_up()
 
 
-def pool_largest_fit(lengths: Iterable[int], budget: int, pool: int = POOL) -> list[list[int]]:
-    """All bins of `largest_fit`."""
-    return list(largest_fit(lengths, budget, pool))
-
-
 def pack_cost(tokens: list[int], attention_cost: float) -> float:
     """Relative time of a pack: linear layers grow with tokens, attention with their square per sample."""
     return float(sum(count * (1 + count * attention_cost) for count in tokens))

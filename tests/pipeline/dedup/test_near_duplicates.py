@@ -5,7 +5,10 @@ said.
 from __future__ import annotations
 
 import itertools
+import math
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +20,34 @@ from pipeline.dedup import grouping, search
 from pipeline.dedup import near_duplicates as neardup
 from pipeline.dedup.embeddings import Vectors, embedding_pairs
 from pipeline.dedup.grouping import Group, Quality, Report, group
-from pipeline.dedup.near_duplicates import Held, candidate_pairs, find_groups, in_process
+from pipeline.dedup.near_duplicates import candidate_pairs, find_groups, in_process
 from world.film import SIZES_PX
 from world.render import render_frame
 from world.scene import sample_shot
+
+
+class Held:
+    """Hashes that are in memory, by clip."""
+
+    def __init__(self, hashes: Mapping[str, bytes], others: Mapping[str, bytes] | None = None) -> None:
+        self.ids = sorted(hashes)
+        self.shards = np.zeros(len(self.ids), np.int32)
+        self._hashes = {**(others or {}), **hashes}
+
+    def blocks(self) -> list[tuple]:
+        count = math.ceil(len(self.ids) / neardup.CLIPS_A_TASK)
+        parts = [
+            self.ids[number * neardup.CLIPS_A_TASK : (number + 1) * neardup.CLIPS_A_TASK]
+            for number in range(count)
+        ]
+        return [([self._hashes[clip_id] for clip_id in part],) for part in parts]
+
+    @staticmethod
+    def read(*block: Any) -> list[bytes]:
+        return list(block[0])
+
+    def some(self, clips: Mapping[str, int]) -> dict[str, bytes]:
+        return {clip_id: self._hashes[clip_id] for clip_id in clips}
 
 
 def copies(seed: int, duration_s: float = 2.2) -> list[tuple[str, bytes]]:

@@ -13,10 +13,10 @@ from manifests.errors import UsageError
 from trainer.config import ModelConfig
 from trainer.data.packs import (
     PackSettings,
+    largest_fit,
     pack_cost,
     pack_settings,
     plan_epoch,
-    pool_largest_fit,
     rank_packs,
 )
 from trainer.data.plan_stream import PlanStream
@@ -44,7 +44,7 @@ sizes = st.lists(
 
 @given(lengths=st.lists(st.integers(1, 100), max_size=200))
 def test_every_item_lands_in_one_bin_that_holds_it(lengths):
-    bins = pool_largest_fit(lengths, 100)
+    bins = list(largest_fit(lengths, 100))
     assert sorted(index for chosen in bins for index in chosen) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in chosen) <= 100 for chosen in bins)
 
@@ -72,11 +72,11 @@ def slow_largest_fit(lengths, budget, pool=128):
 
 @given(lengths=st.lists(st.integers(1, 40), max_size=120), pool=st.integers(1, 20))
 def test_packing_is_the_rule_it_says(lengths, pool):
-    assert pool_largest_fit(lengths, 100, pool) == slow_largest_fit(lengths, 100, pool)
+    assert list(largest_fit(lengths, 100, pool)) == slow_largest_fit(lengths, 100, pool)
 
 
 def test_bins_hold_more_small_items_than_the_pool():
-    [first, *_] = pool_largest_fit([1] * 1000, 900, pool=16)
+    [first, *_] = list(largest_fit([1] * 1000, 900, pool=16))
     assert len(first) == 900
 
 
