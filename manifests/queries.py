@@ -152,6 +152,17 @@ def _some_of_many(name: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield name
 
 
+def tables_asked(query: str) -> set[str]:
+    """Names of the tables that a query reads, in small letters; none where it cannot be read."""
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        try:
+            return {name.lower() for name in connection.get_table_names(query)}
+        except duckdb.Error:
+            return set()  # what is wrong with it is said when it is run
+
+
 def check_predicate(where: str, whose: str) -> None:
     """Refuse a predicate that is not one expression, such as one whose brackets end what it stands in.
 

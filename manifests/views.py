@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -104,18 +103,14 @@ class View:
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")
         missing = {table: column for table, column in _MADE_BY.items() if column not in self.columns}
-        try:
-            whose = f"view predicate {self.where!r}"
-            return queries.sql(dataset, query, self.columns, missing, whose=whose)
-        except UsageError as error:
-            for table, column in missing.items():
-                if re.search(rf"Table with name {table} does not exist", str(error)):
-                    raise UsageError(
-                        f"view predicate {self.where!r}",
-                        f"asks the table {table}, and the view has no column {column}",
-                        f"Add {column} to its columns, see `rushes status DATASET`, or change the predicate.",
-                    ) from error
-            raise
+        whose = f"view predicate {self.where!r}"
+        for table in sorted(queries.tables_asked(query) & set(missing)):
+            raise UsageError(
+                whose,
+                f"asks the table {table}, and the view has no column {missing[table]}",
+                f"Add {missing[table]} to its columns, see `rushes status DATASET`, or change the predicate.",
+            )
+        return queries.sql(dataset, query, self.columns, missing, whose=whose)
 
     def kept(self, dataset: Dataset) -> set[str]:
         """Ids of the clips that the predicate keeps."""
