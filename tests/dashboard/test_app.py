@@ -40,6 +40,7 @@ def test_head_is_get_without_its_body(client, dataset):
         assert (head.status_code, head.content) == (whole.status_code, b"")
         assert head.headers["content-type"] == whole.headers["content-type"]
     assert client.head("/media/nosuch.poster.jpg").status_code == 404
+    assert client.head("/events").status_code == 200  # and does not wait for one
 
 
 @pytest.mark.parametrize("host", ["foo", "300.1.1.1", "example.org"])

@@ -44,7 +44,9 @@ def test_ingest_on_embedded_ray_gives_the_bytes_of_the_stages_run_by_hand_and_re
     assert failure["uri"].endswith("broken.mov")
     assert failure["cause"]
 
-    run_id = run_ids(made)[0]
+    run_id, idle = run_ids(made)  # the second had nothing to make, and says so
+    told = [event["event"] for event in read_events(made, idle)]
+    assert (told[0], told[-1]) == ("run_started", "run_ended") and "committed" not in told
     events = [event["event"] for event in read_events(made, run_id)]
     assert events[0] == "run_started"
     assert events[-1] == "run_ended"
