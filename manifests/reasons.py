@@ -94,7 +94,13 @@ FAILURES = {
     "not_media_file": Reason("A file that is neither media nor a description of media."),
     "no_space": Reason("The folder of temporary files is full.", "Set TMPDIR to a larger disk."),
     "no_video": Reason("The file has no video stream."),
-    "not_media": Reason("The file is no video and no image."),
+    "not_media": Reason(
+        "The file is no video and no image.", "Look what it is with `file`; fetch it again if it is cut."
+    ),
+    "lone_fields": Reason(
+        "Each picture of the file is one field of an interlaced one, which is not woven here.",
+        "Convert it with ffmpeg -vf weave,bwdif.",
+    ),
     "archive": Reason(
         "The file is a packed archive, or a tar in a tar.", "Unpack it; plain tars are read as they are."
     ),

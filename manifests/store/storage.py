@@ -35,6 +35,8 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     Raises:
         UsageError: the scheme is not one that can be opened.
     """
+    if uri.startswith(tuple(f"{scheme}:" for scheme in objects.SCHEMES)) and "://" not in uri:
+        raise UsageError(uri, "is no address", "Write it with two slashes, as s3://bucket/folder.")
     if "://" not in uri:
         return fs.LocalFileSystem(), absolute(uri)
     try:

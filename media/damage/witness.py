@@ -13,7 +13,9 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 _STRICT = {"vp9": "libvpx-vp9"}
-PROMPT = frozenset(_STRICT.values())
+_SEE_THROUGH = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Those that read how far each pixel may be seen through."""
+PROMPT = frozenset(_SEE_THROUGH.values())
 """Decoders that give the frame of each packet at once, or have lost it; they do not mark keyframes."""
 _DEEP = {"Profile 2", "Profile 3"}
 _OF_CONTAINER = ("color_trc", "color_primaries", "colorspace", "color_range")
@@ -24,16 +26,21 @@ def _is_deep(context: VideoCodecContext) -> bool:
     return context.profile in _DEEP or any(part.bits > 8 for part in parts)
 
 
+def is_see_through(stream: av.VideoStream) -> bool:
+    """Whether a VP8 or VP9 stream carries alpha beside its pictures, as the container says."""
+    return (
+        stream.codec_context.codec.canonical_name in _SEE_THROUGH and stream.metadata.get("alpha_mode") == "1"
+    )
+
+
 def decoder_of(stream: av.VideoStream) -> VideoCodecContext:
     """The decoder for a stream's packets: the stricter one where FFmpeg has it, else the stream's own.
 
-    See-through streams keep their own, which shows what browsers without alpha show; so do those of more than
-    eight bits, which libvpx as it is built here does not read.
+    Streams of more than eight bits keep their own, as libvpx is built here without them.
     """
     own = stream.codec_context
-    name = _STRICT.get(own.codec.canonical_name)
-    is_see_through = stream.metadata.get("alpha_mode") == "1"
-    if name not in av.codecs_available or is_see_through or _is_deep(own):
+    name = (_SEE_THROUGH if is_see_through(stream) else _STRICT).get(own.codec.canonical_name)
+    if name not in av.codecs_available or _is_deep(own):
         return own
     made = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
     made.thread_count, made.options = 1, own.options

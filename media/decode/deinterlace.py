@@ -20,10 +20,10 @@ Deinterlacer = Callable[[Sequence[av.VideoFrame], bool], list[av.VideoFrame]]
 def deinterlaced(stream: av.VideoStream) -> Deinterlacer:
     """A function `(decoded frames, is this the end) -> frames ready`, one frame late.
 
-    A change of size starts the filter anew.
+    A change of size or of the pixels' format starts the filter anew.
     """
     graph: Graph | None = None
-    size = (0, 0)
+    form = (0, 0, "")
 
     def build(frame: av.VideoFrame) -> Graph:
         made = Graph()
@@ -51,14 +51,14 @@ def deinterlaced(stream: av.VideoStream) -> Deinterlacer:
         return ready
 
     def run(frames: Sequence[av.VideoFrame], is_end: bool) -> list[av.VideoFrame]:
-        nonlocal graph, size
+        nonlocal graph, form
         ready: list[av.VideoFrame] = []
         for frame in frames:
-            if (frame.width, frame.height) != size:
+            if (now := (frame.width, frame.height, frame.format.name)) != form:
                 if graph is not None:
                     graph.vpush(None)
                     ready += drain()
-                graph, size = build(frame), (frame.width, frame.height)
+                graph, form = build(frame), now
             assert graph is not None
             graph.vpush(frame)
             ready += drain()

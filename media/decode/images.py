@@ -2,20 +2,23 @@
 
 What phones write as HEIC is read through libheif, which puts its tiles together and turns it upright.
 
-EXIF orientation is applied. Transparent pixels are laid over white, as a browser page would show them.
+EXIF orientation is applied. Colours are brought to sRGB from the profile that a picture carries, or from PQ
+and HLG as those of films are. Transparent pixels are laid over white, as a browser page would show them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 
 import numpy as np
 import pi_heif
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from media.bytes.access import opened
+from media.decode.color import tone_map
 
 PAGED = {"MPO", "TIFF", "HEIF"}
 """Formats whose further pictures are no animation."""
@@ -23,6 +26,9 @@ PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20, 64 << 
 """Of what stands beside a PNG's picture, unpacked; tools write settings of megabytes there."""
 pi_heif.register_heif_opener(thumbnails=False)
 pi_heif.options.DECODE_THREADS = 1  # more files at once beat more threads a file
+_INVERTED = 262, 0
+"""TIFF's tag of what grey values mean, where 0 is white."""
+_ROWS = 256
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
 
@@ -43,21 +49,54 @@ def frame_times_s(image: Image.Image) -> tuple[list[float], float]:
     return times, step
 
 
-def to_rgb(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """[height, width, 3] uint8, upright, over white, area averaged when smaller."""
-    is_pnm = image.format == "PPM"
+def to_rgb(image: Image.Image, width: int, height: int, transfer: str = "sdr") -> np.ndarray:
+    """[height, width, 3] uint8, upright, over white, area averaged when smaller.
+
+    Args:
+        transfer: `sdr`, `pq` or `hlg`, as the file says.
+    """
+    most = 65535.0 if image.format == "PPM" else 0.0
+    is_inverted = getattr(image, "tag_v2", {}).get(_INVERTED[0], 1) == _INVERTED[1]
+    profile, alpha = image.info.get("icc_profile"), None
     image = ImageOps.exif_transpose(image)
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    elif image.mode[0] in "IF":
-        image = Image.fromarray(_eight_bits(np.asarray(image), 65535.0 if is_pnm else 0.0))
-    image = image.convert("RGB")
+    if image.mode[0] in "IF":
+        deep, hidden = np.asarray(image), image.info.get("transparency")
+        if isinstance(hidden, int):
+            alpha = Image.fromarray(np.where(deep == hidden, 0, 255).astype(np.uint8))
+        grey = _eight_bits(deep, most)
+        image = Image.fromarray(255 - grey if is_inverted else grey)
+    elif image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    image = _in_srgb(image, profile) if transfer == "sdr" else _tone_mapped(image, transfer)
+    if alpha is not None:
+        image.putalpha(alpha)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.size != (width, height):
         image = image.resize(
             (width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC
         )
     return np.asarray(image).copy()
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A picture of any mode in sRGB; by its values alone where it has no profile, or one that is damaged."""
+    plain = image if image.mode in {"L", "CMYK", "LAB"} else image.convert("RGB")
+    if profile:
+        # one of another kind of picture, or damaged, says nothing
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "srgb" not in ImageCms.getProfileDescription(own).lower():
+                srgb = ImageCms.createProfile("sRGB")
+                plain = ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
+    return plain.convert("RGB")
+
+
+def _tone_mapped(image: Image.Image, transfer: str) -> Image.Image:
+    """A picture of HDR code values as films of such are shown, some rows at a time."""
+    codes = np.asarray(image.convert("RGB"))
+    parts = (codes[row : row + _ROWS] for row in range(0, len(codes), _ROWS))
+    return Image.fromarray(np.concatenate([tone_map(part / np.float32(255), transfer) for part in parts]))
 
 
 def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
@@ -78,8 +117,10 @@ def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
     return (finite * (256.0 / (most + 1.0)) if most > 1 else finite * 255.0).clip(0, 255).astype(np.uint8)
 
 
-def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float, np.ndarray]]:
-    """(time_s, frame) of an animation, or the one frame of a still."""
+def animation_frames(
+    path: str, width: int, height: int, transfer: str = "sdr"
+) -> Iterator[tuple[float, np.ndarray]]:
+    """(time_s, frame) of an animation, or the one frame of a still; arguments as of `to_rgb`."""
     with opened(path) as file, Image.open(file) as image:
         times = (
             frame_times_s(image)[0]
@@ -90,7 +131,7 @@ def animation_frames(path: str, width: int, height: int) -> Iterator[tuple[float
         for index, time_s in enumerate(times):
             if len(times) > 1 or first:
                 image.seek(first + index)
-            yield time_s, to_rgb(image, width, height)
+            yield time_s, to_rgb(image, width, height, transfer)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:

@@ -1,12 +1,14 @@
-"""What a file is, by marks in its bytes: a film of JPEG pictures, a packed archive."""
+"""What a file is, by marks in its bytes: a film of JPEGs, an archive, a playlist, films cut off or joined."""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 from PIL import Image
 
 from media.bytes.access import is_local, open_binary
+from media.decode.color import HLG, PQ
 from media.errors import MediaError
 
 _MOST_JPEG_BYTES = 64 << 20
@@ -59,3 +61,58 @@ def archive(path: str) -> str:
     if head[257:262] == b"ustar":
         return "tar in a tar"
     return next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), "")
+
+
+_BOX_BYTES, _MOST_BOXES = 8, 10_000
+_OF_FILMS = {"ftyp", "moov", "mdat", "free", "skip", "wide", "moof", "styp", "sidx", "uuid", "pnot", "udta"}
+
+
+def boxes(path: str) -> Counter[str]:
+    """How often each kind of box lies at the top of an MP4 or MOV file; empty for files of other kinds.
+
+    Source: ISO/IEC 14496-12, section 4.2.
+    """
+    found, place = Counter[str](), 0
+    try:
+        with open_binary(path) as file:
+            end = file.seek(0, io.SEEK_END)
+            while place + _BOX_BYTES <= end and found.total() < _MOST_BOXES:
+                file.seek(place)
+                head = file.read(2 * _BOX_BYTES)
+                size, kind = int.from_bytes(head[:4], "big"), head[4:8].decode("latin-1")
+                if kind not in _OF_FILMS and (not found or not kind.isalnum()):
+                    break
+                found[kind] += 1
+                size = int.from_bytes(head[8:16], "big") if size == 1 else size
+                if size < _BOX_BYTES:  # 0: it goes on to the end
+                    break
+                place += size
+    except (MediaError, OSError):
+        return Counter()
+    return found
+
+
+def still_transfer(path: str) -> str:
+    """`pq`, `hlg` or `sdr`, as a HEIC or AVIF file says of its colours (ISO/IEC 14496-12, section 12.1.5)."""
+    with open_binary(path) as file:
+        head = file.read(1 << 20)
+    place = head.find(b"colrnclx")
+    codes = {PQ: "pq", HLG: "hlg"}
+    return codes.get(int.from_bytes(head[place + 10 : place + 12], "big"), "sdr") if place >= 0 else "sdr"
+
+
+def is_playlist(path: str) -> bool:
+    """Whether a file is a list of others, whatever its name says."""
+    try:
+        with open_binary(path) as file:
+            head = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    except MediaError:
+        return False
+    return head.startswith((b"#EXTM3U", b"ffconcat"))
+
+
+def has_film_behind(path: str) -> bool:
+    """Whether a still holds a film behind its picture, as photographs in motion of phones do."""
+    with open_binary(path) as file:
+        data = file.read(_MOST_JPEG_BYTES)
+    return any(data.find(b"ftyp" + brand, 4) > 0 for brand in (b"mp42", b"isom", b"qt  ", b"mp41"))

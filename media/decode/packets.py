@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
@@ -17,7 +18,7 @@ import numpy as np
 from av.stream import Disposition
 
 from media.bytes.access import open_binary
-from media.damage.complaints import name_of_codec
+from media.damage.complaints import complaints, name_of_codec
 from media.damage.frame_numbers import FrameNumbers, Seen
 from media.damage.packet_kinds import is_hidden, is_refresh, key_size
 from media.decode.container import open_container
@@ -38,6 +39,10 @@ def least_restart_s(container: str) -> float:
     return RESTART_TS_S if container == "mpegts" else RESTART_S
 
 
+PAGES_LOST = "pages_lost"
+"""Checksums of an Ogg file say that pages of it are damaged, which are left out."""
+LATE_STREAM = "late_stream"
+"""Another stream comes up on the way, which is not read."""
 TIMES_OF_DECODING = "times_of_decoding"
 """Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""
 GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
@@ -46,7 +51,10 @@ LOST_FRAMES = "lost_frames"
 """Frames are missing from a stream whose decoder builds on others without a word."""
 HOLES, HOLE_S = "holes", 0.5
 """Before a keyframe of an even stream nothing comes for so long: a piece may be gone."""
-_SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4"}
+_SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1"}
+_SILENT |= {"wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3"}
+_CHUNK_HEAD = 8
+"""Bytes before what a chunk of an AVI holds."""
 _FEW_STEPS, _MOST_REORDERED = 24, 16
 _SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
 _MOST_MISSING = 0.02
@@ -104,6 +112,9 @@ class _Pass:
         """Of packets without any time."""
         self.gaps = list[int]()
         """The same as of a run, by the number of the packet, of those without times."""
+        is_avi = container.format.name == "avi"
+        self.places = {entry.pos + _CHUNK_HEAD: entry.timestamp for entry in stream.index_entries if is_avi}
+        """Of an AVI's packets: which frame each is, by its own index; FFmpeg counts on over what is lost."""
         self._restart_s = least_restart_s(container.format.name)
         self._is_first = True
         self._last_dts: int | None = None
@@ -130,7 +141,12 @@ class _Pass:
                 self.gaps += [self.num - 1] if told.is_gap else []
                 self.lengths += [packet.duration or 0] if packet.dts is None else []
             else:
-                self._shown(packet, packet.pts, told, is_refreshed)
+                self._shown(packet, self._number(packet, packet.pts), told, is_refreshed)
+
+    def _number(self, packet: av.Packet, pts: int) -> int:
+        """A packet's time in ticks; of an AVI by its index, as long as that does not contradict the order."""
+        number = self.places.get(packet.pos, pts) if packet.pos else pts
+        return number if number >= pts else pts
 
     def _signs(self, packet: av.Packet) -> tuple[bool, Seen]:
         """Whether a keyframe only begins a refresh, and what a packet's numbers tell; and changes of size."""
@@ -163,28 +179,35 @@ class _Pass:
         seen.durations.append(packet.duration or 0)
 
 
-def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """All packets of a stream, and the empty one at its end."""
+def packets_of(
+    container: av.container.InputContainer, stream: av.VideoStream, notes: Counter[str] | None = None
+) -> Iterator[av.Packet]:
+    """All packets of a stream, and the empty one at its end; into `notes`, whether others have come up."""
     try:
         yield from container.demux(stream)
     except IndexError:  # of PyAV, behind them all, where another stream has come up on the way
-        return
+        if notes is not None:
+            notes[LATE_STREAM] += 1
 
 
 def scan_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
     """Read every packet header of `stream`. Damage is noted in `warnings`, not raised."""
     told = _Pass(container, stream)
     notes, numbers = told.notes, told.numbers
-    try:
-        for packet in packets_of(container, stream):
-            if packet.size:
-                told.take(packet)
-    except av.FFmpegError as error:
-        notes[f"demux_error:{type(error).__name__}"] += 1
+    is_ogg = container.format.name == "ogg"
+    listening: AbstractContextManager[list[str]] = complaints() if is_ogg else nullcontext([])
+    with listening as said:
+        try:
+            for packet in packets_of(container, stream, notes):
+                if packet.size:
+                    told.take(packet)
+        except av.FFmpegError as error:
+            notes[f"demux_error:{type(error).__name__}"] += 1
+    notes[PAGES_LOST] += any("CRC mismatch" in text for text in said)
     notes["settings_change"] += numbers is not None and numbers.num_settings > 1
     notes["may_have_fields"] += numbers is not None and numbers.has_fields
     num, runs = told.num, told.runs
-    is_by_time = told.codec in _SILENT and not (numbers and numbers.is_known)
+    is_by_time = (told.codec in _SILENT and not (numbers and numbers.is_known)) or bool(notes[PAGES_LOST])
     found = _summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
     found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
     if num and len(told.lengths) == num:  # a raw stream: by count, at the rate that it says of itself
@@ -234,7 +257,8 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
         num_packets=num,
         warnings=list(notes),
     )
-    places = _missing(ticks, step) if step else np.zeros(0, np.int64)
+    is_known = PAGES_LOST in notes
+    places = _missing(ticks, step, is_known=is_known) if step else np.zeros(0, np.int64)
     missing_ticks.update(ticks[places].tolist() if is_by_time else ())
     holes = set(ticks[places[gaps[places - 1] > HOLE_S]].tolist()) & keys - missing_ticks
     found.warnings += [LOST_FRAMES] if missing_ticks else [HOLES] if holes else []
@@ -249,10 +273,16 @@ def _built_on_gaps(pts: list[int], gaps: list[int]) -> list[int]:
     return [tick for at in gaps for tick in pts[at : at + _MOST_REORDERED] if tick <= pts[at]]
 
 
-def _missing(ticks: np.ndarray, step: int) -> np.ndarray:
-    """Places of frames before which others are missing, in a stream [n] that is even but for few gaps."""
+def _missing(ticks: np.ndarray, step: int, *, is_known: bool = False) -> np.ndarray:
+    """Places of frames before which others are missing, in a stream [n] that is even but for few gaps.
+
+    Args:
+        is_known: that some are missing is known, so that it need not be even otherwise.
+    """
     steps = np.diff(ticks)
     is_gap = steps > 1.5 * step
+    if is_known:
+        return np.nonzero(is_gap)[0] + 1
     rest = steps[~is_gap]
     is_even = len(rest) > 0 and rest.max() - rest.min() <= max(1, 0.05 * step)
     if not is_even or len(steps) < _FEW_STEPS or is_gap.sum() > max(2, _MOST_MISSING * len(steps)):

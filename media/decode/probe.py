@@ -23,13 +23,21 @@ from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from media.bytes.access import is_local, opened, stat_media
+from media.damage.witness import is_see_through
 from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.geometry import Geometry, orientation
 from media.decode.images import PAGED, first_frame, frame_times_s
-from media.decode.marks import archive, is_stream
-from media.decode.packets import TIMES_OF_DECODING, Packets, is_cover, scan_packets, video_stream
+from media.decode.marks import archive, boxes, has_film_behind, is_playlist, is_stream, still_transfer
+from media.decode.packets import (
+    LATE_STREAM,
+    TIMES_OF_DECODING,
+    Packets,
+    is_cover,
+    scan_packets,
+    video_stream,
+)
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
@@ -124,6 +132,7 @@ def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
 
 
 _STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
+_WITH_BOXES = {"AVIF", "HEIF"}
 _STILLS |= {"ICO", "JPEG2000", "PCX", "TGA", "HEIF"}
 
 
@@ -133,14 +142,21 @@ def _is_turned(image: Image.Image) -> bool:
     return tags is not None and image.size != (tags.get(256), tags.get(257))
 
 
+def _remarks_on_still(path: str, image: Image.Image, pages: int) -> str:
+    remarks = [f"{pages - 1} further pages are left out"] if pages > 1 else []
+    if image.format in {"JPEG", "MPO"} and has_film_behind(path):
+        remarks.append("a film behind the picture is left out")
+    return "; ".join(remarks)
+
+
 def _probe_image(path: str) -> Probe | None:
     """Facts of a still image or an animated WebP, APNG or AVIF by Pillow; None for other files."""
     try:
         with opened(path) as file, Image.open(file) as image:
             limits.check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1) - first_frame(image)
-            if image.format == "GIF" and frames > 1:
-                return None
+            if image.format in {"GIF", "PNG"} and frames > 1 and image.getexif().get(0x0112, 1) == 1:
+                return None  # FFmpeg knows all ways in which one frame is laid over another
             if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):
                 return None
             if image.format == "JPEG" and not image.getexif() and is_stream(path, image.size):
@@ -166,11 +182,11 @@ def _probe_image(path: str) -> Probe | None:
                 fps=0.0 if is_still else frames / max(duration, 1e-3),
                 is_vfr=False,
                 has_audio=False,
-                transfer="sdr",
+                transfer=still_transfer(path) if image.format in _WITH_BOXES else "sdr",
                 is_interlaced=False,
                 decoder="pillow",
                 decoder_reasons=("still image",) if is_still else ("animated image",),
-                detail=f"{frames - 1} further pages are left out" if is_still and frames > 1 else "",
+                detail=_remarks_on_still(path, image, frames) if is_still else "",
             )
     except (
         UnidentifiedImageError,
@@ -179,6 +195,8 @@ def _probe_image(path: str) -> Probe | None:
         ValueError,
         TypeError,
         RuntimeError,
+        IndexError,
+        EOFError,
         struct.error,
     ):
         return None
@@ -200,6 +218,7 @@ class VideoFacts:
     sample_aspect: float
     has_audio: bool
     num_others: int  # further video streams
+    has_alpha: bool  # beside the pictures, where only libvpx reads it
     packets: Packets
     frame: av.VideoFrame
 
@@ -236,6 +255,7 @@ class VideoFacts:
             "interlaced": bool(frame.interlaced_frame),
             "turned": _turn(frame, self.codec) != (0, False),
             "gap": bool(self.packets.gap_s),
+            "alpha": self.has_alpha,
             "old_444": is_old_444(self.codec, frame.format.name),
         }
         return found + [name for name, is_so in checks.items() if is_so]
@@ -262,10 +282,13 @@ def video_facts(path: str) -> VideoFacts:
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
             has_audio = bool(container.streams.audio)
             num_others = sum(other is not stream and not is_cover(other) for other in container.streams.video)
+            has_alpha = is_see_through(stream)
             has_reordering = bool(stream.codec_context.has_b_frames)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
         frame = _first_frame(path)
+        if codec == "hevc" and frame.interlaced_frame:  # FFmpeg says so of lone fields alone
+            raise MediaError("lone_fields", f"{path}: each of its pictures is one field")
         if packets.is_rising and has_reordering and _comes_out_of_order(path):
             packets.warnings.append(TIMES_OF_DECODING)
     except av.FFmpegError as error:
@@ -273,6 +296,10 @@ def video_facts(path: str) -> VideoFacts:
             raise MediaError(
                 "archive", f"{path} is a packed archive ({kind}), which is not looked into"
             ) from error
+        if is_playlist(path):
+            raise MediaError("playlist", f"{path} is a playlist, which names other files") from error
+        if (found := boxes(path)) and not found["moov"]:
+            raise MediaError("cut", f"{path} ends before its index (moov): {error}") from error
         raise MediaError("not_media", f"{path}: {error}") from error
     return VideoFacts(
         path=path,
@@ -283,6 +310,7 @@ def video_facts(path: str) -> VideoFacts:
         sample_aspect=float(aspect) or 1.0,
         has_audio=has_audio,
         num_others=num_others,
+        has_alpha=has_alpha,
         packets=packets,
         frame=frame,
     )
@@ -301,6 +329,10 @@ def _remarks(facts: VideoFacts) -> str:
     declared_s, duration_s = facts.declared_s, facts.duration_s
     if facts.num_others:
         remarks.append(f"{facts.num_others} further video streams are left out")
+    if LATE_STREAM in packets.warnings:
+        remarks.append("another stream that comes up on the way is left out")
+    if facts.container == "mov" and (others := boxes(facts.path)["moov"] - 1) > 0:
+        remarks.append(f"{others} further films joined behind this one are left out")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
         remarks.append(f"header declares {declared_s:.3f} s, packets cover {duration_s:.3f} s")
     if packets.gap_s:

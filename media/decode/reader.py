@@ -18,6 +18,7 @@ from av.video.frame import PictureType
 from media.damage.grid_edges import MUTE, GridEdges
 from media.damage.health import Health
 from media.damage.signs import Signs
+from media.damage.stills import damage_of
 from media.damage.witness import decoder_of
 from media.decode import images
 from media.decode.container import open_container
@@ -122,12 +123,16 @@ class VideoReader:
 
     def _pillow(self, start_s: float, end_s: float) -> Iterator[Picture]:
         geometry = self.facts.geometry
+        if said := damage_of(self.facts.path, self.facts.container.upper()):
+            raise MediaError("image_decode", f"{self.facts.path}: {said}")
         try:
-            for time_s, rgb in images.animation_frames(self.facts.path, *geometry.display_size_px):
+            for time_s, rgb in images.animation_frames(
+                self.facts.path, *geometry.display_size_px, self.facts.transfer
+            ):
                 yield Picture(time_s, rgb, geometry)
                 if time_s >= end_s:
                     return
-        except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+        except (OSError, ValueError, SyntaxError, RuntimeError, IndexError, EOFError) as error:
             raise MediaError("image_decode", f"{self.facts.path}: {error}") from error
 
     def _pyav(self, start_s: float, end_s: float) -> Iterator[Picture]:

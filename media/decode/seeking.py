@@ -20,7 +20,16 @@ from av.video.stream import VideoStream
 from media.damage.complaints import complaints
 from media.decode.probe import DECORD_CONTAINERS, Probe
 
-_HARMLESS = {"old_444", "turned", "sparse_keyframes", "high_bit_depth", "hdr", "no_duration", "remote"}
+_HARMLESS = {
+    "alpha",
+    "old_444",
+    "turned",
+    "sparse_keyframes",
+    "high_bit_depth",
+    "hdr",
+    "no_duration",
+    "remote",
+}
 """Reasons against decord that do not touch seeking."""
 _LEANING = {"open_gop", "interlaced", "field_pairs", "may_have_fields"}
 _TIMED = {"mpegts", "ogg", "asf"}

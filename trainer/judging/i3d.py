@@ -122,7 +122,7 @@ def load(path: Path) -> I3D:
     except FileNotFoundError as error:
         raise UsageError(str(path), "is not there", advice) from error
     except Exception as error:  # of damaged files torch raises of every kind
-        first = (str(error).splitlines() or ["nothing"])[0]
+        first = (str(error).splitlines() or ["nothing"])[0].partition(". ")[0]
         raise UsageError(str(path), f"holds no weights of I3D ({first})", advice) from error
     return model.eval().requires_grad_(False)
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from manifests import cli
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
 from trainer.config import LATER, RUN_ONLY, FitConfig
@@ -51,7 +52,7 @@ def claim(
     saved, lock, changes, kept = out / CONFIG, None, Changes(), None
     if ranks.is_first:
         check_new(out)
-        out.mkdir(parents=True, exist_ok=True)
+        cli.writable(out)
         lock = RunLock(out)
         sweep(out / "checkpoints")
     ranks.wait()

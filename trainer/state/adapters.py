@@ -22,19 +22,28 @@ def adapt(model: nn.Module, rank: int, fresh: Sequence[str] = ()) -> None:
         fresh: beginnings of the names of weights that began anew, which are trained whole.
 
     Raises:
-        UsageError: `peft` is not installed.
+        UsageError: `peft` is not installed, or the rank is more than any of the layers has.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UsageError("--lora-rank", "needs peft", "Install it: pip install 'rushes[lora]'.") from error
     layers = "|".join(TARGETS)
+    shapes = [layer.weight.shape for name, layer in model.named_modules() if _is_target(name, layer)]
+    if rank > (most := max((min(shape) for shape in shapes), default=rank)):
+        raise UsageError(
+            f"--lora-rank {rank}", f"is more than the {most} of the whole matrices", "16 is a usual one."
+        )
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=rf"blocks\.\d+\.(?:{layers})")
     is_meta = next(model.parameters()).is_meta
     inject_adapter_in_model(config, model, low_cpu_mem_usage=is_meta)
     for name, weight in model.named_parameters():
         if any(f"{name.replace('base_layer.', '')}.".startswith(f"{part}.") for part in fresh):
             weight.requires_grad_(True)
+
+
+def _is_target(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and name.rpartition(".")[2] in TARGETS
 
 
 def is_adapter(name: str) -> bool:

@@ -40,8 +40,9 @@ class Mirror:
     """
 
     def __init__(self, address: str, run: Path, ranks: Ranks) -> None:
-        self.address, self.run, self.ranks = address.rstrip("/"), run, ranks
-        self.filesystem, self._root = storage.resolve(self.address)
+        self.address, self.run, self.ranks = address, run, ranks
+        self.filesystem, root = storage.resolve(address)
+        self._root = root.rstrip("/")
         self.logs = Logs(self.filesystem, f"{self._root}/{LOGS}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._pending: tuple[Future[None], Path] | None = None

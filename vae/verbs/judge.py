@@ -57,6 +57,7 @@ class Eval:
         for place in (self.footage, self.files, *map(vae_folder, self.weights)):
             check_there(place)
         torch.set_num_threads(self.threads)
+        vaes = dict(zip(_names(self.weights), map(load_vae, self.weights), strict=True))
         sets, fit_on = dict[str, list[evaluate.Named]](), dict[str, list[evaluate.Named]]()
         if self.films:
             sets["film world"], fit_on["film world"] = (
@@ -77,7 +78,6 @@ class Eval:
                 raise UsageError(str(self.footage), "holds no file to judge on", "Name a folder of videos.")
             others = [path for path in every if name_in(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
-        vaes = dict(zip(_names(self.weights), map(load_vae, self.weights), strict=True))
         report = evaluate.evaluate(vaes, sets, fit_on)
         if self.sheet:
             evaluate.sheet(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from manifests.errors import IntegrityError
+from manifests.errors import IntegrityError, UsageError
 from manifests.store import storage
 from manifests.store.reading import OPEN_TARS, MemberReader, RangeCache
 from manifests.store.shards import TarWriter, read_member
@@ -138,3 +138,9 @@ def test_a_store_that_fails_is_asked_again_and_what_a_killed_process_left_is_swe
     assert own.exists()
     assert not left.exists()
     assert MemberReader(filesystem, cache).view("a.tar", members[0]).tobytes() == b"\0" * 1000
+
+
+@pytest.mark.parametrize("address", ["s3:", "s3:/bucket/run", "gs:/bucket"])
+def test_an_address_with_a_slash_too_few_is_no_folder(address):
+    with pytest.raises(UsageError, match="two slashes"):
+        storage.resolve(address)

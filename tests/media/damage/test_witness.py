@@ -40,6 +40,8 @@ def test_real_files_have_the_same_frames_from_both():
     paths = [REAL / row[0] for row in rows if "vp9" in row and (REAL / row[0]).exists()]
     assert len(paths) > 4
     for path in paths:
+        if "alpha" in probe(str(path)).decoder_reasons:
+            continue  # which FFmpeg's own leaves out
         ours, theirs = told(path, strictly=True), told(path, strictly=False)
         assert len(ours) == len(theirs) and ours[0][:6] == theirs[0][:6], path
         assert all(one == other for one, other in zip(ours, theirs, strict=True)), path

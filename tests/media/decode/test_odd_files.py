@@ -3,6 +3,7 @@ streams that become others midway."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 
@@ -16,6 +17,7 @@ from media.decode.color import has_alpha
 from media.decode.packets import HOLES
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
+from media.errors import MediaError
 from media.writer import write_video
 from tests.media.decode.heic import write_grid
 
@@ -187,3 +189,107 @@ def test_a_lost_piece_between_keyframes_is_known(tmp_path):
     pictures = list(VideoReader(facts, decoder="pyav").pictures())
     assert [own.time_s for own in pictures if own.signs.is_after_loss] == [2.0]
     assert not any(own.signs.is_damaged for own in pictures)
+
+
+def film(path, codec, frames, rate=25, pixel_format="yuv420p", options=None, **kwargs):
+    with av.open(str(path), "w", **kwargs) as container:
+        stream = container.add_stream(codec, rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pixel_format
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index), "rgb24").reformat(format=pixel_format)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["to 4:2:2", "to 4:2:0"])
+def test_an_interlaced_film_may_change_its_pixels_format(tmp_path, order):
+    options = {"flags": "+ilme+ildct", "x264-params": "tff=1:interlaced=1", "bf": "0"}
+    parts = [
+        film(tmp_path / f"{name}.ts", "libx264", 40, pixel_format=name, options=options).read_bytes()
+        for name in ("yuv420p", "yuv422p10le")
+    ]
+    (tmp_path / "a.ts").write_bytes(parts[order[0]] + parts[order[1]])
+    facts = probe(str(tmp_path / "a.ts"))
+    assert facts.is_interlaced
+    frames = [frame.rgb.astype(int) for frame in VideoReader(facts, decoder="pyav").frames()]
+    assert len(frames) == 80
+    assert all(
+        np.abs(np.median(rgb[4:28, 52:92], (0, 1)) - (40, 220, 40)).max() < 12 for rgb in frames[50:70]
+    )
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_alpha_beside_a_film_is_laid_over_white(tmp_path, codec):
+    options = {"auto-alt-ref": "0"}
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream(codec, 25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuva420p"
+        for index in range(6):
+            rgba = np.dstack([picture(index), np.zeros((64, 96), np.uint8)])
+            rgba[:, :48, 3] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format="yuva420p")))
+        container.mux(stream.encode(None))
+    facts = probe(str(tmp_path / "a.webm"))
+    assert "alpha" in facts.decoder_reasons
+    for frame in VideoReader(facts).frames():
+        assert (frame.rgb[:, 60:] > 250).all() and frame.rgb[:, 30:40].min() < 60
+
+
+def test_frames_lost_in_an_avi_leave_their_time_empty(tmp_path):
+    path = film(tmp_path / "a.avi", "mjpeg", 100, pixel_format="yuvj420p")
+    data = bytearray(path.read_bytes())
+    at = [place for place in range(len(data)) if data[place : place + 4] == b"00dc"][40]
+    data[at + 8 : at + 8 + 4000] = bytes(4000)
+    data[at : at + 4000] = bytes(4000)
+    path.write_bytes(data)
+    times = np.array([frame.time_s for frame in VideoReader(probe(str(path)), decoder="pyav").frames()])
+    numbers = np.rint(times * 25).astype(int)
+    assert len(numbers) < 100 and numbers[-1] == 99
+    assert sorted(np.diff(numbers))[:-1] == [1] * (len(numbers) - 2)
+
+
+def test_a_film_joined_behind_another_is_told(tmp_path):
+    made = film(tmp_path / "a.mp4", "libx264", 20).read_bytes()
+    (tmp_path / "b.mp4").write_bytes(made + made)
+    assert "1 further films joined behind this one" in probe(str(tmp_path / "b.mp4")).detail
+    assert probe(str(tmp_path / "a.mp4")).detail == ""
+
+
+@pytest.mark.parametrize(
+    "data", [b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
+)
+def test_a_playlist_is_one_whatever_its_name(tmp_path, data):
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(MediaError) as told:
+        probe(str(tmp_path / "a.mp4"))
+    assert told.value.reason == "playlist"
+
+
+def test_a_film_that_ends_before_its_index_is_cut(tmp_path):
+    made = film(tmp_path / "a.mp4", "libx264", 20).read_bytes()
+    (tmp_path / "b.mp4").write_bytes(made[:1500])
+    with pytest.raises(MediaError) as told:
+        probe(str(tmp_path / "b.mp4"))
+    assert told.value.reason == "cut"
+
+
+def test_a_cut_animation_gives_what_came(tmp_path):
+    frames = [Image.fromarray(picture(index)) for index in range(8)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "b.gif").write_bytes(data[: len(data) // 2])
+    facts = probe(str(tmp_path / "b.gif"))
+    given = 0
+    with contextlib.suppress(MediaError):
+        for _ in VideoReader(facts, decoder="pyav").frames():
+            given += 1
+    assert given >= 2
+
+
+def test_pictures_of_one_field_each_are_refused_by_name(tmp_path):
+    options = {"x265-params": "interlace=tff:log-level=none"}
+    film(tmp_path / "a.mp4", "libx265", 20, rate=50, options=options)
+    with pytest.raises(MediaError) as told:
+        probe(str(tmp_path / "a.mp4"))
+    assert told.value.reason == "lone_fields"

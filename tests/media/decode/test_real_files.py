@@ -33,6 +33,7 @@ OVER_WHITE = {
     "pil_iss634.gif",
     "w3c_giphy.gif",
     "imm_denali.webp",
+    "mpy_transparent.webm",
 }  # FFmpeg drops transparency
 OWN_CLOCK = {
     "derived/midstream_resize.ts"
@@ -42,7 +43,7 @@ REFUSED = {
     "am_sample_audio_only_15s.mp4": "no_video",
     "derived/audio_only.m4a": "no_video",
     "derived/corrupt/text.mp4": "not_media",
-    "derived/corrupt/trunc50_prores.mov": "not_media",
+    "derived/corrupt/trunc50_prores.mov": "cut",
     "fq_fragmented.mp4": "no_frames",
     "mp4p_chunk_out_of_range.mp4": "not_media",
     "mp4p_zero_empty_stsc.mp4": "no_frames",

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from manifests import cli
 from manifests.cli.frame import main
@@ -18,6 +19,7 @@ from trainer.config import ModelConfig
 from trainer.config_files import load_config
 from trainer.run.fit import fit
 from trainer.sampling.trained import model_folder
+from trainer.state.adapters import adapt
 from trainer.state.export import export_checkpoint
 from vae.folder import weights_digest
 
@@ -189,3 +191,9 @@ def test_another_beginning_comes_too_late_for_a_run_that_has_begun(
     )
     assert load_config(tmp_path / "run" / "config.json").init == str(begun)
     assert main(arguments=[*words, "--steps", "2", "--init", str(model_folder(begun))]) == cli.DONE
+
+
+def test_a_rank_beyond_the_whole_matrices_is_refused():
+    layer = nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"qkv": nn.Linear(8, 24)})])})
+    with pytest.raises(UsageError, match="more than the 8 of the whole matrices"):
+        adapt(layer, 9)

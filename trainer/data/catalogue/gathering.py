@@ -184,9 +184,10 @@ def _samples(
     is_aside[every] = _aside(dataset, views[0], ids[every], config, kept_aside)
     aside = rows[(view == 0) & is_aside[rows]]
     if not len(aside):
+        one = ids[rows[0]].decode()
         say(
-            f"held out: {config.held_out:g} of the sources are none, so one clip ({ids[rows[0]]}) is, whose "
-            "source is trained on too"
+            f"held out: {config.held_out:g} of the sources are none, so one clip ({one}) is, whose source is "
+            "trained on too"
         )
         aside = rows[:1]
         is_aside[aside] = True

@@ -5,8 +5,10 @@ A file appears whole or not at all.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ SHEET_FRAMES = 6
 
 
 SUFFIXES = (*CODECS, ".png")
+_MOST_NAME_BYTES = 180
+_MACHINE = platform.node().replace(".", "_").replace("-", "_") or "here"
+_OWN = f"{_MACHINE}-{os.getpid()}"
+"""In the names of files that are being written: several processes may make the same sample."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,25 @@ class Output:
             )
 
     def check_new(self, is_overwriting: bool) -> None:
-        """Refuse to replace files."""
-        cli.check_new(self.path, self.record, self.sheet, is_overwriting=is_overwriting)
+        """Refuse to replace files, but for what a sample of ours left that did not come to its file.
+
+        Raises:
+            UsageError: there are some, or the name leaves no room for those beside it.
+        """
+        if len(os.fsencode(self.path.name)) > _MOST_NAME_BYTES:
+            raise UsageError(str(self.path), "has too long a name", f"At most {_MOST_NAME_BYTES} bytes.")
+        cli.check_new(
+            self.path, self.record, self.sheet, is_overwriting=is_overwriting or self._is_left_by_us()
+        )
+
+    def _is_left_by_us(self) -> bool:
+        if self.path.exists():
+            return False
+        try:
+            found = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and "model_digest" in found
 
     def recorded(self) -> dict[str, Any] | None:
         """How the file that is there was made; None if there is none that is whole."""
@@ -73,7 +96,8 @@ class Output:
         """Write frames [H, W, 3] uint8 as they come, and the JSON; at last the file has its name."""
         text = json.dumps(record, indent=1, ensure_ascii=False)
         cli.with_folder(self.path)
-        partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._sweep()
+        partial = self.path.with_name(f".{self.path.stem}.{_OWN}.partial{self.path.suffix}")
         picks, picked = set(np.linspace(0, num_frames - 1, SHEET_FRAMES).round().astype(int)), []
 
         def watched() -> Iterator[np.ndarray]:
@@ -84,12 +108,22 @@ class Output:
 
         try:
             if self.sheet is None:
-                partial.write_bytes(encode_png(next(frames), text))
-            else:
-                write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
-                self.sheet.write_bytes(encode_png(np.concatenate(picked, axis=1)))
+                picture = encode_png(next(frames), text)
+                self.path.unlink(missing_ok=True)
+                storage.write_local(self.record, text.encode())
+                storage.write_local(self.path, picture)
+                return
+            write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
             self.path.unlink(missing_ok=True)
             storage.write_local(self.record, text.encode())  # first: a file without one is somebody else's
+            storage.write_local(self.sheet, encode_png(np.concatenate(picked, axis=1)))
             os.replace(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Take away what processes of this machine that are gone had begun to write."""
+        for partial in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.partial{self.path.suffix}"):
+            machine, _, process = partial.name.split(".partial")[0].rpartition(".")[2].rpartition("-")
+            if machine == _MACHINE and process.isdigit() and not Path("/proc", process).exists():
+                partial.unlink(missing_ok=True)
