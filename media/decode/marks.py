@@ -70,6 +70,8 @@ _OF_FILMS = {"ftyp", "moov", "mdat", "free", "skip", "wide", "moof", "styp", "si
 def boxes(path: str) -> Counter[str]:
     """How often each kind of box lies at the top of an MP4 or MOV file; empty for files of other kinds.
 
+    Of a file in pieces, up to the first of them.
+
     Source: ISO/IEC 14496-12, section 4.2.
     """
     found, place = Counter[str](), 0
@@ -84,7 +86,7 @@ def boxes(path: str) -> Counter[str]:
                     break
                 found[kind] += 1
                 size = int.from_bytes(head[8:16], "big") if size == 1 else size
-                if size < _BOX_BYTES:  # 0: it goes on to the end
+                if size < _BOX_BYTES or kind == "moof":  # 0: it goes on to the end; of pieces there are many
                     break
                 place += size
     except (MediaError, OSError):
