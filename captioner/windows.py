@@ -113,7 +113,9 @@ class Windowed:
         cuts_s = clip.facts.get("cuts_s") or []
         is_cut = [any(abs(piece.facts["start_s"] - cut) < 1e-6 for cut in cuts_s) for piece in pieces]
         join = getattr(self.inner, "merge", None)
-        joined = (join(clip, [caption.text for caption in kept]) if join else []) or merge(said, is_cut)
+        joined = (join(clip, [caption.text for caption in kept]) if join and kept else []) or merge(
+            said, is_cut
+        )
         return [replace(joined[0], usage=joined[0].usage + cost), *joined[1:], *kept]
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from experiments.films import TEXT_ENCODER, TRAINED, Draw, clips
+from experiments.films import TEXT_ENCODER, TRAINED, Draw, clips, code_digest
 from learning.stopping import Stop
+from learning.weights import write_weights
 from manifests.cli import say
 from manifests.fingerprint import canonical_json
 from trainer.config import FitConfig, FlowConfig, ModelConfig
@@ -29,6 +30,7 @@ from trainer.sampling.trained import TrainedModel
 from trainer.state.optimizers import lr_at, make_optimizers
 from trainer.state.parallel import fill, join
 from vae.checkpoint import load_vae
+from vae.folder import weights_digest
 from world.film import SIZES_PX
 
 
@@ -107,7 +109,7 @@ def trained(arm: Arm, budget: Budget) -> TrainedModel:
     else:
         model = _train(model, data, config, arm.name)
         budget.work.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+        write_weights(model.state_dict(), path)
     record: dict[str, Any] = {"text_encoder": TEXT_ENCODER, "text_model": "", "vae": budget.vae}
     mean, std = torch.tensor(catalog.mean), torch.tensor(catalog.std).clamp_min(1e-4)
     model.eval().requires_grad_(False)
@@ -138,7 +140,7 @@ def _draw(arm: Arm, budget: Budget) -> Draw:
 
 def _digest(arm: Arm, budget: Budget, config: FitConfig) -> str:
     own = asdict(arm) | {"name": "", "steps": config.steps}
-    every = [own, asdict(config), asdict(_draw(arm, budget)), budget.vae]
+    every = [own, asdict(config), asdict(_draw(arm, budget)), weights_digest(budget.vae), code_digest()]
     return hashlib.sha256(canonical_json(every).encode()).hexdigest()[:10]
 
 

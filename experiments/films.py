@@ -5,6 +5,7 @@ All have one length and rate, so that shape, caption and model are what differs 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from captioner.registry import make_text_encoder
+from learning.weights import write_weights
 from manifests.cli import say
 from manifests.fingerprint import canonical_json
 from trainer.data.streaming import StreamedClip
@@ -85,6 +87,16 @@ def clips(
     ]
 
 
+@functools.cache
+def code_digest() -> str:
+    """sha256 of the code that films and arms are made by: what another state of it made is not taken."""
+    root, seen = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for folder in ("world", "experiments", "trainer/model", "trainer/data", "vae/network"):
+        for path in sorted((root / folder).rglob("*.py")):
+            seen.update(path.read_bytes())
+    return seen.hexdigest()[:16]
+
+
 def _caption(case: Case, kind: str) -> str:
     return captions.dense(case.shot) if kind == "dense" else captions.alt([case.shot], case.shot.seed)
 
@@ -97,7 +109,7 @@ def _embedded(texts: Sequence[str]) -> dict[str, Tensor]:
 
 def _latents(what: list, cases: Sequence[Case], is_cropped: bool, vae: VAE, work: Path) -> dict[str, Tensor]:
     """Mean and log variance of each clip by its number, from `work` where they are there."""
-    key = canonical_json([*what, FRAMES, FPS, vae.fingerprint])
+    key = canonical_json([*what, FRAMES, FPS, vae.fingerprint, code_digest()])
     path = work / f"films-{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"
     if path.exists():
         return load_file(path)
@@ -110,7 +122,7 @@ def _latents(what: list, cases: Sequence[Case], is_cropped: bool, vae: VAE, work
         if (number + 1) % 1000 == 0:
             say(f"experiments: {number + 1} of {len(cases)} films encoded")
     work.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in found.items()}, path)
+    write_weights({name: value.half() for name, value in found.items()}, path)
     return load_file(path)
 
 

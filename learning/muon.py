@@ -82,7 +82,9 @@ class Muon(torch.optim.Optimizer):
     def _nesterov(self, weight: Tensor, momentum: float) -> Tensor:
         """The update before it is made orthogonal; of a sharded weight, what is here of it."""
         state = self.state[weight]
-        average = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        average = state["momentum_buffer"]
         own, gradient = _own(average), _own(weight.grad)  # type: ignore[arg-type]
         own.lerp_(gradient, 1 - momentum)
         return gradient.lerp(own, momentum)

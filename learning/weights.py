@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manifests.errors import IntegrityError
+from manifests.store import storage
 
 
 def write_weights(
     weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors, which may lie on any device; the file appears whole, and may be read by whom files of
-    this process may (safetensors gives its own to their owner alone).
+    """Write tensors, which may lie on any device; the file appears whole and has the process's usual
+    permissions (safetensors gives its own to their owner alone).
 
     Args:
         metadata: text that the file carries besides.
@@ -26,20 +27,21 @@ def write_weights(
     Raises:
         OSError: it cannot be written, as on a full disk; nothing is left of it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:
-        save_file(plain, temporary, dict(metadata) if metadata else None)
+        with storage.beside(str(path)) as temporary:
+            with open(temporary, "wb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+            save_file(plain, temporary, dict(metadata) if metadata else None)
+            temporary.chmod(mode)
+            storage.flush(temporary)
+            temporary.replace(path)
+        storage.flush(path.parent)
     except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    temporary.chmod(mode)
-    temporary.replace(path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -35,3 +35,8 @@ def fingerprint(
         {"stage": stage, "code": code_version, "config": config, "inputs": inputs or {}, "weights": weights}
     )
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def draw_of(name: str) -> float:
+    """A number from 0 to 1, evenly spread over names, that follows from a name alone."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8

@@ -70,6 +70,17 @@ class CocaTextEncoder:
         return found
 
 
+_OTHER_WORDS = ("siglip", "mt5", "roberta", "nllb")
+"""In the names of towers whose tokens are not CLIP's."""
+
+
+def _has_other_words(model: str, folder: Path) -> bool:
+    """Whether a text tower of open_clip has another tokenizer than CLIP's."""
+    config = folder / "open_clip_config.json"
+    told = config.read_text(errors="replace") if config.is_file() else model
+    return "hf_tokenizer_name" in told or any(name in model.lower() for name in _OTHER_WORDS)
+
+
 class OpenClipTextEncoder:
     """Token states of an open_clip text tower, behind its last norm."""
 
@@ -92,7 +103,8 @@ class OpenClipTextEncoder:
             if file.is_file()
             else ""
         )
-        self.version = f"open-clip-text/1:{folder.name if digest else model}:{digest}"
+        form = 2 if _has_other_words(model, folder) else 1
+        self.version = f"open-clip-text/{form}:{folder.name if digest else model}:{digest}"
         self.width = 0
 
     def setup(self) -> None:
@@ -104,6 +116,16 @@ class OpenClipTextEncoder:
         model = open_clip.create_model(name, pretrained=weights or None).eval()
         self.tower: Any = model if hasattr(model, "token_embedding") else model.text
         self.tokenizer = open_clip.get_tokenizer(name)
+        if not hasattr(self.tower, "token_embedding") or not hasattr(self.tower, "positional_embedding"):
+            raise UsageError(
+                f"--text.model {self.model}",
+                "reads texts by a network of transformers",
+                "Give that one: --text.encoder transformers --text.model NAME.",
+            )
+        is_clips = isinstance(self.tokenizer, open_clip.SimpleTokenizer)
+        words = getattr(self.tokenizer, "tokenizer", None)  # of transformers
+        self.padding = None if is_clips else getattr(words, "pad_token_id", 0)
+        self.is_padded_by_ends = getattr(words, "eos_token_id", None) == self.padding
         self.width = self.tower.token_embedding.weight.shape[1]
 
     def encode(self, texts: list[str]) -> list[Tensor]:
@@ -114,9 +136,17 @@ class OpenClipTextEncoder:
             for begin in range(0, len(texts), BATCH):
                 ids = self.tokenizer(texts[begin : begin + BATCH])
                 states = self._states(ids)
-                lengths = ids.argmax(1) + 1  # CLIP's end token has the highest id
-                found += [row[: int(length)].clone() for row, length in zip(states, lengths, strict=True)]
+                found += [
+                    row[: int(length)].clone() for row, length in zip(states, self._lengths(ids), strict=True)
+                ]
         return found
+
+    def _lengths(self, ids: Tensor) -> Tensor:
+        """Tokens [B] of each text, its end included."""
+        if self.padding is None:
+            return ids.argmax(1) + 1  # CLIP's end token has the highest id
+        own = (ids != self.padding).sum(1) + self.is_padded_by_ends  # as SigLIP's: the first one is the end
+        return own.clamp(1, ids.shape[1])
 
     def _states(self, ids: Tensor) -> Tensor:
         tower = self.tower

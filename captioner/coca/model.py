@@ -188,10 +188,8 @@ class VideoCoCa(CoCa):
         return self.logits(states, tokens)
 
     def short_logits(self, x: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, L - 1, V] of tokens 1 ..
-
-        L - 1 from the token before, its place, and the places of the clip that it attends to, as the stems
-        see them.
+        """Logits [B, L - 1, V] of all tokens but the first, each from the token before it, its place in the
+        text and the places of the clip that it attends to, as the stems see them.
 
         The model without the layers between: no text but one token, no transformer over the clip. "red" finds
         the red place, and what stands there is the next word, so this teaches the stems what labels would, of
@@ -210,8 +208,8 @@ class VideoCoCa(CoCa):
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]
         """clips: [B, T, 3, H, W]; text: [B, L].
 
-        Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of tokens 1 .. L
-        - 1.
+        Returns clip embeddings [B, E], text embeddings [B, E] or None, logits [B, L - 1, V] of all tokens but
+        the first.
         """
         embedding, tokens = self.encode_clip(clips)
         text_embedding, states = self._encode_text(text)

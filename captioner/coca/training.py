@@ -59,7 +59,8 @@ class StageConfig:
     """Share of the other steps in which clips of the film world are seen as pictures: what things are is
     learnt there, at a third of the cost."""
     batch: int = 32
-    """Clips of a step, over all processes."""
+    """Clips of a step, over all processes. The contrastive loss tells a clip's text from those of its own
+    process and part (`accumulate`) alone."""
     accumulate: int = 1
     """Parts in which a step's clips are run, to save memory; the contrastive loss sees one part at a time."""
     lr: float = 1.5e-3
@@ -166,11 +167,11 @@ class Run:
         return numbers is not None
 
 
-def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor]) -> str:
-    """What a saved run must agree on: data, settings, and the weights it began with."""
-    seen = hashlib.sha256(
-        json.dumps([batches.digest, {**asdict(config), "save_every": 0}], sort_keys=True).encode()
-    )
+def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor], processes: int = 1) -> str:
+    """What a saved run must agree on: data, settings, the weights it began with, and how many processes share
+    a step, as each contrasts its own clips alone."""
+    settings = [batches.digest, {**asdict(config), "save_every": 0}, *([processes] if processes > 1 else [])]
+    seen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(start):
         seen.update(start[name].detach().cpu().numpy().tobytes())
     return seen.hexdigest()[:16]
@@ -186,7 +187,8 @@ def train_stage(
     """
     rank, processes, device = join()
     model.to(device).train().requires_grad_(True)
-    run = Run(model, config, folder, run_digest(batches, config, model.state_dict()))
+    digest = run_digest(batches, config, model.state_dict(), processes)
+    run = Run(model, config, folder, digest)
     resumed = run.load()
     if resumed and rank == 0:
         say(f"captioner: {config.kind}: resumed after step {run.step}")

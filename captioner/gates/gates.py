@@ -17,6 +17,7 @@ from typing import Any
 
 from captioner.gates.contradictions import contradictions
 from captioner.protocol import Caption, Verdict
+from manifests.tables.ids import source_of
 
 WORDS = {"short": (2, 40), "dense": (5, 400), "structured": (2, 400), "alt": (1, 400), "window": (2, 400)}
 FIELDS = ("subjects", "actions", "setting", "camera", "shot_type", "lighting", "style")
@@ -156,7 +157,7 @@ def duplicates(rows: Iterable[Mapping[str, Any]], most: int = DUPLICATE_CLIPS) -
             clips[row["source"], row["text"]].add(row["clip_id"])
     found = []
     for (source, text), names in clips.items():
-        num_sources = len({name.rsplit("-", 1)[0] for name in names})
+        num_sources = len({source_of(name) for name in names})
         if len(names) > most and num_sources > most / 2:
             found.append(
                 {"source": source, "text": text, "num_clips": len(names), "num_sources": num_sources}

@@ -1,6 +1,7 @@
-"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726). Not for ranking: see the measurement below.
+"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726).
 
-On captions with known truth it ranks a half-false template above a true paraphrase.
+Do not rank captioners by it: on captions with known truth it puts a half-false template above a true
+paraphrase.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from manifests.schemas import to_table
+from manifests.tables.ids import source_of
 
 Regroups = dict[str, tuple[str, bool, float | None] | None]
 """By clip: its group now, whether it is kept, and its distance; None where it is alone and in no group."""
@@ -35,7 +36,7 @@ def regrouped(rows: list[dict], ids: Collection[str], seconds: Mapping[str, floa
         groups[row["group_id"]].append(row)
     found: Regroups = {}
     for members in groups.values():
-        stay = [row for row in members if row["clip_id"].partition("-")[0] not in ids]
+        stay = [row for row in members if source_of(row["clip_id"]) not in ids]
         if len(stay) == len(members) or not stay:
             continue
         kept = min(stay, key=rank)

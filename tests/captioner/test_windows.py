@@ -146,6 +146,17 @@ def test_short_and_structured_captions_are_of_the_whole_and_frames_are_counted_i
     assert len(parts) == 3 and parts[1][0] > 0
 
 
+def test_a_model_is_not_asked_to_join_nothing():
+    class Short(Looker):
+        def merge(self, clip, texts):
+            raise AssertionError(texts)
+
+    inner = Short()
+    inner.kinds = ("short",)
+    [captions] = Windowed(inner, 12.0).caption([clip(30.0)])
+    assert captions
+
+
 def test_a_short_caption_of_many_windows_stays_short():
     said = [
         [Caption(kind="short", text=f"thing number {n} moves about slowly", source="x")] for n in range(20)

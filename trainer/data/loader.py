@@ -79,7 +79,7 @@ class Pack:
     clean: Tensor  # [N, P] normalised latents
     valid: Tensor  # [N, cells] share of real pixels in each latent cell, 0 where the patch is padding
     coords: Tensor  # [N, 4] seconds, row, column, whether it holds the clip's first latent
-    frame: Tensor  # [N] latent frame of each token
+    frame: Tensor  # [N] place in time of each token, in temporal patches
     cu: Tensor  # [S + 1] token offsets
     text: Tensor  # [L, Dt] caption embeddings, in what they are stored in
     text_cu: Tensor  # [S + 1] text offsets

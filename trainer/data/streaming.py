@@ -21,7 +21,8 @@ import torch
 import webdataset
 from torch import Tensor
 
-from manifests.errors import UsageError
+from manifests.cli import say
+from manifests.errors import IntegrityError, UsageError
 from trainer.config import FitConfig
 from trainer.data.ahead import Ahead
 from trainer.data.catalogue.catalog import Catalog
@@ -93,9 +94,16 @@ def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
     )
     if seed is not None:
         data = data.shuffle(POOL, seed=seed)
+    num_damaged = 0
     try:
         for sample in data:
-            yield read_clip(sample)
+            try:
+                clip = read_clip(sample)
+            except (IntegrityError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                num_damaged += 1
+                say(f"--tars: a clip is left out, {num_damaged} so far: {error}")
+                continue
+            yield clip
     except (OSError, tarfile.TarError) as error:
         raise UsageError(
             "--tars",
@@ -114,10 +122,10 @@ class StreamReader(PackReader):
             Counter()
         )  # of few clips, the next epoch's showing of one may wait beside this one's
 
-    def hold(self, clip: StreamedClip) -> Sample:
+    def hold(self, clip: StreamedClip, epoch: int = 0) -> Sample:
         """Keep a clip until `let_go`.
 
-        Returns it as a sample, cut to a random window where it is longer than a pack.
+        Returns it as a sample, cut to a window where it is longer than a pack: another one each epoch.
         """
         row, name = clip.row, clip.row["clip_id"]
         self.held[name] = clip
@@ -128,9 +136,8 @@ class StreamReader(PackReader):
         )
         if not cutter.is_over[0]:
             return whole
-        cut = cutter.cut(
-            0, np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
-        )
+        own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        cut = cutter.cut(0, np.random.default_rng([self.config.seed, epoch, own]))
         return replace(
             whole,
             latent_t=cut.length,
@@ -198,7 +205,7 @@ class StreamLoader:
 
         def lengths() -> Iterator[int]:
             for position, (epoch, clip) in enumerate(self._clips(first)):
-                sample = self.reader.hold(clip)
+                sample = self.reader.hold(clip, epoch)
                 waiting[position] = epoch, sample
                 yield sample.tokens(self.reader.config.model.patch)
 
@@ -245,7 +252,11 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
     aside = [
         clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out, config.plan_version)
-    ][:HELD_OUT] or clips[:1]
+    ][:HELD_OUT]
+    if not aside:
+        aside = clips[:1]
+        one = aside[0].row["clip_id"]
+        say(f"held out: none of the first {len(clips)} clips are, so {one} is, which is trained on too")
     digest = hashlib.sha256("|".join([*urls, *(clip.row["clip_id"] for clip in clips)]).encode()).hexdigest()[
         :16
     ]
@@ -257,11 +268,8 @@ def catalog_of(clips: list[StreamedClip], digest: str) -> Catalog:
     """A catalogue with the sizes and statistics of clips that are held in memory; it lists none of them."""
     first = clips[0]
     values = [mean.float().flatten(1) for mean, _ in (clip.latent for clip in clips)]
-    spread = torch.cat(
-        [logvar.float().exp().flatten(1) for _, logvar in (clip.latent for clip in clips)], dim=1
-    )
     every = torch.cat(values, dim=1)
-    mean, std = every.mean(1), (every.var(1) + spread.mean(1)).sqrt()
+    mean, std = every.mean(1), every.std(1, correction=0)  # of posterior means, as a dataset's are
     factors = (first.row["factor_t"], first.row["factor_px"], first.row["factor_px"])
     width = next(iter(first.texts.values())).shape[1]
     return Catalog(

@@ -40,13 +40,13 @@ class Documents(NamedTuple):
     """Which queries may see which keys, made once a pass for all layers.
 
     Attributes:
-        cu_q, cu_k: offsets of each document's queries and keys, in int32, where they lie.
+        cu_q, cu_k: offsets of each document's queries and keys, int32, on the device of the queries.
         at_q, at_k: the same on the CPU, in int64.
         longest: most queries and most keys of a document.
         route: which kernel takes which documents (trainer/model/kernels.py); None on a GPU: torch's own
             variable-length call for all.
-        mask: for FlexAttention, where it is what attends.
-        padding: for `attend_padded`, where it is.
+        mask: set where FlexAttention is the backend.
+        padding: set where `attend_padded` is.
     """
 
     cu_q: Tensor

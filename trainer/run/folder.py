@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from manifests.errors import UsageError
@@ -19,6 +20,10 @@ _LOGS = (".log", ".txt", ".out", ".err")
 """What a shell or a scheduler writes beside."""
 
 
+def _is_own(name: str) -> bool:
+    return name in _OWN or fnmatch(name, "consumed-*.jsonl")  # of each process after the first
+
+
 def check_new(out: Path) -> None:
     """Refuse to begin a run among other files: a folder with a run in it is no footage and no dataset.
 
@@ -30,7 +35,7 @@ def check_new(out: Path) -> None:
     others = sorted(
         path.name
         for path in out.iterdir()
-        if not path.name.startswith(".") and path.name not in _OWN and path.suffix not in _LOGS
+        if not path.name.startswith(".") and not _is_own(path.name) and path.suffix not in _LOGS
     )
     if others:
         is_dataset = (out / "dataset.json").exists()

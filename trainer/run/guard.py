@@ -69,8 +69,11 @@ class Guard:
         if not why:
             self.in_a_row, self.calm = 0, self.calm + 1
             self.recent, self.norms = [*self.recent, loss][-MEMORY:], [*self.norms, norm][-MEMORY:]
-            median = statistics.median(self.recent)
-            self.usual = min(self.usual, median) if self.usual else median
+            if len(self.recent) < LEAST:
+                self.usual = max(self.recent)  # one easy pack is not what is usual
+            else:
+                median = statistics.median(self.recent)
+                self.usual = min(self.usual, median) if len(self.recent) > LEAST else median
             if self.calm >= CALM_STEPS:
                 self.returns = 0
             return ""

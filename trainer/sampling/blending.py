@@ -1,7 +1,8 @@
 """Blending two videos: from one to the other through noise, so that the middle is no double image.
 
-The noise level rises to the middle and falls again, and the two are mixed so that their variance stays: a
-plain cross-fade of latents that are unlike each other has half of it in the middle, one of equal latents all.
+The noise level rises to the middle and falls again, and the two are mixed so that their variance stays. In a
+plain cross-fade, (1 - w) a + w b, the middle of two independent latents has half of their variance, and that
+of two equal latents all of it; so the mix is divided by the deviation that the two have together.
 
 Shape legend: C t h w a latent.
 """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from manifests.fingerprint import draw_of
 from media.decode.images import encode_png
 from vae.measuring.measures import measure, through
 from vae.protocol import VAE
@@ -22,7 +22,7 @@ STRIP_LATENTS, STRIP_GAP = 8, 1
 
 def is_audited(clip_id: str, share: float) -> bool:
     """Whether a clip is in the sample: a function of its id alone."""
-    return int(hashlib.sha256(f"audit {clip_id}".encode()).hexdigest()[:8], 16) / 16**8 < share
+    return draw_of(f"audit {clip_id}") < share
 
 
 @dataclass(frozen=True)

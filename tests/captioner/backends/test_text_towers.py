@@ -91,6 +91,36 @@ def test_any_text_tower_of_open_clip(tmp_path):
     check(make_text_encoder("open_clip", f"local-dir:{tmp_path}"))
 
 
+def test_texts_of_towers_with_other_words_are_whole(tmp_path):
+    """Their end token is not the one with the highest id, and may be the padding, as SigLIP's is."""
+    import open_clip
+
+    words = tokenizer(["<|endoftext|>", "</s>"], eos_token="</s>")
+    words.pad_token = words.eos_token
+    words.save_pretrained(tmp_path)
+    text = {"context_length": 40, "vocab_size": len(words), "width": 32, "heads": 2, "layers": 2}
+    text |= {"hf_tokenizer_name": "its own", "no_causal_mask": True, "pool_type": "last"}
+    sizes = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": text,
+        "custom_text": True,
+    }
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": sizes, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    )
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(
+        32, open_clip.CLIPVisionCfg(**sizes["vision_cfg"]), open_clip.CLIPTextCfg(**text)
+    )
+    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    encoder = make_text_encoder("open_clip", f"local-dir:{tmp_path}")
+    check(encoder)
+    for said, states in zip(TEXTS, encoder.encode(TEXTS), strict=True):
+        assert len(states) == min(40, len(words(said, add_special_tokens=False)["input_ids"]) + 1)
+    assert encoder.version.startswith("open-clip-text/2:")
+
+
 def test_the_captioners_own_tower(tmp_path):
     words = CaptionTokenizer.train(TEXTS * 10, SMALL.vocab_size)
     torch.manual_seed(0)

@@ -16,12 +16,13 @@ from world.scene import sample_shot
 
 FPS, NUM_FRAMES, SIZE_PX = 24, 120, (256, 144)
 CODECS = {
-    "h264": ("libx264", "mp4", {"g": "24", "bf": "2"}),
-    "hevc": ("libx265", "mp4", {"x265-params": "keyint=24:log-level=none"}),
-    "vp9": ("libvpx-vp9", "webm", {"g": "24", "deadline": "realtime", "cpu-used": "6"}),
-    "av1": ("libsvtav1", "ivf", {"g": "24", "preset": "10"}),
-    "mpeg2": ("mpeg2video", "ts", {"g": "12", "b": "2000000"}),
+    "h264": ("libx264", "mp4", {"g": "24", "bf": "2", "threads": "1"}),
+    "hevc": ("libx265", "mp4", {"x265-params": "keyint=24:log-level=none:pools=1:frame-threads=1"}),
+    "vp9": ("libvpx-vp9", "webm", {"g": "24", "deadline": "realtime", "cpu-used": "6", "threads": "1"}),
+    "av1": ("libsvtav1", "ivf", {"g": "24", "preset": "10", "svtav1-params": "lp=1"}),
+    "mpeg2": ("mpeg2video", "ts", {"g": "12", "b": "2000000", "threads": "1"}),
 }
+"""Each by one thread: with more an encoder writes other bytes on another machine."""
 VICTIMS = {"flip": 3, "drop": 2, "cut": 2}
 
 

@@ -88,7 +88,7 @@ def test_rows_of_a_dataset_add_up_to_the_frames_of_each_source(films, tmp_path):
 
 SMALL, USUAL = (256, 144), (640, 360)
 MOST_MISSED = {
-    ("h264", SMALL): 0.01,
+    ("h264", SMALL): 0.015,
     ("hevc", SMALL): 0.85,
     ("hevc", USUAL): 0.45,
     ("vp9", SMALL): 0.02,
@@ -97,7 +97,7 @@ MOST_MISSED = {
 }
 """Share of the bad frames of a codec that may be taken for good ones, a little over what was measured. Small
 pictures of HEVC have too few blocks for some that break off to be unusual."""
-MOST_WITHHELD = {"h264": 0.04, "hevc": 0.05, "vp9": 0.03, "av1": 0.16, "mpeg2": 0.1}
+MOST_WITHHELD = {"h264": 0.05, "hevc": 0.05, "vp9": 0.03, "av1": 0.16, "mpeg2": 0.1}
 """The same of good frames: those between what is damaged and the next keyframe, a second on."""
 
 

@@ -77,6 +77,31 @@ def test_every_clip_comes_once_an_epoch_in_a_new_order_and_nothing_is_kept(tars)
     assert len(loader.reader.held) <= 64 + 8  # the pool alone
 
 
+def test_what_is_shown_of_a_long_clip_is_another_part_each_epoch(tars):
+    catalog, _, _ = survey(tars, TEST)
+    clip = max(stream(tars), key=lambda clip: clip.row["latent_t"])
+    reader = StreamReader(catalog, dataclasses.replace(TEST, tokens=16))
+    parts = [reader.hold(clip, epoch) for epoch in range(12)]
+    assert len({(part.start, part.top, part.left) for part in parts}) > 2
+    assert parts == [reader.hold(clip, epoch) for epoch in range(12)]
+
+
+def test_a_damaged_clip_costs_itself(tars, tmp_path, capsys):
+    names, hurt = [clip.row["clip_id"] for clip in stream(tars[:1])], tmp_path / "a.tar"
+    assert len(names) > 2
+    with tarfile.open(tars[0]) as source, tarfile.open(hurt, "w") as sink:
+        for member in source.getmembers():
+            data = source.extractfile(member).read()
+            if member.name == f"{names[1]}.latent.safetensors":
+                data = data[:40]
+            if member.name == f"{names[2]}.json":
+                data = b"{"
+            member.size = len(data)
+            sink.addfile(member, io.BytesIO(data))
+    assert [clip.row["clip_id"] for clip in stream([str(hurt)])] == [names[0], *names[3:]]
+    assert capsys.readouterr().err.count("a clip is left out") == 2
+
+
 def test_processes_read_different_tars_and_more_of_them_than_tars_are_refused(tars):
     catalog, _, _ = survey(tars, TEST)
     config = dataclasses.replace(TEST, packs_per_step=2)

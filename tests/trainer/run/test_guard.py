@@ -52,6 +52,13 @@ def test_from_the_second_step_on_a_run_that_explodes_is_refused():
     assert guard.refuses(3e17, 0.3)
 
 
+def test_one_easy_pack_at_first_is_not_what_is_usual():
+    guard = Guard(4.0, 20.0, TrainState(0, ""))
+    assert not guard.refuses(0.3, 0.5)
+    calm(guard, 100, loss=1.5)
+    assert guard.usual == 1.5 and not guard.num_skipped
+
+
 def test_zero_takes_all_that_is_finite():
     guard = calm(Guard(0.0, 0.0, TrainState(0, "")))
     assert not guard.refuses(1e9, 1e9) and guard.refuses(math.inf, 1.0)

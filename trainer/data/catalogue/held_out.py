@@ -6,7 +6,6 @@ with the others, and validation would not see it memorise.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,25 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.fingerprint import draw_of
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.json_files import parse_json
 from manifests.tables import scans
+from manifests.tables.ids import source_of
 from manifests.views import View
 from trainer.data.columns import CHUNK
 
 _NOTED = "held-out.json"
-
-
-def source_of(clip_id: str) -> str:
-    """The source that a clip was cut from; the clip itself where its id names none."""
-    source, _, begin = clip_id.rpartition("-")
-    return source if source and begin.isascii() and begin.isdigit() else clip_id
-
-
-def draw_of(name: str) -> float:
-    """A number from 0 to 1 that follows from a name."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def draws_of(names: Iterable[str], count: int) -> np.ndarray:

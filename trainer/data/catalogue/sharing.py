@@ -1,4 +1,4 @@
-"""Arrays that one process of each node makes and all of it map."""
+"""Arrays that one process of a node computes once, and that all processes of the node map into memory."""
 
 from __future__ import annotations
 

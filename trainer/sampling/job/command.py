@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
 
+SAMPLER = 1
+"""Goes up when the same request gives another sample: what is there of another one is not gone on with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Wish):
@@ -260,6 +263,7 @@ class Sample(Wish):
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
                 # digests tell model and VAE, whatever they are called now
+                there = {"sampler": 1} | there
                 names = (there.keys() | record.keys()) - {"model", "vae", "made", "settings"}
                 others = _differing(there, record, names)
                 both = there.get("settings") or {}, record["settings"]
@@ -353,6 +357,7 @@ class Sample(Wish):
             "prompt": prompt,
             "prompt_as_read": full,
             "seed": seed,
+            "sampler": SAMPLER,
             "model": model.name,
             "model_digest": model.digest,
             "vae": vae,
