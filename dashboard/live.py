@@ -16,7 +16,7 @@ from manifests.runs.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
 from manifests.runs.pace import Meter, Pace
 from manifests.store import storage
 
-MOST_LISTENERS = 32
+MOST_LISTENERS, _FULL_MS = 32, 60_000
 _EVERY_S = 0.5
 _LOCAL_LOOK_S, _REMOTE_LOOK_S = 0.5, 10.0
 _RUNS_EVERY = 4
@@ -145,6 +145,9 @@ class Tail:
         Args:
             told: what is sent.
         """
+        if self.listeners >= MOST_LISTENERS:  # they asked at once
+            yield f"retry: {_FULL_MS}\n\n"
+            return
         self.listeners += 1
         last_state, silent_s = "", time.monotonic()
         try:

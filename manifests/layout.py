@@ -226,9 +226,11 @@ class Dataset:
         return self.path("tables", table, "plan", f"{name}.parquet")
 
     def view_path(self, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name) or name.startswith("."):
             raise UsageError(
-                repr(name), "is not a view name", "Use letters, digits, '_', '-', and '.' but in front."
+                repr(name),
+                "is not a view name",
+                "Use at most 128 letters, digits, '_', '-', and '.' but in front.",
             )
         return self.path("views", f"{name}.json")
 

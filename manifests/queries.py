@@ -202,6 +202,7 @@ def sql(
     """
     import duckdb
 
+    query.encode()  # what is no text is refused here, not in DuckDB
     has_licences = False
 
     def ask() -> pa.Table:

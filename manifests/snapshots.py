@@ -27,7 +27,7 @@ from manifests.store import storage
 from manifests.store.json_files import parse_object
 
 _NUMBERED = re.compile(r"^(\d{6,})\.json$")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def named_path(root: str, name: str) -> str:
         UsageError: it is not a name.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(name, "is not a name for a snapshot", "Use letters, digits, '_', '-' and '.'.")
+        raise UsageError(
+            name, "is not a name for a snapshot", "Use at most 128 letters, digits, '_', '-' and '.'."
+        )
     return f"{_folder(root)}/named/{name}.json"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from concurrent.futures.process import BrokenProcessPool
 
-from manifests.cli.output import FAILED, printable
+from manifests.cli.output import FAILED, USAGE, printable
 from manifests.errors import RushesError
 
 _NEXT_STEPS = {
@@ -37,6 +37,8 @@ def failure_of(error: BaseException) -> tuple[str, int] | None:
         step = _NEXT_STEPS.get(error.errno or 0, "")
         line = f"{subject or type(error).__name__}: {cause[0].lower()}{cause[1:]}"
         return printable(f"{line}. {step}" if step else line), FAILED
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{ascii(error.object)[:200]}: is no UTF-8. Write it in UTF-8, or rename it.", USAGE
     if isinstance(error, BrokenProcessPool):
         return (
             "a process of this command died before its work was done, often for lack of memory. "

@@ -28,8 +28,8 @@ SELECT coalesce(licence, 'not stated') AS licence, count(*) AS files, sum(durati
 FROM sources WHERE status = 'kept' GROUP BY ALL ORDER BY files DESC, licence LIMIT 20
 """
 _ORIGINS = """
-SELECT coalesce(nullif(regexp_extract(origin, '^[a-z]+://([^/]+)', 1), ''), nullif(trim(origin), ''),
-  'not stated') AS host, count(*) AS files
+SELECT coalesce(nullif(regexp_extract(origin, '^[a-z]+://(?:[^/@]*@)?([^/?#]+)', 1), ''),
+  nullif(trim(origin), ''), 'not stated') AS host, count(*) AS files
 FROM sources WHERE status = 'kept' GROUP BY ALL ORDER BY files DESC, host LIMIT 20
 """
 _CLIPS = """
@@ -143,7 +143,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     text = f"{value:,}" if isinstance(value, int) else str("-" if value is None else value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

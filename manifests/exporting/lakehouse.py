@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.schemas import TABLES
 from manifests.store.shards import Member
@@ -56,7 +56,14 @@ def export_tables(
     """
     write, written = _writer(to, out, overwrite)
     with _whole_or_gone(out, written):
-        return _written(dataset, view, write)
+        try:
+            return _written(dataset, view, write)
+        except FileNotFoundError as error:
+            raise RushesError(
+                dataset.uri,
+                "had files merged or taken out while they were read",
+                "Run the same command again; nothing of this try is left.",
+            ) from error
 
 
 @contextlib.contextmanager

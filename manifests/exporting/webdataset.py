@@ -105,6 +105,10 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         for row in scans.newest_sources(dataset, ["source_id", *OF_SOURCES]).to_pylist()
     }
     made_by = ingest_settings(dataset, view.columns.values())
+    if not by_shard:
+        raise UsageError(
+            f"view predicate {view.where!r}", "keeps no clip", "Export another view, or change it."
+        )
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"

@@ -29,6 +29,8 @@ from manifests.writing import lease
 Folder = Annotated[str, tyro.conf.Positional]
 
 
+MOST_VALUES = 5_000_000
+"""Of an answer that is printed: each takes some hundred bytes on the way."""
 _COUNTS = ("shards", "in", "kept", "dropped", "failed", "tar_bytes")
 _SUMS = ("num_in", "num_kept", "num_dropped", "num_failed", "tar_bytes")
 
@@ -163,6 +165,12 @@ class Ls:
 def show(rows: pa.Table, title: str, as_json: bool, is_wide: bool) -> None:
     """Print rows as a table or as JSON; columns of one name are told apart by a number."""
     rows = rows.rename_columns(distinct(rows.schema.names))
+    if rows.num_rows * rows.num_columns > MOST_VALUES:
+        raise UsageError(
+            title,
+            f"has {rows.num_rows:,} rows, more than are printed",
+            "Give it a LIMIT or count; `rushes export --to lance` writes whole tables.",
+        )
     if as_json:
         cli.print_json(rows.to_pylist())
     else:
@@ -321,7 +329,7 @@ class Status:
         dataset = Dataset(self.dataset)
         shards = planned.shards(dataset)
         columns: dict[Column, int] = {
-            column: len(dataset.committed_shards(column)) for column in dataset.columns()
+            column: len(set(dataset.committed_shards(column)) & set(shards)) for column in dataset.columns()
         }
         runs = run_ids(dataset)
         all_events = told(read_events(dataset, runs[-1])) if runs else []

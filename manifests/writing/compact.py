@@ -157,9 +157,8 @@ def _write(
     if is_local:
         os.makedirs(folder, exist_ok=True)
     scratch = folder if is_local else tempfile.gettempdir()
-    temporary = Path(storage.temporary_name(f"{scratch}/merged-{first:06d}.parquet"))
     low, num_rows = group["shard"][0].as_py(), 0
-    try:
+    with storage.beside(f"{scratch}/merged-{first:06d}.parquet") as temporary:
         options = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
         with pq.ParquetWriter(temporary, schema(name), **options) as writer:
             for group in itertools.chain([group], groups):  # noqa: B020 - the first was looked at
@@ -169,8 +168,6 @@ def _write(
         digest, size = _hash(temporary), temporary.stat().st_size
         path = f"{folder}/merged-{first:06d}-{last:06d}-{digest[:8]}.parquet"
         storage.publish(dataset.filesystem, temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Merged(dataset.relative(path), num_rows, size, digest, low, high, made_ns)
 
 

@@ -82,7 +82,7 @@ def remove(
     if unfinished(dataset):
         raise UsageError(
             dataset.uri,
-            "has a `rushes retry` that did not end: what it took back would be lost",
+            "has what `rushes retry` or `withdraw` took back and no ingest has made again: it would be lost",
             "Run `rushes retry` or `rushes ingest` with the same settings to its end, then this again.",
         )
     before = _note_of(dataset, _pending(dataset), "sources")

@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -53,15 +52,12 @@ class Kept:
         if is_local:
             os.makedirs(os.path.dirname(target), exist_ok=True)
         scratch = target if is_local else os.path.join(tempfile.gettempdir(), file)
-        temporary = Path(storage.temporary_name(scratch))
         plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-        try:
+        with storage.beside(scratch) as temporary:
             with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **plain) as writer:
                 for part in rows:
                     writer.write_table(part, row_group_size=group)
             storage.publish(self.dataset.filesystem, temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def read(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(

@@ -1,16 +1,18 @@
+import dataclasses
 import json
 
 import duckdb
 import pytest
 import webdataset
 
-from manifests import queries
+from manifests import cli, queries
 from manifests.cli.frame import main
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, to_table
 from manifests.tables import scans
+from manifests.verbs import commands
 from manifests.views import View
 
 
@@ -120,3 +122,17 @@ def test_an_export_over_an_earlier_one_leaves_no_clip_that_the_view_lost(dataset
     told = capsys.readouterr().err
     assert "000099.tar: removed" in told and "holiday.tar: is not of this export" in told
     assert not (out / "000099.tar").exists() and (out / "holiday.tar").exists()
+
+
+def test_an_answer_too_large_to_print_is_refused(dataset, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "MOST_VALUES", 10)
+    assert main(arguments=["query", dataset.uri, "SELECT * FROM range(11)"]) == cli.USAGE
+    assert "11 rows, more than are printed" in capsys.readouterr().err
+    assert main(arguments=["query", dataset.uri, "SELECT '\udcff'"]) == cli.USAGE
+    assert "is no UTF-8" in capsys.readouterr().err
+
+
+def test_an_export_of_nothing_is_refused(dataset, tmp_path):
+    view = dataclasses.replace(View.load(dataset), where="false")
+    with pytest.raises(UsageError, match="keeps no clip"):
+        export_webdataset(dataset, view, tmp_path / "out")

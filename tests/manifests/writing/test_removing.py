@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import cli
+from manifests.cli.frame import main
 from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
@@ -266,6 +267,17 @@ def test_a_shard_that_loses_all_its_sources_is_not_filled_again(copy, films, tmp
     make_plan(copy, list_sources([str(new)]), PlanConfig(), lambda files: [source_row(one) for one in files])
     assert max(planned.shards(copy)) > last
     assert verify(copy).problems == []
+
+
+def test_shards_that_lost_all_their_sources_are_counted_nowhere(copy, capsys):
+    shard = planned.segments(copy).to_pylist()[0]["shard"]
+    sources = {row["source_id"] for row in planned.segments(copy).to_pylist() if row["shard"] == shard}
+    words = [word for source in sorted(sources) for word in ("--source", source)]
+    assert main(arguments=["remove", copy.uri, *words, "--reason", "asked"]) == cli.DONE
+    capsys.readouterr()
+    assert main(arguments=["status", copy.uri, "--json"]) == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["columns"].values()) == {told["num_shards"]}
 
 
 def test_while_it_is_pending_nothing_of_it_is_taken_in(copy, monkeypatch, tmp_path):

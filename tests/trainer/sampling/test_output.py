@@ -6,12 +6,12 @@ import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from manifests.errors import UsageError
-from manifests.store import storage
 from trainer.sampling.job.output import Output
 
 FRAME = np.full((48, 64, 3), 90, np.uint8)
@@ -48,18 +48,15 @@ def test_two_processes_that_make_one_sample_both_leave_it_whole(tmp_path):
 @pytest.mark.parametrize("name", ["a.mp4", "a.png"])
 def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, name, monkeypatch):
     output, frames = Output(tmp_path / name), 1 if name.endswith("png") else 12
-    written = storage.write_bytes
 
-    def full(filesystem, path, data):
-        if path.endswith(".png"):
-            raise OSError(errno.ENOSPC, "no space left on device", path)
-        written(filesystem, path, data)
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(storage, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space") as told:
         output.write(iter([FRAME] * frames), frames, 12.0, {"model_digest": "x"})
-    assert str(told.value.filename).endswith(".png")
-    assert {item.name for item in tmp_path.iterdir()} <= {"a.json"}
+    assert Path(told.value.filename).name in {"a.sheet.png", "a.png"}
+    assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     output.check_new(is_overwriting=False)
     output.write(iter([FRAME] * frames), frames, 12.0, {"model_digest": "x"})
@@ -74,6 +71,28 @@ def test_what_a_process_left_that_is_gone_is_swept(tmp_path):
     maker.wait()
     Output(tmp_path / "a.mp4").write(iter([FRAME] * 12), 12, 12.0, {"model_digest": "x"})
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_of_another_file_of_the_same_name_is_not_replaced(tmp_path):
+    Output(tmp_path / "a.mp4").write(iter([FRAME] * 12), 12, 12.0, {"model_digest": "x"})
+    for name in ("a.webm", "a.png"):
+        with pytest.raises(UsageError, match="exists"):
+            Output(tmp_path / name).check_new(is_overwriting=False)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png"])
+def test_what_is_to_be_replaced_stays_until_the_new_one_is_whole(tmp_path, name, monkeypatch):
+    output, frames = Output(tmp_path / name), 1 if name.endswith("png") else 12
+    output.write(iter([FRAME] * frames), frames, 12.0, {"model_digest": "old"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "no space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        output.write(iter([FRAME] * frames), frames, 12.0, {"model_digest": "new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_others_left_is_not_replaced(tmp_path):

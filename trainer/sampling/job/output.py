@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Output:
         )
 
     def _is_left_by_us(self) -> bool:
-        if self.path.exists():
+        if any(self.path.with_suffix(suffix).exists() for suffix in SUFFIXES):  # whose these are
             return False
         try:
             found = json.loads(self.record.read_text())
@@ -106,20 +107,23 @@ class Output:
                     picked.append(frame)
                 yield frame
 
-        try:
+        with ExitStack() as stack:
+            stack.callback(partial.unlink, missing_ok=True)
             if self.sheet is None:
-                picture = encode_png(next(frames), text)
-                self.path.unlink(missing_ok=True)
-                storage.write_local(self.record, text.encode())
-                storage.write_local(self.path, picture)
-                return
-            write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
-            self.path.unlink(missing_ok=True)
-            storage.write_local(self.record, text.encode())  # first: a file without one is somebody else's
-            storage.write_local(self.sheet, encode_png(np.concatenate(picked, axis=1)))
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+                picture, target = encode_png(next(frames), text), self.path
+            else:
+                write_video(partial, watched(), fps, CODECS[self.path.suffix], comment=text)
+                picture, target = encode_png(np.concatenate(picked, axis=1)), self.sheet
+            # all is written before anything is replaced, which takes no room
+            new = {self.record: text.encode(), target: picture}
+            written = {path: stack.enter_context(storage.beside(str(path))) for path in new}
+            for path, data in new.items():
+                written[path].write_bytes(data)
+            self.path.unlink(missing_ok=True)  # an old file is never seen with a new record
+            for path, temporary in written.items():
+                os.replace(temporary, path)
+            if self.sheet is not None:
+                os.replace(partial, self.path)
 
     def _sweep(self) -> None:
         """Take away what processes of this machine that are gone had begun to write."""
