@@ -229,7 +229,11 @@ TEXT = [
     ("caption_id", pa.string(), "with ~1, ~2 ... for shuffled variants of a structured caption"),
     ("kind", pa.string(), "of the caption"),
     ("source", pa.string(), "of the caption"),
-    ("num_tokens", pa.int32(), "length of the embedding"),
+    (
+        "num_tokens",
+        pa.int32(),
+        "length of the embedding; as many as the encoder reads at most: the text was cut",
+    ),
     ("width", pa.int32(), "values of a token"),
 ]
 MAP = [

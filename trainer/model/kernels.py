@@ -2,9 +2,9 @@
 
 Both are registered with torch, with shapes for tracing and gradients, so that a block compiles without a
 break. On a GPU a document of at least `long_from` tokens goes to cuDNN's kernel alone, and what lies
-between such documents goes to the variable-length kernel together: measured on an H100 with heads of 128,
-cuDNN is 1.5 to 1.7 times as fast above about 2,000 tokens, and far slower below, where launching it takes
-longer than its work (`rushes measure` finds the length on the device at hand). Where torch's registry has FA3
+between such documents goes to the variable-length kernel together: a prototype of the step had cuDNN 1.5 to
+1.7 times as fast on an H100 above about 2,000 tokens (heads of 128), and far slower below, where launching it
+takes longer than its work. `rushes measure` finds the length on the device at hand. Where torch's registry has FA3
 or FA4 (`torch.nn.attention.activate_flash_attention_impl`), the variable-length kernel is theirs. On a CPU
 documents of equal lengths share a call.
 
@@ -215,7 +215,8 @@ class _LookUp(torch.autograd.Function):
 def look_up(table: Tensor, level: Tensor, lengths: Tensor, levels: Tensor) -> Tensor:
     """Rows [N, D] of table [M, D], whose gradient is added up piece by piece.
 
-    On a GPU the gradient of a plain lookup adds row by row with atomics, in 8 % of a step of an H100.
+    On a GPU the gradient of a plain lookup adds row by row with atomics, in 8 % of a step of the
+    prototype on an H100.
 
     Args:
         level: [N] which row.

@@ -2,7 +2,8 @@
 
 Weights, gradients, optimizer and averages are counted exactly. Activations are bytes for each token and unit
 of width: those of a block as written are counted in tests/trainer/run/test_memory.py. Compiled code keeps
-fewer; how many rests on one figure, XL's 52.6 GiB at 16,384 tokens on an H100, taken for a compiled step.
+fewer; how many rests on one figure of a prototype, XL's 52.6 GiB at 16,384 tokens on an H100, taken for a
+compiled step.
 """
 
 from __future__ import annotations
