@@ -232,7 +232,7 @@ TEXT = [
     (
         "num_tokens",
         pa.int32(),
-        "length of the embedding; as many as the encoder reads at most: the text was cut",
+        "of the embedding; as many as the encoder reads at most: the text was cut",
     ),
     ("width", pa.int32(), "values of a token"),
 ]

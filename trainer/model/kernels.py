@@ -4,7 +4,7 @@ Both are registered with torch, with shapes for tracing and gradients, so that a
 break. On a GPU a document of at least `long_from` tokens goes to cuDNN's kernel alone, and what lies
 between such documents goes to the variable-length kernel together: a prototype of the step had cuDNN 1.5 to
 1.7 times as fast on an H100 above about 2,000 tokens (heads of 128), and far slower below, where launching it
-takes longer than its work. `rushes measure` finds the length on the device at hand. Where torch's registry has FA3
+takes longer than its work. `rushes measure` finds the length on the device at hand. Where torch has FA3
 or FA4 (`torch.nn.attention.activate_flash_attention_impl`), the variable-length kernel is theirs. On a CPU
 documents of equal lengths share a call.
 

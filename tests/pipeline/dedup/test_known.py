@@ -14,8 +14,8 @@ from pipeline.dedup import near_duplicates
 from pipeline.dedup.grouping import Quality
 from pipeline.dedup.kept import Kept
 from pipeline.dedup.known import Known, keep, recall
-from pipeline.dedup.near_duplicates import Held, find_groups
-from tests.pipeline.dedup.test_near_duplicates import copies
+from pipeline.dedup.near_duplicates import find_groups
+from tests.pipeline.dedup.test_near_duplicates import Held, copies
 
 
 @pytest.fixture(scope="module")
