@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 LENGTH = 10
@@ -40,3 +41,9 @@ def fingerprint(
 def draw_of(name: str) -> float:
     """A number from 0 to 1, evenly spread over names, that follows from a name alone."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a local file's bytes, in hex; no more than a piece of it is held."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.errors import UsageError
-
-_PIECE_BYTES = 1 << 20
+from manifests.fingerprint import file_sha256
 
 
 def _cache() -> Path:
@@ -47,11 +46,7 @@ def file_digests(paths: list[Path]) -> list[str]:
         facts = path.stat()
         key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
         if key not in known:
-            digest, is_new = hashlib.sha256(), True
-            with open(path, "rb") as file:
-                while piece := file.read(_PIECE_BYTES):
-                    digest.update(piece)
-            known[key] = digest.hexdigest()
+            known[key], is_new = file_sha256(path), True
         found.append(known[key])
     if is_new:
         _remember(known)

@@ -5,7 +5,6 @@ Nothing here needs the network's libraries: who starts a run names a captioner b
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from captioner.coca.config import CocaConfig
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from learning.committed import WEIGHTS, folder_of
 from manifests.errors import UsageError
+from manifests.fingerprint import file_sha256
 from manifests.store.json_files import read_local_object
 
 FORMAT = "video-coca/1"
@@ -98,10 +98,10 @@ def stage_digest(path: Path | str, stage: str) -> str:
             f"has no stage {stage}",
             f"Train it with `rushes train-captioner {path} --stage {stage}`.",
         )
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    return file_sha256(weights)[:16]
 
 
 def looks_digest(path: Path | str) -> str:
     """sha256 of the looks by which a captioner abstains, 16 digits; empty where it has none."""
     found = Path(path) / LOOKS
-    return hashlib.sha256(found.read_bytes()).hexdigest()[:16] if found.exists() else ""
+    return file_sha256(found)[:16] if found.exists() else ""

@@ -8,7 +8,6 @@ Whatever dies in between leaves files that nothing names, or small files that no
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import tempfile
@@ -16,13 +15,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests import snapshots
+from manifests.fingerprint import file_sha256
 from manifests.layout import Column, Dataset
 from manifests.schemas import schema
 from manifests.snapshots import Merged, Snapshot, Version, ranges
@@ -165,15 +164,10 @@ def _write(
                 writer.write_table(group, row_group_size=len(group))
                 num_rows += len(group)
                 high = group["shard"][-1].as_py()
-        digest, size = _hash(temporary), temporary.stat().st_size
+        digest, size = file_sha256(temporary), temporary.stat().st_size
         path = f"{folder}/merged-{first:06d}-{last:06d}-{digest[:8]}.parquet"
         storage.publish(dataset.filesystem, temporary, path)
     return Merged(dataset.relative(path), num_rows, size, digest, low, high, made_ns)
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(dataset: Dataset, snapshot: Snapshot) -> None:

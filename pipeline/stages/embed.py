@@ -20,7 +20,7 @@ from pipeline.scores.open_clip_model import ImageEncoder
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
-from pipeline.stages.previews import preview_frames, spread
+from pipeline.stages.previews import preview_frames, spread_members
 from pipeline.stages.rows import failure_row
 
 CODE_VERSION = 1
@@ -64,7 +64,7 @@ class Embed:
         rows = [row for found in before.values() for row in found]
 
         def embedded(batch: Sequence[dict]) -> list[dict]:
-            picks = [spread(frames[clip["clip_id"]], self.config.frames) for clip in batch]
+            picks = [spread_members(frames[clip["clip_id"]], self.config.frames) for clip in batch]
             pictures = [
                 decode_image(read_member(dataset.filesystem, tar, one)) for own in picks for one in own
             ]

@@ -21,7 +21,7 @@ def preview_frames(dataset: Dataset, column: Column, shard: int) -> tuple[str, d
     return tar, found
 
 
-def spread(members: list[Member], count: int) -> list[Member]:
+def spread_members(members: list[Member], count: int) -> list[Member]:
     """At most `count` of the members, the first and the last among them.
 
     Raises:

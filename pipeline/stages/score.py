@@ -28,7 +28,7 @@ from pipeline.scores.registry import make_scorers
 from pipeline.stages.again import Again
 from pipeline.stages.batches import Fault, halving
 from pipeline.stages.journal import Journal
-from pipeline.stages.previews import preview_frames, spread
+from pipeline.stages.previews import preview_frames, spread_members
 from pipeline.stages.rows import failure_row
 
 CODE_VERSION = 1
@@ -149,7 +149,7 @@ class Pictures:
 
     def of(self, clip_id: str, count: int) -> list[np.ndarray]:
         """At most so many pictures [H, W, 3] uint8 of a clip."""
-        return [self._picture(member) for member in spread(self._frames[clip_id], count)]
+        return [self._picture(member) for member in spread_members(self._frames[clip_id], count)]
 
     def _picture(self, member: Member) -> np.ndarray:
         if member.name not in self._decoded:

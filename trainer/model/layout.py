@@ -87,7 +87,7 @@ class JointLayout:
         return torch.cat(stream.split(lengths)[::2])
 
     def levels(self, levels: Levels) -> Levels:
-        """Levels of a stream, on the CPU: a word has the highest of its sample, that of what is not given."""
+        """Levels of a stream, on the CPU: a word has the highest one of its sample's tokens."""
         samples = levels.of.split(self.num_tokens)
         highest = torch.stack([own.max() if len(own) else own.new_zeros(()) for own in samples])
         words = highest.repeat_interleave(torch.tensor(self.num_words))

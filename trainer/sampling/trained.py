@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from learning.committed import WEIGHTS
 from learning.weights import fill, read_weights
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.fingerprint import file_sha256
 from manifests.store.json_files import read_local_object
 from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
 from trainer.data.patches import FACTORS
@@ -145,5 +145,5 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     heads = dit.config.num_heads
     dit.long_from = checked_route(torch.device(device), heads, dit.config.width // heads, LONG_DOCUMENTS)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    digest = file_sha256(folder / "model.safetensors")[:16]
     return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record, str(run), digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from learning.launching import become_ray_job, run_here
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
+from manifests.fingerprint import file_sha256
 from trainer.sampling.job.prompts import PromptLine, check_text, read_prompts
 from trainer.sampling.job.wish import Wish
 from vae.folder import weights_digest
@@ -305,7 +305,7 @@ class Sample(Wish):
         keyframes = [Path(text.partition("=")[2]) for text in self.keyframe]
         given = [self.image, self.last_image, self.video, self.edit, self.mask, *keyframes]
         paths = [path for path in (*given, *self.connect, *self.blend) if path is not None]
-        return {str(path): _hash(path) for path in paths}
+        return {str(path): file_sha256(path)[:16] for path in paths}
 
     def _lines(self) -> list[PromptLine]:
         """What is asked for, as often as there are seeds."""
@@ -381,11 +381,6 @@ def _made(wish: Wish, scene: Scene) -> dict[str, Any]:
     size = {"width": canvas.width_px, "height": canvas.height_px, "fps": canvas.fps}
     told = {name: getattr(wish, name) for name in ("strength", "gap") if getattr(wish, name) is not None}
     return {"frames": scene.num_frames, **size, **told}
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
