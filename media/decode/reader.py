@@ -13,36 +13,25 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.frame import PictureType
 
-from media.damage.grid_edges import MUTE, GridEdges
-from media.damage.health import Health
-from media.damage.signs import Signs
 from media.damage.stills import damage_of
-from media.damage.witness import decoder_of
 from media.decode import images
 from media.decode.container import open_container
-from media.decode.deinterlace import Deinterlacer, deinterlaced
 from media.decode.packets import (
-    CLOCK_RESTART,
     HOLES,
     LOST_FRAMES,
     TIMES_OF_DECODING,
     Packets,
-    least_restart_s,
     packets_of,
     scan_packets,
     video_stream,
 )
-from media.decode.picture import Picture, Scaler, fitted, shown
+from media.decode.passing import EPSILON_S, Pass
+from media.decode.picture import Picture, fitted
 from media.decode.probe import Probe, is_old_444
 from media.decode.seeking import packets_from
 from media.errors import MediaError
 
-EPSILON_S = 1e-4  # presentation times closer than this are one instant
-_MOST_LATE = 16
-"""Frames that come after later ones, of a file that is not known to be damaged: with more its times are
-wrong."""
 _DECORD_BATCH_PIXELS = 16 << 20
 
 
@@ -76,9 +65,7 @@ class VideoReader:
         is_turned = facts.geometry.rotation_deg != 0 or facts.geometry.is_mirrored
         if self.decoder == "decord" and (is_turned or is_old_444(facts.codec, facts.pixel_format)):
             self.decoder = "pyav"  # facts of before these were known say otherwise
-        self._times_s: np.ndarray | None = None  # of frames by their number, where packets do not say
         self.has_losses = False
-        self._restart_s = 0.0  # added to the clock of a stream that began anew
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
         """Frames with `start_s <= time_s < end_s`, in order; for an image, its one frame.
@@ -141,62 +128,39 @@ class VideoReader:
         From the beginning, except in files whose packets show that a seek is exact: there from the keyframe
         before `start_s`.
         """
-        facts, scaler, self._restart_s = self.facts, Scaler(), 0.0
-        health, previous_s, is_whole = Health(facts.codec), -1.0, True
+        facts, seen, is_whole = self.facts, None, True
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
-                health = Health(facts.codec, decoder_of(stream))
-                gaps_s = self._gaps_s()
-                num_late = 0
+                seen = Pass(facts, stream, self._gaps_s(), self._shown_times_s())
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
-                if facts.container == "avi" or TIMES_OF_DECODING in facts.decoder_reasons:
-                    # decode order is all there is: the i-th shown frame has the i-th smallest time
-                    self._times_s = self._scanned().times_s
-                tick_s = float(stream.time_base or 0)
-                field_filter: Deinterlacer | None = None
-                edges = GridEdges() if facts.codec in MUTE else None
                 for packet in packets or packets_of(container, stream):
-                    decoded = health.decode(packet)
-                    self.has_losses = health.has_losses
-                    if not field_filter and any(frame.interlaced_frame for frame in decoded or ()):
-                        field_filter = deinterlaced(stream)
-                    if field_filter and decoded is not None:
-                        decoded = field_filter(decoded, packet.size == 0)
-                    for frame in decoded or ():
-                        own_tick_s = float(frame.time_base or 0) if field_filter else tick_s
-                        number = health.num_frames + health.num_lost_in_all
-                        time_s = self._time_s(frame.pts, own_tick_s, number, previous_s)
-                        is_after_gap = False
-                        while gaps_s and gaps_s[0] - EPSILON_S <= time_s:
-                            is_after_gap = previous_s < gaps_s.pop(0) - EPSILON_S
-                        is_key, widened = health.is_key(frame), health.aspect_change(frame)
-                        is_damaged = health.is_damaged(frame, is_key, is_after_gap)
-                        if time_s <= previous_s and (health.has_losses or num_late < _MOST_LATE):
-                            health.num_frames -= 1  # held back by what is missing until too late
-                            num_late += 1
+                    frames = seen.decoded(packet)
+                    self.has_losses = seen.health.has_losses
+                    for frame in frames:
+                        told = seen.placed(frame)
+                        if told is None:
                             continue
-                        previous_s = time_s
-                        if time_s >= end_s - EPSILON_S:
+                        if told.time_s >= end_s - EPSILON_S:
                             return
-                        if time_s >= start_s - EPSILON_S:
-                            signs = Signs(
-                                is_damaged=is_damaged,
-                                is_by_gap=health.is_by_gap or (is_after_gap and not health.is_after_loss),
-                                is_key=is_key,
-                                is_intra=is_key or frame.pict_type == PictureType.I,
-                                is_after_loss=health.is_after_loss or is_after_gap,
-                                casts_doubt=health.num_lost > 0 and facts.codec == "av1",
-                                edges=edges.excess(frame) if edges else (0.0, 0.0),
-                            )
-                            yield Picture(time_s, frame, shown(facts.geometry, frame, widened), signs, scaler)
-                        health.num_lost = 0
+                        if told.time_s >= start_s - EPSILON_S:
+                            yield seen.picture(frame, told)
+                        seen.health.num_lost = 0
         except av.FFmpegError as error:
-            if health.num_frames == 0 or not isinstance(error, av.EOFError):
+            if seen is None or seen.health.num_frames == 0 or not isinstance(error, av.EOFError):
                 raise MediaError("decode", f"{facts.path}: {error}") from error
+        assert seen is not None
+        health = seen.health
         self.has_losses |= health.num_frames < health.num_shown + health.num_timeless
-        health.check(facts.path, previous_s, is_whole)
+        health.check(facts.path, seen.previous_s, is_whole)
+
+    def _shown_times_s(self) -> np.ndarray | None:
+        """Times of all frames by their number, of files whose packets are not shown at their own."""
+        if self.facts.container == "avi" or TIMES_OF_DECODING in self.facts.decoder_reasons:
+            # decode order is all there is: the i-th shown frame has the i-th smallest time
+            return self._scanned().times_s
+        return None
 
     def count(self, start_s: float, end_s: float) -> int:
         """Packets that should each show a frame with `start_s <= time_s < end_s`.
@@ -230,24 +194,6 @@ class VideoReader:
         except MediaError:
             self.decoder = "pyav"
             yield from self._converted(self.pictures(start_s, end_s))
-
-    def _time_s(self, pts: int | None, tick_s: float, index: int, previous_s: float) -> float:
-        if self._times_s is not None:
-            return (
-                float(self._times_s[index])
-                if index < len(self._times_s)
-                else round(previous_s + 1 / (self.facts.fps or 24.0), 6)
-            )
-        if pts is not None:
-            time_s = pts * tick_s - self.facts.start_s + self._restart_s
-            is_marked = CLOCK_RESTART in self.facts.decoder_reasons
-            if index and is_marked and previous_s - time_s > least_restart_s(self.facts.container):
-                step_s = 1 / (self.facts.fps or 24.0)
-                self._restart_s += previous_s + step_s - time_s
-                time_s = previous_s + step_s
-            return round(time_s, 6)
-        fps = self.facts.fps or 24.0  # no timestamps at all (raw streams): by count at the packet rate
-        return round(previous_s + 1 / fps if index else 0.0, 6)
 
     def _decord(self, start_s: float, end_s: float) -> Iterator[Frame]:
         """Frames by decord, for files that the probe found safe; scaling to the display size is ours."""

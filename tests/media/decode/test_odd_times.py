@@ -17,6 +17,7 @@ from media.apart import pool
 from media.apart.reader import probe as probe_apart
 from media.decode.images import encode_jpeg
 from media.decode.packets import CLOCK_RESTART, TIMES_OF_DECODING
+from media.decode.passing import Clock
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
@@ -166,7 +167,7 @@ def test_times_that_fall_back_without_a_new_clock_are_no_new_clock(tmp_path, mon
     write_video(tmp_path / "a.mp4", [moving(index) for index in range(10)], FPS, options={"bf": "0"})
     reader = VideoReader(probe(str(tmp_path / "a.mp4")), decoder="pyav")
     order = iter([0, 6, 3, *range(7, 14)])
-    monkeypatch.setattr(VideoReader, "_time_s", _of_pts(VideoReader._time_s, order))
+    monkeypatch.setattr(Clock, "time_s", _of_pts(Clock.time_s, order))
     times = [frame.time_s for frame in reader.frames()]
     assert len(times) == 9 and times == sorted(times) and reader.has_losses, "one came too late, and is lost"
 
@@ -175,7 +176,7 @@ def test_times_that_fall_back_again_and_again_are_wrong(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", [moving(index) for index in range(40)], FPS, options={"bf": "0"})
     reader = VideoReader(probe(str(tmp_path / "a.mp4")), decoder="pyav")
     order = iter([0, 60, *range(1, 39)])
-    monkeypatch.setattr(VideoReader, "_time_s", _of_pts(VideoReader._time_s, order))
+    monkeypatch.setattr(Clock, "time_s", _of_pts(Clock.time_s, order))
     with pytest.raises(MediaError, match="follows one at"):
         list(reader.frames())
 

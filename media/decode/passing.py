@@ -1,0 +1,137 @@
+"""One pass over a video's frames as they are decoded: when each is shown, and in what state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from media.damage.grid_edges import MUTE, GridEdges
+from media.damage.health import Health
+from media.damage.signs import Signs
+from media.damage.witness import decoder_of
+from media.decode.deinterlace import Deinterlacer, deinterlaced
+from media.decode.packets import CLOCK_RESTART, least_restart_s
+from media.decode.picture import Picture, Scaler, shown
+from media.decode.probe import Probe
+
+EPSILON_S = 1e-4  # presentation times closer than this are one instant
+_USUAL_FPS = 24.0
+_MOST_LATE = 16
+"""Frames that come after later ones, of a file that is not known to be damaged: with more its times are
+wrong."""
+
+
+class Clock:
+    """When frames are shown, in seconds from the source's first one.
+
+    Args:
+        times_s: of all frames by their number, where packets do not say.
+    """
+
+    def __init__(self, facts: Probe, times_s: np.ndarray | None) -> None:
+        self._facts, self._times_s = facts, times_s
+        self._step_s = 1 / (facts.fps or _USUAL_FPS)
+        self._restart_s = 0.0  # added to the clock of a stream that began anew
+
+    def time_s(self, pts: int | None, tick_s: float, number: int, previous_s: float) -> float:
+        """Of a frame.
+
+        Args:
+            pts: its own time in ticks, if it has one.
+            number: of frames before it.
+            previous_s: when the one before it is shown.
+        """
+        if self._times_s is not None:
+            is_known = number < len(self._times_s)
+            return float(self._times_s[number]) if is_known else round(previous_s + self._step_s, 6)
+        if pts is None:  # no timestamps at all (raw streams): by count at the packet rate
+            return round(previous_s + self._step_s if number else 0.0, 6)
+        time_s = pts * tick_s - self._facts.start_s + self._restart_s
+        may_restart = number > 0 and CLOCK_RESTART in self._facts.decoder_reasons
+        if may_restart and previous_s - time_s > least_restart_s(self._facts.container):
+            self._restart_s += previous_s + self._step_s - time_s
+            time_s = previous_s + self._step_s
+        return round(time_s, 6)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """When a frame is shown, and what is known of it."""
+
+    time_s: float
+    is_key: bool
+    is_damaged: bool
+    is_after_gap: bool
+    widened: float  # how many times as wide a pixel is as at first
+
+
+class Pass:
+    """What a pass over a file's frames has seen so far.
+
+    Args:
+        stream: of a container that was just opened.
+        gaps_s: times of the frames before which others are missing, where the packets are the only sign.
+        times_s: as for `Clock`.
+
+    Attributes:
+        previous_s: when the last frame was shown; -1 before the first.
+    """
+
+    def __init__(
+        self, facts: Probe, stream: av.VideoStream, gaps_s: list[float], times_s: np.ndarray | None
+    ) -> None:
+        self.facts, self.stream = facts, stream
+        self.health = Health(facts.codec, decoder_of(stream))
+        self.previous_s = -1.0
+        self._clock = Clock(facts, times_s)
+        self._gaps_s, self._num_late = gaps_s, 0
+        self._scaler = Scaler()
+        self._fields: Deinterlacer | None = None
+        self._edges = GridEdges() if facts.codec in MUTE else None
+        self._tick_s = float(stream.time_base or 0)
+
+    def decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames that come out with a packet, deinterlaced from the first interlaced one on."""
+        frames = self.health.decode(packet)
+        if not self._fields and any(frame.interlaced_frame for frame in frames or ()):
+            self._fields = deinterlaced(self.stream)
+        if self._fields and frames is not None:
+            frames = self._fields(frames, packet.size == 0)
+        return frames or []
+
+    def placed(self, frame: av.VideoFrame) -> Placed | None:
+        """Of the next frame; None for one that comes after later ones."""
+        health = self.health
+        tick_s = float(frame.time_base or 0) if self._fields else self._tick_s
+        number = health.num_frames + health.num_lost_in_all
+        time_s = self._clock.time_s(frame.pts, tick_s, number, self.previous_s)
+        is_after_gap = False
+        while self._gaps_s and self._gaps_s[0] - EPSILON_S <= time_s:
+            is_after_gap = self.previous_s < self._gaps_s.pop(0) - EPSILON_S
+        is_key, widened = health.is_key(frame), health.aspect_change(frame)
+        is_damaged = health.is_damaged(frame, is_key, is_after_gap)
+        if time_s <= self.previous_s and (health.has_losses or self._num_late < _MOST_LATE):
+            health.num_frames -= 1  # held back by what is missing until too late
+            self._num_late += 1
+            return None
+        self.previous_s = time_s
+        return Placed(time_s, is_key, is_damaged, is_after_gap, widened)
+
+    def picture(self, frame: av.VideoFrame, told: Placed) -> Picture:
+        """The frame that was placed last, with every sign of damage that it or its surroundings give."""
+        health = self.health
+        signs = Signs(
+            is_damaged=told.is_damaged,
+            is_by_gap=health.is_by_gap or (told.is_after_gap and not health.is_after_loss),
+            is_key=told.is_key,
+            is_intra=told.is_key or frame.pict_type == PictureType.I,
+            is_after_loss=health.is_after_loss or told.is_after_gap,
+            casts_doubt=health.num_lost > 0 and self.facts.codec == "av1",
+            edges=self._edges.excess(frame) if self._edges else (0.0, 0.0),
+        )
+        return Picture(
+            told.time_s, frame, shown(self.facts.geometry, frame, told.widened), signs, self._scaler
+        )
