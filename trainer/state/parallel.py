@@ -141,15 +141,6 @@ def check(config: FitConfig, ranks: Ranks) -> None:
         )
 
 
-def kept_whole(block: nn.Module) -> set[nn.Parameter]:
-    """A block's weights that are not cast to half precision, as autocast casts none of them on one device:
-    offsets of the modulation, and gains of norms."""
-    linear = {
-        id(weight) for part in block.modules() if isinstance(part, nn.Linear) for weight in part.parameters()
-    }
-    return {weight for weight in block.parameters() if id(weight) not in linear}
-
-
 def build(
     config: FitConfig,
     ranks: Ranks,
@@ -192,8 +183,9 @@ def build(
         )
         for block in model.blocks:
             policy = half if config.is_bf16 else MixedPrecisionPolicy()
-            fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=kept_whole(block))
-        fully_shard(model, mesh=mesh)  # angles, modulation and what blocks leave to it stay fp32
+            # offsets and gains of a block are cast too; on one device autocast leaves them as they are
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)  # angles and the shared modulation stay fp32
     model.to_empty(device=ranks.device)
     if is_filled:
         fill(model, config.seed)

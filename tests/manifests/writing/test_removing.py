@@ -201,7 +201,7 @@ def test_parts_of_attempts_that_died_and_of_commits_taken_back_go_too(copy):
                 path = Path(copy.record_path(column, shard))
                 data = path.read_bytes()
                 withdraw(copy, column, [shard])
-                with pytest.raises(UsageError, match="did not end"):  # captions of others would go with it
+                with pytest.raises(UsageError, match="took back"):  # captions of others would go with it
                     remove(copy, {source_id: uri})
                 path.write_bytes(data)  # made again
             part = Path(records.part_of(copy, record, "captions" if column.name == "caption" else "clips"))
