@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from manifests.cli import say
-from manifests.errors import RushesError
+from manifests.errors import IntegrityError, RushesError
 from manifests.store.json_files import parse_lines
 
 Ask = Callable[[str], str]
+_BEGIN = b'{"model": '
+"""Of each line that keeps an answer."""
 _MOST_TOKENS = 4096
 """Of an answer: room for a model that thinks aloud first."""
 
 
 def asker(server: str, model: str) -> Ask:
     """A function that asks one model of an OpenAI-compatible server, at temperature 0."""
-    import os
-
     import openai
 
     client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=4)
@@ -50,18 +51,19 @@ def remembering(ask: Ask, model: str, path: Path) -> Ask:
         IntegrityError: the file holds something else.
     """
     step = "Give another file; this one is not of judge-captions."
-    whole = b""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            path.write_bytes(whole)
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    half = data[len(whole) :]
+    if not (half.startswith(_BEGIN) or _BEGIN.startswith(half)):
+        raise IntegrityError(str(path), "ends in what is no answer of a judge", step)
     known = dict[tuple[str, int], str]()
     counts = Counter[str]()
     for row in parse_lines(whole, str(path), step, ("model", "asked", "answer")):
         if row["model"] == model:
             known[row["asked"], counts[row["asked"]]] = str(row["answer"])
             counts[row["asked"]] += 1
+    if half:  # only now it is known that the file is ours
+        os.truncate(path, len(whole))
     if known:
         say(f"{path}: {len(known)} answers of {model} are there and are not asked for again")
     counts.clear()

@@ -86,7 +86,8 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         # one of another kind of picture, or damaged, says nothing
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(own).lower():
+            said = ImageCms.getProfileDescription(own).lower()
+            if "srgb" not in said or "linear" in said:
                 srgb = ImageCms.createProfile("sRGB")
                 plain = ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
     return plain.convert("RGB")

@@ -85,9 +85,11 @@ def test_a_judging_that_was_stopped_goes_on(tmp_path):
         file.write('{"model": "m", "asked"')  # killed amid a line
     assert judged(99) == whole
     assert len(asked) == 9
-    (tmp_path / "answers.jsonl").write_text('{"other": 1}\n')
-    with pytest.raises(IntegrityError, match="line 1"):
-        judged(99)
+    for foreign in ('{"other": 1}\n', '{"other": 1}', "a note of my own", '{"other": 1}\n{"model": "m'):
+        (tmp_path / "answers.jsonl").write_text(foreign)
+        with pytest.raises(IntegrityError):
+            judged(99)
+        assert (tmp_path / "answers.jsonl").read_text() == foreign
 
 
 def test_names_meet_with_and_without_their_endings(tmp_path):

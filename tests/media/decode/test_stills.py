@@ -33,10 +33,9 @@ def xyz(name, values):
     return name, b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
 
-def profile(primaries, gamma):
+def profile(primaries, gamma, text=b"of a test"):
     """An ICC profile of a display with these primaries (XYZ at D50), as lcms reads them."""
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
-    text = b"of a test"
     said = b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + b"\0" + bytes(79)
     tags = [(b"desc", said), xyz(b"wtpt", (0.9642, 1.0, 0.8249))]
     tags += [xyz(name, values) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)]
@@ -53,7 +52,8 @@ def profile(primaries, gamma):
 
 
 P3 = profile(((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)), 2.2)
-LINEAR = profile(((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)), 1.0)
+SRGB = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+LINEAR = profile(SRGB, 1.0, b"sRGB linear")
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "tif"])

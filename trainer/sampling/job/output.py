@@ -34,6 +34,16 @@ _OWN = f"{_MACHINE}-{os.getpid()}"
 """In the names of files that are being written: several processes may make the same sample."""
 
 
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
 @dataclass(frozen=True)
 class Output:
     """The files of one sample.
@@ -129,5 +139,5 @@ class Output:
         """Take away what processes of this machine that are gone had begun to write."""
         for partial in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.partial{self.path.suffix}"):
             machine, _, process = partial.name.split(".partial")[0].rpartition(".")[2].rpartition("-")
-            if machine == _MACHINE and process.isdigit() and not Path("/proc", process).exists():
+            if machine == _MACHINE and process.isdigit() and not _is_alive(int(process)):
                 partial.unlink(missing_ok=True)
