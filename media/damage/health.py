@@ -20,8 +20,10 @@ _REFUSING = {"hevc", "vp8", "vp9", "av1"}
 _NUMBERED = {"h264", "hevc"}
 """Codecs whose pictures have numbers that tell of a missing one, so that a gap is no pause."""
 _EXACT = {"av1"}
-"""Those whose decoder refuses all that leans on a packet that never came, so that what it gives is whole, but
-for the frame that it shows in a lost one's place."""
+"""Those whose decoder refuses all that leans on what is lost, so that what it gives is equal to the sound
+file's, but for frames beside a lost one: dav1d may show another in its place, and what leans on a packet that
+never came in its first frames."""
+_AFTER_GAP = 2  # so many of them
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
@@ -46,6 +48,7 @@ class Health:
         is_by_gap: that the last frame is damaged is told by a gap in time alone.
         is_after_loss: before the last frame others should have come, which the decoder rightly did not build
             on what is missing.
+        num_refused: so many of them, of a decoder that refuses all that leans on what is lost.
     """
 
     def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
@@ -53,7 +56,7 @@ class Health:
         self.codec, self._decoder = codec, decoder
         self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
-        self.num_leading = self.num_timeless = 0
+        self.num_leading = self.num_timeless = self.num_refused = 0
         self.is_after_loss = self.is_by_gap = False
         self._order = self._group = 0  # packets and keyframes so far
         self._awaited: set[float] = set()  # times of frames
@@ -62,6 +65,7 @@ class Health:
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
         self._late: dict[int, int] = {}  # the same by a gap in time alone
         self._has_gaps = False  # of a decoder that is exact
+        self._num_doubted = 0  # frames after a gap still in doubt, of such a one
         self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
         self._aspect: Fraction | None = decoder.sample_aspect_ratio if decoder else None  # of the first pixel
@@ -96,7 +100,9 @@ class Health:
                 if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
         if (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said):
-            if is_leaf(packet, self.codec) and not speaks_of_others(said):
+            if self.codec in _EXACT:
+                self._has_gaps = True  # what it refuses will be missed
+            elif is_leaf(packet, self.codec) and not speaks_of_others(said):
                 self._hurt_leaves.add(self._order)
             else:
                 self._hurt.setdefault(self._group, self._order)
@@ -112,10 +118,9 @@ class Health:
         if time_s in self._keys_s:
             self._keys_s = {known for known in self._keys_s if known > time_s}
             return True
-        if not frame.key_frame or self.codec != "av1" or not self.has_losses:
+        if not frame.key_frame or self.codec != "av1" or time_s not in self._places:
             return bool(frame.key_frame)
-        # where the picture to be shown was lost dav1d may show the keyframe again that stood in its place
-        group, _ = self._places.get(time_s, (self._group, 0))
+        group, _ = self._places[time_s]
         return self._starts_s.get(group) == time_s
 
     def aspect_change(self, frame: av.VideoFrame) -> float:
@@ -141,7 +146,10 @@ class Health:
         self._awaited = {known for known in self._awaited if known > time_s}
         for known in [known for known in self._places if known < time_s - _FORGOTTEN_S]:
             del self._places[known]
-        self._has_gaps |= is_after_gap and self.codec in _EXACT
+        if self.codec in _EXACT:
+            self.num_refused = num_passed if self.num_frames > 1 else 0
+            self._has_gaps |= is_after_gap or self.num_refused > 0
+            self._num_doubted = _AFTER_GAP if is_after_gap else self._num_doubted
         is_hurt = is_after_gap and not is_key and self.codec not in _EXACT
         is_corrupt = frame.is_corrupt and order not in self._hurt_leaves
         if is_corrupt or (is_hurt and self.codec in _NUMBERED):
@@ -154,7 +162,9 @@ class Health:
             for hurt in (self._hurt, self._late)
         )
         is_sure |= order in self._hurt_leaves
-        is_late |= is_after_gap and not is_key and self.codec in _EXACT  # it may stand in a lost one's place
+        self._num_doubted = 0 if is_key else self._num_doubted
+        if self._num_doubted:
+            self._num_doubted, is_late = self._num_doubted - 1, True
         self.is_by_gap = is_late and not is_sure
         return is_sure or is_late
 

@@ -17,7 +17,9 @@ class Signs:
         is_key: it is built on no other picture.
         is_intra: no part of it is built on another picture, which do not all begin anew with it.
         is_after_loss: others were lost just before it, on which it is not built.
-        casts_doubt: what was lost just before it may have spoiled the picture before.
+        num_refused: so many just before it were refused by a decoder that else gives sound pictures alone.
+        is_stand_in: its decoder calls it a keyframe, and the file does not: where a picture was lost dav1d
+            shows the keyframe again that is in its place.
         edges: new ones and those gone of blocks that break off it (`media.damage.grid_edges`).
     """
 
@@ -26,7 +28,8 @@ class Signs:
     is_key: bool = True
     is_intra: bool = True
     is_after_loss: bool = False
-    casts_doubt: bool = False
+    num_refused: int = 0
+    is_stand_in: bool = False
     edges: tuple[float, float] = (0.0, 0.0)
 
     def to_list(self) -> list[Any]:
@@ -40,6 +43,6 @@ class Signs:
         Raises:
             TypeError, ValueError: they are none.
         """
-        damaged, by_gap, key, intra, after_loss, doubt, (new, gone) = found
-        flags = (bool(damaged), bool(by_gap), bool(key), bool(intra), bool(after_loss), bool(doubt))
-        return cls(*flags, edges=(float(new), float(gone)))
+        damaged, by_gap, key, intra, after_loss, refused, stand_in, (new, gone) = found
+        flags = (bool(damaged), bool(by_gap), bool(key), bool(intra), bool(after_loss))
+        return cls(*flags, int(refused), bool(stand_in), edges=(float(new), float(gone)))

@@ -129,7 +129,8 @@ class Pass:
             is_key=told.is_key,
             is_intra=told.is_key or frame.pict_type == PictureType.I,
             is_after_loss=health.is_after_loss or told.is_after_gap,
-            casts_doubt=health.num_lost > 0 and self.facts.codec == "av1",
+            num_refused=health.num_refused,
+            is_stand_in=self.facts.codec == "av1" and bool(frame.key_frame) and not told.is_key,
             edges=self._edges.excess(frame) if self._edges else (0.0, 0.0),
         )
         return Picture(

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from media.damage.healing import MAX_FRAMES, alone, broken_from, is_whole
+from media.damage.signs import Signs
 from media.errors import MediaError
 from pipeline.curate.sampling import Sample
 
@@ -54,7 +55,7 @@ class Edges:
                 first = place
             self._recent.append(edges if first is None else min(edges, self._recent[-1]))
         sure = [sample.signs for sample in group if not sample.signs.is_by_gap]
-        self.is_hurt |= any(own.is_damaged or own.is_after_loss or own.casts_doubt for own in sure)
+        self.is_hurt |= any(own.is_damaged or own.is_after_loss or own.num_refused for own in sure)
         if key is None or not group:
             return first if self.is_hurt else None
         gone = sum(max(0.0, sample.signs.edges[1]) for sample in [*group[1:][-_LAST:], key])
@@ -72,8 +73,6 @@ def judged(stream: Iterator[Seen], codec: str = "") -> Iterator[Seen]:
     held, edges, is_broken = list[Seen](), Edges(codec in _GARBLED), False
     try:
         for item in stream:
-            if item[0].signs.casts_doubt and held:
-                held[-1] = _doubtful(held[-1])
             if item[0].signs.is_key or len(held) == MAX_FRAMES:
                 held = _with_doubt(held, edges, is_broken, item if item[0].signs.is_key else None)
                 is_broken = not item[0].signs.is_key and held[-1][0].signs.is_damaged
@@ -86,6 +85,18 @@ def judged(stream: Iterator[Seen], codec: str = "") -> Iterator[Seen]:
         yield from _with_doubt(held, edges, is_broken)
         raise
     yield from _with_doubt(held, edges, is_broken)
+
+
+def _misplaced(signs: Sequence[Signs], is_hurt: bool) -> set[int]:
+    """Places of frames that may show another picture in the place of their own, which was refused.
+
+    Args:
+        signs: of the frames from one keyframe to the next, and of that.
+        is_hurt: something of the file was lost, here or before.
+    """
+    found = {place for place, own in enumerate(signs) if own.is_stand_in} if is_hurt else set[int]()
+    lost = {place for place, own in enumerate(signs) if own.num_refused}
+    return found | {place for place in lost if place + 1 in lost}
 
 
 def _doubtful(item: Seen) -> Seen:
@@ -112,6 +123,9 @@ def _with_doubt(held: list[Seen], edges: Edges, is_broken: bool, after: Seen | N
     found += [] if mended is None or held[mended][0].signs.is_intra else [mended]  # a cut that is no keyframe
     found += [0] if is_broken else []
     first = min((place for place in found if place is not None), default=len(held))
+    signs = [sample.signs for sample, _ in [*held, *([after] if after else [])]]
+    misplaced = _misplaced(signs, edges.is_hurt or signs[-1].num_refused > 0) if signs else set[int]()
+    held = [_doubtful(item) if place in misplaced else item for place, item in enumerate(held)]
     sure, glances = held[:first], [glance for _, glance in [*held, *([after] if after else [])]]
     for place in range(1, min(first, len(glances) - 1)) if edges.is_hurt and edges.finds_single else ():
         if alone(*glances[place - 1 : place + 2]):

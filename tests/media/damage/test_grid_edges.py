@@ -111,9 +111,20 @@ def test_doubt_goes_on_in_a_group_that_is_too_long_to_be_held():
     assert found == [True] + [False] * 3 + [True] * 646 + [False] * 55
 
 
-def test_a_frame_before_what_was_lost_is_in_doubt():
-    first, second = samples([0.0])[0], samples([0.0], casts_doubt=True)[0]
-    assert marks([first, second]) == [True, False]
+def test_a_keyframe_that_stands_in_for_a_lost_one_is_damage_where_something_was_lost():
+    calm, stand_in = samples([0.0] * 3, is_after_loss=False), samples([0.0], keys=(), is_stand_in=True)
+    assert marks([*calm, *stand_in, *calm]) == [False] * 7, "a forward keyframe of a sound file"
+    lost = samples([0.0], keys=(), num_refused=3)
+    assert marks([*calm, *stand_in, *lost]) == [False] * 3 + [True, False]
+    assert marks([*calm, *stand_in, *samples([0.0], num_refused=3)]) == [False] * 3 + [True, False], (
+        "a keyframe"
+    )
+
+
+def test_a_frame_between_two_that_were_refused_is_in_doubt():
+    after_loss, calm = samples([0.0], keys=(), num_refused=1), samples([0.0], keys=())
+    assert marks([*samples([0.0]), *after_loss, *calm, *calm]) == [False] * 4, "nothing leaned on it"
+    assert marks([*samples([0.0]), *after_loss, *after_loss, *calm]) == [False, True, False, False]
 
 
 @pytest.mark.parametrize("size_px", [(54, 96), (86, 64), (128, 72)])
