@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import pi_heif
@@ -28,6 +29,7 @@ pi_heif.register_heif_opener(thumbnails=False)
 pi_heif.options.DECODE_THREADS = 1  # more files at once beat more threads a file
 _INVERTED = 262, 0
 """TIFF's tag of what grey values mean, where 0 is white."""
+_ANIMATED, _HAS_ALPHA = 0x02, 0x10  # flags of a WebP
 _ROWS = 256
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
@@ -118,11 +120,26 @@ def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
     return (finite * (256.0 / (most + 1.0)) if most > 1 else finite * 255.0).clip(0, 255).astype(np.uint8)
 
 
+def _see_through(file: str | BinaryIO) -> str | BinaryIO:
+    """The same file; of an animated WebP that claims to cover all of its canvas one that does not.
+
+    What no part of such an animation covers is to be seen through, and would be black.
+    """
+    with open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file) as source:
+        head = bytearray(source.read(21))
+        rest = source.read() if head[8:16] == b"WEBPVP8X" else b""
+        source.seek(0)
+    if not rest or head[20] & (_ANIMATED | _HAS_ALPHA) != _ANIMATED:
+        return file
+    head[20] |= _HAS_ALPHA
+    return io.BytesIO(bytes(head) + rest)
+
+
 def animation_frames(
     path: str, width: int, height: int, transfer: str = "sdr"
 ) -> Iterator[tuple[float, np.ndarray]]:
     """(time_s, frame) of an animation, or the one frame of a still; arguments as of `to_rgb`."""
-    with opened(path) as file, Image.open(file) as image:
+    with opened(path) as file, Image.open(_see_through(file)) as image:
         times = (
             frame_times_s(image)[0]
             if getattr(image, "is_animated", False) and image.format not in PAGED

@@ -175,3 +175,24 @@ def test_a_film_behind_a_picture_is_told(tmp_path):
     film = struct.pack(">I", 24) + b"ftypmp42" + bytes(12)
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + film)
     assert "a film behind the picture is left out" in probe(str(tmp_path / "a.jpg")).detail
+
+
+def test_what_an_animated_webp_does_not_cover_is_seen_through(tmp_path):
+    def chunk(name, *parts):
+        body = b"".join(parts)
+        return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+    def threes(*numbers):
+        return b"".join(struct.pack("<I", number)[:3] for number in numbers)
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(encoded, "WEBP", lossless=True)
+    frames = [
+        chunk(b"ANMF", threes(left // 2, 2, 19, 19, 100), b"\0", encoded.getvalue()[12:]) for left in (4, 40)
+    ]
+    head = chunk(b"VP8X", b"\2\0\0\0", threes(63, 63)) + chunk(b"ANIM", b"\xff" * 4, b"\0\0")
+    (tmp_path / "a.webp").write_bytes(chunk(b"RIFF", b"WEBP", head, *frames))
+    first, second = (frame.rgb for frame in VideoReader(probe(str(tmp_path / "a.webp"))).frames())
+    white, red = [255, 255, 255], [200, 0, 0]
+    assert [first[place].tolist() for place in ((0, 0), (10, 10), (10, 50))] == [white, red, white]
+    assert [second[place].tolist() for place in ((0, 0), (10, 10), (10, 50))] == [white, red, red]
