@@ -9,7 +9,8 @@ from av.video.codeccontext import VideoCodecContext
 
 from media.damage.complaints import complaints, is_spared, speaks_of_others
 from media.damage.frame_numbers import FrameNumbers
-from media.damage.packet_kinds import is_hidden, is_leaf
+from media.damage.libde265 import Libde265
+from media.damage.packet_kinds import is_hidden, is_leaf, top_layer
 from media.damage.witness import PROMPT
 from media.errors import MediaError
 
@@ -55,6 +56,8 @@ class Health:
         """Args: codec: FFmpeg's name of it. decoder: the stream's own where it is not given, still unused."""
         self.codec, self._decoder = codec, decoder
         self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
+        self._top_layer = top_layer(decoder.extradata) if decoder and codec == "hevc" else None
+        self._witness = Libde265(decoder.extradata) if decoder and codec == "hevc" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self.num_leading = self.num_timeless = self.num_refused = 0
         self.is_after_loss = self.is_by_gap = False
@@ -99,10 +102,13 @@ class Health:
                 frames = None
                 if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
-        if (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said):
+        is_damage = (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said)
+        if self._witness and packet.size > 0:
+            is_damage |= self._witness.complains(bytes(packet))
+        if is_damage:
             if self.codec in _EXACT:
                 self._has_gaps = True  # what it refuses will be missed
-            elif is_leaf(packet, self.codec) and not speaks_of_others(said):
+            elif is_leaf(packet, self.codec, self._top_layer) and not speaks_of_others(said):
                 self._hurt_leaves.add(self._order)
             else:
                 self._hurt.setdefault(self._group, self._order)

@@ -19,16 +19,28 @@ def units(data: bytes, size_bytes: int = 4) -> Iterator[bytes]:
 
     A length of 256 to 511 bytes looks like a start code: lengths it is where they add up to the packet.
     """
-    spans, at = list[tuple[int, int]](), 0
-    while at + size_bytes <= len(data) and len(spans) < _MOST_UNITS:
-        begin = at + size_bytes
-        at = begin + int.from_bytes(data[at:begin], "big")
-        spans.append((begin, at))
+    spans = _spans(data, size_bytes)
+    at = spans[-1][1] if spans else 0
     is_cut = not data.startswith((b"\0\0\1", b"\0\0\0\1"))  # a damaged packet without start codes
     if spans and (at == len(data) or is_cut):
         yield from (data[begin : min(end, begin + _HEAD_BYTES)] for begin, end in spans)
     else:
         yield from islice(after_start_codes(data), _MOST_UNITS)
+
+
+def _spans(data: bytes, size_bytes: int) -> list[tuple[int, int]]:
+    """Where a packet's units lie, after lengths of so many bytes each; the last may end past it."""
+    spans, at = list[tuple[int, int]](), 0
+    while at + size_bytes <= len(data) and len(spans) < _MOST_UNITS:
+        begin = at + size_bytes
+        at = begin + int.from_bytes(data[at:begin], "big")
+        spans.append((begin, at))
+    return spans
+
+
+def whole_units(data: bytes, size_bytes: int) -> Iterator[bytes]:
+    """All of a packet's units, after lengths of so many bytes each."""
+    yield from (data[begin:end] for begin, end in _spans(data, size_bytes))
 
 
 def after_start_codes(data: bytes) -> Iterator[bytes]:

@@ -7,16 +7,19 @@ H.264 may refresh its picture bit by bit: demuxers flag where that begins as a k
 there gives broken pictures for as long as the encoder chose.
 
 Sources: RFC 6386 section 9.1; VP9 bitstream specification sections 6.2 and B.2; ITU-T H.264 sections 7.3.1
-and 7.3.3.
+and 7.3.3;
+ITU-T H.265 section 7.4.2.2; ISO/IEC 14496-15 section 8.3.3.1.
 """
 
 from __future__ import annotations
 
 import av
 
-from media.damage.nal import Bits, units
+from media.damage.nal import Bits, after_start_codes, units
 
 _SLICE, _IDR = 1, 5
+_HEVC_SPS, _NO_REFERENCE = 33, range(0, 16, 2)
+"""Of HEVC: kinds of pictures that none of their own layer in time leans on."""
 _INTRA = {2, 4, 7, 9}
 """Slice types I and SI."""
 _OF_MPEG = {
@@ -58,10 +61,19 @@ def key_size(packet: av.Packet, codec: str) -> tuple[int, int] | None:
     return bits.take(16) + 1, bits.take(16) + 1
 
 
-def is_leaf(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet is known to hold a picture that no other is built on: damage of it ends with it."""
+def is_leaf(packet: av.Packet, codec: str, top_layer: int | None = None) -> bool:
+    """Whether a packet is known to hold a picture that no other is built on: damage of it ends with it.
+
+    Args:
+        top_layer: of HEVC: the last of the layers in time (from 0), where it is known.
+    """
     if packet.size < 1 or packet.is_keyframe:
         return False
+    if codec == "hevc":
+        heads = [unit[:2] for unit in units(bytes(packet)) if len(unit) > 1 and unit[0] >> 1 < 32]
+        return bool(heads) and all(
+            head[0] >> 1 in _NO_REFERENCE and (head[1] & 7) - 1 == top_layer for head in heads
+        )
     if codec == "h264":
         slices = [unit[0] for unit in units(bytes(packet)) if unit and unit[0] & 31 == _SLICE]
         return bool(slices) and not any(head >> 5 & 3 for head in slices)
@@ -70,6 +82,17 @@ def is_leaf(packet: av.Packet, codec: str) -> bool:
         _, found, head = bytes(memoryview(packet)[:_MPEG_HEAD_BYTES]).partition(mark)
         return bool(found) and len(head) > 1 and kind(head)
     return False
+
+
+def top_layer(extradata: bytes | None) -> int | None:
+    """The last of the layers in time (from 0) that a stream of HEVC has; None where that is not known."""
+    data = extradata or b""
+    if len(data) > 23 and data[0] == 1:
+        return (data[21] >> 3 & 7) - 1 if data[21] >> 3 & 7 else None
+    found = [
+        unit[2] >> 1 & 7 for unit in after_start_codes(data) if len(unit) > 2 and unit[0] >> 1 == _HEVC_SPS
+    ]
+    return max(found, default=None)
 
 
 def is_refresh(data: bytes) -> bool:

@@ -20,7 +20,6 @@ class Signs:
         num_refused: so many just before it were refused by a decoder that else gives sound pictures alone.
         is_stand_in: its decoder calls it a keyframe, and the file does not: where a picture was lost dav1d
             shows the keyframe again that is in its place.
-        edges: new ones and those gone of blocks that break off it (`media.damage.grid_edges`).
     """
 
     is_damaged: bool = False
@@ -30,7 +29,6 @@ class Signs:
     is_after_loss: bool = False
     num_refused: int = 0
     is_stand_in: bool = False
-    edges: tuple[float, float] = (0.0, 0.0)
 
     def to_list(self) -> list[Any]:
         """As JSON has it."""
@@ -43,6 +41,6 @@ class Signs:
         Raises:
             TypeError, ValueError: they are none.
         """
-        damaged, by_gap, key, intra, after_loss, refused, stand_in, (new, gone) = found
+        damaged, by_gap, key, intra, after_loss, refused, stand_in = found
         flags = (bool(damaged), bool(by_gap), bool(key), bool(intra), bool(after_loss))
-        return cls(*flags, int(refused), bool(stand_in), edges=(float(new), float(gone)))
+        return cls(*flags, int(refused), bool(stand_in))

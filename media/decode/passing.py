@@ -8,7 +8,6 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from media.damage.grid_edges import MUTE, GridEdges
 from media.damage.health import Health
 from media.damage.signs import Signs
 from media.damage.witness import decoder_of
@@ -90,7 +89,6 @@ class Pass:
         self._gaps_s, self._num_late = gaps_s, 0
         self._scaler = Scaler()
         self._fields: Deinterlacer | None = None
-        self._edges = GridEdges() if facts.codec in MUTE else None
         self._tick_s = float(stream.time_base or 0)
 
     def decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
@@ -131,7 +129,6 @@ class Pass:
             is_after_loss=health.is_after_loss or told.is_after_gap,
             num_refused=health.num_refused,
             is_stand_in=self.facts.codec == "av1" and bool(frame.key_frame) and not told.is_key,
-            edges=self._edges.excess(frame) if self._edges else (0.0, 0.0),
         )
         return Picture(
             told.time_s, frame, shown(self.facts.geometry, frame, told.widened), signs, self._scaler
