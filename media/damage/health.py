@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import av
 from av.video.codeccontext import VideoCodecContext
 
+from media.aspects import plausible
 from media.damage.complaints import complaints, is_spared, speaks_of_others
 from media.damage.frame_numbers import FrameNumbers
 from media.damage.libde265 import Libde265
@@ -71,7 +70,7 @@ class Health:
         self._num_doubted = 0  # frames after a gap still in doubt, of such a one
         self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
-        self._aspect: Fraction | None = decoder.sample_aspect_ratio if decoder else None  # of the first pixel
+        self._aspect = plausible(decoder.sample_aspect_ratio) if decoder else None  # of the first pixel
         self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
@@ -112,7 +111,8 @@ class Health:
                 self._hurt_leaves.add(self._order)
             else:
                 self._hurt.setdefault(self._group, self._order)
-        if packet.is_keyframe and self._decoder and (aspect := self._decoder.sample_aspect_ratio):
+        aspect = plausible(self._decoder.sample_aspect_ratio) if self._decoder else None
+        if packet.is_keyframe and aspect:
             self._aspect = self._aspect or aspect
             if aspect != self._aspect:
                 self._aspects[self._group] = float(aspect / self._aspect)

@@ -43,7 +43,7 @@ def decoder_of(stream: av.VideoStream) -> VideoCodecContext:
     if name not in av.codecs_available or _is_deep(own):
         return own
     made = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
-    made.thread_count, made.options = 1, own.options
+    made.thread_count, made.options, made.flags = 1, own.options, own.flags
     if own.extradata:
         made.extradata = own.extradata
     for field in _OF_CONTAINER:

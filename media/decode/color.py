@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 PQ, HLG = 16, 18  # ITU-T H.273 transfer characteristics
+_WITHOUT_ALPHA = {"bgra": "bgr0", "argb": "0rgb", "rgba": "rgb0", "abgr": "0bgr"}
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
 _BT2020_TO_709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
@@ -56,6 +57,12 @@ def tone_map(code: np.ndarray, transfer: str) -> np.ndarray:
 def has_alpha(frame: av.VideoFrame) -> bool:
     """Whether a frame may be see-through: two or four parts, of which the last is no colour; or a palette."""
     return frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
+
+
+def without_alpha(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture where its fourth byte says nothing, as in AVI without a codec."""
+    name = _WITHOUT_ALPHA.get(frame.format.name)
+    return frame.reformat(format=name) if name else frame
 
 
 def is_plain(frame: av.VideoFrame) -> bool:

@@ -30,6 +30,7 @@ pi_heif.options.DECODE_THREADS = 1  # more files at once beat more threads a fil
 _INVERTED = 262, 0
 """TIFF's tag of what grey values mean, where 0 is white."""
 _ANIMATED, _HAS_ALPHA = 0x02, 0x10  # flags of a WebP
+_BITS, _KIND = 258, 339  # TIFF's tags of each sample
 _ROWS = 256
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
@@ -57,9 +58,9 @@ def to_rgb(image: Image.Image, width: int, height: int, transfer: str = "sdr") -
     Args:
         transfer: `sdr`, `pq` or `hlg`, as the file says.
     """
-    most = 65535.0 if image.format == "PPM" else 0.0
+    most = 65535.0 if image.format == "PPM" and image.mode[0] == "I" else _most_of_tiff(image)
     is_inverted = getattr(image, "tag_v2", {}).get(_INVERTED[0], 1) == _INVERTED[1]
-    profile, alpha = image.info.get("icc_profile"), None
+    profile, alpha, form = image.info.get("icc_profile"), None, image.format
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         deep, hidden = np.asarray(image), image.info.get("transparency")
@@ -67,9 +68,11 @@ def to_rgb(image: Image.Image, width: int, height: int, transfer: str = "sdr") -
             alpha = Image.fromarray(np.where(deep == hidden, 0, 255).astype(np.uint8))
         grey = _eight_bits(deep, most)
         image = Image.fromarray(255 - grey if is_inverted else grey)
-    elif image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+    elif image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
+        if form == "TGA" and alpha.getextrema()[1] == 0:
+            alpha = None  # some programs write a fourth byte that says nothing
     image = _in_srgb(image, profile) if transfer == "sdr" else _tone_mapped(image, transfer)
     if alpha is not None:
         image.putalpha(alpha)
@@ -79,6 +82,13 @@ def to_rgb(image: Image.Image, width: int, height: int, transfer: str = "sdr") -
             (width, height), Image.Resampling.BOX if width < image.width else Image.Resampling.BICUBIC
         )
     return np.asarray(image).copy()
+
+
+def _most_of_tiff(image: Image.Image) -> float:
+    """White of a TIFF of grey integers of so many bits as it says; 0 where it says nothing of use."""
+    tags = getattr(image, "tag_v2", {})
+    (bits, *more), (kind, *_) = tags.get(_BITS, (0,)), tags.get(_KIND, (1,))
+    return float(2**bits - 1) if not more and kind == 1 and 8 < bits <= 16 else 0.0
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -112,7 +122,7 @@ def _eight_bits(deep: np.ndarray, most: float = 0.0) -> np.ndarray:
         ValueError: its values are of no range that pictures have.
     """
     finite = np.nan_to_num(deep.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    most = 65535.0 if deep.dtype.kind == "u" and deep.dtype.itemsize == 2 else most
+    most = most or (65535.0 if deep.dtype.kind == "u" and deep.dtype.itemsize == 2 else 0.0)
     known = (255.0, 65535.0, 4294967295.0) if deep.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
     most = most or next((top for top in known if finite.max() <= top), 0.0)
     if finite.min() < 0 or finite.max() > most:

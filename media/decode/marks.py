@@ -95,12 +95,27 @@ def boxes(path: str) -> Counter[str]:
 
 
 def still_transfer(path: str) -> str:
-    """`pq`, `hlg` or `sdr`, as a HEIC or AVIF file says of its colours (ISO/IEC 14496-12, section 12.1.5)."""
+    """`pq`, `hlg` or `sdr`, as a HEIC, AVIF or PNG says of its colours.
+
+    Sources: ISO/IEC 14496-12, section 12.1.5; PNG, third edition, section 11.3.2.6 (cICP).
+    """
     with open_binary(path) as file:
         head = file.read(1 << 20)
-    place = head.find(b"colrnclx")
     codes = {PQ: "pq", HLG: "hlg"}
+    if head.startswith(b"\x89PNG"):
+        place = head[: max(0, head.find(b"IDAT"))].find(b"\0\0\0\4cICP")
+        return codes.get(head[place + 9], "sdr") if place >= 0 else "sdr"
+    place = head.find(b"colrnclx")
     return codes.get(int.from_bytes(head[place + 10 : place + 12], "big"), "sdr") if place >= 0 else "sdr"
+
+
+def has_deep_samples(path: str) -> bool:
+    """Whether a JPEG 2000 has samples of more than eight bits (ISO/IEC 15444-1, section A.5.1)."""
+    with open_binary(path) as file:
+        head = file.read(1 << 20)
+    place = head.find(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(head[place + 40 : place + 42], "big") if place >= 0 else 0
+    return any(bits & 127 > 7 for bits in head[place + 42 : place + 42 + 3 * count : 3])
 
 
 def is_playlist(path: str) -> bool:

@@ -15,6 +15,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.stream import Disposition
 
 from media.bytes.access import open_binary
@@ -34,9 +35,18 @@ that clock; elsewhere it may be reckoned from times that are wrong."""
 CLOCK_RESTART = "clock_restart"
 
 
-def least_restart_s(container: str) -> float:
-    """How far a clock falls back at least that began anew."""
-    return RESTART_TS_S if container == "mpegts" else RESTART_S
+MAX_GAP_S = 3600.0  # an hour without a frame is a broken clock, not footage
+
+
+def begins_anew(container: str, step_s: float) -> bool:
+    """Whether a clock began anew that goes on by so much, or falls back.
+
+    A transport stream's falls by more than a minute look like its clock of 33 bits that runs over: to FFmpeg
+    it goes on by a day.
+    """
+    if container == "mpegts":
+        return step_s < -RESTART_TS_S or step_s > MAX_GAP_S
+    return step_s < -RESTART_S
 
 
 PAGES_LOST = "pages_lost"
@@ -115,7 +125,7 @@ class _Pass:
         is_avi = container.format.name == "avi"
         self.places = {entry.pos + _CHUNK_HEAD: entry.timestamp for entry in stream.index_entries if is_avi}
         """Of an AVI's packets: which frame each is, by its own index; FFmpeg counts on over what is lost."""
-        self._restart_s = least_restart_s(container.format.name)
+        self._container = container.format.name
         self._is_first = True
         self._last_dts: int | None = None
         self._size: tuple[int, int] | None = None
@@ -162,7 +172,8 @@ class _Pass:
 
     def _shown(self, packet: av.Packet, pts: int, told: Seen, is_refreshed: bool) -> None:
         if packet.dts is not None:
-            if self._last_dts is not None and (self._last_dts - packet.dts) * self.base > self._restart_s:
+            step = packet.dts - self._last_dts if self._last_dts is not None else 0
+            if begins_anew(self._container, float(step * self.base)):
                 self.notes[CLOCK_RESTART] += 1
                 self.runs.append(_Seen())
             self._last_dts = packet.dts
@@ -317,5 +328,8 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     context = stream.codec_context
     check_pixels(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way
+    if context.name == "exr":  # which holds light; H.273 calls the curve of sRGB so
+        context.options = {**context.options, "apply_trc": "iec61966_2_1"}
     stream.thread_type = "NONE"  # one thread an actor: more files at once beat more threads a file
+    context.flags |= Flags.unaligned  # cut off at the left as much as is said, not less for speed
     return stream

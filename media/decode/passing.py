@@ -11,8 +11,9 @@ from av.video.frame import PictureType
 from media.damage.health import Health
 from media.damage.signs import Signs
 from media.damage.witness import decoder_of
+from media.decode.color import without_alpha
 from media.decode.deinterlace import Deinterlacer, deinterlaced
-from media.decode.packets import CLOCK_RESTART, least_restart_s
+from media.decode.packets import CLOCK_RESTART, begins_anew
 from media.decode.picture import Picture, Scaler, shown
 from media.decode.probe import Probe
 
@@ -50,7 +51,7 @@ class Clock:
             return round(previous_s + self._step_s if number else 0.0, 6)
         time_s = pts * tick_s - self._facts.start_s + self._restart_s
         may_restart = number > 0 and CLOCK_RESTART in self._facts.decoder_reasons
-        if may_restart and previous_s - time_s > least_restart_s(self._facts.container):
+        if may_restart and begins_anew(self._facts.container, time_s - previous_s):
             self._restart_s += previous_s + self._step_s - time_s
             time_s = previous_s + self._step_s
         return round(time_s, 6)
@@ -90,12 +91,15 @@ class Pass:
         self._scaler = Scaler()
         self._fields: Deinterlacer | None = None
         self._tick_s = float(stream.time_base or 0)
+        self._has_spare_byte = facts.container == "avi" and facts.codec == "rawvideo"
 
     def decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
         """The frames that come out with a packet, deinterlaced from the first interlaced one on."""
         frames = self.health.decode(packet)
         if not self._fields and any(frame.interlaced_frame for frame in frames or ()):
             self._fields = deinterlaced(self.stream)
+        if self._has_spare_byte and frames:
+            frames = [without_alpha(frame) for frame in frames]
         if self._fields and frames is not None:
             frames = self._fields(frames, packet.size == 0)
         return frames or []

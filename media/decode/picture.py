@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from media.damage.signs import Signs
 from media.decode import color
 from media.decode.geometry import Geometry
+from media.errors import MediaError
 
 
 @dataclass
@@ -30,9 +31,13 @@ class Scaler:
     ) -> av.VideoFrame:
         key = (frame.width, frame.height, frame.format.name, width, height, pixel_format)
         scaler = self._kept.setdefault(key, VideoReformatter())
-        return scaler.reformat(
-            frame, width=width, height=height, format=pixel_format, interpolation=method, threads=1
-        )
+        try:
+            return scaler.reformat(
+                frame, width=width, height=height, format=pixel_format, interpolation=method, threads=1
+            )
+        except (OSError, ValueError) as error:
+            kind = f"{frame.format.name}, matrix {int(frame.colorspace)} of H.273"
+            raise MediaError("colours", f"pictures of {kind} cannot be converted: {error}") from error
 
 
 @dataclass

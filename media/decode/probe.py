@@ -12,6 +12,7 @@ import contextlib
 import struct
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice, pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
+from media.aspects import plausible
 from media.bytes.access import is_local, opened, stat_media
 from media.damage.witness import is_see_through
 from media.decode import limits
@@ -29,24 +31,34 @@ from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.geometry import Geometry, orientation
 from media.decode.images import PAGED, first_frame, frame_times_s
-from media.decode.marks import archive, boxes, has_film_behind, is_playlist, is_stream, still_transfer
+from media.decode.marks import (
+    archive,
+    boxes,
+    has_deep_samples,
+    has_film_behind,
+    is_playlist,
+    is_stream,
+    still_transfer,
+)
 from media.decode.packets import (
     LATE_STREAM,
+    MAX_GAP_S,
     TIMES_OF_DECODING,
     Packets,
     is_cover,
     scan_packets,
     video_stream,
 )
+from media.decode.tiff import why_not
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PLAYLISTS = {"hls", "dash", "concat", "concatf"}
-MAX_GAP_S = 3600.0  # an hour without a frame is a broken clock, not footage
 DECORD_CONTAINERS = {"mov", "matroska"}
-DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "hevc", "mjpeg", "prores", "theora", "mpeg2video", "h263"}
+DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "prores", "theora", "h263"}
+"""Not those whose pictures may change their size or their fields midway, which decord does not say."""
 
 
 def is_old_444(codec: str, pixel_format: str) -> bool:
@@ -114,6 +126,7 @@ def _first_frame(path: str) -> av.VideoFrame:
     raise MediaError("no_frames", f"{path}: {last_error}")
 
 
+_DOLBY_VISION = {"dvh1", "dvhe"}
 _STILL_CONTAINERS = ("_pipe", "image2")
 _NAMED_PROFILES = {"png", "apng"}
 """Codecs whose frames carry colour profiles with names. PyAV 18 frees such a name twice when side data is
@@ -132,7 +145,7 @@ def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
 
 
 _STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
-_WITH_BOXES = {"AVIF", "HEIF"}
+_WITH_CODES = {"AVIF", "HEIF", "PNG"}
 _STILLS |= {"ICO", "JPEG2000", "PCX", "TGA", "HEIF"}
 
 
@@ -157,6 +170,8 @@ def _probe_image(path: str) -> Probe | None:
             frames = getattr(image, "n_frames", 1) - first_frame(image)
             if image.format in {"GIF", "PNG"} and frames > 1 and image.getexif().get(0x0112, 1) == 1:
                 return None  # FFmpeg knows all ways in which one frame is laid over another
+            if image.format == "JPEG2000" and has_deep_samples(path):
+                return None  # Pillow rounds white to black
             if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):
                 return None
             if image.format == "JPEG" and not image.getexif() and is_stream(path, image.size):
@@ -182,7 +197,7 @@ def _probe_image(path: str) -> Probe | None:
                 fps=0.0 if is_still else frames / max(duration, 1e-3),
                 is_vfr=False,
                 has_audio=False,
-                transfer=still_transfer(path) if image.format in _WITH_BOXES else "sdr",
+                transfer=still_transfer(path) if image.format in _WITH_CODES else "sdr",
                 is_interlaced=False,
                 decoder="pillow",
                 decoder_reasons=("still image",) if is_still else ("animated image",),
@@ -216,6 +231,7 @@ class VideoFacts:
     declared_s: float  # 0 if the header says nothing
     declared_fps: float
     sample_aspect: float
+    told_aspect: float  # what the file says, which may be none that is possible
     has_audio: bool
     num_others: int  # further video streams
     has_alpha: bool  # beside the pictures, where only libvpx reads it
@@ -257,6 +273,7 @@ class VideoFacts:
             "gap": bool(self.packets.gap_s),
             "alpha": self.has_alpha,
             "old_444": is_old_444(self.codec, frame.format.name),
+            "other_streams": self.num_others > 0,
         }
         return found + [name for name, is_so in checks.items() if is_so]
 
@@ -276,10 +293,10 @@ def video_facts(path: str) -> VideoFacts:
                 raise MediaError(
                     "playlist", f"{path} is a {name} playlist, which names other files; give those instead"
                 )
-            codec = stream.codec.canonical_name
+            codec, tag = stream.codec.canonical_name, stream.codec_context.codec_tag.lower()
             declared_s = _declared_s(container, stream)
             declared_fps = float(stream.average_rate or 0)
-            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             has_audio = bool(container.streams.audio)
             num_others = sum(other is not stream and not is_cover(other) for other in container.streams.video)
             has_alpha = is_see_through(stream)
@@ -287,6 +304,13 @@ def video_facts(path: str) -> VideoFacts:
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
         frame = _first_frame(path)
+        if tag in _DOLBY_VISION:
+            raise MediaError(
+                "dolby_vision",
+                f"{path} is Dolby Vision ({tag}), whose colours are its own; convert it",
+            )
+        if frame.format.name.startswith("bayer"):
+            raise MediaError("raw_photograph", f"{path} is a raw photograph; develop it")
         if codec == "hevc" and frame.interlaced_frame:  # FFmpeg says so of lone fields alone
             raise MediaError("lone_fields", f"{path}: each of its pictures is one field")
         if packets.is_rising and has_reordering and _comes_out_of_order(path):
@@ -307,7 +331,8 @@ def video_facts(path: str) -> VideoFacts:
         codec=codec,
         declared_s=declared_s,
         declared_fps=declared_fps,
-        sample_aspect=float(aspect) or 1.0,
+        sample_aspect=float(plausible(aspect) or 1),
+        told_aspect=float(aspect),
         has_audio=has_audio,
         num_others=num_others,
         has_alpha=has_alpha,
@@ -333,6 +358,8 @@ def _remarks(facts: VideoFacts) -> str:
         remarks.append("another stream that comes up on the way is left out")
     if facts.container == "mov" and (others := boxes(facts.path)["moov"] - 1) > 0:
         remarks.append(f"{others} further films joined behind this one are left out")
+    if facts.told_aspect and facts.told_aspect != facts.sample_aspect:
+        remarks.append(f"pixels {facts.told_aspect:g} times as wide as high are taken for square ones")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
         remarks.append(f"header declares {declared_s:.3f} s, packets cover {duration_s:.3f} s")
     if packets.gap_s:
@@ -348,6 +375,8 @@ def probe(path: str) -> Probe:
     """
     if stat_media(path)[0] == 0:
         raise MediaError("empty", f"{path} has no bytes")
+    if why := why_not(path):
+        raise MediaError(*why)
     if image := _probe_image(path):
         return image
     facts = video_facts(path)
@@ -358,6 +387,8 @@ def probe(path: str) -> Probe:
             f"{path} has no frame for {packets.gap_s:.0f} s after {packets.gap_at_s:.3f} s: its times are "
             "broken; remux it",
         )
+    geometry = Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame, facts.codec))
+    limits.check_pixels(path, *geometry.display_size_px)
     reasons, duration_s = facts.reasons_against_decord(), facts.duration_s
     is_still = packets.num_packets == 1 and facts.container.endswith(_STILL_CONTAINERS)
     if is_still:
@@ -368,7 +399,7 @@ def probe(path: str) -> Probe:
         container=facts.container,
         codec=facts.codec,
         pixel_format=frame.format.name,
-        geometry=Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame, facts.codec)),
+        geometry=geometry,
         start_s=packets.first_s,
         duration_s=round(duration_s, 6),
         declared_duration_s=round(facts.declared_s, 6),

@@ -29,6 +29,7 @@ _HARMLESS = {
     "hdr",
     "no_duration",
     "remote",
+    "other_streams",
 }
 """Reasons against decord that do not touch seeking."""
 _LEANING = {"open_gop", "interlaced", "field_pairs", "may_have_fields"}
