@@ -43,6 +43,10 @@ def _spellings(uri: str) -> set[str]:
         return {uri}
 
 
+_TOLD = ("alt", "timed_captions_json", "metadata_json", "licence", "origin")
+"""What lists and sidecars say of a source."""
+
+
 def _mark_removed(rows: list[dict], gone: set[str]) -> None:
     """Drop every source that was taken down; its id is not written down again.
 
@@ -52,25 +56,42 @@ def _mark_removed(rows: list[dict], gone: set[str]) -> None:
         names = [token(row["source_id"]), *(token(id_of_address(uri)) for uri in _spellings(row["uri"]))]
         if name := next((name for name in names if name in gone), None):
             row.update(status="dropped", reason="removed", detail="was taken down", source_id=name)
-            row.update(dict.fromkeys(("alt", "timed_captions_json", "metadata_json", "licence", "origin")))
+            row.update(dict.fromkeys(_TOLD))
 
 
 def _mark_duplicates(rows: list[dict], known: dict[str, str]) -> None:
     """Drop every source whose bytes are those of an earlier one.
 
+    What is told of the dropped one alone holds of the other as well.
+
     `known` maps source ids to the first uri that had them.
     """
+    kept = dict[str, dict]()
     for row in rows:
         if row["status"] != "kept":
             continue
         first = known.setdefault(row["source_id"], row["uri"])
         if first == row["uri"]:
+            kept[first] = row
             continue
         if not same_bytes(first, row["uri"]):  # large files that differ only between the samples of their ids
             row["source_id"] += hashlib.sha256(row["uri"].encode()).hexdigest()[:8]
             known[row["source_id"]] = row["uri"]
         else:
             row |= {"status": "dropped", "reason": "exact_duplicate", "detail": f"same bytes as {first}"}
+            if first in kept:
+                _take_over(kept[first], row)
+
+
+def _take_over(kept: dict, dropped: dict) -> None:
+    """What a copy says of the same bytes. Where both say something the first word holds."""
+    for name in _TOLD:
+        said, other = kept.get(name), dropped.get(name)
+        if not said and other:
+            kept[name] = other
+        elif name == "licence" and other and said != other and "another licence" not in kept["detail"]:
+            remark = f"a copy of it has another licence: {dropped['uri']}"
+            kept["detail"] = "; ".join(part for part in (kept["detail"], remark) if part)
 
 
 def segments_of(row: dict, segment_s: float) -> list[dict]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import uuid
@@ -55,6 +56,15 @@ def is_local(filesystem: fs.FileSystem) -> bool:
 
 def exists(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def sha256_of(filesystem: fs.FileSystem, path: str) -> str:
+    """SHA-256 of a file's bytes, in hex; no more than a piece of it is held."""
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import posixpath
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -13,11 +15,17 @@ import pyarrow.parquet as pq
 
 from manifests.errors import IntegrityError
 from manifests.layout import Dataset
-from manifests.schemas import check_version, schema
+from manifests.schemas import check_version, is_of_today, schema
 from manifests.snapshots import Merged
+from manifests.store import storage
 
 _FOOTERS = 256
 """Footers of merged files that a process keeps; they are never changed."""
+_RESTORE_PLAN = "Restore the file. `rushes verify --deep` lists all damage."
+_RESTORE = (
+    "Restore the file, or take the commit back with `rushes withdraw` and ingest. `rushes verify --deep` "
+    "lists all damage."
+)
 _FEW = 8
 """So many files are read one after another: a scan spends three times the CPU on many small row groups."""
 
@@ -32,9 +40,42 @@ def read_part(dataset: Dataset, path: str, fields: Sequence[str] | None = None) 
         IntegrityError: it is damaged, or of another format version.
     """
     with named(path), dataset.filesystem.open_input_file(path) as file:
-        parquet = pq.ParquetFile(file, pre_buffer=True)
+        parquet = pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
         check_version(parquet.schema_arrow, path)
         return parquet.read(columns=None if fields is None else list(fields), use_threads=False)
+
+
+def check_bytes(path: str, digest: str, committed: str) -> None:
+    """Refuse a part whose bytes are not those that were committed: nothing may be made of them.
+
+    Args:
+        digest, committed: SHA-256 in hex, as they are and as they should be.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    if digest != committed:
+        raise IntegrityError(path, "bytes have changed (sha256)", _RESTORE)
+
+
+def read_committed(dataset: Dataset, name: str, path: str, sha256: str) -> pa.Table:
+    """All rows of a small part, of the bytes that were committed.
+
+    Args:
+        sha256: of them; empty for a record, which nothing names by its bytes.
+
+    Raises:
+        IntegrityError: it is damaged; the error names it.
+    """
+    data = storage.read_bytes(dataset.filesystem, path)
+    if sha256:
+        check_bytes(path, hashlib.sha256(data).hexdigest(), sha256)
+    with named(path):
+        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        check_version(parquet.schema_arrow, path)
+        if is_of_today(parquet.schema_arrow) and not parquet.schema_arrow.equals(schema(name)):
+            raise ValueError("its fields are not those of the format that it says it is of")
+        return _as(parquet.read(use_threads=False), schema(name))
 
 
 @contextlib.contextmanager
@@ -54,19 +95,16 @@ def named(path: str) -> Iterator[None]:
 def _unreadable(path: str, error: Exception) -> IntegrityError:
     first = str(error).strip().splitlines()[0]
     is_plan = "/plan/" in path  # which nothing can make anew: ids of clips follow from it
-    again = "" if is_plan else ", or take the commit back with `rushes withdraw` and ingest"
-    return IntegrityError(
-        path,
-        f"is not readable Parquet ({first})",
-        f"Restore the file{again}. `rushes verify --deep` lists all damage.",
-    )
+    return IntegrityError(path, f"is not readable Parquet ({first})", _RESTORE_PLAN if is_plan else _RESTORE)
 
 
 def dataset_of(dataset: Dataset, name: str, paths: list[str]) -> pads.Dataset:
     """The rows of a table's parts, none of them read yet."""
     if not paths:
         return pads.dataset(schema(name).empty_table())
-    return pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format="parquet")
+    checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = pads.ParquetFileFormat(default_fragment_scan_options=checked)
+    return pads.dataset(paths, filesystem=dataset.filesystem, schema=schema(name), format=form)
 
 
 def read_parts(
@@ -114,10 +152,14 @@ def naming(dataset: Dataset, paths: list[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         for path in paths:
             read_part(dataset, path)
-        raise
+        raise IntegrityError(
+            posixpath.dirname(paths[0]), "has parts that could not be read once, and can now", "Run it again."
+        ) from error
 
 
 @functools.lru_cache(_FOOTERS)
@@ -184,6 +226,7 @@ def _rows_of(
     with named(path), dataset.filesystem.open_input_file(path) as file:
         wanted = None if fields is None else list(dict.fromkeys([*fields, "shard"]))
         # a few thousand rows: handing columns to threads and back costs more than reading them
-        rows = pq.ParquetFile(file, metadata=footer).read_row_groups(groups, wanted, use_threads=False)
+        parquet = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
+        rows = parquet.read_row_groups(groups, wanted, use_threads=False)
     rows = rows.filter(pc.equal(rows["shard"], shard))
     return rows if fields is None else rows.select(list(fields))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.layout import Dataset
-from manifests.tables.parts import dataset_of, naming, read_parts
+from manifests.tables.parts import dataset_of, naming, read_committed
 
 _ROWS_AT_ONCE, _PARTS_AT_ONCE = 4096, 64
 
@@ -35,13 +35,13 @@ def rows_of(
 
 
 def merged_rows(
-    dataset: Dataset, name: str, merged: list[str], parts: Mapping[int, str]
+    dataset: Dataset, name: str, merged: list[str], parts: Mapping[int, tuple[str, str]]
 ) -> Iterator[pa.Table]:
     """The rows of merged files and of the parts of single shards, all in order of their shards.
 
     Args:
         merged: paths of files in order of their shards; their rows of a shard come before a part's.
-        parts: paths by shard.
+        parts: paths and SHA-256 by shard, as of `read_committed`.
 
     Raises:
         IntegrityError: a file is damaged; the error names it.
@@ -61,9 +61,10 @@ def merged_rows(
     yield from _read(dataset, name, [parts[shard] for shard in waiting])
 
 
-def _read(dataset: Dataset, name: str, paths: Sequence[str]) -> Iterator[pa.Table]:
-    for begin in range(0, len(paths), _PARTS_AT_ONCE):
-        yield read_parts(dataset, name, list(paths[begin : begin + _PARTS_AT_ONCE]))
+def _read(dataset: Dataset, name: str, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
+    for begin in range(0, len(parts), _PARTS_AT_ONCE):
+        some = parts[begin : begin + _PARTS_AT_ONCE]
+        yield pa.concat_tables([read_committed(dataset, name, *part) for part in some])
 
 
 def whole_shards(rows: Iterable[pa.Table]) -> Iterator[pa.Table]:

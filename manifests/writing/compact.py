@@ -26,7 +26,7 @@ from manifests.layout import Column, Dataset
 from manifests.schemas import schema
 from manifests.snapshots import Merged, Snapshot, Version, ranges
 from manifests.store import storage
-from manifests.tables.parts import read_parts
+from manifests.tables.parts import check_bytes, read_parts
 from manifests.tables.records import each_record, part_of
 from manifests.tables.scans import Tables
 from manifests.tables.streams import in_groups, merged_rows, rows_of
@@ -87,15 +87,17 @@ def _with(
     for first, shards in _by_file(loose).items():
         paths = [dataset.record_path(column, shard) for shard in shards]
         made_ns = max(made.get(path, 0) for path in paths)
-        by_table = defaultdict[str, dict[int, str]](dict, shards=dict(zip(shards, paths, strict=True)))
+        by_table = defaultdict[str, dict[int, tuple[str, str]]](dict)
+        by_table["shards"] = {shard: (path, "") for shard, path in zip(shards, paths, strict=True)}
         parts = read_parts(dataset, "shards", paths, ["column", "fingerprint", "shard", "parts"])
         for record in each_record(parts):
             for part in record["parts"]:
                 if path := part_of(dataset, record, part["table"]):
-                    by_table[part["table"]][record["shard"]] = path
+                    by_table[part["table"]][record["shard"]] = path, part["sha256"]
         new = dict[str, Iterable[pa.Table]]()
         for name, found in by_table.items():
-            new[name] = merged_rows(dataset, name, _paths(dataset, _of_file(version, name, first)), found)
+            before = sound(dataset, _of_file(version, name, first))
+            new[name] = merged_rows(dataset, name, _paths(dataset, before), found)
         version, files = _replaced(dataset, column, version, first, new, made_ns)
         written += files
     return replace(version, shards=ranges([*version.numbers(), *loose])), written
@@ -115,6 +117,17 @@ def _of_file(version: Version, table: str, first: int) -> list[Merged]:
 
 def _paths(dataset: Dataset, files: Iterable[Merged]) -> list[str]:
     return [dataset.path(*one.path.split("/")) for one in files]
+
+
+def sound(dataset: Dataset, files: list[Merged]) -> list[Merged]:
+    """The same files, of the bytes that the snapshot names.
+
+    Raises:
+        IntegrityError: one is damaged; what would be written from it would hide that.
+    """
+    for path, one in zip(_paths(dataset, files), files, strict=True):
+        check_bytes(path, storage.sha256_of(dataset.filesystem, path), one.sha256)
+    return files
 
 
 def _replaced(

@@ -112,7 +112,8 @@ def remove(
     scrub_texts(dataset, words, set(done.runs))
     rows = list(_note_of(dataset, _done(dataset), "removed")["removed"])
     own = {"reason": note["reason"], "removed_s": round(time.time(), 3), "read_by": done.runs}
-    rows += [{"token": token(key), **own} for key in ids]
+    there = {row["token"] for row in rows}  # it died just after this was written
+    rows += [{"token": token(key), **own} for key in ids if token(key) not in there]
     storage.write_bytes(dataset.filesystem, _done(dataset), json.dumps({"removed": rows}, indent=1).encode())
     storage.delete_files(dataset.filesystem, [_pending(dataset)])
     if storage.is_local(dataset.filesystem):
@@ -129,9 +130,9 @@ def _rewrite_tables(dataset: Dataset, done: Removed, words: Mapping[str, str]) -
     names = {name: snapshots.named(filesystem, root, name) for name in snapshots.names(filesystem, root)}
     files: dict[str, Merged | None] = {}
     for snapshot in [newest, *(found for found, _ in names.values())]:
-        for column, version in snapshot.columns.items():
-            rewrite_version(dataset, Column.parse(column), version, ids, files, done)
-    if any(new is None or new.path != old for old, new in files.items()):
+        for column in snapshot.columns:
+            rewrite_version(dataset, snapshot, Column.parse(column), ids, files, done)
+    if any(files[one.path] != one for one in newest.files()):
         after = _with_files(newest, files, newest.number + 1)
         if not snapshots.publish(filesystem, root, after):
             raise SupersededError(f"snapshot {after.number}")

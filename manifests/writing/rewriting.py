@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from manifests.layout import Column, Dataset
 from manifests.schemas import to_table
-from manifests.snapshots import Merged, Version
+from manifests.snapshots import Merged, Snapshot, Version
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import scans
 from manifests.tables.ids import source_of
 from manifests.tables.streams import rows_of, whole_shards
-from manifests.writing.compact import write_merged
+from manifests.writing.compact import sound, write_merged
 from manifests.writing.regrouping import Regroups, regrouped, without_groups
 
 _RECORDS_AT_ONCE = 8
@@ -81,16 +81,24 @@ class _Change:
 
 def rewrite_version(
     dataset: Dataset,
+    snapshot: Snapshot,
     column: Column,
-    version: Version,
     ids: set[str],
     files: dict[str, Merged | None],
     done: Removed,
 ) -> None:
-    """Write the merged files of a column version anew that have something of the sources."""
-    change, regroups = _Change(), Regroups()
+    """Write the merged files of a column version of a snapshot anew that have something of the sources.
+
+    Args:
+        files: what became of those that were looked at, by their path; grows.
+
+    Raises:
+        IntegrityError: a file is damaged.
+    """
+    change, regroups, version = _Change(), Regroups(), snapshot.version(column)
+    sound(dataset, [one for found in version.tables.values() for one in found if one.path not in files])
     if column.name in _BY_LOSS:
-        change.lost = _clips_of(dataset, ids)
+        change.lost = _clips_of(dataset, snapshot, ids)
         change.shards.update(change.lost)
     if column.name == "dedup":
         regroups = _regroups(dataset, version, ids)
@@ -157,13 +165,16 @@ def _changed(rows: pa.Table, kept: pa.Table) -> set[int]:
     return {shard for shard in shards if not of(rows, shard).equals(of(kept, shard))}
 
 
-def _clips_of(dataset: Dataset, ids: set[str]) -> Counter[int]:
-    """Clips of the sources by shard, of the preview column that has most of them."""
+def _clips_of(dataset: Dataset, snapshot: Snapshot, ids: set[str]) -> Counter[int]:
+    """Clips of the sources by shard, of a snapshot's preview column that has most of them."""
     found = [Counter[int]()]
-    for column in dataset.columns():
-        if column.name == "preview":
-            rows = scans.table(dataset, "clips", column, ["shard", "source_id"])
-            found.append(Counter(rows.filter(_is_of(rows, ids))["shard"].to_pylist()))
+    for name, version in snapshot.columns.items():
+        if Column.parse(name).name == "preview":
+            paths = [dataset.path(*one.path.split("/")) for one in version.tables.get("clips", ())]
+            counts = Counter[int]()
+            for rows in rows_of(dataset, "clips", paths):
+                counts.update(rows.filter(_is_of(rows, ids))["shard"].to_pylist())
+            found.append(counts)
     return max(found, key=lambda counts: sum(counts.values()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import random
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from manifests.views import View
 from manifests.writing import compact as compaction
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import clean, commit_version, compact, take_out
+from manifests.writing.removing import remove
 from manifests.writing.withdrawn import forget, withdraw
 from tests.manifests.writing.test_commit import COLUMN, commit_one, tree
 
@@ -416,6 +418,63 @@ def test_a_part_that_is_damaged_is_named_and_nothing_is_lost(tmp_path):
         compact(dataset)
     path.write_bytes(data)
     assert dataset.committed_shards(COLUMN) == [0, 1, 2] and scans.table(dataset, "clips").num_rows == 3
+
+
+@pytest.mark.parametrize("kind", ["merged", "small", "record"])
+@pytest.mark.parametrize("verb", ["compact", "remove"])
+def test_one_flipped_bit_is_never_made_a_row(copy, tmp_path, kind, verb):
+    """What was damaged is refused, or still told as damage afterwards, or made no difference."""
+    if kind == "merged":
+        compact(copy)
+        commit_one(copy, clip="0000-00000000", shard=901)
+    source = scans.table(copy, "sources").to_pylist()[0]
+    draw = random.Random(kind + verb)
+
+    def done(uri):
+        dataset = Dataset(uri)
+        if verb == "compact":
+            compact(dataset)
+        else:
+            remove(dataset, {source["source_id"]: source["uri"]})
+        return str(everything(Dataset(uri)))
+
+    def fresh(name):
+        return shutil.copytree(copy.uri, tmp_path / name)
+
+    sound = done(str(fresh("sound")))
+    tables = Path(copy.uri, "tables")
+    files = {
+        "merged": sorted(tables.glob("c*/*@*/merged-*")),
+        "small": [path for path in small_files(copy) if path.parent.parent.name in ("clips", "captions")],
+        "record": [path for path in small_files(copy) if path.parent.parent.name == "shards"],
+    }[kind]
+    for number in range(12):
+        folder, path = fresh(f"{number}"), draw.choice(files).relative_to(copy.uri)
+        data = bytearray((folder / path).read_bytes())
+        data[draw.randrange(4, len(data) - 8)] ^= 1 << draw.randrange(8)
+        (folder / path).write_bytes(data)
+        try:
+            rows = done(str(folder))
+        except (IntegrityError, UsageError, OSError, ValueError):
+            continue
+        assert rows == sound or verify(Dataset(str(folder)), deep=True).problems, path
+
+
+def test_a_named_snapshot_of_a_dataset_that_has_grown_is_sound(copy):
+    compact(copy)
+    assert cli.main(arguments=["snapshot", "first", copy.uri]) == cli.DONE
+    rows = {
+        "column": "dedup",
+        "fingerprint": "made",
+        "shard": 0,
+        "generation": 0,
+        "members": [],
+        "parts": [],
+    }
+    account = {"num_in": 1, "num_kept": 1, "num_dropped": 0, "num_failed": 0}
+    commit_version(copy, Column("dedup", "made"), {"shards": to_table("shards", [rows | account])})
+    report = verify(Dataset(copy.uri, at="first"))
+    assert report.problems == [] and report.num_unnamed == 0
 
 
 @given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=8), cuts=st.sets(st.integers(1, 60)))

@@ -6,12 +6,14 @@ import fcntl
 import html
 import json
 import os
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from manifests import cli
+from manifests import cli, snapshots
 from manifests.cli.frame import main
 from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
@@ -189,6 +191,59 @@ def test_one_that_died_is_gone_on_with(copy, monkeypatch, dies_at):
     [told] = json.loads(Path(copy.uri, "removed", "done.json").read_text())["removed"]
     assert told["reason"] == "licence ended" and told["read_by"] == ["tiny"]
     assert verify(copy, deep=True).problems == []
+
+
+def test_accounts_of_a_named_snapshot_are_the_same_where_one_died(copy, tmp_path, monkeypatch):
+    source_id, uri = a_source(copy)
+    shards = copy.committed_shards(next(column for column in copy.columns() if column.name == "preview"))
+    counts = Counter(row["shard"] for row in scans.table(copy, "clips").to_pylist())
+    made = [
+        {"column": "dedup", "fingerprint": "made", "shard": shard, "generation": 0, "members": []}
+        | {"num_in": counts[shard], "num_kept": counts[shard], "num_dropped": 0, "num_failed": 0, "parts": []}
+        for shard in shards
+    ]
+    commit_version(copy, Column("dedup", "made"), {"shards": to_table("shards", made)})
+    assert cli.main(arguments=["snapshot", "first", copy.uri]) == cli.DONE
+    other = Dataset(shutil.copytree(copy.uri, tmp_path / "other").as_posix())
+
+    def accounts(dataset):
+        rows = scans.table(Dataset(dataset.uri, at="first"), "shards", Column("dedup", "made")).to_pylist()
+        return [(row["shard"], row["num_in"], row["num_kept"]) for row in rows]
+
+    remove(copy, {source_id: uri})
+
+    write = storage.write_bytes
+
+    def dies(filesystem, path, data):
+        if path == snapshots.named_path(other.root, "first"):  # which comes after the newest
+            raise KeyboardInterrupt
+        write(filesystem, path, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "write_bytes", dies)
+        remove(other, {source_id: uri})
+    told = verify(Dataset(other.uri)).problems
+    assert len(told) == 1 and "takedown of 1 sources has not ended" in told[0]
+    newest = Dataset(other.uri).snapshot.number
+    remove(Dataset(other.uri), {source_id: uri})
+    assert accounts(other) == accounts(copy)
+    assert Dataset(other.uri).snapshot.number == newest, "nothing was left to do in it"
+
+
+def test_one_that_dies_in_its_last_step_is_told_once(copy, monkeypatch):
+    source_id, uri = a_source(copy)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        deleted = storage.delete_files
+
+        def dies(filesystem, paths):
+            if any(path.endswith("pending.json") for path in paths):
+                raise KeyboardInterrupt
+            deleted(filesystem, paths)
+
+        patch.setattr(storage, "delete_files", dies)
+        remove(copy, {source_id: uri})
+    remove(copy, {})
+    assert len(json.loads(Path(copy.uri, "removed", "done.json").read_text())["removed"]) == 1
 
 
 def test_parts_of_attempts_that_died_and_of_commits_taken_back_go_too(copy):
