@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,7 @@ MEMORY = "1GB"
 MOST_BYTES = 2 << 30
 """Of the rows of an answer."""
 _ROWS = 1 << 16
+_LISTEN_EVERY_S = 0.2  # to signals
 Result = TypeVar("Result")
 _TRIES = 5
 OF_SOURCES = ("licence", "origin")
@@ -212,7 +215,7 @@ def sql(
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
             if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
                 raise UsageError(f"SQL {query!r}", "is no query", "Tables are read here, and not changed.")
-            return _held(connection.sql(query).to_arrow_reader(_ROWS), query)
+            return _stoppable(connection, lambda: _held(connection.sql(query).to_arrow_reader(_ROWS), query))
 
     try:
         try:
@@ -228,6 +231,21 @@ def sql(
         said = " ".join(str(error).partition("\n\nLINE ")[0].split())
         step = "`rushes ls DATASET TABLE` shows a table's columns, docs/tables.md says what they hold."
         raise UsageError(whose or f"SQL {query!r}", said, step) from error
+
+
+def _stoppable(connection: duckdb.DuckDBPyConnection, work: Callable[[], Result]) -> Result:
+    """What `work` gives; a signal ends it, which DuckDB and Arrow would not hear of in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(work)
+        try:
+            while not wait([found], timeout=_LISTEN_EVERY_S).done:
+                pass
+        except BaseException:
+            connection.interrupt()
+            raise
+        return found.result()
 
 
 def _held(batches: pa.RecordBatchReader, query: str) -> pa.Table:

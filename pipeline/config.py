@@ -68,6 +68,9 @@ class CurateConfig:
     """Longer side of the WebM proxy."""
     proxy_fps: float = 8.0
     """Frames per second of the proxy, at most; the camera is measured at this rate too."""
+    hevc_witness: bool = True
+    """A second decoder looks at HEVC: FFmpeg takes flipped bits of it for pictures. Files of that codec take
+    twice as long."""
     item_limit_s: float = 900.0
     """A segment that gives no frame for so long is a failure (cause time_limit). Does not enter the
     fingerprint."""

@@ -20,8 +20,16 @@ Changes = dict[str, tuple[Any, Any]]
 _STAGES_HINT = 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].'
 
 
-def _strict(kind: type, values: Any, where: str, prefix: str = "") -> Any:
-    """A dataclass from what a JSON file says, each setting of its type; `prefix` is that of their names."""
+def strict(kind: type, values: Any, where: str, prefix: str = "") -> Any:
+    """A dataclass from what a JSON file says, each setting of its type.
+
+    Args:
+        where: the file, for errors.
+        prefix: of the settings' names, for errors.
+
+    Raises:
+        UsageError: a setting is unknown or of another type.
+    """
     if not isinstance(values, Mapping):
         name = prefix.rstrip(".") or "settings"
         raise UsageError(where, f"has {name} {values!r}", f"Give settings of {kind.__name__} by their names.")
@@ -73,11 +81,11 @@ def config_of(values: Mapping[str, Any], where: str) -> FitConfig:
     if not isinstance(stages, (list, tuple)):
         raise UsageError(where, f"has stages {stages!r}", _STAGES_HINT)
     parts = {
-        "model": _strict(ModelConfig, values.pop("model", {}), where, "model."),
-        "flow": _strict(FlowConfig, values.pop("flow", {}), where, "flow."),
-        "stages": tuple(_strict(StageConfig, stage, where, "stages.") for stage in stages),
+        "model": strict(ModelConfig, values.pop("model", {}), where, "model."),
+        "flow": strict(FlowConfig, values.pop("flow", {}), where, "flow."),
+        "stages": tuple(strict(StageConfig, stage, where, "stages.") for stage in stages),
     }
-    return _strict(FitConfig, values | parts, where)  # type: ignore[no-any-return]
+    return strict(FitConfig, values | parts, where)  # type: ignore[no-any-return]
 
 
 def save_config(config: FitConfig, path: Path) -> None:
@@ -113,7 +121,7 @@ def load_stages(path: Path) -> tuple[StageConfig, ...]:
     found = _read(path, _STAGES_HINT)
     if not isinstance(found, list) or not found:
         raise UsageError(str(path), "is not a list of stages", _STAGES_HINT)
-    return tuple(_strict(StageConfig, item, str(path)) for item in found)
+    return tuple(strict(StageConfig, item, str(path)) for item in found)
 
 
 def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[str]) -> FitConfig:

@@ -125,7 +125,7 @@ class Fit(RunOptions):
     gpu_gib: float = 79.0
     """Memory of one, for --dry-run: 79 of a card that is sold as 80 GB."""
     tflops: float = 300.0
-    """What one does in earnest, for --dry-run."""
+    """TFLOP/s that one sustains, its peak times the share that is used, for --dry-run."""
     launch: Literal["here", "processes", "ray"] = "here"
     """processes: several on this machine; ray: workers of a Ray cluster, restarted when one dies. Under
     torchrun: here."""

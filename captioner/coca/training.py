@@ -103,7 +103,9 @@ def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor
     token_loss = F.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
     )
-    scores = model.logit_scale.exp().clamp(max=100) * embedding.float() @ text_embedding.float().t()
+    with torch.autocast(ids.device.type, enabled=False):  # scores near 100 are half a unit apart in bfloat16
+        scale = model.logit_scale.float().exp().clamp(max=100)
+        scores = scale * embedding.float() @ text_embedding.float().t()
     own = torch.arange(len(ids), device=ids.device)
     contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
     return token_loss, contrast, int((targets != -100).sum())

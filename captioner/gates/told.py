@@ -83,12 +83,13 @@ def _with_cuts(text: str, facts: Mapping[str, Any]) -> str:
 
 
 def _with_words(text: str, words: Sequence[str]) -> str:
-    """Lines that were read, those which the text does not have, as many as make few words."""
+    """Adds lines read in the picture that the text does not have yet, `_MOST_WORDS` words of them at most."""
     said, lines, count = " ".join(text.lower().split()), list[str](), 0
     for line in words:
-        count += len(line.split())
-        if line.lower() not in said and count <= _MOST_WORDS:
+        length = len(line.split())
+        if line.lower() not in said and count + length <= _MOST_WORDS:
             lines.append(f"“{line}”")
+            count += length
     return _joined(text, f"The text {', '.join(lines)} can be read") if lines else text
 
 

@@ -24,12 +24,14 @@ MIN_WORDS, MAX_WORDS = 15, 80
 MOST_PHRASES = 24
 _LIGHT = re.compile(r"\bin ((?:\w+ )?(?:light|daylight|moonlight|sunlight))\b", re.IGNORECASE)
 _LIGHT_WORDS = re.compile(
-    r"\b(light|lit|daylight|sunlight|moonlight|dark|dim|bright|sunset|sunrise|sun|night|neon|shadow"
-    r"|dawn|dusk|noon|midday|morning|afternoon|evening|twilight|candle|golden hour|overcast|backlit)\w*\b",
+    r"\b((day|sun|moon|back|lamp|candle|fire|spot|flood|head|street|torch|star)?(light(s|ed|ing)?|lit)"
+    r"|dark(ness|er)?|dim(ly|med)?|bright(ly|ness|er)?|sun(set|rise|ny|shine)?s?|(mid)?nights?|night-?time"
+    r"|neon|shadow(s|y)?|dawn|dusk|noon|midday|mornings?|afternoons?|evenings?|twilight|candles?"
+    r"|golden hour|overcast)\b",
     re.IGNORECASE,
 )
 _CAMERA_WORDS = re.compile(
-    r"\b(camera|pan(s|ning)?|tilt(s|ing)?|zoom(s|ing)?|dolly|tracking shot|hand-?held|close-?up)\b",
+    r"\b(camera|pan(s|ned|ning)?|tilt(s|ed|ing)?|zoom(s|ed|ing)?|dolly|tracking shot|hand-?held|close-?up)\b",
     re.IGNORECASE,
 )
 _STYLE_WORDS = re.compile(
@@ -113,7 +115,9 @@ class PhraseUpsampler:
         has_light = _LIGHT_WORDS.search(text) or not self.light
         light = "" if has_light else f", in {self.light[choice % len(self.light)]}"
         body = text.rstrip(" .,;!?" if light else " .,;")
-        result = f"{body[:1].upper()}{body[1:]}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
+        first = body.split()[0]  # of a name, as iPhone, it stays as it is
+        body = body[:1].upper() + body[1:] if first == first.lower() else body
+        result = f"{body}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
         extra = (
             [self.camera[choice % len(self.camera)]]
             if is_video and self.camera and not _CAMERA_WORDS.search(text)

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,16 +54,16 @@ def export_tables(
     Raises:
         UsageError: the library is missing, or something is there already.
     """
-    write, written = _writer(to, out, overwrite)
-    with _whole_or_gone(out, written):
-        try:
-            return _written(dataset, view, write)
-        except FileNotFoundError as error:
-            raise RushesError(
-                dataset.uri,
-                "had files merged or taken out while they were read",
-                "Run the same command again; nothing of this try is left.",
-            ) from error
+    try:
+        kept = view.kept(dataset)  # a view that cannot be read replaces nothing
+        with _set_aside(_there_before(to, out, overwrite)), _whole_or_gone(out, _names(to, out)):
+            return _written(dataset, view, kept, _writer(to, out))
+    except FileNotFoundError as error:
+        raise RushesError(
+            dataset.uri,
+            "had files merged or taken out while they were read",
+            "Run the same command again; nothing of this try is left.",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -77,15 +77,40 @@ def _whole_or_gone(out: Path, written: Sequence[Path]) -> Iterator[None]:
         yield
     except BaseException as error:
         for path in written:
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+            _gone(path)
         is_full = os.strerror(errno.ENOSPC).lower() in str(error).lower() or "disk is full" in str(error)
         if is_full or getattr(error, "errno", None) == errno.ENOSPC:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
         raise
 
 
-def _written(dataset: Dataset, view: View, write: Write) -> dict[str, int]:
-    kept = pa.array(sorted(view.kept(dataset)), pa.string())
+@contextlib.contextmanager
+def _set_aside(old: Sequence[Path]) -> Iterator[None]:
+    """The files and folders of an earlier export, which come back where the new one is not made."""
+    moved = {path: path.with_name(f".{path.name}.replaced") for path in old}
+    for path, aside in moved.items():
+        _gone(aside)
+        os.replace(path, aside)
+    try:
+        yield
+    except BaseException:
+        for path, aside in moved.items():
+            _gone(path)
+            os.replace(aside, path)
+        raise
+    for aside in moved.values():
+        _gone(aside)
+
+
+def _gone(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _written(dataset: Dataset, view: View, names: Iterable[str], write: Write) -> dict[str, int]:
+    kept = pa.array(sorted(names), pa.string())
     gone = pa.array(sorted(pending(dataset)), pa.string())
     tables, found = scans.Tables(dataset), dict[str, int]()
     versions = list(view.columns.values())
@@ -122,25 +147,44 @@ def _row(member: Member, column: str, tar: str) -> dict:
     return {"clip_id": member.key, "column": column, "name": member.field, "tar": tar, **where}
 
 
-def _writer(to: str, out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
-    """What writes a table, and the files and folders that are written."""
+def _names(to: str, out: Path) -> list[Path]:
+    """The files and folders that are written: what else lies there is not ours to replace."""
+    if to == "lance":
+        return [out / f"{name}.lance" for name in (*TABLES, "members")]
+    return [out / "catalog.db", out / NAMESPACE]
+
+
+def _there_before(to: str, out: Path, overwrite: bool) -> list[Path]:
+    """Those of an earlier export.
+
+    Raises:
+        UsageError: they may not be replaced, or are not of one.
+    """
+    names = _names(to, out)
+    for path in names:  # of an export that was killed
+        aside = path.with_name(f".{path.name}.replaced")
+        if aside.exists():
+            _gone(path)
+            os.replace(aside, path)
+    before = [path for path in names if path.exists()]
+    if to != "lance" and len(before) == 1:
+        raise UsageError(str(before[0]), "is not of an export", "Name another folder.")
+    if before and not overwrite:
+        raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
+    return before
+
+
+def _writer(to: str, out: Path) -> Write:
+    """What writes a table."""
     extra = f"Install rushes with its extra `{to}`."
     try:
-        return _lance(out, overwrite) if to == "lance" else _iceberg(out, overwrite)
+        return _lance(out) if to == "lance" else _iceberg(out)
     except ImportError as error:
         raise UsageError(f"--to {to}", f"needs {error.name}", extra) from error
 
 
-def _lance(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
+def _lance(out: Path) -> Write:
     import lance
-
-    # of tables that we write: what else lies there is not ours to replace
-    names = [out / f"{name}.lance" for name in (*TABLES, "members")]
-    before = [path for path in names if path.exists()]
-    if before and not overwrite:
-        raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
-    for path in before:
-        shutil.rmtree(path)
 
     def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
         count = 0
@@ -158,26 +202,15 @@ def _lance(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
             lance.write_dataset(reader, str(out / f"{name}.lance"))
         return count
 
-    return write, names
+    return write
 
 
-def _iceberg(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
+def _iceberg(out: Path) -> Write:
     from pyiceberg.catalog.sql import SqlCatalog
 
-    catalog_file, warehouse = out / "catalog.db", out / NAMESPACE
-    if warehouse.exists() != catalog_file.exists():
-        theirs = warehouse if warehouse.exists() else catalog_file
-        raise UsageError(str(theirs), "is not of an export", "Name another folder.")
-    if catalog_file.exists():
-        if not overwrite:
-            raise UsageError(str(catalog_file), "exists", "Name another folder, or add --overwrite.")
-        catalog_file.unlink()
-        shutil.rmtree(warehouse, ignore_errors=True)
     root = out.resolve()
-    with _whole_or_gone(out, [catalog_file]):
-        catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
-    with _whole_or_gone(out, [catalog_file, warehouse]):
-        catalog.create_namespace(NAMESPACE)
+    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
+    catalog.create_namespace(NAMESPACE)
 
     def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
         count, table = 0, None
@@ -188,4 +221,4 @@ def _iceberg(out: Path, overwrite: bool) -> tuple[Write, list[Path]]:
             count += part.num_rows
         return count
 
-    return write, [catalog_file, warehouse]
+    return write

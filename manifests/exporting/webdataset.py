@@ -72,12 +72,13 @@ def _check_own(out: Path) -> None:
         if (folder / "dataset.json").exists():
             raise UsageError(str(out), f"lies in the dataset {folder}", step)
     is_new = out.is_dir() and not (out / EXPORT_MARK).exists()
-    others = [path.name for path in out.iterdir() if not _is_own(path)] if is_new else []
+    others = [path.name for path in out.iterdir() if not is_own(path)] if is_new else []
     if others:
         raise UsageError(str(out), f"holds other things ({', '.join(sorted(others)[:3])})", step)
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
+    """Whether a file of an export's folder has a name that exports give."""
     return path.name in {"README.md", EXPORT_MARK} or bool(_OWN_NAME.fullmatch(path.name))
 
 
@@ -109,6 +110,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         raise UsageError(
             f"view predicate {view.where!r}", "keeps no clip", "Export another view, or change it."
         )
+    (out / EXPORT_MARK).touch()  # from the first tar on it is no footage
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
@@ -149,5 +151,4 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))
-    (out / EXPORT_MARK).touch()
     return written, num_lacking

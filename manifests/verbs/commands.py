@@ -16,7 +16,7 @@ from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
-from manifests.exporting.webdataset import export_webdataset
+from manifests.exporting.webdataset import export_webdataset, is_own
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.runs.events import read_events, run_ids, told
@@ -290,7 +290,7 @@ class Export:
         for path in before:
             if path in written:
                 continue
-            is_ours = path.stem.isdigit()  # of an earlier export: clips that the view no longer has
+            is_ours = is_own(path)  # of an earlier export: clips that the view no longer has
             if is_ours:
                 path.unlink()
             cli.say(

@@ -99,10 +99,11 @@ class Server:
         return {"count": VideoReader(Probe.from_json(facts)).count(start_s, end_s)}, b""
 
     def _do_pictures(
-        self, facts: dict, start_s: float, end_s: float, drafts: list[list]
+        self, facts: dict, start_s: float, end_s: float, drafts: list[list], is_witnessed: bool
     ) -> tuple[dict, bytes]:
         self._slots = [Slots(*draft) for draft in drafts]
-        reader = self._reader = VideoReader(Probe.from_json(facts), decoder="pyav")
+        own = Probe.from_json(facts)
+        reader = self._reader = VideoReader(own, decoder="pyav", is_witnessed=is_witnessed)
         self._stream, self._geometry = reader.pictures(start_s, end_s), None
         self._most = _most_at_once(*reader.facts.geometry.display_size_px, _MOST_PICTURES)
         return {}, b""

@@ -96,8 +96,14 @@ class Reader:
     again, and goes on where the first one stopped.
     """
 
-    def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
-        self.facts, self.max_pixels = facts, max_pixels
+    def __init__(
+        self,
+        facts: Probe,
+        max_pixels: int | None = None,
+        decoder: str | None = None,
+        is_witnessed: bool = False,
+    ) -> None:
+        self.facts, self.max_pixels, self.is_witnessed = facts, max_pixels, is_witnessed
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
         self.has_losses = False
 
@@ -120,7 +126,8 @@ class Reader:
     ) -> Iterator[FarPicture]:
         wanted: dict[str, int | None] = {"glance_px": None}
         geometry = self.facts.geometry
-        with self._begun("pictures", is_new, start_s=start_s, end_s=end_s, drafts=drafts) as decoder:
+        asked = {"drafts": drafts, "is_witnessed": self.is_witnessed}
+        with self._begun("pictures", is_new, start_s=start_s, end_s=end_s, **asked) as decoder:
             for items, arrays in self._answers(decoder, wanted):
                 rest, is_looked_at = iter(arrays), wanted["glance_px"] is not None
                 for index, item in enumerate(items):

@@ -150,7 +150,10 @@ class HttpClient:
             if response.status not in _REDIRECTS or not target:
                 return response
             response.close()
-            url = urljoin(url, target)
+            try:
+                url = urljoin(url, target)
+            except ValueError as error:
+                raise MediaError("redirect", f"{url} redirects to no address ({target!r})") from error
         raise MediaError(
             "redirect",
             f"{self.url} redirects more than {self.limits.max_redirects} times. Give the final address.",

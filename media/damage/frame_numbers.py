@@ -27,6 +27,7 @@ class _Settings:
     """What a sequence parameter set says of numbers."""
 
     num_bits: int
+    num_order_bits: int  # of a picture's place as shown; 0 where slices do not say it so
     may_skip: bool
     has_planes: bool
     has_fields: bool
@@ -60,9 +61,9 @@ def _settings(unit: bytes) -> tuple[int, _Settings]:
     num_bits = bits.number() + 4
     if num_bits > _MOST_BITS:
         raise ValueError(f"frame numbers of {num_bits} bits")
-    kind = bits.number()  # of order
+    kind, num_order_bits = bits.number(), 0  # of order
     if kind == 0:
-        bits.number()
+        num_order_bits = bits.number() + 4
     elif kind == 1:
         bits.take(1), bits.number(), bits.number()
         for _ in range(min(256, bits.number())):
@@ -70,7 +71,7 @@ def _settings(unit: bytes) -> tuple[int, _Settings]:
     bits.number()  # reference frames
     may_skip = bool(bits.take(1))
     bits.number(), bits.number()  # width and height
-    return own_id, _Settings(num_bits, may_skip, has_planes, not bits.take(1))
+    return own_id, _Settings(num_bits, num_order_bits, may_skip, has_planes, not bits.take(1))
 
 
 class FrameNumbers:
@@ -90,6 +91,8 @@ class FrameNumbers:
         self._by_id: dict[int, _Settings] = {}
         self._settings: _Settings | None = None
         self._before: int | None = None
+        self._order = self._most_step = self._least_step = 0
+        # of the reference picture shown last; from one to the next
         self._open: tuple[int, bool] | None = None  # number and parity of a field that waits for the other
         self._size_bytes = 4
         data = extradata or b""
@@ -134,7 +137,7 @@ class FrameNumbers:
         Args:
             is_key: decoding may begin here, whatever is missing.
         """
-        first: tuple[bytes, int] | None = None
+        first: tuple[bytes, int, int] | None = None
         parities = set[bool]()
         for unit in units(data, self._size_bytes):
             kind = unit[0] & 31 if unit else 0
@@ -143,22 +146,24 @@ class FrameNumbers:
             if kind not in (_SLICE, _IDR) or not self.is_readable or self._settings is None:
                 continue
             try:
-                number, parity = self._slice(unit)
+                number, parity, order = self._slice(unit)
             except (ValueError, IndexError):  # damage, which the decoder reports
                 self._before = self._open = None
                 return Seen()
-            first = first or (unit, number)
+            first = first or (unit, number, order)
             if parity is None:
                 break  # a whole picture
             parities.add(parity)
         if first is None or self._settings is None:
             return Seen()
-        unit, number = first
+        unit, number, order = first
         is_second = self._is_second(number, parities)
         before, self._before = self._before, number if unit[0] >> 5 & 3 else self._before
+        is_far = self._is_far(order, unit[0] & 31 == _IDR) if unit[0] >> 5 & 3 else False
         is_free = is_key or unit[0] & 31 == _IDR or self._settings.may_skip or before is None
         if is_free or number in (before, ((before or 0) + 1) % (1 << self._settings.num_bits)):
-            return Seen(is_second=is_second)
+            # the picture that began anew may be lost, where numbers had just run over to zero
+            return Seen(may_be_anew=is_far and not is_free and number == 1, is_second=is_second)
         return Seen(number != 1, number == 1, is_second)
 
     def _is_second(self, number: int, parities: set[bool]) -> bool:
@@ -171,8 +176,18 @@ class FrameNumbers:
         self._open = None if is_second else (number, parity)
         return is_second
 
-    def _slice(self, unit: bytes) -> tuple[int, bool | None]:
-        """A slice's number, and whether it is of the lower field; None for one of a whole picture."""
+    def _is_far(self, order: int, is_anew: bool) -> bool:
+        """Whether a reference picture is shown further from the last one, either way, than any was so far."""
+        assert self._settings is not None
+        span = 1 << self._settings.num_order_bits
+        step = 0 if is_anew else (order - self._order + span // 2) % span - span // 2
+        is_far = self._most_step > 0 and not self._least_step <= step <= self._most_step
+        self._order = order if is_anew or step > 0 else self._order
+        self._most_step, self._least_step = max(step, self._most_step), min(step, self._least_step)
+        return is_far
+
+    def _slice(self, unit: bytes) -> tuple[int, bool | None, int]:
+        """A slice's number; whether it is of the lower field, None for one of a whole picture; its order."""
         assert self._settings is not None
         bits = Bits(unit[1:_HEAD_BYTES])
         bits.number(), bits.number(), bits.number()  # first block, kind, settings of the picture
@@ -180,4 +195,7 @@ class FrameNumbers:
             bits.take(2)
         number = bits.take(self._settings.num_bits)
         is_field = self._settings.has_fields and bits.take(1)
-        return number, bool(bits.take(1)) if is_field else None
+        parity = bool(bits.take(1)) if is_field else None
+        if unit[0] & 31 == _IDR:
+            bits.number()
+        return number, parity, bits.take(self._settings.num_order_bits)

@@ -17,7 +17,7 @@ MISSING_SHARE = 0.02
 """A decoder that loses more of a file's frames than this without an error is not believed."""
 _REFUSING = {"hevc", "vp8", "vp9", "av1"}
 """Codecs whose decoders give no frame that is built on what is missing."""
-_NUMBERED = {"h264", "hevc"}
+_NUMBERED = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 """Codecs whose pictures have numbers that tell of a missing one, so that a gap is no pause."""
 _EXACT = {"av1"}
 """Those whose decoder refuses all that leans on what is lost, so that what it gives is equal to the sound
@@ -51,12 +51,19 @@ class Health:
         num_refused: so many of them, of a decoder that refuses all that leans on what is lost.
     """
 
-    def __init__(self, codec: str = "", decoder: VideoCodecContext | None = None) -> None:
-        """Args: codec: FFmpeg's name of it. decoder: the stream's own where it is not given, still unused."""
+    def __init__(
+        self, codec: str = "", decoder: VideoCodecContext | None = None, is_witnessed: bool = False
+    ) -> None:
+        """
+        Args:
+            codec: FFmpeg's name of it.
+            decoder: the stream's own where it is not given, still unused.
+            is_witnessed: a second decoder looks at packets of HEVC, which takes as long again.
+        """
         self.codec, self._decoder = codec, decoder
         self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
         self._top_layer = top_layer(decoder.extradata) if decoder and codec == "hevc" else None
-        self._witness = Libde265(decoder.extradata) if decoder and codec == "hevc" else None
+        self._witness = Libde265(decoder.extradata) if decoder and is_witnessed and codec == "hevc" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self.num_leading = self.num_timeless = self.num_refused = 0
         self.is_after_loss = self.is_by_gap = False
@@ -158,7 +165,7 @@ class Health:
             self._num_doubted = _AFTER_GAP if is_after_gap else self._num_doubted
         is_hurt = is_after_gap and not is_key and self.codec not in _EXACT
         is_corrupt = frame.is_corrupt and order not in self._hurt_leaves
-        if is_corrupt or (is_hurt and self.codec in _NUMBERED):
+        if is_corrupt or (is_hurt and self.is_numbered):
             self._hurt[group] = min(order, self._hurt.get(group, order))
         elif is_hurt:
             self._late[group] = min(order, self._late.get(group, order))
@@ -173,6 +180,11 @@ class Health:
             self._num_doubted, is_late = self._num_doubted - 1, True
         self.is_by_gap = is_late and not is_sure
         return is_sure or is_late
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether a gap is no pause, as pictures have numbers."""
+        return self.codec in _NUMBERED
 
     @property
     def has_losses(self) -> bool:

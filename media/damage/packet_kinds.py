@@ -8,7 +8,7 @@ there gives broken pictures for as long as the encoder chose.
 
 Sources: RFC 6386 section 9.1; VP9 bitstream specification sections 6.2 and B.2; ITU-T H.264 sections 7.3.1
 and 7.3.3;
-ITU-T H.265 section 7.4.2.2; ISO/IEC 14496-15 section 8.3.3.1.
+ITU-T H.262 section 6.3.9 (temporal_reference); ITU-T H.265 section 7.4.2.2; ISO/IEC 14496-15 section 8.3.3.1.
 """
 
 from __future__ import annotations
@@ -93,6 +93,14 @@ def top_layer(extradata: bytes | None) -> int | None:
         unit[2] >> 1 & 7 for unit in after_start_codes(data) if len(unit) > 2 and unit[0] >> 1 == _HEVC_SPS
     ]
     return max(found, default=None)
+
+
+def place_in_group(packet: av.Packet, codec: str) -> int | None:
+    """Which picture of its group, as shown, a packet of MPEG-1 or MPEG-2 holds; None where it is unsaid."""
+    if codec not in {"mpeg1video", "mpeg2video"}:
+        return None
+    _, found, head = bytes(memoryview(packet)[:_MPEG_HEAD_BYTES]).partition(_OF_MPEG[codec][0])
+    return head[0] << 2 | head[1] >> 6 if found and len(head) > 1 else None
 
 
 def is_refresh(data: bytes) -> bool:

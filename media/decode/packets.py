@@ -21,7 +21,7 @@ from av.stream import Disposition
 from media.bytes.access import open_binary
 from media.damage.complaints import complaints, name_of_codec
 from media.damage.frame_numbers import FrameNumbers, Seen
-from media.damage.packet_kinds import is_hidden, is_refresh, key_size
+from media.damage.packet_kinds import is_hidden, is_refresh, key_size, place_in_group
 from media.decode.container import open_container
 from media.decode.limits import MAX_PIXELS, check_pixels
 from media.errors import MediaError
@@ -65,6 +65,7 @@ _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "h2
 _SILENT |= {"wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3"}
 _CHUNK_HEAD = 8
 """Bytes before what a chunk of an AVI holds."""
+_MOST_PLACES = 1024  # in a group of MPEG
 _FEW_STEPS, _MOST_REORDERED = 24, 16
 _SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
 _MOST_MISSING = 0.02
@@ -102,6 +103,8 @@ class _Seen:
 
     pts: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
+    places: list[int | None] = field(default_factory=list)
+    """In their groups, of MPEG-1 and MPEG-2."""
     keys: list[int] = field(default_factory=list)
     gaps: list[int] = field(default_factory=list)
     """Places of packets before which a reference picture is missing."""
@@ -187,6 +190,7 @@ class _Pass:
         seen.gaps += [len(seen.pts)] if told.is_gap else []
         seen.maybe += [len(seen.pts)] if told.may_be_anew else []
         seen.pts.append(pts)
+        seen.places.append(place_in_group(packet, self.codec))
         seen.durations.append(packet.duration or 0)
 
 
@@ -270,6 +274,8 @@ def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], i
     )
     is_known = PAGES_LOST in notes
     places = _missing(ticks, step, is_known=is_known) if step else np.zeros(0, np.int64)
+    if is_by_time and len(runs) == 1:
+        places = _left_out(runs[0], places)
     missing_ticks.update(ticks[places].tolist() if is_by_time else ())
     holes = set(ticks[places[gaps[places - 1] > HOLE_S]].tolist()) & keys - missing_ticks
     found.warnings += [LOST_FRAMES] if missing_ticks else [HOLES] if holes else []
@@ -299,6 +305,18 @@ def _missing(ticks: np.ndarray, step: int, *, is_known: bool = False) -> np.ndar
     if not is_even or len(steps) < _FEW_STEPS or is_gap.sum() > max(2, _MOST_MISSING * len(steps)):
         return np.zeros(0, np.int64)
     return np.nonzero(is_gap[1:])[0] + 2  # a stream cut out of another lacks what leads to its first keyframe
+
+
+def _left_out(seen: _Seen, places: np.ndarray) -> np.ndarray:
+    """Of places after a gap in time those where pictures are missing: of MPEG-1 and MPEG-2 their numbers tell
+    a loss from a pause."""
+    own = [seen.places[at] for at in np.argsort(seen.pts, kind="stable")]
+
+    def is_pause(at: int) -> bool:
+        before, after = own[at - 1], own[at]
+        return before is not None and after is not None and (after - before) % _MOST_PLACES == 1
+
+    return np.array([at for at in places if not is_pause(at)], np.int64)
 
 
 def is_cover(stream: av.VideoStream) -> bool:

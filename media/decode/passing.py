@@ -75,16 +75,22 @@ class Pass:
         stream: of a container that was just opened.
         gaps_s: times of the frames before which others are missing, where the packets are the only sign.
         times_s: as for `Clock`.
+        is_witnessed: as for `Health`.
 
     Attributes:
         previous_s: when the last frame was shown; -1 before the first.
     """
 
     def __init__(
-        self, facts: Probe, stream: av.VideoStream, gaps_s: list[float], times_s: np.ndarray | None
+        self,
+        facts: Probe,
+        stream: av.VideoStream,
+        gaps_s: list[float],
+        times_s: np.ndarray | None,
+        is_witnessed: bool = False,
     ) -> None:
         self.facts, self.stream = facts, stream
-        self.health = Health(facts.codec, decoder_of(stream))
+        self.health = Health(facts.codec, decoder_of(stream), is_witnessed)
         self.previous_s = -1.0
         self._clock = Clock(facts, times_s)
         self._gaps_s, self._num_late = gaps_s, 0
@@ -127,7 +133,8 @@ class Pass:
         health = self.health
         signs = Signs(
             is_damaged=told.is_damaged,
-            is_by_gap=health.is_by_gap or (told.is_after_gap and not health.is_after_loss),
+            is_by_gap=health.is_by_gap
+            or (told.is_after_gap and not health.is_after_loss and not health.is_numbered),
             is_key=told.is_key,
             is_intra=told.is_key or frame.pict_type == PictureType.I,
             is_after_loss=health.is_after_loss or told.is_after_gap,

@@ -57,6 +57,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PLAYLISTS = {"hls", "dash", "concat", "concatf"}
 DECORD_CONTAINERS = {"mov", "matroska"}
+_FRAMED = DECORD_CONTAINERS | {"avi", "asf", "flv", "ogg", "mpegts"}
+"""Containers that begin with a mark of their own, which no archive does."""
 DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "prores", "theora", "h263"}
 """Not those whose pictures may change their size or their fields midway, which decord does not say."""
 
@@ -293,6 +295,8 @@ def video_facts(path: str) -> VideoFacts:
                 raise MediaError(
                     "playlist", f"{path} is a {name} playlist, which names other files; give those instead"
                 )
+            if name not in _FRAMED:
+                _check_archive(path)
             codec, tag = stream.codec.canonical_name, stream.codec_context.codec_tag.lower()
             declared_s = _declared_s(container, stream)
             declared_fps = float(stream.average_rate or 0)
@@ -315,11 +319,12 @@ def video_facts(path: str) -> VideoFacts:
             raise MediaError("lone_fields", f"{path}: each of its pictures is one field")
         if packets.is_rising and has_reordering and _comes_out_of_order(path):
             packets.warnings.append(TIMES_OF_DECODING)
+    except MediaError as error:
+        if error.reason == "no_video":
+            _check_archive(path)
+        raise
     except av.FFmpegError as error:
-        if kind := archive(path):
-            raise MediaError(
-                "archive", f"{path} is a packed archive ({kind}), which is not looked into"
-            ) from error
+        _check_archive(path)
         if is_playlist(path):
             raise MediaError("playlist", f"{path} is a playlist, which names other files") from error
         if (found := boxes(path)) and not found["moov"]:
@@ -339,6 +344,16 @@ def video_facts(path: str) -> VideoFacts:
         packets=packets,
         frame=frame,
     )
+
+
+def _check_archive(path: str) -> None:
+    """Refuse an archive, by its first bytes; FFmpeg takes some for raw streams.
+
+    Raises:
+        MediaError: it is one.
+    """
+    if kind := archive(path):
+        raise MediaError("archive", f"{path} is a packed archive ({kind}), which is not looked into")
 
 
 def _declared_s(container: InputContainer, stream: VideoStream) -> float:

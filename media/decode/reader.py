@@ -53,14 +53,21 @@ class VideoReader:
         decoder: None for the probe's choice. "pyav" reads a video in order with the reference decoder, which
             alone reports damage: right for a full pass. decord is the faster one for a few ranges of a long
             file.
+        is_witnessed: of HEVC a second decoder looks for damage that FFmpeg does not report.
 
     Attributes:
         decoder: the decoder that served the last frame.
         has_losses: packets of the last pass gave no frame, or the decoder complained.
     """
 
-    def __init__(self, facts: Probe, max_pixels: int | None = None, decoder: str | None = None) -> None:
-        self.facts, self.max_pixels = facts, max_pixels
+    def __init__(
+        self,
+        facts: Probe,
+        max_pixels: int | None = None,
+        decoder: str | None = None,
+        is_witnessed: bool = False,
+    ) -> None:
+        self.facts, self.max_pixels, self.is_witnessed = facts, max_pixels, is_witnessed
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
         is_turned = facts.geometry.rotation_deg != 0 or facts.geometry.is_mirrored
         if self.decoder == "decord" and (is_turned or is_old_444(facts.codec, facts.pixel_format)):
@@ -132,7 +139,7 @@ class VideoReader:
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path)
-                seen = Pass(facts, stream, self._gaps_s(), self._shown_times_s())
+                seen = Pass(facts, stream, self._gaps_s(), self._shown_times_s(), self.is_witnessed)
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
                 for packet in packets or packets_of(container, stream):

@@ -136,7 +136,8 @@ def pieces(
         MediaError: the source cannot be read (any further); what came before that was given out.
     """
     facts = facts_of(source)
-    reader = Reader(facts, decoder="pyav")  # the reference decoder, which alone reports damage
+    # the reference decoder, which alone reports damage
+    reader = Reader(facts, decoder="pyav", is_witnessed=config.hevc_witness)
     if source["kind"] == "image":
         take = Take("source_start", config)
         take.add(next(Sampler(config).sample(picture)[0] for picture in reader.pictures()))

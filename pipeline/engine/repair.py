@@ -122,6 +122,17 @@ def aim_of(dataset: Dataset, view: str = "") -> Aim:
     return aim
 
 
+def _left_to_the_view(dataset: Dataset, stages: Collection[Stage]) -> int:
+    """Shard columns of the default view with failures, of other stages than these."""
+    own = {stage.column for stage in stages}
+    try:
+        others, _ = stages_of_run(dataset, View.load(dataset).columns.values())
+    except UsageError:  # there is no view, or nobody knows how its columns were made
+        return 0
+    found = shards_to_retry(dataset, [stage for stage in others if stage.column not in own])
+    return sum(len(names) for names in found.values())
+
+
 def _refuse_masked(config: IngestConfig, view: str) -> None:
     """Refuse settings whose secrets a run's record does not hold, before anything is taken back.
 
@@ -178,6 +189,8 @@ class Retry:
             cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view default`")
             sources = []
         forced = shards_to_retry(dataset, stages)
+        if not aim.view and (count := _left_to_the_view(dataset, stages)):
+            cli.say(f"retry: {count} shard columns with failures are left to `rushes retry --view default`")
         cli.print_table(
             "to retry",
             ["sources", "shard columns"],

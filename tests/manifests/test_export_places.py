@@ -24,4 +24,10 @@ def test_a_folder_in_a_dataset_is_refused(dataset, capsys):
 def test_a_new_folder_and_one_of_an_export_are_taken(dataset, tmp_path):
     assert export(dataset, tmp_path / "out") == DONE
     assert (tmp_path / "out" / ".rushes-export").exists()
+    theirs = [tmp_path / "out" / name for name in ("7.tar", "2024.tar")]
+    for path in theirs:
+        path.write_text("mine")
+    old = tmp_path / "out" / "000999.tar"
+    old.write_text("of clips that the view no longer has")
     assert export(dataset, tmp_path / "out", "--overwrite") == DONE
+    assert all(path.read_text() == "mine" for path in theirs) and not old.exists()

@@ -84,6 +84,29 @@ def test_what_is_not_ours_is_never_replaced(half, tmp_path, to, name):
 
 
 @pytest.mark.parametrize("to", ["lance", "iceberg"])
+@pytest.mark.parametrize("fails", ["view", "disk"])
+def test_an_export_that_is_not_made_leaves_the_one_before(copy, tmp_path, monkeypatch, to, fails):
+    import lance
+    from pyiceberg.table import Table
+
+    words = ["export", copy.uri, "--to", to, "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.DONE
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    if fails == "view":
+        view = Path(copy.path("views", "default.json"))
+        view.write_text(json.dumps({**json.loads(view.read_text()), "where": "no_such < 3"}))
+    else:
+
+        def full(*values, **options):
+            raise OSError("No space left on device (os error 28)")
+
+        monkeypatch.setattr(lance, "write_dataset", full)
+        monkeypatch.setattr(Table, "append", full)
+    assert cli.main(arguments=[*words, "--overwrite"]) not in (cli.DONE, cli.INTERRUPTED)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg"])
 def test_what_a_takedown_has_begun_to_take_is_not_exported(copy, tmp_path, to):
     source = scans.table(copy, "sources").to_pylist()[0]
     note = {"sources": {source["source_id"]: [source["uri"]]}, "reason": "", "read_by": []}
@@ -137,4 +160,4 @@ def test_a_tar_that_meets_a_full_disk_is_named_and_gone(copy, tmp_path, monkeypa
     words = ["export", copy.uri, "--out", str(tmp_path / "out")]
     assert cli.main(arguments=words) == cli.FAILED
     assert str(tmp_path / "out" / "000000.tar") in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".rushes-export"], "no footage already"

@@ -22,6 +22,7 @@ from trainer.sampling.decoding import to_frames
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.generate import generate
 from trainer.sampling.trained import TrainedModel
+from trainer.sampling.windows import Windows, windowed
 from vae.protocol import VAE
 
 Answers = dict[str, list[Answer]]
@@ -107,15 +108,21 @@ def _latents(
     ]
     pack: list[Request] = []
     total = 0
+    windows = Windows()
     for request in requests:
         t, h, w = request.canvas.latent_size(model.factors)
+        if t > windows.length:  # as `rushes sample` makes them
+            yield from generate(model, pack, how) if pack else ()
+            yield torch.cat(list(windowed(model, request, how, windows)), dim=1)
+            pack, total = [], 0
+            continue
         own = 2 * t * h * w // (model.patch[0] * model.patch[1] * model.patch[2])
         if pack and total + own > batch_tokens:
             yield from generate(model, pack, how)
             pack, total = [], 0
         pack.append(request)
         total += own
-    yield from generate(model, pack, how)
+    yield from generate(model, pack, how) if pack else ()
 
 
 def report(judged: Judged) -> dict[str, Any]:

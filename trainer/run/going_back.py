@@ -94,7 +94,10 @@ class GoingBack:
         return f"those of {path.name}" if path else "as they are: no checkpoint is trusted"
 
     def _restore(self, trained: Trained, further: int) -> Path | None:
-        """Load the newest sound trusted checkpoint but `further`, or the oldest: which, if there is any."""
+        """Load the newest intact checkpoint, skipping the `further` newest, never past the oldest.
+
+        Returns: its path, or None where there is none.
+        """
         self.ranks.wait()
         trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
         for path in reversed(trusted[: max(1, len(trusted) - further)]):

@@ -65,7 +65,7 @@ class Start:
     """Where sampling of a canvas begins.
 
     Attributes:
-        latent: [C, t, h, w] in the VAE's units; of no account where the level is 1.
+        latent: [C, t, h, w] in the VAE's units; ignored where the level is 1.
         level: [t, h, w] noise level each cell begins at: 0 kept, 1 made anew.
     """
 

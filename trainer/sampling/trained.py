@@ -17,6 +17,7 @@ from manifests.errors import UsageError
 from manifests.fingerprint import file_sha256
 from manifests.store.json_files import read_local_object
 from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
+from trainer.config_files import strict
 from trainer.data.patches import FACTORS
 from trainer.model.dit import DiT
 from trainer.model.layout import Layout
@@ -108,9 +109,10 @@ def model_folder(run: Path) -> Path:
 
 
 def chosen_vae(record: Mapping[str, Any], told: Path | str | None) -> Path | str:
-    """The VAE of a model: the one that is told, else that of its record, as far as that tells.
+    """The VAE to decode with: `told` if given, else the one that the model's record names.
 
-    Another one is taken where it is told, as its decoder may have been trained further, and said.
+    One that you chose may differ from the record's, as its decoder may have been trained further; that is
+    said.
 
     Raises:
         UsageError: the record's is another now than the one of the model's latents; or there is none.
@@ -138,7 +140,8 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     )
     if record.get("format") != FORMAT:
         raise UsageError(str(folder), f"has format {record.get('format')}, this sampler knows {FORMAT}")
-    dit = DiT(ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])}))
+    config, flow = sizes_in(record, folder / RECORD)
+    dit = DiT(config)
     weights = read_weights(folder / "model.safetensors")
     fill(dit, {name: value.float() for name, value in weights.items()}, folder / "model.safetensors")
     dit.to(device).eval().requires_grad_(False)
@@ -146,4 +149,30 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     dit.long_from = checked_route(torch.device(device), heads, dit.config.width // heads, LONG_DOCUMENTS)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
     digest = file_sha256(folder / "model.safetensors")[:16]
-    return TrainedModel(dit, FlowConfig(**record["flow"]), mean, std, record, str(run), digest)
+    return TrainedModel(dit, flow, mean, std, record, str(run), digest)
+
+
+def sizes_in(record: Mapping[str, Any], path: Path) -> tuple[ModelConfig, FlowConfig]:
+    """The sizes and the objective that a model's record tells of.
+
+    Raises:
+        UsageError: it is damaged, or of a version with other settings.
+    """
+    config = strict(ModelConfig, record["model"], str(path), "model.")
+    flow = strict(FlowConfig, record["flow"], str(path), "flow.")
+    for name in ("latent_mean", "latent_std"):
+        found = record[name]
+        is_whole = isinstance(found, list) and len(found) == config.latent_channels
+        if not (is_whole and all(isinstance(value, int | float) for value in found)):
+            raise UsageError(
+                str(path),
+                f"has {name} {found!r}",
+                f"It must be {config.latent_channels} numbers, one a channel.",
+            )
+    phrases = record.get("phrases") or {"camera": [], "light": []}
+    if not isinstance(phrases, Mapping) or not {"camera", "light"} <= phrases.keys():
+        raise UsageError(str(path), f"has phrases {phrases!r}", "It must have lists of camera and light.")
+    for name in ("text_encoder", "vae"):
+        if not isinstance(record[name], str):
+            raise UsageError(str(path), f"has {name} {record[name]!r}", "It must be a name or a folder.")
+    return config, flow

@@ -99,7 +99,8 @@ def windowed(
         known = before.shape[1] if number else 0
         made = kept.get(number) if kept else None
         if made is None or made.shape[1] != share:  # of a version that shared them out otherwise
-            count = known + share + (head.shape[1] if is_closing else 0)
+            ahead = head.shape[1] if is_closing else _kept_ahead(request, at + share, windows.length // 2)
+            count = known + share + ahead
             part = _part(model, request, at - known, count, number)
             part = _given(part, before, 0) if number else part
             part = _given(part, head, known + share) if is_closing else part
@@ -112,6 +113,17 @@ def windowed(
         )
         at += share
         yield made
+
+
+def _kept_ahead(request: Request, begin: int, most: int) -> int:
+    """Latents from `begin` on that a window has to see beyond its own, up to the last one that is kept.
+
+    Without them a window would end just before what is given, and nothing that is made would lead to it.
+    """
+    if request.start is None:
+        return 0
+    kept = (request.start.level[begin : begin + most] == 0).flatten(1).all(1).nonzero()
+    return int(kept[-1]) + 1 if len(kept) else 0
 
 
 def _part(model: TrainedModel, request: Request, begin: int, count: int, number: int) -> Request:

@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from learning.weights import read_weights
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
-from trainer.config import FitConfig, FlowConfig, ModelConfig
+from trainer.config import FitConfig
 from trainer.data.catalogue.catalog import Catalog
-from trainer.sampling.trained import RECORD, model_folder
+from trainer.sampling.trained import RECORD, model_folder, sizes_in
 from trainer.state.adapters import is_adapter
 from trainer.state.parallel import clean_name
 
@@ -35,14 +35,18 @@ def record_of(init: str) -> dict:
         UsageError: there is no such model.
     """
     path = model_folder(Path(init)) / RECORD
-    return read_local_object(path, keys=("model", "flow", "latent_mean", "latent_std", "text_encoder", "vae"))
+    record = read_local_object(
+        path, keys=("model", "flow", "latent_mean", "latent_std", "text_encoder", "vae")
+    )
+    sizes_in(record, path)
+    return record
 
 
 def sizes_of(init: str, config: FitConfig) -> FitConfig:
     """The settings with the sizes and the objective of the model that a run begins from."""
     record = record_of(init)
-    model = ModelConfig(**record["model"] | {"patch": tuple(record["model"]["patch"])})
-    return replace(config, model=model, flow=FlowConfig(**record["flow"]), init=init)
+    model, flow = sizes_in(record, Path(init))
+    return replace(config, model=model, flow=flow, init=init)
 
 
 def normalised_as(catalog: Catalog, record: Mapping[str, Any], whose: str) -> Catalog:
@@ -91,7 +95,7 @@ def check_alike(config: FitConfig, init: str) -> None:
         UsageError: it is another.
     """
     record = record_of(init)
-    flow, model = FlowConfig(**record["flow"]), ModelConfig(**record["model"])
+    model, flow = sizes_in(record, Path(init))
     for what, its, own in (
         ("was trained on the path", flow.path, config.flow.path),
         ("reads text by", model.text, config.model.text),

@@ -71,7 +71,7 @@ def _mean(rows: list[Quality]) -> dict[str, Any]:
 def quality_table(
     codes: dict[str, Callable[[Tensor], Tensor]], clips: list[Named], with_drift: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Mean measures of each code over clips; every code is told as it is done."""
+    """Mean measures of each code over clips; says a line for each as it is done."""
     drifting, found = set(with_drift), dict[str, dict[str, Any]]()
     for name, code in codes.items():
         begin_s = time.monotonic()

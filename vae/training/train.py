@@ -22,6 +22,7 @@ from learning.processes import join
 from learning.state import load_state, save_state
 from learning.step_log import cut_rows
 from manifests.cli import say
+from manifests.errors import UsageError
 from vae.grid import pad_to_grid
 from vae.network.model import CausalVAE
 from vae.pixels import as_float
@@ -106,7 +107,11 @@ def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Ten
 
 
 def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) -> Tensor:
-    """[count, 3 * f_t * f * f]: cells of pixels from the clips, for the highway."""
+    """[count, 3 * f_t * f * f]: cells of pixels from the clips, for the highway.
+
+    Raises:
+        UsageError: no clip is as large as a cell.
+    """
     generator, found, need = (
         torch.Generator().manual_seed(seed),
         [],
@@ -115,6 +120,8 @@ def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) ->
     for index in torch.randperm(len(clips), generator=generator)[:256].tolist():
         factor_t, f_h, f_w = model.factors
         clip = clips[index][:, 1:]
+        if clip.shape[1] < factor_t:  # a still, as a group of equal frames
+            clip = clips[index][:, -1:].expand(-1, factor_t, -1, -1)
         whole = [
             side // factor * factor for side, factor in zip(clip.shape[1:], (factor_t, f_h, f_w), strict=True)
         ]
@@ -122,6 +129,8 @@ def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) ->
             continue
         cells = model.cells(as_float(clip[:, : whole[0], : whole[1], : whole[2]])[None])[0].flatten(1).t()
         found.append(cells[torch.randperm(len(cells), generator=generator)[:need]])
+    if not found:
+        raise UsageError("the footage", f"has no picture of {f_h} x {f_w} pixels", "Give larger ones.")
     return torch.cat(found)[:count]
 
 

@@ -31,7 +31,7 @@ from captioner.coca.model import VideoCoCa, load_open_clip
 from captioner.coca.stages import fork
 from captioner.coca.stems import RADIUS, matches
 from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, ClipTokenizer, batch
-from captioner.coca.training import StageConfig, train_stage
+from captioner.coca.training import StageConfig, losses, train_stage
 from captioner.gates.slots import compare, new_tallies, read, truth
 from manifests.errors import UsageError
 from tests.e2e.commands import ROOT, environment
@@ -522,3 +522,18 @@ def test_frames_reach_the_model_whole_and_normalised():
     x = normalised(found[None])
     assert x.shape[2] == 3
     assert float(x.min()) == pytest.approx(-0.48145466 / 0.26862954, rel=1e-4)
+
+
+def test_the_contrastive_loss_is_the_same_in_half_precision():
+    class Given(torch.nn.Module):
+        logit_scale = torch.tensor(100.0).log()
+
+        def forward(self, clips, ids):
+            draw = torch.Generator().manual_seed(0)
+            near = torch.nn.functional.normalize(1 + 0.1 * torch.randn(32, 64, generator=draw), dim=1)
+            return near, near.roll(1, 0), torch.zeros(32, 3, 10)
+
+    ids = torch.ones(32, 4, dtype=torch.long)
+    alone = losses(Given(), torch.zeros(1), ids)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(losses(Given(), torch.zeros(1), ids)[1]) == float(alone)

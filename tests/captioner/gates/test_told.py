@@ -117,5 +117,11 @@ def test_words_that_were_read_are_told_where_the_caption_lacks_them() -> None:
     assert "can be read" in said(DOG, kind="dense", source="measured", words=["EXIT"])
 
 
+def test_lines_that_are_not_added_leave_their_room_to_others() -> None:
+    nine, eight = "one two three four five six seven eight nine", "one two three four five six seven eight"
+    assert said(DOG, words=[nine, "STOP"]).endswith("The text “STOP” can be read.")
+    assert said(f"{DOG} It says {eight}.", words=[eight, "STOP"]).endswith("The text “STOP” can be read.")
+
+
 def test_other_kinds_stay() -> None:
     assert said("a dog", kind="short", words=["EXIT"]) == "a dog"

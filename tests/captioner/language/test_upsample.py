@@ -2,6 +2,7 @@
 light and style.
 """
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +55,27 @@ def test_what_the_captions_do_not_say_is_not_added():
     assert FITTED("a dog").startswith("A dog, in ")
     for word in ("at dawn", "at dusk", "in the morning", "by candle light"):
         assert ", in " not in FITTED(f"a rover on Mars {word}")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("a little red ball rolls", "a sunflower turns", "a lighthouse on a rock", "a nightingale sings"),
+        *("a parade on Sunday", "a litter of puppies", "a darkroom door", "a lightweight boat"),
+    ],
+)
+def test_words_that_only_begin_like_light_are_none(prompt):
+    assert "in daylight" in PhraseUpsampler()(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a candlelit room", "a ball at night", "a dimly lit hall", "a sunny day", "neon signs", "at midnight"],
+)
+def test_words_of_light_are_enough(prompt):
+    assert "daylight" not in PhraseUpsampler()(prompt)
+
+
+def test_a_name_keeps_its_first_letter():
+    assert PhraseUpsampler()("iPhone on a desk").startswith("iPhone")
+    assert PhraseUpsampler()("red ball").startswith("Red ball")

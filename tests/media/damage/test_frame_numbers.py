@@ -22,11 +22,11 @@ from world.scene import sample_shot
 REAL = Path(os.environ.get("RUSHES_REAL_VIDEOS", "../shared/videos"))
 
 
-def film(path, ticks, options=None, rate=30):
+def film(path, ticks, options=None, rate=30, codec="libx264"):
     """A film with a frame at each of these ticks, as of a camera that skips some."""
     shot = sample_shot(3, 16 / 9, ticks[-1] / rate + 1)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate, options={"g": "60", "bf": "2"} | (options or {}))
+        stream = container.add_stream(codec, rate, options={"g": "60", "bf": "2"} | (options or {}))
         (stream.width, stream.height), stream.pix_fmt = (192, 108), "yuv420p"
         stream.codec_context.time_base = Fraction(1, rate)
         for tick in ticks:
@@ -66,6 +66,30 @@ def test_a_keyframe_that_is_lost_with_what_follows_it_is_a_gap(tmp_path):
     assert 2.0 <= min(hurt) < 2.2
     assert all(is_damaged for time_s, is_damaged in marks.items() if min(hurt) <= time_s < 119 / 30)
     assert not any(is_damaged for time_s, is_damaged in marks.items() if time_s >= 4.0)
+
+
+def test_a_lost_keyframe_is_told_also_where_the_numbers_fit_by_chance(tmp_path):
+    """They run over to 0 before it, and the next picture has the number 1, in one group of sixteen."""
+    for length in range(17, 33):
+        whole = film(tmp_path / f"{length}.mp4", list(range(60)), {"g": str(length), "bf": "1"})
+        with av.open(str(whole)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        place = [at for at, packet in enumerate(packets) if packet.is_keyframe][1]
+        path = without(whole, (place,))
+        assert all(damaged(path)[length + 2 : 2 * length - 1]), length
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_numbers_of_mpeg_tell_a_loss_from_a_pause(tmp_path, codec):
+    usual = {"g": "12", "bf": "2"}
+    ticks = [tick for tick in range(90) if tick not in (31, 32)]
+    paused = film(tmp_path / "pause.mkv", ticks, usual, codec=codec)
+    assert not any(damaged(paused))
+    with av.open(str(film(tmp_path / "a.mkv", list(range(90)), usual, codec=codec))) as container:
+        kinds = [packet.size for packet in container.demux(video=0) if packet.size]
+    place = max(range(26, 32), key=lambda at: kinds[at])  # a picture that others lean on
+    marks = damaged(without(tmp_path / "a.mkv", (place,)))
+    assert any(marks) and not any(marks[:24]) and not any(marks[-24:])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import tarfile
+import zipfile
 import zlib
 from fractions import Fraction
 
@@ -190,3 +192,16 @@ def test_a_transport_streams_clock_may_fall_by_minutes(tmp_path):
     facts = probe(str(tmp_path / "b.ts"))
     times = [frame.time_s for frame in VideoReader(facts).frames()]
     assert np.allclose(times, np.arange(20) / 25, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv", "mpg"])
+def test_an_archive_of_films_is_no_film(tmp_path, kind):
+    """FFmpeg finds raw MPEG-4 and MP3 in what is stored in them as it is."""
+    name = film(tmp_path / f"a.{kind}", (RED, (64, 48)), codec="mpeg2video" if kind == "mpg" else "mpeg4")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(name, "a")
+    for target in ("inner", "outer"):
+        with tarfile.open(tmp_path / f"{target}.tar", "w") as tar:
+            tar.add(name if target == "inner" else tmp_path / "inner.tar", target)
+    for path in ("a.zip", "inner.tar", "outer.tar"):
+        assert refused(tmp_path / path) == "archive"

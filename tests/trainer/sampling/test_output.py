@@ -76,8 +76,9 @@ def test_what_a_process_left_that_is_gone_is_swept(tmp_path):
 def test_what_is_of_another_file_of_the_same_name_is_not_replaced(tmp_path):
     Output(tmp_path / "a.mp4").write(iter([FRAME] * 12), 12, 12.0, {"model_digest": "x"})
     for name in ("a.webm", "a.png"):
-        with pytest.raises(UsageError, match="exists"):
-            Output(tmp_path / name).check_new(is_overwriting=False)
+        for is_overwriting in (False, True):
+            with pytest.raises(UsageError, match=r"tells how a\.mp4 was made"):
+                Output(tmp_path / name).check_new(is_overwriting=is_overwriting)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.png"])

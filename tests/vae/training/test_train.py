@@ -243,3 +243,12 @@ def test_each_window_counts_alike_however_many_a_process_has(tmp_path):
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found == pytest.approx([3.0] * 3), "the mean of all seven"
     assert share_of(5, 1, torch.device("cpu")) == 1.0
+
+
+def test_stills_alone_have_cells_of_equal_frames_and_tiny_ones_are_refused(clips):
+    model = CausalVAE(SMALL)
+    stills = [clip[:, :1] for clip in clips[:3]]
+    cells = first_cells(model, stills, 64, 0).reshape(64, 3, model.factors[0], -1)
+    assert torch.equal(cells, cells[:, :, :1].expand_as(cells))
+    with pytest.raises(UsageError, match="has no picture of 8 x 8"):
+        first_cells(model, [clip[:, :, :4, :4] for clip in clips[:2]], 64, 0)

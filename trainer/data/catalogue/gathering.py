@@ -186,8 +186,8 @@ def _samples(
     if not len(aside):
         one = ids[rows[0]].decode()
         say(
-            f"held out: {config.held_out:g} of the sources are none, so one clip ({one}) is, whose source is "
-            "trained on too"
+            f"held out: {config.held_out:g} of the sources rounds to none, so one clip ({one}) is held out; "
+            "its source is also trained on"
         )
         aside = rows[:1]
         is_aside[aside] = True

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
 
-SAMPLER = 1
+SAMPLER = 2
 """Goes up when the same request gives another sample: what is there of another one is not gone on with."""
 
 

@@ -41,6 +41,8 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
     with _telling(path):
         facts = probe(str(path))
         width, height = _checked_size(path, facts, size_px)
+        if facts.has_audio:
+            cli.say(f"{path}: its sound is left out, samples have none")
         frames, times = _frames(path, facts, width, height)
     own = float(facts.fps or 0.0) or 12.0
     if len(frames) == 1:

@@ -73,11 +73,16 @@ class Output:
             )
 
     def check_new(self, is_overwriting: bool) -> None:
-        """Refuse to replace files, but for what a sample of ours left that did not come to its file.
+        """Refuse to overwrite files, except the JSON or sheet of a sample that was never finished.
 
         Raises:
-            UsageError: there are some, or the name leaves no room for those beside it.
+            UsageError: there are some; the record belongs to another sample; the name is too long.
         """
+        others = (self.path.with_suffix(suffix) for suffix in SUFFIXES if suffix != self.path.suffix)
+        if other := next((path for path in others if path.exists() and self.record.exists()), None):
+            raise UsageError(
+                str(self.record), f"tells how {other.name} was made", "Give a name with another beginning."
+            )
         if len(os.fsencode(self.path.name)) > _MOST_NAME_BYTES:
             raise UsageError(str(self.path), "has too long a name", f"At most {_MOST_NAME_BYTES} bytes.")
         cli.check_new(
