@@ -97,6 +97,14 @@ FAILURES = {
     "not_media": Reason(
         "The file is no video and no image.", "Look what it is with `file`; fetch it again if it is cut."
     ),
+    "raw_photograph": Reason(
+        "A photograph as the sensor saw it, or with a small copy in front.", "Develop it first."
+    ),
+    "dolby_vision": Reason(
+        "Dolby Vision in colours of its own, which only its players know.",
+        "Convert it with a tool that does.",
+    ),
+    "colours": Reason("Its pixels are coded in a way that nothing here converts.", "Convert the file."),
     "lone_fields": Reason(
         "Each picture of the file is one field of an interlaced one, which is not woven here.",
         "Convert it with ffmpeg -vf weave,bwdif.",
