@@ -320,10 +320,13 @@ class IngestConfig:
 _NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "decoders", "vae"}
 
 
+_LATER = {"hevc_witness": True}
+"""Settings that came later, and their first values."""
+
+
 def fingerprinted(config: Any) -> dict:
-    """The settings that change a stage's output."""
-    return {
-        item.name: getattr(config, item.name)
-        for item in fields(config)
-        if item.name not in _NOT_IN_FINGERPRINT
-    }
+    """The settings that change a stage's output; those that came later only where they are not as they began,
+    so that older columns keep their names."""
+    names = [item.name for item in fields(config) if item.name not in _NOT_IN_FINGERPRINT]
+    found = {name: getattr(config, name) for name in names}
+    return {name: value for name, value in found.items() if name not in _LATER or value != _LATER[name]}
