@@ -56,7 +56,9 @@ def load_state(
     metadata = read_metadata(path)
     if metadata.pop("digest", "") != digest:
         raise UsageError(
-            str(folder), "was begun on other data or with other settings", "Remove the folder to begin anew."
+            str(folder),
+            "was begun on other data or with other settings",
+            "Give those to go on with it, or another folder to begin anew.",
         )
     tensors = read_weights(path)
     for name, value in average.items():

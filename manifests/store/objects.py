@@ -264,6 +264,9 @@ class _Reader(io.RawIOBase):
         return data
 
 
+_REFUSED = "400 Bad Request"
+
+
 @contextmanager
 def said(path: str) -> Iterator[None]:
     """Errors of the store as errors of the operating system, on one line, with the object's path."""
@@ -274,7 +277,9 @@ def said(path: str) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(f"{path}: ACCESS_DENIED ({_line(error)})") from error
     except BaseError as error:
-        raise OSError(errno.EIO, _line(error), path) from error
+        text = _line(error)
+        text += ", as stores answer expired credentials too" if _REFUSED in text else ""
+        raise OSError(errno.EIO, text, path) from error
 
 
 def _line(error: Exception) -> str:
