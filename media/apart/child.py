@@ -23,9 +23,10 @@ from media.apart.confine import confine
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
+from media.decode.facts import Probe
 from media.decode.geometry import Geometry, slot_of
 from media.decode.picture import Picture
-from media.decode.probe import Probe, probe
+from media.decode.probe import probe
 from media.decode.reader import Frame, VideoReader
 from media.errors import MediaError
 

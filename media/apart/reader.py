@@ -18,8 +18,8 @@ import numpy as np
 from media.apart.pool import borrowed
 from media.apart.process import Decoder, DoubtfulDeath
 from media.damage.signs import Signs
+from media.decode.facts import Probe
 from media.decode.geometry import Geometry
-from media.decode.probe import Probe
 from media.decode.reader import Frame
 
 Item = TypeVar("Item")

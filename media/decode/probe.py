@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -21,24 +20,19 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError
 
 from media.aspects import plausible
-from media.bytes.access import is_local, opened, stat_media
+from media.bytes.access import is_local, stat_media
 from media.damage.witness import is_see_through
 from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
+from media.decode.facts import Probe
 from media.decode.geometry import Geometry, orientation
-from media.decode.images import PAGED, first_frame, frame_times_s
 from media.decode.marks import (
     archive,
     boxes,
-    has_deep_samples,
-    has_film_behind,
     is_playlist,
-    is_stream,
-    still_transfer,
 )
 from media.decode.packets import (
     LATE_STREAM,
@@ -49,11 +43,11 @@ from media.decode.packets import (
     scan_packets,
     video_stream,
 )
-from media.decode.tiff import why_not
+from media.decode.stills.probing import probe_image
+from media.decode.stills.tiff import why_not
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PLAYLISTS = {"hls", "dash", "concat", "concatf"}
 DECORD_CONTAINERS = {"mov", "matroska"}
@@ -67,36 +61,6 @@ def is_old_444(codec: str, pixel_format: str) -> bool:
     """Whether frames may be right only for a decoder that has seen the file's first packet, which decord lets
     go where it jumps; see `media.decode.seeking.told_who_made_it`."""
     return codec == "h264" and ("444" in pixel_format or pixel_format.startswith("gbr"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Facts of one source. Times count from its first presented frame."""
-
-    path: str
-    kind: str  # video | image
-    container: str
-    codec: str
-    pixel_format: str
-    geometry: Geometry
-    start_s: float  # first presentation time in the file's own clock
-    duration_s: float  # from the packets; 0 for an image
-    declared_duration_s: float  # what the header claims; 0 if nothing
-    num_packets: int
-    fps: float  # packets per second, 0 for an image
-    is_vfr: bool
-    has_audio: bool
-    transfer: str  # sdr | pq | hlg
-    is_interlaced: bool  # its first frame is; such frames are deinterlaced
-    decoder: str  # decord | pyav | pillow
-    decoder_reasons: tuple[str, ...]  # why not decord
-    detail: str = ""  # remarks: header and packets disagree, a gap in time
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Probe:
-        """The probe that `dataclasses.asdict` made a tree of."""
-        geometry, reasons = Geometry(**found["geometry"]), tuple(found["decoder_reasons"])
-        return cls(**{**found, "geometry": geometry, "decoder_reasons": reasons})
 
 
 _CLOCK_S = 1.1e-3
@@ -144,83 +108,6 @@ def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
     except ValueError:  # side data of a kind PyAV does not know
         return 0, False
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
-
-
-_STILLS = {"JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "MPO"}
-_WITH_CODES = {"AVIF", "HEIF", "PNG"}
-_STILLS |= {"ICO", "JPEG2000", "PCX", "TGA", "HEIF"}
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether Pillow gives the upright size already, as its newer versions do of TIFF."""
-    tags = getattr(image, "tag_v2", None)
-    return tags is not None and image.size != (tags.get(256), tags.get(257))
-
-
-def _remarks_on_still(path: str, image: Image.Image, pages: int) -> str:
-    remarks = [f"{pages - 1} further pages are left out"] if pages > 1 else []
-    if image.format in {"JPEG", "MPO"} and has_film_behind(path):
-        remarks.append("a film behind the picture is left out")
-    return "; ".join(remarks)
-
-
-def _probe_image(path: str) -> Probe | None:
-    """Facts of a still image or an animated WebP, APNG or AVIF by Pillow; None for other files."""
-    try:
-        with opened(path) as file, Image.open(file) as image:
-            limits.check_pixels(path, *image.size)
-            frames = getattr(image, "n_frames", 1) - first_frame(image)
-            if image.format in {"GIF", "PNG"} and frames > 1 and image.getexif().get(0x0112, 1) == 1:
-                return None  # FFmpeg knows all ways in which one frame is laid over another
-            if image.format == "JPEG2000" and has_deep_samples(path):
-                return None  # Pillow rounds white to black
-            if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):
-                return None
-            if image.format == "JPEG" and not image.getexif() and is_stream(path, image.size):
-                return None
-            is_still = image.format in PAGED or not getattr(image, "is_animated", False)
-            turned = image.getexif().get(0x0112, 1) >= 5 and not _is_turned(image)  # 5 to 8 swap the axes
-            width, height = (image.height, image.width) if turned else image.size
-            duration = 0.0
-            if not is_still:
-                times, last = frame_times_s(image)
-                duration = times[-1] + last
-            return Probe(
-                path=path,
-                kind="image" if is_still else "video",
-                container=str(image.format).lower(),
-                codec=str(image.format).lower(),
-                pixel_format=image.mode,
-                geometry=Geometry(width, height),
-                start_s=0.0,
-                duration_s=duration,
-                declared_duration_s=0.0,
-                num_packets=1 if is_still else frames,
-                fps=0.0 if is_still else frames / max(duration, 1e-3),
-                is_vfr=False,
-                has_audio=False,
-                transfer=still_transfer(path) if image.format in _WITH_CODES else "sdr",
-                is_interlaced=False,
-                decoder="pillow",
-                decoder_reasons=("still image",) if is_still else ("animated image",),
-                detail=_remarks_on_still(path, image, frames) if is_still else "",
-            )
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        IndexError,
-        EOFError,
-        struct.error,
-    ):
-        return None
-    except Image.DecompressionBombError as error:
-        raise MediaError(
-            "too_large", f"{path}: {error}. {limits.NAME} sets how many there may be."
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +279,7 @@ def probe(path: str) -> Probe:
         raise MediaError("empty", f"{path} has no bytes")
     if why := why_not(path):
         raise MediaError(*why)
-    if image := _probe_image(path):
+    if image := probe_image(path):
         return image
     facts = video_facts(path)
     packets, frame = facts.packets, facts.frame

@@ -17,6 +17,7 @@ import numpy as np
 from media.damage.stills import damage_of
 from media.decode import images
 from media.decode.container import open_container
+from media.decode.facts import Probe
 from media.decode.packets import (
     HOLES,
     LOST_FRAMES,
@@ -28,7 +29,7 @@ from media.decode.packets import (
 )
 from media.decode.passing import EPSILON_S, Pass
 from media.decode.picture import Picture, fitted
-from media.decode.probe import Probe, is_old_444
+from media.decode.probe import is_old_444
 from media.decode.seeking import packets_from
 from media.errors import MediaError
 

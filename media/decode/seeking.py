@@ -18,7 +18,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from media.damage.complaints import complaints
-from media.decode.probe import DECORD_CONTAINERS, Probe
+from media.decode.facts import Probe
+from media.decode.probe import DECORD_CONTAINERS
 
 _HARMLESS = {
     "alpha",

@@ -17,8 +17,8 @@ from media.apart.reader import probe
 from media.bytes.access import held, open_binary, stat_media, tar_index
 from media.bytes.sealed import keyless
 from media.bytes.tar_member import is_tar
+from media.decode.facts import Probe
 from media.decode.geometry import Geometry
-from media.decode.probe import Probe
 from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.footage.found import NOT_MEDIA, Found, suffix_of

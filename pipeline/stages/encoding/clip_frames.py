@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.apart.reader import Reader
+from media.decode.facts import Probe
 from media.decode.geometry import slot_of
-from media.decode.probe import Probe
 from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
 

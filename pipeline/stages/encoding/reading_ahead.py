@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from media.decode.probe import Probe
+from media.decode.facts import Probe
 from media.decode.reader import Frame
 from media.errors import MediaError
 from pipeline.stages.encoding.clip_frames import ClipRouter

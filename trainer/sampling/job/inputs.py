@@ -14,9 +14,9 @@ from torch import Tensor
 from manifests import cli
 from manifests.errors import RushesError, UsageError
 from media.apart.reader import Reader, probe
+from media.decode.facts import Probe
 from media.decode.geometry import pick_times
 from media.decode.picture import fitted
-from media.decode.probe import Probe
 from media.errors import MediaError
 from trainer.sampling.features import Clip
 

@@ -1,0 +1,1 @@
+"""Stills: what they are, and which of them no reader here reads."""
