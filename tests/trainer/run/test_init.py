@@ -84,6 +84,7 @@ def test_a_model_of_another_vae_is_refused(dataset, begun, tmp_path, change, dig
     assert record["vae_digest"] == weights_digest("vae-tiny")
     record |= {"latent_mean": change(record["latent_mean"]), "vae_digest": digest}
     record["latent_std"] = (record["latent_std"] * 2)[: len(record["latent_mean"])]
+    record["model"]["latent_channels"] = len(record["latent_mean"])
     (tmp_path / "model.json").write_text(json.dumps(record))
     save_file(weights(begun), tmp_path / "model.safetensors")
     with pytest.raises(UsageError, match=told):
