@@ -43,6 +43,10 @@ _MEMBERS = pa.schema(
 )
 
 
+_ASIDE, _DONE = ".replaced", ".replaced.done"
+"""Folders of an earlier export: until the new one is whole, and then until it is gone."""
+
+
 def export_tables(
     dataset: Dataset, view: View, out: Path, to: str, overwrite: bool = False
 ) -> dict[str, int]:
@@ -87,19 +91,29 @@ def _whole_or_gone(out: Path, written: Sequence[Path]) -> Iterator[None]:
 @contextlib.contextmanager
 def _set_aside(old: Sequence[Path]) -> Iterator[None]:
     """The files and folders of an earlier export, which come back where the new one is not made."""
-    moved = {path: path.with_name(f".{path.name}.replaced") for path in old}
-    for path, aside in moved.items():
-        _gone(aside)
-        os.replace(path, aside)
+    if not old:
+        yield
+        return
+    aside = old[0].parent / _ASIDE
+    aside.mkdir()
+    for path in old:
+        os.replace(path, aside / path.name)
     try:
         yield
     except BaseException:
-        for path, aside in moved.items():
-            _gone(path)
-            os.replace(aside, path)
+        _put_back(aside)
         raise
-    for aside in moved.values():
-        _gone(aside)
+    done = aside.with_name(_DONE)
+    _gone(done)
+    os.replace(aside, done)  # from here on the new ones count
+    _gone(done)
+
+
+def _put_back(aside: Path) -> None:
+    for path in aside.iterdir():
+        _gone(aside.parent / path.name)
+        os.replace(path, aside.parent / path.name)
+    aside.rmdir()
 
 
 def _gone(path: Path) -> None:
@@ -161,11 +175,8 @@ def _there_before(to: str, out: Path, overwrite: bool) -> list[Path]:
         UsageError: they may not be replaced, or are not of one.
     """
     names = _names(to, out)
-    for path in names:  # of an export that was killed
-        aside = path.with_name(f".{path.name}.replaced")
-        if aside.exists():
-            _gone(path)
-            os.replace(aside, path)
+    if (out / _ASIDE).is_dir():  # of an export that was killed
+        _put_back(out / _ASIDE)
     before = [path for path in names if path.exists()]
     if to != "lance" and len(before) == 1:
         raise UsageError(str(before[0]), "is not of an export", "Name another folder.")

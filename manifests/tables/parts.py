@@ -26,6 +26,7 @@ _RESTORE = (
     "Restore the file, or take the commit back with `rushes withdraw` and ingest. `rushes verify --deep` "
     "lists all damage."
 )
+_NO_DAMAGE = (MemoryError, pa.ArrowNotImplementedError, pa.ArrowCancelled)
 _FEW = 8
 """So many files are read one after another: a scan spends three times the CPU on many small row groups."""
 
@@ -153,7 +154,7 @@ def naming(dataset: Dataset, paths: list[str]) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        if getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None or isinstance(error, _NO_DAMAGE) or not paths:
             raise
         for path in paths:
             read_part(dataset, path)

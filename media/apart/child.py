@@ -23,6 +23,7 @@ from media.apart.confine import confine
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
+from media.damage import libde265
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, slot_of
 from media.decode.picture import Picture
@@ -199,6 +200,7 @@ def main() -> NoReturn:
     _end_with(int(sys.argv[1]))
     cv2.setNumThreads(1)
     server = Server(wire)
+    libde265.load()
     is_filtered = confine()
     wire.send({"is_filtered": is_filtered})
     with contextlib.suppress(WireError, KeyboardInterrupt):

@@ -91,6 +91,7 @@ class FrameNumbers:
         self._by_id: dict[int, _Settings] = {}
         self._settings: _Settings | None = None
         self._before: int | None = None
+        self._was_idr = False  # the reference picture before
         self._order = self._most_step = self._least_step = 0
         # of the reference picture shown last; from one to the next
         self._open: tuple[int, bool] | None = None  # number and parity of a field that waits for the other
@@ -159,11 +160,15 @@ class FrameNumbers:
         unit, number, order = first
         is_second = self._is_second(number, parities)
         before, self._before = self._before, number if unit[0] >> 5 & 3 else self._before
-        is_far = self._is_far(order, unit[0] & 31 == _IDR) if unit[0] >> 5 & 3 else False
+        was_idr, is_idr = self._was_idr, unit[0] & 31 == _IDR
+        is_far = self._is_far(order, is_idr) if unit[0] >> 5 & 3 else False
+        self._was_idr = is_idr if unit[0] >> 5 & 3 else was_idr
         is_free = is_key or unit[0] & 31 == _IDR or self._settings.may_skip or before is None
         if is_free or number in (before, ((before or 0) + 1) % (1 << self._settings.num_bits)):
             # the picture that began anew may be lost, where numbers had just run over to zero
-            return Seen(may_be_anew=is_far and not is_free and number == 1, is_second=is_second)
+            return Seen(
+                may_be_anew=is_far and not was_idr and not is_free and number == 1, is_second=is_second
+            )
         return Seen(number != 1, number == 1, is_second)
 
     def _is_second(self, number: int, parities: set[bool]) -> bool:

@@ -110,6 +110,10 @@ class Health:
                     self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
         is_damage = (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said)
         if self._witness and packet.size > 0:
+            for more in packet.iter_sidedata():
+                if more.data_type == "new_extradata":
+                    self._witness.take_settings(bytes(more))
+                    self._top_layer = top_layer(bytes(more))
             is_damage |= self._witness.complains(bytes(packet))
         if is_damage:
             if self.codec in _EXACT:

@@ -8,6 +8,7 @@ not used. Without the filters behind decoding, on which no bit depends, it takes
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import weakref
@@ -15,6 +16,7 @@ from functools import cache
 from importlib import metadata
 
 from media.damage.nal import whole_units
+from media.errors import MediaError
 
 _NO_DEBLOCKING, _NO_SAO = 7, 8
 _NEEDS_MORE = 13
@@ -27,13 +29,18 @@ _MOST_STEPS = 10_000
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Raises: OSError: it is not there."""
+    """Raises: MediaError: it is not there."""
     files = metadata.files("pi_heif") or []
     own = [str(file.locate()) for file in files if file.name.startswith("libde265")]
-    name = next(iter(own), None) or ctypes.util.find_library("de265")
-    if name is None:
-        raise OSError("libde265 is missing, which comes with pi_heif's wheels: pip install pi_heif")
-    found = ctypes.CDLL(name)
+    try:
+        name = next(iter(own), None) or ctypes.util.find_library("de265")
+        found = ctypes.CDLL(name or "libde265.so.0")
+    except OSError as error:
+        raise MediaError(
+            "no_decoder",
+            "libde265 is missing, which comes with pi_heif's wheels: pip install pi_heif, or add "
+            "--curate.no-hevc-witness",
+        ) from error
     found.de265_new_decoder.restype = found.de265_get_next_picture.restype = ctypes.c_void_p
     number, text = ctypes.c_int, ctypes.c_char_p
     for function, kinds in {
@@ -50,6 +57,12 @@ def _library() -> ctypes.CDLL:
     return found
 
 
+def load() -> None:
+    """Load the library where it is there: later this process may be confined, and not find it any more."""
+    with contextlib.suppress(MediaError):
+        _library()
+
+
 class Libde265:
     """Looks at the packets of one stream of HEVC, from a keyframe on.
 
@@ -63,7 +76,11 @@ class Libde265:
         weakref.finalize(self, self._library.de265_free_decoder, self._decoder)
         for parameter in (_NO_DEBLOCKING, _NO_SAO):
             self._library.de265_set_parameter_bool(self._decoder, parameter, 1)
-        data, self._size_bytes = extradata or b"", 0
+        self._size_bytes = 0
+        self.take_settings(extradata or b"")
+
+    def take_settings(self, data: bytes) -> None:
+        """Parameter sets, as of the stream or of a packet that brings others."""
         if len(data) > 23 and data[0] == 1:  # as MP4 and Matroska have it: ISO/IEC 14496-15, section 8.3.3.1
             self._size_bytes, at = (data[21] & 3) + 1, 23
             for _ in range(data[22]):

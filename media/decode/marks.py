@@ -63,6 +63,7 @@ def archive(path: str) -> str:
     return next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), "")
 
 
+_ENDS_BYTES = 4 << 20
 _BOX_BYTES, _MOST_BOXES = 8, 10_000
 _OF_FILMS = {"ftyp", "moov", "mdat", "free", "skip", "wide", "moof", "styp", "sidx", "uuid", "pnot", "udta"}
 
@@ -116,6 +117,21 @@ def has_deep_samples(path: str) -> bool:
     place = head.find(b"\xff\x4f\xff\x51")
     count = int.from_bytes(head[place + 40 : place + 42], "big") if place >= 0 else 0
     return any(bits & 127 > 7 for bits in head[place + 42 : place + 42 + 3 * count : 3])
+
+
+def is_dolby_vision_of_others(path: str) -> bool:
+    """Whether an MP4 in Dolby Vision says that its pictures are those of HDR10, HLG or SDR as well.
+
+    Source: Dolby Vision streams within ISO base media files, version 2.4, section 3.2 (compatibility id).
+    """
+    with open_binary(path) as file:
+        size = file.seek(0, 2)
+        found = b""
+        for place in (0, max(0, size - _ENDS_BYTES)):
+            file.seek(place)
+            found += file.read(_ENDS_BYTES)
+    places = [place for place in (found.find(b"dvcC"), found.find(b"dvvC")) if place >= 0]
+    return any(found[place + 8] >> 4 for place in places if place + 8 < len(found))
 
 
 def is_playlist(path: str) -> bool:

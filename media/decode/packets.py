@@ -5,6 +5,7 @@ Nothing is decoded.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import Counter
 from collections.abc import Iterator
@@ -312,9 +313,14 @@ def _left_out(seen: _Seen, places: np.ndarray) -> np.ndarray:
     a loss from a pause."""
     own = [seen.places[at] for at in np.argsort(seen.pts, kind="stable")]
 
+    ends = Counter(before for before, after in itertools.pairwise(own) if after == 0)
+    usual = max(ends, key=lambda end: ends[end], default=None)  # the last picture of a group
+
     def is_pause(at: int) -> bool:
         before, after = own[at - 1], own[at]
-        return before is not None and after is not None and (after - before) % _MOST_PLACES == 1
+        if before is None or after is None:
+            return False
+        return (after - before) % _MOST_PLACES == 1 or (after == 0 and before == usual)
 
     return np.array([at for at in places if not is_pause(at)], np.int64)
 

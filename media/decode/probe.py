@@ -32,6 +32,7 @@ from media.decode.geometry import Geometry, orientation
 from media.decode.marks import (
     archive,
     boxes,
+    is_dolby_vision_of_others,
     is_playlist,
 )
 from media.decode.packets import (
@@ -195,7 +196,7 @@ def video_facts(path: str) -> VideoFacts:
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
         frame = _first_frame(path)
-        if tag in _DOLBY_VISION:
+        if tag in _DOLBY_VISION and not is_dolby_vision_of_others(path):
             raise MediaError(
                 "dolby_vision",
                 f"{path} is Dolby Vision ({tag}), whose colours are its own; convert it",

@@ -38,6 +38,11 @@ class Windows:
             )
 
     @property
+    def most(self) -> int:
+        """Latents that are seen at once, where a window leads to what is given behind it."""
+        return self.length + self.length // 2
+
+    @property
     def closing(self) -> int:
         """Latents at either end of the window that closes a loop which are there already.
 
@@ -99,12 +104,20 @@ def windowed(
         known = before.shape[1] if number else 0
         made = kept.get(number) if kept else None
         if made is None or made.shape[1] != share:  # of a version that shared them out otherwise
-            ahead = head.shape[1] if is_closing else _kept_ahead(request, at + share, windows.length // 2)
+            ahead = (
+                head.shape[1]
+                if is_closing
+                else _kept_ahead(request, at + share, windows.most - windows.length)
+            )
             count = known + share + ahead
             part = _part(model, request, at - known, count, number)
             part = _given(part, before, 0) if number else part
             part = _given(part, head, known + share) if is_closing else part
-            made = generate(model, [part], how)[0][:, known : known + share]
+            assert part.start is not None
+            if not part.start.level[known : known + share].any():  # all of it is given
+                made = part.start.latent[:, known : known + share]
+            else:
+                made = generate(model, [part], how)[0][:, known : known + share]
             if kept:
                 kept.put(number, made)
         head = made[:, : windows.closing] if number == 0 else head

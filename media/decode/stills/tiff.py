@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from media.bytes.access import open_binary
 
 _MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_OTHERS = 330
 _SUBFILE, _BITS, _MEANING, _PLANES, _KIND, _DNG = 254, 258, 262, 284, 339, 50706
 _OF_SENSORS = {32803, 34892}  # a filter over each pixel; linear raw
 _APART, _UNSIGNED, _FLOAT = 2, 1, 3
@@ -37,9 +38,14 @@ def _tags(path: str) -> ImageFileDirectory_v2 | None:
 def why_not(path: str) -> tuple[str, str] | None:
     """The reason and a sentence why a TIFF's first picture is not read; None for all other files."""
     tags = _tags(path)
-    if tags is None:
+    try:
+        return _reason(path, tags) if tags else None
+    except (TypeError, ValueError, SyntaxError, KeyError, IndexError, struct.error):  # of damaged tags
         return None
-    is_small = int(tags.get(_SUBFILE, 0) or 0) & 1
+
+
+def _reason(path: str, tags: ImageFileDirectory_v2) -> tuple[str, str] | None:
+    is_small = int(tags.get(_SUBFILE, 0) or 0) & 1 and (tags.next or _OTHERS in tags)
     if _DNG in tags or tags.get(_MEANING) in _OF_SENSORS or is_small:
         return "raw_photograph", f"{path} is a raw photograph, or begins with a small copy; develop it first"
     bits, kind = tags.get(_BITS, (1,)), (tags.get(_KIND) or (_UNSIGNED,))[0]

@@ -6,6 +6,7 @@ import pytest
 
 from media.damage import libde265
 from media.damage.libde265 import Libde265
+from media.errors import MediaError
 from tests.pipeline.curate.damage import CODECS, hurt, sound
 
 QUIET = "keyint=24:log-level=none:pools=1:frame-threads=1"
@@ -75,8 +76,8 @@ def test_bytes_that_are_no_stream_end_nothing():
 
 def test_without_the_library_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setattr(libde265.metadata, "files", lambda name: [])
-    monkeypatch.setattr(libde265.ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(libde265.ctypes.util, "find_library", lambda name: "/nowhere/libde265.so")
     libde265._library.cache_clear()
-    with pytest.raises(OSError, match="pip install pi_heif"):
+    with pytest.raises(MediaError, match="pip install pi_heif"):
         Libde265(b"")
     libde265._library.cache_clear()

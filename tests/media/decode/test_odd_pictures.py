@@ -176,7 +176,8 @@ def test_a_raw_photograph_is_no_picture(tmp_path, tag):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     for number, value in tag.items():
         tags[number] = value
-    Image.fromarray(flat(RED)).save(tmp_path / "a.tif", tiffinfo=tags)
+    more = {"save_all": True, "append_images": [Image.fromarray(flat(BLUE))]} if 254 in tag else {}
+    Image.fromarray(flat(RED)).save(tmp_path / "a.tif", tiffinfo=tags, **more)
     assert refused(tmp_path / "a.tif") == "raw_photograph"
 
 
