@@ -20,9 +20,10 @@ from media.errors import MediaError
 
 _NO_DEBLOCKING, _NO_SAO = 7, 8
 _NEEDS_MORE = 13
-_UNABLE = {7, 9, 10, 18, 19}
-"""Errors that tell of libde265, not of the packet: out of memory, a picture too large, or nothing."""
-_DAMAGE = {4, 6, 8, 16, 17, 1002, 1003, 1004, 1007, 1017, 1020, 1021, 1023, 1026, 1027, 1034}
+_UNABLE = {7, 9, 10, 19}
+"""Errors that tell of libde265, not of the packet: out of memory, or a picture larger than it takes. It says
+nothing of the stream any more."""
+_DAMAGE = {4, 6, 8, 16, 17, 18, 1002, 1003, 1004, 1007, 1017, 1020, 1021, 1023, 1026, 1027, 1034}
 """What it says of a packet whose bits are wrong; of missing references FFmpeg speaks itself."""
 _MOST_STEPS = 10_000
 
@@ -105,7 +106,7 @@ class Libde265:
         self._library.de265_push_end_of_frame(self._decoder)
         said = self._said()
         self._is_able = not said & _UNABLE
-        return self._is_able and bool(said & _DAMAGE)
+        return bool(said & _DAMAGE)
 
     def _push(self, unit: bytes) -> None:
         if unit:

@@ -42,8 +42,7 @@ def connect(num_cpus: int | None = None) -> str:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = check_address()
-    if paths := os.environ.get("PYTHONPATH"):  # relative ones are others where workers run
-        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
+    _make_module_path_absolute()
     # Ray puts the working directory first on the module path of every worker, where a folder of the user's
     # named `media` would hide ours: so it starts from ours, and the workers go back to the user's (`go_to`).
     with contextlib.chdir(_CODE):
@@ -72,6 +71,12 @@ def connect(num_cpus: int | None = None) -> str:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return address or "embedded"
+
+
+def _make_module_path_absolute() -> None:
+    """Relative entries are other folders where workers run."""
+    if paths := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
 
 
 def check_address() -> str:

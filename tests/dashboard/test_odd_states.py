@@ -243,3 +243,11 @@ def test_media_are_of_the_version_that_a_view_pins(copy, tmp_path):
     assert client.get(f"/media/{name}.poster.jpg").content == b"\xff\xd8 of another version"
     assert client.get(f"/media/{name}.poster.jpg?v=preview@nosuch").status_code == 404
     assert "?v=" not in client.get(f"/clips/{name}?view=newest", headers={"accept": "text/html"}).text
+
+
+def test_a_dataset_that_is_gone_is_said_on_the_page(copy, tmp_path):
+    client = TestClient(make_app(copy.uri, tmp_path), "http://127.0.0.1", raise_server_exceptions=False)
+    assert client.get("/", headers={"accept": "text/html"}).status_code == 200
+    shutil.rmtree(copy.uri)
+    answer = client.get("/", headers={"accept": "text/html"})
+    assert answer.status_code == 200 and "is not there any more" in html.unescape(answer.text)

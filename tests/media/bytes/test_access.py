@@ -193,6 +193,7 @@ def test_blocks_read_ahead_where_reading_goes_straight_on_and_keep_few():
         ("status/500/x.mp4", "http_status", "3 times"),
         ("loop/0", "redirect", "more than 5"),
         ("to/x?file:///etc/passwd", "redirect", "only http"),
+        ("to/x?http://[::1", "redirect", "no address"),
         ("to/x?http://127.0.0.2:1/x.mp4", "private_address", "127.0.0.2"),
         ("to/x?http://169.254.169.254/latest/meta-data", "private_address", "169.254"),
         ("to/x?http://[::ffff:10.0.0.1]/x", "private_address", "ffff"),

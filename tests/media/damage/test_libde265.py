@@ -81,3 +81,10 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch):
     with pytest.raises(MediaError, match="pip install pi_heif"):
         Libde265(b"")
     libde265._library.cache_clear()
+
+
+def test_damage_is_told_with_the_error_that_ends_it(monkeypatch):
+    """A packet that is damaged, and of which memory runs out, is damaged; then nothing is said."""
+    witness = Libde265(b"")
+    monkeypatch.setattr(witness, "_said", lambda: {1017, 7})
+    assert witness.complains(b"\0\0\1") and not witness.complains(b"\0\0\1")

@@ -136,3 +136,11 @@ def test_light_actors_are_as_many_as_their_shards_pay_for():
         3,
         3,
     ]
+
+
+def test_workers_find_modules_where_the_driver_found_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", "own", "/elsewhere"]))
+    cluster._make_module_path_absolute()
+    found = os.environ["PYTHONPATH"].split(os.pathsep)
+    assert found == [str(tmp_path), str(tmp_path / "own"), "/elsewhere"]
