@@ -26,6 +26,10 @@ _WORDY = {"hevc", "vp9", "libdav1d"}
 """Decoders that call lost frames a warning."""
 
 
+_CONCEALED = re.compile(r"concealing \d+ DC, \d+ AC, \d+ MV errors")
+"""Of H.264, MPEG-1, -2 and -4 and their kin: a picture's last blocks never came, as where a flipped bit ends
+a slice early. FFmpeg calls it information."""
+
 _OF_OTHERS = re.compile(r"co located|missing|mmco|frame num", re.IGNORECASE)
 """Of H.264: what a picture leans on is not there."""
 
@@ -70,15 +74,21 @@ def is_spared(codec: str, said: list[str]) -> bool:
 def complaints() -> Iterator[list[str]]:
     """Collect what decoders complain of, in this thread, inside the `with` block; empty until it ends."""
     found: list[str] = []
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.WARNING)
+    before, is_short = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.INFO)
+    av.logging.set_skip_repeated(
+        False
+    )  # else how often it was said comes with the next line, of another file
     try:
         with av.logging.Capture() as lines:
             yield found
     finally:
         av.logging.set_level(before)
+        av.logging.set_skip_repeated(is_short)
     found += [
         text.strip()
         for level, name, text in lines
-        if level <= av.logging.ERROR or (name in _WORDY and level <= av.logging.WARNING)
+        if level <= av.logging.ERROR
+        or (name in _WORDY and level <= av.logging.WARNING)
+        or _CONCEALED.search(text)
     ]

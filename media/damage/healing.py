@@ -24,6 +24,8 @@ WORSE = 2.0
 """The last frame before it is so many times as far from the keyframe as an earlier one, and `LEAST` more."""
 WHOLE = 5.0
 """No part changes so many levels more than usual at a keyframe where nothing was broken before."""
+QUIET = 3.0
+"""So many levels change on the mean from frame to frame where that can be told; where more do it cannot."""
 MOST = 0.9
 """Share of the parts that damage breaks at most; a cut changes them all."""
 MAX_FRAMES = 300
@@ -47,8 +49,9 @@ def is_whole(glances: Sequence[np.ndarray], after: np.ndarray) -> bool:
     """Whether the next keyframe mends nothing: what seemed lost before it was a pause."""
     if len(glances) < 2:
         return False
-    usual = cv2.dilate(parts(glances[-2], glances[-1]), np.ones((3, 3), np.uint8))
-    return bool((parts(glances[-1], after) - usual).max() <= WHOLE)
+    moved = parts(glances[-2], glances[-1])
+    usual = cv2.dilate(moved, np.ones((3, 3), np.uint8))
+    return bool(moved.mean() <= QUIET and (parts(glances[-1], after) - usual).max() <= WHOLE)
 
 
 def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:

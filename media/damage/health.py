@@ -9,6 +9,7 @@ from media.aspects import plausible
 from media.damage.complaints import complaints, is_spared, speaks_of_others
 from media.damage.frame_numbers import FrameNumbers
 from media.damage.libde265 import Libde265
+from media.damage.obu import apart
 from media.damage.packet_kinds import is_hidden, is_leaf, top_layer
 from media.damage.witness import PROMPT
 from media.errors import MediaError
@@ -21,9 +22,8 @@ _NUMBERED = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 """Codecs whose pictures have numbers that tell of a missing one, so that a gap is no pause."""
 _EXACT = {"av1"}
 """Those whose decoder refuses all that leans on what is lost, so that what it gives is equal to the sound
-file's, but for frames beside a lost one: dav1d may show another in its place, and what leans on a packet that
-never came in its first frames."""
-_AFTER_GAP = 2  # so many of them
+file's, but for frames beside a lost one: dav1d may show another in its place, or build the first one after a
+packet that never came on what was there before."""
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
@@ -62,6 +62,7 @@ class Health:
         """
         self.codec, self._decoder = codec, decoder
         self._numbers = FrameNumbers(decoder.extradata) if decoder and codec == "h264" else None
+        self._is_prompt = decoder is not None and decoder.name in PROMPT
         self._top_layer = top_layer(decoder.extradata) if decoder and codec == "hevc" else None
         self._witness = Libde265(decoder.extradata) if decoder and is_witnessed and codec == "hevc" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
@@ -74,14 +75,14 @@ class Health:
         self._hurt: dict[int, int] = {}  # groups and the packet from which on they are damaged
         self._late: dict[int, int] = {}  # the same by a gap in time alone
         self._has_gaps = False  # of a decoder that is exact
-        self._num_doubted = 0  # frames after a gap still in doubt, of such a one
+        self._is_stuck = False  # such a one, since it could not decode a packet
         self._hurt_leaves: set[int] = set()  # packets that are damaged, on which nothing is built
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
         self._aspect = plausible(decoder.sample_aspect_ratio) if decoder else None  # of the first pixel
         self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
 
-    def decode(self, packet: av.Packet) -> list[av.VideoFrame] | None:
-        """The frames of a packet; None if it could not be decoded."""
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames that come out with a packet."""
         is_shown = packet.size > 0 and packet.pts is not None and not packet.is_discard
         is_shown = is_shown and not is_hidden(packet, self.codec)
         if self._numbers and packet.size > 0:
@@ -97,18 +98,18 @@ class Health:
                     self._awaited.add(time_s)
                 if packet.is_keyframe:
                     self._starts_s[self._group] = time_s
-                    if self._decoder and self._decoder.name in PROMPT:
+                    if self._is_prompt:
                         self._keys_s.add(time_s)
+        if self._is_stuck and self._decoder and packet.is_keyframe:
+            self._decoder.flush_buffers()  # dav1d refuses whole pictures too after some that lack others
+            self._is_stuck = False
         with complaints() as said:
-            try:
-                frames = self._decoder.decode(packet) if self._decoder else packet.decode()
-                if is_shown and not frames and self._decoder and self._decoder.name in PROMPT:
-                    raise av.InvalidDataError(0, "no frame")
-            except av.FFmpegError:
-                frames = None
-                if packet.size > 0:  # an empty one is Theora's way to say: the same picture again
-                    self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
-        is_damage = (said or (frames is None and packet.size > 0)) and not is_spared(self.codec, said)
+            frames, is_refused = self._given(packet)
+        is_refused &= packet.size > 0  # an empty one is Theora's way to say: the same picture again
+        if (is_refused and not frames) or (is_shown and not frames and self._is_prompt):
+            is_refused = True
+            self.num_lost, self.num_lost_in_all = self.num_lost + 1, self.num_lost_in_all + 1
+        is_damage = (said or is_refused) and not is_spared(self.codec, said)
         if self._witness and packet.size > 0:
             for more in packet.iter_sidedata():
                 if more.data_type == "new_extradata":
@@ -117,7 +118,7 @@ class Health:
             is_damage |= self._witness.complains(bytes(packet))
         if is_damage:
             if self.codec in _EXACT:
-                self._has_gaps = True  # what it refuses will be missed
+                self._has_gaps = self._is_stuck = True  # what it refuses will be missed
             elif is_leaf(packet, self.codec, self._top_layer) and not speaks_of_others(said):
                 self._hurt_leaves.add(self._order)
             else:
@@ -127,7 +128,17 @@ class Health:
             self._aspect = self._aspect or aspect
             if aspect != self._aspect:
                 self._aspects[self._group] = float(aspect / self._aspect)
-        return frames  # type: ignore[return-value]
+        return frames
+
+    def _given(self, packet: av.Packet) -> tuple[list[av.VideoFrame], bool]:
+        """The frames that the decoder gives with a packet, and whether it refuses it or a part of it."""
+        frames, is_refused = list[av.VideoFrame](), False
+        for part in apart(packet) if self.codec in _EXACT and self._decoder else [packet]:
+            try:
+                frames += self._decoder.decode(part) if self._decoder else part.decode()  # type: ignore[arg-type]
+            except av.FFmpegError:
+                is_refused = True
+        return frames, is_refused
 
     def is_key(self, frame: av.VideoFrame) -> bool:
         """Whether a frame is built on no other."""
@@ -166,22 +177,21 @@ class Health:
         if self.codec in _EXACT:
             self.num_refused = num_passed if self.num_frames > 1 else 0
             self._has_gaps |= is_after_gap or self.num_refused > 0
-            self._num_doubted = _AFTER_GAP if is_after_gap else self._num_doubted
         is_hurt = is_after_gap and not is_key and self.codec not in _EXACT
         is_corrupt = frame.is_corrupt and order not in self._hurt_leaves
         if is_corrupt or (is_hurt and self.is_numbered):
             self._hurt[group] = min(order, self._hurt.get(group, order))
         elif is_hurt:
-            self._late[group] = min(order, self._late.get(group, order))
+            # one that is shown later may have been decoded before, and lean on what is missing
+            coming = [known for of, known in self._places.values() if of == group]
+            self._late[group] = min(order, *coming, self._late.get(group, order))
         is_leading = time_s < self._starts_s.get(group, time_s)  # built on the group before as well
         is_sure, is_late = (
             hurt.get(group, order + 1) <= order or (is_leading and group - 1 in hurt)
             for hurt in (self._hurt, self._late)
         )
         is_sure |= order in self._hurt_leaves
-        self._num_doubted = 0 if is_key else self._num_doubted
-        if self._num_doubted:
-            self._num_doubted, is_late = self._num_doubted - 1, True
+        is_late |= is_after_gap and not is_key and self.codec in _EXACT
         self.is_by_gap = is_late and not is_sure
         return is_sure or is_late
 

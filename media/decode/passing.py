@@ -102,13 +102,13 @@ class Pass:
     def decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
         """The frames that come out with a packet, deinterlaced from the first interlaced one on."""
         frames = self.health.decode(packet)
-        if not self._fields and any(frame.interlaced_frame for frame in frames or ()):
+        if not self._fields and any(frame.interlaced_frame for frame in frames):
             self._fields = deinterlaced(self.stream)
         if self._has_spare_byte and frames:
             frames = [without_alpha(frame) for frame in frames]
-        if self._fields and frames is not None:
+        if self._fields:
             frames = self._fields(frames, packet.size == 0)
-        return frames or []
+        return frames
 
     def placed(self, frame: av.VideoFrame) -> Placed | None:
         """Of the next frame; None for one that comes after later ones."""

@@ -20,7 +20,7 @@ Seen = tuple[Sample, np.ndarray]
 """A frame's sample and its glance."""
 
 _GARBLED = {"av1"}
-"""Codecs whose decoders may garble one frame without a word, on which those around it do not lean."""
+"""Codecs whose decoders may build a frame on another than its own, on which those around it do not lean."""
 
 
 def judged(stream: Iterator[Seen], codec: str = "") -> Iterator[Seen]:
@@ -47,7 +47,7 @@ class _Doubt:
     """What was found of a stream so far.
 
     Args:
-        is_garbled: its decoder may garble one frame without a word, on which those around it do not lean.
+        is_garbled: its decoder may build a frame on another than its own, on which those around do not lean.
     """
 
     def __init__(self, is_garbled: bool) -> None:
@@ -61,18 +61,22 @@ class _Doubt:
             held = [_paused(item) for item in held]
         signs = [sample.signs for sample, _ in [*held, *([after] if after else [])]]
         sure = [own for own in signs if not own.is_by_gap]
-        self._is_hurt |= any(own.is_damaged or own.is_after_loss or own.num_refused for own in sure)
+        self._is_hurt |= any(_is_hurt(own) for own in sure)
         first = len(held)
         mended = None if after is None else broken_from(glances, after[1])
         if mended is not None and not held[mended][0].signs.is_intra:  # else a cut that is no keyframe
             first = mended
         misplaced = _misplaced(signs, self._is_hurt)
-        if self._is_hurt and self._is_garbled:
+        if self._is_garbled and any(map(_is_hurt, signs)):
             misplaced |= _unlike([*glances, *([after[1]] if after else [])])
         return [
             _doubtful(item) if place >= first or place in misplaced else item
             for place, item in enumerate(held)
         ]
+
+
+def _is_hurt(own: Signs) -> bool:
+    return bool(own.is_damaged or own.is_after_loss or own.num_refused)
 
 
 def _unlike(glances: Sequence[np.ndarray]) -> set[int]:

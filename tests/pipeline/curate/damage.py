@@ -11,15 +11,19 @@ from pathlib import Path
 import av
 import numpy as np
 
+from media.decode.probe import probe
+from media.decode.reader import VideoReader
+from media.errors import MediaError
 from world.render import render_frame
 from world.scene import sample_shot
 
-FPS, NUM_FRAMES, SIZE_PX = 24, 120, (256, 144)
+FPS, NUM_FRAMES, SIZE_PX, LEAST_DB = 24, 120, (256, 144), 30.0
 CODECS = {
     "h264": ("libx264", "mp4", {"g": "24", "bf": "2", "threads": "1"}),
     "hevc": ("libx265", "mp4", {"x265-params": "keyint=24:log-level=none:pools=1:frame-threads=1"}),
     "vp9": ("libvpx-vp9", "webm", {"g": "24", "deadline": "realtime", "cpu-used": "6", "threads": "1"}),
     "av1": ("libsvtav1", "ivf", {"g": "24", "preset": "10", "svtav1-params": "lp=1"}),
+    "mpeg4": ("mpeg4", "mp4", {"g": "24", "bf": "2", "b": "800000", "threads": "1"}),
     "mpeg2": ("mpeg2video", "ts", {"g": "12", "b": "2000000", "threads": "1"}),
 }
 """Each by one thread: with more an encoder writes other bytes on another machine."""
@@ -55,6 +59,26 @@ def grey(path: Path) -> dict[int, np.ndarray]:
                     number = round(float(frame.pts * frame.time_base) * FPS)
                     found[number] = frame.to_ndarray(format="gray").astype(np.float32)
     return found
+
+
+def read(path: Path) -> dict[int, np.ndarray]:
+    """Frames [h, w, 3] of a file by their number, as far as our own reader gives them."""
+    found = {}
+    with contextlib.suppress(MediaError):
+        facts = probe(str(path))
+        for frame in VideoReader(facts, decoder="pyav").frames():
+            found[round((frame.time_s + facts.start_s) * FPS)] = frame.rgb.astype(np.float32)
+    return found
+
+
+def error_of(number: int, picture: np.ndarray, truth: dict[int, np.ndarray]) -> float:
+    """Mean squared error of a frame against the sound file's of that number."""
+    return float(((picture - truth[number]) ** 2).mean()) if number in truth else 1e9
+
+
+def is_bad(error: float) -> bool:
+    """Under 30 dB."""
+    return bool(10 * np.log10(255**2 / max(error, 1e-9)) < LEAST_DB)
 
 
 def hurt(path: Path, kind: str, seed: int) -> Path:
