@@ -5,8 +5,8 @@
 Each film (of the film world by its seed, and the first 120 frames of each FILE) is written in each codec, a
 keyframe a second, and hurt in three ways: bits of three packets flipped, two packets cut to a third, two
 left out; each way `--repeat` times. As FFmpeg decodes them by itself a frame is bad where it lies under
-30 dB of the same frame of the sound file, good where it does not, and whole where it is equal to it: between a
-good frame and a whole one lies damage that is small or far from the middle. Of those in clips the pictures
+30 dB of the same frame of the sound file, good where it does not, and whole where it is equal to it: between
+a good frame and a whole one lies damage that is small or far from the middle. Of those in clips the pictures
 are looked at that our reader gives. Of the sound files too it is counted what is withheld.
 """
 

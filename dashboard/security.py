@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -38,8 +39,8 @@ class Access:
 
     def knows(self, host: str) -> bool:
         """Whether a Host header names this server: a page elsewhere whose name leads here does not."""
-        end = host.index("]") + 1 if host.startswith("[") and "]" in host else host.find(":")
-        name = (host[:end] if end > 0 else host).strip("[]").lower()
+        told = _HOST.fullmatch(host)
+        name = (told["v6"] or told["name"]).lower() if told else ""
         if name == "localhost" or (name and name in {own.lower() for own in self.hosts}):
             return True
         try:
@@ -55,6 +56,10 @@ class Access:
     def admits(self, shown: str) -> bool:
         """Whether a token is the right one."""
         return hmac.compare_digest(shown.encode(), self.token.encode())
+
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]*))(?::\d*)?")
+"""RFC 9110, section 7.2."""
 
 
 class Guard:
@@ -77,6 +82,8 @@ class Guard:
         await answer(scope, receive, with_policy)
 
 
+_MOST_QUERY = 16_384
+"""A page repeats what was asked in each of its links."""
 _COSTLY = ("/sql", "/clips/export")
 """What a page elsewhere could have made to no end of its own but ours."""
 
@@ -85,9 +92,22 @@ def _refusal(request: Request, access: Access) -> Response | None:
     """The answer to a request that goes no further."""
     if not access.knows(request.headers.get("host", "")):
         return PlainTextResponse("this address is not served here", 421)
-    is_costly = request.url.path.startswith(_COSTLY) and request.headers.get("sec-fetch-site") == "cross-site"
+    return _of_its_kind(request) or _of_its_token(request, access)
+
+
+def _of_its_kind(request: Request) -> Response | None:
+    """The answer to a request that nobody may make."""
+    if len(request.url.query) > _MOST_QUERY:
+        return PlainTextResponse(f"an address may ask for no more than {_MOST_QUERY} letters", 414)
+    is_foreign = request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+    is_costly = is_foreign and request.url.path.startswith(_COSTLY)
     if is_costly or (request.method not in ("GET", "HEAD") and not _is_from_here(request)):
         return PlainTextResponse("a page elsewhere may not do this", 403)
+    return None
+
+
+def _of_its_token(request: Request, access: Access) -> Response | None:
+    """The answer to a request that shows no token, or one that is to be kept in a cookie."""
     if not access.token:
         return None
     shown = request.query_params.get("token")

@@ -41,14 +41,12 @@ class Verdicts:
 
     def rows(self) -> list[dict[str, Any]]:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""
-        return latest(self.path.read_text(encoding="utf-8").splitlines()) if self.path.exists() else []
+        return latest(self._lines())
 
     def choices(self) -> list[dict[str, Any]]:
         """All choices between two versions, the last of each person on each clip and pair of versions."""
-        if not self.path.exists():
-            return []
         found: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self._lines():
             try:
                 row = json.loads(line)
                 place = str(row["who"]), str(row["clip_id"]), "|".join(row["versions"])
@@ -56,6 +54,11 @@ class Verdicts:
             except (ValueError, KeyError, TypeError):  # a verdict on one caption, or a line that was cut
                 continue
         return [row for row in found.values() if row["choice"] != "undone"]
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def choose(self, row: dict[str, Any]) -> None:
         """Append a choice."""

@@ -99,6 +99,10 @@ def speaks_of_licences(text: str) -> bool:
     return re.search(rf"\b({'|'.join(OF_SOURCES)})\b", text, re.IGNORECASE) is not None
 
 
+_HIDING = {"query", "query_table"}
+"""Functions of DuckDB that run the text they are given."""
+
+
 def check_settled(query: str, whose: str) -> None:
     """Refuse a query that gives another answer each time: a run on what it chose could not be resumed.
 
@@ -116,6 +120,10 @@ def check_settled(query: str, whose: str) -> None:
     found = sorted(called & {name for [name] in rows} - {"error"})
     found += [match.group().lower() for match in _OF_THE_MOMENT.finditer(_LITERALS.sub("", query))]
     found += sorted(unsettled)
+    if hidden := sorted(called & _HIDING):
+        raise UsageError(
+            whose, f"asks in a text ({', '.join(hidden)}), which cannot be checked", "Write it out."
+        )
     if found:
         raise UsageError(
             whose,
@@ -229,8 +237,12 @@ def sql(
         if not isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException):
             Tables(dataset).check()
         said = " ".join(str(error).partition("\n\nLINE ")[0].split())
-        step = "`rushes ls DATASET TABLE` shows a table's columns, docs/tables.md says what they hold."
+        is_of_names = isinstance(error, duckdb.BinderException | duckdb.CatalogException)
+        step = _NAMES_STEP if is_of_names else "docs/tables.md has queries that work."
         raise UsageError(whose or f"SQL {query!r}", said, step) from error
+
+
+_NAMES_STEP = "`rushes ls DATASET TABLE` shows a table's columns, docs/tables.md says what they hold."
 
 
 def _stoppable(connection: duckdb.DuckDBPyConnection, work: Callable[[], Result]) -> Result:

@@ -14,6 +14,7 @@ from dashboard.pages import compare
 from dashboard.site import Site
 from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, rates
 from manifests.errors import UsageError
+from manifests.text import valid
 
 _MOST_BODY = 4096
 _STRATUM = (
@@ -92,10 +93,10 @@ def add(app: FastAPI, site: Site) -> None:
             given = json.loads(body)
             if "left" in given:
                 return chosen(given)
-            asked = str(given["caption_id"])
+            asked = valid(str(given["caption_id"]))
             row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
             row["tags"] = [str(tag) for tag in given.get("tags") or []]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError("the verdict", "cannot be read", "Judge with the page's own keys.") from error
         known = site.index.rows(
             f"{site.scope(request).tables} SELECT s.clip_id, s.version, {_STRATUM} AS stratum "

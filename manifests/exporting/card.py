@@ -25,6 +25,8 @@ from datasets import load_dataset
 clips = load_dataset("FOLDER", streaming=True, split="train")
 ```
 
+Videos are decoded by `torchcodec`; `cast_column("proxy.webm", Video(decode=False))` needs none.
+
 `energon prepare FOLDER` makes the same tars a Megatron Energon dataset. Nothing in `json` is null: -1 stands
 for a number that was not measured, and for the span of a caption that is of the whole clip.
 """

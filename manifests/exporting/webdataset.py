@@ -82,8 +82,17 @@ def is_own(path: Path) -> bool:
     return path.name in {"README.md", EXPORT_MARK} or bool(_OWN_NAME.fullmatch(path.name))
 
 
+_UNFINISHED = "unfinished: give the same command again\n"
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether an export into a folder was begun and has not ended."""
+    mark = out / EXPORT_MARK
+    return mark.is_file() and mark.read_text() == _UNFINISHED
+
+
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
-    """Write one tar per shard under `out`. Running it again gives the same bytes.
+    """Write one tar per shard under `out`. Running it again gives the same bytes, also after it was stopped.
 
     Returns:
         The tars, and how many clips of the view were left out for want of a member.
@@ -110,7 +119,10 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         raise UsageError(
             f"view predicate {view.where!r}", "keeps no clip", "Export another view, or change it."
         )
-    (out / EXPORT_MARK).touch()  # from the first tar on it is no footage
+    (out / EXPORT_MARK).write_text(_UNFINISHED)  # from the first tar on it is no footage
+    for debris in out.glob(".*.tmp"):
+        if is_own(debris):
+            debris.unlink(missing_ok=True)
     written, num_lacking = [], 0
     for shard, clips in sorted(by_shard.items()):
         target = out / f"{shard:06d}.tar"
@@ -151,4 +163,5 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         written.append(target)
     members_of = [field for names in columns.values() for field in names]
     (out / "README.md").write_text(card(members_of, list(made_by)))
+    (out / EXPORT_MARK).write_text("")
     return written, num_lacking

@@ -11,9 +11,11 @@ Footage on a store is read through `pyarrow.fs` (`media.bytes.access`): one key 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,6 +46,11 @@ RETRIES: Any = {
     "retry_timeout": timedelta(minutes=1),
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=20), "base": 2},
 }
+_LATE_READS, _LATE_S = 5, 0.5
+_CARELESS = (
+    "this store writes over what is there, though it is told not to (If-None-Match): two writers would spoil "
+    "a dataset. Use one that heeds conditions"
+)
 _TIMEOUTS: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
 
 
@@ -58,6 +65,7 @@ class ObjectStore(fs.FileSystemHandler):
     def __init__(self, scheme: str, options: dict[str, str]) -> None:
         self.scheme, self.options = scheme, options
         self._stores: dict[str, Any] = {}
+        self._checked: set[str] = set()  # buckets that heed conditions
 
     def at(self, path: str) -> tuple[Any, str]:
         """The store of a path's bucket, and the key."""
@@ -187,7 +195,7 @@ class ObjectStore(fs.FileSystemHandler):
                 obstore.put(store, key, data, mode=version)
             except (PreconditionError, AlreadyExistsError):
                 return self._is_own(store, key, data)
-            except NotFoundError:
+            except (NotFoundError, FileNotFoundError):
                 return False
         return True
 
@@ -197,7 +205,35 @@ class ObjectStore(fs.FileSystemHandler):
 
         Equal bytes of two writers are as good as one.
         """
-        return bytes(obstore.get(store, key).bytes()) == data
+        for _ in range(_LATE_READS):
+            try:
+                return bytes(obstore.get(store, key).bytes()) == data
+            except (NotFoundError, FileNotFoundError):  # a store that shows late what it has
+                time.sleep(_LATE_S)
+        return False
+
+    def check_conditions(self, path: str) -> None:
+        """Try with a small object that the store heeds conditions: all that is committed rests on them.
+
+        Args:
+            path: of nothing so far; nothing is there afterwards either.
+
+        Raises:
+            OSError: it does not.
+        """
+        bucket = path.strip("/").partition("/")[0]
+        if bucket in self._checked:
+            return
+        store, key = self.at(path)
+        with said(path):
+            obstore.put(store, key, b"1", mode="create")
+            try:
+                with contextlib.suppress(AlreadyExistsError, PreconditionError):
+                    obstore.put(store, key, b"2", mode="create")
+                    raise OSError(errno.ENOTSUP, _CARELESS, path)
+            finally:
+                obstore.delete(store, key)
+        self._checked.add(bucket)
 
     def delete_file(self, path: str) -> None:
         store, key = self.at(path)

@@ -200,6 +200,16 @@ def create_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
     return True
 
 
+def check_conditions(filesystem: fs.FileSystem, path: str) -> None:
+    """Refuse a store on which two writers could write over each other. `path`: of nothing so far.
+
+    Raises:
+        OSError: it is one.
+    """
+    if not is_local(filesystem):
+        _store(filesystem, path).check_conditions(path)
+
+
 def swap_bytes(filesystem: fs.FileSystem, path: str, data: bytes, before: bytes | None) -> bool:
     """Write a small file where it still holds `before`; None: where there is none.
 

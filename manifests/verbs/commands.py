@@ -16,7 +16,7 @@ from manifests import cli, queries
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
-from manifests.exporting.webdataset import export_webdataset, is_own
+from manifests.exporting.webdataset import export_webdataset, is_own, is_unfinished
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.runs.events import read_events, run_ids, told
@@ -25,6 +25,7 @@ from manifests.tables import planned, records, scans
 from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
+from manifests.writing.withdrawn import unfinished
 
 Folder = Annotated[str, tyro.conf.Positional]
 
@@ -126,6 +127,11 @@ class Verify:
             f"{verdict}: {report.num_shards} shard columns, {report.num_members} members, "
             f"{report.num_bytes / 1e6:.1f} MB{', every byte hashed' if self.deep else ''}"
         )
+        if taken_back := unfinished(dataset):
+            cli.say(
+                f"verify: {_counted(len(taken_back), 'shard column')} taken back by `rushes retry` and not "
+                "made again yet: give that command, or the ingest, again"
+            )
         if report.num_unnamed:
             cli.say(
                 f"verify: {_counted(report.num_unnamed, 'tar')} ({report.unnamed_bytes / 1e6:.1f} MB) that "
@@ -282,7 +288,7 @@ class Export:
             )
             return cli.DONE
         before = sorted(self.out.glob("*.tar"))
-        if before and not self.overwrite:
+        if before and not self.overwrite and not is_unfinished(self.out):
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
         written, num_lacking = export_webdataset(dataset, view, self.out)
         if num_lacking:
@@ -336,7 +342,10 @@ class Status:
         events = all_events[max(0, len(all_events) - self.events) :]
         holder, _ = lease.read(dataset)
         ago_s = lease.heard_s(dataset, asks_store=False)
-        writer = holder.name if holder and not holder.is_gone(ago_s) else ""
+        writer = ""
+        if holder and holder.renewed_s and not (holder.is_gone(ago_s) and holder.is_here):
+            heard = f", last heard of {ago_s:.0f} s ago by this machine's clock" if not holder.is_here else ""
+            writer = f"{holder.name}{heard}"
         speeds = rates(all_events)
         if self.json:
             cli.print_json(

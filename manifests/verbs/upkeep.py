@@ -79,6 +79,13 @@ class Compact:
         return cli.DONE
 
 
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two named snapshots hold the same: a command that was stopped may be given again."""
+    first, second = (json.loads(data) for data in (one, other))
+    own = {"made_s": 0, "sha256": ""}  # of when it was made
+    return first | own == second | own
+
+
 @dataclass(frozen=True, kw_only=True)
 class NameSnapshot:
     """Give a name to all that is committed now. `DATASET@NAME` is then the dataset as it is today, for every
@@ -102,7 +109,8 @@ class NameSnapshot:
             views = {name: json.loads(View.load(dataset, name).to_json()) for name in View.names(dataset)}
             more = {"generations": generations, "views": views, "made_s": round(time.time(), 3)}
             data = snapshots.to_bytes(dataset.snapshot, name=self.name, **more)
-            if not storage.create_bytes(dataset.filesystem, path, data):
+            is_new = storage.create_bytes(dataset.filesystem, path, data)
+            if not is_new and not _is_same(data, storage.read_bytes(dataset.filesystem, path)):
                 raise UsageError(
                     f"snapshot {self.name}", "exists, and is never changed", "Choose another name."
                 )

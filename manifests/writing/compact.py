@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +31,7 @@ from manifests.tables.parts import check_bytes, read_parts
 from manifests.tables.records import each_record, part_of
 from manifests.tables.scans import Tables
 from manifests.tables.streams import in_groups, merged_rows, rows_of
-from manifests.writing.commit import SupersededError
+from manifests.writing.commit import SupersededError, sweep
 
 SHARDS_A_FILE = 4096
 QUIET_S = 600.0
@@ -329,5 +330,9 @@ def clean(dataset: Dataset, keeps_previous: bool = True) -> int:
                     )
                 if is_gone:
                     gone.append(info.path)
+            if storage.is_local(filesystem):
+                sweep(Path(dataset.path("tables", table, name)))
+    if storage.is_local(filesystem):
+        sweep(Path(dataset.path("snapshots")))
     storage.delete_files(filesystem, gone)
     return len(gone)

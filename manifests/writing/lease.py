@@ -55,6 +55,11 @@ class Holder:
     def name(self) -> str:
         return f"{self.user} on {self.host} (process {self.pid}: {self.command})"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its process can be looked up."""
+        return self.machine == _machine()
+
     def is_gone(self, heard_s: float) -> bool:
         """Whether the lease is free to take.
 
@@ -63,13 +68,14 @@ class Holder:
         """
         if not self.renewed_s:
             return True
-        if self.machine == _machine():
+        if self.is_here:
             return _started(self.pid) != self.started
         return heard_s > STALE_S
 
 
 def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:
-    """How many seconds ago the lease was last written, by the clock of the disk or the store.
+    """How many seconds ago the lease was last written, by the clock of the disk or the store; under 0 where
+    that was set back since.
 
     Clocks of two machines differ; the one that holds the lease keeps the time of both.
 
@@ -87,7 +93,7 @@ def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:
         except (OSError, TypeError) as error:  # the lease itself will tell what is wrong
             say(f"{dataset.uri}: the clock of this machine is gone by ({error})")
     info = dataset.filesystem.get_file_info(path)
-    return max(0.0, now_s - info.mtime_ns / 1e9) if info.is_file and info.mtime_ns else 0.0
+    return now_s - info.mtime_ns / 1e9 if info.is_file and info.mtime_ns else 0.0
 
 
 _FIELDS: dict[str, type] = {
@@ -106,9 +112,13 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int:
-    """When a process was started, in clock ticks since the boot; -1 where there is none."""
+    """When a process was started, in clock ticks since the boot; -1 where there is none.
+
+    One that has died stays listed until its parent asks for it, which in containers may be never.
+    """
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return -1 if fields[0] in "ZX" else int(fields[19])
     except (OSError, IndexError, ValueError):
         return -1
 
@@ -176,7 +186,11 @@ class Lease:
             )
         holder, before = read(self.dataset)
         is_held = holder is not None and holder.renewed_s != 0
-        ago_s = heard_s(self.dataset) if holder and is_held and holder.machine != _machine() else 0.0
+        storage.check_conditions(self.dataset.filesystem, storage.temporary_name(self.dataset.path(FILE)))
+        is_elsewhere = holder is not None and is_held and not holder.is_here
+        ago_s = heard_s(self.dataset, asks_store=is_elsewhere) if is_held else 0.0
+        if is_elsewhere and ago_s < -RENEW_S:
+            ago_s = self._watched(before)
         if holder and not holder.is_gone(ago_s):
             raise self._refusal(holder, ago_s)
         self._stored = _bytes(self.own)
@@ -201,6 +215,19 @@ class Lease:
             ) from error
         self._swap(_bytes(replace(self.own, renewed_s=0.0)), self._stored)
 
+    def _watched(self, before: bytes | None) -> float:
+        """How long the lease has not been renewed, by this process's own watch: other clocks were set."""
+        say(
+            f"{self.dataset.uri}: {FILE} is of the future, a clock was set back; "
+            f"watching for {STALE_S:.0f} s whether it is renewed"
+        )
+        begin_s = time.monotonic()
+        while (ago_s := time.monotonic() - begin_s) <= STALE_S:
+            time.sleep(RENEW_S / 2)
+            if read(self.dataset)[1] != before:
+                return 0.0
+        return ago_s
+
     def _swap(self, data: bytes, before: bytes | None) -> bool:
         return storage.swap_bytes(self.dataset.filesystem, self.dataset.path(FILE), data, before)
 
@@ -208,7 +235,7 @@ class Lease:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since_s))
         return UsageError(
             self.dataset.uri,
-            f"is being written by {holder.name} since {since}, last heard of {ago_s:.0f} s ago",
+            f"is being written by {holder.name} since {since}, last heard of {max(0.0, ago_s):.0f} s ago",
             f"Wait for it, or stop it and try again {STALE_S:.0f} s later.",
         )
 

@@ -164,7 +164,10 @@ def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[S
     Raises:
         ValueError: it gives another number of scores, one that is none, or one that is not finite.
     """
-    given = scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
+    try:
+        given = scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
+    except SystemExit as error:  # of a library that takes this for its own program
+        raise RuntimeError(f"it called sys.exit({error})") from error
     if not isinstance(given, Iterable):
         raise ValueError(f"it gave {given!r:.200}, which is no list of Score(value, (word, ...))")
     scores = list(given)
@@ -174,7 +177,7 @@ def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[S
     for score in scores:
         if not isinstance(score, Score) or isinstance(score.words, str):
             raise ValueError(f"it gave {score!r:.200}, which is no Score(value, (word, ...))")
-        if not isinstance(score.value, SupportsFloat):
+        if not isinstance(score.value, SupportsFloat) or np.iscomplexobj(score.value):
             raise ValueError(f"it gave the value {score.value!r:.200}, which is no number")
         if not np.isfinite(float(score.value)):
             raise ValueError(f"it gave {score.value}, which is not finite")

@@ -66,7 +66,10 @@ def test_a_range_is_those_bytes_of_the_video(client, dataset):
     assert client.get(url, headers={"range": "pages=1-2"}).content == whole
 
 
-@pytest.mark.parametrize("host", ["evil.com", "evil.com:8000", "127.0.0.1.evil.com", "", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.com", "evil.com:8000", "127.0.0.1.evil.com", "", "10.0.0.1", "[::1]evil.com", "localhost:80:x"],
+)
 def test_another_host_is_not_answered(client, host):
     for path in ("/", "/now.json", "/static/style.css", "/events"):
         assert client.get(path, headers={"host": host}).status_code == 421

@@ -191,7 +191,10 @@ def test_hosts_are_known_whatever_their_case():
 
 def test_a_page_elsewhere_may_not_ask_what_costs_much(dataset, tmp_path):
     client = TestClient(make_app(dataset.uri, tmp_path), "http://127.0.0.1")
-    assert client.get("/sql.json?q=SELECT 1", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for elsewhere in ("cross-site", "same-site"):
+        assert client.get("/sql.json?q=SELECT 1", headers={"sec-fetch-site": elsewhere}).status_code == 403
+    assert client.get("/sql.json?q=SELECT 1", headers={"sec-fetch-site": "same-origin"}).status_code == 200
+    assert client.get(f"/clips?q={'a' * 20_000}").status_code == 414
     assert client.get("/clips.json", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 

@@ -393,6 +393,12 @@ def test_captions_are_judged_outside_the_dataset(eventful, tmp_path):
     for bad, code in (({"verdict": "perfect"}, 400), ({"caption_id": "nosuch"}, 404), ({"tags": ["x"]}, 400)):
         given = {"caption_id": judged[1], "verdict": "right", "who": "me", **bad}
         assert client.post("/check?view=newest", json=given).status_code == code
+    for body in (b'{"caption_id":"\\ud800","verdict":"wrong"}', b"[" * 3000):
+        answer = client.post("/check?view=newest", content=body)
+        assert answer.status_code in (400, 404), answer.text
+    with open(tmp_path / "v.jsonl", "ab") as file:
+        file.write(b"\xff\xfe\n")
+    assert client.get("/check.json?view=newest").json()["done"] == 2
     for header in ({"origin": "http://evil.com"}, {"sec-fetch-site": "cross-site"}):
         assert client.post("/check", json={}, headers=header).status_code == 403
     assert digest(eventful.uri) == before

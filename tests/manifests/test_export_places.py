@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from manifests.cli import DONE, USAGE, main
+from manifests.exporting import webdataset
 
 
 def export(dataset, out, *more):
@@ -19,6 +20,27 @@ def test_a_folder_with_footage_is_refused(dataset, tmp_path, capsys):
 def test_a_folder_in_a_dataset_is_refused(dataset, capsys):
     assert export(dataset, Path(dataset.uri) / "views" / "out") == USAGE
     assert "lies in the dataset" in capsys.readouterr().err
+
+
+def test_one_that_was_stopped_goes_on_without_a_word(dataset, tmp_path, monkeypatch, capsys):
+    out, real = tmp_path / "out", webdataset.TarWriter
+    opened = []
+
+    def dying(path):
+        opened.append(path)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(webdataset, "TarWriter", dying)
+    export(dataset, out)
+    assert list(out.glob("*.tar")) and webdataset.is_unfinished(out)
+    (out / ".000003.tar.dead.tmp").write_bytes(b"of one that was killed")
+    assert export(dataset, out) == DONE and not webdataset.is_unfinished(out)
+    assert not list(out.glob(".*.tmp"))
+    capsys.readouterr()
+    assert export(dataset, out) == USAGE
+    assert "add --overwrite" in capsys.readouterr().err
 
 
 def test_a_new_folder_and_one_of_an_export_are_taken(dataset, tmp_path):

@@ -209,6 +209,7 @@ def test_a_merged_commit_that_is_taken_back_can_be_made_again(tmp_path, narrow):
 
 def test_a_named_snapshot_sees_nothing_that_comes_later(copy, capsys):
     assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE
+    assert cli.main(arguments=["snapshot", "spring", copy.uri]) == cli.DONE, "it may have been stopped"
     spring = everything(copy)
     column = next(column for column in copy.columns() if column.name == "caption")
     shard = copy.committed_shards(column)[0]
@@ -225,6 +226,19 @@ def test_a_named_snapshot_sees_nothing_that_comes_later(copy, capsys):
     assert "never changed" in capsys.readouterr().err
     with pytest.raises(UsageError, match="spring"):
         Dataset(copy.uri, at="summer")
+
+
+def test_what_compactions_left_that_died_is_swept(copy):
+    compact(copy)
+    merged = next(Path(copy.uri, "tables").rglob("merged-*"))
+    old = [merged.with_name(f".{merged.name}.0.tmp"), Path(copy.uri, "snapshots", ".000009.json.0.tmp")]
+    new = merged.with_name(f".{merged.name}.1.tmp")
+    for path in (*old, new):
+        path.write_bytes(b"half")
+    for path in old:
+        os.utime(path, (1, 1))
+    clean(copy)
+    assert not any(path.exists() for path in old) and new.exists()
 
 
 def test_damage_is_named(copy):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,35 @@ def test_a_writer_elsewhere_is_passed_over_only_when_it_was_not_heard_of_for_lon
         pass
     assert "taken over from" in capsys.readouterr().err
     assert not [name for name in names_in(empty) if "tmp" in name]
+
+
+def test_a_writer_that_died_and_was_not_asked_for_is_gone(empty):
+    """As where the first process of a container asks for none."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = lease_module._started(child.pid)
+    assert started > 0
+    own = replace(this_process("rushes ingest"), token="other", pid=child.pid, started=started)
+    storage.write_bytes(empty.filesystem, empty.path(FILE), lease_module._bytes(own))
+    with pytest.raises(UsageError, match="being written"), Lease(empty):
+        pass
+    child.kill()
+    while lease_module._started(child.pid) >= 0:
+        time.sleep(0.02)
+    assert Path(f"/proc/{child.pid}").exists()
+    with Lease(empty):
+        pass
+    child.wait()
+
+
+def test_a_lease_of_the_future_is_watched_and_taken_where_it_is_not_renewed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(lease_module, "STALE_S", 1.0)
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.4)
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    leave(dataset, renewed_s=time.time())
+    os.utime(dataset.path(FILE), (time.time() + 3600,) * 2)
+    with Lease(dataset):
+        pass
+    assert "a clock was set back" in capsys.readouterr().err
 
 
 def names_in(dataset):

@@ -86,25 +86,20 @@ def test_rows_of_a_dataset_add_up_to_the_frames_of_each_source(films, tmp_path):
 
 
 SMALL, USUAL = (256, 144), (640, 360)
-MOST_MISSED = {
-    ("h264", SMALL): 0.015,
-    ("hevc", SMALL): 0.02,
-    ("hevc", USUAL): 0.02,
-    ("vp9", SMALL): 0.02,
-    ("av1", SMALL): 0.02,
-    ("mpeg2", SMALL): 0.02,
-}
-"""Share of the bad frames of a codec that may be taken for good ones, a little over what was measured."""
-MOST_WITHHELD = {"h264": 0.05, "hevc": 0.05, "vp9": 0.03, "av1": 0.02, "mpeg2": 0.1}
+SIZES = [
+    *(("h264", SMALL), ("hevc", SMALL), ("hevc", USUAL), ("vp9", SMALL)),
+    *(("av1", SMALL), ("mpeg2", SMALL), ("mpeg4", SMALL)),
+]
+MOST_WITHHELD = {"h264": 0.05, "hevc": 0.05, "vp9": 0.03, "av1": 0.02, "mpeg2": 0.1, "mpeg4": 0.1}
 """The same of good frames: those between what is damaged and the next keyframe, a second on, which are hurt
 as well, but by less than 30 dB tell."""
-WHOLE_WITHHELD = 0.02
-"""And of those that are equal to the sound file's."""
+WHOLE_WITHHELD = {"mpeg4": 0.03}
+"""And of those that are equal to the sound file's, of others .02."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("codec", "size_px"), MOST_MISSED)
+@pytest.mark.parametrize(("codec", "size_px"), SIZES)
 def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, size_px, tmp_path):
     """Flips, drops and cuts; a frame is bad where it lies under 30 dB of the sound file's."""
     av.logging.set_level(av.logging.PANIC)
@@ -132,8 +127,8 @@ def test_frames_of_files_damaged_on_purpose_are_in_no_clip(codec, size_px, tmp_p
                 whole_withheld += error == 0 and place not in inside
     print(f"{codec}: {missed} of {bad} bad frames are in clips, {withheld} of {good} good ones are not,")
     print(f"  {whole_withheld} of {whole_frames} that are equal to the sound file's")
-    assert whole_withheld <= WHOLE_WITHHELD * whole_frames
-    assert missed <= MOST_MISSED[codec, size_px] * bad
+    assert whole_withheld <= WHOLE_WITHHELD.get(codec, 0.02) * whole_frames
+    assert not missed
     assert withheld <= MOST_WITHHELD[codec] * good
 
 

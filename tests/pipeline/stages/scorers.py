@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -67,6 +68,24 @@ class Odd(Redness):
     """Its name is a number."""
 
     name, frames = 5, "many"  # type: ignore[assignment]
+
+
+class Complex(Redness):
+    """It says what cannot be ordered."""
+
+    name = "complex"
+
+    def score(self, clips):
+        return [Score(np.complex64(1 + 1j)) for _ in clips]  # type: ignore[arg-type]
+
+
+class Leaving(Redness):
+    """It takes the process for its own."""
+
+    name = "leaving"
+
+    def score(self, clips):
+        sys.exit(3)
 
 
 class Picky(Redness):

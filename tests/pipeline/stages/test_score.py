@@ -100,6 +100,8 @@ def test_a_scorer_that_fails_takes_nothing_from_the_others_and_a_retry_asks_it_a
         ("Wordy", "no Score"),
         ("Silent", "None, which is no list of Score"),
         ("Lettered", "'a', which is no number"),
+        ("Complex", "which is no number"),
+        ("Leaving", "it called sys.exit(3)"),
     ],
 )
 def test_answers_that_are_no_scores_name_the_scorer(copy, name, said):

@@ -110,6 +110,7 @@ def test_an_epoch_shows_a_clip_as_often_as_its_weight_says(dataset):
         ("SELECT DISTINCT ON (shard) clip_id, 1 AS weight FROM clips", "DISTINCT ON without ORDER BY"),
         ("SELECT clip_id, row_number() OVER () AS weight FROM clips", "row_number without ORDER BY"),
         ("SELECT clip_id, 1 AS weight FROM clips UNION ALL SELECT clip_id, 1 FROM clips", "more than once"),
+        ("SELECT * FROM query('SELECT clip_id, random() AS weight FROM clips')", "asks in a text .query"),
         ("no_such_column", "no_such_column"),
         ("DELETE FROM clips", "DELETE"),
         ("SELECT clip_id, 1 / 0 AS weight FROM clips", "A weight is"),

@@ -51,6 +51,12 @@ def gathered(
         own = np.zeros(len(ids), dtype=bool)
         own[at[is_known]] = True
         own &= (latents["tar"] >= 0) & (members["tar"] >= 0)
+        if not len(kept):
+            raise UsageError(
+                f"{dataset.address}: view {list(config.mix)[number] if config.mix else 'default'}",
+                f"keeps no clip (where {view.where!r})",
+                "Change what it keeps, or leave it out of --mix.",
+            )
         if not own.any():
             raise UsageError(
                 dataset.address,
