@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,23 @@ class PhraseUpsampler:
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
-    def __call__(self, prompt: str, is_video: bool = True, choice: int = 0) -> str:
+    def __call__(
+        self, prompt: str, is_video: bool = True, choice: int = 0, beside: Sequence[str] = ()
+    ) -> str:
         """The prompt with light, camera and style filled in where it names none.
 
         Args:
             choice: 0 for the most usual phrases, other numbers for others; the same number gives the same
                 words.
+            beside: prompts that lead to one sample with this one, such as those of both ends of a blend: a
+                kind of phrase comes to all of them or to none, else the sample would show what it differs in.
         """
         text = " ".join(prompt.split()).strip()
-        if not any(char.isalnum() for char in text) or len(text.split()) >= MAX_WORDS:
+        texts = [text, *beside]
+        if any(not _has_words(one) or len(one.split()) >= MAX_WORDS for one in texts):
             return text
-        has_light = _LIGHT_WORDS.search(text) or not self.light
+        said = " ".join(texts)
+        has_light = _LIGHT_WORDS.search(said) or not self.light
         light = "" if has_light else f", in {self.light[choice % len(self.light)]}"
         body = text.rstrip(" .,;!?" if light else " .,;")
         first = body.split()[0]  # of a name, as iPhone, it stays as it is
@@ -120,15 +126,21 @@ class PhraseUpsampler:
         result = f"{body}{light}{text[-1] if text[-1] in '!?' and not light else '.'}"
         extra = (
             [self.camera[choice % len(self.camera)]]
-            if is_video and self.camera and not _CAMERA_WORDS.search(text)
+            if is_video and self.camera and not _CAMERA_WORDS.search(said)
             else []
         )
-        if len(f"{result} {' '.join(extra)}".split()) < MIN_WORDS and not _STYLE_WORDS.search(text):
+        num_more = len(f"{result} {' '.join(extra)}".split()) - len(text.split())
+        is_short = all(len(one.split()) + num_more < MIN_WORDS for one in texts)
+        if is_short and not _STYLE_WORDS.search(said):
             extra.append(self.style if is_video else self.still_style)
         for part in filter(None, extra):
             if len(f"{result} {part}".split()) <= MAX_WORDS:
                 result = f"{result} {part}"
         return result
+
+
+def _has_words(text: str) -> bool:
+    return any(char.isalnum() for char in text)
 
 
 INSTRUCTION = (
@@ -145,7 +157,7 @@ def model_upsampler(
 ) -> Callable[..., str]:
     """An upsampler by a language model, with phrases where its answer loses a word or breaks the length."""
 
-    def upsample(prompt: str, is_video: bool = True, choice: int = 0) -> str:
+    def upsample(prompt: str, is_video: bool = True, choice: int = 0, beside: Sequence[str] = ()) -> str:
         for _ in range(tries):
             answer = " ".join(
                 ask(INSTRUCTION.format(low=MIN_WORDS, high=MAX_WORDS, prompt=prompt)).split()
@@ -154,6 +166,6 @@ def model_upsampler(
                 prompt, answer
             ):
                 return answer
-        return fallback(prompt, is_video, choice)
+        return fallback(prompt, is_video, choice, beside)
 
     return upsample

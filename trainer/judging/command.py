@@ -11,7 +11,9 @@ import tyro
 
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, Ranges
+from manifests.errors import UsageError
 from manifests.store import storage
+from manifests.store.json_files import read_local_object
 
 if TYPE_CHECKING:
     from trainer.judging.run import Judged
@@ -83,7 +85,9 @@ class Evaluate:
     def run(self) -> int:
         sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
         path = self.out / "evaluation.json" if self.out else None
-        cli.check_new(path, *sheets, is_overwriting=self.overwrite)
+        begun = self._begun(path)
+        if begun is None:
+            cli.check_new(path, *sheets, is_overwriting=self.overwrite)
         from trainer.judging import i3d
         from trainer.judging.cases import cases, world_scale
         from trainer.judging.run import check_fvd, finite, judge, report
@@ -91,30 +95,30 @@ class Evaluate:
         network = i3d.load(self.fvd) if self.fvd else None
         model, vae, how = self._opened()
         scale = world_scale(model.record) if self.scale is None else self.scale
-        questions = cases(self.prompts, scale, seed=self.seed)
-        if network is not None:
-            check_fvd(questions)
-        judged = judge(model, vae, questions, how, self.batch_tokens, self.seed, network)
-        found: dict[str, Any] = {
-            "model": model.name,
-            "model_digest": model.digest,
-            "steps": self.steps,
-            "solver": self.solver,
-            "guidance": self.guidance,
-            "scale": scale,
-            "seed": self.seed,
-            **finite(report(judged)),
-        }
-        if self.out:
-            self.out.mkdir(parents=True, exist_ok=True)
-            _sheets(judged, self.out)
-        self._write(found)  # what is found so far is not lost with what follows
+        asked = self._asked(model, scale)
+        if begun is None:
+            questions = cases(self.prompts, scale, seed=self.seed)
+            if network is not None:
+                check_fvd(questions)
+            judged = judge(model, vae, questions, how, self.batch_tokens, self.seed, network)
+            found = {**asked, "is_whole": not self.features, **finite(report(judged))}
+            if self.out:
+                self.out.mkdir(parents=True, exist_ok=True)
+                _sheets(judged, self.out)
+            self._write(found)  # what is found so far is not lost with what follows
+        else:
+            found = begun
+            if others := sorted(name for name in asked if asked[name] != begun.get(name)):
+                step = "Name another folder, or add --overwrite."
+                raise UsageError(str(path), f"was begun with other settings ({', '.join(others)})", step)
+            cli.say(f"{path}: its samples were read before; what is missing are the features")
         if not self.json:
             _print_accuracy(found)
         if self.features:
             from trainer.judging.features import FeatureJudge
 
-            found["features"] = finite(FeatureJudge(model, vae, how, scale).all(self.minute_s))
+            own = FeatureJudge(model, vae, how, scale, seed=self.seed)
+            found |= {"features": finite(own.all(self.minute_s)), "is_whole": True}
             self._write(found)
             if not self.json:
                 _print_features(found["features"])
@@ -123,6 +127,33 @@ class Evaluate:
         elif self.out:
             print(self.out)
         return cli.DONE
+
+    def _begun(self, path: Path | None) -> dict[str, Any] | None:
+        """What an evaluation found that was stopped before its features."""
+        if path is None or self.overwrite or not path.exists():
+            return None
+        found = read_local_object(path)
+        return found if found.get("is_whole") is False else None
+
+    def _asked(self, model: TrainedModel, scale: float) -> dict[str, Any]:
+        """What figures depend on."""
+        from trainer.sampling.trained import chosen_vae
+        from vae.folder import weights_digest
+
+        vae = str(chosen_vae(model.record, self.vae))
+        return {
+            "model": model.name,
+            "model_digest": model.digest,
+            "vae": vae,
+            "vae_digest": weights_digest(vae),
+            "device": model.device.type,
+            "prompts": self.prompts,
+            "steps": self.steps,
+            "solver": self.solver,
+            "guidance": self.guidance,
+            "scale": scale,
+            "seed": self.seed,
+        }
 
     def _opened(self) -> tuple[TrainedModel, VAE, Sampling]:
         import torch

@@ -22,6 +22,7 @@ from vae.protocol import VAE
 CLIPS = 4
 STRENGTHS = (0.0, 0.3, 0.6, 0.9)
 MINUTE_S = 60.0
+LONG_WINDOWS = 2
 
 
 class FeatureJudge:
@@ -29,13 +30,16 @@ class FeatureJudge:
 
     Args:
         scale: of the picture sizes.
+        seed: of the questions and of the noise.
     """
 
     def __init__(
-        self, model: TrainedModel, vae: VAE, how: Sampling, scale: float, clips: int = CLIPS
+        self, model: TrainedModel, vae: VAE, how: Sampling, scale: float, clips: int = CLIPS, seed: int = 0
     ) -> None:
         self.model, self.vae, self.how, self.factor_t = model, vae, how, model.factors[0]
-        films = [case for case in cases(20 * clips, scale, stills=0.0) if case.canvas.num_frames >= 18]
+        self.seed = seed
+        asked = cases(20 * clips, scale, stills=0.0, seed=seed)
+        films = [case for case in asked if case.canvas.num_frames >= 18]
         self.cases = films[:clips]
         self.clips = [Clip(case.render(), case.canvas.fps) for case in self.cases]
 
@@ -43,9 +47,12 @@ class FeatureJudge:
         """Every feature's measures, each the worst over the clips where it says so."""
         found = {
             "image to video": self._joined(self._from_image, 0, at=1),
+            "last image": self._ends({-1}),
+            "first and last image": self._ends({0, -1}),
             "extend after": self._joined(self._after, 0),
             "extend before": self._joined(self._before, 12, at=12),
             "connect": self._joined(self._connect, 0, gap=12),
+            "connect over windows": self._connected_long(),
             "loop": {"seam": max(seam_ratio(self._loop(case)) for case in self.cases)},
             "blend": self._blend(),
             "edit": self._edit(),
@@ -57,7 +64,7 @@ class FeatureJudge:
     def _make(self, scene: Scene, case: Case, clips: Sequence[Clip] = ()) -> Tensor:
         """The frames of a scene with a case's prompt."""
         maker = Maker(self.model, self.vae, scene, clips, how=self.how, windows=Windows())
-        [frames] = maker.samples([Words(prompts=(case.prompt,))])
+        [frames] = maker.samples([Words(prompts=(case.prompt,), seed=self.seed)])
         return torch.from_numpy(np.stack(list(frames)))
 
     def _joined(
@@ -79,6 +86,23 @@ class FeatureJudge:
 
     def _from_image(self, case: Case, clip: Clip) -> Tensor:
         return self._make(features.from_images(clip.canvas(), {0: clip.frames[0]}), case)
+
+    def _ends(self, given: set[int]) -> dict[str, float]:
+        """Pictures at the ends of a video, and the joints between them and what is made beside them."""
+        ratios = []
+        for case, clip in zip(self.cases, self.clips, strict=True):
+            pictures = {place % len(clip): clip.frames[place] for place in given}
+            frames = self._make(features.from_images(clip.canvas(), pictures), case)
+            ratios += [joint_ratio(frames, place or 1) for place in pictures]
+        return {"joint_ratio": sum(ratios) / len(ratios), "joint_worst": max(ratios)}
+
+    def _connected_long(self) -> dict[str, float]:
+        """A gap that takes several windows: both joints, and the worst place inside."""
+        case, clip, gap = self.cases[0], self.clips[0], (LONG_WINDOWS * Windows().length) * self.factor_t
+        frames = self._make(features.connect(clip, clip, gap, self.factor_t), case)
+        joints = [joint_ratio(frames, place) for place in (len(clip), len(clip) + gap)]
+        inside = [joint_ratio(frames, place) for place in range(len(clip) + 1, len(clip) + gap)]
+        return {"joint_worst": max(joints), "inside_worst": max(inside)}
 
     def _after(self, case: Case, clip: Clip) -> Tensor:
         return self._make(features.extend_after(clip, 12, self.factor_t), case)

@@ -110,13 +110,13 @@ def _latents(
     total = 0
     windows = Windows()
     for request in requests:
-        t, h, w = request.canvas.latent_size(model.factors)
-        if t > windows.length:  # as `rushes sample` makes them
+        size = request.canvas.latent_size(model.factors)
+        if size[0] > windows.length:  # as `rushes sample` makes them
             yield from generate(model, pack, how) if pack else ()
             yield torch.cat(list(windowed(model, request, how, windows)), dim=1)
             pack, total = [], 0
             continue
-        own = 2 * t * h * w // (model.patch[0] * model.patch[1] * model.patch[2])
+        own = 2 * model.num_tokens(size)
         if pack and total + own > batch_tokens:
             yield from generate(model, pack, how)
             pack, total = [], 0
@@ -144,7 +144,19 @@ def report(judged: Judged) -> dict[str, Any]:
             name: {attribute: value.to_json() for attribute, value in own.items()}
             for name, own in scores.items()
         }
-    told = {"prompts": len(judged.cases), "accuracy": found, FRECHET: judged.frechet}
+    rows = [
+        {
+            "prompt": case.prompt,
+            "frames": case.canvas.num_frames,
+            "width": case.canvas.width_px,
+            "height": case.canvas.height_px,
+            "fps": case.canvas.fps,
+            "is_seen": case.is_seen,
+            "right": own.right,
+        }
+        for case, own in zip(judged.cases, judged.answers["samples"], strict=True)
+    ]
+    told = {"prompts": len(judged.cases), "accuracy": found, FRECHET: judged.frechet, "samples": rows}
     return told if judged.fvd is None else told | {"fvd": judged.fvd[0], "fvd_films": judged.fvd[1]}
 
 

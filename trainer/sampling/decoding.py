@@ -25,7 +25,7 @@ LEAD = 4
 
 
 def result(scene: Scene, latents: Iterable[Tensor], vae: VAE) -> Iterator[np.ndarray]:
-    """The frames [H, W, 3] uint8 of the result, in memory constant in their number.
+    """The frames [H, W, 3] uint8 of the result; but for loops, in memory constant in their number.
 
     Args:
         latents: [C, n, h, w] of the canvas one after the other, in the VAE's units.

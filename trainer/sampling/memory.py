@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 
@@ -30,10 +29,7 @@ def check_memory(canvas: Canvas, model: TrainedModel, windows: Windows) -> None:
             device or this process has.
     """
     t, h, w = canvas.latent_size(model.factors)
-    in_window = min(t, windows.length)
-    tokens = math.prod(
-        math.ceil(cells / side) for cells, side in zip((in_window, h, w), model.patch, strict=True)
-    )
+    tokens = model.num_tokens((min(t, windows.length), h, w))
     needed = {
         "its latents": 4 * len(model.mean) * t * h * w,
         "the tokens of a window": 4 * _VALUES_A_TOKEN * model.dit.config.width * tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class TrainedModel:
         self._texts: dict[str, Tensor] = {}
         self.factors: tuple[int, int, int] = tuple(record.get("factors", FACTORS))  # type: ignore[assignment]
         self.patch, self.text_width = dit.config.patch, dit.config.text_width
+
+    def num_tokens(self, size: Sequence[int]) -> int:
+        """Tokens of latents of a size: frames, height, width."""
+        return math.prod(-(-cells // side) for cells, side in zip(size, self.patch, strict=True))
 
     def embed(self, texts: Sequence[str]) -> list[Tensor | None]:
         """Texts [L, Dt] as the model was trained to read them; None for an empty one."""

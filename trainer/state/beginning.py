@@ -88,18 +88,28 @@ def normalised_as(catalog: Catalog, record: Mapping[str, Any], whose: str) -> Ca
     return replace(catalog, mean=record["latent_mean"], std=record["latent_std"])
 
 
+_OF_PATCHES = {"embed", "head"}
+"""Weights that hold what patches look like."""
+
+
 def check_alike(config: FitConfig, init: str) -> None:
-    """Refuse a run whose objective or way to read text is not that of the weights it begins from.
+    """Refuse a run whose objective, or way to read text, patches and positions, is not that of the weights it
+    begins from: such weights fit by their shapes, and mean something else.
 
     Raises:
         UsageError: it is another.
     """
     record = record_of(init)
     model, flow = sizes_in(record, Path(init))
-    for what, its, own in (
+    told: list[tuple[str, object, object]] = [
         ("was trained on the path", flow.path, config.flow.path),
         ("reads text by", model.text, config.model.text),
-    ):
+        ("has positions of rope_theta", model.rope_theta, config.model.rope_theta),
+        ("has heads:", model.num_heads, config.model.num_heads),
+    ]
+    if not set(config.init_fresh) >= _OF_PATCHES:
+        told.append(("has patches of", model.patch, config.model.patch))
+    for what, its, own in told:
         if its != own:
             raise UsageError(
                 f"--init {init}",
@@ -119,7 +129,7 @@ def begin_from(models: Sequence[nn.Module], init: str, fresh: Sequence[str] = ()
         The names of those that do.
 
     Raises:
-        UsageError: weights are missing or of other shapes, and not among `fresh`.
+        UsageError: weights are missing, of other shapes or without a place here, and not among `fresh`.
     """
     path = model_folder(Path(init)) / "model.safetensors"
     stored = read_weights(path)
@@ -156,6 +166,12 @@ def _check(init: str, own: dict[str, nn.Parameter], stored: dict[str, Tensor], s
             f"--init {init}",
             f"does not fit this run: {'; '.join(wrong[:3])}{more}",
             f"To begin those anew: --init-fresh {' '.join(modules)}.",
+        )
+    if left := sorted(set(stored) - set(own)):
+        raise UsageError(
+            f"--init {init}",
+            f"holds {len(left)} weights that have no place in this run, such as {left[0]}: it is deeper",
+            "Leave the model's sizes out: they are taken from it.",
         )
 
 

@@ -2,6 +2,8 @@
 light and style.
 """
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +81,18 @@ def test_words_of_light_are_enough(prompt):
 def test_a_name_keeps_its_first_letter():
     assert PhraseUpsampler()("iPhone on a desk").startswith("iPhone")
     assert PhraseUpsampler()("red ball").startswith("Red ball")
+
+
+@pytest.mark.parametrize(
+    "other", ["a red ball in the desert", "two cubes at night", "a dog pans", "dog, film"]
+)
+def test_prompts_of_one_sample_gain_the_same_or_nothing(other):
+    """Else an edit or a blend would show what they gained."""
+    fill, one = PhraseUpsampler(), "a green ball"
+    gained = [Counter(words(fill(text, beside=(one, other)))) - Counter(words(text)) for text in (one, other)]
+    assert gained[0] == gained[1]
+    assert fill(one, beside=(one, "")) == one, "from nothing"
+
+
+def words(text):
+    return text.lower().replace(".", " ").replace(",", " ").split()

@@ -13,8 +13,12 @@ from manifests import cli
 from manifests.cli.frame import main
 from trainer.judging.accuracy import accuracy, answer, chance, score
 from trainer.judging.cases import MAX_FPS, cases, world_scale
+from trainer.judging.features import FeatureJudge
 from trainer.judging.frechet import distance
 from trainer.judging.measures import drift, joint_ratio, kept_error, likeness, seam_ratio
+from trainer.sampling.draft import Sampling
+from trainer.sampling.trained import load_model
+from vae.checkpoint import load_vae
 from world.film import RATES_FPS, SIZES_PX
 
 
@@ -81,9 +85,15 @@ def test_the_command_reports_accuracies_features_and_sheets(model_folder, tmp_pa
     words += ["--solver", "euler", "--guidance", "1", "--minute-s", "3", "--out", str(tmp_path / "out")]
     assert main(arguments=words) == cli.DONE
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert found["prompts"] == 4
+    assert found["prompts"] == 4 and found["is_whole"] and found["vae_digest"]
+    shares = found["accuracy"]["all"]["samples"]["background"]
+    own = [row["right"]["background"] for row in found["samples"] if "background" in row["right"]]
+    assert shares["value"] == pytest.approx(sum(own) / len(own)) and len(own) == shares["count"]
     assert set(found["accuracy"]) == {"all", "seen shapes", "unseen shapes"}
     assert set(found["accuracy"]["all"]) == {"samples", "round trips", "true renders", "chance"}
+    ends = [found["features"][name]["joint_worst"] for name in ("last image", "first and last image")]
+    assert all(value > 0 for value in ends)
+    assert found["features"]["connect over windows"]["inside_worst"] > 0
     for name in ("image to video", "extend after", "extend before", "connect", "blend"):
         assert found["features"][name]["kept_error"] == 0, name
     assert found["features"]["edit"]["likeness at 0"] == pytest.approx(1.0)
@@ -100,7 +110,16 @@ def test_the_scale_is_that_of_the_films_a_model_was_trained_on():
     assert f"--scale {world_scale(record)}" in record["made"]["commands"][0]
 
 
-def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, monkeypatch):
+def test_features_are_of_other_clips_with_another_seed(model_folder):
+    model = load_model(model_folder, torch.device("cpu"))
+    one, same, other = (
+        FeatureJudge(model, load_vae("vae-tiny"), Sampling(steps=1), 0.3, seed=seed) for seed in (0, 0, 7)
+    )
+    assert [case.prompt for case in one.cases] == [case.prompt for case in same.cases]
+    assert [case.prompt for case in one.cases] != [case.prompt for case in other.cases]
+
+
+def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, monkeypatch, capsys):
     def fail(self, minute_s):
         raise RuntimeError("no memory")
 
@@ -111,3 +130,11 @@ def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, mon
         main(arguments=words)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["accuracy"]["all"]["samples"]["background"]["count"] == 2 and "features" not in found
+    assert not found["is_whole"]
+    assert main(arguments=[*words, "--seed", "3"]) == cli.USAGE
+    assert "begun with other settings (seed)" in capsys.readouterr().err
+    monkeypatch.setattr("trainer.judging.features.FeatureJudge.all", lambda *_: {"loop": {"seam": 1.0}})
+    monkeypatch.setattr("trainer.judging.run.judge", fail)  # its samples are not made again
+    assert main(arguments=words) == cli.DONE
+    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert whole == found | {"features": {"loop": {"seam": 1.0}}, "is_whole": True}

@@ -121,7 +121,7 @@ def test_no_picture_is_left_out(model_folder, tmp_path, pictures, capsys):
         (("--prompt", "bad \udcff"), "--prompt"),
         (("--negative", "bad \ud800", "--guidance", "3"), "--negative"),
         (("--negative", "x", "--guidance", "1"), "--negative"),
-        (("--frames", "1", "--out", "a.mp4"), "cannot hold 1 frames"),
+        (("--frames", "1", "--out", "a.mp4"), "cannot hold one frame"),
     ],
     ids=ascii,
 )

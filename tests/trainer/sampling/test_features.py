@@ -256,6 +256,8 @@ def test_the_last_prompt_counts_without_a_newline(tmp_path):
     assert read_prompts(tmp_path / "a.jsonl") == [PromptLine("a"), PromptLine("b", 7)]
     (tmp_path / "a.txt").write_text("\ufeffa ball\r\n\na box", encoding="utf-8")
     assert [line.prompt for line in read_prompts(tmp_path / "a.txt")] == ["a ball", "a box"]
+    (tmp_path / "a.txt").write_text("# of balls\na ball #1\n  # and\n")
+    assert [line.prompt for line in read_prompts(tmp_path / "a.txt")] == ["a ball #1"]
 
 
 @pytest.mark.parametrize("device", ["cudda", "cuda:77"])

@@ -172,7 +172,7 @@ class Sample(Wish):
         Raises:
             UsageError: one is given.
         """
-        if self.negative and self.guidance == 1:
+        if self.negative and self.guidance == self.condition_guidance == 1:
             raise UsageError("--negative", "does nothing with --guidance 1", "Leave one of them out.")
         if self.guidance == self.condition_guidance == 1:
             for name, is_told in (
@@ -251,11 +251,7 @@ class Sample(Wish):
             seed, text = line.seed or 0, line.prompt
             output = Output(path)
             output.check_kind(num_frames)
-            full = self._full(text, num_frames, model)
-            to_full, source = (
-                None if other is None else self._full(other, num_frames, model)
-                for other in (self.to_prompt, self.from_prompt)
-            )
+            full, to_full, source = self._full((text, self.to_prompt, self.from_prompt), num_frames, model)
             record = self._record(feature, text, full, seed, model, inputs) | {"made": made}
             if to_full is not None:
                 record |= {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}
@@ -316,19 +312,21 @@ class Sample(Wish):
             for copy in range(self.seeds)
         ]
 
-    def _full(self, prompt: str, num_frames: int, model: TrainedModel) -> str:
-        """The prompt as the model reads it, filled up where that is wanted."""
-        if not self.upsample or not prompt:
-            return prompt
+    def _full(
+        self, prompts: tuple[str, str | None, str | None], num_frames: int, model: TrainedModel
+    ) -> tuple[str, str | None, str | None]:
+        """Prompts of one sample as the model reads them, filled up where that is wanted, all alike."""
+        phrases = model.record.get("phrases")
+        if not self.upsample or phrases is None:
+            return prompts
         from captioner.registry import make_upsampler
 
-        phrases = model.record.get("phrases")
-        if phrases is None:
-            return prompt
-        full = make_upsampler(phrases=phrases)(prompt, num_frames > 1)
-        if full != prompt:
-            cli.say(f"prompt: {full}")
-        return full
+        fill, given = make_upsampler(phrases=phrases), [text for text in prompts if text is not None]
+        found = [text if text is None else fill(text, num_frames > 1, beside=given) for text in prompts]
+        for full in found:
+            if full and full not in prompts:
+                cli.say(f"prompt: {full}")
+        return found[0] or "", found[1], found[2]
 
     def _record(
         self, feature: str, prompt: str, full: str, seed: int, model: TrainedModel, inputs: dict[str, str]

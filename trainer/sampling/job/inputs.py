@@ -148,7 +148,8 @@ def _checked_size(
             f"does not fit {size_px[0]} x {size_px[1]} without cropping",
             "A mask has the shape of what it masks."
             if is_mask
-            else f"All that is given must have one shape; for this one --width {near[0]} --height {near[1]}.",
+            else f"All that is given must have one shape: crop or pad what differs. This one alone would fit "
+            f"--width {near[0]} --height {near[1]}.",
         )
     return size_px
 

@@ -70,9 +70,7 @@ class Maker:
         self.start = _start(model, vae, scene, clips)
         self.weights = tuple(_of_latents(weight, scene.canvas, model) for weight in scene.prompt_weights)
         size = scene.canvas.latent_size(model.factors)
-        tokens = 3  # branches of guidance, at most
-        for side, part in zip(size, model.patch, strict=True):
-            tokens *= -(-side // part)
+        tokens = 3 * model.num_tokens(size)  # branches of guidance, at most
         self.is_long = size[0] > windows.length
         self.at_once = 1 if self.is_long else max(1, batch_tokens // tokens)
 

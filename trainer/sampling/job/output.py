@@ -68,8 +68,9 @@ class Output:
         if self.path.suffix not in SUFFIXES or (self.path.suffix == ".png") != (num_frames == 1):
             raise UsageError(
                 str(self.path),
-                f"cannot hold {num_frames} frames",
-                "A picture goes into a .png, a video into .mp4, .webm, or .mkv for every pixel as made.",
+                f"cannot hold {'one frame' if num_frames == 1 else f'{num_frames} frames'}",
+                "A picture goes into a .png, a video into .mp4, .webm, or .mkv for every pixel as made"
+                + ("; for more frames raise --seconds or --frames." if num_frames == 1 else "."),
             )
 
     def check_new(self, is_overwriting: bool) -> None:
