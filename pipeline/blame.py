@@ -8,6 +8,10 @@ from manifests.errors import RushesError
 from media.errors import MediaError
 
 
+class HopelessError(RushesError):
+    """What would befall every shard alike: the run ends, and nothing is held against an item."""
+
+
 def blame(error: Exception) -> tuple[str, str]:
     """Reason and cause of an item's failure, for its row in `failures`.
 

@@ -32,6 +32,7 @@ from manifests.tables import planned
 from manifests.text import shown_json
 from manifests.writing.commit import Account
 from media.bytes.sealed import secret_if_there, use_secret
+from pipeline.blame import HopelessError
 from pipeline.config import Resources
 from pipeline.engine.cluster import beside_me, go_to
 from pipeline.engine.hub import MAX_SETUPS, EventHub, event_row
@@ -101,6 +102,10 @@ class StageActor:
         self.hub.put.remote(event_row(event, self.stage.name, text, shard, **value))
 
     def _failed(self, batch: dict, failure: Exception) -> dict:
+        if isinstance(failure, HopelessError):
+            ray.get(self.hub.refuse.remote(failure))
+            self.is_refused = True
+            return {**batch, "error": [_REFUSED]}
         shard, text = int(batch["shard"][0]), f"{type(failure).__name__}: {failure}"
         self._tell("shard_failed", text, shard, trace=traceback.format_exc())
         errors = [*filter(None, [str(batch["error"][0])]), f"{self.stage.name}: {text}"]

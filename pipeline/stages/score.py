@@ -22,6 +22,7 @@ from manifests.tables import records, scans
 from manifests.text import valid
 from manifests.writing.commit import Account, ShardCommit
 from media.decode.images import decode_image
+from pipeline.blame import HopelessError
 from pipeline.config import ScoreConfig
 from pipeline.scores.protocol import Score, Scorer
 from pipeline.scores.registry import make_scorers
@@ -33,6 +34,8 @@ from pipeline.stages.rows import failure_row
 
 CODE_VERSION = 1
 _ITEM_LIMIT_S = 600.0
+MOST_DEADLY = 5
+"""Clips of a shard that may each end the process of a scorer which has scored none of it."""
 
 
 class ScoreStage:
@@ -70,6 +73,7 @@ class ScoreStage:
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         before = self._made(dataset, shard, again)
         rows, failures = list[dict](), list[dict]()
+        tried = {scorer.name: _Tried(scorer.name, journal) for scorer in self.scorers}
         for begin in range(0, len(clips), self.config.batch):
             batch = clips[begin : begin + self.config.batch]
             copied = [row for clip in batch for row in before.get(clip["clip_id"], ())]
@@ -79,8 +83,9 @@ class ScoreStage:
             faults = defaultdict[str, list[Fault]](list)
             for scorer in self.scorers:
                 new = [clip for clip in batch if (clip["clip_id"], scorer.name) not in done]
-                make = functools.partial(_scored, scorer, pictures)
                 names = {clip["clip_id"]: f"{clip['clip_id']} {scorer.name}" for clip in new}
+                tried[scorer.name].names += names.values()
+                make = functools.partial(_scored, scorer, pictures, tried[scorer.name])
                 made = _halved(new, names, make, journal) if new else []
                 for clip, found in zip(new, made, strict=True):
                     if isinstance(found, Fault):
@@ -158,12 +163,40 @@ class Pictures:
         return self._decoded[member.name]
 
 
-def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[Score]:
+class _Tried:
+    """What a scorer was given of a shard.
+
+    Attributes:
+        names: of the clips, as the journal has them.
+        has_scored: it has said something of one of them.
+    """
+
+    def __init__(self, scorer: str, journal: Journal) -> None:
+        self.scorer, self._journal = scorer, journal
+        self.names, self.has_scored = list[str](), False
+
+    def check(self) -> None:
+        """
+        Raises:
+            HopelessError: it ends the process with every clip.
+        """
+        deadly = sum(self._journal.poison(name) is not None for name in self.names)
+        if deadly >= MOST_DEADLY and not self.has_scored:
+            raise HopelessError(
+                f"scorer {self.scorer}",
+                f"has ended its process with each of {deadly} clips, and has scored none",
+                "Mend it, or leave it out of --score.use: what was made so far is kept.",
+            )
+
+
+def _scored(scorer: Scorer, pictures: Pictures, tried: _Tried, clips: Sequence[dict]) -> list[Score]:
     """What a scorer says of some clips.
 
     Raises:
+        HopelessError: it ends the process with whatever it is given.
         ValueError: it gives another number of scores, one that is none, or one that is not finite.
     """
+    tried.check()
     try:
         given = scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
     except SystemExit as error:  # of a library that takes this for its own program
@@ -182,6 +215,7 @@ def _scored(scorer: Scorer, pictures: Pictures, clips: Sequence[dict]) -> list[S
         if not np.isfinite(float(score.value)):
             raise ValueError(f"it gave {score.value}, which is not finite")
         found.append(Score(float(score.value), tuple(valid(str(word)) for word in score.words or ())))
+    tried.has_scored = True
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import ClassVar
 
@@ -86,6 +87,15 @@ class Leaving(Redness):
 
     def score(self, clips):
         sys.exit(3)
+
+
+class Deadly(Redness):
+    """It ends the process, whatever it is given."""
+
+    name = "deadly"
+
+    def score(self, clips):
+        os._exit(7)
 
 
 class Picky(Redness):

@@ -13,17 +13,20 @@ from safetensors.numpy import save_file
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Dataset
-from manifests.tables import planned, scans
+from manifests.tables import planned, records, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.withdrawn import withdraw
 from media.writer import write_video
+from pipeline.blame import HopelessError
 from pipeline.config import CaptionConfig, IngestConfig, ScoreConfig
 from pipeline.engine.run import build_stages, chosen, save_view
 from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import make_plan
 from pipeline.scores.registry import make_scorers
 from pipeline.scores.words import Words
+from pipeline.stages import score
+from pipeline.stages.journal import Journal
 from pipeline.stages.protocol import run_stage
 from pipeline.stages.score import ScoreStage, words_of
 from tests.e2e.commands import run
@@ -109,6 +112,28 @@ def test_answers_that_are_no_scores_name_the_scorer(copy, name, said):
     failures = scans.table(copy, "failures", stage.column).to_pylist()
     assert not rows and failures
     assert all(f"{name.lower()}: " in row["cause"] and said in row["cause"] for row in failures)
+
+
+def test_a_scorer_that_ends_its_process_with_every_clip_ends_the_run(copy, monkeypatch):
+    """And not after each clip of each shard; one that has scored some goes on."""
+    preview = View.load(copy).column("preview")
+    stage = ScoreStage(ScoreConfig(use=(f"{OWN}:Redness",), batch=1), preview)
+    stage.setup()
+    shard = copy.committed_shards(preview)[0]
+    clips = records.rows_of_shard(copy, "clips", preview, shard)
+    monkeypatch.setattr(score, "MOST_DEADLY", most := 3)
+    assert len(clips) > most
+    names = [f"{clip['clip_id']} redness" for clip in clips]
+
+    def run(deadly):
+        journal = Journal(copy, f"run{deadly[0]}", stage.column, shard)
+        journal._state |= {"deaths": dict.fromkeys(deadly, 9), "why": dict.fromkeys(deadly, "it died")}
+        return stage.process(copy, shard, 0, journal, lambda text: None)
+
+    with pytest.raises(HopelessError, match=f"scorer redness.*each of {most} clips"):
+        run(names[:most])
+    account = run(names[-most:])
+    assert (account.num_kept, account.num_failed) == (len(clips) - most, most)
 
 
 def test_a_scorer_that_writes_into_its_pictures_fails_alone(copy):
