@@ -23,7 +23,7 @@ from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.takes import Clip
 from pipeline.stages.journal import Journal
 
-CODE_VERSION = 16
+CODE_VERSION = 17
 HASH_FPS = 4.0  # at 2 fewer trimmed copies are found
 
 
