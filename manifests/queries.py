@@ -99,7 +99,7 @@ def speaks_of_licences(text: str) -> bool:
     return re.search(rf"\b({'|'.join(OF_SOURCES)})\b", text, re.IGNORECASE) is not None
 
 
-_HIDING = {"query", "query_table"}
+_HIDING = {"query", "query_table", "json_execute_serialized_sql"}
 """Functions of DuckDB that run the text they are given."""
 
 

@@ -133,8 +133,9 @@ class PhraseUpsampler:
         is_short = all(len(one.split()) + num_more < MIN_WORDS for one in texts)
         if is_short and not _STYLE_WORDS.search(said):
             extra.append(self.style if is_video else self.still_style)
+        longest = max(len(one.split()) for one in texts) - len(text.split())
         for part in filter(None, extra):
-            if len(f"{result} {part}".split()) <= MAX_WORDS:
+            if len(f"{result} {part}".split()) + longest <= MAX_WORDS:
                 result = f"{result} {part}"
         return result
 
@@ -158,7 +159,7 @@ def model_upsampler(
     """An upsampler by a language model, with phrases where its answer loses a word or breaks the length."""
 
     def upsample(prompt: str, is_video: bool = True, choice: int = 0, beside: Sequence[str] = ()) -> str:
-        for _ in range(tries):
+        for _ in range(0 if beside else tries):  # it could not be held to the same additions
             answer = " ".join(
                 ask(INSTRUCTION.format(low=MIN_WORDS, high=MAX_WORDS, prompt=prompt)).split()
             ).strip("\"' ")

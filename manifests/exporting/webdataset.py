@@ -9,9 +9,13 @@ and counted. The trainer can stream such tars (`rushes fit --tars`).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from manifests.errors import UsageError
@@ -82,13 +86,39 @@ def is_own(path: Path) -> bool:
     return path.name in {"README.md", EXPORT_MARK} or bool(_OWN_NAME.fullmatch(path.name))
 
 
-_UNFINISHED = "unfinished: give the same command again\n"
-
-
-def is_unfinished(out: Path) -> bool:
-    """Whether an export into a folder was begun and has not ended."""
+def is_unfinished(out: Path, dataset: Dataset, view: View) -> bool:
+    """Whether an export of this view into a folder was begun and has not ended."""
     mark = out / EXPORT_MARK
-    return mark.is_file() and mark.read_text() == _UNFINISHED
+    return mark.is_file() and mark.read_text(errors="replace") == _begun(dataset, view)
+
+
+def _begun(dataset: Dataset, view: View) -> str:
+    """What the mark says of an export that has not ended."""
+    whole = f"{dataset.address}\n{view.to_json()}"
+    return f"unfinished: give the same command again\n{hashlib.sha256(whole.encode()).hexdigest()}\n"
+
+
+@contextlib.contextmanager
+def _marked(out: Path, dataset: Dataset, view: View) -> Iterator[None]:
+    """Mark a folder as an export's, from the first tar on: it is no footage. Held by one process at a time.
+
+    Raises:
+        UsageError: another one exports to it.
+    """
+    with open(out / EXPORT_MARK, "a+") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step = "Wait for it, or name another folder."
+            raise UsageError(str(out), "is being exported to by another process", step) from None
+        mark.truncate(0)
+        mark.write(_begun(dataset, view))
+        mark.flush()
+        for debris in out.glob(".*.tmp"):
+            if is_own(debris):
+                debris.unlink(missing_ok=True)
+        yield
+        mark.truncate(0)
 
 
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
@@ -119,49 +149,48 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         raise UsageError(
             f"view predicate {view.where!r}", "keeps no clip", "Export another view, or change it."
         )
-    (out / EXPORT_MARK).write_text(_UNFINISHED)  # from the first tar on it is no footage
-    for debris in out.glob(".*.tmp"):
-        if is_own(debris):
-            debris.unlink(missing_ok=True)
     written, num_lacking = [], 0
-    for shard, clips in sorted(by_shard.items()):
-        target = out / f"{shard:06d}.tar"
-        places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
-        for name, fields in columns.items():
-            if not dataset.is_committed(view.columns[name], shard):
-                continue  # its clips lack it so far
-            path, members = records.members_of_shard(dataset, view.columns[name], shard)
-            for member in members:
-                if member.field in fields:
-                    places[member.key].append((path, member))
-        whole = [clip for clip in clips if len(places[clip["clip_id"]]) == sum(map(len, columns.values()))]
-        num_lacking += len(clips) - len(whole)
-        if not whole:
-            continue
-        with storage.beside(str(target)) as temporary:
-            with TarWriter(temporary) as tar:
-                for clip in whole:
-                    for path, member in places[clip["clip_id"]]:
-                        tar.add(member.name, read_member(dataset.filesystem, path, member))
-                    rows = captions[clip["clip_id"]]
-                    tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
-                    record = {
-                        "clip": full("clips", clip),
-                        "captions": [full("captions", row) for row in rows],
-                        "latent": full("latents", latents.get(clip["clip_id"], {})),
-                        "source": sources.get(clip["source_id"], dict.fromkeys(OF_SOURCES, "")),
-                        "made_by": made_by,
-                        **{
-                            name: [full(name, row) for row in found[clip["clip_id"]]]
-                            for name, found in more.items()
-                        },
-                    }
-                    tar.add(
-                        f"{clip['clip_id']}.json", json.dumps(record, sort_keys=True, default=str).encode()
-                    )
-            temporary.replace(target)
-        written.append(target)
-    members_of = [field for names in columns.values() for field in names]
-    (out / "README.md").write_text(card(members_of, list(made_by)))
-    (out / EXPORT_MARK).write_text("")
+    with _marked(out, dataset, view):
+        for shard, clips in sorted(by_shard.items()):
+            target = out / f"{shard:06d}.tar"
+            places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
+            for name, fields in columns.items():
+                if not dataset.is_committed(view.columns[name], shard):
+                    continue  # its clips lack it so far
+                path, members = records.members_of_shard(dataset, view.columns[name], shard)
+                for member in members:
+                    if member.field in fields:
+                        places[member.key].append((path, member))
+            whole = [
+                clip for clip in clips if len(places[clip["clip_id"]]) == sum(map(len, columns.values()))
+            ]
+            num_lacking += len(clips) - len(whole)
+            if not whole:
+                continue
+            with storage.beside(str(target)) as temporary:
+                with TarWriter(temporary) as tar:
+                    for clip in whole:
+                        for path, member in places[clip["clip_id"]]:
+                            tar.add(member.name, read_member(dataset.filesystem, path, member))
+                        rows = captions[clip["clip_id"]]
+                        tar.add(f"{clip['clip_id']}.txt", _best(rows).encode())
+                        record = {
+                            "clip": full("clips", clip),
+                            "captions": [full("captions", row) for row in rows],
+                            "latent": full("latents", latents.get(clip["clip_id"], {})),
+                            "source": sources.get(clip["source_id"], dict.fromkeys(OF_SOURCES, "")),
+                            "made_by": made_by,
+                            **{
+                                name: [full(name, row) for row in found[clip["clip_id"]]]
+                                for name, found in more.items()
+                            },
+                        }
+                        tar.add(
+                            f"{clip['clip_id']}.json",
+                            json.dumps(record, sort_keys=True, default=str).encode(),
+                        )
+                temporary.replace(target)
+            written.append(target)
+        members_of = [field for names in columns.values() for field in names]
+        (out / "README.md").write_text(card(members_of, list(made_by)))
     return written, num_lacking

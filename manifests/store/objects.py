@@ -47,9 +47,10 @@ RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=20), "base": 2},
 }
 _LATE_READS, _LATE_S = 5, 0.5
+_TRIAL = b"written to see whether this store heeds conditions\n"
 _CARELESS = (
-    "this store writes over what is there, though it is told not to (If-None-Match): two writers would spoil "
-    "a dataset. Use one that heeds conditions"
+    "this store writes over what is there, though it is told not to (If-None-Match, If-Match): two writers "
+    "would spoil a dataset. Use one that heeds conditions"
 )
 _TIMEOUTS: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
 
@@ -216,7 +217,7 @@ class ObjectStore(fs.FileSystemHandler):
         """Try with a small object that the store heeds conditions: all that is committed rests on them.
 
         Args:
-            path: of nothing so far; nothing is there afterwards either.
+            path: of that object, which stays: of two that try at once neither may take it from the other.
 
         Raises:
             OSError: it does not.
@@ -225,14 +226,17 @@ class ObjectStore(fs.FileSystemHandler):
         if bucket in self._checked:
             return
         store, key = self.at(path)
+        refusals = AlreadyExistsError, PreconditionError
         with said(path):
-            obstore.put(store, key, b"1", mode="create")
-            try:
-                with contextlib.suppress(AlreadyExistsError, PreconditionError):
-                    obstore.put(store, key, b"2", mode="create")
+            with contextlib.suppress(*refusals):  # it is there already
+                obstore.put(store, key, _TRIAL, mode="create")
+            found: Any = obstore.head(store, key)
+            stale: Any = {"e_tag": f'"{"0" * 32}"', "version": "0"}
+            modes: list[Any] = ["create", {name: stale[name] for name in stale if found[name] is not None}]
+            for mode in modes:
+                with contextlib.suppress(*refusals):
+                    obstore.put(store, key, _TRIAL, mode=mode)
                     raise OSError(errno.ENOTSUP, _CARELESS, path)
-            finally:
-                obstore.delete(store, key)
         self._checked.add(bucket)
 
     def delete_file(self, path: str) -> None:

@@ -201,7 +201,7 @@ def create_bytes(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
 
 
 def check_conditions(filesystem: fs.FileSystem, path: str) -> None:
-    """Refuse a store on which two writers could write over each other. `path`: of nothing so far.
+    """Refuse a store on which two writers could write over each other. `path`: of an object to try it with.
 
     Raises:
         OSError: it is one.

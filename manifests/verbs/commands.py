@@ -288,7 +288,7 @@ class Export:
             )
             return cli.DONE
         before = sorted(self.out.glob("*.tar"))
-        if before and not self.overwrite and not is_unfinished(self.out):
+        if before and not self.overwrite and not is_unfinished(self.out, dataset, view):
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
         written, num_lacking = export_webdataset(dataset, view, self.out)
         if num_lacking:
@@ -344,8 +344,7 @@ class Status:
         ago_s = lease.heard_s(dataset, asks_store=False)
         writer = ""
         if holder and holder.renewed_s and not (holder.is_gone(ago_s) and holder.is_here):
-            heard = f", last heard of {ago_s:.0f} s ago by this machine's clock" if not holder.is_here else ""
-            writer = f"{holder.name}{heard}"
+            writer = holder.name
         speeds = rates(all_events)
         if self.json:
             cli.print_json(
@@ -354,6 +353,7 @@ class Status:
                     "columns": {str(key): value for key, value in columns.items()},
                     "runs": runs,
                     "writer": writer,
+                    "writer_heard_s": round(max(0.0, ago_s), 1) if writer else None,
                     "rates": [asdict(rate) for rate in speeds],
                     "events": events,
                 }
@@ -376,5 +376,7 @@ class Status:
             ["time_s", "stage", "shard", "event", "text"],
             [[row["time_s"], row["stage"], row["shard"], row["event"], row["text"]] for row in events],
         )
-        cli.say(f"being written by {writer}" if writer else "nobody is writing")
+        doubt = ", which is perhaps gone" if holder and holder.is_gone(ago_s) else ""
+        heard = f", last heard of {max(0.0, ago_s):.0f} s ago by this machine's clock{doubt}"
+        cli.say(f"being written by {writer}{heard}" if writer else "nobody is writing")
         return cli.DONE

@@ -28,7 +28,7 @@ from manifests.layout import Dataset
 from manifests.store import storage
 
 RENEW_S, STALE_S = 10.0, 60.0
-FILE = "lease.json"
+FILE, TRIAL = "lease.json", "lease.trial"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Lease:
             )
         holder, before = read(self.dataset)
         is_held = holder is not None and holder.renewed_s != 0
-        storage.check_conditions(self.dataset.filesystem, storage.temporary_name(self.dataset.path(FILE)))
+        storage.check_conditions(self.dataset.filesystem, self.dataset.path(TRIAL))
         is_elsewhere = holder is not None and is_held and not holder.is_here
         ago_s = heard_s(self.dataset, asks_store=is_elsewhere) if is_held else 0.0
         if is_elsewhere and ago_s < -RENEW_S:

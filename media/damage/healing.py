@@ -25,7 +25,8 @@ WORSE = 2.0
 WHOLE = 5.0
 """No part changes so many levels more than usual at a keyframe where nothing was broken before."""
 QUIET = 3.0
-"""So many levels change on the mean from frame to frame where that can be told; where more do it cannot."""
+"""So many levels change on the mean from frame to frame where that is proof; where more do, a picture of
+MPEG-4 and its kin that is built on another than its own may look as whole."""
 MOST = 0.9
 """Share of the parts that damage breaks at most; a cut changes them all."""
 MAX_FRAMES = 300
@@ -45,13 +46,17 @@ def alone(before: np.ndarray, glance: np.ndarray, after: np.ndarray) -> bool:
     return bool((away > ABRUPT * parts(before, after) + LEAST).any())
 
 
-def is_whole(glances: Sequence[np.ndarray], after: np.ndarray) -> bool:
-    """Whether the next keyframe mends nothing: what seemed lost before it was a pause."""
+def is_whole(glances: Sequence[np.ndarray], after: np.ndarray, most_moved: float = np.inf) -> bool:
+    """Whether the next keyframe mends nothing: what seemed lost before it was a pause.
+
+    Args:
+        most_moved: mean change from frame to frame above which that is no proof.
+    """
     if len(glances) < 2:
         return False
     moved = parts(glances[-2], glances[-1])
     usual = cv2.dilate(moved, np.ones((3, 3), np.uint8))
-    return bool(moved.mean() <= QUIET and (parts(glances[-1], after) - usual).max() <= WHOLE)
+    return bool(moved.mean() <= most_moved and (parts(glances[-1], after) - usual).max() <= WHOLE)
 
 
 def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:

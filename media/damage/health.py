@@ -44,6 +44,7 @@ class Health:
         num_shown: packets that should each show a frame.
         num_frames: frames that came.
         num_leading: before the first one that came: a file cut out of another may lack what they lean on.
+        refusal: what the decoder said of the last packet that it refused.
         num_timeless: packets that may show a frame, but say no time.
         is_by_gap: that the last frame is damaged is told by a gap in time alone.
         is_after_loss: before the last frame others should have come, which the decoder rightly did not build
@@ -67,6 +68,7 @@ class Health:
         self._witness = Libde265(decoder.extradata) if decoder and is_witnessed and codec == "hevc" else None
         self.num_lost = self.num_lost_in_all = self.num_shown = self.num_frames = 0
         self.num_leading = self.num_timeless = self.num_refused = 0
+        self.refusal = ""
         self.is_after_loss = self.is_by_gap = False
         self._order = self._group = 0  # packets and keyframes so far
         self._awaited: set[float] = set()  # times of frames
@@ -136,8 +138,8 @@ class Health:
         for part in apart(packet) if self.codec in _EXACT and self._decoder else [packet]:
             try:
                 frames += self._decoder.decode(part) if self._decoder else part.decode()  # type: ignore[arg-type]
-            except av.FFmpegError:
-                is_refused = True
+            except av.FFmpegError as error:
+                is_refused, self.refusal = True, str(error)
         return frames, is_refused
 
     def is_key(self, frame: av.VideoFrame) -> bool:

@@ -4,23 +4,39 @@ A packet holds a picture to be shown, and mostly hidden ones before it. Where on
 refuses all of the packet, and with it pictures that are sound, so that it then refuses what leans on those.
 Unit by unit it refuses only what is damaged, or leans on what is.
 
+Of layers of one picture, coarse and fine, dav1d would give out the coarse one as soon as it is given by
+itself: such packets stay whole, and so do those whose pictures are not shown, which a copy would not tell.
+
 Source: AV1 Bitstream & Decoding Process Specification, sections 4.10.5 (leb128) and 5.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import av
 
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 _MOST_SIZE_BYTES = 8
+_PADDING = 15
+_MOST_UNITS = 64
+"""Of a packet that is given unit by unit: more are no pictures."""
 
 
 def apart(packet: av.Packet) -> list[av.Packet]:
-    """One packet for each unit, of the same time; the packet itself where there is but one, or none."""
-    units = list(_units(bytes(packet))) if packet.size else []
-    return [_like(packet, unit) for unit in units] if len(units) > 1 else [packet]
+    """One packet for each unit, of the same time; the packet itself where it is not to be taken apart."""
+    if not packet.size or packet.is_discard:
+        return [packet]
+    units = list(islice(_units(bytes(packet)), _MOST_UNITS + 1))
+    if not 1 < len(units) <= _MOST_UNITS or any(map(_is_of_layer, units)):
+        return [packet]
+    return [_like(packet, unit) for unit in units if unit[0] >> 3 & 15 != _PADDING]
+
+
+def _is_of_layer(unit: bytes) -> bool:
+    """Whether a unit is of a finer layer of a picture."""
+    return len(unit) > 1 and bool(unit[0] & _HAS_EXTENSION) and unit[1] >> 3 & 3 > 0
 
 
 def _units(data: bytes) -> Iterator[bytes]:

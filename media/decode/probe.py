@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from media.aspects import plausible
 from media.bytes.access import is_local, stat_media
+from media.damage.health import Health
 from media.damage.witness import is_see_through
 from media.decode import limits
 from media.decode.color import transfer_name
@@ -83,14 +84,11 @@ def _comes_out_of_order(path: str) -> bool:
 def _first_frame(path: str) -> av.VideoFrame:
     with open_container(path) as container:
         stream = video_stream(container, path)
-        last_error = "no frame came out"
+        health = Health(stream.codec_context.codec.canonical_name, stream.codec_context)
         for packet in container.demux(stream):
-            try:
-                for frame in packet.decode():
-                    return frame
-            except av.FFmpegError as error:
-                last_error = str(error)
-    raise MediaError("no_frames", f"{path}: {last_error}")
+            for frame in health.decode(packet):
+                return frame
+    raise MediaError("no_frames", f"{path}: {health.refusal or 'no frame came out'}")
 
 
 _DOLBY_VISION = {"dvh1", "dvhe"}

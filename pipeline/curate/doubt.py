@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from media.damage.healing import MAX_FRAMES, alone, broken_from, is_whole
+from media.damage.healing import MAX_FRAMES, QUIET, alone, broken_from, is_whole
 from media.damage.signs import Signs
 from media.errors import MediaError
 from pipeline.curate.sampling import Sample
@@ -23,12 +23,16 @@ _GARBLED = {"av1"}
 """Codecs whose decoders may build a frame on another than its own, on which those around it do not lean."""
 
 
+_OF_VPX = {"vp8", "vp9"}
+"""Codecs of which a lost picture shows at the next keyframe, however much moves."""
+
+
 def judged(stream: Iterator[Seen], codec: str = "") -> Iterator[Seen]:
     """The same frames, those marked as damaged that are in doubt; up to a group of frames late.
 
     Where the stream ends in an error, the frames in hand are given out before it is raised.
     """
-    held, doubt = list[Seen](), _Doubt(codec in _GARBLED)
+    held, doubt = list[Seen](), _Doubt(codec in _GARBLED, np.inf if codec in _OF_VPX else QUIET)
     try:
         for item in stream:
             if item[0].signs.is_key or len(held) == MAX_FRAMES:
@@ -47,17 +51,18 @@ class _Doubt:
     """What was found of a stream so far.
 
     Args:
+        most_moved: as for `is_whole`.
         is_garbled: its decoder may build a frame on another than its own, on which those around do not lean.
     """
 
-    def __init__(self, is_garbled: bool) -> None:
-        self._is_garbled = is_garbled
+    def __init__(self, is_garbled: bool, most_moved: float) -> None:
+        self._is_garbled, self._most_moved = is_garbled, most_moved
         self._is_hurt = False  # somewhere before, or here
 
     def of(self, held: list[Seen], after: Seen | None = None) -> list[Seen]:
         """Args: held: the frames from one keyframe on. after: the keyframe that comes next."""
         glances = [glance for _, glance in held]
-        if after is not None and not self._is_garbled and is_whole(glances, after[1]):
+        if after is not None and not self._is_garbled and is_whole(glances, after[1], self._most_moved):
             held = [_paused(item) for item in held]
         signs = [sample.signs for sample, _ in [*held, *([after] if after else [])]]
         sure = [own for own in signs if not own.is_by_gap]

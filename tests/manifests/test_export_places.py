@@ -1,9 +1,11 @@
 """Where an export may go: what the next ingest would take for footage is refused."""
 
+import fcntl
 from pathlib import Path
 
 from manifests.cli import DONE, USAGE, main
 from manifests.exporting import webdataset
+from manifests.views import View
 
 
 def export(dataset, out, *more):
@@ -34,9 +36,15 @@ def test_one_that_was_stopped_goes_on_without_a_word(dataset, tmp_path, monkeypa
 
     monkeypatch.setattr(webdataset, "TarWriter", dying)
     export(dataset, out)
-    assert list(out.glob("*.tar")) and webdataset.is_unfinished(out)
+    view = View.load(dataset)
+    assert list(out.glob("*.tar")) and webdataset.is_unfinished(out, dataset, view)
+    assert not webdataset.is_unfinished(out, dataset, View(columns=view.columns, where="false")), "another's"
     (out / ".000003.tar.dead.tmp").write_bytes(b"of one that was killed")
-    assert export(dataset, out) == DONE and not webdataset.is_unfinished(out)
+    with open(out / ".rushes-export") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert export(dataset, out) == USAGE
+        assert "exported to by another process" in capsys.readouterr().err
+    assert export(dataset, out) == DONE and not webdataset.is_unfinished(out, dataset, view)
     assert not list(out.glob(".*.tmp"))
     capsys.readouterr()
     assert export(dataset, out) == USAGE

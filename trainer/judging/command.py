@@ -108,7 +108,9 @@ class Evaluate:
             self._write(found)  # what is found so far is not lost with what follows
         else:
             found = begun
-            if others := sorted(name for name in asked if asked[name] != begun.get(name)):
+            kept = {"fvd": self.fvd is not None} | {name: asked[name] for name in asked if name != "vae"}
+            there = begun | {"fvd": "fvd" in begun}
+            if others := sorted(name for name in kept if kept[name] != there.get(name)):
                 step = "Name another folder, or add --overwrite."
                 raise UsageError(str(path), f"was begun with other settings ({', '.join(others)})", step)
             cli.say(f"{path}: its samples were read before; what is missing are the features")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from learning.weights import read_weights
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig
@@ -104,9 +105,10 @@ def check_alike(config: FitConfig, init: str) -> None:
     told: list[tuple[str, object, object]] = [
         ("was trained on the path", flow.path, config.flow.path),
         ("reads text by", model.text, config.model.text),
-        ("has positions of rope_theta", model.rope_theta, config.model.rope_theta),
-        ("has heads:", model.num_heads, config.model.num_heads),
+        ("has so many heads:", model.num_heads, config.model.num_heads),
     ]
+    if model.rope_theta != config.model.rope_theta:  # as for longer videos
+        say(f"--init {init}: has rope_theta {model.rope_theta:g}, this run {config.model.rope_theta:g}")
     if not set(config.init_fresh) >= _OF_PATCHES:
         told.append(("has patches of", model.patch, config.model.patch))
     for what, its, own in told:
@@ -142,7 +144,7 @@ def begin_from(models: Sequence[nn.Module], init: str, fresh: Sequence[str] = ()
         own = {clean_name(name): value for name, value in model.named_parameters()}
         own = {name: value for name, value in own.items() if not is_adapter(name)}
         skipped = {name for name in own if any(_is_in(name, part) for part in fresh)}
-        _check(init, own, stored, skipped)
+        _check(init, own, stored, fresh)
         for name, value in own.items():
             if name not in skipped:
                 _fill(value, stored[name])
@@ -153,7 +155,10 @@ def _is_in(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def _check(init: str, own: dict[str, nn.Parameter], stored: dict[str, Tensor], skipped: set[str]) -> None:
+def _check(
+    init: str, own: Mapping[str, nn.Parameter], stored: Mapping[str, Tensor], fresh: Sequence[str]
+) -> None:
+    skipped = {name for name in own if any(_is_in(name, part) for part in fresh)}
     wrong = [
         f"{name} {tuple(stored[name].shape) if name in stored else 'missing'}, here {tuple(value.shape)}"
         for name, value in own.items()
@@ -167,7 +172,9 @@ def _check(init: str, own: dict[str, nn.Parameter], stored: dict[str, Tensor], s
             f"does not fit this run: {'; '.join(wrong[:3])}{more}",
             f"To begin those anew: --init-fresh {' '.join(modules)}.",
         )
-    if left := sorted(set(stored) - set(own)):
+    if left := sorted(
+        name for name in set(stored) - set(own) if not any(_is_in(name, part) for part in fresh)
+    ):
         raise UsageError(
             f"--init {init}",
             f"holds {len(left)} weights that have no place in this run, such as {left[0]}: it is deeper",

@@ -84,7 +84,8 @@ def test_a_name_keeps_its_first_letter():
 
 
 @pytest.mark.parametrize(
-    "other", ["a red ball in the desert", "two cubes at night", "a dog pans", "dog, film"]
+    "other",
+    ["a red ball in the desert", "two cubes at night", "a dog pans", "dog, film", "very " * 73 + "old dog"],
 )
 def test_prompts_of_one_sample_gain_the_same_or_nothing(other):
     """Else an edit or a blend would show what they gained."""

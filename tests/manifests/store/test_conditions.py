@@ -11,7 +11,7 @@ import pytest
 from manifests.errors import RushesError
 from manifests.layout import Dataset
 from manifests.store import storage
-from manifests.writing.lease import Lease
+from manifests.writing.lease import FILE, TRIAL, Lease
 
 _ITEM = (
     "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-11-30T08:00:00.000Z</LastModified></Contents>"
@@ -21,7 +21,7 @@ _ITEM = (
 class Store(BaseHTTPRequestHandler):
     """As much of S3 as objects need; what it does badly is told by its class."""
 
-    heeds, late_reads = True, 0
+    heeds, matches, deletes, late_reads, lost_answers = True, True, True, 0, 0
     objects: dict[str, bytes]
 
     def do_PUT(self):
@@ -29,7 +29,13 @@ class Store(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers["Content-Length"]))
         if cls.heeds and self.headers.get("If-None-Match") and path in cls.objects:
             return self.answer(412)
+        own = f'"{hashlib.md5(cls.objects.get(path, b"")).hexdigest()}"'
+        if cls.matches and self.headers.get("If-Match", own) != own:
+            return self.answer(412)
         cls.objects[path] = data
+        if cls.lost_answers:
+            cls.lost_answers -= 1
+            return self.answer(503)
         self.answer(200, data)
 
     def do_GET(self):
@@ -53,6 +59,8 @@ class Store(BaseHTTPRequestHandler):
     def do_POST(self):
         """Of several to be deleted."""
         data = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if not self.deletes:
+            return self.answer(403)
         keys = re.findall("<Key>(.*?)</Key>", data)
         for key in keys:
             type(self).objects.pop(f"/b/{key}", None)
@@ -95,20 +103,25 @@ def served(monkeypatch):
         server.server_close()
 
 
-def test_a_careless_store_is_refused_by_a_writer(served):
-    address, kind = served(heeds=False)
+@pytest.mark.parametrize("careless", ["heeds", "matches"])
+def test_a_careless_store_is_refused_by_a_writer(served, careless):
+    address, kind = served(**{careless: False})
     dataset = Dataset.create(address)
-    before = dict(kind.objects)
     with pytest.raises((RushesError, OSError), match="writes over what is there"), Lease(dataset):
         pass
-    assert kind.objects == before
+    assert {name.rpartition("/")[2] for name in kind.objects} == {"dataset.json", TRIAL}
 
 
-def test_one_that_heeds_them_is_taken_and_keeps_nothing_of_the_trial(served):
-    address, kind = served()
+@pytest.mark.parametrize("traits", [{}, {"deletes": False}])
+def test_one_that_heeds_them_is_taken_also_where_nothing_may_be_deleted_or_an_answer_is_lost(served, traits):
+    address, kind = served(**traits)
     dataset = Dataset.create(address)
-    storage.check_conditions(dataset.filesystem, dataset.path("trial"))
-    assert [name.rpartition("/")[2] for name in kind.objects] == ["dataset.json"]
+    kind.lost_answers = 1
+    for _ in range(2):
+        storage.check_conditions(Dataset(address).filesystem, dataset.path(TRIAL))
+    with Lease(dataset):
+        pass
+    assert {name.rpartition("/")[2] for name in kind.objects} == {"dataset.json", TRIAL, FILE}
 
 
 def test_an_object_that_is_seen_late_is_not_another_writers_nor_an_error(served):

@@ -138,3 +138,9 @@ def test_weights_of_any_size_are_taken(dataset):
     for size in ("1e308", "1e-300"):
         found = balance(dataset, view, f"SELECT clip_id, {size}::DOUBLE AS weight FROM clips", sorted(rows))
         assert set(found.values()) == {1.0}
+
+
+def test_a_text_that_would_be_run_is_seen_in_whatever_it_is_wrapped():
+    for name in ("query", "json_execute_serialized_sql"):
+        with pytest.raises(UsageError, match=f"asks in a text .{name}"):
+            queries.check_settled(f"SELECT 1 FROM {name}('select random()')", "a view")

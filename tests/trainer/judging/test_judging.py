@@ -133,6 +133,9 @@ def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, mon
     assert not found["is_whole"]
     assert main(arguments=[*words, "--seed", "3"]) == cli.USAGE
     assert "begun with other settings (seed)" in capsys.readouterr().err
+    monkeypatch.setattr("trainer.judging.i3d.load", lambda path: object())
+    assert main(arguments=[*words, "--fvd", "i3d.pt"]) == cli.USAGE
+    assert "begun with other settings (fvd)" in capsys.readouterr().err
     monkeypatch.setattr("trainer.judging.features.FeatureJudge.all", lambda *_: {"loop": {"seam": 1.0}})
     monkeypatch.setattr("trainer.judging.run.judge", fail)  # its samples are not made again
     assert main(arguments=words) == cli.DONE

@@ -71,15 +71,18 @@ def test_weights_that_do_not_fit_are_named_and_may_be_begun_anew(dataset, begun,
         fit(dataset, "default", dataclasses.replace(config, init="nosuch"), tmp_path / "c")
 
 
-def test_weights_that_would_mean_something_else_are_refused(dataset, begun, tmp_path):
+def test_weights_that_would_mean_something_else_are_refused(dataset, begun, tmp_path, capsys):
     """They fit by their shapes."""
     own = ModelConfig(width=48, depth=1, num_heads=2)
     config = dataclasses.replace(TEST, steps=1, model=own, init=str(begun))
     with pytest.raises(UsageError, match=r"weights that have no place in this run, such as blocks\.1\."):
         fit(dataset, "default", config, tmp_path / "a")
     words = ["fit", "tiny", "--data", dataset.uri, "--tokens", "256", "--steps", "1", "--init", str(begun)]
-    for change in ("model.patch=[1,1,4]", "model.rope_theta=7", "model.num_heads=1"):
+    for change in ("model.patch=[1,1,4]", "model.num_heads=1"):
         assert main(arguments=[*words, "--out", str(tmp_path / "b"), "--set", change]) == cli.USAGE, change
+    fit(dataset, "default", dataclasses.replace(config, init_fresh=("blocks",)), tmp_path / "d")
+    assert main(arguments=[*words, "--out", str(tmp_path / "e"), "--set", "model.rope_theta=7"]) == cli.DONE
+    assert "has rope_theta 1000, this run 7" in capsys.readouterr().err
     fresh = ["--init-fresh", "embed", "head", "--set", "model.patch=[1,1,4]"]
     assert main(arguments=[*words, "--out", str(tmp_path / "c"), *fresh]) == cli.DONE
 

@@ -47,7 +47,7 @@ def check_text(where: str, text: str) -> None:
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
-    """The prompts of a text file, whose lines from `#` on are for people, or of a `.jsonl` or `.ndjson`.
+    """The prompts of a `.jsonl` or `.ndjson`, or of a text file, in which lines beginning with "# " are none.
 
     Raises:
         UsageError: the file cannot be read, is of another kind, or has no prompt, or two of one name.
@@ -68,7 +68,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
         found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
     else:
         lines = [line.strip() for line in text.split("\n")]
-        found = [PromptLine(line) for line in lines if line and not line.startswith("#")]
+        found = [PromptLine(line) for line in lines if line and not f"{line} ".startswith("# ")]
         for number, line in enumerate(found, 1):
             check_text(f"{path} prompt {number}", line.prompt)
     if not found:
