@@ -255,7 +255,9 @@ def _stoppable(connection: duckdb.DuckDBPyConnection, work: Callable[[], Result]
             while not wait([found], timeout=_LISTEN_EVERY_S).done:
                 pass
         except BaseException:
-            connection.interrupt()
+            found.cancel()
+            while not wait([found], timeout=_LISTEN_EVERY_S).done:  # what has not begun hears of it later
+                connection.interrupt()
             raise
         return found.result()
 

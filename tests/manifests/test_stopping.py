@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
 import time
 
+import duckdb
 import pytest
+
+from manifests.queries import _stoppable
 
 ENDLESS = "select sum(a.num_frames) from clips a, range(1000000000) b, range(100000) c"
 
@@ -19,6 +23,29 @@ def test_a_query_hears_of_signals(dataset, number):
         time.sleep(4)
         assert process.poll() is None
         process.send_signal(number)
-        said = process.communicate(timeout=20)[1]
+        try:
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
     assert process.returncode in (130, 143, -signal.SIGTERM)
     assert "Traceback" not in said and len(said.splitlines()) <= 2
+
+
+def test_one_that_has_not_quite_begun_hears_of_it_too():
+    """The signal comes between its being handed to a thread and its beginning."""
+
+    def late(connection):
+        time.sleep(1)
+        return connection.execute("select count(*) from range(1000000000) a, range(100000) b").fetchall()
+
+    def ring(*_):
+        raise KeyboardInterrupt
+
+    with duckdb.connect(":memory:") as connection:
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                _stoppable(connection, functools.partial(late, connection))
+        finally:
+            signal.signal(signal.SIGALRM, before)
