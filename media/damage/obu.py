@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import cast
 
 import av
+from av.video.codeccontext import VideoCodecContext
 
 _HAS_EXTENSION, _HAS_SIZE = 4, 2
 _MOST_SIZE_BYTES = 8
-_PADDING = 15
+_SEQUENCE_HEADER, _PADDING = 1, 15
 _MOST_UNITS = 64
 """Of a packet that is given unit by unit: more are no pictures."""
 
@@ -32,6 +34,25 @@ def apart(packet: av.Packet) -> list[av.Packet]:
     if not 1 < len(units) <= _MOST_UNITS or any(map(_is_of_layer, units)):
         return [packet]
     return [_like(packet, unit) for unit in units if unit[0] >> 3 & 15 != _PADDING]
+
+
+def sequence_headers(packet: av.Packet) -> list[bytes]:
+    """The units of a packet that say what its stream is, which stand before keyframes."""
+    return [unit for unit in _units(bytes(packet)) if unit[0] >> 3 & 15 == _SEQUENCE_HEADER]
+
+
+def is_refused(header: bytes) -> bool:
+    """Whether dav1d, being strict, refuses what a stream says of itself, whatever its pictures are.
+
+    Some encoders write there what no picture depends on and the standard forbids.
+    """
+    decoder = cast(VideoCodecContext, av.CodecContext.create("libdav1d", "r"))
+    decoder.options, decoder.thread_count = {"strict": "1"}, 1
+    try:
+        decoder.decode(av.Packet(header))
+    except av.FFmpegError:
+        return True
+    return False
 
 
 def _is_of_layer(unit: bytes) -> bool:

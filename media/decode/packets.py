@@ -60,6 +60,8 @@ GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
 _DEFAULT_FPS = 24.0
 LOST_FRAMES = "lost_frames"
 """Frames are missing from a stream whose decoder builds on others without a word."""
+LOOSE = "loose"
+"""AV1 of an encoder that does not keep to the standard in what no picture depends on."""
 HOLES, HOLE_S = "holes", 0.5
 """Before a keyframe of an even stream nothing comes for so long: a piece may be gone."""
 _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1"}
@@ -337,8 +339,12 @@ def _name_by_signature(path: str) -> str:
     return next(known, f"one that begins with {head.hex(' ')}")
 
 
-def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
-    """The stream a player would show. Raises `MediaError` where there is none that can be decoded."""
+def video_stream(container: av.container.InputContainer, path: str, is_strict: bool = True) -> av.VideoStream:
+    """The stream a player would show. Raises `MediaError` where there is none that can be decoded.
+
+    Args:
+        is_strict: of AV1 what is against the standard is refused.
+    """
     stream = cast(av.VideoStream | None, container.streams.best("video"))
     if stream is not None and is_cover(stream):
         stream = next((other for other in container.streams.video if not is_cover(other)), None)
@@ -354,7 +360,9 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way
     if context.name == "exr":  # which holds light; H.273 calls the curve of sRGB so
         context.options = {**context.options, "apply_trc": "iec61966_2_1"}
-    if context.name == "libdav1d":  # AV1's tiles tell by their last bits whether they were read aright
+    if (
+        context.name == "libdav1d" and is_strict
+    ):  # AV1's tiles tell by their last bits whether they were read aright
         context.options = {**context.options, "strict": "1"}
     stream.thread_type = "NONE"  # one thread an actor: more files at once beat more threads a file
     context.thread_count = (

@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 from media.aspects import plausible
 from media.bytes.access import is_local, stat_media
 from media.damage.health import Health
+from media.damage.obu import is_refused, sequence_headers
 from media.damage.witness import is_see_through
 from media.decode import limits
 from media.decode.color import transfer_name
@@ -38,6 +39,7 @@ from media.decode.marks import (
 )
 from media.decode.packets import (
     LATE_STREAM,
+    LOOSE,
     MAX_GAP_S,
     TIMES_OF_DECODING,
     Packets,
@@ -81,14 +83,22 @@ def _comes_out_of_order(path: str) -> bool:
     return any(later < earlier for earlier, later in pairwise(times))
 
 
-def _first_frame(path: str) -> av.VideoFrame:
+def _first_frame(path: str, is_strict: bool = True) -> av.VideoFrame:
     with open_container(path) as container:
-        stream = video_stream(container, path)
+        stream = video_stream(container, path, is_strict)
         health = Health(stream.codec_context.codec.canonical_name, stream.codec_context)
         for packet in container.demux(stream):
             for frame in health.decode(packet):
                 return frame
     raise MediaError("no_frames", f"{path}: {health.refusal or 'no frame came out'}")
+
+
+def _is_loose(path: str) -> bool:
+    """Whether no keyframe of AV1 keeps to the standard, so that it is the encoder's way and no damage."""
+    with open_container(path) as container:
+        packets = (packet for packet in container.demux(video_stream(container, path)) if packet.size)
+        found = list(islice(filter(None, map(sequence_headers, packets)), 2))
+    return len(found) > 1 or any(is_refused(header) for headers in found for header in headers)
 
 
 _DOLBY_VISION = {"dvh1", "dvhe"}
@@ -193,7 +203,13 @@ def video_facts(path: str) -> VideoFacts:
             has_reordering = bool(stream.codec_context.has_b_frames)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
-        frame = _first_frame(path)
+        try:
+            frame = _first_frame(path)
+        except MediaError:
+            if codec != "av1" or not _is_loose(path):
+                raise
+            frame = _first_frame(path, is_strict=False)
+            packets.warnings.append(LOOSE)
         if tag in _DOLBY_VISION and not is_dolby_vision_of_others(path):
             raise MediaError(
                 "dolby_vision",

@@ -20,6 +20,7 @@ from media.decode.container import open_container
 from media.decode.facts import Probe
 from media.decode.packets import (
     HOLES,
+    LOOSE,
     LOST_FRAMES,
     TIMES_OF_DECODING,
     Packets,
@@ -139,7 +140,7 @@ class VideoReader:
         facts, seen, is_whole = self.facts, None, True
         try:
             with open_container(facts.path) as container:
-                stream = video_stream(container, facts.path)
+                stream = video_stream(container, facts.path, LOOSE not in facts.decoder_reasons)
                 seen = Pass(facts, stream, self._gaps_s(), self._shown_times_s(), self.is_witnessed)
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from media.damage.complaints import complaints
 from media.decode.facts import Probe
+from media.decode.packets import LOOSE
 from media.decode.probe import DECORD_CONTAINERS
 
 _HARMLESS = {
@@ -31,6 +32,7 @@ _HARMLESS = {
     "no_duration",
     "remote",
     "other_streams",
+    LOOSE,
 }
 """Reasons against decord that do not touch seeking."""
 _LEANING = {"open_gop", "interlaced", "field_pairs", "may_have_fields"}

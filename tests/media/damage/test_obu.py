@@ -89,6 +89,39 @@ def test_a_raw_file_whose_first_keyframe_is_damaged_is_read_from_the_next(tmp_pa
     assert len(found) == 96 and min(found) == 24
 
 
+@pytest.mark.parametrize("num_frames", [120, 20])
+def test_an_encoder_that_does_not_keep_to_the_standard_is_read_all_the_same(tmp_path, num_frames):
+    """Here the bits behind a sequence header are others than they must be; of one keyframe and of several."""
+    path = sound(tmp_path, "av1", 2)
+    whole = as_read(path)
+    data, at, changed, left = path.read_bytes(), 32, bytearray(path.read_bytes()[:32]), num_frames
+    while left:
+        size = int.from_bytes(data[at : at + 4], "little")
+        body = b"".join(
+            unit[:-1] + bytes([unit[-1] ^ 1]) if unit[0] >> 3 & 15 == 1 else unit
+            for unit in map(bytes, apart(packet(data[at + 12 : at + 12 + size])))
+        )
+        assert len(body) == size
+        changed += data[at : at + 12] + body
+        at, left = at + 12 + size, left - 1
+    path.write_bytes(changed)
+    assert "loose" in probe(str(path)).decoder_reasons
+    found = as_read(path)
+    assert len(found) == num_frames
+    assert all(np.array_equal(frame, whole[place]) for place, frame in found.items())
+
+
+def test_one_keyframe_that_is_damaged_is_no_encoders_way(tmp_path):
+    path = sound(tmp_path, "av1", 2)
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[32:36], "little")
+    for place in (200, 300, 400, 500):
+        data[32 + 12 + place % size] ^= 0x10
+    path.write_bytes(data[: 32 + 12 + size])
+    with pytest.raises(MediaError, match="Invalid data"):
+        probe(str(path))
+
+
 def test_pictures_that_an_edit_list_cuts_away_stay_so(tmp_path, monkeypatch):
     """A copy of a packet would not know that it is not to be shown."""
     encoder, _, options = CODECS["av1"]
