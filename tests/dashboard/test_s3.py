@@ -15,7 +15,7 @@ FEW_A_MINUTE = 40
 """Requests of a page that is looked at twice a second, while nothing changes."""
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_pages_are_the_same_and_an_idle_minute_asks_little(eventful, bucket, tmp_path, monkeypatch):
     address, client = bucket
     for path in Path(eventful.uri).rglob("*"):
