@@ -95,6 +95,7 @@ class Evaluate:
         network = i3d.load(self.fvd) if self.fvd else None
         model, vae, how = self._opened()
         scale = world_scale(model.record) if self.scale is None else self.scale
+        cli.say(f"evaluate: pictures at {scale:g} of the world's sizes (--scale)")
         asked = self._asked(model, scale)
         if begun is None:
             questions = cases(self.prompts, scale, seed=self.seed)
