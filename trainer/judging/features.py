@@ -22,7 +22,6 @@ from vae.protocol import VAE
 CLIPS = 4
 STRENGTHS = (0.0, 0.3, 0.6, 0.9)
 MINUTE_S = 60.0
-LONG_WINDOWS = 2
 
 
 class FeatureJudge:
@@ -98,7 +97,7 @@ class FeatureJudge:
 
     def _connected_long(self) -> dict[str, float]:
         """A gap that takes several windows: both joints, and the worst place inside."""
-        case, clip, gap = self.cases[0], self.clips[0], (LONG_WINDOWS * Windows().length) * self.factor_t
+        case, clip, gap = self.cases[0], self.clips[0], Windows().length * self.factor_t
         frames = self._make(features.connect(clip, clip, gap, self.factor_t), case)
         joints = [joint_ratio(frames, place) for place in (len(clip), len(clip) + gap)]
         inside = [joint_ratio(frames, place) for place in range(len(clip) + 1, len(clip) + gap)]

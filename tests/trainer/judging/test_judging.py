@@ -80,6 +80,7 @@ def test_measures_of_films_with_known_joints():
     assert abs(likeness(noise, noise.flip(0))) < 0.2
 
 
+@pytest.mark.timeout(600)
 def test_the_command_reports_accuracies_features_and_sheets(model_folder, tmp_path, capsys):
     words = ["evaluate", str(model_folder), "--prompts", "4", "--scale", "0.3", "--steps", "1"]
     words += ["--solver", "euler", "--guidance", "1", "--minute-s", "3", "--out", str(tmp_path / "out")]
