@@ -91,7 +91,9 @@ def shared_out(path: Path) -> tuple[set[int], set[int]]:
 
 def counted(path: Path, truth: dict[int, np.ndarray], own_truth: dict[int, np.ndarray]) -> Counter[str]:
     (clips, fades), found = shared_out(path), Counter[str]()
-    for number, picture in read(path).items():
+    own = read(path)
+    found["bad in clips"] = len(clips - own.keys())  # what is not seen here is not taken for good
+    for number, picture in own.items():
         found["bad in clips"] += number in clips and is_bad(error_of(number, picture, own_truth))
     for number, picture in grey(path).items():
         error = error_of(number, picture, truth)

@@ -360,13 +360,11 @@ def video_stream(container: av.container.InputContainer, path: str, is_strict: b
     context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way
     if context.name == "exr":  # which holds light; H.273 calls the curve of sRGB so
         context.options = {**context.options, "apply_trc": "iec61966_2_1"}
-    if (
-        context.name == "libdav1d" and is_strict
-    ):  # AV1's tiles tell by their last bits whether they were read aright
+    # AV1's tiles tell by their last bits whether they were read aright
+    if context.name == "libdav1d" and is_strict:
         context.options = {**context.options, "strict": "1"}
     stream.thread_type = "NONE"  # one thread an actor: more files at once beat more threads a file
-    context.thread_count = (
-        1  # else libraries take as many as there are cores, and lose frames by their number
-    )
+    # else libraries take as many as there are cores, and lose frames by their number
+    context.thread_count = 1
     context.flags |= Flags.unaligned  # cut off at the left as much as is said, not less for speed
     return stream

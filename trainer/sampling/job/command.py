@@ -322,7 +322,8 @@ class Sample(Wish):
         from captioner.registry import make_upsampler
 
         fill, given = make_upsampler(phrases=phrases), [text for text in prompts if text is not None]
-        found = [text if text is None else fill(text, num_frames > 1, beside=given) for text in prompts]
+        beside = given if len(given) > 1 else ()
+        found = [text if text is None else fill(text, num_frames > 1, beside=beside) for text in prompts]
         for full in found:
             if full and full not in prompts:
                 cli.say(f"prompt: {full}")
