@@ -18,6 +18,8 @@ from manifests.errors import UsageError
 from manifests.signals import NUMBERS, unwinding
 
 _HELP = {"-h", "--help", "--help-all"}
+_HEARD_BY_DUCKDB = "Query interrupted"
+"""What DuckDB raises, as a `RuntimeError`, in place of what a handler of signals raised while it worked."""
 
 
 class Verb(Protocol):
@@ -51,14 +53,13 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
         ):  # of the parser, which has said why
             return ended.code if isinstance(ended.code, int) else USAGE
         # Ray, while it starts and ends, has a handler of its own for SIGTERM, which exits with its number
-        for number in NUMBERS:  # pressed again: what is left is to let go of things
-            signal.signal(number, signal.SIG_IGN)
-        say("interrupted; the same command goes on, or begins anew where nothing was written yet")
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except Exception as error:
+        if isinstance(error, RuntimeError) and str(error) == _HEARD_BY_DUCKDB:
+            return _interrupted()
         failure = failure_of(error)
         if failure is None:
             raise
@@ -66,6 +67,13 @@ def main(package: str = "", arguments: Sequence[str] | None = None) -> int:
         red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
         print(f"{red}error{plain} {line}", file=sys.stderr, flush=True)
         return code
+
+
+def _interrupted() -> int:
+    for number in NUMBERS:  # pressed again: what is left is to let go of things
+        signal.signal(number, signal.SIG_IGN)
+    say("interrupted; the same command goes on, or begins anew where nothing was written yet")
+    return INTERRUPTED
 
 
 def run(words: Sequence[str], package: str = "") -> int:

@@ -11,6 +11,7 @@ import time
 import duckdb
 import pytest
 
+from manifests.cli import INTERRUPTED, frame
 from manifests.queries import _stoppable
 
 ENDLESS = "select sum(a.num_frames) from clips a, range(1000000000) b, range(100000) c"
@@ -49,3 +50,31 @@ def test_one_that_has_not_quite_begun_hears_of_it_too():
                 _stoppable(connection, functools.partial(late, connection))
         finally:
             signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_that_duckdb_hears_in_the_main_thread_is_one(monkeypatch, capsys):
+    """It raises an error of its own in place of what the handler raised, if it hears of it at all."""
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    heard = []
+
+    def verb(words, package):
+        with duckdb.connect(":memory:") as connection:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            try:
+                connection.execute("select sum(hash(a.range)) from range(1000000) a, range(300) b")
+            except RuntimeError as error:
+                heard.append(str(error))
+                raise
+
+    monkeypatch.setattr(frame, "run", verb)
+    try:
+        for _ in range(30):
+            assert frame.main() == INTERRUPTED
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if heard:
+                break
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert heard == ["Query interrupted"]
+    assert "Traceback" not in capsys.readouterr().err
