@@ -13,7 +13,7 @@ import heapq
 import math
 import os
 import posixpath
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
 import numpy as np
 
@@ -221,13 +221,7 @@ def make_plan(
     known, known_ids, first_shard, failed = _known(dataset)
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
     files = _first(files, known, config.limit) if config.limit else files
-    for path in [
-        found.uri for found in files if (row := known.get(safe_name(found.uri))) and _has_changed(found, row)
-    ]:
-        say(
-            f"plan: {shown(path)} has changed since it was planned; the dataset keeps what it has. Give it "
-            "another name to ingest it anew."
-        )
+    _tell_changed(files, known)
     new = [found for found in files if safe_name(found.uri) not in known]
     if not new and not opened:
         return []
@@ -248,29 +242,8 @@ def make_plan(
     ]
 
     rows = _by_shard(rows, dealt)
-
-    def origin(row: dict) -> dict:
-        return {
-            "stage": "plan",
-            "item_id": row["source_id"],
-            "source_id": row["source_id"],
-            "uri": row["uri"],
-        }
-
-    drops = [{**origin(row), "reason": row["reason"]} for row in rows if row["status"] == "dropped"]
-    failures = [
-        {
-            **origin(row),
-            "error": row["reason"],
-            "cause": row["detail"],
-            "attempt": 2 if row["uri"] in failed else 1,
-        }
-        for row in rows
-        if row["status"] == "failed"
-    ]
-    tables = {"sources": rows, "drops": drops, "failures": failures}
     try:
-        commit_generation(dataset, generation, dealt, tables)
+        commit_generation(dataset, generation, dealt, _accounts(rows, failed))
     except SupersededError as error:
         raise UsageError(
             dataset.uri,
@@ -278,3 +251,37 @@ def make_plan(
             "Run the same command again: what that one took is known then.",
         ) from error
     return rows
+
+
+def _tell_changed(files: list[Found], known: Mapping[str, dict]) -> None:
+    for found in files:
+        if (row := known.get(safe_name(found.uri))) and _has_changed(found, row):
+            say(
+                f"plan: {shown(found.uri)} has changed since it was planned; the dataset keeps what it has. "
+                "Give it another name to ingest it anew."
+            )
+
+
+def _accounts(rows: list[dict], failed: Container[str]) -> dict[str, list[dict]]:
+    """Rows of the tables that say what became of each file.
+
+    Args:
+        rows: of the sources of a generation.
+        failed: addresses that failed before.
+    """
+    tables: dict[str, list[dict]] = {"sources": rows, "drops": [], "failures": []}
+    for row in rows:
+        origin = {"stage": "plan", "item_id": row["source_id"], "source_id": row["source_id"]}
+        if row["status"] == "dropped":
+            tables["drops"].append({**origin, "uri": row["uri"], "reason": row["reason"]})
+        elif row["status"] == "failed":
+            tables["failures"].append(
+                {
+                    **origin,
+                    "uri": row["uri"],
+                    "error": row["reason"],
+                    "cause": row["detail"],
+                    "attempt": 2 if row["uri"] in failed else 1,
+                }
+            )
+    return tables

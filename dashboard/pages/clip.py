@@ -78,15 +78,6 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "WHERE clip_id = ? AND version = ?) ORDER BY NOT is_kept, clip_id LIMIT 24",
         [scope.columns.get("dedup", ""), clip_id, scope.columns.get("dedup", "")],
     )
-    shards = site.index.tuples(  # an id begins with that of its source
-        "SELECT DISTINCT shard FROM place WHERE clip_id >= ? AND clip_id < ?",
-        [f"{clip['source_id']}-", f"{clip['source_id']}."],
-    )
-    neighbours = site.index.rows(
-        f"{scope.tables} SELECT clip_id, start_s FROM clips WHERE {among([row[0] for row in shards])} "
-        "AND source_id = ? ORDER BY start_s LIMIT 200",
-        [clip["source_id"]],
-    )
     is_meant = site.index.value(
         f"{scope.tables} SELECT count(*) FROM clips WHERE shard = ? AND clip_id = ?", [shard, clip_id]
     )
@@ -116,7 +107,7 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "members": members,
         "source": source[0] if source else None,
         "group": group,
-        "neighbours": neighbours,
+        "neighbours": _neighbours(site, scope, clip["source_id"]),
         "is_on_map": bool(
             site.index.value(
                 f'{scope.tables} SELECT count(*) FROM "map" WHERE shard = ? AND clip_id = ?', [shard, clip_id]
@@ -124,6 +115,19 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         ),
         "read": [row for row in read_of(site, [clip_id]) if row["times"]],
     }
+
+
+def _neighbours(site: Site, scope: Scope, source_id: str) -> list[dict[str, Any]]:
+    """Other clips of a source, in its order."""
+    shards = site.index.tuples(  # an id begins with that of its source
+        "SELECT DISTINCT shard FROM place WHERE clip_id >= ? AND clip_id < ?",
+        [f"{source_id}-", f"{source_id}."],
+    )
+    return site.index.rows(
+        f"{scope.tables} SELECT clip_id, start_s FROM clips WHERE {among([row[0] for row in shards])} "
+        "AND source_id = ? ORDER BY start_s LIMIT 200",
+        [source_id],
+    )
 
 
 def add(app: FastAPI, site: Site) -> None:

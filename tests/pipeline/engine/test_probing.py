@@ -8,7 +8,7 @@ import ray
 
 from manifests.errors import UsageError
 from manifests.layout import Column
-from pipeline.engine import cluster, probing, runner
+from pipeline.engine import actor, cluster, probing, runner
 from pipeline.engine.probing import probe_on_ray
 
 pytestmark = pytest.mark.ray
@@ -82,24 +82,24 @@ class FullDisk:
 
 def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch):
     told = []
-    monkeypatch.setattr(runner, "run_stage", lambda stage, *_, **__: stage.process())
-    monkeypatch.setattr(runner.StageActor, "_set_up", lambda *_: None)
-    monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: None)
-    actor = runner.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0, None)
-    actor.node = None
-    actor._tell = lambda event, *_, **__: told.append(event)
+    monkeypatch.setattr(actor, "run_stage", lambda stage, *_, **__: stage.process())
+    monkeypatch.setattr(actor.StageActor, "_set_up", lambda *_: None)
+    monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: None)
+    running = actor.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0, None)
+    running.node = None
+    running._tell = lambda event, *_, **__: told.append(event)
     batch = {"shard": [0], "generation": [0], "error": [""], "lacks": [""], "full": [0]}
-    assert actor(batch)["full"] == [28] and told == ["job_started"]
+    assert running(batch)["full"] == [28] and told == ["job_started"]
     monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
-    broken = actor(batch)
+    broken = running(batch)
     assert (
         broken["full"] == [0] and "ZeroDivisionError" in broken["error"][0] and told[2:] == ["shard_failed"]
     )
     monkeypatch.setattr(FullDisk, "process", lambda *_: (None, 0.0))
     del told[:]
     monkeypatch.setattr(FullDisk, "needs", (Column("caption", "a"),))
-    assert actor({**broken, "lacks": ["latent@b"]})["lacks"] == ["latent@b"], "it needs another column"
-    left_out = actor({**broken, "lacks": ["caption@a"]})
+    assert running({**broken, "lacks": ["latent@b"]})["lacks"] == ["latent@b"], "it needs another column"
+    left_out = running({**broken, "lacks": ["caption@a"]})
     assert left_out["lacks"] == [f"caption@a {FullDisk.column}"] and told[-1] == "skipped"
 
 
