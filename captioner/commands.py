@@ -18,7 +18,7 @@ from captioner.options import CaptionerOptions
 from captioner.protocol import Caption, Captioner, ClipFrames
 from captioner.registry import make_captioner, make_upsampler
 from captioner.writing import write_captions
-from learning.launching import run_processes, without
+from learning.launching import program, run_processes, without
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
@@ -185,7 +185,7 @@ class Train:
     def run(self) -> int:
         if self.processes > 1:
             return run_processes(
-                [sys.executable, "-m", "rushes", "train-captioner", *without(sys.argv[2:], ("--processes",))],
+                [*program(), "train-captioner", *without(sys.argv[2:], ("--processes",))],
                 self.processes,
             )
         import torch

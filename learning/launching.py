@@ -15,23 +15,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 OF_THE_LAUNCH = ("--launch", "--workers", "--least-workers", "--gpus")
 """Options that say where a command runs, and not what it does."""
+USUAL_WORKERS = 2
 POLL_S, PATIENCE_S = 0.1, 20.0
+
+
+def program() -> list[str]:
+    """The beginning of a command line of this program: nothing is imported from the folder one is in."""
+    return [sys.executable, "-P", str(Path(__file__).resolve().parents[1] / "rushes.py")]
 
 
 def run_here(count: int) -> int:
     """Run this very command as `count` processes of this machine; returns its exit code."""
-    return run_processes([sys.executable, "-m", "rushes", *without(sys.argv[1:], OF_THE_LAUNCH)], count)
+    return run_processes([*program(), *without(sys.argv[1:], OF_THE_LAUNCH)], count)
 
 
 def become_ray_job(workers: int, gpus: float, least_workers: int = 0) -> NoReturn:
     """Become `rushes launch` of this very command, so that signals to this process reach its workers."""
     options = f"--workers {workers} --least-workers {least_workers} --gpus {gpus}".split()
     verb = without(sys.argv[1:], OF_THE_LAUNCH)
-    os.execv(sys.executable, [sys.executable, "-m", "rushes", "launch", *options, "--", *verb])
+    os.execv(sys.executable, [*program(), "launch", *options, "--", *verb])
 
 
 def run_processes(command: Sequence[str], count: int) -> int:

@@ -57,7 +57,7 @@ def load_state(
     if metadata.pop("digest", "") != digest:
         raise UsageError(
             str(folder),
-            "was begun on other data or with other settings",
+            "was begun on other data, with other settings or with another number of processes",
             "Give those to go on with it, or another folder to begin anew.",
         )
     tensors = read_weights(path)

@@ -10,7 +10,6 @@ import tyro
 
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, SHARE, Ranges
-from manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +41,7 @@ class Export:
 
         out = self.out or self.run_folder / "model"
         cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
-        own = {"model.safetensors", "model.json"}
-        if foreign := sorted(path.name for path in out.glob("*") if path.name not in own):
-            raise UsageError(str(out), f"holds other files ({foreign[0]})", "Name a folder of its own.")
+        cli.check_own(out, {"model.safetensors", "model.json"})
         path = export_checkpoint(self.run_folder, self.step, self.ema, out, is_half=self.half, vae=self.vae)
         cli.say(f"export: from {path}")
         print(out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from learning.launching import become_ray_job, run_here
+from learning.launching import USUAL_WORKERS, become_ray_job, run_here
 from learning.stopping import Interrupted
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, WORKERS, Ranges
@@ -129,8 +129,8 @@ class Fit(RunOptions):
     launch: Literal["here", "processes", "ray"] = "here"
     """processes: several on this machine; ray: workers of a Ray cluster, restarted when one dies. Under
     torchrun: here."""
-    workers: int = 2
-    """Processes, or workers on Ray."""
+    workers: int | None = None
+    """Processes, or workers on Ray; 2 if left out."""
     least_workers: int = 0
     """Workers with which a Ray cluster that lost nodes goes on; 0: all are waited for."""
     gpus: float = 0.0
@@ -143,12 +143,15 @@ class Fit(RunOptions):
             raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
         if self.init_fresh and not self.init:
             raise UsageError("--init-fresh", "needs --init", "Without it every weight begins anew.")
-        if not 0 <= self.least_workers <= self.workers:
+        if self.workers and self.launch == "here":
+            raise UsageError("--workers", "is of --launch", "Give --launch processes, or --launch ray.")
+        workers = self.workers or USUAL_WORKERS
+        if not 0 <= self.least_workers <= workers:
             raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")
         if self.launch == "processes":
-            return run_here(self.workers)
+            return run_here(workers)
         if self.launch == "ray":
-            become_ray_job(self.workers, self.gpus, self.least_workers)
+            become_ray_job(workers, self.gpus, self.least_workers)
         os.environ.setdefault(*KERNELS_KEPT)
         import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from manifests.errors import UsageError
@@ -50,6 +51,16 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(str(there), "is a file, and a folder is needed", "Name a folder you may write to.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(str(there), "may not be written to", "Name a folder you may write to.")
+
+
+def check_own(folder: Path, names: Collection[str]) -> None:
+    """Refuse a folder that holds other things than those of these names.
+
+    Raises:
+        UsageError: it does.
+    """
+    if foreign := sorted(path.name for path in folder.glob("*") if path.name not in names):
+        raise UsageError(str(folder), f"holds other files ({foreign[0]})", "Name a folder of its own.")
 
 
 def with_folder(path: Path) -> Path:

@@ -8,6 +8,7 @@ made the frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,12 @@ def orientation(matrix: tuple[float, ...]) -> tuple[int, bool]:
 
 _CLOCK_S = 6e-4
 """A little more than Matroska rounds times by."""
+
+
+def is_uneven(times_s: Sequence[float] | np.ndarray) -> bool:
+    """Whether frames come at uneven times, given those in order."""
+    steps = np.diff(times_s)
+    return len(steps) > 1 and float(steps.max() - steps.min()) > max(0.002, 0.1 * float(np.median(steps)))
 
 
 def slot_of(time_s: float, fps: float) -> int:

@@ -30,7 +30,7 @@ from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
 from media.decode.facts import Probe
-from media.decode.geometry import Geometry, orientation
+from media.decode.geometry import Geometry, is_uneven, orientation
 from media.decode.marks import (
     archive,
     boxes,
@@ -146,6 +146,8 @@ class VideoFacts:
     def fps(self) -> float:
         """Frames per second: what the header says if frames come at these times, else their mean rate."""
         times, said = self.packets.times_s, self.declared_fps
+        if len(times) == 1 and said and abs(1 / said - self.packets.last_duration_s) <= _CLOCK_S:
+            return said
         if said and len(times) > 1 and np.abs(times - np.arange(len(times)) / said).max() <= _CLOCK_S:
             return said
         return self.packets.num_packets / self.duration_s if self.duration_s else 0.0
@@ -153,8 +155,7 @@ class VideoFacts:
     @property
     def is_vfr(self) -> bool:
         """Whether frames come at uneven times."""
-        steps = np.diff(self.packets.times_s)
-        return len(steps) > 1 and float(steps.max() - steps.min()) > max(0.002, 0.1 * float(np.median(steps)))
+        return is_uneven(self.packets.times_s)
 
     def reasons_against_decord(self) -> list[str]:
         """Why the fast decoder cannot be trusted with the file; empty if it can."""

@@ -142,7 +142,7 @@ def connect(first: Clip, second: Clip, count: int, factor_t: int) -> Scene:
     Raises:
         UsageError: they are not of one size and rate.
     """
-    _check_alike(first, second)
+    first, second = alike(first, second)
     tail, head = _tail(first, factor_t), _head(second, factor_t)
     start = len(tail) + count
     canvas = first.canvas(start + len(head.given))
@@ -188,7 +188,7 @@ def blend(first: Clip, second: Clip, count: int, factor_t: int) -> Scene:
     Raises:
         UsageError: they are not of one size and rate, or shorter than that.
     """
-    _check_alike(first, second)
+    first, second = alike(first, second)
     least = factor_t + 2  # three latents: the first and the last are kept
     if not least <= count <= min(len(first), len(second)):
         raise UsageError(
@@ -211,7 +211,12 @@ def blend(first: Clip, second: Clip, count: int, factor_t: int) -> Scene:
     )
 
 
-def _check_alike(first: Clip, second: Clip) -> None:
+def alike(first: Clip, second: Clip) -> tuple[Clip, Clip]:
+    """Both at one rate: a single frame has none of its own.
+
+    Raises:
+        UsageError: they are not of one size and rate.
+    """
     size, other = first.frames.shape[1:3], second.frames.shape[1:3]
     if size != other:
         raise UsageError(
@@ -221,12 +226,16 @@ def _check_alike(first: Clip, second: Clip) -> None:
             if abs(size[1] * other[0] / size[0] - other[1]) <= 1
             else "Their shapes differ: crop or pad one of them before, by your own choice.",
         )
+    if len(first) == 1 or len(second) == 1:
+        fps = first.fps if len(second) == 1 else second.fps
+        first, second = replace(first, fps=fps), replace(second, fps=fps)
     if abs(first.fps - second.fps) > 0.01:
         raise UsageError(
             f"videos of {first.fps:g} and {second.fps:g} frames a second",
             "cannot be joined",
             "Convert one of them, or give --fps to take frames of both at that rate.",
         )
+    return first, second
 
 
 def frames_in(seconds: float, fps: float, least: int = 1) -> int:

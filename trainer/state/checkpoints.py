@@ -13,7 +13,7 @@ import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,18 +64,14 @@ class Trained:
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` gave and a checkpoint filled."""
 
-        def part(name: str) -> dict[str, Any]:
-            return {
-                key.removeprefix(f"{name}."): value
-                for key, value in tensors.items()
-                if key.startswith(f"{name}.")
-            }
+        def part(name: str, keys: Iterable[str]) -> dict[str, Any]:
+            return {key: tensors[f"{name}.{key}"] for key in keys if f"{name}.{key}" in tensors}
 
-        set_model_state_dict(self.model, part("model"))
+        set_model_state_dict(self.model, part("model", get_model_state_dict(self.model)))
         for decay, ema in self.emas.items():
-            set_model_state_dict(ema, part(f"ema{decay:g}"))
+            set_model_state_dict(ema, part(f"ema{decay:g}", get_model_state_dict(ema)))
         state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers, options=_FLAT)
-        state.update(part("optimizer"))
+        state.update(part("optimizer", list(state)))
         set_optimizer_state_dict(self.model, self.optimizers, state, options=_FLAT)
 
 

@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manifests.cli.ranges import check_ranges
 from manifests.errors import UsageError
 from vae.grid import Extent, Factors, Latent, latent_size, pad_to_grid
 from vae.network.layers import Blocks, Cache, CausalConv, bias_of, patchify, unpatchify
 from vae.network.streaming import DecodeStream, EncodeStream
+
+_SIZE = (1, 1 << 16, True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class VAEConfig:
     """Rows and columns of pixels in a latent cell: 4, 8, 16 or 32."""
 
     def __post_init__(self) -> None:
+        check_ranges("--model.", self, dict.fromkeys(("latent_channels", "widths", "num_blocks"), _SIZE))
         if self.factor_t not in (2, 4, 8) or self.factor_px not in (4, 8, 16, 32):
             raise UsageError(
                 f"VAE factors {self.factor_t}x{self.factor_px}x{self.factor_px}",

@@ -22,6 +22,7 @@ from learning.processes import join
 from learning.state import load_state, save_state
 from learning.step_log import cut_rows
 from manifests.cli import say
+from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, Ranges, check_ranges
 from manifests.errors import UsageError
 from vae.grid import pad_to_grid
 from vae.network.model import CausalVAE
@@ -75,6 +76,21 @@ class TrainConfig:
     """Recompute activations in the backward pass."""
     save_every: int = 500
     """Steps between saves of the state."""
+
+    def __post_init__(self) -> None:
+        check_ranges("--train.", self, _RANGES)
+
+
+_RANGES: Ranges = {
+    **dict.fromkeys(("steps", "budget", "save_every"), COUNT),
+    "warmup_steps": COUNT_OR_NONE,
+    **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
+    **dict.fromkeys(("ema_decay", "adversarial_from"), SHARE),
+    **dict.fromkeys(
+        ("weight_decay", "l1", "l2", "haar", "flicker", "ms_ssim", "kl", "adversarial"), NOT_NEGATIVE
+    ),
+    "seed": SEED,
+}
 
 
 def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +209,7 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     config, model, device = run.config, run.model, next(run.model.parameters()).device
     rate = (
         config.lr
-        * min(1, (run.step + 1) / config.warmup_steps)
+        * min(1, (run.step + 1) / max(1, config.warmup_steps))
         * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / config.steps)))
     )
     for group in run.optimizer.param_groups:

@@ -26,6 +26,8 @@ from vae.pixels import as_float, to_video
 from vae.training.losses import psnr_db
 
 PUSH_FRAMES = 16
+_CODECS = {".mp4": "h264", ".webm": "vp9", ".mkv": "ffv1"}
+_KINDS = ", ".join((*_CODECS, ".png"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,8 @@ class Encode:
                     f"{psnr_db(head[:, : original.shape[1]], original):.2f} dB"
                 )
         except MediaError as error:
-            raise RushesError(str(self.source), error.message) from error
+            cause = error.message.removeprefix(str(self.source)).lstrip(": ").rstrip(". ")
+            raise RushesError(str(self.source), cause, "Give another file.") from error
         cli.say(f"{tuple(extent)} frames x height x width to latent {tuple(mean.shape)}{told}")
         print(self.out)
         return cli.DONE
@@ -106,7 +109,7 @@ class Decode:
     latent: Annotated[Path, tyro.conf.Positional]
     """Latent file."""
     out: Annotated[Path, tyro.conf.Positional]
-    """.mp4, .webm or .png."""
+    """.mp4, .webm, .mkv for every pixel as decoded, or .png."""
     weights: Path = DEFAULT_WEIGHTS
     """Folder of the VAE."""
     overwrite: bool = False
@@ -115,8 +118,8 @@ class Decode:
     def run(self) -> int:
         if not self.latent.exists():
             raise UsageError(str(self.latent), "does not exist")
-        if self.out.suffix not in {".mp4", ".webm", ".png"}:
-            raise UsageError(str(self.out), "is no kind of video or image", "Name a .mp4, .webm or .png.")
+        if self.out.suffix not in {*_CODECS, ".png"}:
+            raise UsageError(str(self.out), "names no kind of file that is made", f"Kinds: {_KINDS}.")
         cli.check_new(self.out, is_overwriting=self.overwrite)
         vae = load_vae(self.weights)
         metadata = read_metadata(self.latent)
@@ -131,7 +134,7 @@ class Decode:
         extent = Extent(*(int(part) for part in metadata["extent"].split(",")))
         if self.out.suffix == ".png" and extent.num_frames > 1:
             raise UsageError(
-                str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4 or .webm."
+                str(self.out), f"cannot hold {extent.num_frames} frames", "Name a .mp4, .webm or .mkv."
             )
         frames = _frames(vae, read_weights(self.latent)["mean"], extent)
         if self.out.suffix == ".png":
@@ -141,7 +144,7 @@ class Decode:
                 cli.with_folder(self.out),
                 frames,
                 float(metadata["fps"]) or 24.0,
-                "vp9" if self.out.suffix == ".webm" else "h264",
+                _CODECS[self.out.suffix],
             )
         print(self.out)
         return cli.DONE

@@ -83,6 +83,7 @@ class Train:
 
     def run(self) -> int:
         cli.check_new(self.out / "model.safetensors", is_overwriting=self.overwrite)
+        cli.check_own(self.out, {"model.safetensors", "config.json", "training"})
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.train.seed)
@@ -119,7 +120,7 @@ class Train:
                 if key in {"command", "data", "seconds", "steps", "began_as"}
             }
         save_vae(model, self.out, record)
-        (self.out / "training" / "state.safetensors").unlink()
+        (self.out / "training" / "state.safetensors").unlink(missing_ok=True)
         cli.print_json({key: record[key] for key in ("held_out", "seconds", "command")})
         return cli.DONE
 

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from media.bytes.access import opened
 from media.decode import limits
 from media.decode.facts import Probe
-from media.decode.geometry import Geometry
+from media.decode.geometry import Geometry, is_uneven
 from media.decode.images import PAGED, first_frame, frame_times_s
 from media.decode.marks import has_deep_samples, has_film_behind, is_stream, still_transfer
 from media.errors import MediaError
@@ -52,7 +52,7 @@ def probe_image(path: str) -> Probe | None:
             is_still = image.format in PAGED or not getattr(image, "is_animated", False)
             turned = image.getexif().get(0x0112, 1) >= 5 and not _is_turned(image)  # 5 to 8 swap the axes
             width, height = (image.height, image.width) if turned else image.size
-            duration = 0.0
+            times, duration = list[float](), 0.0
             if not is_still:
                 times, last = frame_times_s(image)
                 duration = times[-1] + last
@@ -68,7 +68,7 @@ def probe_image(path: str) -> Probe | None:
                 declared_duration_s=0.0,
                 num_packets=1 if is_still else frames,
                 fps=0.0 if is_still else frames / max(duration, 1e-3),
-                is_vfr=False,
+                is_vfr=is_uneven(times),
                 has_audio=False,
                 transfer=still_transfer(path) if image.format in _WITH_CODES else "sdr",
                 is_interlaced=False,

@@ -364,7 +364,7 @@ def test_a_killed_stage_resumes_to_the_same_losses_and_weights(examples, tokeniz
     resumed = run(tmp_path / "killed", fresh())
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    with pytest.raises(UsageError, match="other data or with other settings"):
+    with pytest.raises(UsageError, match="other data, with other settings or with another number"):
         train_stage(
             fresh(),
             tokenizer,

@@ -196,3 +196,12 @@ def test_what_an_animated_webp_does_not_cover_is_seen_through(tmp_path):
     white, red = [255, 255, 255], [200, 0, 0]
     assert [first[place].tolist() for place in ((0, 0), (10, 10), (10, 50))] == [white, red, white]
     assert [second[place].tolist() for place in ((0, 0), (10, 10), (10, 50))] == [white, red, red]
+
+
+@pytest.mark.parametrize("form", ["webp", "gif", "png"])
+@pytest.mark.parametrize(("durations", "is_uneven"), [([100, 200, 50, 400, 100, 100], True), ([100] * 6, 0)])
+def test_uneven_times_of_an_animation_are_seen_whoever_reads_it(tmp_path, form, durations, is_uneven):
+    path = tmp_path / f"a.{form}"
+    first, *others = (patches().rotate(90 * index, expand=False) for index in range(6))
+    first.save(path, save_all=True, append_images=others, duration=durations)
+    assert probe(str(path)).is_vfr == is_uneven

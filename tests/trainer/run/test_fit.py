@@ -509,3 +509,18 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(dataset, whole_run, 
     (newest / "state.json").write_text('{"step": 12, "digest": "0"}')
     with pytest.raises(UsageError, match="another version"):
         fit(dataset, "default", dataclasses.replace(TEST, steps=13, cooldown=0.0), tmp_path / "run")
+
+
+def test_an_average_of_decay_nought_is_told_from_the_one_of_a_fraction(dataset, tmp_path):
+    """Its name is the beginning of the other's: `ema0.` and `ema0.995.`."""
+    config = dataclasses.replace(TEST, steps=2, ema_more=(0.0,), save_every=2)
+    fit(dataset, "default", config, tmp_path)
+    fit(dataset, "default", dataclasses.replace(config, steps=3), tmp_path)
+    assert losses(tmp_path) == losses_of_one_go(dataset, config, tmp_path / "whole")
+    raw, averaged = (load_file(tmp_path / name / "model.safetensors") for name in ("model-ema0", "model"))
+    assert raw.keys() == averaged.keys() and any(not raw[key].equal(averaged[key]) for key in raw)
+
+
+def losses_of_one_go(dataset, config, folder):
+    fit(dataset, "default", dataclasses.replace(config, steps=3), folder)
+    return losses(folder)

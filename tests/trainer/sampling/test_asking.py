@@ -66,6 +66,23 @@ def test_own_samples_can_be_joined_and_keep_their_rate(model_folder, tmp_path):
     assert (len(read_clip(out)), probe(str(out)).fps) == (28, 12.0)
 
 
+def test_one_frame_has_no_rate_of_its_own(model_folder, tmp_path, pictures):
+    write_video(tmp_path / "a.mkv", film(1, 9, 24, 16, 24.0), 24.0, "ffv1")
+    write_video(tmp_path / "one.mkv", film(1, 1, 24, 16, 12.0), 12.0, "ffv1")
+    assert probe(str(tmp_path / "one.mkv")).fps == 12.0
+    for lone in (pictures[0], tmp_path / "one.mkv"):
+        for pair in ((lone, tmp_path / "a.mkv"), (tmp_path / "a.mkv", lone)):
+            out = tmp_path / "c.mkv"
+            words = ("--connect", *pair, "--gap", "0.25", "--out", out, "--overwrite")
+            assert sample(model_folder, *words) == cli.DONE
+            assert (len(read_clip(out)), probe(str(out)).fps) == (16, 24.0)
+
+
+def test_workers_are_of_a_launch(model_folder, tmp_path, capsys):
+    words = ("--prompt", "x", *SMALL, "--frames", "1", "--out", tmp_path / "a.png")
+    assert "is of --launch" in refused(capsys, model_folder, *words, "--workers", "2")
+
+
 def test_uneven_times_are_taken_at_an_even_rate(tmp_path, capsys):
     import av
 

@@ -67,7 +67,7 @@ def test_a_killed_training_resumes_to_the_same_losses_and_weights(clips, tmp_pat
     resumed = run(Windows, tmp_path / "killed")
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    with pytest.raises(UsageError, match="other data or with other settings"):
+    with pytest.raises(UsageError, match="other data, with other settings or with another number"):
         train(CausalVAE(SMALL), Windows(clips[:-1], config.budget, 1), config, tmp_path / "killed")
 
 
@@ -252,3 +252,40 @@ def test_stills_alone_have_cells_of_equal_frames_and_tiny_ones_are_refused(clips
     assert torch.equal(cells, cells[:, :, :1].expand_as(cells))
     with pytest.raises(UsageError, match="has no picture of 8 x 8"):
         first_cells(model, [clip[:, :, :4, :4] for clip in clips[:2]], 64, 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "lr nan",
+            "lr 0",
+            "save-every 0",
+            "budget -5",
+            "ema-decay 2",
+            "steps 0",
+            "warmup-steps -1",
+            "kl -1",
+        ),
+        *("seed -1", "clip-norm 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(tmp_path, capsys, words):
+    name, value = words.split()
+    arguments = ["train-vae", str(tmp_path / "v"), "--films", "1", f"--train.{name}", value]
+    assert cli.main(arguments=arguments) == cli.USAGE
+    assert f"--train.{name}" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_rate_that_does_not_rise_is_a_rate(clips, tmp_path):
+    config = TrainConfig(steps=2, budget=4096, warmup_steps=0)
+    windows = Windows(clips, config.budget, config.seed)
+    assert train(CausalVAE(VAEConfig(widths=(8, 8, 8))), windows, config, tmp_path)["seconds"] >= 0
+
+
+def test_weights_go_into_a_folder_of_their_own(tmp_path, capsys):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    assert cli.main(arguments=["train-vae", str(tmp_path), "--films", "1"]) == cli.USAGE
+    assert "holds other files (film.mp4)" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"film.mp4"}

@@ -187,7 +187,7 @@ def _of_extension(wish: Wish, factor_t: int) -> Made:
 
 
 def _of_two(wish: Wish, factor_t: int) -> Made:
-    first, second = (_clip(wish, path) for path in wish.connect)
+    first, second = features.alike(*(_clip(wish, path) for path in wish.connect))
     assert wish.gap is not None
     count = frames_in(wish.gap, first.fps)
     return features.connect(first, second, count, factor_t), ()
@@ -216,7 +216,7 @@ def _of_edit(wish: Wish, factor_t: int) -> Made:
 
 
 def _of_blend(wish: Wish, factor_t: int) -> Made:
-    first, second = (_clip(wish, path) for path in wish.blend)
+    first, second = features.alike(*(_clip(wish, path) for path in wish.blend))
     whole = min(len(first), len(second))
     is_told = wish.frames is not None or wish.seconds is not None
     count = _frames(wish, first.fps) if is_told else whole

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from learning.launching import become_ray_job, run_here
+from learning.launching import USUAL_WORKERS, become_ray_job, run_here
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
@@ -103,8 +103,8 @@ class Sample(Wish):
     launch: Literal["here", "processes", "ray"] = "here"
     """processes: several of this machine share the samples; ray: workers of a Ray cluster, restarted when one
     dies. Under torchrun: here."""
-    workers: int = 2
-    """Processes, or workers on Ray."""
+    workers: int | None = None
+    """Processes, or workers on Ray; 2 if left out."""
     gpus: float = 0.0
     """GPUs of each worker on Ray."""
     overwrite: bool = False
@@ -116,9 +116,9 @@ class Sample(Wish):
         wish = self._wish()
         self._check(chosen(wish))
         if self.launch == "processes":
-            return run_here(self.workers)
+            return run_here(self.workers or USUAL_WORKERS)
         if self.launch == "ray":
-            become_ray_job(self.workers, self.gpus)
+            become_ray_job(self.workers or USUAL_WORKERS, self.gpus)
         return self._sample(wish)
 
     def _wish(self) -> Wish:
@@ -139,6 +139,8 @@ class Sample(Wish):
         self._check_guidance()
         if self.gpus and self.launch != "ray":
             raise UsageError("--gpus", "is of --launch ray", "Give --device, or --launch ray.")
+        if self.workers and self.launch == "here":
+            raise UsageError("--workers", "is of --launch", "Give --launch processes, or --launch ray.")
         if self.prompts is not None and self.prompt:
             raise UsageError("--prompt and --prompts", "do not go together")
         if self.prompts is not None:

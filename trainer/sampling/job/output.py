@@ -70,7 +70,7 @@ class Output:
                 str(self.path),
                 f"cannot hold {'one frame' if num_frames == 1 else f'{num_frames} frames'}",
                 "A picture goes into a .png, a video into .mp4, .webm, or .mkv for every pixel as made"
-                + ("; for more frames raise --seconds or --frames." if num_frames == 1 else "."),
+                + ("; more frames come of a longer --seconds, --frames or file." if num_frames == 1 else "."),
             )
 
     def check_new(self, is_overwriting: bool) -> None:
