@@ -80,6 +80,7 @@ FAILURES = {
         "on it, twice (shown as `poison`).",
         "Raise `RUSHES_MAX_PIXELS` or the limit.",
     ),
+    "no_name": Reason("A row of a list names no file.", "Correct the list."),
     "missing": Reason("There is no such file, object or member.", "Check the address."),
     "missing_frames": Reason("The decoder gave fewer frames than the file has.", "Fetch the file again."),
     "no_answer": Reason("The captioner gave no answer.", "See the server's log; `rushes retry`."),

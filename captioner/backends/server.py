@@ -18,6 +18,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from captioner.backends.bounded import bounded_client
 from captioner.backends.reply import Reply, reply_of, retry_after_s
 from captioner.backends.vlm import reduced
 from captioner.coca.inputs import spread
@@ -178,7 +179,11 @@ class ServerCaptioner:
 
         key = os.environ.get("OPENAI_API_KEY") or "none"
         return AsyncOpenAI(
-            base_url=self.options.server, api_key=key, timeout=self.options.timeout_s, max_retries=0
+            base_url=self.options.server,
+            api_key=key,
+            timeout=self.options.timeout_s,
+            max_retries=0,
+            http_client=bounded_client(),
         )
 
     def _parts(self, clip: ClipFrames, picked: Sequence[int]) -> list[dict[str, Any]]:
@@ -311,6 +316,8 @@ class ServerCaptioner:
         except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
             # no answer in time, none at all, or half a JSON
             return Reply(error=f"{type(error).__name__}: {error}", is_away=True)
+        except openai.OpenAIError as error:  # of the client's own: asking again gives no less
+            return Reply(error=str(error), is_passing=False)
         try:
             return reply_of(answer)
         except (KeyError, TypeError, AttributeError, IndexError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,8 @@ _MEMBERS = pa.schema(
 )
 
 
+_UNFINISHED = ".unfinished"
+"""Lies beside what is being written. One process at a time exports to a folder."""
 _ASIDE, _DONE = ".replaced", ".replaced.done"
 """Folders of an earlier export: until the new one is whole, and then until it is gone."""
 
@@ -60,6 +63,7 @@ def export_tables(
     """
     try:
         kept = view.kept(dataset)  # a view that cannot be read replaces nothing
+        _clear_unfinished(to, out)
         with _set_aside(_there_before(to, out, overwrite)), _whole_or_gone(out, _names(to, out)):
             return _written(dataset, view, kept, _writer(to, out))
     except FileNotFoundError as error:
@@ -78,7 +82,8 @@ def _whole_or_gone(out: Path, written: Sequence[Path]) -> Iterator[None]:
         OSError: the disk is full, in whatever words a library says so.
     """
     try:
-        yield
+        with _held(out / _UNFINISHED):
+            yield
     except BaseException as error:
         for path in written:
             _gone(path)
@@ -114,6 +119,38 @@ def _put_back(aside: Path) -> None:
         _gone(aside.parent / path.name)
         os.replace(path, aside.parent / path.name)
     aside.rmdir()
+
+
+def _clear_unfinished(to: str, out: Path) -> None:
+    """Remove what an export that was killed has written; that of the one before comes back.
+
+    Raises:
+        UsageError: it was not killed, but is at work.
+    """
+    if (mark := out / _UNFINISHED).is_file():
+        with _held(mark):
+            for path in _names(to, out):
+                _gone(path)
+            if (out / _ASIDE).is_dir():
+                _put_back(out / _ASIDE)
+
+
+@contextlib.contextmanager
+def _held(mark: Path) -> Iterator[None]:
+    """A mark of one process alone, gone in the end, and where the process is killed still there.
+
+    Raises:
+        UsageError: it is another's.
+    """
+    with open(mark, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(str(mark.parent), "is being exported to by another", "Wait for it.") from error
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 def _gone(path: Path) -> None:

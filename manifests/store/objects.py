@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,12 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     NotFoundError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
 from obstore.store import GCSStore, S3Store
 from pyarrow import fs
 
+from manifests.store.ranged import listed, opened_object, said
 from manifests.text import split_user
 
 SCHEMES = ("s3", "gs", "gcs")
@@ -119,7 +116,7 @@ class ObjectStore(fs.FileSystemHandler):
                 found = obstore.head(store, key)
                 return _file_info(path, found)
             except (NotFoundError, FileNotFoundError):
-                below = next(iter(obstore.list(store, prefix=key, chunk_size=1)), None)
+                below = listed(lambda: next(iter(obstore.list(store, prefix=key, chunk_size=1)), None))
         return fs.FileInfo(path, fs.FileType.Directory if below else fs.FileType.NotFound)
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
@@ -127,28 +124,28 @@ class ObjectStore(fs.FileSystemHandler):
         bucket = selector.base_dir.strip("/").partition("/")[0]
         with said(selector.base_dir):
             if selector.recursive:
-                listed = [
-                    item
-                    for piece in obstore.list(store, prefix=key or None, chunk_size=1000)
-                    for item in piece
-                ]
+                items = listed(lambda: _all_below(store, key))
                 folders = []
             else:
-                found = obstore.list_with_delimiter(store, prefix=key or None)
-                listed, folders = list(found["objects"]), list(found["common_prefixes"])
-        if not listed and not folders and not selector.allow_not_found:
+                found = listed(lambda: obstore.list_with_delimiter(store, prefix=key or None))
+                items, folders = list(found["objects"]), list(found["common_prefixes"])
+        if not items and not folders and not selector.allow_not_found:
             raise FileNotFoundError(selector.base_dir)
-        return [_file_info(f"{bucket}/{item['path']}", item) for item in listed] + [
+        return [_file_info(f"{bucket}/{item['path']}", item) for item in items] + [
             fs.FileInfo(f"{bucket}/{folder}", fs.FileType.Directory) for folder in folders
         ]
 
     def open_input_file(self, path: str) -> pa.PythonFile:
         store, key = self.at(path)
-        with said(path):
-            size = obstore.head(store, key)["size"]
-        return pa.PythonFile(_Reader(store, key, size, path), mode="r")
+        return opened_object(store, key, path)
 
     open_input_stream = open_input_file
+
+    def read(self, path: str) -> bytes:
+        """All of an object, by one request."""
+        store, key = self.at(path)
+        with said(path):
+            return bytes(obstore.get(store, key).bytes())
 
     def read_range(self, path: str, offset: int, size_bytes: int) -> bytes:
         """Bytes from an offset, by one request where they are all there; short at the object's end."""
@@ -255,8 +252,9 @@ class ObjectStore(fs.FileSystemHandler):
     def delete_dir(self, path: str) -> None:
         store, key = self.at(path)
         with said(path):
-            for piece in obstore.list(store, prefix=key or None, chunk_size=1000):
-                obstore.delete(store, [item["path"] for item in piece])
+            items = listed(lambda: _all_below(store, key))
+            for begin in range(0, len(items), 1000):
+                obstore.delete(store, [item["path"] for item in items[begin : begin + 1000]])
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self.delete_dir(path)
@@ -270,61 +268,8 @@ class ObjectStore(fs.FileSystemHandler):
     open_output_stream = open_append_stream = move = copy_file = delete_root_dir_contents = _not_here
 
 
-class _Reader(io.RawIOBase):
-    """An object as a file: each read is one ranged request."""
-
-    def __init__(self, store: Any, key: str, size: int, path: str) -> None:
-        self._store, self._key, self._size, self._path, self._at = store, key, size, path, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def size(self) -> int:
-        """Bytes of the object."""
-        return self._size
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        length = left if size is None or size < 0 else min(size, left)
-        if not length:
-            return b""
-        with said(self._path):
-            data = bytes(obstore.get_range(self._store, self._key, start=self._at, length=length))
-        self._at += len(data)
-        return data
-
-
-_REFUSED = "400 Bad Request"
-
-
-@contextmanager
-def said(path: str) -> Iterator[None]:
-    """Errors of the store as errors of the operating system, on one line, with the object's path."""
-    try:
-        yield
-    except (NotFoundError, FileNotFoundError) as error:
-        raise FileNotFoundError(f"{path} does not exist") from error
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise PermissionError(f"{path}: ACCESS_DENIED ({_line(error)})") from error
-    except BaseError as error:
-        text = _line(error)
-        text += ", as stores answer expired credentials too" if _REFUSED in text else ""
-        raise OSError(errno.EIO, text, path) from error
-
-
-def _line(error: Exception) -> str:
-    """The first sentence of obstore's error, without its debug print."""
-    return " ".join(str(error).split("\n\nDebug source")[0].split())[:400]
+def _all_below(store: Any, key: str) -> list[Any]:
+    return [item for piece in obstore.list(store, prefix=key or None, chunk_size=1000) for item in piece]
 
 
 def _file_info(path: str, found: Any) -> fs.FileInfo:
@@ -348,7 +293,8 @@ def opened(uri: str) -> tuple[fs.PyFileSystem, str]:
     """The filesystem of an address and the path in it.
 
     Raises:
-        ValueError: the address names no bucket, or has an option that is not known.
+        ValueError: the address names no bucket, has an option that is not known, or a path that a store
+            cannot name.
     """
     user, bare = split_user(uri)
     parts = urlsplit(bare)
@@ -358,6 +304,10 @@ def opened(uri: str) -> tuple[fs.PyFileSystem, str]:
     bucket = parts.netloc
     if not bucket:
         raise ValueError("it names no bucket")
+    if "#" in bare:
+        raise ValueError("a # ends an address: write %23 for one in a name")
+    if {"", ".", ".."} & set(unquote(parts.path).strip("/").split("/")) and parts.path.strip("/"):
+        raise ValueError("its path has an empty part, or one of dots alone")
     if user:
         access, _, secret = user.partition(":")
         options |= {"access_key": unquote(access), "secret_key": unquote(secret)}

@@ -10,6 +10,7 @@ at once where its process can be looked up, else `STALE_S` after it last wrote, 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import getpass
 import json
 import os
@@ -214,6 +215,11 @@ class Lease:
                 "Nothing committed is lost; run the command again when that one has ended.",
             ) from error
         self._swap(_bytes(replace(self.own, renewed_s=0.0)), self._stored)
+        if storage.is_local(self.dataset.filesystem):
+            for debris in Path(self.dataset.path()).glob(f".{FILE}.*.tmp"):  # of writers that were killed
+                with contextlib.suppress(OSError):
+                    if time.time() - debris.stat().st_mtime > STALE_S:
+                        debris.unlink()
 
     def _watched(self, before: bytes | None) -> float:
         """How long the lease has not been renewed, by this process's own watch: other clocks were set."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from pipeline.config import Resources
 
 _CODE = Path(__file__).resolve().parents[2]
 _ANSWER_S = 10.0
+_TOKENS, _YOUNG_S = "rushes-token-", 60.0
 _OBJECT_STORE_BYTES = 256 << 20  # rows name shards; no frame crosses the object store
 
 
@@ -120,13 +123,23 @@ def _keep_others_out() -> None:
     """
     if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         return
-    folder = tempfile.mkdtemp(prefix="rushes-ray-")
+    _sweep_tokens()
+    folder = tempfile.mkdtemp(prefix=_TOKENS)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, "token")
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "w") as file:
-        file.write(secrets.token_hex(32))
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as long as this process lives: others sweep what nobody holds
+    os.write(handle, secrets.token_hex(32).encode())
     os.environ["RAY_AUTH_TOKEN_PATH"] = path
+
+
+def _sweep_tokens() -> None:
+    """Remove tokens of processes of this user that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_TOKENS}*/token"):
+        with contextlib.suppress(OSError), open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - path.stat().st_mtime > _YOUNG_S:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def beside_me() -> NodeAffinitySchedulingStrategy:

@@ -46,6 +46,7 @@ class Found:
         caption: address of a text file with its caption, beside it in a tar.
         size_bytes: size where the listing told it; None where it must be asked for.
         detail: what of it could not be used.
+        refused: why it cannot be ingested at all, where its list shows that.
     """
 
     uri: str
@@ -55,6 +56,7 @@ class Found:
     caption: str | None = None
     size_bytes: int | None = None
     detail: str = ""
+    refused: str = ""
 
     def joined(self, other: Found) -> Found:
         """The same thing found twice: what was said first stays, what was said later fills in."""

@@ -312,14 +312,24 @@ def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
 def list_rows(uri: str) -> Iterator[Found]:
     """Footage that a `.csv`, `.tsv`, `.jsonl` or `.parquet` list names, row by row, missing files too.
 
-    Missing files become failures by name.
+    Missing files become failures by name, rows that name none by their list and line.
 
     Raises:
-        UsageError: as `read_rows`, or a row names no file.
+        UsageError: as `read_rows`, or no row names a file.
     """
+    first, has_named = None, False
     for number, row in read_rows(uri):
-        column, entry = named_by(row, f"{shown(uri)} line {number}")
+        where = f"{shown(uri)} line {number}"
+        try:
+            column, entry = named_by(row, where)
+        except UsageError as error:
+            first = first or error
+            yield Found(where, metadata=row_fields(row)[1], refused=error.cause)
+            continue
+        has_named = True
         yield row_found(row, column, entry_uri(entry, uri))
+    if first and not has_named:
+        raise first
 
 
 def row_found(row: Mapping[str, object], column: str, uri: str) -> Found:

@@ -189,6 +189,8 @@ def source_row(found: Found) -> dict:
         return failed_row(
             replace(found, uri=safe), "name_not_utf8", f"{safe}: its name is no UTF-8 text; rename it"
         )
+    if found.refused:
+        return failed_row(found, "no_name", f"{found.uri} {found.refused}")
     if (suffix := suffix_of(found.uri)) in NOT_MEDIA:
         return failed_row(found, "not_media_file", f"{suffix} files hold no footage") | {"status": "dropped"}
     name, size = "", None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from manifests import cli
 from manifests.exporting.lakehouse import NAMESPACE
 from manifests.tables import records, scans
 from manifests.views import View
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -161,3 +164,40 @@ def test_a_tar_that_meets_a_full_disk_is_named_and_gone(copy, tmp_path, monkeypa
     assert cli.main(arguments=words) == cli.FAILED
     assert str(tmp_path / "out" / "000000.tar") in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".rushes-export"], "no footage already"
+
+
+KILLED = """
+import os, sys
+from manifests.cli import main
+from manifests.exporting import lakehouse
+lakehouse._members = lambda *_: os._exit(9)
+sys.exit(main(arguments=sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg"])
+def test_one_that_was_killed_is_begun_anew_by_the_same_command(copy, tmp_path, to):
+    words = ["export", copy.uri, "--to", to, "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", KILLED, *words]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 9
+    assert opened(to, tmp_path / "out")
+    assert cli.main(arguments=words) == cli.DONE
+    whole = opened(to, tmp_path / "out")
+    assert whole["members"] and cli.main(arguments=words) == cli.USAGE
+    assert (
+        subprocess.run([*command, "--overwrite"], cwd=ROOT, capture_output=True, check=False).returncode == 9
+    )
+    assert cli.main(arguments=words) == cli.USAGE  # the one before is back
+    assert opened(to, tmp_path / "out") == whole
+    assert {path.name for path in (tmp_path / "out").glob(".*")} == set()
+
+
+def test_two_do_not_export_to_one_folder(copy, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with open(out / ".unfinished", "w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        (out / "clips.lance").mkdir()
+        assert cli.main(arguments=["export", copy.uri, "--to", "lance", "--out", str(out)]) == cli.USAGE
+    assert "is being exported to by another" in capsys.readouterr().err
+    assert (out / "clips.lance").is_dir()

@@ -380,3 +380,13 @@ def test_windows_without_an_answer_say_nothing():
         long = replace(clip(1), facts={**clip(1).facts, "cuts_s": [0.75]})
         [captions] = Windowed(ServerCaptioner(options(server)), 12.0).caption([long])
         assert {caption.text for caption in captions} == {""}
+
+
+def test_an_answer_without_end_costs_one_request_and_no_memory():
+    def endless(request):
+        return "ball " * (1 << 20)
+
+    with ChatServer(endless) as server:
+        found = ServerCaptioner(options(server)).caption([clip(1)])
+        assert "more than 2 MiB" in found[0][0].finish_reason and not found[0][0].text
+        assert len(server.requests) == 1

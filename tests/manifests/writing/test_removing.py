@@ -27,6 +27,11 @@ from manifests.writing.commit import parquet_bytes
 from manifests.writing.compact import commit_version
 from manifests.writing.removing import pending, remove, token, tokens
 from manifests.writing.withdrawn import withdraw
+from pipeline.config import PlanConfig
+from pipeline.footage.listing import list_sources
+from pipeline.footage.sources import source_row
+from pipeline.plan import make_plan
+from tests.conftest import ingest_here
 from tests.manifests.writing.test_compact import everything
 
 
@@ -430,3 +435,27 @@ def test_it_is_not_taken_in_again(copy):
     assert [(row["status"], row["reason"]) for row in rows] == [("dropped", "removed")]
     assert holders(copy, [source_id]) == []
     assert verify(copy).problems == []
+
+
+def test_where_it_had_failed_before_nothing_of_it_is_left_either(films, tmp_path):
+    """What failed has an id that is made of its address."""
+    late, list_file = tmp_path / "late.mp4", tmp_path / "list.jsonl"
+    said = {"url": str(late), "caption": "SECRETALT the minister", "licence": "L-SECRET", "name": "Jane Roe"}
+    others = [{"url": str(path), "caption": "fine"} for path in sorted(films.glob("*.mp4"))[:2]]
+    list_file.write_text("".join(json.dumps(row) + "\n" for row in (said, *others)))
+    dataset = ingest_here(list_file, tmp_path / "ds")
+    [failed] = [row for row in scans.table(dataset, "sources").to_pylist() if row["status"] == "failed"]
+    assert failed["uri"] == str(late)
+    shutil.copy(sorted(films.glob("*.mp4"))[3], late)
+    rows = make_plan(dataset, list_sources([str(list_file)]), PlanConfig(), _rows, retries_failed=True)
+    [kept] = [row for row in rows if row["uri"] == str(late)]
+    assert kept["status"] == "kept" and kept["source_id"] != failed["source_id"]
+    remove(dataset, {kept["source_id"]: kept["uri"]})
+    words = [kept["source_id"], failed["source_id"], str(late), "SECRETALT", "L-SECRET", "Jane Roe"]
+    assert holders(dataset, words) == []
+    assert {row["alt"] for row in scans.table(dataset, "sources").to_pylist()} == {"fine"}
+    assert verify(dataset, deep=True).problems == []
+
+
+def _rows(files):
+    return [source_row(file) for file in files]

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -144,3 +145,17 @@ def test_workers_find_modules_where_the_driver_found_them(monkeypatch, tmp_path)
     cluster._make_module_path_absolute()
     found = os.environ["PYTHONPATH"].split(os.pathsep)
     assert found == [str(tmp_path), str(tmp_path / "own"), "/elsewhere"]
+
+
+def test_tokens_of_killed_processes_are_swept_and_those_of_living_ones_are_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cluster, "_YOUNG_S", -1.0)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    dead = tmp_path / "rushes-token-dead"
+    dead.mkdir()
+    (dead / "token").write_text("0" * 64)
+    for _ in range(2):
+        cluster._keep_others_out()
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert not dead.exists() and len(list(tmp_path.iterdir())) == 2

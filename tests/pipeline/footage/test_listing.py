@@ -204,7 +204,7 @@ def test_text_lists_hold_anything_and_count_from_their_folder(folder, tmp_path, 
     [
         ("a.jsonl", b'{"uri": "x.mp4"}\n{"uri": \n', "line 2: is not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: is JSON but no object"),
-        ("a.jsonl", b'{"uri": "x.mp4"}\n{"alt": "x"}\n', "line 2: names no file"),
+        ("a.jsonl", b'{"alt": "x"}\n{"uri": null}\n', "line 1: names no file"),
         ("a.jsonl", b'{"uri": 5}\n', "line 1: uri is no path"),
         ("a.csv", b"uri,alt\nx.mp4,a,b\n", "line 2: has more cells"),
         ("a.csv", b"name,alt\nx.mp4,a\n", "line 2: names no file"),
@@ -538,3 +538,24 @@ def test_an_export_is_no_footage(dataset, tmp_path, capsys):
     assert found and all("/ex/" not in item.uri for item in found)
     with pytest.raises(UsageError, match="an export of ours"):
         list_sources([str(tmp_path / "all" / "ex")])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_row_that_names_no_file_fails_alone(tmp_path, kind):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"url": None, "alt": "a"}, {"url": "x.mp4", "alt": "b"}, {"url": " ", "alt": "c"}]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    elif kind == "jsonl":
+        odd = {"url": "y.mp4\0z"}
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows, odd)))
+    else:
+        (tmp_path / "a.csv").write_text("url,alt\n,a\nx.mp4,b\n ,c\n")
+    found = list_sources([str(tmp_path / f"a.{kind}")])
+    failed = [source_row(item) for item in found if item.refused]
+    assert len(failed) == (3 if kind == "jsonl" else 2)
+    assert {row["reason"] for row in failed} == {"no_name"} and len({row["source_id"] for row in failed}) > 1
+    assert all(f"a.{kind} line " in row["uri"] for row in failed)
+    assert [item.uri for item in found if not item.refused] == [str(tmp_path / "x.mp4")]

@@ -1,0 +1,37 @@
+"""A client of HTTP whose answers have a size that a caption may have: who answers is not trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MOST_BYTES = 2 << 20
+"""Of one answer, unpacked: captions take thousands of bytes."""
+_OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
+
+
+def bounded_client() -> Any:
+    """A client for `openai.AsyncOpenAI` that reads no answer beyond `MOST_BYTES`.
+
+    It raises `openai.OpenAIError` then, which names the size.
+    """
+    import openai
+
+    class Bounded(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, *, stream: bool = False, **more: Any) -> Any:
+            response: Any = await super().send(request, stream=True, **more)
+            if stream:
+                return response
+            body = bytearray()
+            try:
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > MOST_BYTES:
+                        raise openai.OpenAIError(f"an answer of more than {MOST_BYTES >> 20} MiB")
+            finally:
+                await response.aclose()
+            headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _OF_THE_BODY]
+            return type(response)(
+                response.status_code, headers=headers, content=bytes(body), request=response.request
+            )
+
+    return Bounded()
