@@ -16,7 +16,7 @@ import pyarrow as pa
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES
-from manifests.tables.scans import Tables
+from manifests.tables.scans import Tables, now
 
 if TYPE_CHECKING:
     import duckdb
@@ -69,7 +69,7 @@ def connected(
     with tempfile.TemporaryDirectory(prefix="rushes-") as spill, duckdb.connect(":memory:") as connection:
         connection.execute(f"SET memory_limit = '{MEMORY}'")
         connection.execute(f"SET temp_directory = '{spill}'")
-        tables = Tables(dataset)
+        tables = now(dataset)
         versions = None if columns is None else list(columns.values())
         for name in TABLES:
             if name != "events" and name not in without:

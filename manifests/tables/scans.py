@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeVar
 
 import pyarrow as pa
@@ -35,11 +36,14 @@ class Tables:
         self.dataset, self.snapshot = dataset, dataset.snapshot
         self._records: dict[Column, pa.Table] = {}
         self._loose: dict[Column, list[int]] = {}
+        self._columns: list[Column] | None = None
+        self._paths: dict[tuple[str, Column | None], list[str]] = {}
 
     def columns(self) -> list[Column]:
-        found = self.dataset.columns()
-        self._check()
-        return found
+        if self._columns is None:
+            self._columns = self.dataset.columns()
+            self._check()
+        return self._columns
 
     def loose(self, column: Column) -> list[int]:
         """Shards of a column version that lie in small files of their own."""
@@ -81,6 +85,11 @@ class Tables:
         Raises:
             UsageError: there is no table of that name.
         """
+        if (name, column) not in self._paths:
+            self._paths[name, column] = self._found(name, column)
+        return [*self._paths[name, column]]
+
+    def _found(self, name: str, column: Column | None) -> list[str]:
         if name not in TABLES:
             raise UsageError(name, "is not a table", f"Tables: {', '.join(TABLES)}.")
         if name == "segments":
@@ -135,8 +144,38 @@ class Tables:
             yield str(column), self.table(name, column, fields)
 
 
+_moment: ContextVar[Tables | None] = ContextVar("moment", default=None)
+
+
+@contextlib.contextmanager
+def one_moment(dataset: Dataset) -> Iterator[None]:
+    """Inside, questions to the dataset are about one moment: what is committed is listed once.
+
+    For what only reads: what it commits itself meanwhile is not seen.
+    """
+    token = _moment.set(Tables(dataset))
+    try:
+        yield
+    finally:
+        _moment.reset(token)
+
+
+def now(dataset: Dataset) -> Tables:
+    """The tables of this moment: of the one that is held (`one_moment`), where no snapshot came since."""
+    held = _moment.get()
+    if held is None or held.dataset is not dataset:
+        return Tables(dataset)
+    if held.snapshot.number != dataset.snapshot.number:
+        _moment.set(held := Tables(dataset))
+    return held
+
+
 def looking(dataset: Dataset, ask: Callable[[Tables], Result]) -> Result:
     """What a question to the tables gives; to a new one where its files were merged in the meantime."""
+    if (tables := _moment.get()) is not None and tables.dataset is dataset:
+        with contextlib.suppress(FileNotFoundError):
+            return ask(tables)
+        _moment.set(Tables(dataset))
     for _ in range(_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             return ask(Tables(dataset))

@@ -13,6 +13,7 @@ from manifests.errors import UsageError
 from manifests.exporting.dataset_card import dataset_card
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.tables import scans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class Card:
     """Replace the file."""
 
     def run(self) -> int:
-        text = dataset_card(Dataset(self.dataset), self.view)
+        dataset = Dataset(self.dataset)
+        with scans.one_moment(dataset):
+            text = dataset_card(dataset, self.view)
         if self.out is None:
             print(text, end="")
             return cli.DONE

@@ -69,10 +69,11 @@ class Info:
 
     def run(self) -> int:
         dataset = Dataset(self.dataset)
-        statuses = pc.value_counts(scans.newest_sources(dataset, ["status"])["status"])
+        with scans.one_moment(dataset):
+            statuses = pc.value_counts(scans.newest_sources(dataset, ["status"])["status"])
+            columns = column_rows(dataset)
+            drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")
         sources = {item["values"]: item["counts"] for item in statuses.to_pylist()}
-        columns = column_rows(dataset)
-        drops, failures = word_rows(dataset, "drops", "reason"), word_rows(dataset, "failures", "error")
         if self.json:
             cli.print_json({"sources": sources, "columns": columns, "drops": drops, "failures": failures})
             return cli.DONE
@@ -208,6 +209,11 @@ class Show:
         if not self.clip:
             raise UsageError("a clip id of no letters", "names every clip", "List clips with `rushes ls`.")
         dataset = Dataset(self.dataset)
+        with scans.one_moment(dataset):
+            cli.print_json(self._found(dataset))
+        return cli.DONE
+
+    def _found(self, dataset: Dataset) -> dict:
         begins = pc.starts_with(pc.field("clip_id"), self.clip)
         clips = scans.table(dataset, "clips", where=begins).to_pylist()
         if not clips:
@@ -231,8 +237,7 @@ class Show:
                 for member in index
                 if member.key.startswith(self.clip)
             ]
-        cli.print_json(found | {"members": members})
-        return cli.DONE
+        return found | {"members": members}
 
 
 @dataclass(frozen=True, kw_only=True)
