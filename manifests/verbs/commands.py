@@ -224,8 +224,10 @@ class Show:
         of_it = pc.starts_with(pc.field("item_id"), self.clip)
         for name in ("drops", "failures"):
             found[name] = scans.table(dataset, name, where=of_it).to_pylist()
-        sources, own = scans.newest_sources(dataset), {row["source_id"] for row in clips}
-        found["sources"] = sources.filter(pc.is_in(sources["source_id"], pa.array(sorted(own)))).to_pylist()
+        sources, own = scans.newest_sources(dataset), {row["source_id"] or "" for row in clips}
+        found["sources"] = sources.filter(
+            pc.is_in(sources["source_id"], pa.array(sorted(own), pa.string()))
+        ).to_pylist()
         members = []
         places = {(column, row["shard"]) for column in dataset.columns() for row in clips}
         for column, shard in sorted(places):
