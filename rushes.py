@@ -12,21 +12,29 @@ _ended: list[int] = []
 
 
 def _leave() -> None:
-    """End at once where an object store was read.
+    """End at once where objects of a store were read.
 
     Registered before all else, so that it runs last. Threads of Arrow that still let go of a store's files,
     which are Python's, would abort a process whose Python has ended (SIGABRT, after all was printed).
     """
-    if _ended and "manifests.store.objects" in sys.modules:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+    ranged = sys.modules.get("manifests.store.ranged")
+    if not _ended or ranged is None or not ranged.num_opened:
+        return
+    with contextlib.suppress(OSError, ValueError):  # what cannot be printed Python tells of as ever
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(_ended[0])
+
+
+def _is_program() -> bool:
+    """Whether this process is `rushes`, and not another that calls `main`."""
+    return Path(getattr(sys.modules["__main__"], "__file__", None) or "").name in ("rushes", "rushes.py")
 
 
 def main() -> int:
     """Run a verb and return its exit code."""
-    atexit.register(_leave)
+    if _is_program():
+        atexit.register(_leave)
     sys.path.insert(0, str(Path(__file__).resolve().parent))  # ours before folders of the same names
     from manifests.signals import unwinding
 

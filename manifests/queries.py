@@ -16,7 +16,7 @@ import pyarrow as pa
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES
-from manifests.tables.scans import Tables, now
+from manifests.tables.scans import Tables, look_again, now
 
 if TYPE_CHECKING:
     import duckdb
@@ -288,10 +288,11 @@ def _again_where_merged(dataset: Dataset, ask: Callable[[], Result]) -> Result:
         try:
             return ask()
         except FileNotFoundError:
-            continue
+            look_again(dataset)
         except Exception:
             if _newest(dataset) == before:
                 raise
+            look_again(dataset)
     return ask()
 
 

@@ -262,24 +262,32 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_ranges("--", self, _RANGES)
-        decays = [f"{decay:g}" for decay in (self.ema_decay, *self.ema_more)]
-        if len(set(decays)) < len(decays):
-            raise UsageError(
-                "--ema-decay and --ema-more",
-                f"name one decay twice, by the six digits they are told apart by ({', '.join(decays)})",
-                "Give each decay once.",
-            )
-        if 0 < self.spike_factor < 1:
-            raise UsageError(
-                f"--spike-factor {self.spike_factor:g}",
-                "would refuse ordinary steps",
-                "Give 0, or 1 and more.",
-            )
         if self.is_half_stream and not self.is_bf16:
             raise UsageError("--half-stream", "needs --bf16 True")
         if self.checkpoint_keeps != "auto" and not self.is_checkpointed:
             raise UsageError("--checkpoint-keeps", "needs --checkpointing True")
         Mixing(weights=self.captions)
+
+
+def check_begun(config: FitConfig) -> None:
+    """Refuse what a run that is begun now may not have; runs of older versions may go on with it.
+
+    Raises:
+        UsageError: two averages have one name, or a guard would refuse ordinary steps.
+    """
+    decays = [f"{decay:g}" for decay in (config.ema_decay, *config.ema_more)]
+    if len(set(decays)) < len(decays):
+        raise UsageError(
+            "--ema-decay and --ema-more",
+            f"name one decay twice, by the six digits they are told apart by ({', '.join(decays)})",
+            "Give each decay once.",
+        )
+    if 0 < config.spike_factor < 1:
+        raise UsageError(
+            f"--spike-factor {config.spike_factor:g}",
+            "would refuse ordinary steps",
+            "Give 0, or 1 and more.",
+        )
 
 
 _RANGES: dict[str, Range] = {

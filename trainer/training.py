@@ -18,7 +18,7 @@ from trainer.options import RunOptions
 
 if TYPE_CHECKING:
     from manifests.store.reading import RangeCache
-    from trainer.config import FitConfig
+    from trainer.config import FitConfig, check_begun
 
 
 KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
@@ -160,8 +160,10 @@ class Fit(RunOptions):
 
         torch.set_num_threads(self.threads)
         out, config = self._checked_out(), self.config()
-        if self.init and not (out / "config.json").exists():  # a run that is begun has its weights
-            check_alike(config, self.init)
+        if not (out / "config.json").exists():
+            check_begun(config)
+            if self.init:  # a run that is begun has its weights
+                check_alike(config, self.init)
         try:
             if self.tars:
                 fit_tars(self._tar_urls(), config, out, self.new_data)

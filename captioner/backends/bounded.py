@@ -9,10 +9,14 @@ MOST_BYTES = 2 << 20
 _OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
 
 
+class TooLargeError(ValueError):
+    """An answer that goes on beyond `MOST_BYTES`."""
+
+
 def bounded_client() -> Any:
     """A client for `openai.AsyncOpenAI` that reads no answer beyond `MOST_BYTES`.
 
-    It raises `openai.OpenAIError` then, which names the size.
+    It raises `TooLargeError` then, which versions of openai may give as the cause of one of their own.
     """
     import openai
 
@@ -26,7 +30,7 @@ def bounded_client() -> Any:
                 async for piece in response.aiter_bytes():
                     body += piece
                     if len(body) > MOST_BYTES:
-                        raise openai.OpenAIError(f"an answer of more than {MOST_BYTES >> 20} MiB")
+                        raise TooLargeError(f"an answer of more than {MOST_BYTES >> 20} MiB")
             finally:
                 await response.aclose()
             headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _OF_THE_BODY]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from captioner.backends.bounded import bounded_client
+from captioner.backends.bounded import TooLargeError, bounded_client
 from captioner.backends.reply import Reply, reply_of, retry_after_s
 from captioner.backends.vlm import reduced
 from captioner.coca.inputs import spread
@@ -314,10 +314,11 @@ class ServerCaptioner:
         except TimeoutError:
             return Reply(error=f"no whole answer within {self.options.timeout_s:g} s", is_away=True)
         except (openai.APIConnectionError, openai.APIResponseValidationError, ValueError) as error:
-            # no answer in time, none at all, or half a JSON
+            # no answer in time, none at all, half a JSON; of one without end there is no less if asked again
+            large = error if isinstance(error, TooLargeError) else error.__cause__
+            if isinstance(large, TooLargeError):
+                return Reply(error=str(large), is_passing=False)
             return Reply(error=f"{type(error).__name__}: {error}", is_away=True)
-        except openai.OpenAIError as error:  # of the client's own: asking again gives no less
-            return Reply(error=str(error), is_passing=False)
         try:
             return reply_of(answer)
         except (KeyError, TypeError, AttributeError, IndexError):

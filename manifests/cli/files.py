@@ -54,12 +54,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def check_own(folder: Path, names: Collection[str]) -> None:
-    """Refuse a folder that holds other things than those of these names.
+    """Refuse a folder that holds other things than those of these names and hidden ones.
 
     Raises:
         UsageError: it does.
     """
-    if foreign := sorted(path.name for path in folder.glob("*") if path.name not in names):
+    there = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+    if foreign := [name for name in there if name not in names]:
         raise UsageError(str(folder), f"holds other files ({foreign[0]})", "Name a folder of its own.")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.schemas import TABLES
+from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import scans
 from manifests.views import View
@@ -44,28 +46,30 @@ _MEMBERS = pa.schema(
 )
 
 
-_UNFINISHED = ".unfinished"
-"""Lies beside what is being written. One process at a time exports to a folder."""
-_ASIDE, _DONE = ".replaced", ".replaced.done"
-"""Folders of an earlier export: until the new one is whole, and then until it is gone."""
+_MARK, _ASIDE = ".rushes-unfinished", ".replaced"
+"""A file that says how far an export came, and the folder with those of an earlier one meanwhile."""
+_MOVING, _WRITING, _WRITTEN = "moving", "writing", "written"
 
 
 def export_tables(
     dataset: Dataset, view: View, out: Path, to: str, overwrite: bool = False
 ) -> dict[str, int]:
-    """Write the tables of a view.
+    """Write the tables of a view: all of them, or nothing, wherever it is stopped or killed.
 
     Returns:
         Rows by table; tables without rows are not written.
 
     Raises:
-        UsageError: the library is missing, or something is there already.
+        UsageError: the library is missing, something is there already, or another process exports to the
+            folder.
     """
     try:
         kept = view.kept(dataset)  # a view that cannot be read replaces nothing
-        _clear_unfinished(to, out)
-        with _set_aside(_there_before(to, out, overwrite)), _whole_or_gone(out, _names(to, out)):
-            return _written(dataset, view, kept, _writer(to, out))
+        with _alone(out):
+            _settle(out)
+            with _settled(out):
+                _set_aside(out, to, _there_before(to, out, overwrite))
+                return _written(dataset, view, kept, _writer(to, out))
     except FileNotFoundError as error:
         raise RushesError(
             dataset.uri,
@@ -75,82 +79,90 @@ def export_tables(
 
 
 @contextlib.contextmanager
-def _whole_or_gone(out: Path, written: Sequence[Path]) -> Iterator[None]:
-    """Of an export that fails or is stopped nothing is left, so that the same command begins anew.
+def _alone(out: Path) -> Iterator[None]:
+    """One process at a time.
+
+    Raises:
+        UsageError: another exports to the folder.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(str(out), "is being exported to by another", "Wait for its end.") from error
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _settled(out: Path) -> Iterator[None]:
+    """Of an export that fails or is stopped nothing is left, and the one before is back.
 
     Raises:
         OSError: the disk is full, in whatever words a library says so.
     """
     try:
-        with _held(out / _UNFINISHED):
-            yield
+        yield
+        if (out / _MARK).exists():
+            _note(out, _WRITTEN)
     except BaseException as error:
-        for path in written:
-            _gone(path)
+        _settle(out)
         is_full = os.strerror(errno.ENOSPC).lower() in str(error).lower() or "disk is full" in str(error)
         if is_full or getattr(error, "errno", None) == errno.ENOSPC:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
         raise
+    _settle(out)
 
 
-@contextlib.contextmanager
-def _set_aside(old: Sequence[Path]) -> Iterator[None]:
-    """The files and folders of an earlier export, which come back where the new one is not made."""
-    if not old:
-        yield
+def _set_aside(out: Path, to: str, before: Sequence[Path]) -> None:
+    """Move what an earlier export wrote out of the way, and say that there is a new one."""
+    names = [path.name for path in _names(to, out)]
+    _note(out, _MOVING, names)
+    if before:
+        (out / _ASIDE).mkdir()
+    for path in before:
+        os.replace(path, out / _ASIDE / path.name)
+    _note(out, _WRITING, names)
+
+
+def _note(out: Path, state: str, names: Sequence[str] = ()) -> None:
+    said = {"about": "an export that was not finished; the same command goes on", "state": state}
+    storage.write_local(out / _MARK, json.dumps(said | {"names": [*names]}).encode())
+
+
+def _settle(out: Path) -> None:
+    """Bring a folder to where it was before an export that was cut short, or to its end.
+
+    It may be killed itself: each step leaves what the next call goes on from.
+
+    Raises:
+        UsageError: the mark is not of an export.
+    """
+    mark, aside = out / _MARK, out / _ASIDE
+    if not mark.exists():
         return
-    aside = old[0].parent / _ASIDE
-    aside.mkdir()
-    for path in old:
-        os.replace(path, aside / path.name)
     try:
-        yield
-    except BaseException:
-        _put_back(aside)
-        raise
-    done = aside.with_name(_DONE)
-    _gone(done)
-    os.replace(aside, done)  # from here on the new ones count
-    _gone(done)
-
-
-def _put_back(aside: Path) -> None:
-    for path in aside.iterdir():
-        _gone(aside.parent / path.name)
-        os.replace(path, aside.parent / path.name)
-    aside.rmdir()
-
-
-def _clear_unfinished(to: str, out: Path) -> None:
-    """Remove what an export that was killed has written; that of the one before comes back.
-
-    Raises:
-        UsageError: it was not killed, but is at work.
-    """
-    if (mark := out / _UNFINISHED).is_file():
-        with _held(mark):
-            for path in _names(to, out):
-                _gone(path)
-            if (out / _ASIDE).is_dir():
-                _put_back(out / _ASIDE)
-
-
-@contextlib.contextmanager
-def _held(mark: Path) -> Iterator[None]:
-    """A mark of one process alone, gone in the end, and where the process is killed still there.
-
-    Raises:
-        UsageError: it is another's.
-    """
-    with open(mark, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(str(mark.parent), "is being exported to by another", "Wait for it.") from error
-        try:
-            yield
-        finally:
-            mark.unlink(missing_ok=True)
+        said = json.loads(mark.read_bytes())
+        state, names = said["state"], said["names"]
+        known = {path.name for to in ("lance", "iceberg") for path in _names(to, out)}
+        if state not in (_MOVING, _WRITING, _WRITTEN) or not known.issuperset(names):
+            raise ValueError("it has other words")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(str(mark), f"is not of an export ({error})", "Name another folder.") from error
+    if state == _WRITING:
+        for name in names:
+            _gone(out / name)
+        _note(out, _MOVING)
+    if state == _WRITTEN:
+        _gone(aside)
+    elif aside.is_dir():
+        for path in aside.iterdir():
+            os.replace(path, out / path.name)
+        aside.rmdir()
+    for debris in out.glob(f".{_MARK}.*.tmp"):
+        debris.unlink(missing_ok=True)
+    mark.unlink()
 
 
 def _gone(path: Path) -> None:
@@ -212,8 +224,8 @@ def _there_before(to: str, out: Path, overwrite: bool) -> list[Path]:
         UsageError: they may not be replaced, or are not of one.
     """
     names = _names(to, out)
-    if (out / _ASIDE).is_dir():  # of an export that was killed
-        _put_back(out / _ASIDE)
+    if (out / _ASIDE).exists():
+        raise UsageError(str(out / _ASIDE), "is not of an export", "Name another folder.")
     before = [path for path in names if path.exists()]
     if to != "lance" and len(before) == 1:
         raise UsageError(str(before[0]), "is not of an export", "Name another folder.")

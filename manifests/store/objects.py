@@ -306,7 +306,8 @@ def opened(uri: str) -> tuple[fs.PyFileSystem, str]:
         raise ValueError("it names no bucket")
     if "#" in bare:
         raise ValueError("a # ends an address: write %23 for one in a name")
-    if {"", ".", ".."} & set(unquote(parts.path).strip("/").split("/")) and parts.path.strip("/"):
+    key = unquote(parts.path).rstrip("/").removeprefix("/")
+    if key and {"", ".", ".."} & set(key.split("/")):
         raise ValueError("its path has an empty part, or one of dots alone")
     if user:
         access, _, secret = user.partition(":")

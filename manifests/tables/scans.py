@@ -170,12 +170,19 @@ def now(dataset: Dataset) -> Tables:
     return held
 
 
+def look_again(dataset: Dataset) -> None:
+    """Leave the moment that is held, if one is: files of it are gone."""
+    held = _moment.get()
+    if held is not None and held.dataset is dataset:
+        _moment.set(Tables(dataset))
+
+
 def looking(dataset: Dataset, ask: Callable[[Tables], Result]) -> Result:
     """What a question to the tables gives; to a new one where its files were merged in the meantime."""
     if (tables := _moment.get()) is not None and tables.dataset is dataset:
         with contextlib.suppress(FileNotFoundError):
             return ask(tables)
-        _moment.set(Tables(dataset))
+        look_again(dataset)
     for _ in range(_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             return ask(Tables(dataset))

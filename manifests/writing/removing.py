@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def remove(
     if storage.is_local(dataset.filesystem):
         shutil.rmtree(dataset.path("keys"), ignore_errors=True)
     _rewrite_tables(dataset, done, words)
-    scrub_plan(dataset, {*ids, *_failed_at(dataset, words)})
+    scrub_plan(dataset, set(ids), set(words))
     scrub_texts(dataset, words, set(done.runs))
     rows = list(_note_of(dataset, _done(dataset), "removed")["removed"])
     own = {"reason": note["reason"], "removed_s": round(time.time(), 3), "read_by": done.runs}
@@ -121,17 +121,6 @@ def remove(
             for folder in {path.parent for path in Path(dataset.path(name)).rglob(".*.tmp")}:
                 sweep(folder, quiet_s=-1.0)
     return done
-
-
-def _failed_at(dataset: Dataset, addresses: Collection[str]) -> set[str]:
-    """Ids under which files of these addresses failed before, and under which none was ever kept."""
-    fields = ["source_id", "status"]
-    where = pc.field("uri").isin(pa.array(sorted(addresses), pa.string()))
-    rows = scans.table(dataset, "sources", None, [*fields, "uri"], where)
-    failed = set(rows.filter(pc.equal(rows["status"], "failed"))["source_id"].to_pylist())
-    where = pc.field("source_id").isin(pa.array(sorted(failed), pa.string()))
-    rows = scans.table(dataset, "sources", None, fields, where)
-    return failed - set(rows.filter(pc.equal(rows["status"], "kept"))["source_id"].to_pylist())
 
 
 def _rewrite_tables(dataset: Dataset, done: Removed, words: Mapping[str, str]) -> None:

@@ -23,14 +23,34 @@ _NO_TEXT = (".safetensors", ".distcp", ".parquet", ".tar", ".png", ".jpg", ".web
 _PICTURES = (".png", ".jpg", ".webm")
 
 
-def scrub_plan(dataset: Dataset, ids: Collection[str]) -> None:
-    """Write every generation anew that has rows of the sources."""
+def scrub_plan(dataset: Dataset, ids: Collection[str], addresses: Collection[str] = ()) -> None:
+    """Write every generation anew that has rows of the sources, or of what had failed at their addresses.
+
+    What failed has another id: that of other bytes, which other files may have, or one of its address.
+    """
+    gone, failed = pa.array(sorted(ids), pa.string()), set[tuple[str, str]]()
     for generation in dataset.generations():
-        _scrub_generation(dataset, generation, pa.array(sorted(ids), pa.string()))
+        rows = read_part(dataset, planned.part(dataset, "sources", generation))
+        there = rows.filter(pc.is_in(rows["uri"], pa.array(sorted(addresses), pa.string())))
+        tried = there.filter(pc.equal(there["status"], "failed")).select(["source_id", "uri"]).to_pylist()
+        failed |= {(row["source_id"], row["uri"]) for row in tried}
+    for generation in dataset.generations():
+        _scrub_generation(dataset, generation, gone, failed)
     _remove_old_parts(dataset)
 
 
-def _scrub_generation(dataset: Dataset, generation: int, ids: pa.Array) -> None:
+def _stays(rows: pa.Table, ids: pa.Array, failed: Collection[tuple[str, str]]) -> pa.ChunkedArray:
+    """Which rows of a table of the plan stay."""
+    of_ids = pc.fill_null(pc.is_in(rows["source_id"], ids), False)
+    if not failed:
+        return pc.invert(of_ids)
+    pairs = zip(rows["source_id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+    return pc.invert(pc.or_(of_ids, pa.chunked_array([[pair in failed for pair in pairs]], pa.bool_())))
+
+
+def _scrub_generation(
+    dataset: Dataset, generation: int, ids: pa.Array, failed: Collection[tuple[str, str]]
+) -> None:
     """Its tables first, then the segments, which name them."""
     path, digests = dataset.plan_path(generation), dict(planned.digests(dataset, generation))
     segments = read_part(dataset, path)
@@ -39,7 +59,7 @@ def _scrub_generation(dataset: Dataset, generation: int, ids: pa.Array) -> None:
     for name in planned.NAMES:
         own = planned.part(dataset, name, generation)
         rows = read_part(dataset, own)
-        kept = pc.invert(pc.fill_null(pc.is_in(rows["source_id"], ids), False))
+        kept = _stays(rows, ids, failed)
         if pc.all(kept).as_py() is not False:
             continue
         is_same = False

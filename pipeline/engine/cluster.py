@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -133,10 +134,18 @@ def _keep_others_out() -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = path
 
 
+def _plain(path: str, flags: int) -> int:
+    """Opens no link, and waits for nobody: anyone may put something of that name there."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _sweep_tokens() -> None:
     """Remove tokens of processes of this user that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{_TOKENS}*/token"):
-        with contextlib.suppress(OSError), open(path) as file:
+        with contextlib.suppress(OSError), open(path, opener=_plain) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                continue
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - path.stat().st_mtime > _YOUNG_S:
                 shutil.rmtree(path.parent, ignore_errors=True)

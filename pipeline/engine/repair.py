@@ -30,6 +30,8 @@ from pipeline.stages.protocol import Stage, run_stage
 
 _SECTIONS = {"preview": "curate", "latent": "encode"}
 """Of settings, where they are not named as the column that they make."""
+_ONLY_BY_HAND = ("name_not_utf8", "no_name")
+"""What fails again until a file or a list is mended and given anew."""
 _MADE_BY_RUNS = ("preview", "embed", "score", "caption", "text", "latent")
 
 
@@ -183,7 +185,7 @@ class Retry:
         sources = [
             row
             for _, row in sorted(latest.items())
-            if row["status"] == "failed" and row["reason"] != "name_not_utf8"
+            if row["status"] == "failed" and row["reason"] not in _ONLY_BY_HAND
         ]
         if not aim.view and sources:  # new clips need all stages
             cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view default`")

@@ -324,7 +324,8 @@ def list_rows(uri: str) -> Iterator[Found]:
             column, entry = named_by(row, where)
         except UsageError as error:
             first = first or error
-            yield Found(where, metadata=row_fields(row)[1], refused=error.cause)
+            alt, metadata, _ = row_fields(row)
+            yield Found(where, alt=alt, metadata=metadata, refused=error.cause)
             continue
         has_named = True
         yield row_found(row, column, entry_uri(entry, uri))

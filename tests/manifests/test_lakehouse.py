@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -195,9 +197,58 @@ def test_one_that_was_killed_is_begun_anew_by_the_same_command(copy, tmp_path, t
 def test_two_do_not_export_to_one_folder(copy, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    with open(out / ".unfinished", "w") as mark:
-        fcntl.flock(mark, fcntl.LOCK_EX)
-        (out / "clips.lance").mkdir()
-        assert cli.main(arguments=["export", copy.uri, "--to", "lance", "--out", str(out)]) == cli.USAGE
+    (out / "clips.lance").mkdir()
+    folder = os.open(out, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert cli.main(arguments=["export", copy.uri, "--to", "lance", "--out", str(out)]) == cli.USAGE
+    os.close(folder)
     assert "is being exported to by another" in capsys.readouterr().err
     assert (out / "clips.lance").is_dir()
+
+
+def test_a_killed_one_of_the_other_kind_takes_nothing_of_the_users(copy, tmp_path):
+    out = tmp_path / "out"
+    words = ["export", copy.uri, "--out", str(out), "--to"]
+    command = [sys.executable, "-c", KILLED, *words, "lance"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 9
+    (out / "rushes").mkdir()
+    (out / "rushes" / "film.mov").write_bytes(b"mine")
+    assert cli.main(arguments=[*words, "iceberg"]) == cli.USAGE
+    assert [path.name for path in out.iterdir()] == ["rushes"]
+    assert (out / "rushes" / "film.mov").read_bytes() == b"mine"
+    (out / ".rushes-unfinished").write_text("mine too")
+    assert cli.main(arguments=[*words, "lance"]) == cli.USAGE
+    assert (out / ".rushes-unfinished").read_text() == "mine too"
+
+
+STOPPED_AT = """
+import os, sys
+from manifests.exporting import lakehouse
+left = int(sys.argv.pop(1))
+def counted(real):
+    def step(*given, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return real(*given, **more)
+    return step
+lakehouse.os.replace, lakehouse._gone = counted(os.replace), counted(lakehouse._gone)
+lakehouse._note, lakehouse._written = counted(lakehouse._note), counted(lakehouse._written)
+from manifests.cli import main
+sys.exit(main(arguments=sys.argv[1:]))
+"""
+
+
+def test_killed_at_any_step_an_export_is_the_one_before_or_the_new_one(copy, tmp_path):
+    """Also where what goes on from a killed one is killed itself."""
+    out = tmp_path / "out"
+    words = ["export", copy.uri, "--to", "lance", "--out", str(out)]
+    assert cli.main(arguments=words) == cli.DONE
+    whole, chance = opened("lance", out), random.Random(3)
+    for step in (*range(0, 34, 3), *(chance.randrange(34) for _ in range(4))):
+        command = [sys.executable, "-c", STOPPED_AT, str(step), *words, "--overwrite"]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert cli.main(arguments=words) == cli.USAGE
+    assert opened("lance", out) == whole
+    assert not list(out.glob(".*"))

@@ -10,7 +10,7 @@ import pytest
 from learning.step_log import cut_rows
 from manifests.errors import IntegrityError, UsageError
 from tests.e2e.commands import run
-from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig
+from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig, check_begun
 from trainer.config_files import changes_between, load_config, load_stages, save_config, with_settings
 from trainer.presets import preset
 
@@ -28,9 +28,6 @@ NAN = float("nan")
         (FitConfig, {"shard_size": -1}),
         (FitConfig, {"roll_back_after": -1}),
         (FitConfig, {"spike_factor": -2.0}),
-        (FitConfig, {"spike_factor": 0.5}),
-        (FitConfig, {"ema_more": (0.99999995, 0.99999996)}),
-        (FitConfig, {"ema_decay": 0.9, "ema_more": (0.9,)}),
         (FitConfig, {"held_out": 5.0}),
         (FitConfig, {"mix": {"a": -1.0}}),
         (FitConfig, {"image_share": 2.0}),
@@ -49,6 +46,23 @@ def test_settings_that_make_no_sense_are_refused_by_name(kind, values):
     with pytest.raises(UsageError) as refused:
         kind(**values)
     assert name.split("_")[0] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"spike_factor": 0.5},
+        {"ema_more": (0.99999995, 0.99999996)},
+        {"ema_decay": 0.9, "ema_more": (0.9,)},
+    ],
+)
+def test_what_older_runs_may_have_is_refused_where_a_run_is_begun(tmp_path, values):
+    config = FitConfig(**values)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+    with pytest.raises(UsageError, match=r"spike-factor|ema-decay"):
+        check_begun(config)
+    check_begun(FitConfig())
 
 
 def test_every_setting_can_be_set_by_its_name_or_in_a_file(tmp_path):

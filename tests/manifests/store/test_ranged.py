@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_a_list_whose_answer_is_cut_is_asked_for_again(served, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://b/run#1", "s3://b/x#y/ds", "s3://b/a//c", "s3://b/a/../c", "s3://b/./c"]
+    "address", ["s3://b/run#1", "s3://b/x#y/ds", "s3://b/a//c", "s3://b/a/../c", "s3://b/./c", "s3://b//ds"]
 )
 def test_addresses_that_a_store_cannot_name_are_refused(address):
     with pytest.raises(UsageError, match="cannot be opened"):
@@ -59,8 +60,9 @@ def test_names_with_marks_are_kept_where_they_are_spelled_out():
 
 LEAVING = """
 import atexit, sys
-import manifests.store.objects
+sys.modules["__main__"].__file__ = "/bin/rushes"
 import manifests.cli, rushes
+from manifests.store import ranged
 class Late:
     def __del__(self):
         print("late")
@@ -68,15 +70,34 @@ held = [Late()]
 def run():
     atexit.register(print, "at exit")
     print("done")
+    ranged.num_opened = int(sys.argv[1])
     return 3
 manifests.cli.main = run
-sys.exit(rushes.main())
+code = rushes.main()
+sys.exit(code)
 """
 
 
-def test_a_program_that_read_a_store_ends_at_once_with_its_code_and_all_it_said():
+@pytest.mark.parametrize(("num_opened", "later"), [(0, "late\n"), (1, "")])
+def test_a_program_that_read_a_store_ends_at_once_with_its_code_and_all_it_said(num_opened, later):
     """Arrow's threads let go of Python's files late, and would abort it."""
-    done = subprocess.run(
-        [sys.executable, "-c", LEAVING], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (3, "done\nat exit\n", "")
+    command = [sys.executable, "-c", LEAVING, str(num_opened)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, f"done\nat exit\n{later}", "")
+
+
+@pytest.mark.parametrize("num_opened", [0, 1])
+def test_what_cannot_be_printed_is_told(num_opened):
+    command = [sys.executable, "-c", LEAVING, str(num_opened)]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, env=usual, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 120 and "No space left on device" in done.stderr
+
+
+def test_who_calls_main_keeps_an_exit_code_of_its_own():
+    program = LEAVING.replace("/bin/rushes", "/bin/mine").replace("sys.exit(code)", "sys.exit(5)")
+    done = subprocess.run([sys.executable, "-c", program, "1"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 5

@@ -438,22 +438,33 @@ def test_it_is_not_taken_in_again(copy):
 
 
 def test_where_it_had_failed_before_nothing_of_it_is_left_either(films, tmp_path):
-    """What failed has an id that is made of its address."""
+    """What failed has another id: of its address, or of other bytes, which other files may have too."""
     late, list_file = tmp_path / "late.mp4", tmp_path / "list.jsonl"
     said = {"url": str(late), "caption": "SECRETALT the minister", "licence": "L-SECRET", "name": "Jane Roe"}
     others = [{"url": str(path), "caption": "fine"} for path in sorted(films.glob("*.mp4"))[:2]]
+    page, twin = tmp_path / "page.mp4", tmp_path / "twin.mp4"
+    for path in (page, twin):
+        path.write_text("<html>404</html>")
+    others += [{"url": str(page), "caption": "SECRETALT too"}, {"url": str(twin), "caption": "fine"}]
     list_file.write_text("".join(json.dumps(row) + "\n" for row in (said, *others)))
     dataset = ingest_here(list_file, tmp_path / "ds")
-    [failed] = [row for row in scans.table(dataset, "sources").to_pylist() if row["status"] == "failed"]
-    assert failed["uri"] == str(late)
+    tried = [row for row in scans.table(dataset, "sources").to_pylist() if row["status"] == "failed"]
+    [failed] = [row for row in tried if row["uri"] == str(late)]
+    assert len({row["source_id"] for row in tried}) == 2 and len(tried) == 3
+    shutil.copy(sorted(films.glob("*.mp4"))[2], page)
     shutil.copy(sorted(films.glob("*.mp4"))[3], late)
     rows = make_plan(dataset, list_sources([str(list_file)]), PlanConfig(), _rows, retries_failed=True)
     [kept] = [row for row in rows if row["uri"] == str(late)]
     assert kept["status"] == "kept" and kept["source_id"] != failed["source_id"]
-    remove(dataset, {kept["source_id"]: kept["uri"]})
-    words = [kept["source_id"], failed["source_id"], str(late), "SECRETALT", "L-SECRET", "Jane Roe"]
+    [mended] = [row for row in rows if row["uri"] == str(page)]
+    remove(dataset, {row["source_id"]: row["uri"] for row in (kept, mended)})
+    words = [kept["source_id"], failed["source_id"], str(late), str(page)]
+    words += ["SECRETALT", "L-SECRET", "Jane Roe"]
     assert holders(dataset, words) == []
-    assert {row["alt"] for row in scans.table(dataset, "sources").to_pylist()} == {"fine"}
+    left = scans.table(dataset, "sources").to_pylist()
+    assert {row["alt"] for row in left} == {"fine"}
+    assert {row["uri"] for row in left if row["status"] == "failed"} == {str(twin)}
+    assert {row["uri"] for row in scans.table(dataset, "failures").to_pylist()} == {str(twin)}
     assert verify(dataset, deep=True).problems == []
 
 

@@ -155,7 +155,9 @@ def test_tokens_of_killed_processes_are_swept_and_those_of_living_ones_are_not(m
     dead = tmp_path / "rushes-token-dead"
     dead.mkdir()
     (dead / "token").write_text("0" * 64)
+    (tmp_path / "rushes-token-pipe").mkdir()
+    os.mkfifo(tmp_path / "rushes-token-pipe" / "token")  # whoever opens it would wait for ever
     for _ in range(2):
         cluster._keep_others_out()
         monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    assert not dead.exists() and len(list(tmp_path.iterdir())) == 2
+    assert not dead.exists() and len(list(tmp_path.iterdir())) == 3
