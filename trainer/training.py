@@ -18,7 +18,7 @@ from trainer.options import RunOptions
 
 if TYPE_CHECKING:
     from manifests.store.reading import RangeCache
-    from trainer.config import FitConfig, check_begun
+    from trainer.config import FitConfig
 
 
 KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
@@ -155,6 +155,7 @@ class Fit(RunOptions):
         os.environ.setdefault(*KERNELS_KEPT)
         import torch
 
+        from trainer.config import check_begun
         from trainer.run.fit import fit, fit_tars
         from trainer.state.beginning import check_alike
 
