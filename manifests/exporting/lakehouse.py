@@ -87,10 +87,11 @@ def _alone(out: Path) -> Iterator[None]:
     """
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(str(out), "is being exported to by another", "Wait for its end.") from error
         yield
-    except BlockingIOError as error:
-        raise UsageError(str(out), "is being exported to by another", "Wait for its end.") from error
     finally:
         os.close(folder)
 

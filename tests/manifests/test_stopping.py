@@ -59,12 +59,14 @@ def test_a_signal_that_duckdb_hears_in_the_main_thread_is_one(monkeypatch, capsy
 
     def verb(words, package):
         with duckdb.connect(":memory:") as connection:
+            connection.execute("SET threads = 1")  # so that it takes a second on any machine
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             try:
                 connection.execute("select sum(hash(a.range)) from range(1000000) a, range(300) b")
             except RuntimeError as error:
                 heard.append(str(error))
                 raise
+            time.sleep(1)  # the signal comes, whatever the query took
 
     monkeypatch.setattr(frame, "run", verb)
     try:
@@ -75,6 +77,7 @@ def test_a_signal_that_duckdb_hears_in_the_main_thread_is_one(monkeypatch, capsy
             if heard:
                 break
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert heard == ["Query interrupted"]
     assert "Traceback" not in capsys.readouterr().err
