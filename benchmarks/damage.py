@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from media.errors import MediaError
+from media.threads import ordinary_threads
 from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, source_row
@@ -61,7 +62,7 @@ def real(path: str, side_px: int) -> Iterator[np.ndarray]:
 def written(folder: Path, name: str, codec: str, frames: Iterator[np.ndarray]) -> Path:
     encoder, suffix, options = CODECS[codec]
     path, stream = folder / f"{name}-{codec}.{suffix}", None
-    with av.open(str(path), "w") as container:
+    with ordinary_threads(), av.open(str(path), "w") as container:
         for index, rgb in enumerate(frames):
             if stream is None:
                 stream = container.add_stream(encoder, FPS, options=options)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -14,6 +13,8 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from media.threads import ordinary_threads
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only; the AV1 encoder prints a page for each file otherwise
 
@@ -98,7 +99,7 @@ def write_video(
                     _without_looking_ahead(stream.codec_context)
                 stream.codec_context.time_base = base
                 stream.codec_context.thread_count = 1
-                with _ordinary_threads():
+                with ordinary_threads():
                     stream.codec_context.open()
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             if is_large:
@@ -122,30 +123,6 @@ def _mark_as_709(context: VideoCodecContext) -> None:
     """Players take what says nothing for BT.601 where it is small, and for BT.709 from HD on."""
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-
-
-@contextlib.contextmanager
-def _ordinary_threads() -> Iterator[None]:
-    """Threads that become real-time ones meanwhile are made ordinary again.
-
-    SVT-AV1 as root gives its threads, and for ever the caller's, a priority above everything on the machine;
-    whatever that process starts inherits it.
-    """
-    before = _realtime()
-    yield
-    for thread in _realtime() - before:
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _realtime() -> set[int]:
-    """This process's threads with a real-time priority; Linux alone tells."""
-    threads, found = Path("/proc/self/task"), set()
-    for thread in [int(path.name) for path in threads.iterdir()] if threads.is_dir() else []:
-        with contextlib.suppress(ProcessLookupError):
-            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
-                found.add(thread)
-    return found
 
 
 def webm_bytes(frames: Sequence[np.ndarray], times_s: Sequence[float]) -> bytes:

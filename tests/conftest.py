@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from manifests.layout import Dataset
 from manifests.tables import planned
+from media.threads import realtime_threads
 
 settings.register_profile(
     "project", deadline=None, derandomize=True
@@ -39,6 +40,16 @@ def _signals_as_before():
     sys.unraisablehook = usual_hook
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_threads():
+    """A test that leaves real-time threads stops children of later ones, wherever two of them compute."""
+    yield
+    left = realtime_threads()
+    for thread in left:
+        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+    assert not left, "this test left threads with a real-time priority: encode within media.threads"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.decode.seeking import is_seekable
 from media.errors import MediaError
+from media.threads import ordinary_threads
 from pipeline.plan import segments_of
 from tests.media.bytes.http_server import Server
 from world.render import render_frame
@@ -44,7 +45,7 @@ KINDS = {
 
 def made(path, codec, options, pixels="yuv420p"):
     shot, noise = sample_shot(3, SIZE[0] / SIZE[1], COUNT / FPS), np.random.default_rng(3)
-    with av.open(str(path), "w") as container:
+    with ordinary_threads(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, FPS, options=options)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv422p10le" if codec == "prores_ks" else pixels

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
+from media.threads import ordinary_threads
 
 PATCHES = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (128, 128, 128))
 
@@ -82,7 +83,7 @@ def test_a_damaged_profile_costs_nothing(tmp_path):
 
 
 def test_stills_of_hdr_are_shown_as_films_of_hdr(tmp_path):
-    with av.open(str(tmp_path / "pq.avif"), "w", format="avif") as container:
+    with ordinary_threads(), av.open(str(tmp_path / "pq.avif"), "w", format="avif") as container:
         stream = container.add_stream("libsvtav1", 1, options={"preset": "12", "crf": "10"})
         stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p10le"
         context = stream.codec_context

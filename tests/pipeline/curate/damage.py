@@ -14,6 +14,7 @@ import numpy as np
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
+from media.threads import ordinary_threads
 from world.render import render_frame
 from world.scene import sample_shot
 
@@ -35,7 +36,7 @@ def sound(folder: Path, codec: str, seed: int, size_px: tuple[int, int] = SIZE_P
     encoder, suffix, options = CODECS[codec]
     path, shot = folder / f"{codec}-{seed}.{suffix}", sample_shot(seed, 16 / 9, 5.0)
     noise = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
+    with ordinary_threads(), av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, FPS, options=options)
         (stream.width, stream.height), stream.pix_fmt = size_px, "yuv420p"
         for index in range(NUM_FRAMES):

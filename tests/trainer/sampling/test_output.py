@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +66,12 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, name, monke
 
 
 def test_what_a_process_left_that_is_gone_is_swept(tmp_path):
-    maker = subprocess.Popen([sys.executable, "-c", SLOWLY, str(tmp_path / "a.mp4"), "5"])
-    while not list(tmp_path.glob(".a.*.partial.mp4")):
-        assert maker.poll() is None
+    maker = subprocess.Popen([sys.executable, "-c", SLOWLY, str(tmp_path / "a.mp4"), "2"])
+    until_s = time.monotonic() + 120
+    while not list(tmp_path.glob(".a.*.partial.mp4")) and maker.poll() is None and time.monotonic() < until_s:
+        time.sleep(0.05)
     maker.kill()
-    maker.wait()
+    assert maker.wait() == -signal.SIGKILL and list(tmp_path.glob(".a.*.partial.mp4"))
     Output(tmp_path / "a.mp4").write(iter([FRAME] * 12), 12, 12.0, {"model_digest": "x"})
     assert not list(tmp_path.glob(".*"))
 
