@@ -1,8 +1,8 @@
 """Threads that encoders start, kept from taking the machine.
 
-SVT-AV1 as root gives its threads, and for ever the caller's, a priority above everything on the machine; whatever
-that process starts inherits it. Two processes that compute like this on two processors stop every other one, a
-child of theirs that sleeps for a moment too.
+SVT-AV1 as root gives its threads, and for ever the caller's, a priority above everything on the machine;
+whatever that process starts inherits it. Two processes that compute like this on two processors stop every
+other one, a child of theirs that sleeps for a moment too.
 """
 
 from __future__ import annotations
