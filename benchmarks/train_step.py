@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from unittest import mock
 
 import torch
@@ -31,6 +32,7 @@ from trainer.model.dit import DiT, count_parameters
 from trainer.presets import PRESETS
 from trainer.reports.efficiency import forward_flops
 
+Grid = tuple[int, int, int]
 ROUNDS, WORDS = 5, 40
 PATCH = (1, 2, 2)
 SHAPES = [
@@ -125,7 +127,7 @@ def attending(way: str) -> Iterator[None]:
 
     with (
         mock.patch.object(dit, "attend", attend),
-        mock.patch.object(attention, "_is_varlen", lambda dtype: way != "flex"),
+        mock.patch.object(attention, "is_varlen", lambda dtype: way != "flex"),
     ):
         yield
 
@@ -146,7 +148,7 @@ def built(options: argparse.Namespace, device: torch.device) -> DiT:
     return model
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("preset", nargs="?", default="tiny")
     parser.add_argument("tokens", nargs="?", type=int, default=2048)
@@ -163,39 +165,40 @@ def main() -> None:
         "--ways", default="varlen,flex,padded" if torch.cuda.is_available() else "grouped,padded"
     )
     parser.add_argument("--peak", type=float, default=0.0)
-    options = parser.parse_args()
-    ways = options.ways.split(",")
+    return parser.parse_args()
+
+
+def grids_of_packs(samples: list[Sample], budget: int, width: int) -> list[list[Grid]]:
+    """The latents' grids of a few packs, as the trainer's plan makes them."""
+    settings = PackSettings(
+        seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * width)
+    )
+    plan = plan_epoch(SampleTable.of(samples), settings, 0)
+    packs = (pack for step in plan.steps for pack in plan.packs(step))
+    return [[(item.latent_t, item.latent_h, item.latent_w) for item in pack] for pack in islice(packs, 4)]
+
+
+def tokens_of(grid: Grid) -> int:
+    return grid[0] * -(-grid[1] // 2) * -(-grid[2] // 2)
+
+
+def main() -> None:
+    options = arguments()
     device, budget = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.tokens
-    sizes = (
-        [size for size in LARGE_SHAPES if Sample("", 0, *size).tokens(PATCH) <= budget]
-        if budget >= 8192
-        else SHAPES
-    )
+    sizes = SHAPES
+    if budget >= 8192:
+        sizes = [size for size in LARGE_SHAPES if Sample("", 0, *size).tokens(PATCH) <= budget]
+    count = len(sizes) * max(2, 16 * budget // 8192)
+    samples = [Sample(f"{index}", index // 50, *sizes[index % len(sizes)]) for index in range(count)]
+
     model = built(options, device)
-    samples = [
-        Sample(f"{index}", index // 50, *sizes[index % len(sizes)])
-        for index in range(len(sizes) * max(2, 16 * budget // 8192))
-    ]
-    plan = plan_epoch(
-        SampleTable.of(samples),
-        PackSettings(
-            seed=0, budget=budget, packs_per_step=1, patch=PATCH, attention_cost=1 / (6 * model.config.width)
-        ),
-        0,
-    )
-    packs = [
-        [(item.latent_t, item.latent_h, item.latent_w) for item in pack]
-        for step in plan.steps
-        for pack in plan.packs(step)
-    ][:4]
+    packs = grids_of_packs(samples, budget, model.config.width)
     shapes = [shape for pack in packs for shape in pack]
-    longest = max(sample.tokens(PATCH) for sample in samples)
+    longest, valid = max(sample.tokens(PATCH) for sample in samples), sum(map(tokens_of, shapes))
     rows = max(1, budget // longest)
     batches = [shapes[at : at + rows] for at in range(0, len(shapes), rows)]
-    valid = sum(t * -(-h // 2) * -(-w // 2) for t, h, w in shapes)
     flops = 3 * sum(
-        forward_flops(model.config, [t * -(-h // 2) * -(-w // 2) for t, h, w in pack], [WORDS] * len(pack))
-        for pack in packs
+        forward_flops(model.config, [tokens_of(grid) for grid in pack], [WORDS] * len(pack)) for pack in packs
     )
     print(
         f"{options.preset}, {count_parameters(model) / 1e6:.1f} M parameters, {len(shapes)} samples of "
@@ -204,35 +207,32 @@ def main() -> None:
         + (", checkpointed" if options.checkpoint else "")
     )
     del model
-    took = {}
-    for way in ways:
-        is_padded = way == "padded"
+
+    took: dict[str, float] = {}
+    for way in options.ways.split(","):
+        name = way if way == "padded" else f"packed, {way}"
+        slots = longest * len(shapes) if way == "padded" else budget * len(packs)
         with attending(way):
             model = built(options, device)
-            own = (
+            filled = (
                 [inputs(batch, model, longest) for batch in batches]
-                if is_padded
+                if way == "padded"
                 else [inputs(pack, model) for pack in packs]
             )
-            took[way if is_padded else f"packed, {way}"] = (
-                seconds(model, own),
-                longest * len(shapes) if is_padded else budget * len(packs),
-            )
-            del model, own
-        name = way if is_padded else f"packed, {way}"
-        own_s, slots = took[name]
+            took[name] = own_s = seconds(model, filled)
+            del model, filled
         mfu = f", MFU {flops / own_s / options.peak / 1e12:.3f}" if options.peak else ""
         print(
             f"{name:16}{own_s:8.2f} s {valid / own_s:10.0f} valid tokens a second, {valid / slots:.2f} of "
-            "the slots are tokens, "
-            f"{flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}",
+            f"the slots are tokens, {flops / own_s / 1e12:.3f} TFLOP/s of model operations{mfu}",
             flush=True,
         )
+
     if device.type == "cuda":
         print(f"most memory held: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    best = min(own_s for name, (own_s, _) in took.items() if name != "padded")
     if "padded" in took:
-        print(f"ratio of valid tokens a second, packed over padded: {took['padded'][0] / best:.2f}")
+        best = min(own_s for name, own_s in took.items() if name != "padded")
+        print(f"ratio of valid tokens a second, packed over padded: {took['padded'] / best:.2f}")
 
 
 if __name__ == "__main__":
