@@ -5,6 +5,7 @@ videos.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -40,6 +42,15 @@ def _signals_as_before():
     sys.unraisablehook = usual_hook
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Whatever was drawn by tests before: a failure must come back."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -132,11 +143,13 @@ def bucket(monkeypatch):
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(150):
+        until_s = time.monotonic() + 120
+        while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=2).close()
                 break
             except OSError:
+                assert server.poll() is None and time.monotonic() < until_s, "no S3 server came up"
                 time.sleep(0.2)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "test")
@@ -148,5 +161,5 @@ def bucket(monkeypatch):
         client.create_bucket(Bucket="rushes")
         yield (lambda key: f"s3://rushes/{key}?endpoint_override=127.0.0.1:{port}&scheme=http"), client
     finally:
-        server.terminate()
-        server.wait(10)
+        server.kill()
+        server.wait()

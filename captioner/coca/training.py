@@ -30,10 +30,11 @@ from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
+from learning.finite_steps import FiniteSteps
 from learning.muon import Muon
 from learning.processes import join
 from learning.state import load_state, save_state
-from learning.step_log import cut_rows
+from learning.step_log import cut_rows, finite
 from manifests.cli import say
 
 TELL_EVERY_S = 20.0
@@ -199,12 +200,16 @@ def train_stage(
     if rank == 0:
         cut_rows(metrics, run.step)
     begin, told_s, first = time.monotonic(), 0.0, run.step
+    steps = FiniteSteps(f"captioner: {config.kind}", rank == 0)
     with open(metrics, "a", buffering=1) as log:
         while run.step < config.steps:
-            row = _step(run, tokenizer, batches, rank, processes, device)
+            row = _step(run, tokenizer, batches, rank, processes, device, steps)
             run.step += 1
             if rank == 0:
-                log.write(json.dumps({"step": run.step - 1, **row}) + "\n")
+                log.write(
+                    json.dumps({"step": run.step - 1, **{name: finite(value) for name, value in row.items()}})
+                    + "\n"
+                )
                 elapsed = time.monotonic() - begin
                 if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
                     told_s = elapsed
@@ -242,7 +247,13 @@ def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
 
 
 def _step(
-    run: Run, tokenizer: Tokens, batches: Batches, rank: int, processes: int, device: torch.device
+    run: Run,
+    tokenizer: Tokens,
+    batches: Batches,
+    rank: int,
+    processes: int,
+    device: torch.device,
+    steps: FiniteSteps,
 ) -> dict[str, float]:
     config = run.config
     clips, texts = batches.at(run.step)
@@ -265,8 +276,9 @@ def _step(
     if processes > 1:
         told = _summed(run.model, told)
     norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
+    is_taken = steps.takes(run.step, norm)
     for _, optimizer in run.parts.values():
-        if math.isfinite(norm):
+        if is_taken:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))

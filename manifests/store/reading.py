@@ -28,6 +28,8 @@ Check = Callable[[str, Member, bytes | memoryview], None]
 OPEN_TARS = 32
 STALE_S = 24 * 3600
 TRIES, PAUSE_S = 3, 1.0
+MOST_AT_ONCE_BYTES = 1 << 30
+"""Linux gives no more than 2 GiB by one call."""
 """An object store that fails is asked again."""
 _CACHED = re.compile(r"^[0-9a-f]{40}\.member$")
 _UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")
@@ -149,7 +151,9 @@ class MemberReader:
         room = self._room(member.size_bytes)
         if self._is_local:
             view = memoryview(cast(Any, room))
-            size = os.preadv(self._tar(path).fileno(), [view], member.offset)
+            size, file = 0, self._tar(path).fileno()
+            while count := os.preadv(file, [view[size : size + MOST_AT_ONCE_BYTES]], member.offset + size):
+                size += count
             check(path, member, memoryview(room[:size]))  # type: ignore[arg-type]
             return room
         data = self._fetched(path, member, check)

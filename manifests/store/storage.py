@@ -76,13 +76,11 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: int) -> bytes:
-    """`size_bytes` bytes from `offset`: one `pread` locally, one ranged GET on an object store.
-
-    May come back short.
-    """
+    """`size_bytes` bytes from `offset`, by one ranged GET on an object store; short at the file's end."""
     if is_local(filesystem):
-        with open(path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size_bytes, offset)
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size_bytes)
     if (store := objects.handler_of(filesystem)) is not None:
         return store.read_range(path, offset, size_bytes)
     with filesystem.open_input_file(path) as file:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from media.apart.confine import confine
+from media.apart.landlock import keep_from_secrets
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
@@ -197,6 +198,7 @@ def main() -> NoReturn:
     """Serve on the pipes of standard input and output; what else is printed goes to standard error."""
     wire = Wire(os.dup(0), os.dup(1))
     os.dup2(2, 1)
+    keep_from_secrets()  # before there are other threads, which it would not hold
     _end_with(int(sys.argv[1]))
     cv2.setNumThreads(1)
     server = Server(wire)

@@ -18,6 +18,7 @@ import numpy as np
 
 import media
 from manifests.cli import say
+from media.apart.landlock import NAMING
 from media.apart.wire import Wire, WireError
 from media.bytes.access import is_local, open_binary
 from media.errors import MediaError
@@ -25,7 +26,10 @@ from media.errors import MediaError
 _GRACE_S = 5.0
 MOST_FAR_BYTES = 1 << 20
 """Of a file that is not local, in one request."""
-_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "RUSHES_MAX_PIXELS", "COVERAGE_PROCESS_START")
+_KEPT = (
+    *("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "RUSHES_MAX_PIXELS", "COVERAGE_PROCESS_START"),
+    *("HOME", *NAMING),  # where secrets lie, so that it can be kept from there
+)
 
 
 class DoubtfulDeath(ChildProcessError):  # noqa: N818 - an event, and nobody's error yet

@@ -21,6 +21,7 @@ from pipeline.config import CurateConfig, fingerprinted
 from pipeline.curate.before import Before
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.curate.takes import Clip
+from pipeline.footage.sources import changed, check_unchanged
 from pipeline.stages.journal import Journal
 
 CODE_VERSION = 17
@@ -61,9 +62,12 @@ class Curate:
                     try:
                         with held(segment["uri"]):
                             for item in pieces(segment, book.source, self.config, beat):
+                                check_unchanged(book.source)
                                 book.note(item)
+                        check_unchanged(book.source)
                     except Exception as error:  # noqa: BLE001 - whatever one file does, the others go on
-                        book.fail(f"{segment['segment_id']}/rest", *blame(error), book.num_unread)
+                        told = blame(changed(book.source) or error)
+                        book.fail(f"{segment['segment_id']}/rest", *told, book.num_unread)
                 book.close()
                 progress(f"{number + 1}/{len(segments)} segments, {len(book.clips)} clips")
             journal.rest()

@@ -8,13 +8,14 @@ end_s, kind, text), and anything else, which is carried along as metadata.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import fields, replace
 
 from manifests.text import valid, valid_json, without_secrets
 from media.apart.reader import probe
-from media.bytes.access import held, open_binary, stat_media, tar_index
+from media.bytes.access import WEB, held, open_binary, stat_media, tar_index
 from media.bytes.sealed import keyless
 from media.bytes.tar_member import is_tar
 from media.decode.facts import Probe
@@ -174,10 +175,36 @@ def change_since(row: dict) -> str:
     if size != row["size_bytes"]:
         return f"has {size} bytes, the plan saw {row['size_bytes']}"
     if row.get("modified") and modified != row["modified"]:
-        name = content_id(row["uri"])
+        name = _content_id_of(row["uri"], size, modified)
         if not row["source_id"].startswith(name):
             return f"holds other bytes than the plan saw ({name}, not {row['source_id']})"
     return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _content_id_of(uri: str, size: int, modified: str) -> str:
+    return content_id(uri)
+
+
+def check_unchanged(row: dict) -> None:
+    """See that what was just read of a file is of the bytes that were planned.
+
+    Over http every read sees to that by itself.
+
+    Raises:
+        MediaError: it is another file now, or gone.
+    """
+    if not row["uri"].startswith(WEB) and (why := change_since(row)):
+        raise MediaError("source_changed", f"{row['uri']} {why}: it changed while it was read")
+
+
+def changed(row: dict) -> MediaError | None:
+    """What `check_unchanged` raises: the cause of whatever went wrong with the file."""
+    try:
+        check_unchanged(row)
+    except MediaError as error:
+        return error
+    return None
 
 
 def source_row(found: Found) -> dict:

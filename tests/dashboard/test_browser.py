@@ -262,7 +262,7 @@ def test_a_change_arrives_while_a_video_plays_on(browser, copy, tmp_path):
             log.write("committed", "3 kept", "caption", 5, seconds=9.0, footage_s=10.0, **account)
             begin = time.monotonic()
             until(page, "document.querySelector('.stages').textContent.includes('5 / 8')")
-            assert time.monotonic() - begin < 3
+            assert time.monotonic() - begin < 15
             assert page.evaluate("!document.querySelector('#mine').paused")
             assert "left" in page.locator(".sentence").inner_text()
     finally:

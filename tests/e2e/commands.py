@@ -8,6 +8,9 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,6 +45,38 @@ def start(*arguments: object, **extra: str) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def ended(started: Sequence[subprocess.Popen], timeout_s: float) -> list[tuple[str, str]]:
+    """What each of several processes that work together said, once all have ended with 0.
+
+    One that fails, or a time limit, ends the others, which would wait for it.
+    """
+    said: list[tuple[str, str]] = [("", "")] * len(started)
+
+    def listen(index: int) -> None:
+        said[index] = started[index].communicate()
+
+    threads = [threading.Thread(target=listen, args=(index,)) for index in range(len(started))]
+    for thread in threads:
+        thread.start()
+    until_s = time.monotonic() + timeout_s
+    while any(process.poll() is None for process in started):
+        if any(process.returncode for process in started) or time.monotonic() > until_s:
+            break
+        time.sleep(0.05)
+    for process in started:
+        process.kill()
+    for thread in threads:
+        thread.join()
+    bad = next((index for index, process in enumerate(started) if process.returncode > 0), None)
+    bad = (
+        next((index for index, process in enumerate(started) if process.returncode), None)
+        if bad is None
+        else bad
+    )
+    assert bad is None, f"process {bad} ended with {started[bad].returncode}\n{said[bad][0]}\n{said[bad][1]}"
+    return said
 
 
 def digests(name: str, data: bytes) -> dict[str, str]:

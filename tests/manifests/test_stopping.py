@@ -6,6 +6,7 @@ import functools
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import duckdb
@@ -15,6 +16,14 @@ from manifests.cli import INTERRUPTED, frame
 from manifests.queries import _stoppable
 
 ENDLESS = "select sum(a.num_frames) from clips a, range(1000000000) b, range(100000) c"
+
+
+def sent_in(seconds: float, number: signal.Signals) -> threading.Timer:
+    """A signal to the main thread; no alarm, by which tests that take too long are ended."""
+    main = threading.main_thread().ident
+    timer = threading.Timer(seconds, lambda: signal.pthread_kill(main, number))
+    timer.start()
+    return timer
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -39,45 +48,35 @@ def test_one_that_has_not_quite_begun_hears_of_it_too():
         time.sleep(1)
         return connection.execute("select count(*) from range(1000000000) a, range(100000) b").fetchall()
 
-    def ring(*_):
-        raise KeyboardInterrupt
-
     with duckdb.connect(":memory:") as connection:
-        before = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                _stoppable(connection, functools.partial(late, connection))
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        rung = sent_in(0.3, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            _stoppable(connection, functools.partial(late, connection))
+        rung.join()
 
 
 def test_a_signal_that_duckdb_hears_in_the_main_thread_is_one(monkeypatch, capsys):
     """It raises an error of its own in place of what the handler raised, if it hears of it at all."""
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
     heard = []
 
     def verb(words, package):
         with duckdb.connect(":memory:") as connection:
             connection.execute("SET threads = 1")  # so that it takes a second on any machine
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            rung = sent_in(0.2, signal.SIGTERM)
             try:
                 connection.execute("select sum(hash(a.range)) from range(1000000) a, range(300) b")
             except RuntimeError as error:
                 heard.append(str(error))
                 raise
-            time.sleep(1)  # the signal comes, whatever the query took
+            rung.join()  # the signal comes, whatever the query took
+            time.sleep(1)
 
     monkeypatch.setattr(frame, "run", verb)
-    try:
-        for _ in range(30):
-            assert frame.main() == INTERRUPTED
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if heard:
-                break
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for _ in range(30):
+        assert frame.main() == INTERRUPTED
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if heard:
+            break
     assert heard == ["Query interrupted"]
     assert "Traceback" not in capsys.readouterr().err

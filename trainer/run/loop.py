@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ class Run:
             return step
         ready_s = time.monotonic()
         tracer = Tracer(steps_traced(config.profile), self.out, self.ranks)
-        with StepProgress(self.ranks, step, config.steps) as progress, quiet_memory():
+        with closing(tracer), StepProgress(self.ranks, step, config.steps) as progress, quiet_memory():
             for number, epoch, noisy in loader.steps_from(step, self._noisy):
                 tracer.before(number)
                 stalled_s, packs = time.monotonic() - ready_s, [item.pack for item in noisy]
@@ -214,7 +215,6 @@ class Run:
                 if step == config.steps:
                     break
                 ready_s = time.monotonic()
-        tracer.close()
         if self.drawn:
             tell(self.ranks, f"captions drawn: {realised(self.drawn)}")
         self.is_sound = True

@@ -18,9 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from learning.finite_steps import FiniteSteps
 from learning.processes import join
 from learning.state import load_state, save_state
-from learning.step_log import cut_rows
+from learning.step_log import cut_rows, finite
 from manifests.cli import say
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, Ranges, check_ranges
 from manifests.errors import UsageError
@@ -188,6 +189,13 @@ class Run:
         return numbers is not None
 
 
+def _mean(value: Tensor, count: int) -> float:
+    """A number's mean over all processes."""
+    if count > 1:
+        dist.all_reduce(value)
+    return float(value) / count
+
+
 def _average_gradients(module: nn.Module, count: int) -> None:
     if count > 1:
         for value in module.parameters():
@@ -205,7 +213,7 @@ def share_of(num_windows: int, count: int, device: torch.device) -> float:
     return num_windows * count / float(total)
 
 
-def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
+def _step(run: Run, windows: Windows, rank: int, count: int, steps: FiniteSteps) -> float:
     config, model, device = run.config, run.model, next(run.model.parameters()).device
     rate = (
         config.lr
@@ -215,13 +223,15 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     video = windows.at(run.step, rank, count).to(device)
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 4096 + rank)
+    generator = torch.Generator().manual_seed(
+        ((config.seed * 1_000_003 + run.step) * 4096 + rank) % (1 << 63)
+    )
     with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
         made, mean, logvar = reconstruct(model, video, generator)
     made = made.float()
     loss = reconstruction_loss(made, video, config)
-    told = float(loss.detach())
     share = share_of(len(video), count, device)
+    told = _mean(loss.detach() * share, count)
     if (
         run.judge is not None
         and run.judge_optimizer is not None
@@ -238,7 +248,7 @@ def _step(run: Run, windows: Windows, rank: int, count: int) -> float:
         run.judge_optimizer.zero_grad(set_to_none=True)
     _average_gradients(model, count)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    if torch.isfinite(norm):
+    if steps.takes(run.step, float(norm)):
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
@@ -277,17 +287,17 @@ def train(
     run = Run(model, config, folder, hashlib.sha256(settings.encode()).hexdigest()[:16])
     if run.load() and rank == 0:
         say(f"vae: resumed after step {run.step}")
-    begin, told_s, first = time.monotonic(), 0.0, run.step
+    begin, told_s, first, steps = time.monotonic(), 0.0, run.step, FiniteSteps("vae", rank == 0)
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         cut_rows(folder / "metrics.jsonl", run.step)
     with open(folder / "metrics.jsonl", "a", buffering=1) as log:
         while run.step < config.steps:
-            loss = _step(run, windows, rank, count)
+            loss = _step(run, windows, rank, count, steps)
             run.step += 1
             if rank:
                 continue
-            log.write(json.dumps({"step": run.step - 1, "loss": loss}) + "\n")
+            log.write(json.dumps({"step": run.step - 1, "loss": finite(loss)}) + "\n")
             elapsed = time.monotonic() - begin
             if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
                 told_s = elapsed

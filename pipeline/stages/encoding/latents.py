@@ -21,7 +21,7 @@ from safetensors.torch import load
 from manifests.writing.commit import ShardCommit
 from pipeline.blame import blame
 from pipeline.config import EncodeConfig
-from pipeline.footage.sources import facts_of
+from pipeline.footage.sources import changed, facts_of
 from pipeline.stages.again import Again
 from pipeline.stages.encoding.clip_frames import Picked
 from pipeline.stages.encoding.reading_ahead import Job, SourcesAhead
@@ -100,14 +100,14 @@ class ShardWriter:
                 elif why := self.journal.poison(clip["clip_id"]):
                     self.fail(clip, "poison", why)
                 else:
-                    self._read(ahead, clip)
+                    self._read(ahead, clip, sources[clip["source_id"]])
                 yield
             self.width = max(self.width, ahead.width)
 
     def _is_read(self, clip_id: str) -> bool:
         return not self.again.is_kept(clip_id) and not self.journal.poison(clip_id)
 
-    def _read(self, ahead: SourcesAhead, clip: dict) -> None:
+    def _read(self, ahead: SourcesAhead, clip: dict, source: dict) -> None:
         """Read one clip to its end and encode it, now or with the next ones; or it fails."""
         config = self.config
         with self.journal.item(
@@ -115,9 +115,9 @@ class ShardWriter:
         ):
             try:
                 with ahead.clip(clip) as frames:
-                    self._take(Picked(clip, frames, self.config.max_fps))
+                    self._take(Picked(clip, source, frames, self.config.max_fps))
             except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                self.fail(clip, *blame(ahead.problem or error))
+                self.fail(clip, *blame(changed(source) or ahead.problem or error))
 
     def _take(self, picked: Picked) -> None:
         """Encode a long clip, or let a short one wait for others of its shape.

@@ -457,7 +457,7 @@ def test_the_command_killed_in_two_stages_ends_with_the_same_losses_and_weights(
 def test_two_processes_train_as_one(tmp_path):
     command([], tmp_path / "one", "--stage", "base")
     command(
-        ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m"],
+        ["torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"],
         tmp_path / "two",
         "--stage",
         "base",

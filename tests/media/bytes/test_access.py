@@ -219,7 +219,7 @@ def test_what_may_pass_is_tried_again_within_bounds(footage, server, mode):
     begin = time.monotonic()
     with open_binary(f"{server.url}/{mode}/film.mp4") as file:
         assert file.read() == (footage / "film.mp4").read_bytes()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 def test_a_file_that_changes_between_two_reads_is_an_error(footage, server):
@@ -246,7 +246,7 @@ def test_limits_of_size_and_time_hold_where_there_are_no_ranges(server, footage,
     with pytest.raises(MediaError) as caught:
         open_binary(f"{server.url}/slow/film.mp4", hasty)
     assert caught.value.reason == "timeout"
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with open_binary(f"{server.url}/plain/noise.bin") as file:
         file.seek(5_000_000)

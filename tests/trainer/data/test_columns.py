@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from learning.launching import _free_port
 from manifests.tables import scans
 from manifests.views import View
-from tests.e2e.commands import environment
+from tests.e2e.commands import ended, environment
 from trainer.config import FitConfig
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.catalogue.gathering import members_of
@@ -122,6 +122,4 @@ def test_one_process_of_a_node_makes_it_for_all(tmp_path, how, said):
         )
         for rank in range(2)
     ]
-    for process, expected in zip(started, said, strict=True):
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0 and out.split() == [expected], err
+    assert [out.split() for out, _ in ended(started, 120)] == [[expected] for expected in said]

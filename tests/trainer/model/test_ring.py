@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.launching import _free_port
-from tests.e2e.commands import environment
+from tests.e2e.commands import ended, environment
 from trainer.model.ring import RingPlan, join
 from trainer.model.sequence import SequenceGroup
 
@@ -56,9 +56,7 @@ def run_together(script, size, *arguments):
         )
         for rank in range(size)
     ]
-    for process in started:
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == 0 and "alike" in out, err
+    assert all("alike" in out for out, _ in ended(started, 240))
 
 
 @pytest.mark.parametrize(("size", "ring"), [(4, 2), (4, 4)])

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from manifests.errors import UsageError
-from tests.e2e.commands import environment
+from tests.e2e.commands import ended, environment
 from trainer.presets import preset
 from trainer.state.parallel import Ranks, check
 
@@ -66,9 +66,7 @@ def start(dataset, out, steps, processes, *more, **env):
 
 
 def run(*arguments, **env):
-    for process in start(*arguments, **env):
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    ended(start(*arguments, **env), 300)
 
 
 def losses(out: Path):

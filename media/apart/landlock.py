@@ -1,0 +1,105 @@
+"""Files that a decoder's process may open: all that its user may read, but where secrets lie.
+
+By Landlock (Linux 5.13 and later, `landlock(7)`). What is not named to it is refused, so everything is named
+but those places: a folder that holds one of them is named entry by entry, and what is put there later is not
+read by a process that runs. A process under Landlock may not look into one that is not, either: `/proc` does
+not give it the environment or the memory of the process that asks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+NAMING = (
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "RAY_AUTH_TOKEN_PATH",
+    "HF_TOKEN_PATH",
+    "KUBECONFIG",
+)
+"""Variables that say where a secret lies."""
+_IN_HOME = (
+    *(".aws", ".azure", ".boto", ".config/gcloud", ".docker", ".git-credentials", ".gnupg", ".kube"),
+    *(".huggingface", ".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".netrc", ".npmrc"),
+    *(".pgpass", ".pypirc", ".ray", ".ssh", ".bash_history", ".python_history"),
+)
+_OF_THE_SYSTEM = (
+    *(
+        "/proc",
+        "/etc/shadow",
+        "/etc/shadow-",
+        "/etc/gshadow",
+        "/etc/gshadow-",
+        "/etc/ssh",
+        "/etc/ssl/private",
+    ),
+    *("/run/secrets", "/var/run/secrets"),
+)
+_OF_PROC = ("cpuinfo", "filesystems", "loadavg", "meminfo", "self", "stat", "sys", "uptime", "version")
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_READ_FILE, _READ_DIR, _ALL_RIGHTS = 1 << 2, 1 << 3, (1 << 13) - 1  # those of the first version
+_BENEATH, _NO_NEW_PRIVILEGES = 1, 38
+
+
+def secret_places(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Files and folders that are there and hold what lets one in, links followed."""
+    named = [environment[name] for name in NAMING if environment.get(name)]
+    home = [str(Path.home() / name) for name in _IN_HOME]
+    return sorted(
+        {os.path.realpath(place) for place in (*named, *home, *_OF_THE_SYSTEM) if Path(place).exists()}
+    )
+
+
+def named(root: str, places: list[str]) -> Iterator[str]:
+    """The fewest files and folders that hold all below `root` but these places."""
+    if root in places:
+        return
+    if not any(place.startswith(root.rstrip("/") + "/") for place in places):
+        yield root
+        return
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_symlink():  # what it leads to is named where it lies
+            yield from named(entry.path, places)
+
+
+def keep_from_secrets() -> bool:
+    """Take away from this thread, and from those it starts, for good, the files where secrets lie.
+
+    Returns:
+        Whether this system can.
+    """
+    kernel = ctypes.CDLL(None, use_errno=True)
+    rights = struct.pack("<Q", _ALL_RIGHTS)
+    ruleset = kernel.syscall(_CREATE_RULESET, rights, ctypes.c_size_t(len(rights)), 0)
+    if ruleset < 0:
+        return False
+    try:
+        for path in (*named("/", secret_places()), *(f"/proc/{name}" for name in _OF_PROC)):
+            _allow(kernel, ruleset, path)
+        is_kept = kernel.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
+        return is_kept and kernel.syscall(_RESTRICT_SELF, ruleset, 0) == 0
+    finally:
+        os.close(ruleset)
+
+
+def _allow(kernel: ctypes.CDLL, ruleset: int, path: str) -> None:
+    """Let a file, or all below a folder, be read; one that is gone, or may not be opened, is left out."""
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        rights = _READ_FILE | _READ_DIR if Path(path).is_dir() else _READ_FILE
+        kernel.syscall(_ADD_RULE, ruleset, _BENEATH, struct.pack("<Qi", rights, place), 0)
+    finally:
+        os.close(place)
