@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.site import Site
+from manifests.runs.elsewhere import noted_trainings
 from manifests.store import storage
 
 SMOOTHING = 0.05
@@ -31,6 +32,8 @@ def folders(site: Site) -> dict[str, Path]:
     candidates = list(site.runs)
     if storage.is_local(site.dataset.filesystem):
         candidates += sorted((Path(site.dataset.root) / "training").glob("*"))
+    known = {path.resolve() for path in candidates}
+    candidates += [own.folder for own in noted_trainings(site.dataset) if own.folder.resolve() not in known]
     for path in candidates:
         if any((path / name).is_file() for name in _OWN):
             name, number = path.resolve().name, 2

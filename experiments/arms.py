@@ -162,7 +162,6 @@ def _train(model: DiT, data: Sequence[StreamedClip], config: FitConfig, name: st
         result = train_step(model, [noisy], config, ranks, stop)
         if result is None:
             raise KeyboardInterrupt
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

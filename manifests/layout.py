@@ -14,10 +14,12 @@ training/<run id>/
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from pyarrow import fs
 
@@ -129,6 +131,17 @@ class Dataset:
         if self.at:
             self._snapshot, self.named = snapshots.named(self.filesystem, self.root, self.at)
             self._generations = list(self.named["generations"])
+
+    def check_there(self) -> None:
+        """See that a local dataset has not gone since it was opened: what is written would be another one.
+
+        Raises:
+            FileNotFoundError: it was moved, deleted, or is no longer mounted.
+        """
+        if storage.is_local(self.filesystem) and not Path(self.path("dataset.json")).exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "the dataset is not there any more: moved, deleted or unmounted", self.uri
+            )
 
     def __getstate__(self) -> dict:
         return {"uri": self.uri, "header": self.header, "at": self.at}

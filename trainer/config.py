@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +26,11 @@ class ModelConfig:
     text: Literal["cross", "joint"] = "cross"
     """How a sample reads its text: by cross-attention in each block, or as part of its own sequence (single
     stream)."""
+
+    @property
+    def hidden_width(self) -> int:
+        """Of the feed-forward part: 8/3 of the width, in multiples of 16, as SwiGLU has three matrices."""
+        return 8 * self.width // 3 // 16 * 16
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -269,6 +275,9 @@ class FitConfig:
         Mixing(weights=self.captions)
 
 
+GUARDS = ("spike_factor", "spike_norm")
+
+
 def check_begun(config: FitConfig) -> None:
     """Refuse what a run that is begun now may not have; runs of older versions may go on with it.
 
@@ -282,12 +291,25 @@ def check_begun(config: FitConfig) -> None:
             f"name one decay twice, by the six digits they are told apart by ({', '.join(decays)})",
             "Give each decay once.",
         )
-    if 0 < config.spike_factor < 1:
-        raise UsageError(
-            f"--spike-factor {config.spike_factor:g}",
-            "would refuse ordinary steps",
-            "Give 0, or 1 and more.",
-        )
+    check_guard(config, GUARDS)
+
+
+def check_guard(config: FitConfig, names: Collection[str]) -> None:
+    """Refuse a guard that is set now and would refuse ordinary steps.
+
+    Args:
+        names: of those that are set now, of `GUARDS`.
+
+    Raises:
+        UsageError: one would.
+    """
+    for name in GUARDS:
+        if name in names and 0 < (factor := getattr(config, name)) < 1:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {factor:g}",
+                "would refuse ordinary steps",
+                "Give 0, or 1 and more.",
+            )
 
 
 _RANGES: dict[str, Range] = {

@@ -31,7 +31,7 @@ class Decoding:
     top_p: float = 0.9
     """nucleus: the smallest set of tokens with this much probability."""
     temperature: float = 1.0
-    """nucleus: below 1 is bolder."""
+    """nucleus: below 1 likely tokens become likelier still, above 1 unlikely ones do."""
     beams: int = 4
     length_power: float = 0.7
     """beam: scores are sums of log-probabilities over length to this power."""

@@ -33,7 +33,6 @@ from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.text import last_name
 
-KIND_OF = {"base": "alt", "short": "short", "dense": "dense"}
 HELD_OUT_EXAMPLES = 400
 _HELD_OUT_SEED = 77
 _HELD_OUT_EVERY = 20
@@ -259,4 +258,4 @@ def _shortened(config: StageConfig, steps: int) -> StageConfig:
     )
 
 
-__all__ = ["KIND_OF", "STAGES", "Source", "settings_of", "train_stages"]
+__all__ = ["STAGES", "Source", "settings_of", "train_stages"]

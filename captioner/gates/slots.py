@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from world.captions import relation
 from world.scene import BACKGROUNDS, CAMERAS, COLORS, SHAPES, Shot
@@ -118,7 +118,6 @@ class Slots:
     num_cuts: int | None = None
     """None: the caption is silent on cuts, which asserts there is none only where it describes a whole clip.
     """
-    is_video: bool = field(default=True)
 
 
 def truth(shots: Iterable[Shot]) -> Slots:
@@ -144,7 +143,6 @@ def truth(shots: Iterable[Shot]) -> Slots:
         first.camera if is_video else "",
         related,
         len(shots) - 1 if is_video else None,
-        is_video,
     )
 
 
@@ -176,7 +174,6 @@ def read(caption: str) -> Slots:
         _match(_CAMERA_WORDS, camera_part),
         relation_found,
         len(_CUTS.findall(text)),
-        bool(camera_part or re.search(_MOVES, scene)),
     )
 
 

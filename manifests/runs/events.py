@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
+from manifests.cli import say
 from manifests.errors import IntegrityError
 from manifests.layout import Column, Dataset
 from manifests.runs.pace import Meter
@@ -108,10 +111,24 @@ def told(events: list[dict]) -> list[dict]:
     return [event for event in events if event["event"] != HEARTBEAT]
 
 
+_STAMP = re.compile(r"\d{8}-\d{6}-\d{6}")
+
+
 def stamp() -> str:
     """A name for a run that begins now, which sorts by its time [UTC, to the microsecond]."""
     now_ns = time.time_ns()
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ns // 10**9)) + f"-{now_ns // 1000 % 10**6:06d}"
+
+
+def new_run_id(dataset: Dataset) -> str:
+    """A name for a run that begins now, which sorts after all that are there, whatever clock they went by."""
+    name = stamp()
+    last = max((other for other in run_ids(dataset) if _STAMP.fullmatch(other)), default="")
+    if last < name:
+        return name
+    say(f"{dataset.uri}: run {last} is of the future, a clock was set back; this one sorts after it")
+    following = datetime.strptime(last, "%Y%m%d-%H%M%S-%f") + timedelta(microseconds=1)
+    return following.strftime("%Y%m%d-%H%M%S-%f")
 
 
 def run_ids(dataset: Dataset) -> list[str]:

@@ -297,7 +297,14 @@ class Export:
         before = sorted(self.out.glob("*.tar"))
         if before and not self.overwrite and not is_unfinished(self.out, dataset, view):
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
-        written, num_lacking = export_webdataset(dataset, view, self.out)
+        try:
+            written, num_lacking = export_webdataset(dataset, view, self.out)
+        except FileNotFoundError as error:
+            raise UsageError(
+                dataset.address,
+                f"was changed by a takedown or a compaction while it was exported ({error})",
+                "Give the same command again: it goes on from what is there.",
+            ) from error
         if num_lacking:
             cli.say(f"export: {num_lacking} clips of the view lack a latent or a text, and are left out")
         for path in before:

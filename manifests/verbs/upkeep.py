@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import platform
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from manifests import cli, queries, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.runs.elsewhere import noted_trainings
 from manifests.store import storage
 from manifests.tables import scans
 from manifests.text import holds_secret, split_user
@@ -171,7 +173,7 @@ class Remove:
     reason: str = ""
     """Kept with the hashes of the ids."""
     runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")] = ()
-    """Training folders outside of the dataset, to tell which have read of them."""
+    """Training folders outside of the dataset that it does not know of, to tell which have read of them."""
     dry_run: bool = False
     """Say what would go and stop."""
     json: bool = False
@@ -192,7 +194,8 @@ class Remove:
             cli.print_table("to remove", ["source", "address", "status"], rows)
             return cli.DONE
         _refuse_while_training(dataset, self.runs)
-        read_by = [str(path) for path in self.runs if _has_read(path, sources)]
+        known = [noted.folder for noted in noted_trainings(dataset) if _has_log(noted.folder)]
+        read_by = sorted({str(path) for path in (*self.runs, *known) if _has_read(path, sources)})
         with Lease(dataset):
             done = remove(dataset, sources, self.reason, read_by)
         try:
@@ -277,7 +280,13 @@ def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
         UsageError: one runs now, in the dataset's folder or in a given one.
     """
     inside = Path(dataset.path("training")).glob("*/") if storage.is_local(dataset.filesystem) else ()
-    for folder in [*inside, *runs]:
+    noted = noted_trainings(dataset)
+    for own in noted:
+        if not own.is_here and own.host != platform.node():
+            cli.say(
+                f"remove: training {own.folder} on {own.host} cannot be seen from here: see that it rests"
+            )
+    for folder in [*inside, *runs, *(own.folder for own in noted)]:
         with contextlib.suppress(FileNotFoundError), open(folder / ".lock", "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -287,6 +296,10 @@ def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
                     "is a training that runs now",
                     "Stop it (Ctrl-C saves what it has), give this again, then go on by `fit --new-data`.",
                 ) from error
+
+
+def _has_log(folder: Path) -> bool:
+    return any(folder.glob("consumed*.jsonl"))
 
 
 def _has_read(folder: Path, sources: Collection[str]) -> bool:

@@ -192,6 +192,7 @@ class ShardCommit:
             SupersededError: another writer has committed it; nothing of that is touched.
         """
         dataset, filesystem = self.dataset, self.dataset.filesystem
+        dataset.check_there()
         record: dict = {
             "column": self.column.name,
             "fingerprint": self.column.fingerprint,

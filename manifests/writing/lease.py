@@ -177,7 +177,7 @@ class Lease:
         self.own = this_process(command or " ".join(["rushes", *sys.argv[1:2]]))
         self._stored = b""
         self._is_over = threading.Event()
-        self._taken_by = ""
+        self._taken_by, self._is_gone = "", False
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Lease:
@@ -208,13 +208,23 @@ class Lease:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._is_over.set()
         self._thread.join()
+        if self._is_gone:
+            raise UsageError(
+                self.dataset.uri,
+                "is not there any more: it was moved or deleted, or what it lies on is no longer mounted",
+                "Bring it back and run the command again: what was committed before is as it was.",
+            ) from error
         if self._taken_by:
             raise UsageError(
                 self.dataset.uri,
                 f"was taken over by {self._taken_by} while this process was not heard of",
                 "Nothing committed is lost; run the command again when that one has ended.",
             ) from error
-        self._swap(_bytes(replace(self.own, renewed_s=0.0)), self._stored)
+        try:
+            self._swap(_bytes(replace(self.own, renewed_s=0.0)), self._stored)
+        except OSError:
+            if error is None:  # else that says what could not be done; the lease goes stale by itself
+                raise
         if storage.is_local(self.dataset.filesystem):
             for debris in Path(self.dataset.path()).glob(f".{FILE}.*.tmp"):  # of writers that were killed
                 with contextlib.suppress(OSError):
@@ -247,7 +257,7 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._is_over.wait(RENEW_S):
-            fresh = _bytes(replace(self.own, renewed_s=time.time()))
+            fresh, holder = _bytes(replace(self.own, renewed_s=time.time())), None
             try:
                 if self._swap(fresh, self._stored):
                     self._stored = fresh
@@ -258,6 +268,9 @@ class Lease:
                 ):  # it had been renewed, and the answer was lost
                     self._stored = stored
                     continue
+                self.dataset.check_there()
+            except FileNotFoundError:
+                self._is_gone = True
             except OSError:  # the store is away; the work itself finds out, and the next renewal tries again
                 continue
             self._taken_by = holder.name if holder else "another writer"

@@ -181,13 +181,3 @@ def decode_image(data: bytes) -> np.ndarray:
     """[H, W, 3] uint8 of an encoded image held in memory."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB")).copy()
-
-
-def resized(rgb: np.ndarray, max_side_px: int) -> np.ndarray:
-    """The frame with its longer side at most `max_side_px`, both axes by one factor; never enlarged."""
-    height, width = rgb.shape[:2]
-    factor = max_side_px / max(height, width)
-    if factor >= 1:
-        return rgb
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX))

@@ -308,8 +308,3 @@ def distance(a: VideoHash, b: VideoHash) -> float:
     0: the same; up to `SAME`: copies; infinite: nothing fits.
     """
     return min(_view_distance(one, two) for one in a.views for two in b.views)
-
-
-def similarity(a: VideoHash, b: VideoHash) -> float:
-    """1 for the same, 0.5 at the border `SAME`, 0 for nothing alike."""
-    return 2.0 ** -(distance(a, b) / SAME)

@@ -61,13 +61,11 @@ class Report:
     """What a search did, so that no limit acts in silence."""
 
     clips: int = 0
-    flat_clips: int = 0
     keys: int = 0
     capped_buckets: int = 0
     comparisons_left_out: int = 0
     candidates: int = 0
     matches: int = 0
-    capped_components: int = 0
     largest_bucket: int = 0
 
     def add(self, other: Report) -> None:
@@ -82,7 +80,6 @@ def group(
     pairs: Mapping[tuple[str, str], float],
     quality: Mapping[str, Quality],
     measure: Callable[[str, str], float] | None = None,
-    report: Report | None = None,
 ) -> list[Group]:
     """Groups of matching clips: of the longest not yet in a group and those nearly as long that match it, the
     best is kept and takes its matches. So a clip is only ever left out for one that shows all of it.
@@ -107,8 +104,6 @@ def group(
             todo += fresh
         seen |= linked
         is_small = len(linked) <= COMPONENT_CAP
-        if report is not None and not is_small:
-            report.capped_components += 1
         ranked = sorted(linked, key=lambda clip_id: (-_duration_s(quality, clip_id), clip_id))
         free = dict.fromkeys(ranked)
         for longest in ranked:

@@ -109,11 +109,6 @@ def distances_of(hashes: Mapping[str, bytes], pairs: Sequence[tuple[str, str]]) 
     return np.array([distance(known[one], known[two]) for one, two in pairs])
 
 
-def num_flat(frames: Frames) -> int:
-    """Clips of a block in which no frame tells anything."""
-    return frames.num_flat
-
-
 @dataclass(frozen=True)
 class Candidates:
     """Pairs of clips [p, 2] int64 by number, i < j, each once; names and shards of all clips, new first."""
@@ -154,7 +149,6 @@ def candidate_pairs(
         spread(write_frames, [(keep, *frames)])
     for own in found:
         report.add(own.report)
-    report.flat_clips = sum(spread(num_flat, [(one,) for one in frames]))
     pairs, clips = [own.pairs for own in found], [new]
     near = [
         np.unique(np.concatenate([own.frames[place] for own in found]), axis=0) for place in range(len(old))
@@ -218,7 +212,7 @@ def find_groups(
             return float("inf")
         return distance(VideoHash.from_bytes(own[one]), VideoHash.from_bytes(own[two]))
 
-    groups = kept + group(asked, quality(matched), measure, report)
+    groups = kept + group(asked, quality(matched), measure)
     return sorted(groups, key=lambda found: found.kept), matches, report
 
 

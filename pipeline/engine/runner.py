@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 
 from manifests.cli import say
 from manifests.layout import Column, Dataset
-from manifests.runs.events import Aim, EventLog, stamp
+from manifests.runs.events import Aim, EventLog, new_run_id
 from manifests.store import storage
 from manifests.tables import planned
 from manifests.text import shown_json
@@ -236,7 +236,7 @@ def start_run(
         makes: the columns that its stages make.
         aim: the view that is to point at them.
     """
-    run_id = stamp()
+    run_id = new_run_id(dataset)
     record = {
         "run_id": run_id,
         "command": [_whole(word) for word in command],

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import SupportsFloat
+from itertools import islice
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pyarrow.compute as pc
 
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from manifests.fingerprint import fingerprint
 from manifests.layout import Column, Dataset
 from manifests.store.shards import Member, read_member
@@ -189,6 +190,27 @@ class _Tried:
             )
 
 
+def _asked(scorer: Scorer, frames: list[list[np.ndarray]]) -> list[Any]:
+    """What a scorer gives, one thing more than was asked for at most.
+
+    Raises:
+        RuntimeError: in place of what elsewhere is the machine's fault: here the scorer alone was at work.
+    """
+    try:
+        given = scorer.score(frames)
+        if isinstance(given, Iterable):
+            return list(islice(given, len(frames) + 1))
+    except SystemExit as error:  # of a library that takes this for its own program
+        raise RuntimeError(f"it called sys.exit({error})") from error
+    except (HopelessError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, OSError | MemoryError | RushesError):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    raise ValueError(f"it gave {given!r:.200}, which is no list of Score(value, (word, ...))")
+
+
 def _scored(scorer: Scorer, pictures: Pictures, tried: _Tried, clips: Sequence[dict]) -> list[Score]:
     """What a scorer says of some clips.
 
@@ -197,13 +219,7 @@ def _scored(scorer: Scorer, pictures: Pictures, tried: _Tried, clips: Sequence[d
         ValueError: it gives another number of scores, one that is none, or one that is not finite.
     """
     tried.check()
-    try:
-        given = scorer.score([pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
-    except SystemExit as error:  # of a library that takes this for its own program
-        raise RuntimeError(f"it called sys.exit({error})") from error
-    if not isinstance(given, Iterable):
-        raise ValueError(f"it gave {given!r:.200}, which is no list of Score(value, (word, ...))")
-    scores = list(given)
+    scores = _asked(scorer, [pictures.of(clip["clip_id"], scorer.frames) for clip in clips])
     if len(scores) != len(clips):
         raise ValueError(f"it gave {len(scores)} scores for {len(clips)} clips")
     found = list[Score]()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from manifests import cli
-from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, Ranges
+from manifests.cli.ranges import COUNT, SEED, Ranges
 from manifests.errors import UsageError
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
@@ -42,7 +42,7 @@ class Evaluate:
         "guidance": (0, 1000, True),
         "seed": SEED,
         "batch_tokens": COUNT,
-        "threads": COUNT_OR_NONE,
+        "threads": (0, 4096, True),
     }
 
     model_folder: Annotated[Path, tyro.conf.Positional]

@@ -114,7 +114,7 @@ class DiTBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, self.num_heads, self.is_joint = config.width, config.num_heads, config.text == "joint"
-        hidden = 8 * d // 3 // 16 * 16
+        hidden = config.hidden_width
         k = d // config.num_heads
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.q_norm, self.k_norm = RMSNorm32(k), RMSNorm32(k)

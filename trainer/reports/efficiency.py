@@ -41,7 +41,7 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int], text_lengths: Seq
     Two for each multiply-add of every matrix product.
     """
     d, tokens, words = config.width, sum(lengths), sum(text_lengths)
-    hidden = 8 * d // 3 // 16 * 16
+    hidden = config.hidden_width
     values = config.latent_channels * config.patch[0] * config.patch[1] * config.patch[2]
     pairs = list(zip(lengths, text_lengths, strict=True))
     block = 4 * d * d + 3 * d * hidden

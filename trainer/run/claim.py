@@ -9,7 +9,7 @@ from pathlib import Path
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
-from trainer.config import LATER, RUN_ONLY, FitConfig
+from trainer.config import LATER, RUN_ONLY, FitConfig, check_guard
 from trainer.config_files import Changes, changes_between, load_config, save_config
 from trainer.data.catalogue.catalog import Catalog
 from trainer.run.folder import CONFIG, check_new
@@ -81,9 +81,12 @@ def claim(
                 "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
                 "another --out.",
             )
+        check_guard(config, changes)
         if has_begun(out / "checkpoints"):
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
+        else:
+            _check_not_lost(out, before)
         if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
             kept, changes = before, Changes()
     ranks.wait()
@@ -91,6 +94,22 @@ def claim(
         save_config(kept or config, saved)
     ranks.wait()
     return config, lock, changes
+
+
+def _check_not_lost(out: Path, before: FitConfig) -> None:
+    """Refuse to begin a run anew that had come past its first checkpoints, of which none is there.
+
+    Raises:
+        UsageError: its log or its model say so.
+    """
+    log = out / "metrics.jsonl"
+    num_steps = log.read_bytes().count(b"\n") if log.exists() else 0
+    if (out / "model").exists() or num_steps >= 2 * before.save_every:
+        raise UsageError(
+            str(out / "checkpoints"),
+            f"is gone or empty, and the run has {num_steps} steps in its log",
+            "Bring the checkpoints back, or give another --out to begin anew.",
+        )
 
 
 def _begun_as(before: FitConfig, now: FitConfig, out: Path) -> FitConfig:

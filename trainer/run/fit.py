@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from learning.stopping import Stop, stop_on_signals
+from manifests.cli import say
 from manifests.layout import Dataset
+from manifests.runs.elsewhere import note_training
 from manifests.runs.events import ingest_settings
 from manifests.store.json_files import read_local_object
 from manifests.store.reading import RangeCache
@@ -79,6 +81,8 @@ def dataset_source(
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
     is_begun = (out / CONFIG).exists()
+    if ranks.is_first and not note_training(dataset, out):
+        say(f"fit: {dataset.address} may not be written: a takedown finds this run by `remove --runs {out}`")
     catalog = load_catalog(dataset, views, config, noted_held_out(out) if is_begun else ())
     if is_begun and (out / RECORD).exists():  # it keeps what it began with, also on more data
         catalog = normalised_as(catalog, read_local_object(out / RECORD), str(out))

@@ -21,7 +21,8 @@ _LOGS = (".log", ".txt", ".out", ".err")
 
 
 def _is_own(name: str) -> bool:
-    return name in _OWN or fnmatch(name, "consumed-*.jsonl")  # of each process after the first
+    # logs of each process after the first, and models of other averages
+    return name in _OWN or fnmatch(name, "consumed-*.jsonl") or fnmatch(name, "model-ema*")
 
 
 def check_new(out: Path) -> None:
@@ -37,6 +38,10 @@ def check_new(out: Path) -> None:
         for path in out.iterdir()
         if not path.name.startswith(".") and not _is_own(path.name) and path.suffix not in _LOGS
     )
+    if not others and (out / "metrics.jsonl").exists() and (out / "checkpoints").exists():
+        raise UsageError(
+            str(out / CONFIG), "is gone from the folder of a run", "Bring it back, or give another --out."
+        )
     if others:
         is_dataset = (out / "dataset.json").exists()
         raise UsageError(

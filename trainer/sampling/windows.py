@@ -32,7 +32,7 @@ class Windows:
     def __post_init__(self) -> None:
         if not 1 <= self.overlap < self.length:
             raise UsageError(
-                f"windows of {self.length} latents that overlap by {self.overlap}",
+                f"--window {self.length} and --overlap {self.overlap}",
                 "do not move on",
                 "The overlap is at least 1 and less than the length.",
             )

@@ -14,6 +14,7 @@ import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from manifests.cli import say
 from manifests.errors import IntegrityError, UsageError
@@ -86,6 +87,8 @@ def read_state(path: Path) -> TrainState:
             "was written by another version",
             "Go on with that version, or give another --out to begin anew.",
         )
+    if not _is_as_written(path, stored):
+        raise IntegrityError(str(path / STATE), "is damaged: it is not what was written for this step")
     try:
         return TrainState(**stored["state"])
     except TypeError as error:
@@ -94,6 +97,13 @@ def read_state(path: Path) -> TrainState:
             f"was written by another version ({error})",
             "Go on with that version, or give another --out to begin anew.",
         ) from error
+
+
+def _is_as_written(path: Path, stored: dict[str, Any]) -> bool:
+    """Whether a state is what its checksum says (older versions wrote none), and of its folder's step."""
+    own, step = json.dumps(stored["state"], sort_keys=True).encode(), stored["state"].get("step", 0)
+    is_named = path.name in (f"step-{step:08d}", temporary_folder(path.parent, step).name)
+    return is_named and stored.get("crc32", zlib.crc32(own)) == zlib.crc32(own)
 
 
 def readable_states(folder: Path) -> list[TrainState]:
@@ -148,7 +158,9 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks, sums: Sums)
     temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
     files = _checksums(temporary, ranks, sums)
     if ranks.is_first:
-        (temporary / STATE).write_text(json.dumps({"state": asdict(state), "files": files}))
+        own = asdict(state)
+        crc = zlib.crc32(json.dumps(own, sort_keys=True).encode())
+        (temporary / STATE).write_text(json.dumps({"state": own, "files": files, "crc32": crc}))
         flush(temporary / STATE)
         flush(temporary)
         old = folder / f".{final.name}.old"
@@ -202,8 +214,11 @@ def damage(path: Path, ranks: Ranks) -> str:
     Every process must call: each reads its share.
     """
     try:
-        files: dict[str, list[int]] = read_local_object(path / STATE)["files"]
-    except (IntegrityError, KeyError, OSError):
+        stored = read_local_object(path / STATE)
+        files: dict[str, list[int]] = stored["files"]
+        if not _is_as_written(path, stored):
+            return f"{STATE} is not what was written for this step"
+    except (IntegrityError, KeyError, TypeError, AttributeError, ValueError, OSError):
         return f"{STATE} cannot be read"
     names, bad = sorted(files), [0.0] * len(files)
     for index in range(ranks.rank, len(names), ranks.size):

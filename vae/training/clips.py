@@ -1,7 +1,7 @@
 """Training clips in their own shapes: of the film world, of footage, of a dataset's kept clips.
 
-Nothing is resized to fit. Training windows are cut from these clips (`Windows`); that is the only cropping
-there is, encoding never crops.
+Clips keep their shapes; footage is read at 256 x 256 pixels' worth at most. Training windows are cut from
+these clips (`Windows`); that is the only cropping there is, encoding never crops.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
 class Windows:
     """Training windows: batches of one shape, cut anywhere, each a function of (seed, step).
 
-    A batch has about `budget` pixels: many small windows, or few long or large ones; every sixth is of single
-    frames, and some are of sizes off the grid, so that padding is met in training as in use.
+    A batch has about `budget` pixels: many small windows, or few long or large ones; one shape in six is of
+    single frames, and some are of sizes off the grid, so that padding is met in training as in use.
     """
 
     SHAPES = ((9, 32, 32), (9, 32, 32), (17, 32, 32), (9, 40, 56), (17, 64, 64), (1, 64, 64))

@@ -53,6 +53,18 @@ def _put(written, path, data):
         file.write(data)
 
 
+def test_a_run_after_one_of_the_future_is_the_last(tmp_path, capsys):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    for last in ("20300101-000000-999999", "20991231-235959-999999"):
+        (tmp_path / "ds" / "runs" / last).mkdir(parents=True)
+        (tmp_path / "ds" / "runs" / last / "run.json").write_text("{}")
+        (tmp_path / "ds" / "runs" / "of-a-user").mkdir(exist_ok=True)
+        (tmp_path / "ds" / "runs" / "of-a-user" / "run.json").write_text("{}")
+        name = events.new_run_id(dataset)
+        assert last < name and len(name) == len(last)
+        assert f"run {last} is of the future" in capsys.readouterr().err
+
+
 def test_names_of_runs_sort_by_their_time(monkeypatch):
     times = [1_700_000_000_000_000_000 + 7_300_000 * turn for turn in range(200)]
     names = []

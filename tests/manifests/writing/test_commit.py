@@ -29,6 +29,18 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
+def test_nothing_is_committed_where_a_dataset_was(tmp_path):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    with (
+        pytest.raises(FileNotFoundError, match="not there any more"),
+        ShardCommit(dataset, COLUMN, 0, 0) as commit,
+    ):
+        commit.add("a.clip.json", b"x")
+        (tmp_path / "ds").rename(tmp_path / "moved")
+        commit.commit(rows_of(), Account(1, 1, 0, 0))
+    assert not (tmp_path / "ds").exists()
+
+
 def test_account_refuses_items_that_vanish():
     with pytest.raises(ValueError, match="unaccounted"):
         Account(3, 1, 1, 0)

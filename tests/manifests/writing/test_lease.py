@@ -1,5 +1,6 @@
 """The writer's lease: who is refused, who is passed over, and what a writer that lost it is told."""
 
+import errno
 import json
 import os
 import signal
@@ -160,6 +161,26 @@ def test_it_is_renewed_and_one_who_lost_it_is_stopped_and_told(tmp_path, monkeyp
             time.sleep(0.1)
         pytest.fail("it goes on")
     assert read(dataset)[0].host == "node7"  # and the other's lease stays
+
+
+def test_a_dataset_that_is_gone_is_said_to_be(tmp_path, monkeypatch):
+    """And not that another writer took it."""
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.05)
+    dataset = Dataset.create(str(tmp_path / "ds"))
+    with pytest.raises(UsageError, match="is not there any more"), Lease(dataset):
+        (tmp_path / "ds").rename(tmp_path / "moved")
+        time.sleep(60)
+
+
+def test_an_error_inside_is_told_where_the_lease_cannot_be_given_back(tmp_path, monkeypatch):
+    dataset = Dataset.create(str(tmp_path))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device", "lease.json")
+
+    with pytest.raises(OSError, match=r"part\.parquet"), Lease(dataset):
+        monkeypatch.setattr(storage, "swap_bytes", full)
+        raise OSError(errno.ENOSPC, "no space left on device", "part.parquet")
 
 
 def test_a_renewal_whose_answer_was_lost_is_its_own(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from manifests.cli.frame import main
 from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
+from manifests.runs.elsewhere import note_training, noted_trainings
 from manifests.schemas import to_table
 from manifests.store import storage
 from manifests.tables import planned, records, scans
@@ -420,6 +421,29 @@ def test_nothing_is_taken_down_while_a_training_reads(copy, tmp_path, capsys):
             assert cli.main(arguments=given) == cli.USAGE
         assert "runs now" in capsys.readouterr().err and holders(copy, [source_id])
     assert cli.main(arguments=["remove", copy.uri, "--source", source_id]) == cli.DONE
+
+
+def test_trainings_outside_of_the_dataset_are_known(copy, tmp_path, capsys):
+    """One that runs there holds a takedown up, one that has read of the source is named, and one on another
+    machine is.
+    """
+    source_id, _ = a_source(copy)
+    out, asked = tmp_path / "runs" / "one", ["remove", copy.uri, "--source", source_id]
+    out.mkdir(parents=True)
+    assert note_training(copy, out) and note_training(copy, out)
+    assert [noted.folder for noted in noted_trainings(copy)].count(out) == 1
+    (out / "consumed.jsonl").write_text(f'{{"samples": ["{source_id}-00000000"]}}\n')
+    far = Path(copy.path("training", "elsewhere-0000000000000000.json"))
+    far.write_text('{"folder": "/nowhere/run", "host": "node9"}')
+    (far.parent / "elsewhere-1.json").write_text("no JSON")
+    with open(out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli.main(arguments=asked) == cli.USAGE
+    assert f"{out}: is a training that runs now" in capsys.readouterr().err and holders(copy, [source_id])
+    assert cli.main(arguments=asked) == cli.DONE
+    said = capsys.readouterr().err
+    assert f"training {out} had read of it" in said and "/nowhere/run on node9" in said
+    assert verify(copy).problems == []
 
 
 def test_it_is_not_taken_in_again(copy):

@@ -142,6 +142,43 @@ class Blackening(Redness):
         return [Score(0.0) for _ in clips]
 
 
+class Refusing(Redness):
+    """It fails as a machine does."""
+
+    name, version, frames = "refusing", "1", 1
+
+    def score(self, clips):
+        raise OSError("cannot identify image file")
+
+
+class Full(Redness):
+    """It finds no memory."""
+
+    name, version, frames = "full", "1", 1
+
+    def score(self, clips):
+        raise MemoryError
+
+
+class Breaking(Redness):
+    """It raises what is no Exception."""
+
+    name, version, frames = "breaking", "1", 1
+
+    def score(self, clips):
+        raise GeneratorExit("over")
+
+
+class Endless(Redness):
+    """It never stops to give scores."""
+
+    name, version, frames = "endless", "1", 1
+
+    def score(self, clips):
+        while True:
+            yield Score(1.0)
+
+
 class Silent(Redness):
     """It gives nothing."""
 

@@ -105,6 +105,10 @@ def test_a_scorer_that_fails_takes_nothing_from_the_others_and_a_retry_asks_it_a
         ("Lettered", "'a', which is no number"),
         ("Complex", "which is no number"),
         ("Leaving", "it called sys.exit(3)"),
+        ("Refusing", "OSError: cannot identify image file"),
+        ("Full", "MemoryError"),
+        ("Breaking", "GeneratorExit: over"),
+        ("Endless", "scores for"),
     ],
 )
 def test_answers_that_are_no_scores_name_the_scorer(copy, name, said):

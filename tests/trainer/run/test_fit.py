@@ -17,7 +17,7 @@ from manifests import cli
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.layout import Dataset
 from manifests.views import View
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, check_begun
 from trainer.config_files import load_config, save_config
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.loader import PackReader
@@ -35,7 +35,7 @@ from trainer.sampling.decoding import to_frames
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
-from trainer.state.checkpoint_files import sweep
+from trainer.state.checkpoint_files import read_state, sweep
 from trainer.state.export import export_checkpoint
 from vae.checkpoint import load_vae
 from vae.measuring.stats import merged
@@ -220,6 +220,46 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(dataset, tm
         with pytest.raises(IntegrityError, match="all checkpoints are damaged"):
             fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(dataset, tmp_path):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=9)
+    fit(dataset, "default", config, tmp_path)
+    (tmp_path / "checkpoints").rename(tmp_path.parent / f"{tmp_path.name}-checkpoints")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for has_model in (True, False):
+        if not has_model:
+            shutil.rmtree(tmp_path / "model")
+        with pytest.raises(UsageError, match=r"checkpoints.*is gone or empty.*9 steps"):
+            fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "config.json").rename(tmp_path / "elsewhere.log")
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    with pytest.raises(UsageError, match=r"config\.json.*is gone from the folder of a run"):
+        fit(dataset, "default", config, tmp_path)
+
+
+def test_a_checkpoints_state_that_is_not_its_own_is_damage(dataset, tmp_path, capsys):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=9)
+    fit(dataset, "default", config, tmp_path)
+    state = tmp_path / "checkpoints" / "step-00000009" / "state.json"
+    whole = json.loads(state.read_text())
+    for name, value in (("step", 8), ("usual", 1e9)):
+        state.write_text(json.dumps({**whole, "state": {**whole["state"], name: value}}))
+        with pytest.raises(IntegrityError, match="not what was written for this step"):
+            read_state(state.parent)
+    fit(dataset, "default", dataclasses.replace(config, steps=10), tmp_path)
+    assert "step-00000009" in capsys.readouterr().err and len(losses(tmp_path)) == 10
+
+
+def test_a_guard_that_would_refuse_ordinary_steps_is_refused_at_a_resume_too(dataset, tmp_path):
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=5)
+    fit(dataset, "default", config, tmp_path)
+    for name in ("spike_factor", "spike_norm"):
+        with pytest.raises(UsageError, match=name.replace("_", "-")):
+            fit(dataset, "default", dataclasses.replace(config, steps=6, **{name: 0.5}), tmp_path)
+        with pytest.raises(UsageError, match=name.replace("_", "-")):
+            check_begun(dataclasses.replace(config, **{name: 0.5}))
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -12,7 +12,7 @@ import tyro
 
 from learning.launching import USUAL_WORKERS, become_ray_job, run_here
 from manifests import cli
-from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
+from manifests.cli.ranges import COUNT, NOT_NEGATIVE, SEED, SHARE, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.fingerprint import file_sha256
 from trainer.sampling.job.prompts import PromptLine, check_text, read_prompts
@@ -54,7 +54,7 @@ class Sample(Wish):
         **dict.fromkeys(("guidance", "condition_guidance"), (0, 1000, True)),
         "steps": (1, 10_000, True),
         "seed": SEED,
-        "threads": COUNT_OR_NONE,
+        "threads": (0, 4096, True),
         "workers": WORKERS,
         "gpus": NOT_NEGATIVE,
     }
