@@ -1,18 +1,26 @@
-"""Weights in safetensors files: written whole, read so that a damaged one gives an error that names it."""
+"""Weights in safetensors files: written whole, read so that a damaged one gives an error that names it.
+
+A file carries a checksum of its tensors; files of others, and of older versions, have none and are believed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manifests.errors import IntegrityError
 from manifests.store import storage
+
+_SUM = "rushes_crc32"
 
 
 def write_weights(
@@ -32,7 +40,7 @@ def write_weights(
         with storage.beside(str(path)) as temporary:
             with open(temporary, "wb") as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
-            save_file(plain, temporary, dict(metadata) if metadata else None)
+            save_file(plain, temporary, {**(metadata or {}), _SUM: _sum_of(plain)})
             temporary.chmod(mode)
             storage.flush(temporary)
             temporary.replace(path)
@@ -52,11 +60,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         OSError: it cannot be read.
     """
     try:
-        return load_file(path)
+        found: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise IntegrityError(
             str(path), f"is not readable safetensors ({error})", "Restore it from a backup."
         ) from error
+    if _metadata(path).get(_SUM, told := _sum_of(found)) != told:
+        raise IntegrityError(
+            str(path), "does not hold the tensors that were written", "Restore it from a backup."
+        )
+    return found
+
+
+def _sum_of(tensors: Mapping[str, Tensor]) -> str:
+    """The crc32 of tensors on a CPU, in the order of their names."""
+    crc = 0
+    for name in sorted(tensors):
+        flat: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(flat, crc)
+    return f"{crc:08x}"
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -66,6 +88,10 @@ def read_metadata(path: Path) -> dict[str, str]:
         IntegrityError: the file is damaged, or no safetensors.
         OSError: it cannot be read.
     """
+    return {name: text for name, text in _metadata(path).items() if name != _SUM}
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}

