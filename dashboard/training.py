@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -13,17 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.site import Site
+from manifests.layout import Dataset
 from manifests.runs.elsewhere import noted_trainings
 from manifests.store import storage
 
 SMOOTHING = 0.05
 """Share of a step in the smoothed loss."""
 MOST_POINTS = 800
+NOTES_S = 30.0
+"""So often it is asked which trainings are noted."""
 _MOST_STEPS = 500
 """Steps of a clip that are kept."""
 _STEP = re.compile(r"^step-(\d+)$")
 _FILE = re.compile(r"^[0-9A-Za-z_-]+\.(webm|png)$")
 _OWN = ("metrics.jsonl", "config.json")
+
+
+@functools.lru_cache(maxsize=4)
+def _elsewhere(dataset: Dataset, _moment: int) -> list[Path]:
+    """Trainings outside of the dataset that can be looked into from here, asked for once a moment."""
+    return sorted({own.folder.resolve() for own in noted_trainings(dataset) if own.is_here})
 
 
 def folders(site: Site) -> dict[str, Path]:
@@ -33,7 +44,9 @@ def folders(site: Site) -> dict[str, Path]:
     if storage.is_local(site.dataset.filesystem):
         candidates += sorted((Path(site.dataset.root) / "training").glob("*"))
     known = {path.resolve() for path in candidates}
-    candidates += [own.folder for own in noted_trainings(site.dataset) if own.folder.resolve() not in known]
+    candidates += [
+        path for path in _elsewhere(site.dataset, int(time.monotonic() / NOTES_S)) if path not in known
+    ]
     for path in candidates:
         if any((path / name).is_file() for name in _OWN):
             name, number = path.resolve().name, 2

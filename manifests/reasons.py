@@ -101,6 +101,9 @@ FAILURES = {
     "raw_photograph": Reason(
         "A photograph as the sensor saw it, or with a small copy in front.", "Develop it first."
     ),
+    "encrypted": Reason(
+        "The pictures are encrypted (CENC), and there is no key.", "Give it without its lock."
+    ),
     "dolby_vision": Reason(
         "Dolby Vision in colours of its own, which only its players know.",
         "Convert it with a tool that does.",

@@ -4,6 +4,7 @@ videos.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -59,7 +60,8 @@ def _ordinary_threads():
     yield
     left = realtime_threads()
     for thread in left:
-        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
     assert not left, "this test left threads with a real-time priority: encode within media.threads"
 
 

@@ -36,9 +36,11 @@ _STATIC = re.compile(
 _MOVING = re.compile(
     r"\b(?:runs?|running|races?|rushes|moves? (?:quickly|fast|rapidly)|fast motion)\b", re.IGNORECASE
 )
-_LYING = re.compile(  # what may run without moving
-    r"\b(?:beam|border|bridge|brook|cable|canal|coast|crack|creek|fence|hedge|line|path|pipe|rail|railing"
-    r"|railway|ridge|river|road|seam|stream|street|stripe|text|track|trail|vein|wall|wire)s?\b[^.;]{0,40}$",
+_LYING = re.compile(  # a subject that may run without moving: a road, and no man on the road
+    r"(?:^|[.,;:] |\b(?:and|while|where) )(?:(?:an?|its|the|this) )?"
+    r"(?:(?!(?:along|at|behind|beside|by|in|near|of|on|over|past|under|with)\b)[\w-]+ ){0,2}"
+    r"(?:beam|border|bridge|brook|cable|canal|coast|crack|creek|fence|hedge|line|path|pipe|rail|railing|railway"
+    r"|ridge|river|road|seam|stream|street|stripe|text|track|trail|vein|wall|wire)s? (?:is |are )?(?:\w+ly )?$",
     re.IGNORECASE,
 )
 _ALONG = re.compile(r" (?:along|through|across|beside|down|up|from|between)\b", re.IGNORECASE)
@@ -51,7 +53,9 @@ _EDITS = r"(?:cuts|scenes|shots(?! of\b))\b"
 _NUM_CUTS = re.compile(  # a golfer's shots and scenes on a vase are none
     rf"\b(?:clip|film|footage|montage|sequence|video)\b(?: \w+){{0,3}} {_COUNT.format('a')} (?:\w+ )?{_EDITS}"
     rf"|\b(?:in|across|over|through|there are) {_COUNT.format('b')} {_EDITS}"
-    rf"|\b{_COUNT.format('c')} (?:camera|consecutive|different|distinct|hard|separate) {_EDITS}",
+    rf"|\b{_COUNT.format('c')} (?:consecutive|different|distinct|hard|separate) {_EDITS}"
+    rf"|(?:^|[.:;] ){_COUNT.format('d')} {_EDITS}(?=:| between| in all\b|$|\.)"
+    rf"|\b(?:it|this) (?:has|shows) {_COUNT.format('e')} {_EDITS}",
     re.IGNORECASE,
 )
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}

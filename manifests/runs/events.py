@@ -7,13 +7,13 @@ full is followed by `events-0001.jsonl` and so on, and is not written again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 from typing import Any
 
 from manifests.cli import say
@@ -111,7 +111,7 @@ def told(events: list[dict]) -> list[dict]:
     return [event for event in events if event["event"] != HEARTBEAT]
 
 
-_STAMP = re.compile(r"\d{8}-\d{6}-\d{6}")
+_STAMP = "%Y%m%d-%H%M%S-%f"
 
 
 def stamp() -> str:
@@ -123,12 +123,19 @@ def stamp() -> str:
 def new_run_id(dataset: Dataset) -> str:
     """A name for a run that begins now, which sorts after all that are there, whatever clock they went by."""
     name = stamp()
-    last = max((other for other in run_ids(dataset) if _STAMP.fullmatch(other)), default="")
-    if last < name:
+    last = max((other for other in run_ids(dataset) if name <= other and _time_of(other)), default="")
+    if not (time_of_last := _time_of(last)):
         return name
-    say(f"{dataset.uri}: run {last} is of the future, a clock was set back; this one sorts after it")
-    following = datetime.strptime(last, "%Y%m%d-%H%M%S-%f") + timedelta(microseconds=1)
-    return following.strftime("%Y%m%d-%H%M%S-%f")
+    say(f"{dataset.uri}: run {last} is of the future by the clock of this machine; this one sorts after it")
+    return (time_of_last + timedelta(microseconds=1)).strftime(_STAMP)
+
+
+def _time_of(name: str) -> datetime | None:
+    """When a run began, by its name; None where it is named otherwise, or no run can sort after it."""
+    with contextlib.suppress(ValueError):
+        found = datetime.strptime(name, _STAMP)
+        return found if found.year < MAXYEAR and found.strftime(_STAMP) == name else None
+    return None
 
 
 def run_ids(dataset: Dataset) -> list[str]:

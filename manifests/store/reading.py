@@ -27,9 +27,9 @@ from manifests.store.shards import Member, check_payload
 Check = Callable[[str, Member, bytes | memoryview], None]
 OPEN_TARS = 32
 STALE_S = 24 * 3600
-TRIES, PAUSE_S = 3, 1.0
 MOST_AT_ONCE_BYTES = 1 << 30
 """Linux gives no more than 2 GiB by one call."""
+TRIES, PAUSE_S = 3, 1.0
 """An object store that fails is asked again."""
 _CACHED = re.compile(r"^[0-9a-f]{40}\.member$")
 _UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from manifests import cli, queries
+from manifests import cli, queries, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
@@ -297,9 +297,12 @@ class Export:
         before = sorted(self.out.glob("*.tar"))
         if before and not self.overwrite and not is_unfinished(self.out, dataset, view):
             raise UsageError(str(before[0]), "exists", "Name another folder, or add --overwrite.")
+        snapshot = snapshots.latest(dataset.filesystem, dataset.root).number
         try:
             written, num_lacking = export_webdataset(dataset, view, self.out)
         except FileNotFoundError as error:
+            if snapshots.latest(dataset.filesystem, dataset.root).number == snapshot:
+                raise
             raise UsageError(
                 dataset.address,
                 f"was changed by a takedown or a compaction while it was exported ({error})",

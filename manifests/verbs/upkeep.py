@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import time
 from collections.abc import Collection, Sequence
@@ -194,7 +195,8 @@ class Remove:
             cli.print_table("to remove", ["source", "address", "status"], rows)
             return cli.DONE
         _refuse_while_training(dataset, self.runs)
-        known = [noted.folder for noted in noted_trainings(dataset) if _has_log(noted.folder)]
+        noted = noted_trainings(dataset)
+        known = [own.folder for own in noted if own.is_here and _has_log(own.folder)]
         read_by = sorted({str(path) for path in (*self.runs, *known) if _has_read(path, sources)})
         with Lease(dataset):
             done = remove(dataset, sources, self.reason, read_by)
@@ -281,12 +283,15 @@ def _refuse_while_training(dataset: Dataset, runs: Sequence[Path]) -> None:
     """
     inside = Path(dataset.path("training")).glob("*/") if storage.is_local(dataset.filesystem) else ()
     noted = noted_trainings(dataset)
+    here = [own for own in noted if own.is_here]
     for own in noted:
-        if not own.is_here and own.host != platform.node():
+        is_gone = own.host == platform.node() and not os.path.lexists(own.folder)
+        if own not in here and not is_gone:
             cli.say(
-                f"remove: training {own.folder} on {own.host} cannot be seen from here: see that it rests"
+                f"remove: training {own.folder} of {own.host} cannot be looked into from here: see that it "
+                f"rests, or delete training/elsewhere-{own.id}.json in the dataset, if it is gone"
             )
-    for folder in [*inside, *runs, *(own.folder for own in noted)]:
+    for folder in [*inside, *runs, *(own.folder for own in here)]:
         with contextlib.suppress(FileNotFoundError), open(folder / ".lock", "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -198,7 +198,8 @@ def main() -> NoReturn:
     """Serve on the pipes of standard input and output; what else is printed goes to standard error."""
     wire = Wire(os.dup(0), os.dup(1))
     os.dup2(2, 1)
-    keep_from_secrets()  # before there are other threads, which it would not hold
+    with contextlib.suppress(Exception):  # one guard of several; without it files are read all the same
+        keep_from_secrets()  # before there are other threads, which it would not hold
     _end_with(int(sys.argv[1]))
     cv2.setNumThreads(1)
     server = Server(wire)

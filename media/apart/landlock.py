@@ -12,6 +12,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 NAMING = (
@@ -45,15 +46,16 @@ _OF_PROC = ("cpuinfo", "filesystems", "loadavg", "meminfo", "self", "stat", "sys
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ_FILE, _READ_DIR, _ALL_RIGHTS = 1 << 2, 1 << 3, (1 << 13) - 1  # those of the first version
 _BENEATH, _NO_NEW_PRIVILEGES = 1, 38
+_MOST_ENTRIES = 5000
 
 
 def secret_places(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Files and folders that are there and hold what lets one in, links followed."""
-    named = [environment[name] for name in NAMING if environment.get(name)]
-    home = [str(Path.home() / name) for name in _IN_HOME]
-    return sorted(
-        {os.path.realpath(place) for place in (*named, *home, *_OF_THE_SYSTEM) if Path(place).exists()}
-    )
+    told = [path for name in NAMING for path in environment.get(name, "").split(os.pathsep) if path]
+    home = os.path.expanduser("~")
+    told = [*map(os.path.expanduser, told), *(os.path.join(home, name) for name in _IN_HOME)]
+    # what is below a folder that may not be searched is not there for this process either
+    return sorted({os.path.realpath(place) for place in (*told, *_OF_THE_SYSTEM) if os.path.exists(place)})  # noqa: PTH110 - never raises
 
 
 def named(root: str, places: list[str]) -> Iterator[str]:
@@ -64,8 +66,12 @@ def named(root: str, places: list[str]) -> Iterator[str]:
         yield root
         return
     try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+        with os.scandir(root) as found:
+            entries = sorted(islice(found, _MOST_ENTRIES + 1), key=lambda entry: entry.name)
     except OSError:
+        return
+    if len(entries) > _MOST_ENTRIES:  # to name each would take seconds: what lies there is not kept from it
+        yield root
         return
     for entry in entries:
         if not entry.is_symlink():  # what it leads to is named where it lies

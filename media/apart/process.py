@@ -110,12 +110,26 @@ class Decoder:
         try:
             if "error" in header:
                 reason, message = header["error"]
+                is_denied = reason == "access_denied" or "Permission denied" in str(message)
+                if is_denied and is_local(self._uri) and os.access(self._uri, os.R_OK):
+                    raise self._kept_from()
                 raise MediaError(str(reason), _naming(self._uri, str(message)))
             if "machine" in header:
                 number, message = header["machine"]
                 raise OSError(number and int(number), str(message))
         except (TypeError, ValueError) as error:
             raise self.nonsense(header) from error
+
+    def _kept_from(self) -> Exception:
+        """It may not read what this process may: what came after it began, or what lies among secrets."""
+        if not self._has_served_others:
+            return MediaError(
+                "access_denied",
+                f"{self._uri} lies where credentials usually do, which no decoder may read "
+                "(media/apart/landlock.py). Move it elsewhere.",
+            )
+        self.end()
+        return DoubtfulDeath(f"{self._uri} came after its decoder began")
 
     def _hand(self, request: dict[str, Any]) -> None:
         """Hand out bytes of the file that is being read, or its size."""

@@ -88,8 +88,13 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
     transfer = transfer_name(frame)
     method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"
     if transfer != "sdr":
-        wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
-        return tone_map(wide.astype(np.float32) / 65535.0, transfer)
+        wide = scale(frame, width, height, "rgba64le" if has_alpha(frame) else "rgb48le", method).to_ndarray()
+        shown = tone_map(wide[..., :3].astype(np.float32) / 65535.0, transfer)
+        return (
+            over_white(np.dstack([shown, (wide[..., 3] / 257.0).round().astype(np.uint8)]))
+            if has_alpha(frame)
+            else shown
+        )
     if has_alpha(frame):
         return over_white(scale(frame, width, height, "rgba", method).to_ndarray())
     return scale(frame, width, height, "rgb24", method).to_ndarray()

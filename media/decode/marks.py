@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import Counter
 
@@ -68,6 +69,9 @@ _BOX_BYTES, _MOST_BOXES = 8, 10_000
 _OF_FILMS = {"ftyp", "moov", "mdat", "free", "skip", "wide", "moof", "styp", "sidx", "uuid", "pnot", "udta"}
 
 
+_GIF_EXTENSION, _GIF_FRAME, _GIF_CONTROL = 0x21, 0x2C, 0xF9
+
+
 def boxes(path: str) -> Counter[str]:
     """How often each kind of box lies at the top of an MP4 or MOV file; empty for files of other kinds.
 
@@ -93,6 +97,31 @@ def boxes(path: str) -> Counter[str]:
     except (MediaError, OSError):
         return Counter()
     return found
+
+
+def has_bare_frames(path: str) -> bool:
+    """Whether a frame of a GIF comes without a block of its delay: FFmpeg takes it as part of the one before.
+
+    Source: GIF89a, sections 20 to 23.
+    """
+    with open_binary(path) as file:
+        data = file.read()
+    place, is_announced = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), False
+    with contextlib.suppress(IndexError):
+        while data[place] in (_GIF_EXTENSION, _GIF_FRAME):
+            if data[place] == _GIF_EXTENSION:
+                is_announced |= data[place + 1] == _GIF_CONTROL
+                place += 2
+            else:
+                if not is_announced:
+                    return True
+                is_announced = False
+                own = data[place + 9]
+                place += 11 + (3 << (own & 7) + 1 if own & 0x80 else 0)
+            while data[place]:  # blocks of data, each with its length before it
+                place += 1 + data[place]
+            place += 1
+    return False
 
 
 def still_transfer(path: str) -> str:

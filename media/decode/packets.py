@@ -53,6 +53,7 @@ def begins_anew(container: str, step_s: float) -> bool:
 PAGES_LOST = "pages_lost"
 """Checksums of an Ogg file say that pages of it are damaged, which are left out."""
 LATE_STREAM = "late_stream"
+ENCRYPTED = "encrypted"
 """Another stream comes up on the way, which is not read."""
 TIMES_OF_DECODING = "times_of_decoding"
 """Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""
@@ -139,6 +140,7 @@ class _Pass:
     def take(self, packet: av.Packet) -> None:
         """The next packet of some bytes."""
         self.notes["first_not_key"] += self._is_first and not packet.is_keyframe
+        self.notes[ENCRYPTED] += self._is_first and packet.has_sidedata("encryption_info")
         self._is_first = False
         is_refreshed, told = self._signs(packet)
         self.notes["corrupt_packet"] += packet.is_corrupt

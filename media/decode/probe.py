@@ -38,6 +38,7 @@ from media.decode.marks import (
     is_playlist,
 )
 from media.decode.packets import (
+    ENCRYPTED,
     LATE_STREAM,
     LOOSE,
     MAX_GAP_S,
@@ -131,6 +132,7 @@ class VideoFacts:
     sample_aspect: float
     told_aspect: float  # what the file says, which may be none that is possible
     has_audio: bool
+    num_told: int  # pictures that the header promises; 0: it says nothing
     num_others: int  # further video streams
     has_alpha: bool  # beside the pictures, where only libvpx reads it
     packets: Packets
@@ -199,6 +201,7 @@ def video_facts(path: str) -> VideoFacts:
             declared_fps = float(stream.average_rate or 0)
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             has_audio = bool(container.streams.audio)
+            num_told = int(stream.frames) if name == "mov" else 0
             num_others = sum(other is not stream and not is_cover(other) for other in container.streams.video)
             has_alpha = is_see_through(stream)
             has_reordering = bool(stream.codec_context.has_b_frames)
@@ -211,6 +214,8 @@ def video_facts(path: str) -> VideoFacts:
                 raise
             frame = _first_frame(path, is_strict=False)
             packets.warnings.append(LOOSE)
+        if ENCRYPTED in packets.warnings:
+            raise MediaError("encrypted", f"{path} is encrypted; give it as it is without its lock")
         if tag in _DOLBY_VISION and not is_dolby_vision_of_others(path):
             raise MediaError(
                 "dolby_vision",
@@ -242,6 +247,7 @@ def video_facts(path: str) -> VideoFacts:
         sample_aspect=float(plausible(aspect) or 1),
         told_aspect=float(aspect),
         has_audio=has_audio,
+        num_told=num_told,
         num_others=num_others,
         has_alpha=has_alpha,
         packets=packets,
@@ -280,6 +286,8 @@ def _remarks(facts: VideoFacts) -> str:
         remarks.append(f"pixels {facts.told_aspect:g} times as wide as high are taken for square ones")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
         remarks.append(f"header declares {declared_s:.3f} s, packets cover {duration_s:.3f} s")
+        if (num_lacking := facts.num_told - len(packets.times_s)) > 0 and declared_s > duration_s:
+            remarks.append(f"{num_lacking} pictures that its index names are not in it")
     if packets.gap_s:
         remarks.append(f"no frame for {packets.gap_s:.3f} s after {packets.gap_at_s:.3f} s")
     return "; ".join(remarks)

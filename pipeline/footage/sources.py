@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 
 from manifests.text import valid, valid_json, without_secrets
 from media.apart.reader import probe
-from media.bytes.access import WEB, held, open_binary, stat_media, tar_index
+from media.bytes.access import WEB, held, is_local, open_binary, stat_media, tar_index
 from media.bytes.sealed import keyless
 from media.bytes.tar_member import is_tar
 from media.decode.facts import Probe
@@ -189,12 +189,20 @@ def _content_id_of(uri: str, size: int, modified: str) -> str:
 def check_unchanged(row: dict) -> None:
     """See that what was just read of a file is of the bytes that were planned.
 
-    Over http every read sees to that by itself.
+    Over http every read sees to that by itself, and a still far away is read at once.
 
     Raises:
         MediaError: it is another file now, or gone.
     """
-    if not row["uri"].startswith(WEB) and (why := change_since(row)):
+    if row["uri"].startswith(WEB) or (row["kind"] == "image" and not is_local(row["uri"])):
+        return
+    try:
+        why = change_since(row)
+    except MediaError as error:
+        if error.reason == "missing":
+            raise
+        return  # what was read was read, whatever a store says now
+    if why:
         raise MediaError("source_changed", f"{row['uri']} {why}: it changed while it was read")
 
 

@@ -50,9 +50,11 @@ def test_one_that_has_not_quite_begun_hears_of_it_too():
 
     with duckdb.connect(":memory:") as connection:
         rung = sent_in(0.3, signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            _stoppable(connection, functools.partial(late, connection))
-        rung.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                _stoppable(connection, functools.partial(late, connection))
+        finally:
+            rung.cancel()
 
 
 def test_a_signal_that_duckdb_hears_in_the_main_thread_is_one(monkeypatch, capsys):

@@ -15,7 +15,7 @@ from trainer.data.catalogue.catalog import Catalog
 from trainer.run.folder import CONFIG, check_new
 from trainer.run.run_lock import RunLock
 from trainer.sampling.trained import model_folder
-from trainer.state.checkpoint_files import has_begun, readable_states, sweep
+from trainer.state.checkpoint_files import has_begun, has_lost, readable_states, sweep
 from trainer.state.parallel import Ranks
 
 _PLAN_FORMAT = 2
@@ -51,7 +51,7 @@ def claim(
     """
     saved, lock, changes, kept = out / CONFIG, None, Changes(), None
     if ranks.is_first:
-        check_new(out)
+        check_new(out, is_mirrored=bool(config.checkpoints))
         cli.writable(out)
         lock = RunLock(out)
         sweep(out / "checkpoints")
@@ -86,7 +86,7 @@ def claim(
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
         else:
-            _check_not_lost(out, before)
+            _check_not_lost(out)
         if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
             kept, changes = before, Changes()
     ranks.wait()
@@ -96,19 +96,17 @@ def claim(
     return config, lock, changes
 
 
-def _check_not_lost(out: Path, before: FitConfig) -> None:
-    """Refuse to begin a run anew that had come past its first checkpoints, of which none is there.
+def _check_not_lost(out: Path) -> None:
+    """Refuse to begin a run anew whose checkpoints were there and are gone.
 
     Raises:
-        UsageError: its log or its model say so.
+        UsageError: they are.
     """
-    log = out / "metrics.jsonl"
-    num_steps = log.read_bytes().count(b"\n") if log.exists() else 0
-    if (out / "model").exists() or num_steps >= 2 * before.save_every:
+    if has_lost(out / "checkpoints"):
         raise UsageError(
             str(out / "checkpoints"),
-            f"is gone or empty, and the run has {num_steps} steps in its log",
-            "Bring the checkpoints back, or give another --out to begin anew.",
+            "is gone or empty, and the run had written checkpoints there",
+            "Bring them back, or give another --out to begin anew.",
         )
 
 

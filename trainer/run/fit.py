@@ -73,6 +73,7 @@ class Source:
     sheets: Sheets | None = None
     origin: dict[str, Any] = field(default_factory=dict)
     """Where it is from, for people who look at the run: the record's `dataset`, `view` and so on."""
+    dataset: Dataset | None = None
 
 
 def dataset_source(
@@ -81,8 +82,6 @@ def dataset_source(
     """A dataset, by its manifests: planned, each sample as often as its weight says, exact to resume."""
     views = views_of(dataset, view_name, config)
     is_begun = (out / CONFIG).exists()
-    if ranks.is_first and not note_training(dataset, out):
-        say(f"fit: {dataset.address} may not be written: a takedown finds this run by `remove --runs {out}`")
     catalog = load_catalog(dataset, views, config, noted_held_out(out) if is_begun else ())
     if is_begun and (out / RECORD).exists():  # it keeps what it began with, also on more data
         catalog = normalised_as(catalog, read_local_object(out / RECORD), str(out))
@@ -105,7 +104,7 @@ def dataset_source(
         "columns": made_by["columns"],
     }
     held_out = validation_packs(reader, catalog.held_out, ranks)
-    return Source(config, catalog, held_out, loader, made_by, sheets, origin)
+    return Source(config, catalog, held_out, loader, made_by, sheets, origin, dataset)
 
 
 def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
@@ -189,6 +188,10 @@ def fit_until(
     config, lock, changes = claim(out, source.catalog, config, digest, ranks, takes_new_data)
     source = replace(source, config=config)
     try:
+        if lock and source.dataset and not note_training(source.dataset, out):
+            say(
+                f"fit: {source.dataset.address} may not be written: a takedown finds this run by --runs {out}"
+            )
         newest = newest_sound(out / "checkpoints", ranks)
         with begun_anew_if_refused(out, is_new=ranks.is_first and not newest) as beginning:
             return _trained(source, out, stop, ranks, newest, changes, beginning)

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from manifests.errors import UsageError
+from trainer.state.checkpoint_files import has_begun
 
 CONFIG = "config.json"
 _OWN = {
@@ -25,11 +26,14 @@ def _is_own(name: str) -> bool:
     return name in _OWN or fnmatch(name, "consumed-*.jsonl") or fnmatch(name, "model-ema*")
 
 
-def check_new(out: Path) -> None:
+def check_new(out: Path, is_mirrored: bool = False) -> None:
     """Refuse to begin a run among other files: a folder with a run in it is no footage and no dataset.
 
+    Args:
+        is_mirrored: its settings may be found elsewhere.
+
     Raises:
-        UsageError: the folder holds something else, and no run.
+        UsageError: the folder holds something else, and no run; or a run without its settings.
     """
     if not out.is_dir() or (out / CONFIG).exists():
         return
@@ -38,7 +42,7 @@ def check_new(out: Path) -> None:
         for path in out.iterdir()
         if not path.name.startswith(".") and not _is_own(path.name) and path.suffix not in _LOGS
     )
-    if not others and (out / "metrics.jsonl").exists() and (out / "checkpoints").exists():
+    if not others and has_begun(out / "checkpoints") and not is_mirrored:
         raise UsageError(
             str(out / CONFIG), "is gone from the folder of a run", "Bring it back, or give another --out."
         )

@@ -14,7 +14,7 @@ from trainer.config import FitConfig
 from trainer.run import guard as guards
 from trainer.run.guard import Guard
 from trainer.state.beginning import begin_from
-from trainer.state.checkpoint_files import damage, is_trusted, list_checkpoints, trust
+from trainer.state.checkpoint_files import HAS_CHECKPOINTS, damage, is_trusted, list_checkpoints, trust
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks, fill
@@ -118,6 +118,8 @@ class GoingBack:
             ]
             if self.mirror:  # first there: else they would come back when this machine is lost
                 self.mirror.forget([path.name for path in left])
+            if len(left) == len(list_checkpoints(self.folder)):
+                (self.folder.parent / HAS_CHECKPOINTS).unlink(missing_ok=True)  # it begins anew
             for path in left:
                 gone = path.with_name(f".{path.name}.gone")
                 path.rename(gone)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,10 @@ from manifests.store.storage import flush
 from trainer.state.parallel import Ranks
 
 STATE = "state.json"
+HAS_CHECKPOINTS = ".has-checkpoints"
+"""In a run's folder, once a checkpoint is there: that they are gone is told then."""
 _SUMS = ".sums-"
+_NUMBERED = re.compile(r"step-(\d{8})\b")
 _ASIDE = ".{}.damaged"
 TRUSTED = "trusted"
 _CHUNK = 16 << 20
@@ -69,6 +73,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
 
 
+def has_lost(folder: Path) -> bool:
+    """Whether a run that has written checkpoints here has none any more, though it deleted none itself."""
+    return (folder.parent / HAS_CHECKPOINTS).exists() and not has_begun(folder)
+
+
 def has_begun(folder: Path) -> bool:
     """Whether a run has written checkpoints, be they damaged and set aside since."""
     return bool(list_checkpoints(folder)) or any(folder.glob(_ASIDE.format("step-*")))
@@ -101,9 +110,12 @@ def read_state(path: Path) -> TrainState:
 
 def _is_as_written(path: Path, stored: dict[str, Any]) -> bool:
     """Whether a state is what its checksum says (older versions wrote none), and of its folder's step."""
-    own, step = json.dumps(stored["state"], sort_keys=True).encode(), stored["state"].get("step", 0)
-    is_named = path.name in (f"step-{step:08d}", temporary_folder(path.parent, step).name)
-    return is_named and stored.get("crc32", zlib.crc32(own)) == zlib.crc32(own)
+    if not isinstance(stored["state"], dict) or not isinstance(step := stored["state"].get("step"), int):
+        return False
+    own, number = json.dumps(stored["state"], sort_keys=True).encode(), _NUMBERED.search(path.name)
+    return (number is None or int(number[1]) == step) and stored.get("crc32", zlib.crc32(own)) == zlib.crc32(
+        own
+    )
 
 
 def readable_states(folder: Path) -> list[TrainState]:
@@ -168,6 +180,7 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks, sums: Sums)
             final.rename(old)
         temporary.rename(final)
         flush(folder)
+        (folder.parent / HAS_CHECKPOINTS).touch()
         shutil.rmtree(old, ignore_errors=True)
         _rotate(folder, keep)
     ranks.wait()

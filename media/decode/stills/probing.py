@@ -12,7 +12,7 @@ from media.decode import limits
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, is_uneven
 from media.decode.images import PAGED, first_frame, frame_times_s
-from media.decode.marks import has_deep_samples, has_film_behind, is_stream, still_transfer
+from media.decode.marks import has_bare_frames, has_deep_samples, has_film_behind, is_stream, still_transfer
 from media.errors import MediaError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -42,7 +42,8 @@ def probe_image(path: str) -> Probe | None:
             limits.check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1) - first_frame(image)
             if image.format in {"GIF", "PNG"} and frames > 1 and image.getexif().get(0x0112, 1) == 1:
-                return None  # FFmpeg knows all ways in which one frame is laid over another
+                if image.format == "PNG" or not has_bare_frames(path):
+                    return None  # FFmpeg knows all ways in which one frame is laid over another
             if image.format == "JPEG2000" and has_deep_samples(path):
                 return None  # Pillow rounds white to black
             if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):

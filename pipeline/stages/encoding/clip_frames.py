@@ -73,13 +73,12 @@ class Picked:
 
     def __init__(self, clip: dict, source: dict, frames: Iterator[Frame], max_fps: float | None) -> None:
         self.clip, self._source, self._frames, self._max_fps = clip, source, frames, max_fps
-        self.num_seen, self.num_damaged, self.num_kept, self.last_s, self.size = 0, 0, 0, 0.0, (0, 0)
+        self.num_seen, self.num_kept, self.last_s, self.size = 0, 0, 0.0, (0, 0)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         slot = -1
         for frame in self._frames:
             self.num_seen += 1
-            self.num_damaged += frame.is_damaged
             if self._max_fps is not None:
                 current = slot_of(frame.time_s - self.clip["start_s"], self._max_fps)
                 if current <= slot:
@@ -91,12 +90,6 @@ class Picked:
     def check(self) -> None:
         """Raises: MediaError: the file is another, or gave other frames of the clip than curation saw."""
         check_unchanged(self._source)
-        if self.num_damaged > self.clip["num_damaged_frames"]:
-            raise MediaError(
-                "damaged_frames",
-                f"{self.clip['uri']} gave {self.num_damaged} damaged frames of clip {self.clip['clip_id']}, "
-                f"curation saw {self.clip['num_damaged_frames']}",
-            )
         if self.num_seen != self.clip["num_frames"]:
             raise MediaError(
                 "frame_count_differs",

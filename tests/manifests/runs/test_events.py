@@ -58,8 +58,9 @@ def test_a_run_after_one_of_the_future_is_the_last(tmp_path, capsys):
     for last in ("20300101-000000-999999", "20991231-235959-999999"):
         (tmp_path / "ds" / "runs" / last).mkdir(parents=True)
         (tmp_path / "ds" / "runs" / last / "run.json").write_text("{}")
-        (tmp_path / "ds" / "runs" / "of-a-user").mkdir(exist_ok=True)
-        (tmp_path / "ds" / "runs" / "of-a-user" / "run.json").write_text("{}")
+        for odd in ("of-a-user", "20990231-000000-000000", "99991231-235959-999999"):
+            (tmp_path / "ds" / "runs" / odd).mkdir(exist_ok=True)
+            (tmp_path / "ds" / "runs" / odd / "run.json").write_text("{}")
         name = events.new_run_id(dataset)
         assert last < name and len(name) == len(last)
         assert f"run {last} is of the future" in capsys.readouterr().err

@@ -436,13 +436,17 @@ def test_trainings_outside_of_the_dataset_are_known(copy, tmp_path, capsys):
     far = Path(copy.path("training", "elsewhere-0000000000000000.json"))
     far.write_text('{"folder": "/nowhere/run", "host": "node9"}')
     (far.parent / "elsewhere-1.json").write_text("no JSON")
+    (tmp_path / "other").mkdir()  # another machine's run lies in a folder of this name, too
+    other = json.dumps({"folder": str(tmp_path / "other"), "host": "node8"})
+    (far.parent / f"elsewhere-{'1' * 32}.json").write_text(other)
     with open(out / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert cli.main(arguments=asked) == cli.USAGE
     assert f"{out}: is a training that runs now" in capsys.readouterr().err and holders(copy, [source_id])
     assert cli.main(arguments=asked) == cli.DONE
     said = capsys.readouterr().err
-    assert f"training {out} had read of it" in said and "/nowhere/run on node9" in said
+    assert f"training {out} had read of it" in said and "/nowhere/run of node9" in said
+    assert f"{tmp_path / 'other'} of node8 cannot be looked into" in said
     assert verify(copy).problems == []
 
 

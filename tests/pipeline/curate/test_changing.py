@@ -6,13 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from manifests.layout import Dataset
 from manifests.tables import planned, scans
-from media.decode.reader import Frame
-from media.errors import MediaError
 from media.writer import write_video
 from pipeline.config import CurateConfig, EncodeConfig, PlanConfig
 from pipeline.curate import stage as curating
@@ -21,7 +18,7 @@ from pipeline.footage.sources import list_sources, source_row
 from pipeline.plan import make_plan
 from pipeline.stages.encode import Encode
 from pipeline.stages.encoding import clip_frames
-from pipeline.stages.encoding.clip_frames import ClipRouter, Picked
+from pipeline.stages.encoding.clip_frames import ClipRouter
 from pipeline.stages.protocol import run_stage
 from world.render import render_frame
 from world.scene import sample_shot
@@ -127,18 +124,3 @@ def test_a_touched_file_is_the_same(footage, tmp_path, monkeypatch):
     monkeypatch.setattr(curating.Book, "note", lambda self, piece: (own(self, piece), os.utime(path, (9, 9))))
     run(dataset, Curate(CurateConfig()))
     assert not scans.table(dataset, "failures").num_rows and scans.table(dataset, "clips").num_rows >= 3
-
-
-def test_damage_that_curation_did_not_see_is_not_encoded(footage):
-    [path] = footage.iterdir()
-    [found] = list_sources([str(path)])
-    frames = [Frame(index / FPS, np.zeros((8, 8, 3), np.uint8), index == 2) for index in range(4)]
-    clip = {"uri": str(path), "clip_id": "a", "start_s": 0.0, "num_frames": 4, "num_damaged_frames": 1}
-    for seen, is_refused in ((1, False), (0, True)):
-        picked = Picked(clip | {"num_damaged_frames": seen}, source_row(found), iter(frames), None)
-        assert len(list(picked)) == 4
-        if is_refused:
-            with pytest.raises(MediaError, match="1 damaged frames of clip a, curation saw 0"):
-                picked.check()
-        else:
-            picked.check()

@@ -35,7 +35,7 @@ from trainer.sampling.decoding import to_frames
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
-from trainer.state.checkpoint_files import read_state, sweep
+from trainer.state.checkpoint_files import HAS_CHECKPOINTS, read_state, sweep
 from trainer.state.export import export_checkpoint
 from vae.checkpoint import load_vae
 from vae.measuring.stats import merged
@@ -227,16 +227,25 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(dataset, tmp_path)
     fit(dataset, "default", config, tmp_path)
     (tmp_path / "checkpoints").rename(tmp_path.parent / f"{tmp_path.name}-checkpoints")
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    for has_model in (True, False):
-        if not has_model:
-            shutil.rmtree(tmp_path / "model")
-        with pytest.raises(UsageError, match=r"checkpoints.*is gone or empty.*9 steps"):
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"checkpoints.*is gone or empty"):
             fit(dataset, "default", dataclasses.replace(config, steps=12), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    (tmp_path.parent / f"{tmp_path.name}-checkpoints").rename(tmp_path / "checkpoints")
     (tmp_path / "config.json").rename(tmp_path / "elsewhere.log")
-    (tmp_path / "checkpoints").mkdir(exist_ok=True)
     with pytest.raises(UsageError, match=r"config\.json.*is gone from the folder of a run"):
         fit(dataset, "default", config, tmp_path)
+
+
+def test_a_run_that_never_wrote_a_checkpoint_begins_anew(dataset, tmp_path):
+    """As after a machine that died early, or a run that left those it could not trust."""
+    config = dataclasses.replace(TEST, cooldown=0.0, steps=9)
+    fit(dataset, "default", config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / HAS_CHECKPOINTS).unlink()
+    fit(dataset, "default", config, tmp_path)
+    assert len(losses(tmp_path)) == 9
 
 
 def test_a_checkpoints_state_that_is_not_its_own_is_damage(dataset, tmp_path, capsys):
@@ -244,10 +253,11 @@ def test_a_checkpoints_state_that_is_not_its_own_is_damage(dataset, tmp_path, ca
     fit(dataset, "default", config, tmp_path)
     state = tmp_path / "checkpoints" / "step-00000009" / "state.json"
     whole = json.loads(state.read_text())
-    for name, value in (("step", 8), ("usual", 1e9)):
+    for name, value in (("step", 8), ("step", "9"), ("usual", 1e9)):
         state.write_text(json.dumps({**whole, "state": {**whole["state"], name: value}}))
         with pytest.raises(IntegrityError, match="not what was written for this step"):
             read_state(state.parent)
+    state.write_text(json.dumps({**whole, "state": None}))
     fit(dataset, "default", dataclasses.replace(config, steps=10), tmp_path)
     assert "step-00000009" in capsys.readouterr().err and len(losses(tmp_path)) == 10
 
