@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 from anyio import to_thread
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -100,6 +101,11 @@ def make_app(
     @app.exception_handler(HTTPException)
     def answered(request: Request, error: HTTPException) -> Response:
         return wrong(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def unreadable(request: Request, error: RequestValidationError) -> Response:
+        named = ", ".join(sorted({str(one["loc"][-1]) for one in error.errors()}))
+        return wrong(request, 400, f"{named}: what the address gives cannot be read")
 
     @app.get("/media/{name}")
     def media(request: Request, name: str, v: str = "") -> Response:

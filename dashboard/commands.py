@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import secrets
 import socket
+import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,9 @@ class Serve:
             shown = self.name or (socket.gethostname() if address.is_unspecified else self.host)
             shown = f"[{shown}]" if ":" in shown else shown
             url = f"http://{shown}:{port}"
-            cli.say(f"dashboard: {url}{f'/?token={token}' if token else ''}  (Ctrl-C ends it)")
+            # not by `say`, which hides what lets one in: here it is told to who started the server
+            shown = f"{url}/?token={token}" if token else url
+            print(f"dashboard: {shown}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
             if self.open:
                 webbrowser.open(f"{url}/?token={token}" if token else url)
             settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)

@@ -14,10 +14,17 @@ from typing import Any
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.store import storage
+from manifests.text import valid
 from manifests.verdicts import VERDICTS, latest
 
+_MOST_NAME = 80
 TAGS = ("subject", "action", "camera", "count", "text", "invented")
 _Z = 1.96
+
+
+def name_of(who: Any) -> str:
+    """The name that a person's verdicts are kept under, of what was typed."""
+    return valid(str(who or "")).strip()[:_MOST_NAME].strip() or "me"
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Verdicts:
         )
         if inside:
             raise UsageError(f"--verdicts {self.path}", "lies in the dataset", "Name a file elsewhere.")
+        if self.path.is_dir() or not self.path.absolute().parent.is_dir():
+            raise UsageError(f"--verdicts {self.path}", "is no file in a folder that is there")
 
     def rows(self) -> list[dict[str, Any]]:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""

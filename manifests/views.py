@@ -62,11 +62,8 @@ class View:
         elif not dataset.at and storage.exists(dataset.filesystem, path):
             stored = read_object(dataset.filesystem, path, step, ("columns", "where"))
         else:
-            raise UsageError(
-                f"view {name}",
-                "does not exist",
-                f"Views here: {', '.join(cls.names(dataset)) or 'none yet; run ingest first'}.",
-            )
+            found = ", ".join(cls.names(dataset)) or f"none in {dataset.address}; an ingest makes one"
+            raise UsageError(f"view {name}", "does not exist", f"Views here: {found}.")
         columns, where = stored["columns"], stored["where"]
         if not isinstance(columns, dict) or not isinstance(where, str):
             raise IntegrityError(path, "has other than an object in `columns`, or than text in `where`", step)

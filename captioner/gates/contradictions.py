@@ -40,7 +40,8 @@ _LYING = re.compile(  # a subject that may run without moving: a road, and no ma
     r"(?:^|[.,;:] |\b(?:and|while|where) )(?:(?:an?|its|the|this) )?"
     r"(?:(?!(?:along|at|behind|beside|by|in|near|of|on|over|past|under|with)\b)[\w-]+ ){0,2}"
     r"(?:beam|border|bridge|brook|cable|canal|coast|crack|creek|fence|hedge|line|path|pipe|rail|railing|railway"
-    r"|ridge|river|road|seam|stream|street|stripe|text|track|trail|vein|wall|wire)s? (?:is |are )?(?:\w+ly )?$",
+    r"|ridge|river|road|seam|stream|street|stripe|text|track|trail|vein|wall|wire)s? "
+    r"(?:is |are )?(?:\w+ly )?$",
     re.IGNORECASE,
 )
 _ALONG = re.compile(r" (?:along|through|across|beside|down|up|from|between)\b", re.IGNORECASE)

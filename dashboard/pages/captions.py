@@ -40,7 +40,7 @@ def versions(site: Site) -> list[dict[str, Any]]:
         "sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(output_tokens)::BIGINT AS output_tokens, "
         "any_value(backend) FILTER (backend <> '') AS backend, "
         "any_value(model) FILTER (model <> '') AS model "
-        "FROM captions GROUP BY 1 ORDER BY 1"
+        f"FROM captions WHERE source NOT IN {_GIVEN} GROUP BY 1 ORDER BY 1"
     )
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from dashboard.asking.scope import Scope
 from dashboard.pages import compare
 from dashboard.site import Site
-from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, rates
+from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, name_of, rates
 from manifests.errors import UsageError
 from manifests.text import valid
 
@@ -46,7 +46,7 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/check")
     @app.get("/check.json")
     def check(request: Request, who: str = "me", seed: int = 1, a: str = "", b: str = "") -> Response:
-        scope = site.scope(request)
+        scope, who = site.scope(request), name_of(who)
         data: dict[str, Any] = {"who": who, "seed": seed, "file": str(verdicts.path), "a": a, "b": b}
         data["versions"] = compare.versions(site)
         if a or b:
@@ -105,5 +105,5 @@ def add(app: FastAPI, site: Site) -> None:
         )
         if not known:
             raise HTTPException(404, "there is no such caption")
-        verdicts.add({**row, "who": str(row["who"] or "me")[:80], **known[0]})
+        verdicts.add({**row, "who": name_of(row["who"]), **known[0]})
         return JSONResponse({"done": True})

@@ -186,7 +186,7 @@ def add(app: FastAPI, site: Site) -> None:
                 "measures": MEASURES,
                 "told": {known.name: _limits_of(filters, known.name) for known in MEASURES},
                 "side": side(site, scope, filters) if is_side else None,
-                "predicate": _both(scope.where, saved_as(filters)),
+                "predicate": both(scope.where, saved_as(filters)),
             }
         return site.page(request, "clips.html", data, scope)
 
@@ -207,7 +207,7 @@ def _limits_of(filters: Filters, name: str) -> str:
     return told(*filters.ranges[name]) if name in filters.ranges else ""
 
 
-def _both(*predicates: str) -> str:
+def both(*predicates: str) -> str:
     """Predicates that all have to hold: that of the view that is shown, and the filters'."""
     meant = [f"({predicate})" for predicate in predicates if predicate not in ("", "true")]
     return " AND ".join(meant) or "true"

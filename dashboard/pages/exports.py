@@ -23,7 +23,7 @@ from dashboard.asking.filters import Filters
 from dashboard.asking.scope import Scope
 from dashboard.index import tables
 from dashboard.media import member_bytes
-from dashboard.pages.clips import COLUMNS, saved_as, some_clips
+from dashboard.pages.clips import COLUMNS, both, saved_as, some_clips
 from dashboard.site import Site, plain
 
 MOST_IN_FOLDER = 500
@@ -45,7 +45,7 @@ def add(app: FastAPI, site: Site) -> None:
     def export(request: Request, kind: str) -> Response:
         scope, filters = site.scope(request), Filters.parse(request.query_params.multi_items())
         if kind == "sql":
-            return PlainTextResponse(f"SELECT * FROM clips WHERE {saved_as(filters)};\n")
+            return PlainTextResponse(f"SELECT * FROM clips WHERE {both(scope.where, saved_as(filters))};\n")
         if kind not in _TYPES:
             raise HTTPException(404, f"there are {', '.join(f'export.{name}' for name in (*_TYPES, 'sql'))}")
         rows = _begun(_all(site, scope, filters))  # what is wrong is said before the answer begins

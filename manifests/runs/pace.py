@@ -71,7 +71,8 @@ class StagePace:
         """Seconds of footage a second: of the whole run, or of its last seconds."""
         if last_s is None:
             return self.footage_done_s / max(now_s - begin_s, 1e-9)
-        return sum(footage for _, footage, at_s in self.took if now_s - at_s <= last_s) / last_s
+        span_s = max(min(last_s, now_s - begin_s), 1.0)  # a young run has no whole minute behind it
+        return sum(footage for _, footage, at_s in self.took if now_s - at_s <= last_s) / span_s
 
     def left_s(self, jobs: list[tuple[float, float, float]], now_s: float) -> float:
         """Actor-seconds that are left, at the pace of these jobs.

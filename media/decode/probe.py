@@ -207,6 +207,8 @@ def video_facts(path: str) -> VideoFacts:
             has_reordering = bool(stream.codec_context.has_b_frames)
         if len(packets.times_s) == 0 and "no_pts" not in packets.warnings:
             raise MediaError("no_packets", f"{path} has a video stream without packets")
+        if ENCRYPTED in packets.warnings:
+            raise MediaError("encrypted", f"{path} is encrypted; give it as it is without its lock")
         try:
             frame = _first_frame(path)
         except MediaError:
@@ -214,8 +216,6 @@ def video_facts(path: str) -> VideoFacts:
                 raise
             frame = _first_frame(path, is_strict=False)
             packets.warnings.append(LOOSE)
-        if ENCRYPTED in packets.warnings:
-            raise MediaError("encrypted", f"{path} is encrypted; give it as it is without its lock")
         if tag in _DOLBY_VISION and not is_dolby_vision_of_others(path):
             raise MediaError(
                 "dolby_vision",

@@ -41,9 +41,10 @@ def probe_image(path: str) -> Probe | None:
         with opened(path) as file, Image.open(file) as image:
             limits.check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1) - first_frame(image)
-            if image.format in {"GIF", "PNG"} and frames > 1 and image.getexif().get(0x0112, 1) == 1:
-                if image.format == "PNG" or not has_bare_frames(path):
-                    return None  # FFmpeg knows all ways in which one frame is laid over another
+            is_animation = image.format in {"GIF", "PNG"} and frames > 1
+            is_whole = image.format == "PNG" or (is_animation and not has_bare_frames(path))
+            if is_animation and is_whole and image.getexif().get(0x0112, 1) == 1:
+                return None  # FFmpeg knows all ways in which one frame is laid over another
             if image.format == "JPEG2000" and has_deep_samples(path):
                 return None  # Pillow rounds white to black
             if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):

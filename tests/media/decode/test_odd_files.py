@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import struct
+import subprocess
 
 import av
 import numpy as np
@@ -293,3 +295,24 @@ def test_pictures_of_one_field_each_are_refused_by_name(tmp_path):
     with pytest.raises(MediaError) as told:
         probe(str(tmp_path / "a.mp4"))
     assert told.value.reason == "lone_fields"
+
+
+def test_an_encrypted_film_is_refused_by_its_name(tmp_path):
+    """Its pictures decode to noise; nothing but the packets says so."""
+    film(tmp_path / "a.mp4", "libx264", 20)
+    locked = ["-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "7" * 32, "-encryption_kid", "a" * 32]
+    if not (ffmpeg := shutil.which("ffmpeg")):
+        pytest.skip("needs ffmpeg")
+    command = [ffmpeg, "-v", "error", "-i", tmp_path / "a.mp4", "-c", "copy", *locked, tmp_path / "b.mp4"]
+    subprocess.run(command, check=True)
+    with pytest.raises(MediaError) as caught:
+        probe(str(tmp_path / "b.mp4"))
+    assert caught.value.reason == "encrypted"
+
+
+def test_pictures_that_an_index_names_and_that_are_gone_are_told(tmp_path):
+    film(tmp_path / "a.mp4", "libx264", 100, container_options={"movflags": "faststart"})
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data[: len(data) * 2 // 3])
+    assert "pictures that its index names are not in it" in probe(str(tmp_path / "b.mp4")).detail
+    assert not probe(str(tmp_path / "a.mp4")).detail

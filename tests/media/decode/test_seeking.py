@@ -155,3 +155,16 @@ def test_a_segment_of_a_stream_far_away_reads_its_own_bytes(tmp_path, monkeypatc
         num_bytes = sum(min(int(last), size - 1) - int(first) + 1 for first, last in asked)
     assert found == frames(near, near.duration_s - 1)
     assert num_bytes < size / 2, (num_bytes, size)
+
+
+@pytest.mark.parametrize("codec", ["rpza", "smc", "qtrle"])
+def test_codecs_whose_keyframes_lean_on_what_came_before_are_read_from_the_start(tmp_path, codec):
+    """A palette in the first packet alone, or packets that call themselves keys: all white midway."""
+    pixels = {"rpza": "rgb555le", "smc": "pal8", "qtrle": "gray"}[codec]
+    try:
+        facts = made(tmp_path / "a.mov", codec, {}, pixels)
+    except (ValueError, av.FFmpegError):
+        pytest.skip(f"this FFmpeg writes no {codec}")
+    assert not is_seekable(facts.container, facts.decoder_reasons)
+    whole = frames(facts)
+    assert frames(facts, 1.0) == [frame for frame in whole if frame[0] >= 1.0 - 1e-4] and len(whole) == COUNT

@@ -206,3 +206,35 @@ def test_uneven_times_of_an_animation_are_seen_whoever_reads_it(tmp_path, form, 
     first, *others = (patches().rotate(90 * index, expand=False) for index in range(6))
     first.save(path, save_all=True, append_images=others, duration=durations)
     assert probe(str(path)).is_vfr == is_uneven
+
+
+@pytest.mark.parametrize("delay", [None, 0, 40])
+def test_every_frame_of_a_gif_is_read_whether_it_tells_its_delay_or_not(tmp_path, delay):
+    """FFmpeg takes frames without a block of their delay for one picture; Pillow writes such by default."""
+    frames = [Image.new("RGB", (16, 12), (40 * index, 0, 255 - 40 * index)) for index in range(5)]
+    given = {} if delay is None else {"duration": delay}
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], **given)
+    facts = probe(str(tmp_path / "a.gif"))
+    assert (facts.kind, facts.num_packets) == ("video", 5)
+    found = [rgb[5, 5] for rgb in shown(tmp_path / "a.gif")]
+    assert np.abs(np.array(found).astype(int) - [[40 * i, 0, 255 - 40 * i] for i in range(5)]).max() < 8
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_see_through_pixels_of_hdr_are_white(tmp_path, transfer):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", 5)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuva444p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = transfer, 9, 9
+        rgba = np.full((32, 32, 4), 90, np.uint8)
+        rgba[:16, :, 3], rgba[16:, :, 3] = 0, 255
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format="yuva444p10le", dst_colorspace=9)
+            frame.color_trc, frame.color_primaries, frame.colorspace = transfer, 9, 9
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    facts = probe(str(tmp_path / "a.mkv"))
+    assert facts.transfer in ("pq", "hlg")
+    rgb = next(iter(VideoReader(facts, decoder="pyav").frames())).rgb
+    assert (rgb[2:14] == 255).all() and (rgb[18:30] < 200).all()
