@@ -54,8 +54,9 @@ def secret_places(environment: Mapping[str, str] = os.environ) -> list[str]:
     told = [path for name in NAMING for path in environment.get(name, "").split(os.pathsep) if path]
     home = os.path.expanduser("~")
     told = [*map(os.path.expanduser, told), *(os.path.join(home, name) for name in _IN_HOME)]
-    # what is below a folder that may not be searched is not there for this process either
-    return sorted({os.path.realpath(place) for place in (*told, *_OF_THE_SYSTEM) if os.path.exists(place)})  # noqa: PTH110 - never raises
+    # never raises, unlike Path.exists: what is below a folder that may not be searched is not there for us
+    there = filter(os.path.exists, (*told, *_OF_THE_SYSTEM))
+    return sorted(map(os.path.realpath, there))
 
 
 def named(root: str, places: list[str]) -> Iterator[str]:
