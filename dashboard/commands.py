@@ -22,7 +22,7 @@ from manifests.errors import RushesError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Watch a dataset in the browser: shards, clips, captions, what was dropped, trainings. It reads only.
+    """Watch a dataset in the browser: shards, clips, captions, drops, trainings. It changes nothing.
 
     Examples:
       rushes dashboard DATASET --open
@@ -43,7 +43,7 @@ class Serve:
     host: str = "127.0.0.1"
     """Address to bind to. Elsewhere than on loopback a token is asked for, which is printed once."""
     name: str = ""
-    """Name by which it is called, where it is not bound to loopback."""
+    """Host name that browsers use, as watch.example.org, where it is not bound to loopback."""
     open: bool = False
     """Open the browser."""
     run_folders: Annotated[tuple[Path, ...], tyro.conf.arg(name="run", metavar="FOLDER")] = ()

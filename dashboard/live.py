@@ -15,6 +15,7 @@ from manifests.layout import Dataset
 from manifests.runs.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
 from manifests.runs.pace import Meter, Pace
 from manifests.store import storage
+from manifests.writing.lease import is_abandoned
 
 MOST_LISTENERS, _FULL_MS = 32, 60_000
 _EVERY_S = 0.5
@@ -124,10 +125,11 @@ class Tail:
             self.trouble.append(event)
 
     def pace(self) -> Pace:
-        """How the newest run stands."""
+        """How the newest run stands; one whose driver died on this machine has no more to say."""
         self.look()
+        is_dead = self._is_local and is_abandoned(self.dataset)
         with self._lock:
-            return self._meter.at(time.time())
+            return self._meter.at(time.time(), is_dead)
 
     def jobs(self) -> list[tuple[str, int]]:
         """Stages and shards in work."""

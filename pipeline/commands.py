@@ -104,7 +104,7 @@ class Ingest(IngestConfig):
     """Take only the first N files: the same ones at each run; 0 for all."""
     only: tuple[Literal["preview", "embed", "score", "caption", "text", "latent"], ...] = ()
     """Run these stages alone, on the shards that have what they read: so GPUs are not held while CPUs curate.
-    The view and near-duplicates are left to a run of all."""
+    Views and the search for near-duplicates are left as they are."""
     dry_run: bool = False
     """Say what would be done and stop."""
     json: bool = False

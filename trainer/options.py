@@ -52,7 +52,7 @@ class RunOptions:
     """File that `rushes measure` wrote on such a device: what packs are balanced by, and from which length a
     sample has a kernel to itself."""
     attention_cost: float | None = None
-    """Time of a squared token where a token takes 1; as measured, or by operations."""
+    """Cost of attention per pair of tokens, where a token costs 1; as measured, or by operations."""
     ema_decay: float | None = None
     """Of the averaged weights."""
     held_out: float | None = None

@@ -109,7 +109,7 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(RunOptions):
-    """Fill, kept frames, balance, steps and time of an epoch, from the manifest alone.
+    """Estimate fill, balance, steps and time of an epoch without reading any latents.
 
     Example: rushes plan-training xl --data DATASET --packs-per-step 64 --gpus 64 --tflops 400
     """

@@ -62,8 +62,8 @@ FIELDS = {
             ("luma_mean", "brightness"),
             ("saturation", "saturation"),
             ("noise", "noise"),
-            ("frozen_share", "share of still pairs"),
-            ("object_motion", "motion of things"),
+            ("frozen_share", "share of frozen frames"),
+            ("object_motion", "object motion"),
             ("shake", "shake"),
             ("num_frames", "frames"),
         ),
@@ -72,7 +72,7 @@ FIELDS = {
             "latents",
             MEASURE,
             ("tokens", "latent cells", "latent_t::BIGINT * latent_h * latent_w"),
-            ("psnr", "round trip, dB", "audit_psnr_db"),
+            ("psnr", "quality after encoding, dB", "audit_psnr_db"),
         ),
     ]
 }

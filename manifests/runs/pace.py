@@ -187,7 +187,7 @@ class Meter:
             stage.dropped += value.get("num_dropped", 0)
             stage.lost += value.get("num_failed", 0)
 
-    def at(self, now_s: float) -> Pace:
+    def at(self, now_s: float, is_abandoned: bool = False) -> Pace:
         """How the run stands [unix time]."""
         stages = list(self._stages.values())
         if self._num_jobs and stages and not any(stage.jobs for stage in stages):
@@ -197,7 +197,7 @@ class Meter:
             return Pace(NONE, [])
         if self._is_over:
             return Pace(OVER, stages, self._begin_s, self._last_s)
-        if now_s - self._last_s > patience_s(stages):
+        if is_abandoned or now_s - self._last_s > patience_s(stages):
             return Pace(SILENT, stages, self._begin_s, now_s, silent_since_s=self._last_s)
         if not stages or any(stage.done < min(MEASURED_JOBS, stage.jobs - stage.failed) for stage in stages):
             return Pace(MEASURING, stages, self._begin_s, now_s)

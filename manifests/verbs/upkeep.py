@@ -124,7 +124,7 @@ class NameSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Withdraw:
-    """Take the commit of a shard's column back, as where its files are damaged. The next ingest makes it
+    """Mark a shard's column as not done, as where its files are damaged. The next ingest makes it
     again.
 
     Example: rushes withdraw latent@1f2e3d4c5b 12 --dataset DATASET

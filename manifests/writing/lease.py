@@ -74,6 +74,15 @@ class Holder:
         return heard_s > STALE_S
 
 
+def is_abandoned(dataset: Dataset) -> bool:
+    """Whether who wrote last was a process of this machine that ended without giving its lease back."""
+    try:
+        holder, _ = read(dataset)
+    except OSError:
+        return False
+    return holder is not None and holder.is_here and bool(holder.renewed_s) and holder.is_gone(0.0)
+
+
 def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:
     """How many seconds ago the lease was last written, by the clock of the disk or the store; under 0 where
     that was set back since.

@@ -187,6 +187,20 @@ def test_a_run_that_fell_silent_has_no_time_left(copy, tmp_path, age_s, is_over)
     assert ("No sign of life since" in page) is is_dead
 
 
+def test_a_run_whose_driver_was_killed_here_is_said_to_be_silent_at_once(copy, tmp_path):
+    run_events(copy, time.time() - 3)
+    code = (
+        "import os, signal, sys\nfrom manifests.layout import Dataset\n"
+        "from manifests.writing.lease import Lease\n"
+        "with Lease(Dataset(sys.argv[1])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    assert "No sign of life since" not in client.get("/").text
+    subprocess.run([sys.executable, "-c", code, copy.uri], cwd=ROOT, check=False)
+    page, data = client.get("/").text, client.get("/now.json").json()
+    assert "No sign of life since" in page and not data["left_s"]
+
+
 def test_a_shard_that_was_committed_after_the_listing_is_not_corrupt(copy, tmp_path):
     column = next(column for column in copy.columns() if column.name == "latent")
     record = Path(copy.record_path(column, 0))

@@ -103,7 +103,7 @@ def _fit_clips(count: int) -> list[evaluate.Named]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Sizes and scores of a VAE, or mean and deviation of each channel of a dataset's latents.
+    """Sizes and scores of a VAE, or mean and standard deviation of each channel of a dataset's latents.
 
     Example: rushes latent-stats --data DATASET
     """
