@@ -45,8 +45,8 @@ class Verdicts:
         )
         if inside:
             raise UsageError(f"--verdicts {self.path}", "lies in the dataset", "Name a file elsewhere.")
-        if self.path.is_dir() or not self.path.absolute().parent.is_dir():
-            raise UsageError(f"--verdicts {self.path}", "is no file in a folder that is there")
+        if self.path.is_dir():
+            raise UsageError(f"--verdicts {self.path}", "is a folder", "Name a file.")
 
     def rows(self) -> list[dict[str, Any]]:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""

@@ -65,7 +65,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise IntegrityError(
             str(path), f"is not readable safetensors ({error})", "Restore it from a backup."
         ) from error
-    if _metadata(path).get(_SUM, told := _sum_of(found)) != told:
+    told = _metadata(path).get(_SUM)
+    if told is not None and told != _sum_of(found):
         raise IntegrityError(
             str(path), "does not hold the tensors that were written", "Restore it from a backup."
         )

@@ -30,17 +30,18 @@ _DENSE = (
 
 def versions(site: Site) -> list[dict[str, Any]]:
     """Each version: captions by status, their length and their cost."""
+    own = f"source NOT IN {_GIVEN}"  # what a captioner wrote, and not what came with the footage
     return site.index.rows(
-        "SELECT version, count(*) AS captions, count(DISTINCT key) AS clips, "
-        "count(*) FILTER (status = 'accepted') AS accepted, "
+        f"SELECT version, count(*) FILTER ({own}) AS captions, count(DISTINCT key) AS clips, "
+        f"count(*) FILTER (status = 'accepted' AND {own}) AS accepted, "
         "count(*) FILTER (status = 'rejected') AS rejected, "
         "count(*) FILTER (status = 'out_of_domain') AS out_of_domain, "
-        "median(num_words) FILTER (kind = 'dense') AS words_dense, "
-        "median(num_words) FILTER (kind = 'short') AS words_short, "
+        f"median(num_words) FILTER (kind = 'dense' AND {own}) AS words_dense, "
+        f"median(num_words) FILTER (kind = 'short' AND {own}) AS words_short, "
         "sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(output_tokens)::BIGINT AS output_tokens, "
         "any_value(backend) FILTER (backend <> '') AS backend, "
         "any_value(model) FILTER (model <> '') AS model "
-        f"FROM captions WHERE source NOT IN {_GIVEN} GROUP BY 1 ORDER BY 1"
+        "FROM captions GROUP BY 1 ORDER BY 1"
     )
 
 

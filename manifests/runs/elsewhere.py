@@ -42,8 +42,8 @@ class Noted:
     def is_here(self) -> bool:
         """Whether it can be looked into from here."""
         try:
-            return (self.folder / _MARK).read_text() == self.id and os.access(self.folder, os.R_OK)
-        except (OSError, ValueError):
+            return _mark(self.folder)["id"] == self.id and os.access(self.folder, os.R_OK)
+        except OSError:
             return False
 
 
@@ -63,11 +63,20 @@ def note_training(dataset: Dataset, folder: Path) -> bool:
 
 
 def _id_of(folder: Path) -> str:
-    mark = folder / _MARK
-    if not mark.exists():
-        mark.write_text(uuid.uuid4().hex)
-    found = mark.read_text()
-    return found if re.fullmatch("[0-9a-f]{32}", found) else uuid.uuid5(uuid.NAMESPACE_URL, found).hex
+    """The id in a run's folder; a new one where there is none, or that of the folder it was copied from."""
+    found = _mark(folder)
+    if found["folder"] != str(folder) or not re.fullmatch("[0-9a-f]{32}", found["id"]):
+        found = {"id": uuid.uuid4().hex, "folder": str(folder)}
+        storage.write_local(folder / _MARK, json.dumps(found).encode())
+    return found["id"]
+
+
+def _mark(folder: Path) -> dict[str, str]:
+    try:
+        told = json.loads((folder / _MARK).read_text())
+        return {name: str(told[name]) for name in ("id", "folder")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {"id": "", "folder": ""}
 
 
 def noted_trainings(dataset: Dataset) -> list[Noted]:

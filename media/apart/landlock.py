@@ -51,9 +51,10 @@ _MOST_ENTRIES = 5000
 
 def secret_places(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Files and folders that are there and hold what lets one in, links followed."""
-    told = [path for name in NAMING for path in environment.get(name, "").split(os.pathsep) if path]
+    told = [environment.get(name, "") for name in NAMING]
+    told += environment.get("KUBECONFIG", "").split(os.pathsep)  # which may be several
     home = os.path.expanduser("~")
-    told = [*map(os.path.expanduser, told), *(os.path.join(home, name) for name in _IN_HOME)]
+    told = [*map(os.path.expanduser, filter(None, told)), *(os.path.join(home, name) for name in _IN_HOME)]
     # never raises, unlike Path.exists: what is below a folder that may not be searched is not there for us
     there = filter(os.path.exists, (*told, *_OF_THE_SYSTEM))
     return sorted(map(os.path.realpath, there))

@@ -18,7 +18,7 @@ import numpy as np
 
 import media
 from manifests.cli import say
-from media.apart.landlock import NAMING
+from media.apart.landlock import NAMING, secret_places
 from media.apart.wire import Wire, WireError
 from media.bytes.access import is_local, open_binary
 from media.errors import MediaError
@@ -63,7 +63,7 @@ class Decoder:
         os.close(child_writes)
         self.pid, self._wire = self._process.pid, Wire(reads, writes)
         self._uri = self._last = ""
-        self._has_served_others = False
+        self._has_served_others, self._num_begun = False, 0
         self._file: BinaryIO | None = None  # open where it is not local
         try:
             self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
@@ -78,6 +78,7 @@ class Decoder:
     def begin(self, uri: str) -> None:
         """From now on it reads this file, and may ask for the bytes of no other."""
         self._has_served_others |= self._last not in ("", uri)
+        self._num_begun += 1
         self._uri = self._last = uri
 
     def ask(self, do: str, **arguments: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -110,9 +111,9 @@ class Decoder:
         try:
             if "error" in header:
                 reason, message = header["error"]
-                is_denied = reason == "access_denied" or "Permission denied" in str(message)
+                is_denied = reason == "access_denied" or (reason == "decode" and "[Errno 13]" in str(message))
                 if is_denied and is_local(self._uri) and os.access(self._uri, os.R_OK):
-                    raise self._kept_from()
+                    self._check_kept_from()
                 raise MediaError(str(reason), _naming(self._uri, str(message)))
             if "machine" in header:
                 number, message = header["machine"]
@@ -120,16 +121,22 @@ class Decoder:
         except (TypeError, ValueError) as error:
             raise self.nonsense(header) from error
 
-    def _kept_from(self) -> Exception:
-        """It may not read what this process may: what came after it began, or what lies among secrets."""
-        if not self._has_served_others:
-            return MediaError(
+    def _check_kept_from(self) -> None:
+        """It may not read what this process may: what lies among secrets, or came after it began.
+
+        Raises:
+            MediaError: the file lies where credentials do.
+            DoubtfulDeath: a new decoder may tell.
+        """
+        place = os.path.realpath(self._uri)
+        if any(place == secret or place.startswith(f"{secret}/") for secret in secret_places()):
+            raise MediaError(
                 "access_denied",
-                f"{self._uri} lies where credentials usually do, which no decoder may read "
-                "(media/apart/landlock.py). Move it elsewhere.",
+                f"{self._uri} lies where credentials usually do, which no decoder may read. Move it.",
             )
-        self.end()
-        return DoubtfulDeath(f"{self._uri} came after its decoder began")
+        if self._num_begun > 1:
+            self.end()
+            raise DoubtfulDeath(f"{self._uri} came after its decoder began")
 
     def _hand(self, request: dict[str, Any]) -> None:
         """Hand out bytes of the file that is being read, or its size."""

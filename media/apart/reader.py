@@ -164,7 +164,13 @@ class Reader:
 
     def count(self, start_s: float, end_s: float) -> int:
         """As `VideoReader.count`."""
-        with borrowed(self.facts.path) as decoder:
+        try:
+            return self._counted(start_s, end_s)
+        except DoubtfulDeath:
+            return self._counted(start_s, end_s, is_new=True)
+
+    def _counted(self, start_s: float, end_s: float, *, is_new: bool = False) -> int:
+        with borrowed(self.facts.path, is_new=is_new) as decoder:
             header, _ = decoder.ask("count", facts=asdict(self.facts), start_s=start_s, end_s=end_s)
             try:
                 return int(header["count"])

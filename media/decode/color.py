@@ -88,13 +88,14 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
     transfer = transfer_name(frame)
     method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"
     if transfer != "sdr":
-        wide = scale(frame, width, height, "rgba64le" if has_alpha(frame) else "rgb48le", method).to_ndarray()
-        shown = tone_map(wide[..., :3].astype(np.float32) / 65535.0, transfer)
-        return (
-            over_white(np.dstack([shown, (wide[..., 3] / 257.0).round().astype(np.uint8)]))
-            if has_alpha(frame)
-            else shown
-        )
+        if has_alpha(frame):
+            four = scale(frame, width, height, "rgba64le", method).to_ndarray().astype(np.uint16)
+            alpha = (four[..., 3:] >> 8).astype(np.uint8)
+            if alpha.min() < 255:
+                shown = tone_map(four[..., :3].astype(np.float32) / 65535.0, transfer)
+                return over_white(np.concatenate([shown, alpha], axis=2))
+        wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
+        return tone_map(wide.astype(np.float32) / 65535.0, transfer)
     if has_alpha(frame):
         return over_white(scale(frame, width, height, "rgba", method).to_ndarray())
     return scale(frame, width, height, "rgb24", method).to_ndarray()

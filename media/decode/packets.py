@@ -52,8 +52,8 @@ def begins_anew(container: str, step_s: float) -> bool:
 
 PAGES_LOST = "pages_lost"
 """Checksums of an Ogg file say that pages of it are damaged, which are left out."""
-LATE_STREAM = "late_stream"
 ENCRYPTED = "encrypted"
+LATE_STREAM = "late_stream"
 """Another stream comes up on the way, which is not read."""
 TIMES_OF_DECODING = "times_of_decoding"
 """Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""

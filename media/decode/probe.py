@@ -58,6 +58,8 @@ PLAYLISTS = {"hls", "dash", "concat", "concatf"}
 DECORD_CONTAINERS = {"mov", "matroska"}
 _FRAMED = DECORD_CONTAINERS | {"avi", "asf", "flv", "ogg", "mpegts"}
 """Containers that begin with a mark of their own, which no archive does."""
+_LEANING = {"8bps", "dirac", "msrle", "msvideo1", "qtrle", "rpza", "smc"}
+"""Codecs whose packets call themselves keys and are none, or whose palette comes with the first one alone."""
 DECORD_CODECS = {"h264", "vp8", "vp9", "mpeg4", "prores", "theora", "h263"}
 """Not those whose pictures may change their size or their fields midway, which decord does not say."""
 
@@ -173,6 +175,8 @@ class VideoFacts:
             "turned": _turn(frame, self.codec) != (0, False),
             "gap": bool(self.packets.gap_s),
             "alpha": self.has_alpha,
+            "leans_on_start": self.codec in _LEANING
+            or (self.container == "mov" and frame.format.name == "pal8"),
             "old_444": is_old_444(self.codec, frame.format.name),
             "other_streams": self.num_others > 0,
         }
@@ -286,8 +290,10 @@ def _remarks(facts: VideoFacts) -> str:
         remarks.append(f"pixels {facts.told_aspect:g} times as wide as high are taken for square ones")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
         remarks.append(f"header declares {declared_s:.3f} s, packets cover {duration_s:.3f} s")
-        if (num_lacking := facts.num_told - len(packets.times_s)) > 0 and declared_s > duration_s:
-            remarks.append(f"{num_lacking} pictures that its index names are not in it")
+        if facts.num_told > len(packets.times_s) and declared_s > duration_s:
+            remarks.append(
+                f"the index names pictures that are not in it, for {declared_s - duration_s:.3f} s"
+            )
     if packets.gap_s:
         remarks.append(f"no frame for {packets.gap_s:.3f} s after {packets.gap_at_s:.3f} s")
     return "; ".join(remarks)

@@ -46,33 +46,11 @@ _BACK_S = 4.0
 """So far before the asked time a container without an index is read, at first; then four times as far."""
 _EARLIER_S = 1e-4
 _SIGNED = {"h264", "mpeg4"}
-_WHOLE_AT_KEYS = {
-    *("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "h263", "theora", "prores"),
-    *(
-        "dnxhd",
-        "mjpeg",
-        "png",
-        "ffv1",
-        "huffyuv",
-        "ffvhuff",
-        "utvideo",
-        "magicyuv",
-        "cfhd",
-        "dvvideo",
-        "v210",
-    ),
-    *("wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "jpeg2000", "vvc"),
-}
-"""Codecs whose keyframes need nothing that came before: QuickTime's palettes lie in the first packet alone,
-and some old codecs call every packet a key."""
 
 
 def is_seekable(container: str, reasons: Iterable[str]) -> bool:
     """Whether a file can be read from the middle, by what the probe found against decord."""
     reasons = tuple(reasons)
-    codecs = {reason.removeprefix("codec:") for reason in reasons if reason.startswith("codec:")}
-    if codecs - _WHOLE_AT_KEYS:
-        return False
     left = {reason for reason in reasons if not reason.startswith("codec:")} - _LEANING
     if left - _HARMLESS - {f"container:{container}"}:
         return False

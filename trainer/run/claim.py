@@ -15,7 +15,7 @@ from trainer.data.catalogue.catalog import Catalog
 from trainer.run.folder import CONFIG, check_new
 from trainer.run.run_lock import RunLock
 from trainer.sampling.trained import model_folder
-from trainer.state.checkpoint_files import has_begun, has_lost, readable_states, sweep
+from trainer.state.checkpoint_files import HAS_CHECKPOINTS, has_begun, has_lost, readable_states, sweep
 from trainer.state.parallel import Ranks
 
 _PLAN_FORMAT = 2
@@ -51,7 +51,7 @@ def claim(
     """
     saved, lock, changes, kept = out / CONFIG, None, Changes(), None
     if ranks.is_first:
-        check_new(out, is_mirrored=bool(config.checkpoints))
+        check_new(out)
         cli.writable(out)
         lock = RunLock(out)
         sweep(out / "checkpoints")
@@ -83,6 +83,8 @@ def claim(
             )
         check_guard(config, changes)
         if has_begun(out / "checkpoints"):
+            if ranks.is_first:
+                (out / HAS_CHECKPOINTS).touch()  # older versions left no mark
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
         else:

@@ -189,9 +189,8 @@ def fit_until(
     source = replace(source, config=config)
     try:
         if lock and source.dataset and not note_training(source.dataset, out):
-            say(
-                f"fit: {source.dataset.address} may not be written: a takedown finds this run by --runs {out}"
-            )
+            where = source.dataset.address
+            say(f"fit: no note could be left in {where}: a takedown finds this run by `remove --runs {out}`")
         newest = newest_sound(out / "checkpoints", ranks)
         with begun_anew_if_refused(out, is_new=ranks.is_first and not newest) as beginning:
             return _trained(source, out, stop, ranks, newest, changes, beginning)

@@ -26,11 +26,8 @@ def _is_own(name: str) -> bool:
     return name in _OWN or fnmatch(name, "consumed-*.jsonl") or fnmatch(name, "model-ema*")
 
 
-def check_new(out: Path, is_mirrored: bool = False) -> None:
+def check_new(out: Path) -> None:
     """Refuse to begin a run among other files: a folder with a run in it is no footage and no dataset.
-
-    Args:
-        is_mirrored: its settings may be found elsewhere.
 
     Raises:
         UsageError: the folder holds something else, and no run; or a run without its settings.
@@ -42,9 +39,11 @@ def check_new(out: Path, is_mirrored: bool = False) -> None:
         for path in out.iterdir()
         if not path.name.startswith(".") and not _is_own(path.name) and path.suffix not in _LOGS
     )
-    if not others and has_begun(out / "checkpoints") and not is_mirrored:
+    if not others and has_begun(out / "checkpoints"):
         raise UsageError(
-            str(out / CONFIG), "is gone from the folder of a run", "Bring it back, or give another --out."
+            str(out / CONFIG),
+            "is gone from the folder of a run",
+            "Bring it back (copies of --checkpoints have it in `run`), or give another --out.",
         )
     if others:
         is_dataset = (out / "dataset.json").exists()

@@ -314,5 +314,5 @@ def test_pictures_that_an_index_names_and_that_are_gone_are_told(tmp_path):
     film(tmp_path / "a.mp4", "libx264", 100, container_options={"movflags": "faststart"})
     data = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "b.mp4").write_bytes(data[: len(data) * 2 // 3])
-    assert "pictures that its index names are not in it" in probe(str(tmp_path / "b.mp4")).detail
+    assert "the index names pictures that are not in it" in probe(str(tmp_path / "b.mp4")).detail
     assert not probe(str(tmp_path / "a.mp4")).detail
