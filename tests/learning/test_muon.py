@@ -63,6 +63,7 @@ def _steps(rank: int, size: int, folder: str) -> None:
             )
         optimizer.step()
     torch.save(weights, f"{folder}/{size}-{rank}.pt")
+    dist.barrier()  # one that leaves while others still connect may be ended by its own threads
     dist.destroy_process_group()
 
 
@@ -108,6 +109,7 @@ def _sharded(rank: int, size: int, folder: str) -> None:
         optimizer.step()
     whole = {name: value.full_tensor().detach() for name, value in weights.items()}
     torch.save((whole, len(exchanged)), f"{folder}/{rank}.pt")
+    dist.barrier()  # one that leaves while others still connect may be ended by its own threads
     dist.destroy_process_group()
 
 

@@ -52,6 +52,15 @@ def copied(dataset, tmp_path):
     return tmp_path / "run", tmp_path / "copies"
 
 
+def later(checkpoint, step):
+    """A copy of a checkpoint as that of another step."""
+    copy = checkpoint.with_name(f"step-{step:08d}")
+    shutil.copytree(checkpoint, copy)
+    stored = json.loads((copy / "state.json").read_text())
+    del stored["crc32"]
+    (copy / "state.json").write_text(json.dumps(stored | {"state": stored["state"] | {"step": step}}))
+
+
 def anything(_):
     """No settings to compare."""
 
@@ -140,7 +149,7 @@ def own_pieces(copies):
 def test_a_checkpoint_that_was_left_does_not_come_back_and_a_trusted_one_stays_trusted(copied, tmp_path):
     run, copies = copied
     folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
-    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    later(folder / "step-00000004", 8)
     trust(folder / "step-00000004")
     own.trust(folder / "step-00000004")
     own.begin(folder / "step-00000008")
@@ -156,7 +165,7 @@ def test_a_checkpoint_that_was_left_does_not_come_back_and_a_trusted_one_stays_t
 def test_a_checkpoint_that_is_rotated_away_while_it_is_copied_is_copied_whole(copied, tmp_path, monkeypatch):
     run, copies = copied
     folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
-    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    later(folder / "step-00000004", 8)
     going, real = threading.Event(), storage.copy_in
     monkeypatch.setattr(mirror.storage, "copy_in", lambda *of: (going.wait(30), real(*of)))
     own.begin(folder / "step-00000008")
@@ -173,7 +182,7 @@ def test_a_checkpoint_that_is_rotated_away_while_it_is_copied_is_copied_whole(co
 def test_a_checkpoint_that_is_left_while_it_is_copied_does_not_appear(copied):
     run, copies = copied
     folder, own = run / "checkpoints", Mirror(str(copies), run, ALONE)
-    shutil.copytree(folder / "step-00000004", folder / "step-00000008")
+    later(folder / "step-00000004", 8)
     own.begin(folder / "step-00000008")
     GoingBack(dataclasses.replace(TEST), folder, ALONE, {"8": 0}, own)._forget(4)
     own._pending[0].result(30)

@@ -235,6 +235,7 @@ def _weighed(rank: int, size: int, folder: str) -> None:
     ((weight * values).mean() * share_of(len(values), size, torch.device("cpu"))).backward()
     _average_gradients(module, size)
     (Path(folder) / f"{rank}.json").write_text(json.dumps(float(weight.grad)))
+    dist.barrier()  # one that leaves while others still connect may be ended by its own threads
     dist.destroy_process_group()
 
 
