@@ -34,7 +34,10 @@ _OWN = ("metrics.jsonl", "config.json")
 @functools.lru_cache(maxsize=4)
 def _elsewhere(dataset: Dataset, _moment: int) -> list[Path]:
     """Trainings outside of the dataset that can be looked into from here, asked for once a moment."""
-    return sorted({own.folder.resolve() for own in noted_trainings(dataset) if own.is_here})
+    try:
+        return sorted({own.folder.resolve() for own in noted_trainings(dataset) if own.is_here})
+    except OSError:  # the store is away; the page shows those it is told of, and asks again
+        return []
 
 
 def folders(site: Site) -> dict[str, Path]:

@@ -9,7 +9,7 @@ snapshots/000001.json                 merged files of tables: tables/<table>/<co
 keys/dedup@<fp>/...                   what a search for near-duplicates left for the next
 views/<name>.json
 runs/<run id>/run.json, events.jsonl
-training/<run id>/
+training/<run id>/, elsewhere-<id>.json   runs in it, and where others lie that read it
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def noted_trainings(dataset: Dataset) -> list[Noted]:
     for info in sorted(files, key=lambda info: info.mtime_ns or 0):
         if not info.base_name.startswith(_BEGINNING):
             continue
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged, or no note
             told = json.loads(storage.read_bytes(dataset.filesystem, info.path))
             name = info.base_name[len(_BEGINNING) : -len(".json")]
             found[f"{told['host']}:{told['folder']}"] = Noted(name, Path(told["folder"]), str(told["host"]))

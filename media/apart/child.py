@@ -198,14 +198,15 @@ def main() -> NoReturn:
     """Serve on the pipes of standard input and output; what else is printed goes to standard error."""
     wire = Wire(os.dup(0), os.dup(1))
     os.dup2(2, 1)
-    with contextlib.suppress(Exception):  # one guard of several; without it files are read all the same
-        keep_from_secrets()  # before there are other threads, which it would not hold
+    is_kept = False
+    with contextlib.suppress(Exception):  # one guard of several: the other side tells that it is not there
+        is_kept = keep_from_secrets()  # before there are other threads, which it would not hold
     _end_with(int(sys.argv[1]))
     cv2.setNumThreads(1)
     server = Server(wire)
     libde265.load()
     is_filtered = confine()
-    wire.send({"is_filtered": is_filtered})
+    wire.send({"is_filtered": is_filtered, "is_kept": is_kept})
     with contextlib.suppress(WireError, KeyboardInterrupt):
         server.serve()
     os._exit(0)

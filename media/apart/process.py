@@ -66,9 +66,12 @@ class Decoder:
         self._has_served_others, self._num_begun = False, 0
         self._file: BinaryIO | None = None  # open where it is not local
         try:
-            self.is_filtered = bool(self._wire.receive()[0].get("is_filtered"))
+            told = self._wire.receive()[0]
+            self.is_filtered = bool(told.get("is_filtered"))
             if not self.is_filtered:
-                _tell_once()
+                _tell_once("filters no system calls (seccomp)")
+            if not told.get("is_kept"):
+                _tell_once("keeps them from no file that this user may read (Landlock)")
         except WireError as error:
             self.end()
             raise OSError(
@@ -213,8 +216,8 @@ class Decoder:
 
 
 @functools.cache
-def _tell_once() -> None:
-    say("files are decoded apart, with limits, but this system filters no system calls (seccomp)")
+def _tell_once(lacking: str) -> None:
+    say(f"files are decoded apart, with limits, but this system {lacking}")
 
 
 def _naming(uri: str, message: str) -> str:

@@ -12,7 +12,7 @@ from media.bytes.access import is_local, open_binary
 from media.decode.color import HLG, PQ
 from media.errors import MediaError
 
-_MOST_JPEG_BYTES = 64 << 20
+_MOST_READ_BYTES = 64 << 20
 
 
 def is_stream(path: str, size: tuple[int, int]) -> bool:
@@ -23,7 +23,7 @@ def is_stream(path: str, size: tuple[int, int]) -> bool:
     if not is_local(path) and path.partition("?")[0].lower().endswith((".jpg", ".jpeg")):
         return False  # to look would be to fetch each still of a store twice
     with open_binary(path) as file:
-        data = file.read(_MOST_JPEG_BYTES)
+        data = file.read(_MOST_READ_BYTES)
     place = 2
     while data[place : place + 1] == b"\xff":  # segments, up to the one that the picture's bits follow
         kind, length = data[place + 1 : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
@@ -105,7 +105,7 @@ def has_bare_frames(path: str) -> bool:
     Source: GIF89a, sections 20 to 23.
     """
     with open_binary(path) as file:
-        data = file.read()
+        data = file.read(_MOST_READ_BYTES)  # of a longer one, its beginning
     place, is_announced = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), False
     with contextlib.suppress(IndexError):
         while data[place] in (_GIF_EXTENSION, _GIF_FRAME):
@@ -181,5 +181,5 @@ def has_film_behind(path: str) -> bool:
     if not is_local(path):
         return False
     with open_binary(path) as file:
-        data = file.read(_MOST_JPEG_BYTES)
+        data = file.read(_MOST_READ_BYTES)
     return any(data.find(b"ftyp" + brand, 4) > 0 for brand in (b"mp42", b"isom", b"qt  ", b"mp41"))

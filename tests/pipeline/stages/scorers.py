@@ -146,27 +146,22 @@ class Refusing(Redness):
     """It fails as a machine does."""
 
     name, version, frames = "refusing", "1", 1
+    error: ClassVar[BaseException] = OSError("cannot identify image file")
 
     def score(self, clips):
-        raise OSError("cannot identify image file")
+        raise self.error
 
 
-class Full(Redness):
+class Full(Refusing):
     """It finds no memory."""
 
-    name, version, frames = "full", "1", 1
-
-    def score(self, clips):
-        raise MemoryError
+    name, error = "full", MemoryError()
 
 
-class Breaking(Redness):
+class Breaking(Refusing):
     """It raises what is no Exception."""
 
-    name, version, frames = "breaking", "1", 1
-
-    def score(self, clips):
-        raise GeneratorExit("over")
+    name, error = "breaking", GeneratorExit("over")
 
 
 class Endless(Redness):
