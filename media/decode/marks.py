@@ -171,15 +171,3 @@ def is_playlist(path: str) -> bool:
     except MediaError:
         return False
     return head.startswith((b"#EXTM3U", b"ffconcat"))
-
-
-def has_film_behind(path: str) -> bool:
-    """Whether a still holds a film behind its picture, as photographs in motion of phones do.
-
-    Of one that is not local nothing is said: to look would be to fetch it twice.
-    """
-    if not is_local(path):
-        return False
-    with open_binary(path) as file:
-        data = file.read(_MOST_READ_BYTES)
-    return any(data.find(b"ftyp" + brand, 4) > 0 for brand in (b"mp42", b"isom", b"qt  ", b"mp41"))

@@ -88,6 +88,7 @@ class Packets:
         missing_s: times of frames before which others are missing (`LOST_FRAMES`), and of keyframes after
             `HOLES`.
         is_rising: each packet is shown after the one before it.
+        end_bytes: where the last packet ends in the file, as far as its container tells.
     """
 
     times_s: np.ndarray
@@ -99,6 +100,7 @@ class Packets:
     gap_at_s: float = 0.0
     missing_s: list[float] = field(default_factory=list)
     is_rising: bool = False
+    end_bytes: int = 0
 
 
 @dataclass
@@ -134,6 +136,7 @@ class _Pass:
         """Of an AVI's packets: which frame each is, by its own index; FFmpeg counts on over what is lost."""
         self._container = container.format.name
         self._is_first = True
+        self.end_bytes = 0
         self._last_dts: int | None = None
         self._size: tuple[int, int] | None = None
 
@@ -144,6 +147,7 @@ class _Pass:
         self._is_first = False
         is_refreshed, told = self._signs(packet)
         self.notes["corrupt_packet"] += packet.is_corrupt
+        self.end_bytes = max(self.end_bytes, (packet.pos or 0) + packet.size)
         if packet.is_discard:
             self.notes["edit_list"] += 1
         elif is_hidden(packet, self.codec):
@@ -229,6 +233,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     num, runs = told.num, told.runs
     is_by_time = (told.codec in _SILENT and not (numbers and numbers.is_known)) or bool(notes[PAGES_LOST])
     found = _summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
+    found.end_bytes = told.end_bytes
     found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
     if num and len(told.lengths) == num:  # a raw stream: by count, at the rate that it says of itself
         step_s = float(np.median(told.lengths) * told.base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)

@@ -9,16 +9,13 @@ decoded in order by PyAV, still images and animated WebP by Pillow.
 from __future__ import annotations
 
 import contextlib
-import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
-from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 
 from media.aspects import plausible
@@ -29,8 +26,10 @@ from media.damage.witness import is_see_through
 from media.decode import limits
 from media.decode.color import transfer_name
 from media.decode.container import open_container
+from media.decode.edits import unfollowed_edits
 from media.decode.facts import Probe
-from media.decode.geometry import Geometry, is_uneven, orientation
+from media.decode.geometry import Geometry, is_uneven
+from media.decode.joined import has_film_after
 from media.decode.marks import (
     archive,
     boxes,
@@ -50,6 +49,7 @@ from media.decode.packets import (
 )
 from media.decode.stills.probing import probe_image
 from media.decode.stills.tiff import why_not
+from media.decode.turns import turn_of
 from media.errors import MediaError
 
 av.logging.set_level(av.logging.PANIC)
@@ -86,13 +86,18 @@ def _comes_out_of_order(path: str) -> bool:
     return any(later < earlier for earlier, later in pairwise(times))
 
 
-def _first_frame(path: str, is_strict: bool = True) -> av.VideoFrame:
+def _first_frame(path: str, is_strict: bool = True) -> tuple[av.VideoFrame, tuple[int, bool]]:
+    """The first frame that comes out, and how it is turned.
+
+    Raises:
+        MediaError, av.FFmpegError: none does.
+    """
     with open_container(path) as container:
         stream = video_stream(container, path, is_strict)
         health = Health(stream.codec_context.codec.canonical_name, stream.codec_context)
         for packet in container.demux(stream):
             for frame in health.decode(packet):
-                return frame
+                return frame, turn_of(frame, health.codec, packet)
     raise MediaError("no_frames", f"{path}: {health.refusal or 'no frame came out'}")
 
 
@@ -106,20 +111,6 @@ def _is_loose(path: str) -> bool:
 
 _DOLBY_VISION = {"dvh1", "dvhe"}
 _STILL_CONTAINERS = ("_pipe", "image2")
-_NAMED_PROFILES = {"png", "apng"}
-"""Codecs whose frames carry colour profiles with names. PyAV 18 frees such a name twice when side data is
-looked at, and the process dies of it, later."""
-
-
-def _turn(frame: av.VideoFrame, codec: str) -> tuple[int, bool]:
-    """Rotation and mirroring from the frame's display matrix."""
-    if codec in _NAMED_PROFILES:
-        return round(frame.rotation / 90) * 90, False
-    try:
-        matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
-    except ValueError:  # side data of a kind PyAV does not know
-        return 0, False
-    return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +130,7 @@ class VideoFacts:
     has_alpha: bool  # beside the pictures, where only libvpx reads it
     packets: Packets
     frame: av.VideoFrame
+    turn: tuple[int, bool]  # of the first frame: degrees counter-clockwise, and whether it is mirrored
 
     @property
     def duration_s(self) -> float:
@@ -172,7 +164,7 @@ class VideoFacts:
             "no_duration": not self.declared_s,
             "high_bit_depth": any(part.bits > 8 for part in frame.format.components),
             "interlaced": bool(frame.interlaced_frame),
-            "turned": _turn(frame, self.codec) != (0, False),
+            "turned": self.turn != (0, False),
             "gap": bool(self.packets.gap_s),
             "alpha": self.has_alpha,
             "leans_on_start": self.codec in _LEANING
@@ -214,11 +206,11 @@ def video_facts(path: str) -> VideoFacts:
         if ENCRYPTED in packets.warnings:
             raise MediaError("encrypted", f"{path} is encrypted; give it as it is without its lock")
         try:
-            frame = _first_frame(path)
+            frame, turn = _first_frame(path)
         except MediaError:
             if codec != "av1" or not _is_loose(path):
                 raise
-            frame = _first_frame(path, is_strict=False)
+            frame, turn = _first_frame(path, is_strict=False)
             packets.warnings.append(LOOSE)
         if tag in _DOLBY_VISION and not is_dolby_vision_of_others(path):
             raise MediaError(
@@ -256,6 +248,7 @@ def video_facts(path: str) -> VideoFacts:
         has_alpha=has_alpha,
         packets=packets,
         frame=frame,
+        turn=turn,
     )
 
 
@@ -286,6 +279,10 @@ def _remarks(facts: VideoFacts) -> str:
         remarks.append("another stream that comes up on the way is left out")
     if facts.container == "mov" and (others := boxes(facts.path)["moov"] - 1) > 0:
         remarks.append(f"{others} further films joined behind this one are left out")
+    if facts.container == "mov" and (edits := unfollowed_edits(facts.path)):
+        remarks.append(edits)
+    if has_film_after(facts.path, facts.container, packets.end_bytes):
+        remarks.append("a further film joined behind this one is left out")
     if facts.told_aspect and facts.told_aspect != facts.sample_aspect:
         remarks.append(f"pixels {facts.told_aspect:g} times as wide as high are taken for square ones")
     if declared_s and abs(declared_s - duration_s) > max(0.5, 0.1 * duration_s):
@@ -319,7 +316,7 @@ def probe(path: str) -> Probe:
             f"{path} has no frame for {packets.gap_s:.0f} s after {packets.gap_at_s:.3f} s: its times are "
             "broken; remux it",
         )
-    geometry = Geometry(frame.width, frame.height, facts.sample_aspect, *_turn(frame, facts.codec))
+    geometry = Geometry(frame.width, frame.height, facts.sample_aspect, *facts.turn)
     limits.check_pixels(path, *geometry.display_size_px)
     reasons, duration_s = facts.reasons_against_decord(), facts.duration_s
     is_still = packets.num_packets == 1 and facts.container.endswith(_STILL_CONTAINERS)

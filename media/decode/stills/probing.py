@@ -12,7 +12,8 @@ from media.decode import limits
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, is_uneven
 from media.decode.images import PAGED, first_frame, frame_times_s
-from media.decode.marks import has_bare_frames, has_deep_samples, has_film_behind, is_stream, still_transfer
+from media.decode.joined import has_film_behind, has_picture_behind
+from media.decode.marks import has_bare_frames, has_deep_samples, is_stream, still_transfer
 from media.errors import MediaError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -32,6 +33,8 @@ def _remarks_on_still(path: str, image: Image.Image, pages: int) -> str:
     remarks = [f"{pages - 1} further pages are left out"] if pages > 1 else []
     if image.format in {"JPEG", "MPO"} and has_film_behind(path):
         remarks.append("a film behind the picture is left out")
+    if has_picture_behind(path, image):
+        remarks.append("further pictures joined behind this one are left out")
     return "; ".join(remarks)
 
 

@@ -251,13 +251,6 @@ def test_frames_lost_in_an_avi_leave_their_time_empty(tmp_path):
     assert sorted(np.diff(numbers))[:-1] == [1] * (len(numbers) - 2)
 
 
-def test_a_film_joined_behind_another_is_told(tmp_path):
-    made = film(tmp_path / "a.mp4", "libx264", 20).read_bytes()
-    (tmp_path / "b.mp4").write_bytes(made + made)
-    assert "1 further films joined behind this one" in probe(str(tmp_path / "b.mp4")).detail
-    assert probe(str(tmp_path / "a.mp4")).detail == ""
-
-
 @pytest.mark.parametrize(
     "data", [b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
 )
