@@ -5,12 +5,10 @@ Nothing is decoded.
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
 
@@ -25,11 +23,17 @@ from media.damage.frame_numbers import FrameNumbers, Seen
 from media.damage.packet_kinds import is_hidden, is_refresh, key_size, place_in_group
 from media.decode.container import open_container
 from media.decode.limits import MAX_PIXELS, check_pixels
+from media.decode.timeline import (
+    DEFAULT_FPS,
+    LOST_FRAMES,
+    MOST_REORDERED,
+    PAGES_LOST,
+    Packets,
+    Shown,
+    summary,
+)
 from media.errors import MediaError
 
-MAX_KEY_INTERVAL_S = (
-    12.0  # decord decodes, and holds, all from the keyframe before; further apart, memory and time run away
-)
 RESTART_S, RESTART_TS_S = 0.2, 0.05
 """A clock of decoding that falls back by more began anew: streams joined end to end. Transport streams carry
 that clock; elsewhere it may be reckoned from times that are wrong."""
@@ -50,72 +54,18 @@ def begins_anew(container: str, step_s: float) -> bool:
     return step_s < -RESTART_S
 
 
-PAGES_LOST = "pages_lost"
-"""Checksums of an Ogg file say that pages of it are damaged, which are left out."""
 ENCRYPTED = "encrypted"
 LATE_STREAM = "late_stream"
 """Another stream comes up on the way, which is not read."""
 TIMES_OF_DECODING = "times_of_decoding"
 """Packets are shown at the times of their decoding, which are not those of pictures that wait for others."""
-GAP_S, GAP_STEPS = 1.0, 10.0  # a step between frames over both is a gap
-_DEFAULT_FPS = 24.0
-LOST_FRAMES = "lost_frames"
-"""Frames are missing from a stream whose decoder builds on others without a word."""
 LOOSE = "loose"
 """AV1 of an encoder that does not keep to the standard in what no picture depends on."""
-HOLES, HOLE_S = "holes", 0.5
-"""Before a keyframe of an even stream nothing comes for so long: a piece may be gone."""
 _SILENT = {"h264", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1"}
 _SILENT |= {"wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3"}
 _CHUNK_HEAD = 8
 """Bytes before what a chunk of an AVI holds."""
-_MOST_PLACES = 1024  # in a group of MPEG
-_FEW_STEPS, _MOST_REORDERED = 24, 16
 _SIGNATURES = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL"}
-_MOST_MISSING = 0.02
-"""Share of steps; with more of them frames were left out on purpose."""
-
-
-@dataclass
-class Packets:
-    """What the pass saw.
-
-    Attributes:
-        times_s: ascending presentation times of shown packets, from the first one.
-        num_packets: packets that show a frame.
-        warnings: short stable words, each once.
-        gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
-        missing_s: times of frames before which others are missing (`LOST_FRAMES`), and of keyframes after
-            `HOLES`.
-        is_rising: each packet is shown after the one before it.
-        end_bytes: where the last packet ends in the file, as far as its container tells.
-    """
-
-    times_s: np.ndarray
-    first_s: float
-    last_duration_s: float
-    num_packets: int
-    warnings: list[str]
-    gap_s: float = 0.0
-    gap_at_s: float = 0.0
-    missing_s: list[float] = field(default_factory=list)
-    is_rising: bool = False
-    end_bytes: int = 0
-
-
-@dataclass
-class _Seen:
-    """Shown packets of one run of the stream's clock, in ticks."""
-
-    pts: list[int] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-    places: list[int | None] = field(default_factory=list)
-    """In their groups, of MPEG-1 and MPEG-2."""
-    keys: list[int] = field(default_factory=list)
-    gaps: list[int] = field(default_factory=list)
-    """Places of packets before which a reference picture is missing."""
-    maybe: list[int] = field(default_factory=list)
-    """The same where it may be that numbering began anew: a gap in time tells."""
 
 
 class _Pass:
@@ -124,7 +74,7 @@ class _Pass:
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         self.base = stream.time_base or Fraction(1, 1000)
         self.codec = stream.codec.canonical_name
-        self.runs, self.notes, self.num = [_Seen()], Counter[str](), 0
+        self.runs, self.notes, self.num = [Shown()], Counter[str](), 0
         is_h264 = self.codec == "h264"
         self.numbers = FrameNumbers(stream.codec_context.extradata) if is_h264 else None
         self.lengths = list[int]()
@@ -187,7 +137,7 @@ class _Pass:
             step = packet.dts - self._last_dts if self._last_dts is not None else 0
             if begins_anew(self._container, float(step * self.base)):
                 self.notes[CLOCK_RESTART] += 1
-                self.runs.append(_Seen())
+                self.runs.append(Shown())
             self._last_dts = packet.dts
         self.notes["negative_pts"] += pts < 0
         seen = self.runs[-1]
@@ -232,106 +182,17 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     notes["may_have_fields"] += numbers is not None and numbers.has_fields
     num, runs = told.num, told.runs
     is_by_time = (told.codec in _SILENT and not (numbers and numbers.is_known)) or bool(notes[PAGES_LOST])
-    found = _summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
+    found = summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
     found.end_bytes = told.end_bytes
     found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
     if num and len(told.lengths) == num:  # a raw stream: by count, at the rate that it says of itself
-        step_s = float(np.median(told.lengths) * told.base) or 1 / float(stream.guessed_rate or _DEFAULT_FPS)
+        step_s = float(np.median(told.lengths) * told.base) or 1 / float(stream.guessed_rate or DEFAULT_FPS)
         step_s *= 1 + notes["field_pairs"] / num  # it is that of a field
         found.times_s, found.last_duration_s = np.round(np.arange(num) * step_s, 6), step_s
-        ahead = _MOST_REORDERED if stream.codec_context.has_b_frames else 0
+        ahead = MOST_REORDERED if stream.codec_context.has_b_frames else 0
         found.missing_s = [float(found.times_s[max(0, place - ahead)]) for place in told.gaps]
         found.warnings += [LOST_FRAMES] if told.gaps else []
     return found
-
-
-def _summary(runs: list[_Seen], base: Fraction, num: int, notes: Counter[str], is_by_time: bool) -> Packets:
-    """What was seen.
-
-    Args:
-        is_by_time: gaps in an even stream are the only sign of packets that are missing.
-    """
-    if not runs:
-        return Packets(np.zeros(0), 0.0, 1 / _DEFAULT_FPS, num, list(notes))
-    tick = float(base)
-    for seen in runs:
-        if np.diff([*sorted(seen.keys), max(seen.pts)]).max(initial=0) * tick > MAX_KEY_INTERVAL_S:
-            notes["sparse_keyframes"] += 1
-        if len(seen.pts) != len(set(seen.pts)):
-            notes["duplicate_pts"] += 1
-    steps = np.diff(np.sort(np.array(runs[0].pts, np.int64)))
-    step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
-    pieces, missing_ticks, keys = list[np.ndarray](), set[int](), set[int]()
-    for seen in runs:  # a later run goes on one step after the run before it
-        ordered = np.sort(np.array(seen.pts, np.int64))
-        begin = int(pieces[-1][-1]) + step if pieces else 0
-        pieces.append(ordered - ordered[0] + begin)
-        shift = begin - int(ordered[0])
-        late = set(ordered[_missing(ordered, step)].tolist()) if seen.maybe and step else set()
-        lost = [place for place in seen.maybe if not late.isdisjoint(_built_on_gaps(seen.pts, [place]))]
-        sure = [*seen.gaps, *lost]
-        missing_ticks.update(tick + shift for tick in _built_on_gaps(seen.pts, sure))
-        keys.update(tick + shift for tick in seen.keys)
-    ticks = np.concatenate(pieces)
-    last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
-    gaps = np.diff(ticks) * tick
-    found = Packets(
-        times_s=np.round(ticks * tick, 6),
-        first_s=min(runs[0].pts) * tick,
-        last_duration_s=last if 0 < last < 10 else (step * tick or 1 / _DEFAULT_FPS),
-        num_packets=num,
-        warnings=list(notes),
-    )
-    is_known = PAGES_LOST in notes
-    places = _missing(ticks, step, is_known=is_known) if step else np.zeros(0, np.int64)
-    if is_by_time and len(runs) == 1:
-        places = _left_out(runs[0], places)
-    missing_ticks.update(ticks[places].tolist() if is_by_time else ())
-    holes = set(ticks[places[gaps[places - 1] > HOLE_S]].tolist()) & keys - missing_ticks
-    found.warnings += [LOST_FRAMES] if missing_ticks else [HOLES] if holes else []
-    found.missing_s = [round(own * tick, 6) for own in sorted(missing_ticks | holes)]
-    if len(gaps) and gaps.max() > max(GAP_S, GAP_STEPS * step * tick):
-        found.gap_s, found.gap_at_s = float(gaps.max()), float(found.times_s[int(gaps.argmax())])
-    return found
-
-
-def _built_on_gaps(pts: list[int], gaps: list[int]) -> list[int]:
-    """Times of the pictures before which a reference is missing, and of those shown before, decoded after."""
-    return [tick for at in gaps for tick in pts[at : at + _MOST_REORDERED] if tick <= pts[at]]
-
-
-def _missing(ticks: np.ndarray, step: int, *, is_known: bool = False) -> np.ndarray:
-    """Places of frames before which others are missing, in a stream [n] that is even but for few gaps.
-
-    Args:
-        is_known: that some are missing is known, so that it need not be even otherwise.
-    """
-    steps = np.diff(ticks)
-    is_gap = steps > 1.5 * step
-    if is_known:
-        return np.nonzero(is_gap)[0] + 1
-    rest = steps[~is_gap]
-    is_even = len(rest) > 0 and rest.max() - rest.min() <= max(1, 0.05 * step)
-    if not is_even or len(steps) < _FEW_STEPS or is_gap.sum() > max(2, _MOST_MISSING * len(steps)):
-        return np.zeros(0, np.int64)
-    return np.nonzero(is_gap[1:])[0] + 2  # a stream cut out of another lacks what leads to its first keyframe
-
-
-def _left_out(seen: _Seen, places: np.ndarray) -> np.ndarray:
-    """Of places after a gap in time those where pictures are missing: of MPEG-1 and MPEG-2 their numbers tell
-    a loss from a pause."""
-    own = [seen.places[at] for at in np.argsort(seen.pts, kind="stable")]
-
-    ends = Counter(before for before, after in itertools.pairwise(own) if after == 0)
-    usual = max(ends, key=lambda end: ends[end], default=None)  # the last picture of a group
-
-    def is_pause(at: int) -> bool:
-        before, after = own[at - 1], own[at]
-        if before is None or after is None:
-            return False
-        return (after - before) % _MOST_PLACES == 1 or (after == 0 and before == usual)
-
-    return np.array([at for at in places if not is_pause(at)], np.int64)
 
 
 def is_cover(stream: av.VideoStream) -> bool:

@@ -28,11 +28,15 @@ class Clock:
     """When frames are shown, in seconds from the source's first one.
 
     Args:
-        times_s: of all frames by their number, where packets do not say.
+        by_number_s: times of all frames by their number, where packets do not say.
+        spread_s: the same where several packets say one time: up to the next one they come one by one.
     """
 
-    def __init__(self, facts: Probe, times_s: np.ndarray | None) -> None:
-        self._facts, self._times_s = facts, times_s
+    def __init__(
+        self, facts: Probe, *, by_number_s: np.ndarray | None = None, spread_s: np.ndarray | None = None
+    ) -> None:
+        self._facts, self._times_s, self._spread_s = facts, by_number_s, spread_s
+        self._said_s, self._num_same = -1.0, 0
         self._step_s = 1 / (facts.fps or _USUAL_FPS)
         self._restart_s = 0.0  # added to the clock of a stream that began anew
 
@@ -54,7 +58,16 @@ class Clock:
         if may_restart and begins_anew(self._facts.container, time_s - previous_s):
             self._restart_s += previous_s + self._step_s - time_s
             time_s = previous_s + self._step_s
-        return round(time_s, 6)
+        return self._apart(round(time_s, 6))
+
+    def _apart(self, time_s: float) -> float:
+        """The time of a frame that says one, which others before it may have said, too."""
+        if self._spread_s is None:
+            return time_s
+        self._num_same = self._num_same + 1 if time_s == self._said_s else 0
+        self._said_s = time_s
+        place = int(np.searchsorted(self._spread_s, time_s - EPSILON_S)) + self._num_same
+        return float(self._spread_s[place]) if place < len(self._spread_s) else time_s
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Pass:
     Args:
         stream: of a container that was just opened.
         gaps_s: times of the frames before which others are missing, where the packets are the only sign.
-        times_s: as for `Clock`.
+        clock: of the file, which has told no time yet.
         is_witnessed: as for `Health`.
 
     Attributes:
@@ -86,13 +99,13 @@ class Pass:
         facts: Probe,
         stream: av.VideoStream,
         gaps_s: list[float],
-        times_s: np.ndarray | None,
+        clock: Clock,
         is_witnessed: bool = False,
     ) -> None:
         self.facts, self.stream = facts, stream
         self.health = Health(facts.codec, decoder_of(stream), is_witnessed)
         self.previous_s = -1.0
-        self._clock = Clock(facts, times_s)
+        self._clock = clock
         self._gaps_s, self._num_late = gaps_s, 0
         self._scaler = Scaler()
         self._fields: Deinterlacer | None = None

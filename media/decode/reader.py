@@ -19,19 +19,17 @@ from media.decode import images
 from media.decode.container import open_container
 from media.decode.facts import Probe
 from media.decode.packets import (
-    HOLES,
     LOOSE,
-    LOST_FRAMES,
     TIMES_OF_DECODING,
-    Packets,
     packets_of,
     scan_packets,
     video_stream,
 )
-from media.decode.passing import EPSILON_S, Pass
+from media.decode.passing import EPSILON_S, Clock, Pass
 from media.decode.picture import Picture, fitted
-from media.decode.probe import is_old_444
 from media.decode.seeking import packets_from
+from media.decode.timeline import HOLES, LOST_FRAMES, REPEATED_TIMES, Packets
+from media.decode.video_facts import is_old_444
 from media.errors import MediaError
 
 _DECORD_BATCH_PIXELS = 16 << 20
@@ -141,7 +139,7 @@ class VideoReader:
         try:
             with open_container(facts.path) as container:
                 stream = video_stream(container, facts.path, LOOSE not in facts.decoder_reasons)
-                seen = Pass(facts, stream, self._gaps_s(), self._shown_times_s(), self.is_witnessed)
+                seen = Pass(facts, stream, self._gaps_s(), self._clock(), self.is_witnessed)
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
                 for packet in packets or packets_of(container, stream):
@@ -164,12 +162,15 @@ class VideoReader:
         self.has_losses |= health.num_frames < health.num_shown + health.num_timeless
         health.check(facts.path, seen.previous_s, is_whole)
 
-    def _shown_times_s(self) -> np.ndarray | None:
-        """Times of all frames by their number, of files whose packets are not shown at their own."""
-        if self.facts.container == "avi" or TIMES_OF_DECODING in self.facts.decoder_reasons:
+    def _clock(self) -> Clock:
+        """That of the file; where packets are not shown at their own times, by the times of them all."""
+        facts = self.facts
+        if facts.container == "avi" or TIMES_OF_DECODING in facts.decoder_reasons:
             # decode order is all there is: the i-th shown frame has the i-th smallest time
-            return self._scanned().times_s
-        return None
+            return Clock(facts, by_number_s=self._scanned().times_s)
+        if REPEATED_TIMES in facts.decoder_reasons:
+            return Clock(facts, spread_s=self._scanned().times_s)
+        return Clock(facts)
 
     def count(self, start_s: float, end_s: float) -> int:
         """Packets that should each show a frame with `start_s <= time_s < end_s`.

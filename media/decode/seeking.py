@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from media.damage.complaints import complaints
 from media.decode.facts import Probe
 from media.decode.packets import LOOSE
-from media.decode.probe import DECORD_CONTAINERS
+from media.decode.video_facts import DECORD_CONTAINERS
 
 _HARMLESS = {
     "alpha",

@@ -20,6 +20,7 @@ from media.decode.packets import CLOCK_RESTART, TIMES_OF_DECODING
 from media.decode.passing import Clock
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
+from media.decode.timeline import REPEATED_TIMES
 from media.errors import MediaError
 from media.writer import write_video
 from tests.conftest import ingest_here
@@ -224,3 +225,32 @@ def test_pixels_that_become_wider_midway_are_shown_so(tmp_path):
     facts = probe(str(tmp_path / "both.ts"))
     sizes = [picture.geometry.display_size_px for picture in VideoReader(facts, decoder="pyav").pictures()]
     assert sizes == [(96, 64)] * 36 + [(128, 64)] * 36
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ([0, 40, 80, 80, 160, 200], [0, 40, 80, 120, 160, 200]),
+        ([0, 0, 80, 80, 160, 160], [0, 40, 80, 120, 160, 200]),
+        ([0, 40, 80, 80, 80, 80], [0, 40, 80, 120, 160, 200]),
+        ([0, 0, 0, 0, 0, 0], [0, 40, 80, 120, 160, 200]),
+    ],
+)
+def test_frames_that_say_the_same_time_are_shown_one_by_one(tmp_path, said, shown):
+    write_video(tmp_path / "even.mkv", [moving(index) for index in range(6)], FPS, "mpeg4")
+    path = str(tmp_path / "a.mkv")
+    with av.open(str(tmp_path / "even.mkv")) as even, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(even.streams.video[0])
+        for packet, time_ms in zip((own for own in even.demux(video=0) if own.size), said, strict=True):
+            packet.stream, packet.time_base = stream, Fraction(1, 1000)
+            packet.pts = packet.dts = time_ms
+            packet.duration = 40
+            container.mux(packet)
+    facts = probe(path)
+    assert (REPEATED_TIMES in facts.decoder_reasons, facts.num_packets) == (True, 6)
+    frames = list(VideoReader(facts).frames())
+    assert [frame.time_s for frame in frames] == pytest.approx([time / 1000 for time in shown], abs=1e-3)
+    for index, frame in enumerate(frames):
+        assert np.abs(frame.rgb.astype(int) - moving(index)).mean() < 12
+    late = [frame.time_s for frame in VideoReader(facts).frames(0.1)]
+    assert late == [frame.time_s for frame in frames if frame.time_s >= 0.1]
