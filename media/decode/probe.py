@@ -12,12 +12,12 @@ import av
 from media.bytes.access import stat_media
 from media.decode import limits
 from media.decode.color import transfer_name
-from media.decode.edits import unfollowed_edits
+from media.decode.container.edits import unfollowed_edits
+from media.decode.container.joined import has_film_after
+from media.decode.container.marks import boxes
+from media.decode.container.packets import LATE_STREAM, MAX_GAP_S
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry
-from media.decode.joined import has_film_after
-from media.decode.marks import boxes
-from media.decode.packets import LATE_STREAM, MAX_GAP_S
 from media.decode.stills.probing import probe_image
 from media.decode.stills.tiff import why_not
 from media.decode.video_facts import VideoFacts, video_facts

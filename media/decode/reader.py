@@ -16,19 +16,19 @@ import numpy as np
 
 from media.damage.stills import damage_of
 from media.decode import images
-from media.decode.container import open_container
-from media.decode.facts import Probe
-from media.decode.packets import (
+from media.decode.container.opening import open_container
+from media.decode.container.packets import (
     LOOSE,
     TIMES_OF_DECODING,
     packets_of,
     scan_packets,
     video_stream,
 )
+from media.decode.container.timeline import HOLES, LOST_FRAMES, REPEATED_TIMES, Packets
+from media.decode.facts import Probe
 from media.decode.passing import EPSILON_S, Clock, Pass
 from media.decode.picture import Picture, fitted
 from media.decode.seeking import packets_from
-from media.decode.timeline import HOLES, LOST_FRAMES, REPEATED_TIMES, Packets
 from media.decode.video_facts import is_old_444
 from media.errors import MediaError
 

@@ -18,8 +18,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from media.damage.complaints import complaints
+from media.decode.container.packets import LOOSE
 from media.decode.facts import Probe
-from media.decode.packets import LOOSE
 from media.decode.video_facts import DECORD_CONTAINERS
 
 _HARMLESS = {

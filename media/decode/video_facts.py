@@ -22,10 +22,9 @@ from media.damage.health import Health
 from media.damage.obu import is_refused, sequence_headers
 from media.damage.witness import is_see_through
 from media.decode.color import transfer_name
-from media.decode.container import open_container
-from media.decode.geometry import is_uneven
-from media.decode.marks import archive, boxes, is_dolby_vision_of_others, is_playlist
-from media.decode.packets import (
+from media.decode.container.marks import archive, boxes, is_dolby_vision_of_others, is_playlist
+from media.decode.container.opening import open_container
+from media.decode.container.packets import (
     ENCRYPTED,
     LOOSE,
     TIMES_OF_DECODING,
@@ -33,7 +32,8 @@ from media.decode.packets import (
     scan_packets,
     video_stream,
 )
-from media.decode.timeline import Packets
+from media.decode.container.timeline import Packets
+from media.decode.geometry import is_uneven
 from media.decode.turns import turn_of
 from media.errors import MediaError
 

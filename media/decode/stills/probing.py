@@ -9,11 +9,11 @@ from PIL import Image, UnidentifiedImageError
 
 from media.bytes.access import opened
 from media.decode import limits
+from media.decode.container.joined import has_film_behind, has_picture_behind
+from media.decode.container.marks import has_bare_frames, has_deep_samples, is_stream, still_transfer
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, is_uneven
 from media.decode.images import PAGED, first_frame, frame_times_s
-from media.decode.joined import has_film_behind, has_picture_behind
-from media.decode.marks import has_bare_frames, has_deep_samples, is_stream, still_transfer
 from media.errors import MediaError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -17,7 +17,7 @@ from media.bytes.blocks import BlockReader, Blocks
 from media.bytes.http_client import HttpClient
 from media.bytes.http_file import http_source
 from media.bytes.http_rules import HttpLimits, is_public
-from media.decode.container import open_container
+from media.decode.container.opening import open_container
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError, shown

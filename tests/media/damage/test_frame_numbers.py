@@ -12,8 +12,8 @@ import pytest
 
 from media.damage.frame_numbers import FrameNumbers
 from media.damage.nal import Bits, units
-from media.decode.container import open_container
-from media.decode.packets import LOST_FRAMES, scan_packets, video_stream
+from media.decode.container.opening import open_container
+from media.decode.container.packets import LOST_FRAMES, scan_packets, video_stream
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError

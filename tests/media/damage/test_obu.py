@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from media.damage.obu import apart
-from media.decode.container import open_container
-from media.decode.packets import video_stream
+from media.decode.container.opening import open_container
+from media.decode.container.packets import video_stream
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError

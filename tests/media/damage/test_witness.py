@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from media.damage.witness import decoder_of
-from media.decode.container import open_container
-from media.decode.packets import video_stream
+from media.decode.container.opening import open_container
+from media.decode.container.packets import video_stream
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from tests.pipeline.curate.damage import FPS, hurt, sound

@@ -16,9 +16,9 @@ from PIL import Image
 
 from media.damage.nal import units
 from media.decode.color import has_alpha
+from media.decode.container.timeline import HOLES
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
-from media.decode.timeline import HOLES
 from media.errors import MediaError
 from media.writer import write_video
 from tests.media.decode.heic import write_grid

@@ -15,12 +15,12 @@ from manifests.layout import Dataset
 from manifests.tables import scans
 from media.apart import pool
 from media.apart.reader import probe as probe_apart
+from media.decode.container.packets import CLOCK_RESTART, TIMES_OF_DECODING
+from media.decode.container.timeline import REPEATED_TIMES
 from media.decode.images import encode_jpeg
-from media.decode.packets import CLOCK_RESTART, TIMES_OF_DECODING
 from media.decode.passing import Clock
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
-from media.decode.timeline import REPEATED_TIMES
 from media.errors import MediaError
 from media.writer import write_video
 from tests.conftest import ingest_here

@@ -21,9 +21,8 @@ from media.bytes.access import open_binary
 from media.damage.complaints import complaints, name_of_codec
 from media.damage.frame_numbers import FrameNumbers, Seen
 from media.damage.packet_kinds import is_hidden, is_refresh, key_size, place_in_group
-from media.decode.container import open_container
-from media.decode.limits import MAX_PIXELS, check_pixels
-from media.decode.timeline import (
+from media.decode.container.opening import open_container
+from media.decode.container.timeline import (
     DEFAULT_FPS,
     LOST_FRAMES,
     MOST_REORDERED,
@@ -32,6 +31,7 @@ from media.decode.timeline import (
     Shown,
     summary,
 )
+from media.decode.limits import MAX_PIXELS, check_pixels
 from media.errors import MediaError
 
 RESTART_S, RESTART_TS_S = 0.2, 0.05
