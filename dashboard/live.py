@@ -15,7 +15,7 @@ from manifests.layout import Dataset
 from manifests.runs.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
 from manifests.runs.pace import Meter, Pace
 from manifests.store import storage
-from manifests.writing.lease import is_abandoned
+from manifests.writing.lease import Holder, is_abandoned, working
 
 MOST_LISTENERS, _FULL_MS = 32, 60_000
 _EVERY_S = 0.5
@@ -32,12 +32,14 @@ class Tail:
     Attributes:
         run_id: of the newest run; empty where there is none.
         offset: bytes of its events that have been read.
+        writer: who holds the dataset's lease; None where nobody does.
         recent, trouble: its last events, and those of them that tell of something wrong.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.run_id, self.offset = "", 0
+        self.writer: Holder | None = None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self.trouble: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self.running: dict[tuple[str, int], float] = {}
@@ -65,6 +67,7 @@ class Tail:
             runs = run_ids(self.dataset)
             if runs and runs[-1] != self.run_id:
                 self._begin(runs[-1])
+            self.writer = working(self.dataset)
         self._looks += 1
         while self.run_id and self._read():
             pass

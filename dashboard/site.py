@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.templating import Jinja2Templates
 from markupsafe import Markup
@@ -95,7 +95,7 @@ class Site:
         """The page, or its JSON twin where its address ends in .json."""
         data = self.told(data)
         if request.url.path.endswith(".json"):
-            return JSONResponse(plain(data))
+            return self._twin(data)
         scope = scope or self.scope(request)
         scope = replace(scope, problem=self.told(scope.problem))
         about = {
@@ -126,8 +126,19 @@ class Site:
         """A part of a page, or its JSON twin."""
         data = self.told(data)
         if request.url.path.endswith(".json"):
-            return JSONResponse(plain(data))
+            return self._twin(data)
         return self._rendered(request, name, data)
+
+    def _twin(self, data: dict[str, Any]) -> Response:
+        """A page's data; while the index is built, with how far it is: what is there is not all yet."""
+        progress = self.index.progress
+        return JSONResponse(plain(data if progress is None else {**data, "building": progress}))
+
+    def missing(self, text: str) -> HTTPException:
+        """What to raise where something is not there, or not known yet."""
+        if self.index.progress is None:
+            return HTTPException(404, text)
+        return HTTPException(503, "the index is being built; try again", {"Retry-After": "2"})
 
     def rendered(self, name: str, data: dict[str, Any]) -> str:
         """A template by itself, outside of any page."""
@@ -209,5 +220,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "number": lambda value: "" if value is None else f"{value:,}",
     "bytes": told_bytes,
     "path": str,
+    "part": lambda name: quote(str(name), safe=""),
 }
 """What templates turn values into text by."""

@@ -230,6 +230,13 @@ class Run:
             found[name] = value
         return found
 
+    def held_out(self) -> set[str]:
+        """The sources that it holds out for validation."""
+        try:
+            return set(map(str, json.loads((self.path / "held-out.json").read_text())))
+        except (OSError, ValueError, TypeError):
+            return set()
+
     def samples(self) -> list[dict[str, Any]]:
         """Samples by step, oldest first."""
         found = []

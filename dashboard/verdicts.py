@@ -7,9 +7,10 @@ import math
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manifests.errors import UsageError
 from manifests.layout import Dataset
@@ -20,6 +21,8 @@ from manifests.verdicts import VERDICTS, latest
 _MOST_NAME = 80
 TAGS = ("subject", "action", "camera", "count", "text", "invented")
 _Z = 1.96
+Expected = float | Literal["any"] | None
+ANY: Literal["any"] = "any"
 
 
 def name_of(who: Any) -> str:
@@ -32,7 +35,7 @@ class Verdicts:
     """The file of verdicts.
 
     Raises:
-        UsageError: it lies in the dataset.
+        UsageError: it lies in the dataset, or cannot be written.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class Verdicts:
             raise UsageError(f"--verdicts {self.path}", "lies in the dataset", "Name a file elsewhere.")
         if self.path.is_dir():
             raise UsageError(f"--verdicts {self.path}", "is a folder", "Name a file.")
+        self._write("")
 
     def rows(self) -> list[dict[str, Any]]:
         """All verdicts, the last of each person on each caption; what was undone is not among them."""
@@ -69,28 +73,69 @@ class Verdicts:
             return []
         return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
-    def choose(self, row: dict[str, Any]) -> None:
-        """Append a choice."""
-        self._append(row)
+    def choose(self, row: dict[str, Any], expects: Expected = ANY) -> float | None:
+        """Append a choice.
 
-    def add(self, row: dict[str, Any]) -> None:
+        Returns, Raises:
+            As `add`.
+        """
+        of = (row["who"], row["clip_id"], row["versions"])
+        return self._append(
+            row, expects, lambda own: (own["who"], own.get("clip_id"), own.get("versions")) == of
+        )
+
+    def add(self, row: dict[str, Any], expects: Expected = ANY) -> float | None:
         """Append one.
 
+        Args:
+            expects: when the person's verdict on it was kept that is known to who judges; None: there is
+                none yet.
+
+        Returns:
+            When it was kept; None where the person has judged it otherwise in the meantime, in another tab.
+
         Raises:
-            UsageError: it is none.
+            UsageError: it is none, or the file cannot be written.
         """
         if row.get("verdict") not in (*VERDICTS, "undone"):
             raise UsageError("verdict", f"is none of {', '.join(VERDICTS)}", "Press 1, 2, 3 or 4.")
         if unknown := set(row.get("tags") or ()) - set(TAGS):
             raise UsageError("tags", f"{sorted(unknown)} are none", f"There are: {', '.join(TAGS)}.")
-        self._append(row)
+        of = (row["who"], row["caption_id"])
+        return self._append(row, expects, lambda own: (own["who"], own.get("caption_id")) == of)
 
-    def _append(self, row: dict[str, Any]) -> None:
-        line = json.dumps({"time_s": round(time.time(), 3), **row}) + "\n"
+    def _append(
+        self, row: dict[str, Any], expects: Expected, is_own: Callable[[dict[str, Any]], bool]
+    ) -> float | None:
+        """Append a row, unless the last one of the same kind is another than is expected."""
         with self._lock:
+            if expects != ANY and self._kept_s(is_own) != expects:
+                return None
+            time_s = round(time.time(), 3)
+            self._write(json.dumps({"time_s": time_s, **row}) + "\n")
+        return time_s
+
+    def _kept_s(self, is_own: Callable[[dict[str, Any]], bool]) -> float | None:
+        """When the last of some verdicts was kept; None where there is none, or it was undone."""
+        found = None
+        for line in self._lines():
+            try:
+                own = json.loads(line)
+                if is_own(own):
+                    is_undone = "undone" in (own.get("verdict"), own.get("choice"))
+                    found = None if is_undone else float(own["time_s"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return found
+
+    def _write(self, text: str) -> None:
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(text)
+        except OSError as error:
+            why = f"cannot be written ({error.strerror})"
+            raise UsageError(f"--verdicts {self.path}", why, "Name a file that can be.") from error
 
 
 def wilson(wrong: int, count: int) -> tuple[float, float]:

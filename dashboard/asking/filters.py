@@ -21,6 +21,8 @@ from manifests.errors import UsageError
 OTHERS = ("view", "q", "shard", "source", "sort", "after", "side", "outliers", "lasso")
 _PHRASE = re.compile(r'"([^"]*)"|(\S+)')
 MOST_CORNERS = 64
+_FEW = 200
+"""Clips of which a two hundredth is none: the outermost ones are the first and the last."""
 _RANDOM = re.compile(r"^random:(\d{1,9})$")
 
 
@@ -148,7 +150,9 @@ class Filters:
             sql = FIELDS[self.outliers].sql
             parts.append(
                 f"({sql} < (SELECT quantile_disc({sql}, 0.005) FROM clips) "
-                f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM clips))"
+                f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM clips) "
+                f"OR {sql} IN (SELECT unnest([min({sql}), max({sql})]) FROM clips "
+                f"HAVING count(*) < {_FEW} AND min({sql}) < max({sql})))"
             )
         return " AND ".join(parts), values
 
@@ -246,9 +250,10 @@ def _checked(rest: dict[str, Any]) -> dict[str, Any]:
     measures = [known.name for known in FIELDS.values() if known.kind == MEASURE]
     if sort and not _RANDOM.match(sort) and sort.lstrip("-") not in measures:
         raise UsageError(f"?sort={sort}", "is no measure", f"Measures: {', '.join(measures)}; random:1.")
-    if outliers and (outliers not in measures or FIELDS[outliers].table != "clips"):
+    of_clips = [name for name in measures if FIELDS[name].table == "clips"]
+    if outliers and outliers not in of_clips:
         raise UsageError(
-            f"?outliers={outliers}", "is no measure of clips", f"Measures: {', '.join(measures)}."
+            f"?outliers={outliers}", "is no measure of clips", f"Measures: {', '.join(of_clips)}."
         )
     return rest
 

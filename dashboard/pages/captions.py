@@ -33,6 +33,7 @@ def versions(site: Site) -> list[dict[str, Any]]:
     own = f"source NOT IN {_GIVEN}"  # what a captioner wrote, and not what came with the footage
     return site.index.rows(
         f"SELECT version, count(*) FILTER ({own}) AS captions, count(DISTINCT key) AS clips, "
+        f"count(*) FILTER (NOT {own}) AS given, "
         f"count(*) FILTER (status = 'accepted' AND {own}) AS accepted, "
         "count(*) FILTER (status = 'rejected') AS rejected, "
         "count(*) FILTER (status = 'out_of_domain') AS out_of_domain, "

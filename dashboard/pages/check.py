@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -12,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from dashboard.asking.scope import Scope
 from dashboard.pages import compare
 from dashboard.site import Site
-from dashboard.verdicts import TAGS, VERDICTS, Verdicts, agreement, name_of, rates
+from dashboard.verdicts import ANY, TAGS, VERDICTS, Expected, Verdicts, agreement, name_of, rates
 from manifests.errors import UsageError
 from manifests.text import valid
 
@@ -23,13 +24,37 @@ _STRATUM = (
 )
 
 
+_JUDGED = "s.kind IN ('dense', 'short') AND s.source NOT IN ('alt', 'ground_truth')"
+"""What a captioner wrote: what came with the footage is not judged."""
+
+
+def num_captions(site: Site, scope: Scope) -> int:
+    """Captions of a view that can be judged."""
+    joined = "captions s JOIN clips c USING (key)"
+    return int(site.index.tuples(f"{scope.tables} SELECT count(*) FROM {joined} WHERE {_JUDGED}")[0][0])
+
+
+def expected(given: dict[str, Any]) -> Expected:
+    """When the verdict was kept that who judges knows of.
+
+    Raises:
+        ValueError, TypeError: it is no time.
+    """
+    value = given.get("expects", ANY)
+    if value is None or value == ANY:
+        return value
+    if not math.isfinite(found := float(value)):
+        raise ValueError
+    return found
+
+
 def next_caption(site: Site, scope: Scope, who: str, seed: int, done: set[str]) -> dict[str, Any] | None:
     """The next caption to judge: every stratum of camera, length and status has its turn."""
     rows = site.index.rows(
         f"{scope.tables}, drawn AS (SELECT s.caption_id, s.clip_id, s.text, s.kind, s.version, c.num_frames, "
         f"{_STRATUM} AS stratum, row_number() OVER (PARTITION BY {_STRATUM} "
         f"ORDER BY hash(s.caption_id, {seed})) AS turn FROM captions s JOIN clips c USING (key) "
-        "WHERE s.kind IN ('dense', 'short') AND s.source NOT IN ('alt', 'ground_truth')) "
+        f"WHERE {_JUDGED}) "
         f"SELECT * FROM drawn WHERE NOT list_contains(?::VARCHAR[], caption_id) "
         f"ORDER BY turn, hash(stratum, {seed}) LIMIT 1",
         [sorted(done)],
@@ -56,6 +81,7 @@ def add(app: FastAPI, site: Site) -> None:
                 row["clip_id"] for row in choices if row["who"] == who and row["versions"] == sorted((a, b))
             }
             data |= {"pair": compare.next_pair(site, scope, a, b, seed, done), "done": len(done)}
+            data["num"] = compare.num_pairs(site, scope, a, b)
             data["preferred"] = compare.preferred(choices, a, b)
             return site.page(request, "check_pair.html", data, scope)
         rows = verdicts.rows()
@@ -64,6 +90,7 @@ def add(app: FastAPI, site: Site) -> None:
         data |= {
             "item": next_caption(site, scope, who, seed, own),
             "done": len(own),
+            "num": num_captions(site, scope),
             "verdicts": VERDICTS,
             "tags": TAGS,
             "strata": rates(rows, "stratum"),
@@ -82,17 +109,22 @@ def add(app: FastAPI, site: Site) -> None:
                 raise HTTPException(413, "too long for a verdict")
         return await run_in_threadpool(kept, request, body)
 
-    def chosen(given: dict[str, Any]) -> Response:
+    def chosen(given: dict[str, Any], expects: Expected) -> Response:
         if (row := compare.judged(site, given)) is None:
             raise HTTPException(404, "these are not two captions of one clip")
-        verdicts.choose(row)
-        return JSONResponse({"done": True})
+        return told(verdicts.choose(row, expects))
+
+    def told(time_s: float | None) -> Response:
+        if time_s is None:
+            raise HTTPException(409, "it was judged meanwhile in another tab; reload the page")
+        return JSONResponse({"done": True, "time_s": time_s})
 
     def kept(request: Request, body: bytes) -> Response:
         try:
             given = json.loads(body)
+            expects = expected(given)
             if "left" in given:
-                return chosen(given)
+                return chosen(given, expects)
             asked = valid(str(given["caption_id"]))
             row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
             row["tags"] = [str(tag) for tag in given.get("tags") or []]
@@ -105,5 +137,4 @@ def add(app: FastAPI, site: Site) -> None:
         )
         if not known:
             raise HTTPException(404, "there is no such caption")
-        verdicts.add({**row, "who": name_of(row["who"]), **known[0]})
-        return JSONResponse({"done": True})
+        return told(verdicts.add({**row, "who": name_of(row["who"]), **known[0]}, expects))

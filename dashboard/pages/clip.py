@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from dashboard import drawing
@@ -59,7 +59,7 @@ def one_clip(site: Site, scope: Scope, clip_id: str) -> dict[str, Any]:
         "SELECT shard, version FROM place WHERE clip_id = ? ORDER BY version <> ?", [clip_id, version]
     )
     if not place:
-        raise HTTPException(404, f"there is no clip {clip_id}")
+        raise site.missing(f"there is no clip {clip_id}")
     shard, version = place[0]
     (clip,) = site.index.rows(
         "SELECT * FROM clips WHERE version = ? AND shard = ? AND clip_id = ?", [version, shard, clip_id]

@@ -17,6 +17,16 @@ CHOICES = ("left", "right", "alike", "unsure")
 _STRATUM = "coalesce(c.camera, 'image') || ', ' || CASE WHEN c.seconds < 4 THEN 'short' ELSE 'long' END"
 
 
+_SAID = (
+    "FROM memory.now.captions WHERE version = ? AND kind = 'dense' AND source NOT IN ('alt', 'ground_truth')"
+)
+_PAIRED = (
+    f"JOIN (SELECT * {_SAID}) a USING (key) JOIN (SELECT * {_SAID}) b USING (key) "
+    "WHERE a.text IS DISTINCT FROM b.text"
+)
+"""Clips, as `c`, that both versions describe in other words."""
+
+
 def versions(site: Site) -> list[str]:
     """Versions of captions that the dataset has."""
     return [row[0] for row in site.index.tuples("SELECT DISTINCT version FROM captions ORDER BY 1")]
@@ -50,16 +60,11 @@ def next_pair(
     Args:
         done: clips that are judged.
     """
-    said = (
-        "FROM memory.now.captions WHERE version = ? AND kind = 'dense' "
-        "AND source NOT IN ('alt', 'ground_truth')"
-    )
     rows = site.index.rows(
         f"{scope.tables}, drawn AS (SELECT c.clip_id, c.num_frames, a.caption_id AS one_id, a.text AS one, "
         f"b.caption_id AS other_id, b.text AS other, {_STRATUM} AS stratum, row_number() OVER (PARTITION BY "
         f"{_STRATUM} ORDER BY hash(c.clip_id, {seed})) AS turn FROM clips c "
-        f"JOIN (SELECT * {said}) a USING (key) JOIN (SELECT * {said}) b USING (key) "
-        "WHERE a.text IS DISTINCT FROM b.text) "
+        f"{_PAIRED}) "
         "SELECT * FROM drawn WHERE NOT list_contains(?::VARCHAR[], clip_id) "
         f"ORDER BY turn, hash(stratum, {seed}) LIMIT 1",
         [one, other, sorted(done)],
@@ -74,6 +79,12 @@ def next_pair(
     if _is_swapped(row["clip_id"], seed):
         sides.reverse()
     return {"clip_id": row["clip_id"], "num_frames": row["num_frames"], "left": sides[0], "right": sides[1]}
+
+
+def num_pairs(site: Site, scope: Scope, one: str, other: str) -> int:
+    """Clips of a view whose two dense captions differ."""
+    rows = site.index.tuples(f"{scope.tables} SELECT count(*) FROM clips c {_PAIRED}", [one, other])
+    return int(rows[0][0])
 
 
 def judged(site: Site, given: dict[str, Any]) -> dict[str, Any] | None:

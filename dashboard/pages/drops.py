@@ -99,7 +99,7 @@ def measured(site: Site, scope: Scope, stage: str, reason: str, moved: float | N
         [stage, reason],
     )
     values = [value for value, _ in rows if value is not None and math.isfinite(value)]
-    limits = sorted({limit for _, limit in rows if limit is not None})
+    limits = sorted({limit for _, limit in rows if limit})  # of gaps the value counts frames, with no limit
     if not values or not limits:
         return {"values": values, "threshold": None}
     threshold = limits[-1]

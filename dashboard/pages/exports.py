@@ -53,7 +53,8 @@ def add(app: FastAPI, site: Site) -> None:
         if kind in ("csv", "jsonl"):
             pieces = _csv(rows) if kind == "csv" else _jsonl(rows)
         else:
-            write = _parquet if kind == "parquet" else partial(_folder, site)
+            folder = partial(_folder, site, version=scope.columns.get("preview", ""))
+            write = _parquet if kind == "parquet" else folder
             pieces = _of_file(_written(partial(write, rows)))
         headers = {"Content-Disposition": f'attachment; filename="clips.{kind}"'}
         return StreamingResponse(pieces, 200, headers, _TYPES[kind])
@@ -101,14 +102,14 @@ def _parquet(rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _folder(site: Site, rows: Iterator[dict[str, Any]], made: IO[bytes]) -> None:
-    """A page with the first clips, their posters and videos, that needs no server."""
+def _folder(site: Site, rows: Iterator[dict[str, Any]], made: IO[bytes], version: str) -> None:
+    """A page with the first clips, their posters and videos of a version, that needs no server."""
     shown = []
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
         for row in islice(rows, MOST_IN_FOLDER):
             have = []
             for field in _PREVIEWS:
-                data = member_bytes(site.index, row["clip_id"], field)
+                data = member_bytes(site.index, row["clip_id"], field, version)
                 if data is not None:
                     archive.writestr(f"clips/media/{row['clip_id']}.{field}", data)
                     have.append(field)

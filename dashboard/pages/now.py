@@ -15,7 +15,7 @@ from dashboard.live import MOST_LISTENERS
 from dashboard.pages.clips import among
 from dashboard.site import Site, local_time, told_bytes
 from dashboard.states import Grid, order_of
-from manifests.runs.pace import OVER, RUNNING, SILENT, Pace, told_range
+from manifests.runs.pace import NONE, OVER, RUNNING, SILENT, Pace, told_range
 from manifests.store import storage
 
 _STATES = {"none": "No ingest has run here", "measuring": "Working, time left not measured yet"}
@@ -39,7 +39,7 @@ def funnel(site: Site, scope: Scope) -> list[dict[str, Any]]:
         "coalesce(sum(tar_bytes), 0)::BIGINT AS bytes FROM shards GROUP BY 1"
     )
     for row in sorted(found, key=lambda row: order_of(row["column"])):
-        unit = "segments" if row["column"].startswith("preview@") else "clips"
+        unit = "shots" if row["column"].startswith("preview@") else "clips"
         rows.append({"unit": unit, "of": planned, **_in(row)})
     return rows
 
@@ -110,13 +110,26 @@ def some_clips(site: Site, scope: Scope, shards: list[int]) -> list[dict[str, An
     )
 
 
-def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str, is_building: bool = False) -> str:
+def before_its_run(site: Site, pace: Pace, told: Callable[[float | None], str]) -> str:
+    """Of a writer that has begun no run yet: it lists and probes footage; empty where there is none."""
+    writer = site.tail.writer
+    if pace.state not in (NONE, OVER) or writer is None or writer.since_s <= pace.now_s:
+        return ""
+    return f"At work since {told(writer.since_s)}, no stage has begun yet ({writer.name})"
+
+
+def sentence(
+    pace: Pace, grid: Grid, num_failed: int, silent: str, is_building: bool = False, writing: str = ""
+) -> str:
     """How it stands, in one line.
 
     Args:
+        writing: what there is to say of a writer whose run has not begun.
         is_building: the first index is being built: nothing is known yet.
     """
-    if pace.state == SILENT:
+    if writing:
+        said = writing
+    elif pace.state == SILENT:
         said = f"No sign of life since {silent}"
     elif pace.state == OVER:
         said = "No ingest is running; the last one has ended"
@@ -130,7 +143,8 @@ def sentence(pace: Pace, grid: Grid, num_failed: int, silent: str, is_building: 
     if is_building:
         return f"{said}; the index is being built: what is there is not known yet."
     said += f"; {corrupt} shard columns corrupt" if corrupt else "; nothing corrupt"
-    return f"{said}; {f'{num_failed:,} items failed' if num_failed else 'nothing failed'}."
+    items = "1 item" if num_failed == 1 else f"{num_failed:,} items"
+    return f"{said}; {items} failed." if num_failed else f"{said}; nothing failed."
 
 
 def stages(pace: Pace) -> list[dict[str, Any]]:
@@ -176,6 +190,7 @@ def state_of(site: Site, scope: Scope, silent: Callable[[float | None], str]) ->
             sum(row["failed"] for row in rows),
             silent(pace.silent_since_s),
             is_building=site.index.progress is not None and not site.index.num_commits,
+            writing=before_its_run(site, pace, silent),
         ),
         "run": site.tail.run_id,
         "state": pace.state,

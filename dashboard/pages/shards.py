@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from dashboard.site import Site
@@ -58,7 +58,7 @@ def one_shard(site: Site, scope: Any, number: int) -> dict[str, Any]:
     """
     grid = site.grids.of(scope)
     if number not in grid.shards:
-        raise HTTPException(404, f"there is no shard {number}; there are {len(grid.shards)}")
+        raise site.missing(f"there is no shard {number}; there are {len(grid.shards)}")
     rows = site.index.rows("SELECT * FROM shards WHERE shard = ?", [number])
     at = grid.shards.index(number)
     members = dict(

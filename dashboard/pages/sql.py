@@ -29,8 +29,8 @@ EXAMPLES = [
     ("Longest sources", "SELECT uri, duration_s FROM sources ORDER BY 2 DESC NULLS LAST LIMIT 20"),
     (
         "Why captions were rejected",
-        "SELECT reason, count(*) FROM (SELECT unnest(reasons) AS reason FROM captions) "
-        "GROUP BY 1 ORDER BY 2 DESC",
+        "SELECT reason, count(*) FROM (SELECT unnest(reasons) AS reason FROM captions "
+        "WHERE status = 'rejected') GROUP BY 1 ORDER BY 2 DESC",
     ),
     ("Bytes by column", "SELECT version, sum(tar_bytes) FROM shards GROUP BY 1 ORDER BY 2 DESC"),
 ]

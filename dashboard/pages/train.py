@@ -8,10 +8,12 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 
+from dashboard.asking.filters import joined, listed
 from dashboard.asking.scope import Scope
 from dashboard.site import Site
 from dashboard.training import LOCK, Run, run_of, runs
 from manifests.errors import UsageError
+from manifests.tables.ids import source_of
 
 MOST_RUNS = 6
 _MEASURES = ("loss", "tokens_per_s", "stall_share", "fill", "memory_bytes", "lr", "grad_norm", "mfu")
@@ -19,8 +21,12 @@ _STRIP = 200
 
 
 def eaten(site: Site, scope: Scope, run: Run) -> dict[str, Any]:
-    """Which shards a run has read: clips by shard and epoch, those never shown, and those shown most."""
+    """Which shards a run has read: clips by shard and epoch, those never shown, and those shown most.
+
+    What it holds out for validation is counted apart: it is never shown.
+    """
     run.look_at_consumed()
+    aside = run.held_out()
     rows = site.index.tuples(f"{scope.tables} SELECT clip_id, shard FROM clips ORDER BY shard")
     place = dict(rows)
     epochs = sorted({epoch for _, epoch in run.by_epoch})
@@ -33,7 +39,7 @@ def eaten(site: Site, scope: Scope, run: Run) -> dict[str, Any]:
     loss: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for clip_id, shard in rows:
         clips_in[shard] += 1
-        never[shard] += clip_id not in run.shown
+        never[shard] += clip_id not in run.shown and source_of(clip_id) not in aside
         for side, value in enumerate(run.loss_of.get(clip_id, (0.0, 0.0))):
             loss[shard][side] += value
     shards = sorted(clips_in)
@@ -60,6 +66,7 @@ def eaten(site: Site, scope: Scope, run: Run) -> dict[str, Any]:
         "strip": strip,
         "never": sum(never.values()),
         "clips": len(place),
+        "held_out": sum(source_of(name) in aside and name not in run.shown for name in place),
         "foreign": sum(clip_id not in place for clip_id in run.shown),
         "mean": mean,
         "often": often,
@@ -107,7 +114,7 @@ def add(app: FastAPI, site: Site) -> None:
     def overlaid(request: Request, metric: str) -> dict[str, Any]:
         """Runs, and one measure of those that are chosen."""
         found = runs(site)
-        asked = [name for name in request.query_params.get("runs", "").split(",") if name]
+        asked = [name for name in listed(request.query_params.get("runs", "")) if name]
         names = (asked or [row["name"] for row in found])[:MOST_RUNS]
         known = {row["name"] for row in found}
         if unknown := [name for name in names if name not in known]:
@@ -119,9 +126,13 @@ def add(app: FastAPI, site: Site) -> None:
                 points = run.series([metric])
                 lines[name] = {"x": points["x"], "y": points[metric]}
                 metrics |= set(run.metrics)
+        if lines and metric not in metrics | {"loss_smooth"}:
+            known_measures = ", ".join(sorted(metrics))
+            raise UsageError(f"?metric={metric}", "is no measure here", f"Measures: {known_measures}.")
         return {
             "runs": found,
             "chosen": names,
+            "chosen_text": joined(names),
             "metric": metric,
             "metrics": sorted(metrics),
             "lines": lines,

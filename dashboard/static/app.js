@@ -25,9 +25,16 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "g") { leads = true; setTimeout(() => { leads = false; }, 1500); }
   else if (event.key === "?") keys.showModal();
   else if (event.key === "/") { event.preventDefault(); has("[data-search]").focus(); }
-  else if (event.key === "f" && has("#filters")) has("#filters input, #filters a")?.focus();
-  else if ("jk".includes(event.key)) step(event.key === "j" ? 1 : -1);
+  else if (event.key === "f" && has("#filters")) {
+    if (refine) refine.open = true;
+    event.preventDefault();
+    has("#filters input:not([type=hidden]), #filters a")?.focus();
+  } else if ("jk".includes(event.key)) step(event.key === "j" ? 1 : -1);
 });
+
+// On a narrow screen the clips come first, and filters open by a touch.
+const refine = has("#filters > details");
+if (refine && matchMedia("(max-width: 46rem)").matches) refine.open = false;
 
 function step(by) {
   const shots = [...document.querySelectorAll(".tile .shot")];

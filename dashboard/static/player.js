@@ -19,14 +19,15 @@ if (video) {
     });
   }
   document.addEventListener("keydown", (event) => {
-    if (/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "") || event.ctrlKey || event.metaKey) return;
+    if (/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.querySelector("#keys").open) return;
     const frame = 1 / Number(box.dataset.fps);
     if (event.key === ",") { video.pause(); seek(video.currentTime - frame); }
     else if (event.key === ".") { video.pause(); seek(video.currentTime + frame); }
     else if (event.key === "[") video.playbackRate = Math.max(0.125, video.playbackRate / 2);
     else if (event.key === "]") video.playbackRate = Math.min(8, video.playbackRate * 2);
     else if (event.key === "l") video.loop = !video.loop;
-    else if (event.key === " " && document.activeElement !== video) {
+    else if (event.key === " " && !document.activeElement?.closest("video, button, summary, a")) {
       event.preventDefault();
       if (video.paused) video.play(); else video.pause();
     }

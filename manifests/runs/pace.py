@@ -39,6 +39,7 @@ class StagePace:
         jobs, done, failed: shards that it has to make, has made, and could not make.
         running: shards in work, by when each began [unix time].
         actors: most that may work at once.
+        began_s: when its first job began [unix time]; 0: none has.
         footage_s, footage_done_s: seconds of footage in all its jobs, and in those that are done.
         kept, dropped, lost: items.
         busy_s, cpu_s, gpu_s: seconds of its done jobs: of actors, of processors, of GPUs held.
@@ -49,6 +50,7 @@ class StagePace:
     done: int = 0
     failed: int = 0
     actors: int = 1
+    began_s: float = 0.0
     footage_s: float = 0.0
     footage_done_s: float = 0.0
     kept: int = 0
@@ -68,9 +70,10 @@ class StagePace:
         return max(0, self.jobs - self.done - self.failed)
 
     def footage_rate(self, now_s: float, begin_s: float, last_s: float | None = None) -> float:
-        """Seconds of footage a second: of the whole run, or of its last seconds."""
+        """Seconds of footage a second: from its first job on to its last, or of the run's last seconds."""
         if last_s is None:
-            return self.footage_done_s / max(now_s - begin_s, 1e-9)
+            end_s = self.took[-1][2] if self.took and not self.left else now_s
+            return self.footage_done_s / max(end_s - (self.began_s or begin_s), 1e-9)
         span_s = max(min(last_s, now_s - begin_s), 1.0)  # a young run has no whole minute behind it
         return sum(footage for _, footage, at_s in self.took if now_s - at_s <= last_s) / span_s
 
@@ -163,6 +166,7 @@ class Meter:
         footage_s = float(value.get("footage_s", 0.0))
         if event["event"] == "job_started":
             stage.running[shard] = event["time_s"]
+            stage.began_s = stage.began_s or event["time_s"]
             stage.at_once = max(stage.at_once, len(stage.running))
             return
         if event["event"] not in ("committed", "skipped", "shard_failed"):

@@ -83,6 +83,15 @@ def is_abandoned(dataset: Dataset) -> bool:
     return holder is not None and holder.is_here and bool(holder.renewed_s) and holder.is_gone(0.0)
 
 
+def working(dataset: Dataset) -> Holder | None:
+    """Who holds the lease, as far as can be told without writing; None where it is free, or its holder is
+    gone."""
+    holder, _ = read(dataset)
+    if holder is None or not holder.renewed_s:
+        return None
+    return None if holder.is_gone(heard_s(dataset, asks_store=False)) else holder
+
+
 def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:
     """How many seconds ago the lease was last written, by the clock of the disk or the store; under 0 where
     that was set back since.

@@ -29,7 +29,7 @@ from dashboard.states import STATES
 from manifests import cli, queries
 from manifests.layout import Column
 from manifests.tables import records, scans
-from manifests.verdicts import latest, take_in
+from manifests.verdicts import take_in
 from manifests.views import View
 from tests.conftest import ROOT
 from tests.dashboard.conftest import OTHER, run_events
@@ -386,86 +386,6 @@ def test_the_events_stream_tells_of_a_change(copy, tmp_path):
     first, second = asyncio.run(told())
     assert first.startswith("id: 99991231") and '"done": 4' in first and '"done": 5' in second
     assert site.tail.listeners == 0
-
-
-def test_two_versions_are_compared_blind(eventful, tmp_path):
-    before, path = digest(eventful.uri), tmp_path / "v.jsonl"
-    client = TestClient(make_app(eventful.uri, tmp_path / "index", verdicts=path), "http://127.0.0.1")
-    a, b = client.get("/check.json?view=newest").json()["versions"][:2]
-    address, seen, sides = f"view=newest&a={a}&b={b}", [], Counter()
-    texts = {
-        row["caption_id"]: (version, row["text"])
-        for version, rows in scans.by_column(eventful, "captions").items()
-        for row in rows.to_pylist()
-    }
-    while (data := client.get(f"/check.json?{address}").json())["pair"]:
-        pair = data["pair"]
-        assert pair["clip_id"] not in seen and pair["left"]["text"] != pair["right"]["text"]
-        assert a not in json.dumps(pair) and b not in json.dumps(pair), "blind"
-        seen.append(pair["clip_id"])
-        version = {side: texts[pair[side]["caption_id"]][0] for side in ("left", "right")}
-        assert sorted(version.values()) == sorted((a, b))
-        better = next(side for side, own in version.items() if own == a)
-        sides[better] += 1
-        choice = better if len(seen) != 2 else "alike"
-        given = {side: pair[side]["caption_id"] for side in ("left", "right")} | {
-            "verdict": choice,
-            "who": "me",
-        }
-        assert client.post("/check", json=given).status_code == 200
-    assert len(seen) > 3 and len(sides) == 2, "sides are drawn"
-    found = data["preferred"]
-    assert (found["one"], found["other"], found["alike"]) == (len(seen) - 1, 0, 1)
-    assert found["low"] > 0.4 and found["high"] == pytest.approx(1.0)
-    assert client.post("/check", json=given | {"verdict": "undone"}).status_code == 200
-    assert client.get(f"/check.json?{address}").json()["pair"]["clip_id"] == seen[-1]
-    assert client.post("/check", json=given | {"verdict": "best"}).status_code == 400
-    assert client.post("/check", json=given | {"left": given["right"]}).status_code == 404
-    for odd in ("a=x&b=y", f"a={a}&b={a}", f"a={a}"):
-        assert client.get(f"/check?view=newest&{odd}").status_code == 400
-    assert latest(path.read_text().splitlines()) == [], "no verdicts on single captions"
-    assert "Compare captions" in client.get(f"/check?{address}").text and digest(eventful.uri) == before
-
-
-def test_captions_are_judged_outside_the_dataset(eventful, tmp_path):
-    before = digest(eventful.uri)
-    client = TestClient(
-        make_app(eventful.uri, tmp_path / "index", verdicts=tmp_path / "v.jsonl"), "http://127.0.0.1"
-    )
-    judged = []
-    for verdict in ("right", "wrong", "minor"):
-        item = client.get("/check.json?view=newest").json()["item"]
-        assert item["caption_id"] not in judged
-        judged.append(item["caption_id"])
-        given = {
-            "caption_id": item["caption_id"],
-            "verdict": verdict,
-            "tags": ["camera"],
-            "who": "me",
-            "seed": "1",
-        }
-        assert client.post("/check?view=newest", json=given).status_code == 200
-    data = client.get("/check.json?view=newest").json()
-    assert data["done"] == 3 and sum(row["wrong"] for row in data["by_version"]) == 1
-    low, high = (data["by_version"][0][name] for name in ("low", "high"))
-    assert 0 <= low < 1 / 3 < high <= 1
-    undo = {"caption_id": judged[0], "verdict": "undone", "who": "me"}
-    assert client.post("/check?view=newest", json=undo).status_code == 200
-    assert client.get("/check.json?view=newest").json()["done"] == 2
-    for bad, code in (({"verdict": "perfect"}, 400), ({"caption_id": "nosuch"}, 404), ({"tags": ["x"]}, 400)):
-        given = {"caption_id": judged[1], "verdict": "right", "who": "me", **bad}
-        assert client.post("/check?view=newest", json=given).status_code == code
-    for body in (b'{"caption_id":"\\ud800","verdict":"wrong"}', b"[" * 3000):
-        answer = client.post("/check?view=newest", content=body)
-        assert answer.status_code in (400, 404), answer.text
-    with open(tmp_path / "v.jsonl", "ab") as file:
-        file.write(b"\xff\xfe\n")
-    assert client.get("/check.json?view=newest").json()["done"] == 2
-    for header in ({"origin": "http://evil.com"}, {"sec-fetch-site": "cross-site"}):
-        assert client.post("/check", json={}, headers=header).status_code == 403
-    assert digest(eventful.uri) == before
-    with pytest.raises(Exception, match="lies in the dataset"):
-        make_app(eventful.uri, tmp_path / "index2", verdicts=Path(eventful.uri) / "v.jsonl")
 
 
 def test_a_report_is_one_file_with_everything_in_it(eventful, tmp_path):
