@@ -69,9 +69,13 @@ class Verdicts:
         return [row for row in found.values() if row["choice"] != "undone"]
 
     def _lines(self) -> list[str]:
-        if not self.path.exists():
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
             return []
-        return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+            raise UsageError(f"--verdicts {self.path}", why, "Name a file that can be.") from error
 
     def choose(self, row: dict[str, Any], expects: Expected = ANY) -> float | None:
         """Append a choice.

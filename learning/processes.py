@@ -5,8 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ PATIENCE = timedelta(minutes=40)
 STEP_PATIENCE = timedelta(minutes=10)
 """How long a device waits for the others in the middle of a step: none of them has more to do than it has."""
 _host: list[Any] = []
+T = TypeVar("T")
 
 
 _RECORDED = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
@@ -112,3 +114,24 @@ def exchanged(own: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, own, group=host_group())
     return found
+
+
+def first_decides(work: Callable[[], T]) -> T:
+    """What the first process finds, on all of them: of files one may see what another does not see yet.
+
+    Every process must call.
+
+    Raises:
+        Exception: what `work` raised there, on all of them: none may wait for another that has ended.
+    """
+    found: T | None = None
+    raised: Exception | None = None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            found = work()
+        except Exception as error:  # noqa: BLE001 - it is raised below
+            raised = error
+    found, said = exchanged((found, raised))[0]
+    if raised or said:
+        raise raised or said
+    return found  # type: ignore[return-value]

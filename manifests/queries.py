@@ -54,6 +54,7 @@ def connected(
     *,
     has_licences: bool = False,
     instead: Mapping[str, pa.Table] | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with every table at hand, read lazily, and no other file within reach.
 
@@ -63,6 +64,7 @@ def connected(
         without: tables that are not at hand.
         has_licences: clips have `OF_SOURCES`, at the cost of a join.
         instead: rows that stand for those of a table.
+        only: tables that are at hand; None for all. A store is asked where each of them lies.
     """
     import duckdb
 
@@ -72,10 +74,11 @@ def connected(
         tables = now(dataset)
         versions = None if columns is None else list(columns.values())
         for name in TABLES:
-            if name != "events" and name not in without:
+            if name != "events" and name not in without and (only is None or name in only):
                 connection.register(name, (instead or {}).get(name, tables.lazy(name, versions)))
         if has_licences and "clips" not in without:
-            connection.unregister("clips")
+            if only is None or "clips" in only:
+                connection.unregister("clips")
             connection.register("_clips", tables.lazy("clips", versions))
             connection.execute(f"CREATE VIEW clips AS {with_licences('SELECT * FROM _clips', 'sources')}")
         connection.execute("SET enable_external_access = false")
@@ -214,10 +217,12 @@ def sql(
     import duckdb
 
     query.encode()  # what is no text is refused here, not in DuckDB
-    has_licences = False
+    has_licences, only = False, tables_asked(query) or None
 
     def ask() -> pa.Table:
-        with connected(dataset, columns, without, has_licences=has_licences, instead=instead) as connection:
+        with connected(
+            dataset, columns, without, has_licences=has_licences, instead=instead, only=only
+        ) as connection:
             statements = connection.extract_statements(query)
             if len(statements) != 1:
                 raise UsageError(f"SQL {query!r}", f"holds {len(statements)} statements", "Give one query.")
@@ -228,17 +233,15 @@ def sql(
     try:
         try:
             return _again_where_merged(dataset, ask)
-        except duckdb.BinderException:
-            if not speaks_of_licences(query):
-                raise
-            has_licences = True
+        except (duckdb.BinderException, duckdb.CatalogException):
+            has_licences, only = speaks_of_licences(query), None  # or it asks in a way that was not seen
             return _again_where_merged(dataset, ask)
     except duckdb.Error as error:
         if not isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException):
             Tables(dataset).check()
         said = " ".join(str(error).partition("\n\nLINE ")[0].split())
         is_of_names = isinstance(error, duckdb.BinderException | duckdb.CatalogException)
-        step = _NAMES_STEP if is_of_names else "docs/tables.md has queries that work."
+        step = _NAMES_STEP if is_of_names else "docs/dataset.md has queries that work."
         raise UsageError(whose or f"SQL {query!r}", said, step) from error
 
 

@@ -60,7 +60,7 @@ def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int, list[int]]:
         UsageError: the file cannot be read, or says nothing of this dataset's captions.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UsageError(
             str(path), f"cannot be read ({error.strerror})", "Name the file of verdicts."

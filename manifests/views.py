@@ -21,8 +21,8 @@ from manifests.store import storage
 from manifests.store.json_files import read_object
 from manifests.writing.removing import pending
 
-_MADE_BY = {"duplicates": "dedup", "scores": "score", "verdicts": "verdict", "embeddings": "embed"}
-_MADE_BY |= {"map": "map"}
+MADE_BY = {"duplicates": "dedup", "scores": "score", "verdicts": "verdict", "embeddings": "embed"}
+MADE_BY |= {"map": "map"}
 """Columns that a view may lack, by the table that each writes: without it the table would be empty."""
 
 
@@ -99,7 +99,7 @@ class View:
         where = f"({self.where}\n)" + (f" AND source_id NOT IN ({gone})" if gone else "")
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")
-        missing = {table: column for table, column in _MADE_BY.items() if column not in self.columns}
+        missing = {table: column for table, column in MADE_BY.items() if column not in self.columns}
         whose = f"view predicate {self.where!r}"
         for table in sorted(queries.tables_asked(query) & set(missing)):
             raise UsageError(

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -133,11 +132,9 @@ def real_videos() -> Path:
 @pytest.fixture
 def bucket(monkeypatch):
     """(function from key to address, client) of an empty bucket of an S3 server on loopback."""
-    from tests.e2e.commands import environment
+    from tests.e2e.commands import environment, free_port
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"],
         env=environment(),

@@ -142,7 +142,8 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     more = {name: _by_clip(dataset, view, *place) for name, place in _LISTS.items()}
     sources = {
         row["source_id"]: {name: row[name] or "" for name in OF_SOURCES}
-        for row in scans.newest_sources(dataset, ["source_id", *OF_SOURCES]).to_pylist()
+        for row in scans.newest_sources(dataset, ["source_id", "status", *OF_SOURCES]).to_pylist()
+        if row["status"] == "kept"  # a copy's words are not those of what is exported
     }
     made_by = ingest_settings(dataset, view.columns.values())
     if not by_shard:

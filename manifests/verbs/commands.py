@@ -1,18 +1,16 @@
-"""Verbs that look into a dataset: `info`, `status`, `verify`, `ls`, `show`, `query`, `export`."""
+"""Verbs that look at a dataset as a whole: `info`, `status`, `verify`, `export`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from manifests import cli, queries, snapshots
+from manifests import cli, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
@@ -21,7 +19,7 @@ from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.runs.events import read_events, run_ids, told
 from manifests.runs.rates import StageRate, rates
-from manifests.tables import planned, records, scans
+from manifests.tables import planned, scans
 from manifests.verify import note, verify
 from manifests.views import View
 from manifests.writing import lease
@@ -30,8 +28,6 @@ from manifests.writing.withdrawn import unfinished
 Folder = Annotated[str, tyro.conf.Positional]
 
 
-MOST_VALUES = 5_000_000
-"""Of an answer that is printed: each takes some hundred bytes on the way."""
 _COUNTS = ("shards", "in", "kept", "dropped", "failed", "tar_bytes")
 _SUMS = ("num_in", "num_kept", "num_dropped", "num_failed", "tar_bytes")
 
@@ -139,128 +135,6 @@ class Verify:
                 "no record names: of attempts that died, or of commits whose records are lost"
             )
         return cli.DONE if report.is_sound else cli.INTEGRITY
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ls:
-    """List rows of a table.
-
-    Example: rushes ls DATASET clips --limit 5
-    """
-
-    ranges: ClassVar[Ranges] = {"limit": COUNT_OR_NONE}
-
-    dataset: Folder
-    """Dataset folder or address."""
-    table: Annotated[str, tyro.conf.Positional] = "clips"
-    """Table name."""
-    limit: int = 20
-    """Rows to print; 0 for all."""
-    wide: bool = False
-    """Show a terminal all columns, not the first eight."""
-    json: bool = False
-    """Print JSON."""
-
-    def run(self) -> int:
-        dataset = Dataset(self.dataset)
-        rows, count = scans.looking(dataset, lambda tables: tables.first(self.table, self.limit))
-        show(rows, self.table, self.json, self.wide)
-        cli.say(f"{count} rows")
-        return cli.DONE
-
-
-def show(rows: pa.Table, title: str, as_json: bool, is_wide: bool) -> None:
-    """Print rows as a table or as JSON; columns of one name are told apart by a number."""
-    rows = rows.rename_columns(distinct(rows.schema.names))
-    if rows.num_rows * rows.num_columns > MOST_VALUES:
-        raise UsageError(
-            title,
-            f"has {rows.num_rows:,} rows, more than are printed",
-            "Give it a LIMIT or count; `rushes export --to lance` writes whole tables.",
-        )
-    if as_json:
-        cli.print_json(rows.to_pylist())
-    else:
-        cli.print_table(title, rows.schema.names, [list(row.values()) for row in rows.to_pylist()], is_wide)
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, each once: a second `a` becomes `a_1`."""
-    found: list[str] = []
-    for name in names:
-        free = (f"{name}_{number}" if number else name for number in itertools.count())
-        found.append(next(new for new in free if new not in found and (new == name or new not in names)))
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Show:
-    """Everything known about one clip, as JSON.
-
-    Example: rushes show DATASET CLIP_ID
-    """
-
-    dataset: Folder
-    """Dataset folder or address."""
-    clip: Annotated[str, tyro.conf.Positional]
-    """Clip id, or the beginning of one."""
-
-    def run(self) -> int:
-        if not self.clip:
-            raise UsageError("a clip id of no letters", "names every clip", "List clips with `rushes ls`.")
-        dataset = Dataset(self.dataset)
-        with scans.one_moment(dataset):
-            cli.print_json(self._found(dataset))
-        return cli.DONE
-
-    def _found(self, dataset: Dataset) -> dict:
-        begins = pc.starts_with(pc.field("clip_id"), self.clip)
-        clips = scans.table(dataset, "clips", where=begins).to_pylist()
-        if not clips:
-            raise UsageError(f"clip {self.clip}", f"is not in {self.dataset}", "List clips with `rushes ls`.")
-        found: dict = {"clips": clips}
-        for name in ("captions", "text", "latents", "scores", "verdicts", "duplicates"):
-            found[name] = scans.table(dataset, name, where=begins).to_pylist()
-        of_it = pc.starts_with(pc.field("item_id"), self.clip)
-        for name in ("drops", "failures"):
-            found[name] = scans.table(dataset, name, where=of_it).to_pylist()
-        sources, own = scans.newest_sources(dataset), {row["source_id"] or "" for row in clips}
-        found["sources"] = sources.filter(
-            pc.is_in(sources["source_id"], pa.array(sorted(own), pa.string()))
-        ).to_pylist()
-        members = []
-        places = {(column, row["shard"]) for column in dataset.columns() for row in clips}
-        for column, shard in sorted(places):
-            if not dataset.is_committed(column, shard):
-                continue
-            path, index = records.members_of_shard(dataset, column, shard)
-            members += [
-                {"column": str(column), "tar": path, **member.as_row()}
-                for member in index
-                if member.key.startswith(self.clip)
-            ]
-        return found | {"members": members}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """Read-only SQL (DuckDB) over the tables.
-
-    Example: rushes query DATASET "select camera, count(*) from clips group by 1"
-    """
-
-    dataset: Folder
-    """Dataset folder or address."""
-    sql: Annotated[str, tyro.conf.Positional]
-    """The query."""
-    wide: bool = False
-    """Show a terminal all columns, not the first eight."""
-    json: bool = False
-    """Print JSON."""
-
-    def run(self) -> int:
-        show(queries.sql(Dataset(self.dataset), self.sql), "query", self.json, self.wide)
-        return cli.DONE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,8 @@ def save_view(dataset: Dataset, stages: list[Stage], name: str, duplicates: Colu
         before = View.load(dataset, name)
         # what a user or another verb put there stays: its predicate may speak of it
         columns = before.columns | columns
-        if before.where not in {NOT_BLACK, ""}:
+        is_of_before_dedup = before.where == NOT_BLACK and "dedup" not in before.columns
+        if before.where and not is_of_before_dedup:
             where = before.where
     view = View(columns=columns, where=where)
     view.save(dataset, name)

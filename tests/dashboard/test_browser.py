@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -30,10 +31,10 @@ ASKED = {
 class Served:
     """The dashboard over a dataset, on a free port, in a thread."""
 
-    def __init__(self, uri: str, cache: Path) -> None:
+    def __init__(self, uri: str, cache: Path, **kwargs) -> None:
         import uvicorn
 
-        self.app = make_app(uri, cache)
+        self.app = make_app(uri, cache, **kwargs)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.base = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         settings = uvicorn.Config(self.app, log_level="warning", timeout_graceful_shutdown=1)
@@ -226,6 +227,50 @@ def test_the_keys_alone_lead_through_it(browser, served):
         page.keyboard.type("ball")
         page.keyboard.press("Enter")
         page.wait_for_url("**/clips?q=ball")
+
+
+def test_space_works_what_has_the_focus_and_f_leads_to_the_filters(browser, served, eventful):
+    with Watched(browser, served.base) as watched:
+        page = watched.go(f"/clips/{a_video(eventful)['clip_id']}")
+        page.focus("summary")
+        was_open = page.evaluate("document.activeElement.parentElement.open")
+        page.keyboard.press("Space")
+        assert page.evaluate("document.activeElement.parentElement.open") != was_open
+        assert page.evaluate("document.querySelector('video').paused")
+        page = watched.go("/clips?camera=static")
+        page.keyboard.press("f")
+        assert page.evaluate("document.activeElement.name") == "q"
+        page.set_viewport_size(NARROW)
+        page = watched.go(f"/clips?q={'x' * 300}")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert not page.evaluate("document.querySelector('#filters > details').open")
+
+
+def test_only_a_key_that_is_meant_for_it_judges_a_caption(browser, eventful, tmp_path):
+    path = tmp_path / "v.jsonl"
+    judging = Served(eventful.uri, tmp_path / "index", verdicts=path)
+    try:
+        with Watched(browser, judging.base) as watched:
+            page = watched.go("/check?view=newest")
+            until(page, "!document.querySelector('[data-keys]').hidden")
+            page.wait_for_timeout(300)
+            for keys in ("Control+1", "Alt+2", "Meta+3"):
+                page.keyboard.press(keys)
+            page.wait_for_timeout(300)
+            assert path.read_text() == ""
+            first = page.get_attribute("[data-check]", "data-caption")
+            page.keyboard.press("1")
+            page.keyboard.press("3")  # meant for the next one, which is not there yet
+            until(page, f"document.querySelector('[data-check]')?.dataset.caption !== '{first}'")
+            page.wait_for_timeout(300)
+            assert [row["verdict"] for row in map(json.loads, path.read_text().splitlines())] == ["right"]
+            path.unlink()
+            path.mkdir()
+            page.keyboard.press("1")
+            until(page, "document.querySelector('[role=status]').textContent.includes('cannot be read')")
+            watched.wrong.clear()  # the browser notes the refusal itself
+    finally:
+        judging.close()
 
 
 def test_lists_filters_and_video_work_without_a_script(browser, served):

@@ -152,6 +152,9 @@ def test_a_file_that_cannot_be_written_is_told_before_a_verdict_is_given(eventfu
         headers={"accept": "application/json"},
     )
     assert answer.status_code == 400 and "cannot be written" in answer.json()["error"]
+    given = {"caption_id": caption, "verdict": "right", "who": "me", "expects": None}
+    answer = client.post("/check?view=newest", json=given, headers={"accept": "application/json"})
+    assert answer.status_code == 400 and "cannot be read" in answer.json()["error"]
 
 
 def test_where_nothing_can_be_judged_it_is_not_said_to_be_done(judging, monkeypatch):

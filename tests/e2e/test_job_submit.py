@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,19 +13,9 @@ import pytest
 
 from manifests.layout import Dataset
 from manifests.verify import verify
-from tests.e2e.commands import INGEST, ROOT, committed, environment
+from tests.e2e.commands import INGEST, ROOT, committed, environment, free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, to_table
 from manifests.tables import scans
-from manifests.verbs import commands
+from manifests.verbs import rows as row_verbs
 from manifests.views import View
 
 
@@ -125,7 +125,7 @@ def test_an_export_over_an_earlier_one_leaves_no_clip_that_the_view_lost(dataset
 
 
 def test_an_answer_too_large_to_print_is_refused(dataset, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "MOST_VALUES", 10)
+    monkeypatch.setattr(row_verbs, "MOST_VALUES", 10)
     assert main(arguments=["query", dataset.uri, "SELECT * FROM range(11)"]) == cli.USAGE
     assert "11 rows, more than are printed" in capsys.readouterr().err
     assert main(arguments=["query", dataset.uri, "SELECT '\udcff'"]) == cli.USAGE

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from learning import processes
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
@@ -16,7 +17,6 @@ from trainer.run.folder import CONFIG, check_new
 from trainer.run.run_lock import RunLock
 from trainer.sampling.trained import model_folder
 from trainer.state.checkpoint_files import HAS_CHECKPOINTS, has_begun, has_lost, readable_states, sweep
-from trainer.state.parallel import Ranks
 
 _PLAN_FORMAT = 2
 """Goes up with every change after which the same settings give another plan; a run of another version is not
@@ -38,9 +38,11 @@ def run_digest(catalog: Catalog, config: FitConfig) -> str:
 
 
 def claim(
-    out: Path, catalog: Catalog, config: FitConfig, digest: str, ranks: Ranks, takes_new_data: bool
+    out: Path, catalog: Catalog, config: FitConfig, digest: str, takes_new_data: bool
 ) -> tuple[FitConfig, RunLock | None, Changes]:
     """Write the resolved settings into the run folder, if it is this run's and no other process is at it.
+
+    The first process looks and decides; every process must call.
 
     Returns:
         The settings, with the beginning that the run had; what the first process must hold on to; and the
@@ -49,13 +51,33 @@ def claim(
     Raises:
         UsageError: the folder holds another run; or another process is at it.
     """
-    saved, lock, changes, kept = out / CONFIG, None, Changes(), None
-    if ranks.is_first:
+    lock: RunLock | None = None
+
+    def decided() -> tuple[FitConfig, Changes]:
+        nonlocal lock
         check_new(out)
         cli.writable(out)
         lock = RunLock(out)
-        sweep(out / "checkpoints")
-    ranks.wait()
+        try:
+            sweep(out / "checkpoints")
+            return _settled(out, catalog, config, digest, takes_new_data)
+        except Exception:
+            lock.release()
+            raise
+
+    now, changes = processes.first_decides(decided)
+    return now, lock, changes
+
+
+def _settled(
+    out: Path, catalog: Catalog, config: FitConfig, digest: str, takes_new_data: bool
+) -> tuple[FitConfig, Changes]:
+    """The settings of the run in a folder, which they are written into, and those that were others before.
+
+    Raises:
+        UsageError: the folder holds another run.
+    """
+    saved, changes, kept = out / CONFIG, Changes(), None
     if saved.exists():
         before = load_config(saved)
         changes = changes_between(before, config)
@@ -83,19 +105,15 @@ def claim(
             )
         check_guard(config, changes)
         if has_begun(out / "checkpoints"):
-            if ranks.is_first:
-                (out / HAS_CHECKPOINTS).touch()  # older versions left no mark
+            (out / HAS_CHECKPOINTS).touch()  # older versions left no mark
             config = _begun_as(before, config, out)
             changes = changes_between(before, config)
         else:
             _check_not_lost(out)
         if known and config.steps < known[0].step:  # nothing is trained, and the settings stay its own
             kept, changes = before, Changes()
-    ranks.wait()
-    if ranks.is_first:
-        save_config(kept or config, saved)
-    ranks.wait()
-    return config, lock, changes
+    save_config(kept or config, saved)
+    return config, changes
 
 
 def _check_not_lost(out: Path) -> None:

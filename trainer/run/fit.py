@@ -185,7 +185,7 @@ def fit_until(
     source = open_source(ranks)
     config, digest = source.config, run_digest(source.catalog, source.config)
     _check_device(config, ranks)
-    config, lock, changes = claim(out, source.catalog, config, digest, ranks, takes_new_data)
+    config, lock, changes = claim(out, source.catalog, config, digest, takes_new_data)
     source = replace(source, config=config)
     try:
         if lock and source.dataset and not note_training(source.dataset, out):

@@ -10,11 +10,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from learning import processes
 from trainer.config import FitConfig
 from trainer.run import guard as guards
 from trainer.run.guard import Guard
 from trainer.state.beginning import begin_from
-from trainer.state.checkpoint_files import HAS_CHECKPOINTS, damage, is_trusted, list_checkpoints, trust
+from trainer.state.checkpoint_files import (
+    HAS_CHECKPOINTS,
+    checkpoint_path,
+    damage,
+    is_trusted,
+    list_checkpoints,
+    step_of,
+    trust,
+)
 from trainer.state.checkpoints import Trained, load_checkpoint
 from trainer.state.mirror import Mirror
 from trainer.state.parallel import Ranks, fill
@@ -40,20 +49,20 @@ class GoingBack:
         if not calm and (
             older := list_checkpoints(folder)
         ):  # an earlier version's: it went on beyond all but one
-            self.calm[str(int(older[-1].name[5:]))] = 0
+            self.calm[str(step_of(older[-1]))] = 0
             for path in older[:-1] if ranks.is_first else ():
                 trust(path)
 
     def saved(self, step: int) -> None:
         """A checkpoint was written, and others may have been deleted."""
-        here = {int(path.name[5:]) for path in list_checkpoints(self.folder)}
+        here = {step_of(path) for path in list_checkpoints(self.folder)}
         self.calm = {name: count for name, count in self.calm.items() if int(name) in here} | {str(step): 0}
 
     def step(self, is_refused: bool) -> None:
         """A step was taken, or refused."""
         self.calm = {name: 0 if is_refused else count + 1 for name, count in self.calm.items()}
         for name in [name for name, count in self.calm.items() if count >= guards.CALM_STEPS]:
-            path = self.folder / f"step-{int(name):08d}"
+            path = checkpoint_path(self.folder, int(name))
             if path.exists():  # else it is being written
                 if self.ranks.is_first:
                     trust(path)
@@ -75,7 +84,7 @@ class GoingBack:
         further = guard.returns
         guard.went_back()
         if path := self._restore(trained, further):
-            self._forget(int(path.name[5:]))
+            self._forget(step_of(path))
             return f"those of {path.name} again"
         models = [trained.model, *trained.emas.values()]
         for model in models:
@@ -98,9 +107,11 @@ class GoingBack:
 
         Returns: its path, or None where there is none.
         """
-        self.ranks.wait()
-        trusted = [path for path in list_checkpoints(self.folder) if is_trusted(path)]
-        for path in reversed(trusted[: max(1, len(trusted) - further)]):
+        trusted = processes.first_decides(
+            lambda: [path.name for path in list_checkpoints(self.folder) if is_trusted(path)]
+        )
+        for name in reversed(trusted[: max(1, len(trusted) - further)]):
+            path = self.folder / name
             if not damage(path, self.ranks):
                 load_checkpoint(path, trained, self.ranks)
                 return path
@@ -114,7 +125,7 @@ class GoingBack:
             left = [
                 path
                 for path in list_checkpoints(self.folder)
-                if int(path.name[5:]) > step and not is_trusted(path)
+                if step_of(path) > step and not is_trusted(path)
             ]
             if self.mirror:  # first there: else they would come back when this machine is lost
                 self.mirror.forget([path.name for path in left])

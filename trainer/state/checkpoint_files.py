@@ -14,11 +14,13 @@ import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from learning import processes
 from manifests.cli import say
-from manifests.errors import IntegrityError, UsageError
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store.json_files import read_local_object
 from manifests.store.storage import flush
 from trainer.state.parallel import Ranks
@@ -31,6 +33,7 @@ _NUMBERED = re.compile(r"step-(\d{8})\b")
 _ASIDE = ".{}.damaged"
 TRUSTED = "trusted"
 _CHUNK = 16 << 20
+_LOOK_AT_DISK = "Look at the disk, or at how the folder is shared, and run it again; nothing was set aside."
 Sums = dict[str, list[int]]
 """Size and crc32 of files, by name."""
 
@@ -66,6 +69,16 @@ def trust(path: Path) -> None:
 def is_trusted(path: Path) -> bool:
     """Whether a run that has blown up may go back to a checkpoint."""
     return (path / TRUSTED).exists()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is once it is complete."""
+    return folder / f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a complete checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -167,7 +180,7 @@ def appear(folder: Path, state: TrainState, keep: int, ranks: Ranks, sums: Sums)
         sums: of the files that this process has written.
     """
     ranks.wait()
-    temporary, final = temporary_folder(folder, state.step), folder / f"step-{state.step:08d}"
+    temporary, final = temporary_folder(folder, state.step), checkpoint_path(folder, state.step)
     files = _checksums(temporary, ranks, sums)
     if ranks.is_first:
         own = asdict(state)
@@ -225,22 +238,44 @@ def damage(path: Path, ranks: Ranks) -> str:
     """What is wrong with a checkpoint's files; empty if nothing.
 
     Every process must call: each reads its share.
+
+    Raises:
+        RushesError: a file is there and cannot be read now, which is no damage of it; on every process.
+    """
+    why, files = processes.first_decides(lambda: _files_of(path))
+    if why:
+        return why
+    names, bad, problem = sorted(files), [0.0] * len(files), ""
+    for index in range(ranks.rank, len(names), ranks.size):
+        try:
+            bad[index] = float(_checked(path / names[index]) != tuple(files[names[index]]))
+        except FileNotFoundError:
+            bad[index] = 1.0
+        except OSError as error:
+            problem = problem or f"{names[index]} cannot be read ({error.strerror or error})"
+    if said := next(filter(None, processes.exchanged(problem)), ""):
+        raise RushesError(str(path), said, _LOOK_AT_DISK)
+    wrong = [name for name, value in zip(names, ranks.sum(bad), strict=True) if value]
+    return f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not what was written" if wrong else ""
+
+
+def _files_of(path: Path) -> tuple[str, dict[str, list[int]]]:
+    """What is wrong with a checkpoint's record, and the size and crc32 of its files.
+
+    Raises:
+        RushesError: the record is there and cannot be read now.
     """
     try:
         stored = read_local_object(path / STATE)
         files: dict[str, list[int]] = stored["files"]
-        if not _is_as_written(path, stored):
-            return f"{STATE} is not what was written for this step"
-    except (IntegrityError, KeyError, TypeError, AttributeError, ValueError, OSError):
-        return f"{STATE} cannot be read"
-    names, bad = sorted(files), [0.0] * len(files)
-    for index in range(ranks.rank, len(names), ranks.size):
-        try:
-            bad[index] = float(_checked(path / names[index]) != tuple(files[names[index]]))
-        except OSError:
-            bad[index] = 1.0
-    wrong = [name for name, value in zip(names, ranks.sum(bad), strict=True) if value]
-    return f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not what was written" if wrong else ""
+        is_as_written = _is_as_written(path, stored)
+    except (IntegrityError, KeyError, TypeError, AttributeError, ValueError, FileNotFoundError):
+        return f"{STATE} cannot be read", {}
+    except OSError as error:
+        raise RushesError(
+            str(path), f"{STATE} cannot be read ({error.strerror or error})", _LOOK_AT_DISK
+        ) from error
+    return ("" if is_as_written else f"{STATE} is not what was written for this step"), files
 
 
 def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
@@ -250,22 +285,25 @@ def newest_sound(folder: Path, ranks: Ranks) -> Path | None:
 
     Raises:
         IntegrityError: there are checkpoints, and all are damaged, be it since an earlier start.
+        RushesError: one cannot be read now; nothing is set aside for that.
     """
-    found = list_checkpoints(folder)
-    ranks.wait()
-    for path in reversed(found):
-        if not (why := damage(path, ranks)):
-            return path
-        aside = path.with_name(_ASIDE.format(path.name))
-        if ranks.is_first:
-            say(f"fit: {path} is damaged ({why}); set aside as {aside.name}, the one before it is taken")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-        ranks.wait()
-    if aside_now := sorted(path.name for path in folder.glob(_ASIDE.format("step-*"))):
+    for name in processes.first_decides(lambda: [path.name for path in list_checkpoints(folder)])[::-1]:
+        if not (why := damage(folder / name, ranks)):
+            return folder / name
+        processes.first_decides(partial(_set_aside, folder / name, why))
+    if aside_now := processes.first_decides(
+        lambda: sorted(path.name for path in folder.glob(_ASIDE.format("step-*")))
+    ):
         raise IntegrityError(
             str(folder),
             f"all checkpoints are damaged ({', '.join(aside_now)})",
             "Restore one from a backup, or give another --out to begin anew.",
         )
     return None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = path.with_name(_ASIDE.format(path.name))
+    say(f"fit: {path} is damaged ({why}); set aside as {aside.name}, the one before it is taken")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)

@@ -22,7 +22,7 @@ from trainer.data.catalogue.catalog import Catalog
 from trainer.model.dit import DiT
 from trainer.sampling.trained import FORMAT, RECORD, chosen_vae
 from trainer.state.adapters import adapt, merged
-from trainer.state.checkpoint_files import list_checkpoints
+from trainer.state.checkpoint_files import list_checkpoints, step_of
 from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
 from vae.folder import read_record
@@ -87,7 +87,7 @@ def export_checkpoint(
         read_record(vae)
         chosen_vae(read_local_object(run / RECORD), vae)
     config = load_config(run / "config.json")
-    found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(run / "checkpoints")}
+    found = {step_of(path): path for path in list_checkpoints(run / "checkpoints")}
     if not found or (step is not None and step not in found):
         raise UsageError(
             str(run),

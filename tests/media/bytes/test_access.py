@@ -21,6 +21,7 @@ from media.decode.container.opening import open_container
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError, shown
+from tests.e2e.commands import free_port
 from tests.media.bytes.http_server import Server
 
 QUICK = HttpLimits(
@@ -396,9 +397,7 @@ def test_settings_come_from_the_environment_and_nonsense_is_named():
 
 
 def test_a_host_or_port_that_is_not_there_is_named(server):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(MediaError) as caught:
         open_binary(f"http://127.0.0.1:{port}/x.mp4", QUICK)
     assert caught.value.reason == "unreachable"

@@ -12,14 +12,12 @@ import pytest
 
 from manifests.errors import UsageError
 from pipeline.engine import cluster
-from tests.e2e.commands import environment, run
+from tests.e2e.commands import environment, free_port, run
 
 
 @pytest.fixture
 def closed_port():
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
+    return free_port()
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto", "nonsense"])

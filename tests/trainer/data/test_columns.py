@@ -1,18 +1,14 @@
 """Facts of clips in columns: what a plain reading of the tables gives, in a few hundred bytes a clip."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.launching import _free_port
 from manifests.tables import scans
 from manifests.views import View
-from tests.e2e.commands import ended, environment
+from tests.e2e.commands import ended, together
 from trainer.config import FitConfig
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.catalogue.gathering import members_of
@@ -109,17 +105,5 @@ assert not list(Path(tempfile.gettempdir()).glob("rushes-catalogue-*"))
 
 @pytest.mark.parametrize(("how", "said"), [("good", ["1", "0"]), ("bad", ["ValueError", "RushesError"])])
 def test_one_process_of_a_node_makes_it_for_all(tmp_path, how, said):
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARED, how],
-            env=environment()
-            | shared
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    started = together(2, "-c", SHARED, how, TMPDIR=str(tmp_path))
     assert [out.split() for out, _ in ended(started, 120)] == [[expected] for expected in said]

@@ -1,16 +1,13 @@
 """Attention over parts of a pack equals attention over the whole, with its gradients."""
 
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.launching import _free_port
-from tests.e2e.commands import ended, environment
+from tests.e2e.commands import ended, together
 from trainer.model.ring import RingPlan, join
 from trainer.model.sequence import SequenceGroup
 
@@ -45,17 +42,7 @@ print("alike")
 
 
 def run_together(script, size, *arguments):
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(size), *map(str, arguments)],
-            env=environment() | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    started = together(size, "-c", script, size, *arguments)
     assert all("alike" in out for out, _ in ended(started, 240))
 
 

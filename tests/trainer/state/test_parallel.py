@@ -5,7 +5,6 @@ number of processes after any death.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from manifests.errors import UsageError
-from tests.e2e.commands import ended, environment
+from tests.e2e.commands import ended, environment, together
 from trainer.presets import preset
 from trainer.state.parallel import Ranks, check
 
@@ -42,26 +41,13 @@ fit(Dataset(sys.argv[1]), "default", config, Path(sys.argv[2]))
 
 def start(dataset, out, steps, processes, *more, **env):
     """Start a run on some processes, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SCRIPT, dataset.uri, str(out), str(steps), *more]
-    if processes == 1:
-        return [subprocess.Popen(command, env=environment() | env, stderr=subprocess.PIPE, text=True)]
-    shared = {
-        "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
+    command = ["-c", SCRIPT, dataset.uri, str(out), str(steps), *more]
+    if processes > 1:
+        return together(processes, *command, **env)
     return [
         subprocess.Popen(
-            command,
-            env=environment() | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | env,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, *command], env=environment() | env, stderr=subprocess.PIPE, text=True
         )
-        for rank in range(processes)
     ]
 
 
