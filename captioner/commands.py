@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -204,6 +204,8 @@ class Train:
         given = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "lr", "seed")}
         settings = settings_of(self.preset, given)
         source = Source(films=self.films, data=self.data, view=self.view)
+        if self.seed is not None:
+            source = replace(source, seed=self.seed)
         stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
         train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
         if join().rank == 0:

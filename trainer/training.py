@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -136,15 +136,35 @@ class Fit(RunOptions):
     gpus: float = 0.0
     """GPUs of each worker on Ray."""
 
+    def _check_idle(self) -> None:
+        """Refuse options that would have no effect.
+
+        Raises:
+            UsageError: there is one.
+        """
+        usual = {own.name: own.default for own in fields(self)}
+        is_ray, is_dry = self.launch == "ray", self.dry_run
+        idle = [
+            ("workers", self.launch == "here" or is_dry, "--launch processes or --launch ray"),
+            ("least_workers", not is_ray or is_dry, "--launch ray"),
+            ("gpus", not is_ray or is_dry, "--launch ray; --dry-run counts with --devices"),
+            ("devices", not is_dry, "--dry-run"),
+            ("gpu_gib", not is_dry, "--dry-run"),
+            ("tflops", not is_dry, "--dry-run"),
+            ("cache_gb", self.cache is None, "--cache"),
+        ]
+        for name, is_idle, needs in idle:
+            if is_idle and getattr(self, name) != usual[name]:
+                raise UsageError(f"--{name.replace('_', '-')}", "has no effect here", f"It is of {needs}.")
+
     def run(self) -> int:
+        self._check_idle()
         if self.dry_run:
             return self._tell_needs()
         if self.lora_rank and not self.init and not (self._checked_out() / "config.json").exists():
             raise UsageError("--lora-rank", "needs --init", "Adapters are trained beside trained weights.")
         if self.init_fresh and not self.init:
             raise UsageError("--init-fresh", "needs --init", "Without it every weight begins anew.")
-        if self.workers and self.launch == "here":
-            raise UsageError("--workers", "is of --launch", "Give --launch processes, or --launch ray.")
         workers = self.workers or USUAL_WORKERS
         if not 0 <= self.least_workers <= workers:
             raise UsageError(f"--least-workers {self.least_workers}", "is not from 0 to --workers")

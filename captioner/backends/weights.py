@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,28 @@ def file_digests(paths: list[Path]) -> list[str]:
 
 
 def folder_digest(folder: Path) -> str:
-    """16 hex digits that name a model: all bytes of a folder's files, or of one file."""
-    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    paths = [path for path in paths if not path.name.startswith(".")]
+    """16 hex digits that name a model: all bytes of a folder's files, or of one file.
+
+    Links to folders are followed, each folder once; what is hidden, as a download's own notes are, does not
+    count.
+    """
+    paths = [folder] if folder.is_file() else sorted(_files_below(folder))
     names = [str(path.relative_to(folder)) if path != folder else "" for path in paths]
     seen = hashlib.sha256()
     for name, digest in zip(names, file_digests(paths), strict=True):
         seen.update(f"{name}:{digest}\n".encode())
     return seen.hexdigest()[:16]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    seen = set[str]()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:  # a link back up
+            folders[:] = []
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root) / name for name in files if not name.startswith("."))
 
 
 @dataclass(frozen=True)

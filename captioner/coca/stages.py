@@ -31,6 +31,7 @@ from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.fingerprint import file_sha256
 from manifests.text import last_name
 
 HELD_OUT_EXAMPLES = 400
@@ -142,19 +143,30 @@ def make_tokenizer(config: CocaConfig, examples: list[Example]) -> Tokens:
     )
 
 
-def _check_same(out: Path, stage: str, done: dict[str, Any], asked: StageConfig, source: Source) -> None:
-    """Refuse other settings or data for a stage that is done.
+def _check_same(
+    out: Path, stage: str, done: dict[str, Any], asked: StageConfig, source: Source, init: Path | None
+) -> None:
+    """Refuse other settings, data or beginning for a stage that is done.
 
     Raises:
         UsageError: some differ.
     """
-    wanted = {**json.loads(json.dumps(asdict(asked))), "data": source.describe()}
+    wanted = {**json.loads(json.dumps(asdict(asked))), **_origin(stage, source, init)}
     others = [name for name in wanted if name in done and done[name] != wanted[name] and name != "save_every"]
     if others:
         told = ", ".join(f"{name} {done[name]}, asked {wanted[name]}" for name in others[:3])
         raise UsageError(
             str(out), f"has its stage {stage} from another training ({told})", "Name another folder."
         )
+
+
+def _origin(stage: str, source: Source, init: Path | None) -> dict[str, str]:
+    """What a stage's record says of what it was made from; of a base that began from weights their digest."""
+    found = {"data": source.describe(), "view": source.view if source.data else ""}
+    if stage != "base":
+        return found
+    weights = file_sha256(init)[:16] if init and init.is_file() else init.name if init else ""
+    return found | {"began_from": weights}
 
 
 def train_stages(
@@ -193,7 +205,7 @@ def train_stages(
         if (out / f"{stage}.safetensors").exists() and not (
             out / "training" / stage / "state.safetensors"
         ).exists():
-            _check_same(out, stage, folder.stages[stage], settings[stage], source)
+            _check_same(out, stage, folder.stages[stage], settings[stage], source, init)
             tell(f"captioner: stage {stage} is done")
             continue
         torch.manual_seed(settings[stage].seed)
@@ -210,7 +222,7 @@ def train_stages(
         batches = Batches(examples, chosen.kind, chosen.batch, chosen.seed, chosen.lesson)
         average, record = train_stage(model, folder.tokenizer, batches, chosen, out / "training" / stage)
         if rank == 0:
-            save_stage(folder, stage, average, {**record, "command": command, "data": source.describe()})
+            save_stage(folder, stage, average, {**record, "command": command, **_origin(stage, source, init)})
             if held:
                 update_record(out, stage, {"domain": measure_domain(folder, stage, held).to_record()})
             (out / "training" / stage / "state.safetensors").unlink()

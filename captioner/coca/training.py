@@ -214,9 +214,10 @@ def train_stage(
                 if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
                     told_s = elapsed
                     left_s = elapsed / (run.step - first) * (config.steps - run.step)
+                    losses_now = " ".join(f"{name} {row[name]:.3f}" for name in _TOLD if name in row)
                     say(
-                        f"captioner: {config.kind}: step {run.step}/{config.steps} loss {row['loss']:.3f} "
-                        f"contrast {row['contrast']:.3f} words {row['words']:.2f}, {left_s:.0f} s left"
+                        f"captioner: {config.kind}: step {run.step}/{config.steps} {losses_now}, "
+                        f"{left_s:.0f} s left"
                     )
                 if run.step % config.save_every == 0 or run.step == config.steps:
                     run.save()
@@ -285,7 +286,13 @@ def _step(
     with torch.no_grad():
         now = run.model.state_dict()
         torch._foreach_lerp_([run.average[name] for name in now], list(now.values()), 1 - decay)
-    return {**dict(zip(("loss", "contrast", "words"), told, strict=True)), "grad_norm": norm, "lr": rate}
+    names = ("words",) if config.lesson(run.step).is_words else ("loss", "contrast")  # what it has computed
+    losses_told = {name: told[_TOLD.index(name)] for name in names}
+    return {**losses_told, "grad_norm": norm, "lr": rate}
+
+
+_TOLD = ("loss", "contrast", "words")
+"""What `_loss` tells, in its order."""
 
 
 def _loss(

@@ -247,9 +247,14 @@ def _appear(temporary: Path, path: str) -> None:
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
             raise
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)  # a disk without links: the name first
-        os.close(handle)
-        os.replace(temporary, path)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)  # a disk without links: one writer at a time
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+            os.replace(temporary, path)
+        finally:
+            os.close(folder)
 
 
 def list_files(

@@ -28,11 +28,13 @@ _ITEM_LIMIT_S, _CLIPS_AT_ONCE = 600.0, 16
 
 
 def model_digest(config: EmbedConfig) -> str:
-    """Names the weights: a digest of local files, all of their bytes; of a tag, the words themselves."""
-    places = [Path(config.model.removeprefix("local-dir:")), Path(config.pretrained)]
-    local = [folder_digest(path) for path in places if str(path) != "." and path.exists()]
-    digest = hashlib.sha256("|".join(local or [config.model, config.pretrained]).encode())
-    return digest.hexdigest()[:16]
+    """Names the model: of what lies here, all of its bytes; of an architecture or a tag, its word."""
+    words = [word for word in (config.model, config.pretrained) if word]
+    places = [Path(word.removeprefix("local-dir:")) for word in words]
+    named = [
+        folder_digest(place) if place.exists() else word for word, place in zip(words, places, strict=True)
+    ]
+    return hashlib.sha256("|".join(named).encode()).hexdigest()[:16]
 
 
 class Embed:

@@ -240,7 +240,8 @@ def _step(run: Run, windows: Windows, rank: int, count: int, steps: FiniteSteps)
         own = judge_loss(run.judge, video, made) * share
         own.backward()
         _average_gradients(run.judge, count)
-        run.judge_optimizer.step()
+        if nn.utils.clip_grad_norm_(run.judge.parameters(), config.clip_norm).isfinite():
+            run.judge_optimizer.step()  # else it would refuse every step from here on
         loss = loss + config.adversarial * fooling_loss(run.judge, made, loss, model.dec_out.conv.weight)
         run.judge_optimizer.zero_grad(set_to_none=True)
     ((loss + config.kl * kl(mean.float(), logvar.float())) * share).backward()

@@ -21,7 +21,7 @@ from vae.folder import DEFAULT_WEIGHTS, read_record, vae_folder
 from vae.measuring import evaluate
 from vae.measuring.stats import corpus_stats
 from vae.training.clips import world_clips
-from vae.verbs.paths import check_there, name_in
+from vae.verbs.paths import check_there, name_in, names_in_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Eval:
         if self.footage:
             every = [path for path in sorted(self.footage.rglob("*")) if path.is_file()]
             chosen = (
-                set(self.files.read_text().split("\n"))
+                names_in_list(self.files, self.footage)
                 if self.files
                 else {name_in(path, self.footage) for path in every}
             )

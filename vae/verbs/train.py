@@ -23,7 +23,7 @@ from vae.measuring.stats import channel_stats
 from vae.network.model import CausalVAE, VAEConfig
 from vae.training.clips import Windows, dataset_clips, footage_clips, world_clips
 from vae.training.train import TrainConfig, train
-from vae.verbs.paths import check_there, name_in
+from vae.verbs.paths import check_there, name_in, names_in_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Train:
     def _clips(self) -> list[torch.Tensor]:
         clips = world_clips(self.films, self.train.seed) if self.films else []
         if self.footage:
-            left_out = set(self.without.read_text().split("\n")) if self.without else set()
+            left_out = names_in_list(self.without, self.footage) if self.without else set()
             kept = [
                 path
                 for path in sorted(self.footage.rglob("*"))
@@ -102,6 +102,7 @@ class Train:
         record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
         if rank:
             return cli.DONE
+        cli.say("vae: judging on 32 films")
         held_out = {"film world": evaluate.film_clips(32)}
         codes = {"this VAE": evaluate.through(model)}
         scores = {
