@@ -85,6 +85,10 @@ FAILURES = {
     "missing_frames": Reason("The decoder gave fewer frames than the file has.", "Fetch the file again."),
     "no_answer": Reason("The captioner gave no answer.", "See the server's log; `rushes retry`."),
     "no_decoder": Reason("The codec cannot be decoded by this build.", "Convert it with ffmpeg."),
+    "not_finite": Reason(
+        "The VAE gave a latent that is not finite.",
+        "Encode by another VAE, or with `--encode.precision fp32`.",
+    ),
     "no_frames": Reason("The file gave no frame.", "Play it; fetch it again."),
     "no_host": Reason("The address's host has no name or cannot be resolved.", "Check the address."),
     "no_packets": Reason("The video stream has no packets.", "Fetch the file again."),

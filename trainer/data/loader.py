@@ -21,7 +21,7 @@ from torch import Tensor
 
 from captioner.mixing import Mixing, draw
 from manifests.cli import say
-from manifests.errors import RushesError
+from manifests.errors import IntegrityError, RushesError
 from manifests.layout import Dataset
 from manifests.store.reading import MemberReader, RangeCache
 from manifests.store.storage import is_local
@@ -162,6 +162,8 @@ class PackReader:
         """A draw from the posterior, normalised per channel: [C, t, h, w]."""
         mean, logvar = self.stored(sample)
         value = torch.randn(mean.shape, generator=generator).mul_(logvar.mul_(0.5).exp_()).add_(mean)
+        if not value.sum().isfinite():
+            raise IntegrityError(sample.clip_id, "its latent is not finite", "Encode it again.")
         return value.sub_(self.mean).div_(self.std)
 
     def captions_of(self, sample: Sample) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from manifests.errors import RushesError
 from trainer.data.loader import offsets_of
 from trainer.sampling.draft import Draft, Piece, Request, Sampling
 from trainer.sampling.solvers import integrate
@@ -24,6 +25,9 @@ def generate(model: TrainedModel, requests: Sequence[Request], how: Sampling) ->
     """Latents [C, t, h, w] in the VAE's units, on the CPU, one for each request.
 
     Kept cells are bit-equal to those given. Each request gives the same sample alone as in a pack.
+
+    Raises:
+        RushesError: the model gives what is not finite.
     """
     drafts = [Draft(model, request, how) for request in requests]
     lengths = [len(draft.x) for draft in drafts]
@@ -40,6 +44,12 @@ def generate(model: TrainedModel, requests: Sequence[Request], how: Sampling) ->
 
     x, plan = torch.cat([draft.x for draft in drafts]), torch.cat([draft.levels for draft in drafts], dim=1)
     done = integrate(predict, x, plan, how.solver, model.flow.path)
+    if not bool(done.isfinite().all()):
+        raise RushesError(
+            str(model.name),
+            "gives predictions that are not finite, of which black pictures would be made",
+            "Look whether its training blew up; take an earlier checkpoint (`rushes export-model --step`).",
+        )
     return [draft.latent(part) for draft, part in zip(drafts, done.split(lengths), strict=True)]
 
 

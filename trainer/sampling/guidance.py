@@ -42,7 +42,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         low, high = self.interval
-        if not (0 <= self.text < 1e3 and 0 <= self.condition < 1e3 and 0 <= self.rescale <= 1):
+        if not (0 <= self.text <= 1e3 and 0 <= self.condition <= 1e3 and 0 <= self.rescale <= 1):
             raise UsageError(
                 f"guidance {self.text}, {self.condition}, rescale {self.rescale}",
                 "is out of range",

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load
 
 from manifests.writing.commit import ShardCommit
+from media.errors import MediaError
 from pipeline.blame import blame
 from pipeline.config import EncodeConfig
 from pipeline.footage.sources import changed, facts_of
@@ -175,7 +176,13 @@ class ShardWriter:
             self.fail(clip, "withdrawn_damaged", "what was committed of it before cannot be read any more")
             return
         latents = load(next(data for name, data in members if name.endswith(".safetensors")))
-        self.stats.add(mean_and_logvar(latents)[0].float())
+        mean, logvar = mean_and_logvar(latents)
+        try:
+            _check_finite(clip["clip_id"], mean, logvar)
+        except MediaError as error:  # of a column that was begun before this was looked at
+            self.fail(clip, error.reason, error.message)
+            return
+        self.stats.add(mean.float())
         for name, data in members:
             self.commit.add(name, data)
         self.rows += self._before[clip["clip_id"]]
@@ -205,8 +212,9 @@ class ShardWriter:
     def _add(self, picked: Picked, mean: torch.Tensor, logvar: torch.Tensor, video: torch.Tensor) -> None:
         """video: [3, T, H, W] uint8, the clip or its beginning."""
         clip = picked.clip
-        half = mean.to(torch.bfloat16)
-        stored, slabs = stored_bytes(half, logvar.to(torch.bfloat16))
+        half, half_logvar = mean.to(torch.bfloat16), logvar.to(torch.bfloat16)
+        _check_finite(clip["clip_id"], half, half_logvar)
+        stored, slabs = stored_bytes(half, half_logvar)
         picture, audited = latent_picture(mean), {}
         if is_audited(clip["clip_id"], self.config.audit_share):
             most = max(1, MOST_PIXELS // video[0, 0].numel())
@@ -236,3 +244,13 @@ class ShardWriter:
                 **audited,
             }
         )
+
+
+def _check_finite(clip_id: str, *latents: torch.Tensor) -> None:
+    """Refuse a latent that would spoil the statistics of all, and every step that reads it.
+
+    Raises:
+        MediaError: it holds what is no number.
+    """
+    if not all(bool(latent.isfinite().all()) for latent in latents):
+        raise MediaError("not_finite", f"{clip_id}: the VAE gives a latent that is not finite")

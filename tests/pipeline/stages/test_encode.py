@@ -157,6 +157,27 @@ def test_a_clip_that_fails_takes_no_other_along(copy, monkeypatch):
     assert made + len(failures) == scans.table(copy, "clips").num_rows
 
 
+def test_a_latent_that_is_not_finite_fails_alone(copy, monkeypatch):
+    monkeypatch.setattr(module, "CODE_VERSION", -3)
+    whole, spoiled = making.ShardWriter._encode_many, []
+
+    def encode_many(self, videos):
+        found = whole(self, videos)
+        if not spoiled:
+            spoiled.append(True)
+            found[0] = (found[0][0].clone().fill_(float("inf")), found[0][1])
+        return found
+
+    monkeypatch.setattr(making.ShardWriter, "_encode_many", encode_many)
+    stage = encode(copy)
+    (failure,) = scans.table(copy, "failures", stage.column).to_pylist()
+    assert failure["error"] == "not_finite"
+    assert scans.table(copy, "latents", stage.column).num_rows == len(View.load(copy).kept(copy)) - 1
+    for stats in scans.table(copy, "shards", stage.column, ["stats_json"])["stats_json"].to_pylist():
+        assert "NaN" not in stats and "Infinity" not in stats
+    load_catalog(copy, [View.load(copy, "second")], preset("tiny"))
+
+
 def test_a_source_that_is_gone_costs_its_own_clips(copy, monkeypatch):
     gone = scans.table(copy, "clips").sort_by("clip_id")["source_id"][0].as_py()
     facts_of = making.facts_of

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
@@ -76,7 +77,14 @@ def load_catalog(
             "Mix views that share one; they may differ in all else.",
         )
     arrays, told = shared(lambda: gathered(dataset, views, config, kept_aside))
-    stats = corpus_stats(dataset, views[0].column("latent"))
+    column = views[0].column("latent")
+    stats = corpus_stats(dataset, column)
+    if not all(map(math.isfinite, [*stats["mean"], *stats["std"]])):
+        raise IntegrityError(
+            str(column),
+            "has statistics that are not finite: some latents of it are not",
+            "Encode it again by another VAE or with --encode.precision fp32.",
+        )
     return _catalog(arrays, told, stats)
 
 

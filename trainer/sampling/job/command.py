@@ -161,7 +161,7 @@ class Sample(Wish):
                     f"is a picture, and --{feature.asked_by[0].replace('_', '-')} makes a video",
                     "Use .mp4, .webm or .mkv.",
                 )
-            Output(self.out).check_new(self.overwrite)
+            Output(self.out).check_new(self.overwrite, self._given())
             cli.writable(self.out.parent)
             return
         if self.out.suffix in SUFFIXES:
@@ -298,12 +298,15 @@ class Sample(Wish):
             found[path] = line
         return list(found.items())
 
-    def _inputs(self) -> dict[str, str]:
-        """Hashes of the files that a sample begins with."""
+    def _given(self) -> list[Path]:
+        """The files that a sample begins with."""
         keyframes = [Path(text.partition("=")[2]) for text in self.keyframe]
         given = [self.image, self.last_image, self.video, self.edit, self.mask, *keyframes]
-        paths = [path for path in (*given, *self.connect, *self.blend) if path is not None]
-        return {str(path): file_sha256(path)[:16] for path in paths}
+        return [path for path in (*given, *self.connect, *self.blend) if path is not None]
+
+    def _inputs(self) -> dict[str, str]:
+        """Hashes of them."""
+        return {str(path): file_sha256(path)[:16] for path in self._given()}
 
     def _lines(self) -> list[PromptLine]:
         """What is asked for, as often as there are seeds."""

@@ -15,7 +15,7 @@ from manifests import cli
 from manifests.errors import RushesError, UsageError
 from media.apart.reader import Reader, probe
 from media.decode.facts import Probe
-from media.decode.geometry import pick_times
+from media.decode.geometry import is_uneven, pick_times
 from media.decode.picture import fitted
 from media.errors import MediaError
 from trainer.sampling.features import Clip
@@ -24,6 +24,8 @@ MAX_BYTES = 8 << 30
 """Most bytes of frames that are held in memory."""
 _MOST_FPS = 60.0
 """At which a video with uneven times is taken, if no rate is asked for."""
+_MOST_OFF = 0.05
+"""Share of its width that a size may be off by, where a pixel of the other axis is more."""
 
 
 def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | None = None) -> Clip:
@@ -44,15 +46,20 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         if facts.has_audio:
             cli.say(f"{path}: its sound is left out, samples have none")
         frames, times = _frames(path, facts, width, height)
+    is_uneven_now = facts.is_vfr or is_uneven(times)  # what was lost leaves its time empty
     own = float(facts.fps or 0.0) or 12.0
     if len(frames) == 1:
         return Clip(torch.from_numpy(np.stack(frames)), fps or own)
-    if facts.is_vfr:
-        steps_s = np.diff(times)
-        rate = fps or min(_MOST_FPS, 1 / float(np.median(steps_s)))
-        _check_rate(path, rate, max(rate if fps is None else 0.0, 1 / float(np.quantile(steps_s, 0.05))))
-        cli.say(f"{path}: has uneven times; it is taken at {rate:g} frames a second")
+    if is_uneven_now:
+        fastest = 1 / float(np.quantile(np.diff(times), 0.05))
+        rate = fps or min(_MOST_FPS, fastest)
+        _check_rate(path, rate, fastest)
         picks = held(times, facts, rate)
+        num_left = len(frames) - len(set(picks))
+        cli.say(
+            f"{path}: has uneven times; it is taken at {rate:g} frames a second"
+            + (f", and {num_left} of its {len(frames)} frames are left out" if num_left else "")
+        )
         if len(picks) * frames[0].nbytes > MAX_BYTES:
             raise RushesError(str(path), "is too long to be held in memory", "Give a part of it, or --fps.")
         return Clip(torch.from_numpy(np.stack([frames[index] for index in picks])), rate)
@@ -120,13 +127,23 @@ def _frames(path: Path, facts: Probe, width: int, height: int) -> tuple[list[np.
             f"has {facts.num_packets} frames, which would take {needed / (1 << 30):.1f} GiB of memory",
             "Give a part of it, or a smaller size with --width and --height.",
         )
-    for frame in Reader(facts).frames():
+    num_damaged = 0
+    for frame in Reader(facts, decoder="pyav").frames():  # which alone tells of damage
         if (len(frames) + 1) * width * height * 3 > MAX_BYTES:
             raise RushesError(str(path), "is too long to be held in memory", "Give a part of it.")
+        if not _is_alike((frame.rgb.shape[1], frame.rgb.shape[0]), (width, height)):
+            cause = f"changes its shape at {frame.time_s:g} s: it would be squeezed"
+            raise UsageError(str(path), cause, "Give the part before it, or after.")
+        num_damaged += frame.is_damaged
         frames.append(fitted(frame.rgb, width, height))
         times.append(frame.time_s)
     if not frames:
         raise RushesError(str(path), "has no frame", "Give another file.")
+    num_lost = max(0, facts.num_packets - len(frames)) if facts.kind == "video" else 0
+    if num_damaged or num_lost:
+        cli.say(
+            f"{path}: of its {facts.num_packets} frames {num_damaged} are damaged, and {num_lost} are missing"
+        )
     return frames, times
 
 
@@ -156,7 +173,8 @@ def _checked_size(
 
 def _is_alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether a size becomes the other by one factor, to within a pixel."""
-    return abs(one[0] * other[1] / one[1] - other[0]) <= 1 or abs(one[1] * other[0] / one[0] - other[1]) <= 1
+    wide, high = one[0] * other[1] / one[1] - other[0], one[1] * other[0] / one[0] - other[1]
+    return min(abs(wide), abs(high)) <= 1 and abs(wide) <= max(1, _MOST_OFF * other[0])
 
 
 def read_mask(path: Path, size_px: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +73,18 @@ class Output:
                 + ("; more frames come of a longer --seconds, --frames or file." if num_frames == 1 else "."),
             )
 
-    def check_new(self, is_overwriting: bool) -> None:
+    def check_new(self, is_overwriting: bool, given: Sequence[Path] = ()) -> None:
         """Refuse to overwrite files, except the JSON or sheet of a sample that was never finished.
+
+        Args:
+            given: files that the sample begins with, which nothing may replace.
 
         Raises:
             UsageError: there are some; the record belongs to another sample; the name is too long.
         """
+        own = {path.resolve() for path in (self.path, self.record, self.sheet) if path}
+        if same := next((path for path in given if path.resolve() in own), None):
+            raise UsageError(str(same), "would be replaced by what is made of it", "Give another --out.")
         others = (self.path.with_suffix(suffix) for suffix in SUFFIXES if suffix != self.path.suffix)
         if other := next((path for path in others if path.exists() and self.record.exists()), None):
             raise UsageError(

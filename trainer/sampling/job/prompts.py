@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from manifests.text import valid
 KEYS = ("prompt", "seed", "name")
 MOST_CHARACTERS = 10_000
 """Of a prompt: twenty times a long caption. The model reads the text of every sample at every step."""
-_MOST_NAME_BYTES = 200
+_MOST_NAME_BYTES = 150
+"""A file name has a seed and an ending besides."""
 _OTHER_KINDS = {".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".parquet"}
 
 
@@ -67,10 +69,14 @@ def read_prompts(path: Path) -> list[PromptLine]:
         rows = parse_lines(text + "\n", str(path), "Correct the line.", ("prompt",))
         found = [_checked(f"{path} prompt {number}", row) for number, row in enumerate(rows, 1)]
     else:
-        lines = [line.strip() for line in text.split("\n")]
+        lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
         found = [PromptLine(line) for line in lines if line and not f"{line} ".startswith("# ")]
         for number, line in enumerate(found, 1):
             check_text(f"{path} prompt {number}", line.prompt)
+            if re.match(r'\{\s*"\w+"\s*:', line.prompt):
+                raise UsageError(
+                    f"{path} prompt {number}", "is a JSON object, not a caption", "Name it .jsonl."
+                )
     if not found:
         raise UsageError(str(path), "has no prompt", "Write one on each line.")
     _check_twice(str(path), [line.name for line in found if line.name is not None])
