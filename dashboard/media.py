@@ -16,7 +16,7 @@ from manifests.errors import RushesError
 from manifests.store.shards import Member, read_member
 
 TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "image/png"}
-_FRAME = re.compile(r"^frame\d{3}\.jpg$")
+_FRAME = re.compile(r"^frame\d{3,}\.jpg$")
 _SHARDS = 16
 """Shards whose members are kept, a few hundred kilobytes each."""
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")

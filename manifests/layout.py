@@ -30,6 +30,7 @@ from manifests.store import storage
 from manifests.store.json_files import read_object
 
 EXPORT_MARK = ".rushes-export"
+SHOWCASE_MARK = ".rushes-showcase"
 """File by which a folder that we exported to is known, so that it is not taken for footage."""
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 _FINGERPRINT = re.compile(r"^[0-9a-z_-]+$")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import codecs
 import re
 from typing import Any
+from urllib.parse import unquote
 
 WIDE = {  # the longer mark first: that of UTF-32 begins as that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -23,21 +24,27 @@ _USER = re.compile(
 )
 _WEB = re.compile(r"https?://\S+")
 _QUERY = re.compile(r"(?<=\?)[^\s#'\",;)]+")
-_SECRET = re.compile(
-    r"([?&;#](?:x-\w+-[\w-]+|[\w.%-]*(?:signature|token|secret|passw|credential|sessionid)[\w.%-]*"
-    r"|(?:[\w.%-]*(?:[-_.]|%2d|%2e|%5f))?(?:sig|key|auth|hmac|pwd|policy|jwt)|code|sid|authkey|bearer|session"
-    r"|(?:api|access|aws)(?:[-_]|%2d|%5f)?(?:access)?key(?:id)?|googleaccessid|key-pair-id|hdnts|hdnea)=)"
-    r"[^&;#\s]+",
+_PARAMETER = re.compile(r"([?&;#])([^\s=?&;#/]+)=([^&;#\s]+)")
+"""Of an address: what stands before it, its name, its value."""
+_SECRET_NAME = re.compile(
+    r"x-\w+-[\w-]+|.*(?:signature|token|secret|passw|credential|sessionid|authoriz).*"
+    r"|(?:.*[-_.])?(?:sig|key|auth|hmac|pwd|pw|pass|policy|jwt|hash|md5|verify|verifier|ticket)"
+    r"|(?:hmac|sha)[-_\w]*|code|sid|st|authkey|bearer|session|rlkey|cookie|__\w+__"
+    r"|(?:api|access|aws)[-_]?(?:access)?key(?:id)?|googleaccessid|key-pair-id|hdnts|hdnea",
     re.IGNORECASE,
 )
-"""A parameter of an address that lets one in, up to its value."""
+"""Names of parameters that let one in, and of what else is nobody's business."""
+SEALED = "rushes-sealed"
+"""The parameter that holds what was sealed of an address (`media/bytes/sealed.py`)."""
+_MOST_PLAIN = 40
+"""Letters of a parameter's value that only says which page or part is meant."""
 
 
 def shown(text: str) -> str:
     """The text without user and password of addresses, and without the query of http addresses."""
     if "://" not in text:
         return text
-    text = _SECRET.sub(r"\1...", _USER.sub("***@", text))
+    text = _masked(_USER.sub("***@", text))
     return _WEB.sub(lambda match: _QUERY.sub("...", match.group()), text)
 
 
@@ -65,9 +72,34 @@ def last_name(place: str) -> str:
     return (path.partition("?")[0] if "://" in path else path).rstrip("/").rpartition("/")[2]
 
 
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a parameter lets one in, by its name however it is spelt, or by an address that it holds."""
+    plain = unquote(unquote(name)).strip().removesuffix("[]")
+    if _SECRET_NAME.fullmatch(plain):
+        return True
+    nested = unquote(value)
+    return "://" in nested and nested != value and holds_secret(nested)
+
+
+def _masked(text: str) -> str:
+    """The text without the values of such parameters."""
+
+    def mask(match: re.Match[str]) -> str:
+        before, name, value = match.groups()
+        return f"{before}{name}=..." if _is_secret(name, value) else match[0]
+
+    return _PARAMETER.sub(mask, text)
+
+
 def holds_secret(text: str) -> bool:
     """Whether a query in the text has a parameter that is a key, a token or a signature."""
-    return _SECRET.search(text) is not None
+    return any(_is_secret(name, value) for _, name, value in _PARAMETER.findall(text))
+
+
+def may_let_in(query: str) -> bool:
+    """Whether a query, with its question mark, may be a key by any name: it holds one, or a long word."""
+    found = [(name, value) for _, name, value in _PARAMETER.findall(query) if name != SEALED]
+    return any(_is_secret(name, value) or len(value) > _MOST_PLAIN for name, value in found)
 
 
 def without_secrets(value: Any) -> Any:
@@ -76,12 +108,27 @@ def without_secrets(value: Any) -> Any:
     Other parts of a query stay, as they may be what tells a page: `watch?v=...`.
     """
     if isinstance(value, str):
-        return _SECRET.sub(r"\1...", _USER.sub("***@", value)) if "://" in value else value
+        return _masked(_USER.sub("***@", value)) if "://" in value else value
     if isinstance(value, dict):
-        return {without_secrets(key): without_secrets(item) for key, item in value.items()}
+        return {
+            without_secrets(key): "..." if _is_secret_field(key, item) else without_secrets(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [without_secrets(item) for item in value]
     return value
+
+
+_SECRET_FIELD = re.compile(
+    r"(?:proxy-)?authorization|(?:set-)?cookies?|passw(?:or)?d|pwd|(?:client_?)?secret|bearer"
+    r"|(?:x-)?api[-_]?key|private[-_]?key|(?:(?:access|refresh|id|auth|session)[-_]?)?token",
+    re.IGNORECASE,
+)
+
+
+def _is_secret_field(name: Any, value: Any) -> bool:
+    """Whether a field that somebody tells of a file is a key, as headers of a request beside its address."""
+    return isinstance(value, str) and bool(value) and _SECRET_FIELD.fullmatch(str(name).strip()) is not None
 
 
 def valid(text: str) -> str:

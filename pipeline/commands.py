@@ -64,7 +64,7 @@ class Plan(IngestConfig):
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session():
-            plan_generation(dataset, found, plan)
+            plan_generation(dataset, found, plan, roots=self.footage)
             segments = planned.segments(dataset, fields=["shard", "start_s", "end_s"])
             length_s = pc.sum(pc.subtract(segments["end_s"], segments["start_s"])).as_py() or 0.0
             row = [len(segments), len(segments["shard"].unique()), length_s]
@@ -120,7 +120,7 @@ class Ingest(IngestConfig):
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session() as where:
-            plan_generation(dataset, found, plan)
+            plan_generation(dataset, found, plan, roots=self.footage)
             return execute(
                 dataset,
                 stages,
@@ -133,6 +133,7 @@ class Ingest(IngestConfig):
 
     def _dry_run(self, stages: list[Stage]) -> int:
         """Reads no file and writes nothing."""
+        cli.check_lasting(self.out)
         files = [found.uri for found in list_sources(self.footage)]
         known: set[str] = set()
         shards: dict[str, str] = {str(stage.column): "all" for stage in stages}

@@ -186,14 +186,20 @@ def _has_changed(found: Found, row: dict) -> bool:
     return found.size_bytes not in {None, row["size_bytes"]}
 
 
-def _first(files: list[Found], known: Collection[str], limit: int) -> list[Found]:
+def _first(files: list[Found], known: Collection[str], limit: int, roots: Sequence[str] = ()) -> list[Found]:
     """So many of the files, those that are planned first: going on is going on with the same ones.
 
-    Planned files of the same folders that are there no more were among the first all the same.
+    Planned files of the same folders, or below the same roots, that are there no more were among the first
+    all the same.
     """
     names = {safe_name(found.uri) for found in files}
     folders = {posixpath.dirname(name) for name in names}
-    others = (name for name in known if name not in names and posixpath.dirname(name) in folders)
+    above = tuple(os.path.abspath(os.path.expanduser(root)) + "/" for root in roots if "://" not in root)
+    others = (
+        name
+        for name in known
+        if name not in names and (posixpath.dirname(name) in folders or name.startswith(above))
+    )
     num_gone = sum(is_local(name) and not os.path.lexists(name) for name in others)
     return sorted(files, key=lambda found: safe_name(found.uri) not in known)[: max(0, limit - num_gone)]
 
@@ -205,6 +211,7 @@ def make_plan(
     probing: Probing,
     retries_failed: bool = False,
     opened: Sequence[str] = (),
+    roots: Sequence[str] = (),
 ) -> list[dict]:
     """Append a generation for the files the plan does not know yet.
 
@@ -220,7 +227,7 @@ def make_plan(
         raise UsageError(f"limit {config.limit}", "is less than nothing", "Give 0 for all files.")
     known, known_ids, first_shard, failed = _known(dataset)
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
-    files = _first(files, known, config.limit) if config.limit else files
+    files = _first(files, known, config.limit, roots) if config.limit else files
     _tell_changed(files, known)
     new = [found for found in files if safe_name(found.uri) not in known]
     if not new and not opened:

@@ -78,16 +78,16 @@ def readable(text: str) -> str:
 
 
 def fields_text(fields: dict[str, Any]) -> str:
-    """Structured fields as one line of text, empty ones left out."""
-    parts = []
-    for name, value in fields.items():
-        shown = (
-            value["tag"]
-            if name == "camera" and isinstance(value, dict)
-            else "; ".join(value)
-            if isinstance(value, (list, tuple))
-            else value
-        )
-        if shown:
-            parts.append(f"{name.replace('_', ' ')}: {shown}")
-    return ". ".join(parts)
+    """Structured fields as one line of text, empty ones left out; whatever others have put there."""
+    parts = [(name.replace("_", " "), _words(value)) for name, value in fields.items()]
+    return ". ".join(f"{name}: {words}" for name, words in parts if words)
+
+
+def _words(value: Any) -> str:
+    """A field's value: of a list its items, of an object what it is called, or all that it says."""
+    if isinstance(value, dict):
+        named = next((value[key] for key in ("tag", "name") if isinstance(value.get(key), str)), None)
+        return named if named is not None else ", ".join(filter(None, map(_words, value.values())))
+    if isinstance(value, (list, tuple)):
+        return "; ".join(filter(None, map(_words, value)))
+    return "" if value is None else str(value)

@@ -39,6 +39,7 @@ class Card:
         if self.out is None:
             print(text, end="")
             return cli.DONE
+        cli.check_lasting(str(self.out))
         if self.out.exists() and not self.overwrite:
             raise UsageError(str(self.out), "exists", "Name another file, or add --overwrite.")
         storage.write_local(self.out, text.encode())

@@ -24,7 +24,7 @@ from manifests.layout import Column, Dataset
 from manifests.runs.elsewhere import noted_trainings
 from manifests.store import storage
 from manifests.tables import scans
-from manifests.text import holds_secret, split_user
+from manifests.text import may_let_in, split_user
 from manifests.views import View
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
@@ -233,7 +233,7 @@ class Remove:
         for word in self.source:
             if rows := _with_key_sealed(dataset, word):
                 ids = ", ".join(row["source_id"] for row in rows)
-                if holds_secret(word):  # what else its query says is sealed too
+                if may_let_in(word):  # what else its query says is sealed too
                     raise UsageError(word, "is sealed in the plan with its query", f"Give an id, of: {ids}.")
                 unknown.discard(word)
                 named += " OR source_id IN (" + ", ".join(f"'{row['source_id']}'" for row in rows) + ")"
@@ -264,11 +264,11 @@ def _known(dataset: Dataset, words: Sequence[str]) -> set[str]:
 def _with_key_sealed(dataset: Dataset, word: str) -> list[dict]:
     """Sources whose address, without its seal, is the given one without its key."""
     user, bare = split_user(word)
-    if not user and not holds_secret(word):
+    if not user and not may_let_in(word):
         return []
     before, hash_mark, member = bare.partition("#")
     path, _, query = before.partition("?")
-    kept = f"?{query}" if query and not holds_secret(word) else ""
+    kept = f"?{query}" if query and not may_let_in(word) else ""
     address = f"{path}{kept}{hash_mark}{member}".replace("'", "''")
     stripped = "regexp_replace(uri, '[?&]rushes-sealed=[^&#]*', '')"
     query = f"SELECT source_id FROM sources WHERE {stripped} = '{address}' AND uri LIKE '%rushes-sealed=%'"

@@ -144,7 +144,13 @@ def checked_addresses(host: str, port: int, limits: HttpLimits, name: str) -> li
     if not allowed:
         raise MediaError(
             "private_address",
-            f"{name}: {host} is at {', '.join(dict.fromkeys(found))}, which is not a public address. "
+            f"{name}: {host}{_at(host, found)} is not a public address. "
             "If you mean to read from there, set RUSHES_HTTP_ALLOW_PRIVATE to its network.",
         )
     return allowed
+
+
+def _at(host: str, addresses: list[str]) -> str:
+    """Where a host is, in words; nothing where it is named by its address."""
+    told = ", ".join(dict.fromkeys(addresses))
+    return "" if told == host.strip("[]") else f" is at {told}, which"

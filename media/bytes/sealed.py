@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UsageError
-from manifests.text import holds_secret, split_user
+from manifests.text import SEALED, holds_secret, may_let_in, split_user
 from media.bytes.tar_member import split_member
 from media.errors import MediaError
 
 _ADDRESS = re.compile(r"(?P<scheme>\w+)://(?P<host>[^/?#@]*)(?P<rest>.*)", re.DOTALL)
 """Of addresses without a user."""
-_PARAMETER = "rushes-sealed="
+_PARAMETER = f"{SEALED}="
 _PATH_PARAMETERS = re.compile(r";[^/]*")
 _WEB = ("http", "https")
 _BYTES = 32
@@ -81,7 +81,7 @@ def sealed(uri: str) -> str:
     if hash_mark and match["scheme"].lower() in _WEB and split_member(bare) is None:
         return sealed(uri.partition("#")[0])  # what a browser keeps to itself, as a token of a sign-in
     path, _, query = before.partition("?")
-    is_secret, has_secret_path = holds_secret(f"?{query}"), holds_secret(path)
+    is_secret, has_secret_path = may_let_in(f"?{query}"), holds_secret(path)
     if not user and not is_secret and not has_secret_path:
         return uri
     whole = json.dumps([user, query if is_secret else None, *([path] if has_secret_path else [])])

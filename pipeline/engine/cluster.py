@@ -24,7 +24,7 @@ from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manifests.cli import say
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from manifests.signals import NUMBERS, interrupt_on_signals, send_put_off
 from pipeline.config import Resources
 
@@ -60,21 +60,36 @@ def connect(num_cpus: int | None = None) -> str:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             with no_terminal():
-                ray.init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _node_ip_address="127.0.0.1",
-                )
+                _start(num_cpus)
     interrupt_on_signals()  # Ray has set a handler of its own
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return address or "embedded"
+
+
+def _start(num_cpus: int | None) -> None:
+    """Start a Ray of our own.
+
+    Raises:
+        RushesError: it does not come up.
+    """
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray says so by errors of all kinds
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RushesError(
+            "the embedded Ray", f"did not start ({first})", "Run it again; a machine this busy is slow to."
+        ) from error
 
 
 def _make_module_path_absolute() -> None:

@@ -162,11 +162,12 @@ def plan_generation(
     config: PlanConfig,
     retries_failed: bool = False,
     opened: Sequence[str] = (),
+    roots: Sequence[str] = (),
 ) -> None:
     """Append the new files to the plan; with `retries_failed`, also those that could not be read before.
 
     Args:
-        opened: see `make_plan`.
+        opened, roots: see `make_plan`.
     """
     probed = Probed(dataset)
     probing = probe_on_ray(source_row, failed_row, keep=probed.keep)
@@ -177,7 +178,7 @@ def plan_generation(
             cli.say(f"plan: {len(known)} files were probed by a run before this one, {len(left)} are left")
         return known + probing(left)
 
-    rows = make_plan(dataset, found, config, going_on, retries_failed, opened)
+    rows = make_plan(dataset, found, config, going_on, retries_failed, opened, roots)
     probed.clear()
     counts = Counter(row["status"] for row in rows)
     cli.say(

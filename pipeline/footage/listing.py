@@ -22,6 +22,7 @@ from pipeline.footage.found import Found, suffix_of
 from pipeline.footage.lists import LIST_SUFFIXES, entry_uri, list_rows, read_rows
 from pipeline.footage.places import local_files, store_files, with_sidecars, with_tars_opened
 from pipeline.footage.sidecars import folder_rows
+from pipeline.footage.walking import inside_own_output, really
 
 _SCHEMES = "Give a path, or an address of s3, gs, http or https."
 
@@ -35,9 +36,10 @@ def _text_list(uri: str, parents: tuple[str, ...]) -> Iterator[Found]:
         entry = row["uri"]
         beside = entry_uri(entry, uri)
         if "://" in beside and not beside.startswith((*STORES, *WEB)):
-            raise UsageError(
-                f"{shown(uri)} line {number}", f"{shown(entry)} has a scheme that is not read", _SCHEMES
+            yield Found(
+                f"{shown(uri)} line {number}", refused=f"{shown(entry)} has a scheme that is not read"
             )
+            continue
         found = _named(beside, (*parents, uri))
         if found is None and "://" not in entry and "://" not in uri:
             found = _named(entry_uri(entry, str(Path.cwd() / "list.txt")), (*parents, uri))
@@ -89,7 +91,12 @@ def _named(argument: str, parents: tuple[str, ...] = ()) -> Iterable[Found] | No
             if parents:  # of the entries of a list one that cannot be had fails alone, when it is probed
                 return [Found(argument)]
             raise
-    return local_files(argument) if is_path else [Found(argument)]
+    try:
+        return local_files(argument) if is_path else [Found(argument)]
+    except UsageError:
+        if parents:  # what lies in an output of ours is refused by itself
+            return [Found(argument)]
+        raise
 
 
 def _one_name(argument: str) -> str:
@@ -168,9 +175,16 @@ def list_sources(footage: list[str]) -> list[Found]:
             if is_whole:
                 del found[uri]
             take(rows)
-    found, opened = {}, with_tars_opened(found.values())
+    found, opened = {}, with_tars_opened(map(_not_ours, found.values()))
     take(opened)
     return [_sealed(item) for item in with_sidecars(found)]
+
+
+def _not_ours(found: Found) -> Found:
+    """The same, refused where it lies in an output of ours, by whatever name or link it was found."""
+    tar, _ = (None if is_local(found.uri) else split_member(found.uri)) or (found.uri, "")
+    what = "" if "://" in tar or found.refused else inside_own_output(really(tar))
+    return replace(found, refused=f"lies {what}: no footage") if what else found
 
 
 def _sealed(found: Found) -> Found:

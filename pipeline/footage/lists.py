@@ -11,14 +11,17 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.text import WIDE, split_user
 from media.bytes.access import STORES, WEB, open_binary
@@ -33,7 +36,18 @@ MAX_LINE_BYTES = 4 << 20
 _MAX_GROUP_BYTES = 1 << 30
 _NEXT = f"Give a column {', '.join(URI_COLUMNS[:-1])} or {URI_COLUMNS[-1]} in every row."
 
+_MOST_HELD_BYTES = 64 << 20
+"""Of rows of a parquet file that are unpacked at a time: a few bytes may say much, many times."""
+
 Row = dict[str, Any]
+
+
+class BrokenRow(dict[str, Any]):
+    """A line of a list that says nothing which can be read, and why; the others hold."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
 
 
 class _Recoded(io.RawIOBase):
@@ -65,7 +79,7 @@ def _as_utf8(file: Any) -> Any:
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    number = 0
+    number, bad = 0, list[int]()
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
@@ -76,12 +90,18 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
             )
         if number > MAX_ROWS:
             raise UsageError(name, f"has more than {MAX_ROWS} lines", "Split it into several lists.")
+        encoding = "utf-8-sig" if number == 1 else "utf-8"
         try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{name} line {number}", f"is not UTF-8 ({error})", "Save the list as UTF-8 or UTF-16."
-            ) from error
+            text = line.decode(encoding)
+        except UnicodeDecodeError:
+            bad.append(number)
+            text = line.decode(encoding, "replace")
+        yield number, text
+    if bad:
+        say(
+            f"{name}: {len(bad)} lines are not UTF-8 (line {bad[0]} is the first); what of them cannot be "
+            "read is U+FFFD. Save the list as UTF-8 or UTF-16."
+        )
 
 
 def _delimiter_of(header: str) -> str:
@@ -100,6 +120,8 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple
         first, num_before = next(lines, ""), num_before + 1
     if delimiter == ",":
         delimiter = _delimiter_of(first)
+    if delimiter == "\t":  # tools that write tabs seldom quote: a lone quote is a letter
+        first, lines = _quoted_alone(first), (_quoted_alone(line) for line in lines)
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         columns = [key.strip().lower() for key in reader.fieldnames or ()]
@@ -111,11 +133,9 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple
             )
         for row in reader:
             if None in row:
-                raise UsageError(
-                    f"{name} line {num_before + reader.reader.line_num}",
-                    "has more cells than the first line has names",
-                    "Quote cells that hold commas.",
-                )
+                why = "has more cells than the first line has names. Quote cells that hold commas"
+                yield num_before + reader.reader.line_num, BrokenRow(why)
+                continue
             yield (
                 num_before + reader.reader.line_num,
                 {key: value for key, value in row.items() if value is not None},
@@ -126,6 +146,16 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple
         ) from error
 
 
+def _quoted_alone(line: str) -> str:
+    """A line of cells with tabs between, its quotes doubled but for those that hold a whole cell."""
+    cells = line.rstrip("\r\n").split("\t")
+    whole = [cell if _QUOTED.fullmatch(cell) else '"' + cell.replace('"', '""') + '"' for cell in cells]
+    return "\t".join(whole) + "\n"
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
 def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     for number, line in _lines(file, name):
         if not line.strip():
@@ -133,15 +163,9 @@ def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{name} line {number}", f"is not JSON ({error})", "Write one JSON object a line."
-            ) from error
+            row = BrokenRow(f"is not JSON ({error})")
         if not isinstance(row, dict):
-            raise UsageError(
-                f"{name} line {number}",
-                f"is JSON but no object ({type(row).__name__})",
-                "Write one JSON object a line.",
-            )
+            row = BrokenRow(f"is JSON but no object ({type(row).__name__})")
         yield number, row
 
 
@@ -165,7 +189,25 @@ def _rows_of(batch: pa.RecordBatch) -> list[Row]:
     return rows
 
 
+def _largest(values: pa.Array) -> int:
+    """Bytes that one value of a column takes at most, about."""
+    if not len(values):
+        return 0
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return _largest(values.dictionary)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return int(pc.max(pc.binary_length(values)).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(_largest, values.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return int(pc.max(pc.list_value_length(values)).as_py() or 0) * _largest(values.flatten())
+    return values.nbytes if pa.types.is_nested(kind) else 16
+
+
 def _value(cell: pa.Scalar) -> Any:
+    if isinstance(cell, pa.DictionaryScalar):
+        return _value(cell.value)
     try:
         return cell.as_py()
     except UnicodeDecodeError:
@@ -178,7 +220,8 @@ def _value(cell: pa.Scalar) -> Any:
 def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     """Rows of a parquet file; columns that hold bytes are not read."""
     try:
-        table = pq.ParquetFile(pa.PythonFile(file, mode="r"))
+        source = pa.PythonFile(file, mode="r")
+        table = pq.ParquetFile(source)
         if table.metadata.num_rows > MAX_ROWS:
             raise UsageError(
                 name,
@@ -188,6 +231,9 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
         columns = [item.name for item in table.schema_arrow if not _has_bytes(item.type)]
         if twice := sorted({column for column in columns if columns.count(column) > 1}):
             raise UsageError(name, f"has columns {', '.join(twice)} twice", "Write it with a name for each.")
+        leaves = (table.schema.column(place) for place in range(len(table.schema)))
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        table = pq.ParquetFile(source, read_dictionary=texts)  # a text that stands there often is held once
         number = 0
         for group in range(table.num_row_groups):
             facts = table.metadata.row_group(group)
@@ -201,9 +247,11 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                     name, f"row group {group} unpacks to {size} bytes", "Write it with smaller row groups."
                 )
             for batch in table.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
-                for row in _rows_of(batch):
-                    number += 1
-                    yield number, row
+                step = max(1, _MOST_HELD_BYTES // max(1, sum(map(_largest, batch.columns))))
+                for begin in range(0, batch.num_rows, step):
+                    for row in _rows_of(batch.slice(begin, step)):
+                        number += 1
+                        yield number, row
     except (pa.ArrowException, OSError) as error:
         raise UsageError(name, f"is not a whole parquet file ({error})", "Write it again.") from error
 
@@ -283,12 +331,14 @@ def entry_uri(entry: str, list_uri: str) -> str:
 
 
 def _without_powers(address: str) -> str:
-    """An object's address without user and query.
+    """An object's address without user and query, spelt as a listing spells it.
 
     These would choose who is sent our signed requests, with our credentials, and a list may come from anyone:
     endpoints come from the environment (AWS_ENDPOINT_URL) or from an address of the command line.
     """
-    return split_user(split_query(address)[0])[1]
+    scheme, mark, path = split_user(split_query(address)[0])[1].partition("://")
+    path, hash_mark, member = path.partition("#")
+    return f"{scheme}{mark}{quote(unquote(path))}{hash_mark}{member}"
 
 
 def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:
@@ -320,6 +370,10 @@ def list_rows(uri: str) -> Iterator[Found]:
     first, has_named = None, False
     for number, row in read_rows(uri):
         where = f"{shown(uri)} line {number}"
+        if isinstance(row, BrokenRow):
+            first = first or UsageError(where, row.why, "Correct it.")
+            yield Found(where, refused=row.why)
+            continue
         try:
             column, entry = named_by(row, where)
         except UsageError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable
@@ -14,10 +16,11 @@ from pyarrow import fs
 
 from manifests.cli import say
 from manifests.errors import UsageError
+from manifests.layout import EXPORT_MARK, SHOWCASE_MARK
 from manifests.store import storage
 from manifests.text import split_user
-from media.bytes.access import resolve_store, tar_index
-from media.bytes.tar_member import is_tar
+from media.bytes.access import is_local, resolve_store, tar_index
+from media.bytes.tar_member import is_tar, split_member
 from media.errors import MediaError, shown
 from pipeline.footage.found import NOT_MEDIA, Found, beside, split_query, suffix_of
 from pipeline.footage.walking import (
@@ -66,8 +69,14 @@ def _matches(pattern: str) -> list[Found] | None:
     """What a pattern names: files, and all below folders that it matches, without outputs of ours."""
     found, own = dict[str, Found](), Counter[str]()
     matches = glob.glob(pattern, recursive=True)
+    seen = set[Path]()
     for match in matches:
         path = Path(match)
+        if not path.is_dir():  # a loop of links gives one file many names
+            if (real := Path(os.path.realpath(path.parent)) / path.name) in seen:
+                own["that links give to files that are listed already"] += 1
+                continue
+            seen.add(real)
         if what := (path.is_dir() and own_output(path)) or inside_own_output(path):
             own[what] += 1
         elif path.is_dir():
@@ -126,7 +135,7 @@ def store_files(uri: str) -> list[Found] | None:
         own += [folder] if PurePosixPath(path).relative_to(folder).parts[0] in OWN_NAMES else []
     hidden = [item for item in files if _is_hidden(item.path, path)]
     inside = [item for item in files if any(item.path.startswith(folder) for folder in own)]
-    for what, items in (("objects with hidden names", hidden), ("objects of datasets of ours", inside)):
+    for what, items in (("objects with hidden names", hidden), ("objects of outputs of ours", inside)):
         if items:
             say(f"{shown(uri)}: left out: {len(items)} {what}")
     left = {item.path for item in (*hidden, *inside)}
@@ -141,13 +150,20 @@ def _is_hidden(path: str, root: str) -> bool:
 
 
 def _own_outputs(filesystem: fs.FileSystem, files: list[fs.FileInfo]) -> list[str]:
-    """Folders of these objects that are datasets of ours, with a slash at the end."""
+    """Folders of these objects that are outputs of ours, with a slash at the end."""
     headers = [item for item in files if item.base_name == HEADER and item.size <= MOST_HEADER_BYTES]
-    return [
-        f"{posixpath.dirname(item.path)}/"
-        for item in headers
-        if is_header(storage.read_bytes(filesystem, item.path))
-    ]
+    found = [item.path for item in headers if is_header(storage.read_bytes(filesystem, item.path))]
+    found += [item.path for item in files if item.base_name in (EXPORT_MARK, SHOWCASE_MARK)]
+    with_checkpoints = {posixpath.dirname(path) for path in _folders(files) if path.endswith("/checkpoints")}
+    runs = [item.path for item in files if item.base_name == "config.json"]
+    found += [path for path in runs if posixpath.dirname(path) in with_checkpoints]
+    return [f"{posixpath.dirname(path)}/" for path in found]
+
+
+def _folders(files: list[fs.FileInfo]) -> set[str]:
+    """All folders that these objects lie in, at whatever depth."""
+    direct = {posixpath.dirname(item.path) for item in files}
+    return direct | {str(folder) for path in direct for folder in PurePosixPath(path).parents}
 
 
 def _tar_members(tar: Found) -> list[Found]:
@@ -188,10 +204,8 @@ def _tar_members(tar: Found) -> list[Found]:
 def with_tars_opened(found: Iterable[Found]) -> list[Found]:
     """The same with every tar replaced by its members."""
     everything = list(found)
-    rest, tars = (
-        [item for item in everything if not is_tar(item.uri)],
-        [item for item in everything if is_tar(item.uri)],
-    )
+    tars = [item for item in everything if is_tar(item.uri) and not item.refused]
+    rest = [item for item in everything if not is_tar(item.uri) or item.refused]
     with ThreadPoolExecutor(_TARS_AT_ONCE) as pool:
         return rest + [member for members in pool.map(_tar_members, tars) for member in members]
 
@@ -218,7 +232,16 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
 def _beside_it(item: Found, found: dict[str, Found]) -> list[str | None]:
     """The JSON and the text of a media file: those it came with, else those beside it."""
     known = (item.sidecar, item.caption)
+    member = None if is_local(item.uri) else split_member(item.uri)
+    if member and not any(known) and (inside := _members_of(member[0])):
+        known = inside.get(item.uri, known)
     return [own or _side(item.uri, ending, found) for own, ending in zip(known, _SIDES, strict=True)]
+
+
+@functools.lru_cache(_TARS_AT_ONCE)
+def _members_of(tar: str) -> dict[str, tuple[str | None, str | None]]:
+    """The JSON and the text of each member of a tar, by its address: for those that lists name one by one."""
+    return {item.uri: (item.sidecar, item.caption) for item in _tar_members(Found(tar))}
 
 
 def _side(uri: str, ending: str, found: dict[str, Found]) -> str | None:

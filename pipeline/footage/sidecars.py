@@ -10,7 +10,6 @@ import json
 import math
 import posixpath
 from collections.abc import Sequence
-from itertools import chain
 
 from captioner.protocol import KINDS
 from manifests.cli import say
@@ -21,8 +20,9 @@ from media.errors import MediaError, shown
 from pipeline.footage.found import Found, row_fields, split_query
 from pipeline.footage.lists import entry_uri, read_rows, row_found
 
+_NAMES_FILE = "file_name"
 _FOLDER_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_MAX_SIDECAR_BYTES = 16 << 20
+_MAX_SIDECAR_BYTES = 4 << 20
 
 _LICENCE = ("licence", "license", "rights")
 _ORIGIN = ("url", "webpage_url", "source_url", "author", "uploader", "creator")
@@ -36,26 +36,24 @@ def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
     """
     if posixpath.basename(split_query(uri)[0]) not in _FOLDER_LISTS:
         return None
-    rows = read_rows(uri)
+    found, nameless, number = list[Found](), list[int](), 0
     try:
-        first = next(rows, None)
-    except UsageError as error:  # no table: a file as any other
-        say(f"{shown(uri)}: holds no rows that can be read, so it describes no files ({error})")
-        return None
-    if first is None or not isinstance(first[1].get("file_name"), str):
-        rows.close()
-        return None
-    found, nameless = list[Found](), list[int]()
-    try:
-        for number, row in chain([first], rows):
-            name = row.get("file_name")
+        for number, row in read_rows(uri):
+            column = next((key for key in row if key.strip().lower() == _NAMES_FILE), "")
+            name = row.get(column)
             if isinstance(name, str) and name:
-                found.append(row_found(row, "file_name", entry_uri(name, uri)))
+                found.append(row_found(row, column, entry_uri(name, uri)))
             else:
                 nameless.append(number)
     except UsageError as error:
+        if not number:  # no table: a file as any other
+            say(f"{shown(uri)}: holds no rows that can be read, so it describes no files ({error})")
+            return None
         say(f"{error} What it says of {len(found)} files before that is taken, and no more.")
         return found, False
+    if not found:
+        say(f"{shown(uri)}: no row of it gives a file_name, so it describes no files")
+        return None
     if nameless:
         shown_lines = ", ".join(map(str, nameless[:10])) + (", ..." if len(nameless) > 10 else "")
         say(f"{shown(uri)}: {len(nameless)} lines give no file_name (line {shown_lines}) and are left out")
@@ -113,7 +111,19 @@ def _fault_of_text(text: str) -> str:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         fields = None
-    return "" if isinstance(fields, dict) else "is structured, and its text is no JSON object"
+    if not isinstance(fields, dict):
+        return "is structured, and its text is no JSON object"
+    amiss = [name for name, value in fields.items() if not _is_field(name, value)]
+    return f"is structured, and its {', '.join(map(str, amiss))} cannot be read" if amiss else ""
+
+
+def _is_field(name: str, value: object) -> bool:
+    """Whether a structured caption may hold this: a text, a list of texts, or of the camera an object."""
+    if name == "camera" and isinstance(value, dict):
+        return isinstance(value.get("tag"), str)
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return isinstance(value, str)
 
 
 def _said(metadata: dict, keys: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -11,16 +12,18 @@ from pathlib import Path
 
 from manifests.cli import say
 from manifests.errors import UsageError
-from manifests.layout import EXPORT_MARK
+from manifests.layout import EXPORT_MARK, SHOWCASE_MARK
 from media.errors import shown
 from pipeline.footage.found import Found
 
 HEADER = "dataset.json"
-_RUN = ("config.json", "metrics.jsonl")
-"""Files by which the folder of a training run is known."""
+_RUN = ("config.json", "metrics.jsonl", "run.json")
+"""Files by which the folder of a training run is known: the first, and one of the others."""
 
 
-_RUN_FOLDER, _EXPORT = "a training run", "an export of ours"
+_RUN_FOLDER, _EXPORT, _SHOWCASE = "a training run", "an export of ours", "a showcase of samples"
+_WHOLE = (_RUN_FOLDER, _EXPORT, _SHOWCASE)
+"""Of these folders all is ours."""
 OWN_NAMES = frozenset(
     ("columns", "keys", "plan", "removed", "runs", "snapshots", "tables", "training", "views")
 ) | {HEADER, "lease.json"}
@@ -45,11 +48,16 @@ def own_output(folder: Path) -> str:
     """What of ours a folder is: a dataset or a training run; nothing for any other folder."""
     try:
         header = folder / HEADER
-        if header.is_file() and header.stat().st_size <= MOST_HEADER_BYTES and is_header(header.read_bytes()):
-            return "a dataset of ours"
+        if header.is_file() and header.stat().st_size <= MOST_HEADER_BYTES:
+            is_cut = all((folder / name).is_dir() for name in ("columns", "plan"))
+            if is_cut or is_header(header.read_bytes()):
+                return "a dataset of ours"
+        if (folder / SHOWCASE_MARK).is_file():
+            return _SHOWCASE
         if (folder / EXPORT_MARK).is_file():
             return _EXPORT
-        if all((folder / name).is_file() for name in _RUN) and (folder / "checkpoints").is_dir():
+        is_run = (folder / _RUN[0]).is_file() and any((folder / name).exists() for name in _RUN[1:])
+        if is_run and (folder / "checkpoints").is_dir():
             return _RUN_FOLDER
     except OSError:
         return ""
@@ -67,9 +75,21 @@ def inside_own_output(path: Path) -> str:
     whole = Path(os.path.abspath(path))
     for folder in whole.parents:
         what = _known_output(folder)
-        if what and (what in (_RUN_FOLDER, _EXPORT) or whole.relative_to(folder).parts[0] in OWN_NAMES):
+        if what and (what in _WHOLE or whole.relative_to(folder).parts[0] in OWN_NAMES):
             return f"in {folder}, {what}"
     return ""
+
+
+_real_folder = functools.lru_cache(4096)(os.path.realpath)
+
+
+def really(path: str) -> Path:
+    """Where a file lies once all links are followed."""
+    whole = path
+    with contextlib.suppress(OSError):  # a name that is too long
+        whole = os.path.realpath(path) if Path(path).is_symlink() else path
+    folder, name = os.path.split(os.path.abspath(whole))
+    return Path(_real_folder(folder)) / name
 
 
 class Walk:
@@ -119,7 +139,9 @@ class Walk:
                 self.left["hidden names"] += 1
             elif not _is_folder(entry):
                 yield entry.path, False
-            elif what := own_output(Path(entry.path)):
+            elif what := own_output(Path(entry.path)) or (
+                entry.is_symlink() and inside_own_output(Path(os.path.realpath(entry.path)))
+            ):
                 self.left[f"folders that are {what}"] += 1
             else:
                 yield entry.path, True

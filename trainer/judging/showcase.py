@@ -17,6 +17,7 @@ import tyro
 
 from manifests import cli
 from manifests.cli.ranges import SEED, Ranges
+from manifests.layout import SHOWCASE_MARK
 from trainer.sampling.job.command import Sample
 from world.captions import dense
 from world.scene import Shot, Thing
@@ -186,6 +187,7 @@ class Showcase:
             *(entry.path(self.out) for entry in found),
             is_overwriting=self.overwrite,
         )
+        (self.out / SHOWCASE_MARK).touch()  # an ingest of the folders around it leaves it out
         _write_mask(self.out / MASK, found[0].options["width"], found[0].options["height"])
         for _, sample in made:
             sample.run()

@@ -95,5 +95,6 @@ def probe_image(path: str) -> Probe | None:
         return None
     except Image.DecompressionBombError as error:
         raise MediaError(
-            "too_large", f"{path}: {error}. {limits.NAME} sets how many there may be."
+            "too_large",
+            f"{path}: has more pixels than the {limits.MAX_PIXELS:,} that are read. {limits.NAME} sets them.",
         ) from error

@@ -185,7 +185,8 @@ def test_any_text_can_be_stored():
     [
         ("s3://bucket/a.mp4?endpoint_override=evil.example", "s3://bucket/a.mp4"),
         ("s3://key:secret@bucket/a.mp4?region=x", "s3://bucket/a.mp4"),
-        ("gs://user@bucket/a b.mp4?x=1", "gs://bucket/a b.mp4"),
+        ("gs://user@bucket/a b.mp4?x=1", "gs://bucket/a%20b.mp4"),
+        ("s3://bucket/a%20b%25.mp4", "s3://bucket/a%20b%25.mp4"),
         ("https://host/a.mp4?signature=x", "https://host/a.mp4?signature=x"),
     ],
 )

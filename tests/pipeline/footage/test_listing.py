@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
 from urllib.parse import quote
 
@@ -202,17 +203,14 @@ def test_text_lists_hold_anything_and_count_from_their_folder(folder, tmp_path, 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"uri": "x.mp4"}\n{"uri": \n', "line 2: is not JSON"),
+        ("a.jsonl", b'{"uri": \n', "line 1: is not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: is JSON but no object"),
         ("a.jsonl", b'{"alt": "x"}\n{"uri": null}\n', "line 1: names no file"),
         ("a.jsonl", b'{"uri": 5}\n', "line 1: uri is no path"),
         ("a.csv", b"uri,alt\nx.mp4,a,b\n", "line 2: has more cells"),
         ("a.csv", b"name,alt\nx.mp4,a\n", "line 2: names no file"),
         ("a.csv", b'uri,alt\nx.mp4,"a\n', "line 2: is not CSV"),
-        ("a.csv", b"uri\nx\xff.mp4\n", "line 2: is not UTF-8"),
         ("a.csv", b"\nuri,caption,Caption\nx.mp4,a,b\n", "line 2: names caption twice"),
-        ("a.txt", b"x.mp4\n\xff\n", "line 2: is not UTF-8"),
-        ("a.txt", b"\nftp://h/x.mp4\n", "line 2: ftp://h/x.mp4 has a scheme"),
         ("a.parquet", b"PAR1 not really", "is not a whole parquet file"),
         ("a.jsonl", b"x" * 2000, "line 1: is longer than"),
     ],
@@ -224,6 +222,74 @@ def test_a_malformed_line_is_named_with_its_list(tmp_path, monkeypatch, name, co
         list_sources([str(tmp_path / name)])
     assert caught.value.next_step
     assert name in caught.value.subject
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "refused"),
+    [
+        ("a.jsonl", b'{"uri": "x.mp4"}\n{"uri": \n{"uri": "y.mp4"}\n', ["is not JSON"]),
+        (
+            "a.jsonl",
+            b'{"uri": "x.mp4"}\n{"uri": "z.mp4", "n": ' + b"9" * 5000 + b'}\n{"uri": "y.mp4"}',
+            ["JSON"],
+        ),
+        ("a.jsonl", b'[1]\n{"uri": "x.mp4"}\n"z"\n{"uri": "y.mp4"}\n', ["no object", "no object"]),
+        ("a.csv", b"uri,alt\nx.mp4,a\nz.mp4,a,b\ny.mp4,a\n", ["has more cells"]),
+        ("a.txt", b"x.mp4\nftp://h/z.mp4\ny.mp4\n", ["ftp://h/z.mp4 has a scheme"]),
+    ],
+)
+def test_one_bad_line_takes_no_other_along(tmp_path, name, content, refused):
+    (tmp_path / name).write_bytes(content)
+    found = list_sources([str(tmp_path / name)])
+    assert [item.uri for item in found if not item.refused] == [
+        str(tmp_path / "x.mp4"),
+        str(tmp_path / "y.mp4"),
+    ]
+    bad = [item for item in found if item.refused]
+    assert all(words in item.refused for words, item in zip(refused, bad, strict=True))
+    rows = [source_row(item) for item in bad]
+    assert all(row["status"] == "failed" for row in rows)
+    assert all(name in row["uri"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
+def test_bytes_that_are_no_text_spoil_their_own_cell(tmp_path, capsys, name):
+    line = {"a.csv": b"uri,alt\nx.mp4,caf\xe9\n", "a.tsv": b"uri\talt\nx.mp4\tcaf\xe9\n"}
+    line |= {"a.jsonl": b'{"uri": "x.mp4", "alt": "caf\xe9"}\n'}
+    (tmp_path / name).write_bytes(line[name])
+    (found,) = list_sources([str(tmp_path / name)])
+    assert source_row(found)["alt"] == "caf\ufffd" and "1 lines are not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cell", "alt"),
+    [
+        ('"Hello" she said', '"Hello" she said'),
+        ('"open', '"open'),
+        ('"say ""x"""', 'say "x"'),
+        ("a, b", "a, b"),
+    ],
+)
+def test_quotes_of_a_tsv_swallow_no_line(tmp_path, cell, alt):
+    text = f'path\tcaption\nx.mp4\ta\ny.mp4\t{cell}\nz.mp4\tclose"\nw.mp4\tok\n'
+    (tmp_path / "a.tsv").write_text(text)
+    found = {Path(item.uri).name: item.alt for item in list_sources([str(tmp_path / "a.tsv")])}
+    assert found == {"x.mp4": "a", "y.mp4": alt, "z.mp4": 'close"', "w.mp4": "ok"}
+
+
+def test_a_text_that_stands_often_in_a_parquet_list_is_not_unpacked_at_once(tmp_path):
+    text = "x" * (1 << 20)
+    table = pa.table(
+        {"path": [f"{n}.mp4" for n in range(2000)], "alt": pa.array([text] * 2000).dictionary_encode()}
+    )
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    tracemalloc.start()
+    try:
+        rows = sum(1 for _ in footage_lists.read_rows(str(tmp_path / "a.parquet")))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows == 2000 and peak < 200 << 20
 
 
 @pytest.mark.parametrize(
