@@ -87,13 +87,15 @@ def connected(
 
 
 def with_licences(clips: str, sources: str) -> str:
-    """A query for clips with `OF_SOURCES`.
+    """A query for clips with `OF_SOURCES`: what is said of their source, else of a copy of the same bytes.
 
     Args:
         clips: a query for clips. sources: the table of sources.
     """
-    fields = ", ".join(f"any_value({name}) AS {name}" for name in OF_SOURCES)
-    of_each = f"SELECT source_id, {fields} FROM {sources} WHERE status = 'kept' GROUP BY source_id"
+    own = "any_value({0}) FILTER (WHERE status = 'kept')"
+    fields = ", ".join(f"coalesce({own.format(name)}, any_value({name})) AS {name}" for name in OF_SOURCES)
+    are_same = "status = 'kept' OR reason = 'exact_duplicate'"
+    of_each = f"SELECT source_id, {fields} FROM {sources} WHERE {are_same} GROUP BY source_id"
     return f"SELECT * FROM ({clips}) LEFT JOIN ({of_each}) USING (source_id)"
 
 
@@ -173,7 +175,7 @@ def tables_asked(query: str) -> set[str]:
     with duckdb.connect(":memory:") as connection:
         try:
             return {name.lower() for name in connection.get_table_names(query)}
-        except duckdb.Error:
+        except (duckdb.Error, TypeError):  # the second of what is no text
             return set()  # what is wrong with it is said when it is run
 
 

@@ -40,6 +40,17 @@ _LISTS = {"scores": ("score", "scores"), "verdicts": ("verdict", "verdicts")}
 CAPTION_ORDER = ("dense", "short", "structured", "alt")
 
 
+def _said_of_sources(dataset: Dataset) -> dict[str, dict[str, str]]:
+    """`OF_SOURCES` of each source: what is said of the one that is kept, else of a copy of the same bytes."""
+    rows = scans.newest_sources(dataset, ["source_id", "status", "reason", *OF_SOURCES]).to_pylist()
+    same = [row for row in rows if row["status"] == "kept" or row["reason"] == "exact_duplicate"]
+    found: dict[str, dict[str, str]] = defaultdict(lambda: dict.fromkeys(OF_SOURCES, ""))
+    for row in sorted(same, key=lambda row: row["status"] != "kept"):
+        own = found[row["source_id"]]
+        own.update({name: own[name] or row[name] or "" for name in OF_SOURCES})
+    return found
+
+
 def _captions(dataset: Dataset, view: View) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = defaultdict(list)
     if "caption" in view.columns:
@@ -140,11 +151,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
         else {}
     )
     more = {name: _by_clip(dataset, view, *place) for name, place in _LISTS.items()}
-    sources = {
-        row["source_id"]: {name: row[name] or "" for name in OF_SOURCES}
-        for row in scans.newest_sources(dataset, ["source_id", "status", *OF_SOURCES]).to_pylist()
-        if row["status"] == "kept"  # a copy's words are not those of what is exported
-    }
+    sources = _said_of_sources(dataset)
     made_by = ingest_settings(dataset, view.columns.values())
     if not by_shard:
         raise UsageError(

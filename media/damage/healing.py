@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+COMES_BACK = 0.5
+"""Where the part was so far from the keyframe before, of its way at the end, and came back with no keyframe,
+it does so by itself: a lamp that blinks, a clock's hand, what passes by."""
 BLOCKS = 12
 """Rows and columns of parts that are looked at apart."""
 ABRUPT, LEAST = 2.5, 8.0
@@ -78,5 +81,7 @@ def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
         return None
     first = int(np.nonzero(away <= away.min() + LEAST / 2)[0][-1]) + 1
     if np.diff(away[first - 1 :]).max() < ONSET * (away[-1] - away.min()):
+        return None
+    if (away[: first - 1] > away.min() + COMES_BACK * (away[-1] - away.min())).any():
         return None
     return first
