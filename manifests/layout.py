@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -283,16 +284,25 @@ class Dataset:
         return sorted(merged + loose) if loose else merged
 
     def loose_shards(self, column: Column) -> list[int]:
-        """Of these, the ones whose rows lie in small files of their own.
+        """Of these, the ones whose rows lie in small files of their own."""
+        return self.loose_shards_of([column])[column]
+
+    def loose_shards_of(self, columns: Sequence[Column]) -> dict[Column, list[int]]:
+        """The same of several columns.
 
         The files are listed before the snapshot is looked at: what is merged in between is in one of them.
         """
         if self.at:
-            return []
-        numbers = self._numbered(self.path("tables", "shards", str(column)))
+            return {column: [] for column in columns}
+        listed = {
+            column: self._numbered(self.path("tables", "shards", str(column)))
+            for column in dict.fromkeys(columns)
+        }
         self.refresh()
-        version = self.snapshot.version(column)
-        return [number for number in numbers if not version.covers(number)]
+        return {
+            column: [number for number in numbers if not self.snapshot.version(column).covers(number)]
+            for column, numbers in listed.items()
+        }
 
     def _numbered(self, folder: str) -> list[int]:
         """Numbers of a folder's parts of single shards or generations, rising.

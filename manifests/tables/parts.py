@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from manifests.errors import IntegrityError
 from manifests.layout import Dataset
@@ -163,9 +164,14 @@ def naming(dataset: Dataset, paths: list[str]) -> Iterator[None]:
         ) from error
 
 
+@functools.lru_cache(_FEW)
+def _filesystem(uri: str) -> fs.FileSystem:
+    return Dataset(uri).filesystem
+
+
 @functools.lru_cache(_FOOTERS)
 def _cached(uri: str, path: str, stamp: str) -> pq.FileMetaData:
-    with named(path), Dataset(uri).filesystem.open_input_file(path) as file:
+    with named(path), _filesystem(uri).open_input_file(path) as file:
         found = pq.ParquetFile(file)
         check_version(found.schema_arrow, path)
         return found.metadata

@@ -37,6 +37,8 @@ class Tables:
         self._records: dict[Column, pa.Table] = {}
         self._loose: dict[Column, list[int]] = {}
         self._columns: list[Column] | None = None
+        self._digests: dict[int, dict[str, str]] | None = None
+        """Of the tables of the plan's generations."""
         self._paths: dict[tuple[str, Column | None], list[str]] = {}
 
     def columns(self) -> list[Column]:
@@ -47,10 +49,24 @@ class Tables:
 
     def loose(self, column: Column) -> list[int]:
         """Shards of a column version that lie in small files of their own."""
-        if column not in self._loose:
-            self._loose[column] = self.dataset.loose_shards(column)
-            self._check()
+        self._list([column])
         return self._loose[column]
+
+    def _list(self, columns: Sequence[Column]) -> None:
+        """Look up the small files of some column versions, all at once: a store is asked less often."""
+        if missing := [column for column in columns if column not in self._loose]:
+            self._loose |= self.dataset.loose_shards_of(missing)
+            self._check()
+
+    def _of_plan(self, name: str) -> list[str]:
+        """Paths of the parts of a table that the plan's generations name, oldest first."""
+        if self._digests is None:
+            numbers = self.dataset.generations()
+            self._digests = {number: planned.digests(self.dataset, number) for number in numbers}
+        return [
+            self.dataset.plan_part_path(name, number, digests.get(name, ""))
+            for number, digests in self._digests.items()
+        ]
 
     def _check(self) -> None:
         """What was listed goes with the snapshot.
@@ -94,8 +110,10 @@ class Tables:
             raise UsageError(name, "is not a table", f"Tables: {', '.join(TABLES)}.")
         if name == "segments":
             return [self.dataset.plan_path(number) for number in self.dataset.generations()]
-        found = planned.parts(self.dataset, name) if column is None and name in planned.NAMES else []
-        for version in [column] if column else self.columns():
+        found = self._of_plan(name) if column is None and name in planned.NAMES else []
+        versions = [column] if column else self.columns()
+        self._list(versions)
+        for version in versions:
             merged = self.snapshot.version(version).tables.get(name, ())
             found += [self.dataset.path(*one.path.split("/")) for one in merged]
             found += self._parts_of_loose(name, version)
@@ -105,7 +123,8 @@ class Tables:
         """A table of which nothing is read yet: of these column versions and of the plan, or of all."""
         if columns is None or name == "segments":
             return dataset_of(self.dataset, name, self.paths(name))
-        found = planned.parts(self.dataset, name) if name in planned.NAMES else []
+        found = self._of_plan(name) if name in planned.NAMES else []
+        self._list(columns)
         for column in columns:
             found += self.paths(name, column)
         return dataset_of(self.dataset, name, found)
@@ -139,7 +158,7 @@ class Tables:
     def by_column(self, name: str, fields: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Rows of a table by the name of the column version that wrote them; `plan` for those of the plan."""
         if name in planned.NAMES:
-            yield "plan", read_parts(self.dataset, name, planned.parts(self.dataset, name), fields)
+            yield "plan", read_parts(self.dataset, name, self._of_plan(name), fields)
         for column in self.columns():
             yield str(column), self.table(name, column, fields)
 
