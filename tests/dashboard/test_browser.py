@@ -261,13 +261,13 @@ def test_only_a_key_that_is_meant_for_it_judges_a_caption(browser, eventful, tmp
             first = page.get_attribute("[data-check]", "data-caption")
             page.keyboard.press("1")
             page.keyboard.press("3")  # meant for the next one, which is not there yet
-            until(page, f"document.querySelector('[data-check]')?.dataset.caption !== '{first}'")
+            page.locator(f"[data-check]:not([data-caption='{first}'])").wait_for()
             page.wait_for_timeout(300)
             assert [row["verdict"] for row in map(json.loads, path.read_text().splitlines())] == ["right"]
             path.unlink()
             path.mkdir()
             page.keyboard.press("1")
-            until(page, "document.querySelector('[role=status]').textContent.includes('cannot be read')")
+            page.get_by_text("cannot be read").wait_for()
             watched.wrong.clear()  # the browser notes the refusal itself
     finally:
         judging.close()

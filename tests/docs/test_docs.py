@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 PACKAGES = ("manifests", "media", "world", "learning", "vae", "captioner", "pipeline", "trainer", "dashboard")
 FOREIGN_OPTIONS = set("--help --help-all --version --overwrite --address --working-dir --head".split())
+FOREIGN_OPTIONS |= {"--port", "--dashboard-port", "--dashboard-agent-listen-port"}
 """Options of ray, and of the program as a whole."""
 
 

@@ -1,5 +1,9 @@
 """A store that does not heed conditions is refused before anything is written to it."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from manifests.errors import RushesError
@@ -36,3 +40,21 @@ def test_an_object_that_is_seen_late_is_not_another_writers_nor_an_error(served)
     kind.late_reads = 2
     assert storage.create_bytes(dataset.filesystem, dataset.path("a"), b"mine")
     assert not storage.create_bytes(dataset.filesystem, dataset.path("a"), b"another's")
+
+
+def test_on_a_disk_without_links_a_record_is_whole_or_not_there(tmp_path, monkeypatch):
+    dataset = Dataset.create(str(tmp_path / "ds"))
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = dataset.path("a")
+    with monkeypatch.context() as dying:  # the writer dies before the file has its name
+        dying.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            storage.create_bytes(dataset.filesystem, path, b"mine")
+    assert not Path(path).exists()
+    assert storage.create_bytes(dataset.filesystem, path, b"mine")
+    assert not storage.create_bytes(dataset.filesystem, path, b"another's")
+    assert Path(path).read_bytes() == b"mine"
