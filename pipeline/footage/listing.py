@@ -19,8 +19,9 @@ from media.bytes.sealed import sealed
 from media.bytes.tar_member import split_member
 from media.errors import shown
 from pipeline.footage.found import Found, suffix_of
-from pipeline.footage.lists import LIST_SUFFIXES, entry_uri, list_rows, read_rows
+from pipeline.footage.lists import entry_uri, list_rows
 from pipeline.footage.places import local_files, store_files, with_sidecars, with_tars_opened
+from pipeline.footage.rows import LIST_SUFFIXES, read_rows
 from pipeline.footage.sidecars import folder_rows
 from pipeline.footage.walking import inside_own_output, really
 

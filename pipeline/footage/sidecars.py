@@ -18,7 +18,8 @@ from manifests.text import decoded, valid, valid_json, without_secrets
 from media.bytes.access import open_binary
 from media.errors import MediaError, shown
 from pipeline.footage.found import Found, row_fields, split_query
-from pipeline.footage.lists import entry_uri, read_rows, row_found
+from pipeline.footage.lists import entry_uri, row_found
+from pipeline.footage.rows import read_rows
 
 _NAMES_FILE = "file_name"
 _FOLDER_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

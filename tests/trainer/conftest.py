@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -50,6 +51,23 @@ def film(seed, count, width, height, fps):
     """Frames [T, H, W, 3] uint8 of the film world."""
     shot = sample_shot(seed, width / height, count / fps)
     return np.stack([render_frame(shot, index / fps, width, height) for index in range(count)])
+
+
+def write_uneven(path, times_ms, width=24, height=16):
+    """A video of the film world without loss, its frames at these times; returns the frames."""
+    import av
+
+    frames = film(1, len(times_ms), width, height, 25.0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for time_ms, frame in zip(times_ms, frames, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+            picture.pts = time_ms
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return frames
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from media.decode.reader import VideoReader
 from media.errors import MediaError
 from pipeline.config import PlanConfig
 from pipeline.footage import listing, sources
-from pipeline.footage import lists as footage_lists
+from pipeline.footage import rows as footage_rows
 from pipeline.footage.found import Found
 from pipeline.footage.listing import list_sources
 from pipeline.footage.sources import content_id, same_bytes, source_row
@@ -216,7 +216,7 @@ def test_text_lists_hold_anything_and_count_from_their_folder(folder, tmp_path, 
     ],
 )
 def test_a_malformed_line_is_named_with_its_list(tmp_path, monkeypatch, name, content, words):
-    monkeypatch.setattr(footage_lists, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(footage_rows, "MAX_LINE_BYTES", 1000)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=words) as caught:
         list_sources([str(tmp_path / name)])
@@ -285,7 +285,7 @@ def test_a_text_that_stands_often_in_a_parquet_list_is_not_unpacked_at_once(tmp_
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     tracemalloc.start()
     try:
-        rows = sum(1 for _ in footage_lists.read_rows(str(tmp_path / "a.parquet")))
+        rows = sum(1 for _ in footage_rows.read_rows(str(tmp_path / "a.parquet")))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

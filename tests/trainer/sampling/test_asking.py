@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from media.decode.images import encode_png
 from media.decode.probe import probe
 from media.writer import write_video
 from tests.e2e.commands import start
-from tests.trainer.conftest import film
+from tests.trainer.conftest import film, write_uneven
 from tests.trainer.sampling.test_features import QUICK
 from trainer.sampling import memory
 from trainer.sampling.job import inputs
@@ -84,19 +83,8 @@ def test_workers_are_of_a_launch(model_folder, tmp_path, capsys):
 
 
 def test_uneven_times_are_taken_at_an_even_rate(tmp_path, capsys):
-    import av
-
     path, times = tmp_path / "a.mkv", [0, 40, 80, 120, 500, 540, 1000]
-    frames = film(1, len(times), 24, 16, 25.0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", 25)
-        stream.width, stream.height, stream.pix_fmt = 24, 16, "bgr0"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
-        for time_ms, frame in zip(times, frames, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, "rgb24")
-            picture.pts = time_ms
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    write_uneven(path, times)
     clip = read_clip(path)
     assert clip.fps == pytest.approx(25, rel=0.01)
     shown = [index for index in range(25) if torch.equal(clip.frames[index], clip.frames[index + 1])]

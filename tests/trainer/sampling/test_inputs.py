@@ -14,7 +14,7 @@ from manifests.cli.frame import main
 from manifests.errors import RushesError, UsageError
 from media.decode.probe import probe
 from media.writer import write_video
-from tests.trainer.conftest import film
+from tests.trainer.conftest import film, write_uneven
 from tests.trainer.sampling.model import CANVAS, OracleModel
 from tests.trainer.sampling.test_features import QUICK
 from trainer.sampling.draft import Request, Sampling
@@ -52,21 +52,8 @@ def test_a_film_that_changes_its_shape_is_not_squeezed(tmp_path):
 
 
 def test_a_burst_of_frames_is_not_left_out_in_silence(tmp_path, capsys):
-    import av
-
-    path, times = tmp_path / "a.mkv", [*range(0, 400, 40), *range(520, 2000, 120)]
-    frames = film(1, len(times), 24, 16, 25.0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", 25)
-        stream.width, stream.height, stream.pix_fmt = 24, 16, "bgr0"
-        from fractions import Fraction
-
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
-        for time_ms, rgb in zip(times, frames, strict=True):
-            picture = av.VideoFrame.from_ndarray(rgb, "rgb24")
-            picture.pts = time_ms
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    path = tmp_path / "a.mkv"
+    frames = write_uneven(path, [*range(0, 400, 40), *range(520, 2000, 120)])
     clip = read_clip(path)
     assert clip.fps == pytest.approx(25)
     found = {bytes(frame.numpy()) for frame in clip.frames}
