@@ -1,4 +1,4 @@
-"""Rows of list files: lines of `.txt`, rows of `.csv`, `.tsv`, `.jsonl`, `.parquet`; a stream, within bounds."""
+"""Rows of list files: lines of `.txt`, rows of `.csv`, `.tsv`, `.jsonl`, `.parquet`; streamed, bounded."""
 
 from __future__ import annotations
 
