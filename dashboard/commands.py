@@ -60,6 +60,9 @@ class Serve:
     """Show names of files alone, not where they lie."""
 
     def run(self) -> int:
+        for folder in self.run_folders:
+            if not folder.is_dir():
+                cli.say(f"dashboard: --run {folder}: no such folder yet; it is shown once it is there")
         listener = listen(self.host, self.port)
         import uvicorn
 

@@ -303,7 +303,10 @@ def listed(value: str) -> list[str]:
 
 def phrases(text: str) -> list[str]:
     """Words, and phrases in quotes, that a search asks for."""
-    return [quoted or word for quoted, word in _PHRASE.findall(text) if quoted or word.strip('"')]
+    found = [
+        quoted or word.strip('"') for quoted, word in _PHRASE.findall(text)
+    ]  # one quote alone says nothing
+    return [words for words in found if words]
 
 
 def told(low: float, high: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dashboard.asking.filters import Filters
+from dashboard.asking.filters import Filters, phrases
 from dashboard.asking.scope import Scopes
 from dashboard.index.fields import FIELDS, FLAG, MEASURE, WORDS
 from dashboard.index.index import Index
@@ -301,3 +301,16 @@ def test_a_chosen_word_is_counted_though_it_has_no_code(asked, monkeypatch):
             with Site(site.dataset, index).kept.counting(scope, Filters.parse([(name, word)])) as counting:
                 assert dict(counting.counted([])[1][name])[word] == count, word
     index.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('red "a ball" sky', ["red", "a ball", "sky"]),
+        ('"red ball', ["red", "ball"]),
+        ('red"', ["red"]),
+        ('" "" red', ["red"]),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_no_letter(text, found):
+    assert phrases(text) == found
