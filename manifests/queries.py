@@ -168,6 +168,10 @@ def _some_of_many(name: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield name
 
 
+_CATALOGUE = re.compile(r"information_schema|duckdb_|pg_", re.IGNORECASE)
+"""What speaks of all tables there are."""
+
+
 def tables_asked(query: str) -> set[str]:
     """Names of the tables that a query reads, in small letters; none where it cannot be read."""
     import duckdb
@@ -219,7 +223,7 @@ def sql(
     import duckdb
 
     query.encode()  # what is no text is refused here, not in DuckDB
-    has_licences, only = False, tables_asked(query) or None
+    has_licences, only = False, None if _CATALOGUE.search(query) else tables_asked(query) or None
 
     def ask() -> pa.Table:
         with connected(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs
 import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 WIDE = {  # the longer mark first: that of UTF-32 begins as that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -29,15 +29,15 @@ _PARAMETER = re.compile(r"([?&;#])([^\s=?&;#/]+)=([^&;#\s]+)")
 _SECRET_NAME = re.compile(
     r"x-\w+-[\w-]+|.*(?:signature|token|secret|passw|credential|sessionid|authoriz).*"
     r"|(?:.*[-_.])?(?:sig|key|auth|hmac|pwd|pw|pass|policy|jwt|hash|md5|verify|verifier|ticket)"
-    r"|(?:hmac|sha)[-_\w]*|code|sid|st|authkey|bearer|session|rlkey|cookie|__\w+__"
+    r"|hmac[-_\w]*|sha[-_]?\d+|code|sid|st|authkey|bearer|session|rlkey|cookie|__\w+__"
     r"|(?:api|access|aws)[-_]?(?:access)?key(?:id)?|googleaccessid|key-pair-id|hdnts|hdnea",
     re.IGNORECASE,
 )
 """Names of parameters that let one in, and of what else is nobody's business."""
 SEALED = "rushes-sealed"
 """The parameter that holds what was sealed of an address (`media/bytes/sealed.py`)."""
-_MOST_PLAIN = 40
-"""Letters of a parameter's value that only says which page or part is meant."""
+_TOKEN = re.compile(r"(?=[A-Za-z]*\d)[A-Za-z\d]{32,}")
+"""What no title or number is: so many letters and digits in a row."""
 
 
 def shown(text: str) -> str:
@@ -66,6 +66,16 @@ def split_user(address: str) -> tuple[str, str]:
     return (found.group()[:-1], address[:begin] + address[found.end() :]) if found else ("", address)
 
 
+def spelt(address: str) -> str:
+    """An object's address as listings of stores spell it, however a list did; any other address as it is."""
+    scheme, mark, rest = address.partition("://")
+    if scheme not in ("s3", "gs", "gcs"):
+        return address
+    whole, hash_mark, member = rest.partition("#")
+    path, query_mark, query = whole.partition("?")
+    return f"{scheme}{mark}{quote(unquote(path))}{query_mark}{query}{hash_mark}{member}"
+
+
 def last_name(place: str) -> str:
     """The last part of a path or address, without the folders before it and without what lets one in."""
     path = split_user(place)[1]
@@ -75,7 +85,9 @@ def last_name(place: str) -> str:
 def _is_secret(name: str, value: str) -> bool:
     """Whether a parameter lets one in, by its name however it is spelt, or by an address that it holds."""
     plain = unquote(unquote(name)).strip().removesuffix("[]")
-    if _SECRET_NAME.fullmatch(plain):
+    if name == SEALED:
+        return False
+    if _SECRET_NAME.fullmatch(plain) or _TOKEN.search(value):
         return True
     nested = unquote(value)
     return "://" in nested and nested != value and holds_secret(nested)
@@ -97,9 +109,9 @@ def holds_secret(text: str) -> bool:
 
 
 def may_let_in(query: str) -> bool:
-    """Whether a query, with its question mark, may be a key by any name: it holds one, or a long word."""
-    found = [(name, value) for _, name, value in _PARAMETER.findall(query) if name != SEALED]
-    return any(_is_secret(name, value) or len(value) > _MOST_PLAIN for name, value in found)
+    """Whether a query, with its question mark, may be a key by any name, or by none."""
+    bare = (part for part in query.lstrip("?").split("&") if "=" not in part)
+    return holds_secret(query) or any(map(_TOKEN.search, bare))
 
 
 def without_secrets(value: Any) -> Any:
@@ -113,22 +125,26 @@ def without_secrets(value: Any) -> Any:
         return {
             without_secrets(key): "..." if _is_secret_field(key, item) else without_secrets(item)
             for key, item in value.items()
+            if not (str(key).lower() == "value" and _is_secret_field(value.get("name"), item))
         }
     if isinstance(value, list | tuple):
+        if len(value) == 2 and _is_secret_field(value[0], value[1]):
+            return [value[0], "..."]
         return [without_secrets(item) for item in value]
     return value
 
 
 _SECRET_FIELD = re.compile(
     r"(?:proxy-)?authorization|(?:set-)?cookies?|passw(?:or)?d|pwd|(?:client_?)?secret|bearer"
-    r"|(?:x-)?api[-_]?key|private[-_]?key|(?:(?:access|refresh|id|auth|session)[-_]?)?token",
+    r"|(?:x-)?api[-_]?key|private[-_]?key|.*token|.*signature",
     re.IGNORECASE,
 )
 
 
 def _is_secret_field(name: Any, value: Any) -> bool:
     """Whether a field that somebody tells of a file is a key, as headers of a request beside its address."""
-    return isinstance(value, str) and bool(value) and _SECRET_FIELD.fullmatch(str(name).strip()) is not None
+    is_text = bool(value) and not isinstance(value, bool | int | float)
+    return is_text and isinstance(name, str) and _SECRET_FIELD.fullmatch(name.strip()) is not None
 
 
 def valid(text: str) -> str:

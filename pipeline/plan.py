@@ -28,7 +28,7 @@ from media.bytes.sealed import unsealed
 from media.decode.seeking import is_seekable
 from media.errors import MediaError, shown
 from pipeline.config import PlanConfig
-from pipeline.footage.sources import Found, change_since, id_of_address, safe_name, same_bytes
+from pipeline.footage.sources import Found, change_since, id_of_address, planned_name, same_bytes
 
 IMAGE_COST_S = 0.5  # an image weighs as much as this many seconds of video when shards are dealt
 
@@ -161,8 +161,8 @@ def _known(dataset: Dataset) -> tuple[dict[str, dict], dict[str, str], int, set[
     for column in dataset.columns():  # a takedown may have left a shard without a segment
         numbers.update(dataset.committed_shards(column))
     last = max(numbers, default=-1)
-    known = {row["uri"]: row for row in rows}
-    settled = {row["uri"] for row in rows if row["status"] != "failed"}
+    known = {planned_name(row["uri"]): row for row in rows}
+    settled = {planned_name(row["uri"]) for row in rows if row["status"] != "failed"}
     kept = {row["source_id"]: row["uri"] for row in rows if row["status"] == "kept"}
     return known, kept, last + 1, set(known) - settled
 
@@ -192,7 +192,7 @@ def _first(files: list[Found], known: Collection[str], limit: int, roots: Sequen
     Planned files of the same folders, or below the same roots, that are there no more were among the first
     all the same.
     """
-    names = {safe_name(found.uri) for found in files}
+    names = {planned_name(found.uri) for found in files}
     folders = {posixpath.dirname(name) for name in names}
     above = tuple(os.path.abspath(os.path.expanduser(root)) + "/" for root in roots if "://" not in root)
     others = (
@@ -201,7 +201,7 @@ def _first(files: list[Found], known: Collection[str], limit: int, roots: Sequen
         if name not in names and (posixpath.dirname(name) in folders or name.startswith(above))
     )
     num_gone = sum(is_local(name) and not os.path.lexists(name) for name in others)
-    return sorted(files, key=lambda found: safe_name(found.uri) not in known)[: max(0, limit - num_gone)]
+    return sorted(files, key=lambda found: planned_name(found.uri) not in known)[: max(0, limit - num_gone)]
 
 
 def make_plan(
@@ -229,7 +229,7 @@ def make_plan(
     known = {uri: row for uri, row in known.items() if not (retries_failed and uri in failed)}
     files = _first(files, known, config.limit, roots) if config.limit else files
     _tell_changed(files, known)
-    new = [found for found in files if safe_name(found.uri) not in known]
+    new = [found for found in files if planned_name(found.uri) not in known]
     if not new and not opened:
         return []
     rows = sorted([*probing(new), *map(_opened, opened)], key=lambda row: row["uri"])
@@ -262,7 +262,7 @@ def make_plan(
 
 def _tell_changed(files: list[Found], known: Mapping[str, dict]) -> None:
     for found in files:
-        if (row := known.get(safe_name(found.uri))) and _has_changed(found, row):
+        if (row := known.get(planned_name(found.uri))) and _has_changed(found, row):
             say(
                 f"plan: {shown(found.uri)} has changed since it was planned; the dataset keeps what it has. "
                 "Give it another name to ingest it anew."

@@ -75,8 +75,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders[:] = []
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root) / name for name in files if not name.startswith("."))
+        # of two names of one folder the same one counts everywhere: links last, then by their names
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".")),
+            key=lambda name, root=root: ((Path(root) / name).is_symlink(), name),  # type: ignore[misc]
+        )
+        paths = (Path(root) / name for name in files if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 @dataclass(frozen=True)

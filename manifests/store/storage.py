@@ -249,7 +249,8 @@ def _appear(temporary: Path, path: str) -> None:
             raise
         folder = os.open(os.path.dirname(path), os.O_RDONLY)  # a disk without links: one writer at a time
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # one that has no locks either
+                fcntl.flock(folder, fcntl.LOCK_EX)
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
             os.replace(temporary, path)

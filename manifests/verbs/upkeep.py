@@ -24,7 +24,7 @@ from manifests.layout import Column, Dataset
 from manifests.runs.elsewhere import noted_trainings
 from manifests.store import storage
 from manifests.tables import scans
-from manifests.text import may_let_in, split_user
+from manifests.text import may_let_in, spelt, split_user
 from manifests.views import View
 from manifests.writing.commit import SupersededError
 from manifests.writing.compact import Compacted, compact
@@ -227,7 +227,8 @@ class Remove:
         """
         if self.where:
             queries.check_predicate(self.where, "--where")
-        listed = ", ".join("'" + word.replace("'", "''") + "'" for word in self.source)
+        words = [*self.source, *map(spelt, self.source)]
+        listed = ", ".join("'" + word.replace("'", "''") + "'" for word in words)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"
         unknown = set(self.source) - _known(dataset, self.source)
         for word in self.source:
@@ -255,10 +256,11 @@ class Remove:
 
 def _known(dataset: Dataset, words: Sequence[str]) -> set[str]:
     """Those of the words that are the id or the address of a source."""
-    listed = pa.array(words, pa.string())
+    listed = pa.array([*words, *map(spelt, words)], pa.string())
     where = pc.field("source_id").isin(listed) | pc.field("uri").isin(listed)
     rows = scans.table(dataset, "sources", None, ["source_id", "uri"], where) if words else None
-    return set() if rows is None else {*rows["source_id"].to_pylist(), *rows["uri"].to_pylist()} & set(words)
+    found = set() if rows is None else {*rows["source_id"].to_pylist(), *rows["uri"].to_pylist()}
+    return {word for word in words if {word, spelt(word)} & found}
 
 
 def _with_key_sealed(dataset: Dataset, word: str) -> list[dict]:

@@ -62,12 +62,15 @@ def is_whole(glances: Sequence[np.ndarray], after: np.ndarray, most_moved: float
     return bool(moved.mean() <= most_moved and (parts(glances[-1], after) - usual).max() <= WHOLE)
 
 
-def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
+def broken_from(
+    glances: Sequence[np.ndarray], after: np.ndarray, before: np.ndarray | None = None
+) -> int | None:
     """The first broken frame before a keyframe; None where nothing was mended.
 
     Args:
         glances: of the frames before the keyframe back to their own keyframe, in order.
         after: glance of the keyframe.
+        before: of the frame before their own keyframe, where there is one.
     """
     if len(glances) < 3:
         return None
@@ -80,8 +83,8 @@ def broken_from(glances: Sequence[np.ndarray], after: np.ndarray) -> int | None:
     if away[-1] <= WORSE * away.min() + LEAST:
         return None
     first = int(np.nonzero(away <= away.min() + LEAST / 2)[0][-1]) + 1
-    if np.diff(away[first - 1 :]).max() < ONSET * (away[-1] - away.min()):
-        return None
-    if (away[: first - 1] > away.min() + COMES_BACK * (away[-1] - away.min())).any():
-        return None
-    return first
+    is_gradual = np.diff(away[first - 1 :]).max() < ONSET * (away[-1] - away.min())
+    comes_back = (away[: first - 1] > away.min() + COMES_BACK * (away[-1] - away.min())).any()
+    # as before the last keyframe: a state of the scene
+    is_state = before is not None and parts(glances[-1], before)[is_mended].mean() <= LEAST
+    return None if is_gradual or comes_back or is_state else first

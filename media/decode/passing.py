@@ -55,9 +55,10 @@ class Clock:
             return round(previous_s + self._step_s if number else 0.0, 6)
         time_s = pts * tick_s - self._facts.start_s + self._restart_s
         may_restart = number > 0 and CLOCK_RESTART in self._facts.decoder_reasons
-        if may_restart and begins_anew(self._facts.container, time_s - previous_s):
-            self._restart_s += previous_s + self._step_s - time_s
-            time_s = previous_s + self._step_s
+        before_s = previous_s if self._spread_s is None else self._said_s
+        if may_restart and begins_anew(self._facts.container, time_s - before_s):
+            self._restart_s += before_s + self._step_s - time_s
+            time_s = before_s + self._step_s
         return self._apart(round(time_s, 6))
 
     def _apart(self, time_s: float) -> float:

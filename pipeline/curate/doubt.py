@@ -58,6 +58,7 @@ class _Doubt:
     def __init__(self, is_garbled: bool, most_moved: float) -> None:
         self._is_garbled, self._most_moved = is_garbled, most_moved
         self._is_hurt = False  # somewhere before, or here
+        self._before: np.ndarray | None = None  # the last glance of the group before
 
     def of(self, held: list[Seen], after: Seen | None = None) -> list[Seen]:
         """Args: held: the frames from one keyframe on. after: the keyframe that comes next."""
@@ -68,7 +69,8 @@ class _Doubt:
         sure = [own for own in signs if not own.is_by_gap]
         self._is_hurt |= any(_is_hurt(own) for own in sure)
         first = len(held)
-        mended = None if after is None else broken_from(glances, after[1])
+        mended = None if after is None else broken_from(glances, after[1], self._before)
+        self._before = glances[-1] if glances else self._before
         if mended is not None and not held[mended][0].signs.is_intra:  # else a cut that is no keyframe
             first = mended
         misplaced = _misplaced(signs, self._is_hurt)

@@ -20,7 +20,13 @@ from media.bytes.tar_member import split_member
 from media.errors import shown
 from pipeline.footage.found import Found, suffix_of
 from pipeline.footage.lists import entry_uri, list_rows
-from pipeline.footage.places import local_files, store_files, with_sidecars, with_tars_opened
+from pipeline.footage.places import (
+    inside_dataset_on_store,
+    local_files,
+    store_files,
+    with_sidecars,
+    with_tars_opened,
+)
 from pipeline.footage.rows import LIST_SUFFIXES, read_rows
 from pipeline.footage.sidecars import folder_rows
 from pipeline.footage.walking import inside_own_output, really
@@ -184,7 +190,9 @@ def list_sources(footage: list[str]) -> list[Found]:
 def _not_ours(found: Found) -> Found:
     """The same, refused where it lies in an output of ours, by whatever name or link it was found."""
     tar, _ = (None if is_local(found.uri) else split_member(found.uri)) or (found.uri, "")
-    what = "" if "://" in tar or found.refused else inside_own_output(really(tar))
+    if found.refused or tar.startswith(WEB):
+        return found
+    what = inside_dataset_on_store(tar) if tar.startswith(STORES) else inside_own_output(really(tar))
     return replace(found, refused=f"lies {what}: no footage") if what else found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import quote, unquote, urljoin
 
 from manifests.errors import UsageError
-from manifests.text import split_user
+from manifests.text import spelt, split_user
 from media.bytes.access import STORES, WEB
 from media.bytes.tar_member import split_member
 from media.errors import shown
@@ -67,9 +67,7 @@ def _without_powers(address: str) -> str:
     These would choose who is sent our signed requests, with our credentials, and a list may come from anyone:
     endpoints come from the environment (AWS_ENDPOINT_URL) or from an address of the command line.
     """
-    scheme, mark, path = split_user(split_query(address)[0])[1].partition("://")
-    path, hash_mark, member = path.partition("#")
-    return f"{scheme}{mark}{quote(unquote(path))}{hash_mark}{member}"
+    return spelt(split_user(split_query(address)[0])[1])
 
 
 def named_by(row: Mapping[str, object], where: str) -> tuple[str, str]:

@@ -6,8 +6,8 @@ import functools
 import glob
 import os
 import posixpath
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -155,9 +155,30 @@ def _own_outputs(filesystem: fs.FileSystem, files: list[fs.FileInfo]) -> list[st
     found = [item.path for item in headers if is_header(storage.read_bytes(filesystem, item.path))]
     found += [item.path for item in files if item.base_name in (EXPORT_MARK, SHOWCASE_MARK)]
     with_checkpoints = {posixpath.dirname(path) for path in _folders(files) if path.endswith("/checkpoints")}
+    told = {posixpath.dirname(item.path) for item in files if item.base_name in ("metrics.jsonl", "run.json")}
     runs = [item.path for item in files if item.base_name == "config.json"]
-    found += [path for path in runs if posixpath.dirname(path) in with_checkpoints]
+    found += [path for path in runs if posixpath.dirname(path) in with_checkpoints & told]
     return [f"{posixpath.dirname(path)}/" for path in found]
+
+
+def inside_dataset_on_store(uri: str) -> str:
+    """In which dataset of ours an object lies; nothing for any other."""
+    scheme, _, path = split_query(uri)[0].partition("://")
+    parts = path.split("/")
+    places = [at for at in range(1, len(parts) - 1) if parts[at] in OWN_NAMES]
+    folders = (f"{scheme}://{'/'.join(parts[:at])}" for at in places)
+    return next((f"in {folder}, a dataset of ours" for folder in folders if _is_dataset(folder)), "")
+
+
+@functools.lru_cache(1024)
+def _is_dataset(folder: str) -> bool:
+    try:
+        filesystem, path = resolve_store(f"{folder}/{HEADER}")
+        info = filesystem.get_file_info(path)
+        is_small = info.type == fs.FileType.File and info.size <= MOST_HEADER_BYTES
+        return is_small and is_header(storage.read_bytes(filesystem, path))
+    except (MediaError, OSError):
+        return False
 
 
 def _folders(files: list[fs.FileInfo]) -> set[str]:
@@ -176,18 +197,12 @@ def _tar_members(tar: Found) -> list[Found]:
         index = tar_index(tar.uri)
     except MediaError:
         return [tar]  # asked for again when it is probed, which records the cause
-    keys: dict[str, str] = {}
-    for name in index.members:
-        folder, _, base = name.rpartition("/")
-        keys[name] = f"{folder}/{base.split('.', 1)[0]}" if folder else base.split(".", 1)[0]
     found = [] if index.members and not index.damage else [tar]
     left, used, sides = Counter(index.left), set[str](), dict[str, list[str | None]]()
-    for name, key in keys.items():
+    for name in index.members:
         if posixpath.splitext(name)[1].lower() in NOT_MEDIA:
             continue
-        stems = (posixpath.splitext(name)[0], key)
-        places = [[stem + side for stem in stems for side in _spelt(ending)] for ending in _SIDES]
-        sides[name] = [next((side for side in pair if side in index.members), None) for pair in places]
+        sides[name] = _sides_of_member(name, index.members)
         used |= {side for side in sides[name] if side}
     for name, (_, size) in index.members.items():
         if any(part.startswith(".") and part not in {".", ".."} for part in name.split("/")):
@@ -199,6 +214,15 @@ def _tar_members(tar: Found) -> list[Found]:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(left.items()))
         say(f"{shown(tar.uri)}: left out: {counts}")
     return found
+
+
+def _sides_of_member(name: str, members: Collection[str]) -> list[str | None]:
+    """The JSON and the text beside a member of a tar."""
+    folder, _, base = name.rpartition("/")
+    key = f"{folder}/{base.split('.', 1)[0]}" if folder else base.split(".", 1)[0]
+    stems = (posixpath.splitext(name)[0], key)
+    places = [[stem + side for stem in stems for side in _spelt(ending)] for ending in _SIDES]
+    return [next((side for side in pair if side in members), None) for pair in places]
 
 
 def with_tars_opened(found: Iterable[Found]) -> list[Found]:
@@ -215,7 +239,8 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
 
     Those are left out.
     """
-    media = (uri for uri in found if suffix_of(uri) not in NOT_MEDIA)
+    media = [uri for uri in found if suffix_of(uri) not in NOT_MEDIA]
+    found = found | _with_those_in_tars([found[uri] for uri in media])
     sides = {uri: _beside_it(found[uri], found) for uri in media}
     used = {side for own in sides.values() for side in own}
     result = []
@@ -232,16 +257,26 @@ def with_sidecars(found: dict[str, Found]) -> list[Found]:
 def _beside_it(item: Found, found: dict[str, Found]) -> list[str | None]:
     """The JSON and the text of a media file: those it came with, else those beside it."""
     known = (item.sidecar, item.caption)
-    member = None if is_local(item.uri) else split_member(item.uri)
-    if member and not any(known) and (inside := _members_of(member[0])):
-        known = inside.get(item.uri, known)
     return [own or _side(item.uri, ending, found) for own, ending in zip(known, _SIDES, strict=True)]
 
 
-@functools.lru_cache(_TARS_AT_ONCE)
-def _members_of(tar: str) -> dict[str, tuple[str | None, str | None]]:
-    """The JSON and the text of each member of a tar, by its address: for those that lists name one by one."""
-    return {item.uri: (item.sidecar, item.caption) for item in _tar_members(Found(tar))}
+def _with_those_in_tars(media: Iterable[Found]) -> dict[str, Found]:
+    """Members of local tars that lists name one by one, by their address, with what lies beside them."""
+    asked: dict[str, list[tuple[Found, str]]] = defaultdict(list)
+    for item in media:
+        member = None if is_local(item.uri) or item.sidecar or item.caption else split_member(item.uri)
+        if member and "://" not in member[0]:  # each of another place would be asked for its tar's index
+            asked[member[0]].append((item, member[1]))
+    found = dict[str, Found]()
+    for tar, items in asked.items():
+        try:
+            members = tar_index(tar).members
+        except MediaError:
+            continue  # asked for again when it is probed
+        for item, name in items:
+            sides = [side and f"{tar}#{side}" for side in _sides_of_member(name, members)]
+            found[item.uri] = item.joined(Found(item.uri, sidecar=sides[0], caption=sides[1]))
+    return found
 
 
 def _side(uri: str, ending: str, found: dict[str, Found]) -> str | None:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any, BinaryIO, cast
@@ -106,14 +107,15 @@ def _delimiter_of(header: str) -> str:
 
 def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    lines = (line for _, line in _lines(file, name))
+    lines: Iterator[str] = (line for _, line in _lines(file, name))
     first, num_before = next(lines, ""), 0
     while first and (not first.strip() or first.lower().startswith("sep=")):  # as spreadsheets write it
         first, num_before = next(lines, ""), num_before + 1
     if delimiter == ",":
         delimiter = _delimiter_of(first)
-    if delimiter == "\t":  # tools that write tabs seldom quote: a lone quote is a letter
-        first, lines = _quoted_alone(first), (_quoted_alone(line) for line in lines)
+    if delimiter == "\t":
+        lines = _quoted_by_cells(chain([first], lines))
+        first = next(lines, "")
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         columns = [key.strip().lower() for key in reader.fieldnames or ()]
@@ -138,14 +140,53 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple
         ) from error
 
 
-def _quoted_alone(line: str) -> str:
-    """A line of cells with tabs between, its quotes doubled but for those that hold a whole cell."""
-    cells = line.rstrip("\r\n").split("\t")
-    whole = [cell if _QUOTED.fullmatch(cell) else '"' + cell.replace('"', '""') + '"' for cell in cells]
-    return "\t".join(whole) + "\n"
+def _quoted_by_cells(lines: Iterator[str]) -> Iterator[str]:
+    """Lines of cells with tabs between, of which tools seldom quote one: a quote is a letter, unless quotes
+    hold a whole cell. Such a cell may hold tabs, and ends of lines where no tab follows them in it."""
+    held, num_cells = deque[str](), 0
+    while held or (line := next(lines, "")):
+        line = held.popleft() if held else line
+        if not line.strip():
+            yield line
+            continue
+        while _is_open(line) and len(held) < _MOST_JOINED and (more := next(lines, "")):
+            held.append(more)
+            if (end := _CLOSING.match(more)) and "\t" not in end[1]:
+                line, held = line + "".join(held), deque()
+        plain = line.rstrip("\r\n").split("\t")
+        cells = _cells(line.rstrip("\r\n"))
+        num_cells = num_cells or len(cells)
+        if len(cells) != num_cells == len(plain):
+            cells = plain
+        yield "\t".join(map(_quoted, cells)) + "\n"
 
 
+def _cells(line: str) -> list[str]:
+    found = [""]
+    for match in _PIECE.finditer(line):
+        if match[0] == "\t":
+            found.append("")
+        else:
+            found[-1] = match[0]
+    return found
+
+
+_PIECE = re.compile(r'\t|(?:(?<=\t)|^)"(?:[^"]|"")*"(?=\t|$)|[^\t]+')
+"""A tab, a cell that quotes hold, or another."""
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_OPEN = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*$')
+"""A last cell whose quote is not closed in its line."""
+_CLOSING = re.compile(r'((?:[^"]|"")*)"(?=\t|\r?\n?$)')
+_MOST_JOINED = 64
+"""Lines that a cell may have."""
+
+
+def _is_open(line: str) -> bool:
+    return _OPEN.search(line.rstrip("\r\n")) is not None
+
+
+def _quoted(cell: str) -> str:
+    return cell if _QUOTED.fullmatch(cell) else '"' + cell.replace('"', '""') + '"'
 
 
 def _jsonl_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
@@ -179,6 +220,15 @@ def _rows_of(batch: pa.RecordBatch) -> list[Row]:
             for number in range(batch.num_rows)
         ]
     return rows
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same with texts as they are: Python has those faster than entries of dictionaries."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _largest(values: pa.Array) -> int:
@@ -240,8 +290,9 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                 )
             for batch in table.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
                 step = max(1, _MOST_HELD_BYTES // max(1, sum(map(_largest, batch.columns))))
-                for begin in range(0, batch.num_rows, step):
-                    for row in _rows_of(batch.slice(begin, step)):
+                held = _decoded(batch) if step >= batch.num_rows else batch
+                for begin in range(0, held.num_rows, step):
+                    for row in _rows_of(held.slice(begin, step)):
                         number += 1
                         yield number, row
     except (pa.ArrowException, OSError) as error:

@@ -23,7 +23,7 @@ from pipeline.footage.rows import read_rows
 
 _NAMES_FILE = "file_name"
 _FOLDER_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_MAX_SIDECAR_BYTES = 4 << 20
+_MAX_SIDECAR_BYTES = 16 << 20
 
 _LICENCE = ("licence", "license", "rights")
 _ORIGIN = ("url", "webpage_url", "source_url", "author", "uploader", "creator")

@@ -13,10 +13,10 @@ import hashlib
 import json
 from dataclasses import fields, replace
 
-from manifests.text import valid, valid_json, without_secrets
+from manifests.text import spelt, valid, valid_json, without_secrets
 from media.apart.reader import probe
 from media.bytes.access import WEB, held, is_local, open_binary, stat_media, tar_index
-from media.bytes.sealed import keyless
+from media.bytes.sealed import keyless, sealed
 from media.bytes.tar_member import is_tar
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry
@@ -44,6 +44,11 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 32
 def safe_name(uri: str) -> str:
     """An address as tables have it; a name that is no UTF-8 text with its odd bytes spelt out."""
     return uri.encode("utf-8", "backslashreplace").decode()
+
+
+def planned_name(uri: str) -> str:
+    """An address as plans are searched by: those of before may spell an object, or seal a key, otherwise."""
+    return safe_name(sealed(spelt(uri)) if "://" in uri else uri)
 
 
 def id_of_address(uri: str) -> str:

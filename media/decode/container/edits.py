@@ -23,7 +23,7 @@ def unfollowed_edits(path: str) -> str:
         index = _index_of(path)
         tracks = [dict(_boxes(data)) for kind, data in _boxes(index) if kind == b"trak"]
         edits = [_edits(track[b"elst"]) for track in tracks if _is_video(track) and b"elst" in track]
-    except (MediaError, OSError, struct.error):
+    except (MediaError, OSError, struct.error, IndexError):
         return ""  # the reader of the film itself says what is wrong with it
     found = edits[0] if edits else []
     has_pause = any(media < 0 for _, media, _ in found[1:])
@@ -73,6 +73,8 @@ def _is_video(track: dict[bytes, bytes]) -> bool:
 
 def _edits(box: bytes) -> list[tuple[int, int, int]]:
     """Duration, media time and rate (16.16) of each edit; a media time of -1 shows nothing."""
+    if len(box) < 8:
+        return []
     version, count = box[0], struct.unpack_from(">I", box, 4)[0]
     row = struct.Struct(">qqi" if version else ">iii")
     end = 8 + min(count, _MOST_EDITS) * row.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 from PIL import Image
@@ -13,6 +14,7 @@ from media.errors import MediaError
 _MOST_READ_BYTES = 64 << 20
 _FILM_HEADS = {"flv": b"FLV\x01", "asf": bytes.fromhex("3026b2758e66cf11")}
 """Of containers whose readers stop without a word where a second film begins."""
+_MOST_HEAD = 1 << 10
 _BRANDS = (b"mp42", b"isom", b"qt  ", b"mp41")
 _BITMAP_SIZE, _RIFF_SIZE = struct.Struct("<2xI"), struct.Struct("<4xI4x")
 
@@ -50,7 +52,7 @@ def has_picture_behind(path: str, image: Image.Image) -> bool:
         return False
     data = _local_bytes(path)
     if kind == "PNG":
-        return b"IEND\xaeB`\x82\x89PNG\r\n" in data
+        return data[_end_of_png(data) :].lstrip(b"\0\r\n ").startswith(b"\x89PNG")
     if kind == "GIF":
         return b"\0;GIF8" in data
     end, head = _end_of(kind, image, data), {"WEBP": b"RIFF", "BMP": b"BM", "PPM": b"P"}[kind]
@@ -61,13 +63,26 @@ def _end_of(kind: str, image: Image.Image, data: bytes) -> int:
     """Where a picture's bytes end, as its head says; 0 where that is not known."""
     if kind == "WEBP":
         return _RIFF_SIZE.size - 4 + _RIFF_SIZE.unpack_from(data)[0]
+    begins = [int(tile[2]) for tile in getattr(image, "tile", [])]
     if kind == "BMP":
-        return int(_BITMAP_SIZE.unpack_from(data)[0])
-    tiles = getattr(image, "tile", [])
-    if data[:2] not in {b"P5", b"P6"} or not tiles:
+        end = int(_BITMAP_SIZE.unpack_from(data)[0])  # which some programs write wrongly
+        return end if begins and end > begins[0] + image.height else 0
+    head = re.sub(rb"#[^\n]*", b"", data[:_MOST_HEAD]).split(maxsplit=4)[:4]
+    if head[:1] not in ([b"P5"], [b"P6"]) or len(head) < 4 or not begins or not head[3].isdigit():
         return 0
-    deep = image.mode.startswith("I")
-    return int(tiles[0][2]) + image.width * image.height * len(image.getbands()) * (2 if deep else 1)
+    values = image.width * image.height * (3 if head[0] == b"P6" else 1)
+    return begins[0] + values * (2 if int(head[3]) > 255 else 1)
+
+
+def _end_of_png(data: bytes) -> int:
+    """Behind its last chunk; the end of the bytes where that is not found."""
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        place += 12 + length
+        if kind == b"IEND":
+            return place
+    return len(data)
 
 
 def _local_bytes(path: str) -> bytes:

@@ -184,7 +184,7 @@ def scan_packets(container: av.container.InputContainer, stream: av.VideoStream)
     is_by_time = (told.codec in _SILENT and not (numbers and numbers.is_known)) or bool(notes[PAGES_LOST])
     found = summary([seen for seen in runs if seen.pts], told.base, num, +notes, is_by_time)
     found.end_bytes = told.end_bytes
-    found.is_rising = len(runs) == 1 and all(map(operator.lt, runs[0].pts, runs[0].pts[1:]))
+    found.is_rising = len(runs) == 1 and all(map(operator.le, runs[0].pts, runs[0].pts[1:]))
     if num and len(told.lengths) == num:  # a raw stream: by count, at the rate that it says of itself
         step_s = float(np.median(told.lengths) * told.base) or 1 / float(stream.guessed_rate or DEFAULT_FPS)
         step_s *= 1 + notes["field_pairs"] / num  # it is that of a field

@@ -39,7 +39,7 @@ class Packets:
         gap_s, gap_at_s: the longest step between shown packets, if it is a gap, and where.
         missing_s: times of frames before which others are missing (`LOST_FRAMES`), and of keyframes after
             `HOLES`.
-        is_rising: each packet is shown after the one before it.
+        is_rising: no packet is shown before the one before it.
         end_bytes: where the last packet ends in the file, as far as its container tells.
     """
 

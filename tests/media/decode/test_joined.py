@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from fractions import Fraction
 
 import av
@@ -48,6 +49,34 @@ def test_pictures_joined_behind_a_still_are_told(tmp_path, kind):
     facts = probe(str(path))
     assert facts.kind == "image"
     assert facts.detail == "further pictures joined behind this one are left out"
+
+
+def test_what_only_looks_like_another_picture_is_none(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(FRAMES[0]).save(data, "PNG")
+    inside = data.getvalue()
+    private = (
+        struct.pack(">I4s", len(inside), b"prVt") + inside + struct.pack(">I", zlib.crc32(b"prVt" + inside))
+    )
+    (tmp_path / "a.png").write_bytes(inside[:-12] + private + inside[-12:])
+    (tmp_path / "b.ppm").write_bytes(b"P6 # P\n4 4\n65535\n" + b"P" * 96)
+    Image.fromarray(FRAMES[0]).save(data := io.BytesIO(), "BMP")
+    bitmap = bytearray(data.getvalue())
+    struct.pack_into("<I", bitmap, 2, 54)
+    bitmap[54:56] = b"BM"
+    (tmp_path / "c.bmp").write_bytes(bitmap)
+    for name in ("a.png", "b.ppm", "c.bmp"):
+        assert "joined" not in probe(str(tmp_path / name)).detail, name
+
+
+def test_an_edit_list_that_is_cut_is_no_reason_to_fail(tmp_path):
+    path = film(tmp_path / "a.mp4", "libx264", len(FRAMES))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") - 4
+    size = struct.unpack_from(">I", data, place)[0]
+    struct.pack_into(">I4sI4s", data, place, 8, b"elst", size - 8, b"free")
+    path.write_bytes(data)
+    assert probe(str(path)).num_packets == len(FRAMES)
 
 
 def edited(path, edits):

@@ -5,6 +5,7 @@ lost packets, clocks that fall back.
 import io
 import re
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -254,3 +255,14 @@ def test_frames_that_say_the_same_time_are_shown_one_by_one(tmp_path, said, show
         assert np.abs(frame.rgb.astype(int) - moving(index)).mean() < 12
     late = [frame.time_s for frame in VideoReader(facts).frames(0.1)]
     assert late == [frame.time_s for frame in frames if frame.time_s >= 0.1]
+
+
+def test_times_that_several_packets_say_do_not_look_like_a_clock_that_falls():
+    said = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.2, 1.4]
+    spread = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4])
+    facts = SimpleNamespace(fps=5.0, start_s=0.0, container="mpegts", decoder_reasons=(CLOCK_RESTART,))
+    clock, before, found = Clock(facts, spread_s=spread), -1.0, []
+    for number, time_s in enumerate(said):
+        before = clock.time_s(round(time_s * 1000), 1e-3, number, before)
+        found.append(before)
+    assert found == pytest.approx(spread.tolist())

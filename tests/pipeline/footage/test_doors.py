@@ -18,9 +18,10 @@ from manifests.layout import EXPORT_MARK, SHOWCASE_MARK
 from manifests.text import holds_secret, shown, without_secrets
 from media.bytes.sealed import sealed, unsealed
 from pipeline.config import EmbedConfig
+from pipeline.footage import places
 from pipeline.footage.listing import list_sources
 from pipeline.footage.sidecars import sidecar_fields
-from pipeline.footage.sources import source_row
+from pipeline.footage.sources import planned_name, source_row
 from pipeline.plan import _first
 from pipeline.stages.embed import model_digest
 
@@ -119,6 +120,36 @@ def test_a_member_that_a_list_names_has_what_lies_beside_it(tmp_path):
         assert source_row(found[member])["alt"] == "hello", given
 
 
+def test_members_of_many_tars_are_found_by_one_look_at_each(tmp_path, monkeypatch):
+    looks = []
+    whole = places.tar_index
+    monkeypatch.setattr(places, "tar_index", lambda tar: looks.append(tar) or whole(tar))
+    lines = []
+    for number in range(20):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for name, content in (("a.png", b"x"), ("a.txt", b"hello"), ("b.png", b"y")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    for name in ("a.png", "b.png"):
+        lines += [f"{number}.tar#{name}" for number in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    found = list_sources([str(tmp_path / "a.txt")])
+    assert len(found) == 40 and sum(item.caption is not None for item in found) == 20
+    assert len(looks) == 20
+    (tmp_path / "web.txt").write_text("https://host.example/a.tar#a.png\n")
+    assert len(list_sources([str(tmp_path / "web.txt")])) == 1 and len(looks) == 20
+
+
+def test_an_object_is_one_however_a_list_or_an_older_plan_spells_it():
+    for one in ("s3://bucket/year=2024/a b.mp4", "s3://bucket/year%3D2024/a%20b.mp4"):
+        assert planned_name(one) == "s3://bucket/year%3D2024/a%20b.mp4"
+    assert planned_name("https://host/a b.mp4?v=1") == "https://host/a b.mp4?v=1"
+    old = "https://host/a.mp4?hash=abc"  # written down before this was taken for a key
+    assert planned_name(old) == planned_name(sealed(old)) != old
+    assert planned_name("/films/100%.mp4") == "/films/100%.mp4"
+
+
 def test_the_first_files_stay_the_first_when_their_folder_is_gone(tmp_path):
     for name in ("a/1", "a/2", "a/3", "b/4", "b/5"):
         picture(tmp_path / f"{name}.png", shade=int(name[-1]) * 20)
@@ -178,6 +209,7 @@ ADDRESS = "https://host/a.mp4"
         "key%5B%5D=S3CR",
         "to=https%3A%2F%2Fother%2F%3Ftoken%3DS3CR",
         f"q={'S3CR' * 11}",
+        "S3CR" * 11,
     ],
 )
 def test_a_key_by_any_name_is_sealed(query):
@@ -185,13 +217,24 @@ def test_a_key_by_any_name_is_sealed(query):
     assert "S3CR" not in found and unsealed(found) == f"{ADDRESS}?{query}" and sealed(found) == found
 
 
-@pytest.mark.parametrize("query", ["v=dQw4w9WgXcQ", "page=3&part=2", "id=12345678901234567890"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "v=dQw4w9WgXcQ",
+        "page=3&part=2",
+        "id=12345678901234567890",
+        "shard=17&shape=2",
+        f"t={'long-words-' * 9}",
+    ],
+)
 def test_what_only_says_which_stays_readable(query):
     assert sealed(f"{ADDRESS}?{query}") == f"{ADDRESS}?{query}" and not holds_secret(f"?{query}")
 
 
 def test_headers_beside_an_address_are_masked():
     told = {"headers": {"Authorization": "Bearer S3CR", "cookie": "S3CR"}, "api_key": "S3CR", "tokens": 5}
+    told |= {"Set-Cookie": ["s=S3CR"], "X-Amz-Security-Token": "S3CR"}
+    told |= {"more": [["Authorization", "S3CR"], {"name": "authorization", "value": "S3CR"}], "token": 7}
     found = json.dumps(without_secrets(told))
     assert "S3CR" not in found and '"tokens": 5' in found
     assert "S3CR" not in shown(f"{ADDRESS}?pw=S3CR")
@@ -210,6 +253,22 @@ def test_weights_behind_links_count_and_hidden_notes_do_not(tmp_path):
     assert folder_digest(head) == before
     (tmp_path / "clip" / "weights").write_bytes(b"two")
     assert folder_digest(head) != before
+
+
+def test_a_digest_is_the_same_wherever_the_folder_was_written(tmp_path):
+    digests = set()
+    for order in (("real", "alias"), ("alias", "real")):
+        folder = tmp_path / "-".join(order)
+        for name in order:
+            folder.mkdir(exist_ok=True)
+            if name == "real":
+                (folder / "real").mkdir()
+                (folder / "real" / "w").write_bytes(b"weights")
+            else:
+                (folder / "alias").symlink_to("real")
+        (folder / "lost").symlink_to("nowhere")
+        digests.add(folder_digest(folder))
+    assert len(digests) == 1
 
 
 def test_an_architecture_is_part_of_what_embeds(tmp_path):

@@ -278,18 +278,35 @@ def test_quotes_of_a_tsv_swallow_no_line(tmp_path, cell, alt):
 
 
 def test_a_text_that_stands_often_in_a_parquet_list_is_not_unpacked_at_once(tmp_path):
-    text = "x" * (1 << 20)
-    table = pa.table(
-        {"path": [f"{n}.mp4" for n in range(2000)], "alt": pa.array([text] * 2000).dictionary_encode()}
-    )
-    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    text, most = "x" * (1 << 20), 0
+    names = [f"{number}.mp4" for number in range(300)]
+    table = pa.table({"path": names, "alt": pa.array([text] * 300).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        rows = sum(1 for _ in footage_rows.read_rows(str(tmp_path / "a.parquet")))
+        for number, row in footage_rows.read_rows(str(tmp_path / "a.parquet")):
+            most = max(most, pa.total_allocated_bytes() - before)
+            assert number % 100 or row["alt"] == text
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert rows == 2000 and peak < 200 << 20
+    assert number == 300 and most < 100 << 20 and peak < 150 << 20
+
+
+def test_cells_of_a_tsv_that_quotes_hold_may_hold_tabs_and_ends_of_lines(tmp_path):
+    text = 'path\talt\tlicence\r\nx.mp4\t"one\ntwo"\tCC0\r\n\r\ny.mp4\t"a\tb"\tCC0\nz.mp4\t"open\tCC1"\n'
+    (tmp_path / "a.tsv").write_bytes(text.encode() + b'w.mp4\tplain\t"last\nline"\n\n')
+    found = {
+        Path(item.uri).name: (item.alt, item.metadata.get("licence"))
+        for item in list_sources([str(tmp_path / "a.tsv")])
+    }
+    assert found == {
+        "x.mp4": ("one\ntwo", "CC0"),
+        "y.mp4": ("a\tb", "CC0"),
+        "z.mp4": ('"open', 'CC1"'),
+        "w.mp4": ("plain", "last\nline"),
+    }
 
 
 @pytest.mark.parametrize(
