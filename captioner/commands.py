@@ -190,7 +190,7 @@ class Train:
             )
         import torch
 
-        from captioner.coca.stages import STAGES, Source, settings_of, train_stages
+        from captioner.coca.stages import STAGES, Source, is_of_older_version, settings_of, train_stages
         from learning.processes import join
 
         if not self.films and not self.data:
@@ -204,7 +204,7 @@ class Train:
         given = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "lr", "seed")}
         settings = settings_of(self.preset, given)
         source = Source(films=self.films, data=self.data, view=self.view)
-        if self.seed is not None:
+        if self.seed is not None and not is_of_older_version(self.out):
             source = replace(source, seed=self.seed)
         stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
         train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())

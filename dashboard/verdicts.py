@@ -23,6 +23,8 @@ TAGS = ("subject", "action", "camera", "count", "text", "invented")
 _Z = 1.96
 Expected = float | Literal["any"] | None
 ANY: Literal["any"] = "any"
+CHOICES = ("left", "right", "alike", "unsure")
+"""Between two captions of a clip."""
 
 
 def name_of(who: Any) -> str:
@@ -125,9 +127,9 @@ class Verdicts:
         for line in self._lines():
             try:
                 own = json.loads(line)
-                if is_own(own):
-                    is_undone = "undone" in (own.get("verdict"), own.get("choice"))
-                    found = None if is_undone else float(own["time_s"])
+                if is_own(own):  # one whose word is none counts for nobody
+                    is_one = own.get("verdict") in VERDICTS or own.get("choice") in CHOICES
+                    found = float(own["time_s"]) if is_one else None
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         return found

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
+from manifests.errors import RushesError
+
 PATIENCE = timedelta(minutes=40)
 """How long processes wait, on the host, for one that decodes samples or writes a large file."""
 STEP_PATIENCE = timedelta(minutes=10)
@@ -131,7 +133,14 @@ def first_decides(work: Callable[[], T]) -> T:
             found = work()
         except Exception as error:  # noqa: BLE001 - it is raised below
             raised = error
-    found, said = exchanged((found, raised))[0]
+    found, said = exchanged((found, _as_told(raised)))[0]
     if raised or said:
         raise raised or said
     return found  # type: ignore[return-value]
+
+
+def _as_told(error: Exception | None) -> Exception | None:
+    """An error as other processes can be told it: of those that do not travel, their words."""
+    if error is None or isinstance(error, RushesError | OSError):
+        return error
+    return RushesError(type(error).__name__, str(error))

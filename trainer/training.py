@@ -145,9 +145,9 @@ class Fit(RunOptions):
         usual = {own.name: own.default for own in fields(self)}
         is_ray, is_dry = self.launch == "ray", self.dry_run
         idle = [
-            ("workers", self.launch == "here" or is_dry, "--launch processes or --launch ray"),
-            ("least_workers", not is_ray or is_dry, "--launch ray"),
-            ("gpus", not is_ray or is_dry, "--launch ray; --dry-run counts with --devices"),
+            ("workers", self.launch == "here", "--launch processes or --launch ray"),
+            ("least_workers", not is_ray, "--launch ray"),
+            ("gpus", not is_ray, "--launch ray; --dry-run counts with --devices"),
             ("devices", not is_dry, "--dry-run"),
             ("gpu_gib", not is_dry, "--dry-run"),
             ("tflops", not is_dry, "--dry-run"),

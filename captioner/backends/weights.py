@@ -57,7 +57,7 @@ def file_digests(paths: list[Path]) -> list[str]:
 def folder_digest(folder: Path) -> str:
     """16 hex digits that name a model: all bytes of a folder's files, or of one file.
 
-    Links to folders are followed, each folder once; what is hidden, as a download's own notes are, does not
+    Links to folders are followed; what is hidden, as a download's own notes are, does not
     count.
     """
     paths = [folder] if folder.is_file() else sorted(_files_below(folder))
@@ -68,20 +68,18 @@ def folder_digest(folder: Path) -> str:
     return seen.hexdigest()[:16]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    seen = set[str]()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:  # a link back up
-            folders[:] = []
+def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Args: above: where the folders above really lie, so that a link back up ends there."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
             continue
-        seen.add(real)
-        # of two names of one folder the same one counts everywhere: links last, then by their names
-        folders[:] = sorted(
-            (name for name in folders if not name.startswith(".")),
-            key=lambda name, root=root: ((Path(root) / name).is_symlink(), name),  # type: ignore[misc]
-        )
-        paths = (Path(root) / name for name in files if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        if path.is_dir():
+            yield from _files_below(path, above | {here})
+        elif path.is_file():
+            yield path
 
 
 @dataclass(frozen=True)

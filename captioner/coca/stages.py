@@ -30,7 +30,7 @@ from captioner.coca.training import StageConfig, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from manifests.fingerprint import file_sha256
 from manifests.text import last_name
 
@@ -158,6 +158,17 @@ def _check_same(
         raise UsageError(
             str(out), f"has its stage {stage} from another training ({told})", "Name another folder."
         )
+
+
+def is_of_older_version(out: Path) -> bool:
+    """Whether stages of a folder are of a version that drew the same films whatever its seed."""
+    if not (out / "config.json").exists():
+        return False
+    try:
+        records = read_folder(out).stages.values()
+    except (OSError, RushesError):
+        return False  # what is wrong with it is said where it is used
+    return any("view" not in record for record in records)
 
 
 def _origin(stage: str, source: Source, init: Path | None) -> dict[str, str]:

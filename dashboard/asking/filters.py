@@ -23,6 +23,8 @@ _PHRASE = re.compile(r'"([^"]*)"|(\S+)')
 MOST_CORNERS = 64
 _FEW = 200
 """Clips of which a two hundredth is none: the outermost ones are the first and the last."""
+_ALONE = 2
+"""Clips that share a value which is still outermost: what many share is usual."""
 _RANDOM = re.compile(r"^random:(\d{1,9})$")
 
 
@@ -151,8 +153,9 @@ class Filters:
             parts.append(
                 f"({sql} < (SELECT quantile_disc({sql}, 0.005) FROM clips) "
                 f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM clips) "
-                f"OR {sql} IN (SELECT unnest([min({sql}), max({sql})]) FROM clips "
-                f"HAVING count(*) < {_FEW} AND min({sql}) < max({sql})))"
+                f"OR ({sql} IN (SELECT unnest([min({sql}), max({sql})]) FROM clips "
+                f"HAVING count({sql}) < {_FEW} AND min({sql}) < max({sql})) "
+                f"AND {sql} IN (SELECT {sql} FROM clips GROUP BY {sql} HAVING count(*) <= {_ALONE})))"
             )
         return " AND ".join(parts), values
 
@@ -306,7 +309,7 @@ def phrases(text: str) -> list[str]:
     found = [
         quoted or word.strip('"') for quoted, word in _PHRASE.findall(text)
     ]  # one quote alone says nothing
-    return [words for words in found if words]
+    return [words for words in found if words.strip()]
 
 
 def told(low: float, high: float) -> str:

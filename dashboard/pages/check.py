@@ -128,7 +128,7 @@ def add(app: FastAPI, site: Site) -> None:
             asked = valid(str(given["caption_id"]))
             row = {name: given.get(name) for name in ("who", "verdict", "seed")} | {"caption_id": asked}
             row["tags"] = [str(tag) for tag in given.get("tags") or []]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise UsageError("the verdict", "cannot be read", "Judge with the page's own keys.") from error
         known = site.index.rows(
             f"{site.scope(request).tables} SELECT s.clip_id, s.version, {_STRATUM} AS stratum "

@@ -10,10 +10,9 @@ from typing import Any
 
 from dashboard.asking.scope import Scope
 from dashboard.site import Site
-from dashboard.verdicts import wilson
+from dashboard.verdicts import CHOICES, wilson
 from manifests.errors import UsageError
 
-CHOICES = ("left", "right", "alike", "unsure")
 _STRATUM = "coalesce(c.camera, 'image') || ', ' || CASE WHEN c.seconds < 4 THEN 'short' ELSE 'long' END"
 
 

@@ -22,6 +22,7 @@ _STATES = {"none": "No ingest has run here", "measuring": "Working, time left no
 _SHOWN = 12
 _MUCH_FAILED = 0.05
 _LITTLE_BYTES, _LITTLE_SHARE = 2e9, 0.03
+_WITH_RUNS = {"ingest", "recaption", "retry"}
 _SAID_ALIKE = 0.001
 
 
@@ -111,11 +112,15 @@ def some_clips(site: Site, scope: Scope, shards: list[int]) -> list[dict[str, An
 
 
 def before_its_run(site: Site, pace: Pace, told: Callable[[float | None], str]) -> str:
-    """Of a writer that has begun no run yet: it lists and probes footage; empty where there is none."""
+    """Of a writer that has begun no run: it lists and probes footage, or is of a verb without stages; empty
+    where there is none."""
     writer = site.tail.writer
     if pace.state not in (NONE, OVER) or writer is None or writer.since_s <= pace.now_s:
         return ""
-    return f"At work since {told(writer.since_s)}, no stage has begun yet ({writer.name})"
+    who = writer.command if site.hide_paths else writer.name
+    if writer.command.removeprefix("rushes ") not in _WITH_RUNS:
+        return f"At work since {told(writer.since_s)}: {who}"
+    return f"At work since {told(writer.since_s)}, no stage has begun yet: {who}"
 
 
 def sentence(

@@ -126,9 +126,12 @@ def add(app: FastAPI, site: Site) -> None:
                 points = run.series([metric])
                 lines[name] = {"x": points["x"], "y": points[metric]}
                 metrics |= set(run.metrics)
-        if lines and metric not in metrics | {"loss_smooth"}:
-            known_measures = ", ".join(sorted(metrics))
-            raise UsageError(f"?metric={metric}", "is no measure here", f"Measures: {known_measures}.")
+        every = {name for row in found if (run := run_of(site, row["name"])) for name in run.metrics}
+        every |= {*_MEASURES, "loss_smooth"}
+        if metric not in every:
+            raise UsageError(
+                f"?metric={metric}", "is no measure here", f"Measures: {', '.join(sorted(every))}."
+            )
         return {
             "runs": found,
             "chosen": names,

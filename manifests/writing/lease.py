@@ -84,12 +84,15 @@ def is_abandoned(dataset: Dataset) -> bool:
 
 
 def working(dataset: Dataset) -> Holder | None:
-    """Who holds the lease, as far as can be told without writing; None where it is free, or its holder is
-    gone."""
-    holder, _ = read(dataset)
-    if holder is None or not holder.renewed_s:
+    """Who holds the lease, as far as can be told without writing; None where it is free, its holder is gone,
+    or it cannot be read."""
+    try:
+        holder, _ = read(dataset)
+        if holder is None or not holder.renewed_s:
+            return None
+        return None if holder.is_gone(heard_s(dataset, asks_store=False)) else holder
+    except OSError:
         return None
-    return None if holder.is_gone(heard_s(dataset, asks_store=False)) else holder
 
 
 def heard_s(dataset: Dataset, *, asks_store: bool = True) -> float:

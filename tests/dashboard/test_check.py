@@ -167,11 +167,29 @@ def test_where_nothing_can_be_judged_it_is_not_said_to_be_done(judging, monkeypa
 
 def test_a_writer_that_has_begun_no_run_is_told(copy, tmp_path, monkeypatch):
     monkeypatch.setattr("dashboard.live._LOCAL_LOOK_S", 0.0)
-    site = make_app(copy.uri, tmp_path / "index").state.site
     client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
     assert "No ingest has run" in client.get("/now.json").json()["sentence"]
     with lease.Lease(copy, "rushes ingest"):
         said = TestClient(make_app(copy.uri, tmp_path / "other"), "http://127.0.0.1").get("/now.json").json()
         assert "no stage has begun yet" in said["sentence"] and "rushes ingest" in said["sentence"]
-        assert lease.working(copy) is not None and site.tail.writer is None
+        assert lease.working(copy) is not None
+        hidden = make_app(copy.uri, tmp_path / "hidden", hide_paths=True)
+        said = TestClient(hidden, "http://127.0.0.1").get("/now.json").json()["sentence"]
+        assert "rushes ingest" in said and lease.working(copy).host not in said
     assert lease.working(copy) is None
+    with lease.Lease(copy, "rushes compact"):
+        said = TestClient(make_app(copy.uri, tmp_path / "third"), "http://127.0.0.1").get("/now.json").json()
+        assert "rushes compact" in said["sentence"] and "stage" not in said["sentence"]
+    (Path(copy.uri) / "lease.json").unlink()
+    (Path(copy.uri) / "lease.json").mkdir()  # as one that may not be read
+    assert lease.working(copy) is None
+
+
+def test_a_line_whose_word_is_none_holds_nobody_up(judging):
+    client, path = judging
+    caption = client.get("/check.json?view=newest").json()["item"]["caption_id"]
+    path.write_text(json.dumps({"who": "me", "caption_id": caption, "verdict": "good", "time_s": 5.0}) + "\n")
+    given = {"caption_id": caption, "verdict": "right", "who": "me", "expects": None}
+    assert client.post("/check?view=newest", json=given).status_code == 200
+    huge = json.dumps(given)[:-1].replace('"expects": null', f'"expects": 1{"0" * 400}') + "}"
+    assert client.post("/check?view=newest", content=huge).status_code == 400

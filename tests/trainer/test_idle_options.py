@@ -18,6 +18,7 @@ from manifests.cli.frame import main
         (["--least-workers", "1"], "--launch ray"),
         (["--workers", "2"], "--launch processes"),
         (["--dry-run", "--gpus", "8"], "--devices"),
+        (["--dry-run", "--cache-gb", "3"], "--cache"),
         (["--launch", "processes", "--gpus", "1"], "--launch ray"),
     ],
 )
@@ -31,5 +32,6 @@ def test_what_would_do_nothing_is_refused(tmp_path, capsys, words, needs):
 
 def test_a_dry_run_counts_with_its_own(tmp_path, capsys):
     given = ["fit", "tiny", "--data", "none", "--out", str(tmp_path / "run"), "--dry-run", "--devices", "2"]
+    given += ["--launch", "processes", "--workers", "2"]  # the line that one is about to run
     assert main(arguments=given) == cli.DONE
     assert "2 device" in capsys.readouterr().out

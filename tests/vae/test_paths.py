@@ -30,7 +30,15 @@ def test_whole_paths_and_links_are_names_too(footage, tmp_path):
         assert names_in_list(tmp_path / "list.txt", folder) == {"a.mp4", "sub dir/b.mp4"}
 
 
-@pytest.mark.parametrize("name", ["c.mp4", "A.MP4", "../list.txt", "sub dir"])
+def test_a_link_below_the_folder_and_a_name_that_begins_as_a_comment_are_files(footage, tmp_path):
+    (tmp_path / "far.mp4").touch()
+    (footage / "link.mp4").symlink_to(tmp_path / "far.mp4")
+    (footage / "#1 take.mp4").touch()
+    (tmp_path / "list.txt").write_text("link.mp4\n#1 take.mp4\n# words\n")
+    assert names_in_list(tmp_path / "list.txt", footage) == {"link.mp4", "#1 take.mp4"}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "c.mp4", "A.MP4", "../list.txt", "sub dir"])
 def test_a_name_that_is_none_is_refused(footage, tmp_path, name):
     (tmp_path / "list.txt").write_text(f"a.mp4\n{name}\n")
     with pytest.raises(UsageError, match="names 1 files that are not in"):

@@ -168,7 +168,7 @@ def sizes_in(record: Mapping[str, Any], path: Path) -> tuple[ModelConfig, FlowCo
     for name in ("latent_mean", "latent_std"):
         found = record[name]
         is_whole = isinstance(found, list) and len(found) == config.latent_channels
-        if not (is_whole and all(isinstance(value, int | float) and math.isfinite(value) for value in found)):
+        if not (is_whole and all(_is_number(value) for value in found)):
             raise UsageError(
                 str(path),
                 f"has {name} {found!r}",
@@ -181,3 +181,10 @@ def sizes_in(record: Mapping[str, Any], path: Path) -> tuple[ModelConfig, FlowCo
         if not isinstance(record[name], str):
             raise UsageError(str(path), f"has {name} {record[name]!r}", "It must be a name or a folder.")
     return config, flow
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # of hundreds of digits
+        return False

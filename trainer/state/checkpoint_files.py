@@ -249,8 +249,9 @@ def damage(path: Path, ranks: Ranks) -> str:
     for index in range(ranks.rank, len(names), ranks.size):
         try:
             bad[index] = float(_checked(path / names[index]) != tuple(files[names[index]]))
-        except FileNotFoundError:
-            bad[index] = 1.0
+        except FileNotFoundError:  # the first process has just seen it
+            cause = f"{names[index]} is not seen by process {ranks.rank}: --out is one folder for all"
+            problem = problem or cause
         except OSError as error:
             problem = problem or f"{names[index]} cannot be read ({error.strerror or error})"
     if said := next(filter(None, processes.exchanged(problem)), ""):
@@ -275,7 +276,10 @@ def _files_of(path: Path) -> tuple[str, dict[str, list[int]]]:
         raise RushesError(
             str(path), f"{STATE} cannot be read ({error.strerror or error})", _LOOK_AT_DISK
         ) from error
-    return ("" if is_as_written else f"{STATE} is not what was written for this step"), files
+    if not is_as_written:
+        return f"{STATE} is not what was written for this step", files
+    missing = [name for name in sorted(files) if not (path / name).exists()]
+    return (f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""), files
 
 
 def newest_sound(folder: Path, ranks: Ranks) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -26,21 +27,23 @@ def names_in_list(path: Path, folder: Path) -> set[str]:
         UsageError: it names one that is not there: what was to be held out would be trained on.
     """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    asked = {line: folder / line for line in lines if line and not line.startswith("#")}  # a whole path stays
-    if missing := [line for line, own in asked.items() if not own.is_file() or not _lies_in(own, folder)]:
+    named = {line: _name_below(line, folder) for line in lines if line}
+    wrong = [line for line, name in named.items() if name is None and not line.startswith("#")]
+    if wrong:
         raise UsageError(
             str(path),
-            f"names {len(missing)} files that are not in {folder}, such as {missing[0]}",
+            f"names {len(wrong)} files that are not in {folder}, such as {wrong[0]}",
             "Name them as they lie below it.",
         )
-    return {name_in(_below(own, folder), folder) for own in asked.values()}
+    return {name for name in named.values() if name is not None}
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _below(path: Path, folder: Path) -> Path:
-    """A path as it lies below a folder, however it was written."""
-    plain = Path(os.path.normpath(path))
-    return plain if plain.is_relative_to(folder) else folder / path.resolve().relative_to(folder.resolve())
+def _name_below(line: str, folder: Path) -> str | None:
+    """How a file is named below a folder, links as they are; None where there is none."""
+    here = Path(os.path.abspath(folder))
+    file = Path(os.path.abspath(here / line))  # a whole path stays as it is
+    with contextlib.suppress(OSError, ValueError):
+        if not file.is_relative_to(here):
+            file = here / (file.parent.resolve() / file.name).relative_to(here.resolve())
+        return name_in(file, here) if file.is_file() else None
+    return None

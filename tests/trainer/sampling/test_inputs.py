@@ -94,6 +94,19 @@ def test_nothing_replaces_what_it_begins_with(model_folder, tmp_path, capsys):
     assert path.read_bytes() == before and probe(str(path)).num_packets == 9
 
 
+def test_no_sample_of_many_replaces_what_it_begins_with(model_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    write_video(out / "00000-seed0.mp4", film(1, 9, 24, 16, 12.0), 12.0, "h264")
+    before = (out / "00000-seed0.mp4").read_bytes()
+    (tmp_path / "p.txt").write_text("a ball\n")
+    words = ["--prompts", tmp_path / "p.txt", "--video", out / "00000-seed0.mp4", "--extend-after", "0.5"]
+    given = ["sample", str(model_folder), *QUICK, *map(str, [*words, "--out", out, "--overwrite"])]
+    assert main(arguments=given) == cli.USAGE
+    assert "would be replaced" in capsys.readouterr().err
+    assert (out / "00000-seed0.mp4").read_bytes() == before
+
+
 def test_prompts_of_old_macs_and_json_in_a_text_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\rtwo\r\nthree\n")

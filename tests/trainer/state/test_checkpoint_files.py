@@ -66,6 +66,8 @@ place = processes.join()
 ranks, folder, who = Ranks(place.rank, place.size, torch.device("cpu")), Path(sys.argv[1]), int(sys.argv[2])
 whole = checkpoint_files._checked
 def check(path):
+    if who == 2 and place.rank == 1:  # whose disk is not mounted
+        raise FileNotFoundError(2, "No such file or directory")
     if place.rank == who:
         raise OSError(5, "Input/output error")
     return whole(path)
@@ -81,7 +83,9 @@ processes.leave()
 """
 
 
-@pytest.mark.parametrize(("who", "said"), [(-1, "found step-00000004"), (0, "refused"), (1, "refused")])
+@pytest.mark.parametrize(
+    ("who", "said"), [(-1, "found step-00000004"), (0, "refused"), (1, "refused"), (2, "refused")]
+)
 def test_processes_that_see_other_things_say_the_same(checkpoints, who, said):
     (checkpoints / "step-00000004" / "other.safetensors").touch()
     state = checkpoints / "step-00000004" / STATE

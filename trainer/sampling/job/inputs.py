@@ -24,6 +24,8 @@ MAX_BYTES = 8 << 30
 """Most bytes of frames that are held in memory."""
 _MOST_FPS = 60.0
 """At which a video with uneven times is taken, if no rate is asked for."""
+_ALIKE = 1.1
+"""Steps of one rate differ by less."""
 _MOST_OFF = 0.05
 """Share of its width that a size may be off by, where a pixel of the other axis is more."""
 
@@ -51,7 +53,9 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
     if len(frames) == 1:
         return Clip(torch.from_numpy(np.stack(frames)), fps or own)
     if is_uneven_now:
-        fastest = 1 / float(np.quantile(np.diff(times), 0.05))
+        steps_s = np.diff(times)
+        short_s = float(np.quantile(steps_s, 0.05))  # containers round: the mean of those like it is exact
+        fastest = 1 / float(steps_s[steps_s <= _ALIKE * short_s].mean())
         rate = fps or min(_MOST_FPS, fastest)
         _check_rate(path, rate, fastest)
         picks = held(times, facts, rate)
