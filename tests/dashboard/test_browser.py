@@ -260,10 +260,15 @@ def test_only_a_key_that_is_meant_for_it_judges_a_caption(browser, eventful, tmp
             assert path.read_text() == ""
             first = page.get_attribute("[data-check]", "data-caption")
             held = []
-            page.route(
-                "**/check?*",
-                lambda route: held.append(route) if route.request.method == "POST" else route.continue_(),
-            )
+
+            def hold(route):
+                """The first verdict, until both keys are pressed."""
+                if route.request.method == "POST" and not held:
+                    held.append(route)
+                else:
+                    route.continue_()
+
+            page.route("**/check?*", hold)
             page.keyboard.press("1")
             page.keyboard.press("3")  # meant for the next one, which is not there yet
             page.wait_for_timeout(200)
