@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from dataclasses import fields, replace
 
 from manifests.text import spelt, valid, valid_json, without_secrets
@@ -46,9 +47,14 @@ def safe_name(uri: str) -> str:
     return uri.encode("utf-8", "backslashreplace").decode()
 
 
+_PLAIN = re.compile(r"[\w./:~-]+", re.ASCII)
+"""Addresses of which there is one spelling, and that hold no key."""
+
+
 def planned_name(uri: str) -> str:
     """An address as plans are searched by: those of before may spell an object, or seal a key, otherwise."""
-    return safe_name(sealed(spelt(uri)) if "://" in uri else uri)
+    is_plain = "://" not in uri or _PLAIN.fullmatch(uri)  # of millions nearly all are
+    return safe_name(uri if is_plain else sealed(spelt(uri)))
 
 
 def id_of_address(uri: str) -> str:
