@@ -29,7 +29,7 @@ from pipeline.footage.places import (
 )
 from pipeline.footage.rows import LIST_SUFFIXES, read_rows
 from pipeline.footage.sidecars import folder_rows
-from pipeline.footage.walking import inside_own_output, really
+from pipeline.footage.walking import place_of_ours
 
 _SCHEMES = "Give a path, or an address of s3, gs, http or https."
 
@@ -192,7 +192,7 @@ def _not_ours(found: Found) -> Found:
     tar, _ = (None if is_local(found.uri) else split_member(found.uri)) or (found.uri, "")
     if found.refused or tar.startswith(WEB):
         return found
-    what = inside_dataset_on_store(tar) if tar.startswith(STORES) else inside_own_output(really(tar))
+    what = inside_dataset_on_store(tar) if tar.startswith(STORES) else place_of_ours(tar)
     return replace(found, refused=f"lies {what}: no footage") if what else found
 
 

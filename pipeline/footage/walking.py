@@ -80,16 +80,24 @@ def inside_own_output(path: Path) -> str:
     return ""
 
 
+def place_of_ours(path: str) -> str:
+    """In which folder of ours a file lies once all links are followed; nothing for any other. For a million
+    files: folders are looked at once."""
+    with contextlib.suppress(OSError):  # a name that is too long
+        path = os.path.realpath(path) if Path(path).is_symlink() else path
+    folder, name = os.path.split(os.path.abspath(path))
+    if name in OWN_NAMES:
+        return inside_own_output(Path(_real_folder(folder)) / name)
+    return _place_of_folder(folder)
+
+
 _real_folder = functools.lru_cache(4096)(os.path.realpath)
 
 
-def really(path: str) -> Path:
-    """Where a file lies once all links are followed."""
-    whole = path
-    with contextlib.suppress(OSError):  # a name that is too long
-        whole = os.path.realpath(path) if Path(path).is_symlink() else path
-    folder, name = os.path.split(os.path.abspath(whole))
-    return Path(_real_folder(folder)) / name
+@functools.lru_cache(4096)
+def _place_of_folder(folder: str) -> str:
+    """The same of files in a folder whose names are not those of ours."""
+    return inside_own_output(Path(_real_folder(folder)) / "file")
 
 
 class Walk:
