@@ -33,6 +33,8 @@ class Export:
     """Write bfloat16: half the size."""
     vae: str = ""
     """Where its VAE lies now, as a folder or a name under weights/; as at ingest if left out."""
+    average_with: tuple[str, ...] = ()
+    """Models with whose weights these are averaged: what this run began from, and what that began from."""
     overwrite: bool = False
     """Replace a model that exists."""
 
@@ -42,7 +44,15 @@ class Export:
         out = self.out or self.run_folder / "model"
         cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
         cli.check_own(out, {"model.safetensors", "model.json"})
-        path = export_checkpoint(self.run_folder, self.step, self.ema, out, is_half=self.half, vae=self.vae)
+        path = export_checkpoint(
+            self.run_folder,
+            self.step,
+            self.ema,
+            out,
+            is_half=self.half,
+            vae=self.vae,
+            average_with=self.average_with,
+        )
         cli.say(f"export: from {path}")
         print(out)
         return cli.DONE

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from learning.weights import write_weights
+from learning.weights import read_weights, write_weights
 from manifests.errors import UsageError
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
@@ -20,8 +22,9 @@ from trainer.config import FitConfig
 from trainer.config_files import load_config
 from trainer.data.catalogue.catalog import Catalog
 from trainer.model.dit import DiT
-from trainer.sampling.trained import FORMAT, RECORD, chosen_vae
+from trainer.sampling.trained import FORMAT, RECORD, chosen_vae, model_folder
 from trainer.state.adapters import adapt, merged
+from trainer.state.beginning import record_of
 from trainer.state.checkpoint_files import list_checkpoints, step_of
 from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
@@ -69,6 +72,7 @@ def export_checkpoint(
     *,
     is_half: bool = False,
     vae: str = "",
+    average_with: Sequence[str] = (),
 ) -> Path:
     """Make a model of a run's checkpoint, on one process whatever the number that wrote it.
 
@@ -79,9 +83,10 @@ def export_checkpoint(
         decay: of which average; the run's first if None.
         is_half: write bfloat16.
         vae: where its VAE lies now, as a folder or a name under weights/; empty: as at ingest.
+        average_with: models, as sampling names them, with whose weights these are averaged.
 
     Raises:
-        UsageError: there is no such checkpoint, average or VAE.
+        UsageError: there is no such checkpoint, average, VAE or model, or a model is of another kind.
     """
     if vae:
         read_record(vae)
@@ -108,6 +113,45 @@ def export_checkpoint(
     weights = load_part(path, f"ema{decay:g}", model.state_dict())
     plain = merged({clean_name(name): value for name, value in weights.items()}, config.lora_rank)
     if is_half:
-        plain = {name: value.to(torch.bfloat16) for name, value in plain.items()}
+        plain = _halved(plain)
+    if average_with:
+        plain = averaged(plain, read_local_object(run / RECORD), average_with)
+        plain = _halved(plain) if is_half else plain
     save_model(out, plain, run, vae)
     return path
+
+
+_OF_ONE_KIND = ("model", "flow", "factors", "latent_mean", "latent_std", "text_encoder", "vae_digest")
+"""What models must have in common for the mean of their weights to be one."""
+
+
+def averaged(
+    weights: Mapping[str, Tensor], record: Mapping[str, Any], others: Sequence[str]
+) -> dict[str, Tensor]:
+    """The mean, in single precision, of a model's weights and those of models that began from one another.
+
+    Models trained on from one another lie in one basin, and their mean beats each (Wortsman et al. 2022,
+    arXiv:2203.05482).
+
+    Args:
+        record: what the model says of itself.
+        others: names of models, as sampling takes them.
+
+    Raises:
+        UsageError: one is not there, or is of another kind.
+    """
+    found = [dict(weights)]
+    for name in others:
+        its = record_of(name)
+        if differing := [key for key in _OF_ONE_KIND if its.get(key) != record.get(key)]:
+            raise UsageError(
+                f"--average-with {name}",
+                f"is a model with another {', '.join(differing)}",
+                "Name models that were trained on from one another.",
+            )
+        found.append(read_weights(model_folder(Path(name)) / "model.safetensors"))
+    return {key: sum(own[key].float() for own in found) / len(found) for key in weights}  # type: ignore[misc]
+
+
+def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(torch.bfloat16) for name, value in weights.items()}

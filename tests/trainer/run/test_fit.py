@@ -533,6 +533,14 @@ def test_a_model_is_made_of_any_checkpoint_also_of_a_run_that_was_killed(dataset
         assert torch.allclose(value, expected[name], rtol=1e-2)
     with pytest.raises(UsageError, match="nowhere: holds no VAE"):
         export_checkpoint(tmp_path / "run", None, None, tmp_path / "none", vae="nowhere")
+    mean = {"average_with": (str(tmp_path / "early"), str(tmp_path / "run" / "model"))}
+    export_checkpoint(tmp_path / "run", None, None, tmp_path / "mean", **mean)
+    early, made = (load_file(tmp_path / name / "model.safetensors") for name in ("early", "mean"))
+    for name, value in made.items():
+        assert torch.allclose(value, (2 * expected[name] + early[name]) / 3, atol=1e-6)
+    assert load_model(tmp_path / "mean").record == load_model(whole_run).record
+    with pytest.raises(UsageError, match="is a model with another model"):
+        export_checkpoint(tmp_path / "run", None, None, tmp_path / "none", average_with=("dit-tiny",))
     for step, decay, said in ((3, None, "no checkpoint of step 3"), (None, 0.5, "no average")):
         with pytest.raises(UsageError, match=said):
             export_checkpoint(tmp_path / "run", step, decay, tmp_path / "none")
