@@ -1,10 +1,10 @@
 """A training command as a Ray Train job: two workers take one global batch."""
 
-import json
 import os
 
 import pytest
 
+from tests.captioner.coca.test_coca import losses_of
 from tests.e2e.commands import run
 
 OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage", "base")
@@ -25,13 +25,7 @@ def test_two_ray_workers_train_as_one_process(tmp_path):
         tmp_path / "two",
         *OPTIONS,
     )
-    one, two = (
-        [
-            json.loads(line)["loss"]
-            for line in (tmp_path / name / "training" / "base" / "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("one", "two")
-    )
+    one, two = (losses_of(tmp_path / name / "training" / "base") for name in ("one", "two"))
     assert len(two) == 2
     assert one[0] == pytest.approx(two[0], rel=1e-4)
     assert (tmp_path / "two" / "base.safetensors").exists()
