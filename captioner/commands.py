@@ -204,8 +204,13 @@ class Train:
         given = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "lr", "seed")}
         settings = settings_of(self.preset, given)
         source = Source(films=self.films, data=self.data, view=self.view)
-        if self.seed is not None and not is_of_older_version(self.out):
-            source = replace(source, seed=self.seed)
+        if self.seed is not None:
+            if is_of_older_version(self.out):
+                cli.say(
+                    f"captioner: {self.out} was begun by an earlier version: its films stay those of seed 1"
+                )
+            else:
+                source = replace(source, seed=self.seed)
         stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
         train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
         if join().rank == 0:

@@ -240,6 +240,8 @@ def sql(
         try:
             return _again_where_merged(dataset, ask)
         except (duckdb.BinderException, duckdb.CatalogException):
+            if only is None and not speaks_of_licences(query):
+                raise
             has_licences, only = speaks_of_licences(query), None  # or it asks in a way that was not seen
             return _again_where_merged(dataset, ask)
     except duckdb.Error as error:

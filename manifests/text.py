@@ -123,9 +123,10 @@ def without_secrets(value: Any) -> Any:
         return _masked(_USER.sub("***@", value)) if "://" in value else value
     if isinstance(value, dict):
         return {
-            without_secrets(key): "..." if _is_secret_field(key, item) else without_secrets(item)
+            without_secrets(key): "..."
+            if _is_secret_field(value.get("name") if str(key).lower() == "value" else key, item)
+            else without_secrets(item)
             for key, item in value.items()
-            if not (str(key).lower() == "value" and _is_secret_field(value.get("name"), item))
         }
     if isinstance(value, list | tuple):
         if len(value) == 2 and _is_secret_field(value[0], value[1]):

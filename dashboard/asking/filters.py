@@ -306,9 +306,8 @@ def listed(value: str) -> list[str]:
 
 def phrases(text: str) -> list[str]:
     """Words, and phrases in quotes, that a search asks for."""
-    found = [
-        quoted or word.strip('"') for quoted, word in _PHRASE.findall(text)
-    ]  # one quote alone says nothing
+    # one quote alone says nothing
+    found = [quoted or word.strip('"') for quoted, word in _PHRASE.findall(text)]
     return [words for words in found if words.strip()]
 
 

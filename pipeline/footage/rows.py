@@ -149,10 +149,7 @@ def _quoted_by_cells(lines: Iterator[str]) -> Iterator[str]:
         if not line.strip():
             yield line
             continue
-        while _is_open(line) and len(held) < _MOST_JOINED and (more := next(lines, "")):
-            held.append(more)
-            if (end := _CLOSING.match(more)) and "\t" not in end[1]:
-                line, held = line + "".join(held), deque()
+        line = _closed(line, held, lines)
         plain = line.rstrip("\r\n").split("\t")
         cells = _cells(line.rstrip("\r\n"))
         num_cells = num_cells or len(cells)
@@ -181,8 +178,25 @@ _MOST_JOINED = 64
 """Lines that a cell may have."""
 
 
-def _is_open(line: str) -> bool:
-    return _OPEN.search(line.rstrip("\r\n")) is not None
+def _closed(line: str, held: deque[str], lines: Iterator[str]) -> str:
+    """A line with those that its last cell goes on in, where a quote closes it before a tab comes; else the
+    line alone.
+
+    Args:
+        held: lines that were read ahead, which come next.
+    """
+    if not _OPEN.search(line.rstrip("\r\n")):
+        return line
+    for place in range(_MOST_JOINED):
+        if place == len(held):
+            if not (more := next(lines, "")):
+                break
+            held.append(more)
+        if (end := _CLOSING.match(held[place])) and "\t" not in end[1]:
+            return line + "".join(held.popleft() for _ in range(place + 1))
+        if "\t" in held[place]:  # a row of its own
+            break
+    return line
 
 
 def _quoted(cell: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -540,3 +540,16 @@ def test_the_contrastive_loss_is_the_same_in_half_precision():
     alone = losses(Given(), torch.zeros(1), ids)[1]
     with torch.autocast("cpu", torch.bfloat16):
         assert float(losses(Given(), torch.zeros(1), ids)[1]) == float(alone)
+
+
+def test_a_stage_that_is_done_knows_what_it_began_from_and_older_ones_are_let_be(tmp_path):
+    asked, source = StageConfig(kind="base", steps=2), stages.Source(films=4)
+    (tmp_path / "one.pt").write_bytes(b"one")
+    (tmp_path / "two.pt").write_bytes(b"two")
+    done = asdict(asked) | stages._origin("base", source, tmp_path / "one.pt")
+    stages._check_same(tmp_path, "base", done, asked, source, tmp_path / "one.pt")
+    for init in (None, tmp_path / "two.pt"):
+        with pytest.raises(UsageError, match="began_from"):
+            stages._check_same(tmp_path, "base", done, asked, source, init)
+    older = {name: value for name, value in done.items() if name not in ("began_from", "view")}
+    stages._check_same(tmp_path, "base", older, asked, source, None)

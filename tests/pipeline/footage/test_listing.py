@@ -294,6 +294,13 @@ def test_a_text_that_stands_often_in_a_parquet_list_is_not_unpacked_at_once(tmp_
     assert number == 300 and most < 100 << 20 and peak < 150 << 20
 
 
+def test_a_lone_quote_before_a_cell_of_several_lines_swallows_none(tmp_path):
+    rows = 'y.mp4\t"open\nx.mp4\t"one\n\ntwo"\nw.mp4\t"last\nv.mp4\tplain\n'
+    (tmp_path / "a.tsv").write_text("path\talt\n" + rows)
+    found = {Path(item.uri).name: item.alt for item in list_sources([str(tmp_path / "a.tsv")])}
+    assert found == {"y.mp4": '"open', "x.mp4": "one\n\ntwo", "w.mp4": '"last', "v.mp4": "plain"}
+
+
 def test_cells_of_a_tsv_that_quotes_hold_may_hold_tabs_and_ends_of_lines(tmp_path):
     text = 'path\talt\tlicence\r\nx.mp4\t"one\ntwo"\tCC0\r\n\r\ny.mp4\t"a\tb"\tCC0\nz.mp4\t"open\tCC1"\n'
     (tmp_path / "a.tsv").write_bytes(text.encode() + b'w.mp4\tplain\t"last\nline"\n\n')
