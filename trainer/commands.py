@@ -33,7 +33,7 @@ class Export:
     """Write bfloat16: half the size."""
     vae: str = ""
     """Where its VAE lies now, as a folder or a name under weights/; as at ingest if left out."""
-    average_with: tuple[str, ...] = ()
+    average_with: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL ...")] = ()
     """Models with whose weights these are averaged: what this run began from, and what that began from."""
     overwrite: bool = False
     """Replace a model that exists."""
