@@ -192,6 +192,7 @@ class Train:
 
         from captioner.coca.stages import STAGES, Source, is_of_older_version, settings_of, train_stages
         from learning.processes import join
+        from learning.stopping import Interrupted
 
         if not self.films and not self.data:
             raise UsageError(
@@ -212,7 +213,10 @@ class Train:
             else:
                 source = replace(source, seed=self.seed)
         stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
-        train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
+        try:
+            train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
+        except Interrupted as stopped:
+            return stopped.code
         if join().rank == 0:
             print(self.out)
         return cli.DONE

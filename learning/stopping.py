@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from manifests import cli
+
 HURRY_S = 2.0
 """A second Ctrl-C interrupts at once only after this long: a launcher may forward the first one again."""
 
@@ -18,7 +20,12 @@ _requested: list[str] = []
 
 
 class Interrupted(Exception):  # noqa: N818 - a requested stop, not an error
-    """The run was asked to stop and has saved itself."""
+    """The run was asked to stop, by the signal it names, and has saved itself."""
+
+    @property
+    def code(self) -> int:
+        """What the command ends with: a stop that a batch system asks for is no failure."""
+        return cli.INTERRUPTED if str(self) == signal.SIGINT.name else cli.DONE
 
 
 def ask_to_stop(name: str) -> None:

@@ -191,7 +191,7 @@ class Fit(RunOptions):
             else:
                 fit(Dataset(self.data), self.view, config, out, self._cache(), self.new_data)
         except Interrupted as stopped:
-            return cli.INTERRUPTED if str(stopped) == "SIGINT" else cli.DONE
+            return stopped.code
         print(out)
         return cli.DONE
 

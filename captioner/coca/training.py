@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,14 +27,11 @@ from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
-from learning.finite_steps import FiniteSteps
+from learning.gradients import sum_gradients
 from learning.muon import Muon
 from learning.processes import join
-from learning.state import load_state, save_state
-from learning.step_log import cut_rows, finite
-from manifests.cli import say
-
-TELL_EVERY_S = 20.0
+from learning.schedules import cosine
+from learning.training import Training, drive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,51 +117,33 @@ def rate_at(step: int, config: StageConfig) -> float:
     part = max(index for index in range(3) if step >= bounds[index])
     share = (step - bounds[part]) / (bounds[part + 1] - bounds[part])
     peak = config.lr if part == 2 else config.words_lr
-    return (
-        peak
-        * min(1.0, (step - bounds[part] + 1) / config.warmup_steps)
-        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-    )
+    return peak * min(1.0, (step - bounds[part] + 1) / config.warmup_steps) * cosine(share)
 
 
-class Run:
-    """The state of a stage in training: model, averages, optimizers, and how many steps are done."""
-
-    def __init__(self, model: VideoCoCa, config: StageConfig, folder: Path, digest: str) -> None:
-        self.model, self.config, self.folder, self.digest = model, config, folder, digest
-        hidden = {
-            id(value)
-            for name, value in model.named_parameters()
-            if config.muon_gain and value.ndim == 2 and ("resblocks" in name or "cross_attn" in name)
-        }
-        matrices = [value for value in model.parameters() if value.ndim >= 2 and id(value) not in hidden]
-        others = [value for value in model.parameters() if value.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.parts: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
-            "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True))
-        }
-        if hidden:
-            own = [value for value in model.parameters() if id(value) in hidden]
-            rank, processes, _ = join()
-            self.parts["hidden"] = (
-                nn.Module(),
-                Muon(own, config.lr, config.weight_decay, processes=(rank, processes)),
-            )  # its weights are saved with the model's
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.step = 0
-
-    def save(self) -> None:
-        save_state(self.folder, self.parts, self.average, self.digest, step=self.step)
-
-    def load(self) -> bool:
-        """Go on where `save` left off, if it did."""
-        numbers = load_state(self.folder, self.parts, self.average, self.digest)
-        if numbers:
-            self.step = int(numbers["step"])
-        return numbers is not None
+def make_optimizers(
+    model: VideoCoCa, config: StageConfig
+) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+    """AdamW for all, or Muon for the blocks' matrices beside it; by the names of a training's parts."""
+    hidden = {
+        id(value)
+        for name, value in model.named_parameters()
+        if config.muon_gain and value.ndim == 2 and ("resblocks" in name or "cross_attn" in name)
+    }
+    matrices = [value for value in model.parameters() if value.ndim >= 2 and id(value) not in hidden]
+    others = [value for value in model.parameters() if value.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    found: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {
+        "model": (model, torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True))
+    }
+    if hidden:
+        own = [value for value in model.parameters() if id(value) in hidden]
+        rank, processes, _ = join()
+        muon = Muon(own, config.lr, config.weight_decay, processes=(rank, processes))
+        found["hidden"] = (nn.Module(), muon)  # its weights are saved with the model's
+    return found
 
 
 def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor], processes: int = 1) -> str:
@@ -188,121 +164,59 @@ def train_stage(
     Returns:
         The averaged weights, and the record of the run.
     """
-    rank, processes, device = join()
+    _, processes, device = join()
     model.to(device).train().requires_grad_(True)
     digest = run_digest(batches, config, model.state_dict(), processes)
-    run = Run(model, config, folder, digest)
-    resumed = run.load()
-    if resumed and rank == 0:
-        say(f"captioner: {config.kind}: resumed after step {run.step}")
-    metrics = folder / "metrics.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
-        cut_rows(metrics, run.step)
-    begin, told_s, first = time.monotonic(), 0.0, run.step
-    steps = FiniteSteps(f"captioner: {config.kind}", rank == 0)
-    with open(metrics, "a", buffering=1) as log:
-        while run.step < config.steps:
-            row = _step(run, tokenizer, batches, rank, processes, device, steps)
-            run.step += 1
-            if rank == 0:
-                log.write(
-                    json.dumps({"step": run.step - 1, **{name: finite(value) for name, value in row.items()}})
-                    + "\n"
-                )
-                elapsed = time.monotonic() - begin
-                if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
-                    told_s = elapsed
-                    left_s = elapsed / (run.step - first) * (config.steps - run.step)
-                    losses_now = " ".join(f"{name} {row[name]:.3f}" for name in _TOLD if name in row)
-                    say(
-                        f"captioner: {config.kind}: step {run.step}/{config.steps} {losses_now}, "
-                        f"{left_s:.0f} s left"
-                    )
-                if run.step % config.save_every == 0 or run.step == config.steps:
-                    run.save()
-    return run.average, {**asdict(config), "seconds": round(time.monotonic() - begin), "processes": processes}
+    name = f"captioner: {config.kind}"
+    training = Training(name, folder, make_optimizers(model, config), digest, config.ema_decay)
+    training.resume()
+    step = _Step(training, model, tokenizer, batches, config)
+    training.run(config.steps, config.save_every, step, told="loss contrast words")
+    return training.average, {**asdict(config), "seconds": round(training.seconds), "processes": processes}
 
 
-def _summed(model: VideoCoCa, numbers: list[float]) -> list[float]:
-    """Sum gradients and numbers over all processes, in place.
+class _Step:
+    """A step: what it needs, and what it does."""
 
-    A process that had no row of a small batch adds nothing; weights that no process had use for stay without
-    a gradient.
-    """
-    weights = [value for value in model.parameters() if value.requires_grad]
-    told = torch.tensor(
-        [*numbers, *(float(value.grad is not None) for value in weights)],
-        device=weights[0].device,
-        dtype=torch.float64,
-    )
-    dist.all_reduce(told)
-    used = [value for value, count in zip(weights, told[len(numbers) :].tolist(), strict=True) if count]
-    flat = torch.cat(
-        [(value.grad if value.grad is not None else torch.zeros_like(value)).flatten() for value in used]
-    )
-    dist.all_reduce(flat)
-    for value, piece in zip(used, flat.split([value.numel() for value in used]), strict=True):
-        value.grad = piece.view_as(value).clone()
-    return [float(number) for number in told[: len(numbers)]]
+    def __init__(
+        self, training: Training, model: VideoCoCa, tokenizer: Tokens, batches: Batches, config: StageConfig
+    ) -> None:
+        self.training, self.model, self.tokenizer = training, model, tokenizer
+        self.batches, self.config = batches, config
 
+    def __call__(self) -> dict[str, float]:
+        """Do the step the training is at. Returns what it tells of it, the same on all processes."""
+        config, training = self.config, self.training
+        clips, texts = self.batches.at(training.step)
+        ids = batch(self.tokenizer, texts, self.model.config.context_length)
+        num_tokens = int((ids[:, 1:] != PAD).sum())
+        mine = list(range(training.rank, len(texts), training.num_processes))
+        parts = [mine[index :: config.accumulate] for index in range(config.accumulate)]
+        rate = rate_at(training.step, config)
+        rates = {"model": rate, "hidden": rate * config.muon_gain}
+        drive(training.parts, {name: rates[name] for name in training.parts})
+        is_words = config.lesson(training.step).is_words
+        told = [0.0] * (1 if is_words else 2)
+        for part in (part for part in parts if part):
+            pixels, tokens = normalised(clips[part]).to(training.device), ids[part].to(training.device)
+            with torch.autocast(training.device.type, torch.bfloat16, enabled=config.is_bf16):
+                loss, own = self._loss(pixels, tokens, is_words, num_tokens, len(part) / len(texts))
+            loss.backward()
+            told = [before + now for before, now in zip(told, own, strict=True)]
+        told = sum_gradients(self.model.parameters(), told)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
+        training.take(["model", "hidden"], norm)
+        names = ("words",) if is_words else ("loss", "contrast")  # what it has computed
+        return {**dict(zip(names, told, strict=True)), "grad_norm": norm, "lr": rate}
 
-def _step(
-    run: Run,
-    tokenizer: Tokens,
-    batches: Batches,
-    rank: int,
-    processes: int,
-    device: torch.device,
-    steps: FiniteSteps,
-) -> dict[str, float]:
-    config = run.config
-    clips, texts = batches.at(run.step)
-    ids = batch(tokenizer, texts, run.model.config.context_length)
-    num_tokens = int((ids[:, 1:] != PAD).sum())
-    mine = list(range(rank, len(texts), processes))
-    parts = [mine[index :: config.accumulate] for index in range(config.accumulate)]
-    rate = rate_at(run.step, config)
-    for name, (_, optimizer) in run.parts.items():
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (config.muon_gain if name == "hidden" else 1.0)
-    told = [0.0, 0.0, 0.0]
-    for part in (part for part in parts if part):
-        pixels, tokens = normalised(clips[part]).to(device), ids[part].to(device)
-        share = len(part) / len(texts)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
-            loss, parts_told = _loss(run, pixels, tokens, num_tokens, share)
-        loss.backward()
-        told = [before + now for before, now in zip(told, parts_told, strict=True)]
-    if processes > 1:
-        told = _summed(run.model, told)
-    norm = float(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))
-    is_taken = steps.takes(run.step, norm)
-    for _, optimizer in run.parts.values():
-        if is_taken:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
-    with torch.no_grad():
-        now = run.model.state_dict()
-        torch._foreach_lerp_([run.average[name] for name in now], list(now.values()), 1 - decay)
-    names = ("words",) if config.lesson(run.step).is_words else ("loss", "contrast")  # what it has computed
-    losses_told = {name: told[_TOLD.index(name)] for name in names}
-    return {**losses_told, "grad_norm": norm, "lr": rate}
-
-
-_TOLD = ("loss", "contrast", "words")
-"""What `_loss` tells, in its order."""
-
-
-def _loss(
-    run: Run, pixels: Tensor, tokens: Tensor, num_tokens: int, share: float
-) -> tuple[Tensor, list[float]]:
-    """The loss of one part of a step, and its parts: per token, contrastive, words."""
-    config, model = run.config, run.model
-    if config.lesson(run.step).is_words:
-        words = words_loss(model, pixels, tokens) / num_tokens
-        return config.caption_weight * words, [0.0, 0.0, words.item()]
-    token_loss, contrast, _ = losses(model, pixels, tokens)
-    loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
-    return loss, [token_loss.item() / num_tokens, contrast.item() * share, 0.0]
+    def _loss(
+        self, pixels: Tensor, tokens: Tensor, is_words: bool, num_tokens: int, share: float
+    ) -> tuple[Tensor, list[float]]:
+        """The loss of one part of a step, and what it is made of: words; or per token, and contrastive."""
+        config = self.config
+        if is_words:
+            words = words_loss(self.model, pixels, tokens) / num_tokens
+            return config.caption_weight * words, [words.item()]
+        token_loss, contrast, _ = losses(self.model, pixels, tokens)
+        loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
+        return loss, [token_loss.item() / num_tokens, contrast.item() * share]

@@ -27,7 +27,7 @@ from pipeline.engine.relay import POLL_S, Bulletin, check_refused, print_told, r
 
 SHARED_VERBS = ("fit", "sample", "train-captioner", "train-vae")
 """Verbs whose work several processes share."""
-SAVES_WHEN_ASKED = {"fit"}
+SAVES_WHEN_ASKED = {"fit", "train-vae", "train-captioner"}
 """Verbs that save when they are asked to stop; others resume from their last regular checkpoint."""
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captioner.mixing import realised
+from learning.schedules import warmed_up
 from learning.stopping import Interrupted, Stop
 from manifests.cli import say
 from manifests.errors import RushesError
@@ -129,7 +130,7 @@ def consumed_row(packs: list[Pack], is_skipped: bool) -> dict[str, Any]:
 @torch.no_grad()
 def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float, step: int) -> None:
     """The average of the weights, each process for its own shards."""
-    decay = min(decay, (1 + step) / (10 + step))
+    decay = warmed_up(decay, step)
     averages, values = ([own_part(value) for value in part.parameters()] for part in (ema, model))
     torch._foreach_lerp_(averages, values, 1 - decay)
 

@@ -6,12 +6,11 @@ Its updates are scaled to the size that AdamW's have, so one learning rate serve
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from learning.muon import Muon
+from learning.schedules import cosine
 from trainer.config import FitConfig
 from trainer.state.parallel import clean_name
 
@@ -78,4 +77,4 @@ def lr_at(step: int, config: FitConfig) -> float:
     if step <= begin or config.steps <= begin or (config.schedule == "flat-cosine" and config.cooldown == 0):
         return config.lr
     share = min(1.0, (step - begin) / (config.steps - begin))
-    return config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+    return config.lr * cosine(share, least=0.05)

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from learning.finite_steps import FiniteSteps
-from learning.processes import join
-from learning.state import load_state, save_state
-from learning.step_log import cut_rows, finite
-from manifests.cli import say
+from learning.gradients import sum_gradients
+from learning.processes import join, summed
+from learning.schedules import cosine
+from learning.training import Training, drive
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, Ranges, check_ranges
 from manifests.errors import UsageError
 from vae.grid import pad_to_grid
@@ -31,8 +27,6 @@ from vae.pixels import as_float
 from vae.training.clips import Windows
 from vae.training.discriminator import PatchDiscriminator, fooling_loss, judge_loss
 from vae.training.losses import frames_of, haar, kl, ms_ssim
-
-TELL_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +59,9 @@ class TrainConfig:
     """Weight of 1 - MS-SSIM."""
     kl: float = 1e-5
     """Weight of the divergence from a standard normal."""
+    round_trip: float = 0.0
+    """Weight of the error of the latents of what was decoded, against those it was decoded from: what is
+    encoded again and again drifts less. Half as much time again a step."""
     adversarial: float = 0.0
     """Weight of the adversarial loss of a 3D PatchGAN; 0: none."""
     adversarial_from: float = 0.7
@@ -88,7 +85,8 @@ _RANGES: Ranges = {
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
     **dict.fromkeys(("ema_decay", "adversarial_from"), SHARE),
     **dict.fromkeys(
-        ("weight_decay", "l1", "l2", "haar", "flicker", "ms_ssim", "kl", "adversarial"), NOT_NEGATIVE
+        ("weight_decay", "l1", "l2", "haar", "flicker", "ms_ssim", "kl", "round_trip", "adversarial"),
+        NOT_NEGATIVE,
     ),
     "seed": SEED,
 }
@@ -123,6 +121,16 @@ def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Ten
     return loss
 
 
+def round_trip_loss(model: CausalVAE, made: Tensor, mean: Tensor) -> Tensor:
+    """Energy of the error of the latents of what was decoded [B, 3, T, H, W], against that of the latents.
+
+    A share of it, so that smaller latents are no way to a smaller loss.
+    """
+    again, _ = model.encode_groups(pad_to_grid(made.clamp(-1, 1), model.factors))
+    before = mean.float()
+    return (again.float() - before).square().mean() / before.square().mean().clamp(min=1e-2)
+
+
 def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) -> Tensor:
     """[count, 3 * f_t * f * f]: cells of pixels from the clips, for the highway.
 
@@ -151,112 +159,53 @@ def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) ->
     return torch.cat(found)[:count]
 
 
-class Run:
-    """The state of a training: model, averages, optimizers, steps done."""
-
-    def __init__(self, model: CausalVAE, config: TrainConfig, folder: Path, digest: str) -> None:
-        self.model, self.config, self.folder, self.digest, self.step = model, config, folder, digest, 0
-        self.seconds, self._begun_s = 0.0, time.monotonic()
-        self.judge = PatchDiscriminator().to(next(model.parameters()).device) if config.adversarial else None
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
-        )
-        self.judge_optimizer = (
-            torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9)) if self.judge else None
-        )
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    def _modules(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-        found: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"model": (self.model, self.optimizer)}
-        if self.judge is not None and self.judge_optimizer is not None:
-            found["judge"] = (self.judge, self.judge_optimizer)
-        return found
-
-    def save(self) -> None:
-        save_state(
-            self.folder, self._modules(), self.average, self.digest, step=self.step, seconds=self.spent_s()
-        )
-
-    def spent_s(self) -> float:
-        """Seconds of training, those before a resume too."""
-        return self.seconds + time.monotonic() - self._begun_s
-
-    def load(self) -> bool:
-        """Go on where `save` left off, if it did."""
-        numbers = load_state(self.folder, self._modules(), self.average, self.digest)
-        if numbers:
-            self.step, self.seconds = int(numbers["step"]), numbers["seconds"]
-        return numbers is not None
+def share_of(num_windows: int) -> float:
+    """Share of a step's windows that lie with this process: they are dealt out unequally."""
+    return num_windows / summed([float(num_windows)])[0]
 
 
-def _mean(value: Tensor, count: int) -> float:
-    """A number's mean over all processes."""
-    if count > 1:
-        dist.all_reduce(value)
-    return float(value) / count
+class _Step:
+    """A step: what it needs, and what it does."""
 
+    def __init__(self, training: Training, model: CausalVAE, windows: Windows, config: TrainConfig) -> None:
+        self.training, self.model, self.windows, self.config = training, model, windows, config
 
-def _average_gradients(module: nn.Module, count: int) -> None:
-    if count > 1:
-        for value in module.parameters():
-            if value.grad is not None:
-                dist.all_reduce(value.grad)
-                value.grad /= count
+    def __call__(self) -> dict[str, float]:
+        """Do the step the training is at. Returns what it tells of it, the same on all processes."""
+        training, config = self.training, self.config
+        number, rank, device = training.step, training.rank, training.device
+        warm = min(1, (number + 1) / max(1, config.warmup_steps))
+        drive(training.parts, {"model": config.lr * warm * cosine(number / config.steps)})
+        video = self.windows.at(number, rank, training.num_processes).to(device)
+        seed = ((config.seed * 1_000_003 + number) * 4096 + rank) % (1 << 63)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
+            made, mean, logvar = reconstruct(self.model, video, torch.Generator().manual_seed(seed))
+            drift = round_trip_loss(self.model, made, mean) if config.round_trip else mean.new_zeros(())
+        made = made.float()
+        loss, share = reconstruction_loss(made, video, config), share_of(len(video))
+        told = float(loss.detach()) * share
+        if "judge" in training.parts and number >= config.adversarial_from * config.steps:
+            loss = loss + config.adversarial * self._judged(video, made, loss, share)
+        loss = loss + config.round_trip * drift + config.kl * kl(mean.float(), logvar.float())
+        (loss * share).backward()
+        told = sum_gradients(self.model.parameters(), [told])[0]
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
+        training.take(["model"], norm)
+        return {"loss": told}
 
-
-def share_of(num_windows: int, count: int, device: torch.device) -> float:
-    """What one process's mean loss counts for where windows are dealt out unequally: 1 on average."""
-    if count == 1:
-        return 1.0
-    total = torch.tensor(float(num_windows), device=device)
-    dist.all_reduce(total)
-    return num_windows * count / float(total)
-
-
-def _step(run: Run, windows: Windows, rank: int, count: int, steps: FiniteSteps) -> float:
-    config, model, device = run.config, run.model, next(run.model.parameters()).device
-    rate = (
-        config.lr
-        * min(1, (run.step + 1) / max(1, config.warmup_steps))
-        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / config.steps)))
-    )
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    video = windows.at(run.step, rank, count).to(device)
-    generator = torch.Generator().manual_seed(
-        ((config.seed * 1_000_003 + run.step) * 4096 + rank) % (1 << 63)
-    )
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
-        made, mean, logvar = reconstruct(model, video, generator)
-    made = made.float()
-    loss = reconstruction_loss(made, video, config)
-    share = share_of(len(video), count, device)
-    told = _mean(loss.detach() * share, count)
-    if (
-        run.judge is not None
-        and run.judge_optimizer is not None
-        and run.step >= config.adversarial_from * config.steps
-    ):
-        own = judge_loss(run.judge, video, made) * share
-        own.backward()
-        _average_gradients(run.judge, count)
-        if nn.utils.clip_grad_norm_(run.judge.parameters(), config.clip_norm).isfinite():
-            run.judge_optimizer.step()  # else it would refuse every step from here on
-        loss = loss + config.adversarial * fooling_loss(run.judge, made, loss, model.dec_out.conv.weight)
-        run.judge_optimizer.zero_grad(set_to_none=True)
-    ((loss + config.kl * kl(mean.float(), logvar.float())) * share).backward()
-    if run.judge_optimizer is not None:
-        run.judge_optimizer.zero_grad(set_to_none=True)
-    _average_gradients(model, count)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    if steps.takes(run.step, float(norm)):
-        run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            run.average[name].lerp_(value, 1 - decay)
-    return told
+    def _judged(self, video: Tensor, made: Tensor, loss: Tensor, share: float) -> Tensor:
+        """Train the judge, and return what fooling it is worth; its own gradients of that are thrown away."""
+        judge, optimizer = self.training.parts["judge"]
+        assert isinstance(judge, PatchDiscriminator)
+        (judge_loss(judge, video, made) * share).backward()
+        sum_gradients(judge.parameters(), [])
+        if nn.utils.clip_grad_norm_(judge.parameters(), self.config.clip_norm).isfinite():
+            optimizer.step()  # else it would refuse every step from here on
+        optimizer.zero_grad(set_to_none=True)
+        judge.requires_grad_(False)
+        fooling = fooling_loss(judge, made, loss, self.model.dec_out.conv.weight)
+        judge.requires_grad_(True)
+        return fooling
 
 
 def train(
@@ -269,15 +218,18 @@ def train(
 
     Returns:
         The record of the run.
+
+    Raises:
+        Interrupted: a signal asked to stop; what was done is saved.
     """
-    rank, count, device = join()
+    _, count, device = join()
     if is_fresh:
         model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
     model.to(device).train().requires_grad_(True)
     model.checkpoint_blocks(config.is_checkpointed)
     settings = json.dumps(
         [
-            {**asdict(config), "save_every": 0},
+            {**asdict(config), "save_every": 0} if config.round_trip else _of_older(config),
             model.config.to_dict(),
             windows.digest(),
             count,
@@ -285,29 +237,30 @@ def train(
         ],
         sort_keys=True,
     )
-    run = Run(model, config, folder, hashlib.sha256(settings.encode()).hexdigest()[:16])
-    if run.load() and rank == 0:
-        say(f"vae: resumed after step {run.step}")
-    begin, told_s, first, steps = time.monotonic(), 0.0, run.step, FiniteSteps("vae", rank == 0)
-    folder.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
-        cut_rows(folder / "metrics.jsonl", run.step)
-    with open(folder / "metrics.jsonl", "a", buffering=1) as log:
-        while run.step < config.steps:
-            loss = _step(run, windows, rank, count, steps)
-            run.step += 1
-            if rank:
-                continue
-            log.write(json.dumps({"step": run.step - 1, "loss": finite(loss)}) + "\n")
-            elapsed = time.monotonic() - begin
-            if elapsed - told_s > TELL_EVERY_S or run.step == config.steps:
-                told_s = elapsed
-                say(
-                    f"vae: step {run.step}/{config.steps} loss {loss:.4f}, "
-                    f"{elapsed / (run.step - first) * (config.steps - run.step):.0f} s left"
-                )
-            if run.step % config.save_every == 0 or run.step == config.steps:
-                run.save()
-    model.load_state_dict(run.average)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    training = Training("vae", folder, _parts(model, config, device), digest, config.ema_decay)
+    training.resume()
+    training.run(config.steps, config.save_every, _Step(training, model, windows, config), told="loss")
+    model.load_state_dict(training.average)
     model.cpu().eval().requires_grad_(False)
-    return {"train": asdict(config), "seconds": round(run.spent_s()), "processes": count}
+    return {"train": asdict(config), "seconds": round(training.seconds), "processes": count}
+
+
+def _of_older(config: TrainConfig) -> dict:
+    """Settings as they were before there was a loss of round trips, so that trainings go on."""
+    return {
+        name: value for name, value in {**asdict(config), "save_every": 0}.items() if name != "round_trip"
+    }
+
+
+def _parts(
+    model: CausalVAE, config: TrainConfig, device: torch.device
+) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+    own = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
+    )
+    found: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"model": (model, own)}
+    if config.adversarial:
+        judge = PatchDiscriminator().to(device)
+        found["judge"] = (judge, torch.optim.AdamW(judge.parameters(), lr=2e-4, betas=(0.5, 0.9)))
+    return found

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from learning.processes import join
+from learning.stopping import Interrupted
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.errors import UsageError
@@ -99,7 +100,10 @@ class Train:
         )
         model = load_own(self.init) if self.init else CausalVAE(self.model)
         windows = Windows(clips, self.train.budget, self.train.seed)
-        record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
+        try:
+            record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
+        except Interrupted as stopped:
+            return stopped.code
         if rank:
             return cli.DONE
         cli.say("vae: judging on 32 films")

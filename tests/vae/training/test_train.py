@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from learning.gradients import sum_gradients
 from manifests import cli
 from manifests.errors import UsageError
 from vae.checkpoint import load_own, save_vae
@@ -22,7 +23,6 @@ from vae.training.clips import Windows, world_clips
 from vae.training.losses import haar, ms_ssim, psnr_db, ssim
 from vae.training.train import (
     TrainConfig,
-    _average_gradients,
     first_cells,
     reconstruction_loss,
     share_of,
@@ -232,8 +232,8 @@ def _weighed(rank: int, size: int, folder: str) -> None:
     values = torch.arange(7.0)[rank::size]  # of seven windows: three, two and two
     weight = torch.nn.Parameter(torch.ones(()))
     module = torch.nn.ParameterList([weight])
-    ((weight * values).mean() * share_of(len(values), size, torch.device("cpu"))).backward()
-    _average_gradients(module, size)
+    ((weight * values).mean() * share_of(len(values))).backward()
+    sum_gradients(module.parameters(), [])
     (Path(folder) / f"{rank}.json").write_text(json.dumps(float(weight.grad)))
     dist.barrier()  # one that leaves while others still connect may be ended by its own threads
     dist.destroy_process_group()
@@ -243,7 +243,7 @@ def test_each_window_counts_alike_however_many_a_process_has(tmp_path):
     mp.spawn(_weighed, (3, str(tmp_path)), nprocs=3)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found == pytest.approx([3.0] * 3), "the mean of all seven"
-    assert share_of(5, 1, torch.device("cpu")) == 1.0
+    assert share_of(5) == 1.0
 
 
 def test_stills_alone_have_cells_of_equal_frames_and_tiny_ones_are_refused(clips):
