@@ -11,11 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import tyro
 
-from captioner.backends.server import BudgetSpentError
 from captioner.facts import file_facts
 from captioner.judging.sheet import SheetRow, contact_sheet
 from captioner.options import CaptionerOptions
-from captioner.protocol import Caption, Captioner, ClipFrames
+from captioner.protocol import BudgetSpentError, Caption, Captioner, ClipFrames
 from captioner.registry import make_captioner, make_upsampler
 from captioner.writing import write_captions
 from learning.launching import program, run_processes, without

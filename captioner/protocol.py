@@ -8,9 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from manifests.errors import RushesError
+
 CODE_VERSION = 2
 KINDS = ("short", "dense", "structured", "alt", "window")
 """`window`: what was said of a part of a long clip before the parts were merged; kept, never trained on."""
+
+
+class BudgetSpentError(RushesError):
+    """The budget of requests or tokens does not allow another request."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,23 +10,30 @@ from dataclasses import replace
 
 from captioner.gates.gates import judge
 from captioner.gates.told import stripped_of_camera, told
-from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
+from captioner.protocol import BudgetSpentError, Caption, Captioner, ClipFrames, Usage, with_verdict
 
 
 def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int = 0) -> list[list[Caption]]:
     """Captions of each clip with their verdicts; dense ones say what is surely measured.
 
     A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted
-    caption, and all rejected ones stay beside it.
+    caption, and all rejected ones stay beside it. What was accepted outlives an answer that does not come.
+
+    Raises:
+        BudgetSpentError: before a clip had an accepted caption.
     """
     found = [_judged(captions, clip) for captions, clip in zip(backend.caption(clips), clips, strict=True)]
     for attempt in range(1, retries + 1):
         again = [index for index, captions in enumerate(found) if _lacking(captions)]
         if not again:
             break
-        for index, captions in zip(
-            again, backend.caption([clips[index] for index in again], attempt), strict=True
-        ):
+        try:
+            answers = backend.caption([clips[index] for index in again], attempt)
+        except BudgetSpentError:
+            if all(_accepted(found[index]) for index in again):
+                break
+            raise
+        for index, captions in zip(again, answers, strict=True):
             found[index] = _joined(found[index], _judged(captions, clips[index]))
     return found
 
@@ -40,6 +47,11 @@ def _lacking(captions: Sequence[Caption]) -> set[str]:
         return set()
     kept = {caption.kind for caption in captions if caption.verdict.status != "rejected"}
     return {caption.kind for caption in captions} - kept
+
+
+def _accepted(captions: Sequence[Caption]) -> bool:
+    """Whether a clip has a caption that the trainer could draw."""
+    return any(caption.verdict.status == "accepted" and caption.kind != "window" for caption in captions)
 
 
 def _judged(captions: Sequence[Caption], clip: ClipFrames) -> list[Caption]:
@@ -62,6 +74,11 @@ def _joined(before: list[Caption], after: list[Caption]) -> list[Caption]:
     The cost of the others is added to what stays.
     """
     done = {caption.kind for caption in before if caption.verdict.status != "rejected"}
+    if _accepted(before):
+        unheard = [caption for caption in after if caption.finish_reason.startswith("error")]
+        lost = sum((caption.usage for caption in unheard), Usage())
+        after = [caption for caption in after if caption not in unheard]
+        before = [replace(before[0], usage=before[0].usage + lost), *before[1:]]
     said = {old.text for old in before}
     new = [
         caption

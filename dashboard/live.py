@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from dashboard.index.patience import Patience
 from manifests.layout import Dataset
 from manifests.runs.events import HEARTBEAT, PIECE_BYTES, piece_path, run_ids
 from manifests.runs.pace import Meter, Pace
@@ -36,8 +37,8 @@ class Tail:
         recent, trouble: its last events, and those of them that tell of something wrong.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, store: Patience | None = None) -> None:
+        self.dataset, self._store = dataset, store or Patience(dataset)
         self.run_id, self.offset = "", 0
         self.writer: Holder | None = None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
@@ -49,17 +50,17 @@ class Tail:
         self._is_local, self._look_s = is_local, _LOCAL_LOOK_S if is_local else _REMOTE_LOOK_S
         self._looked_at_s, self._looks, self._size = -1e9, 0, -1
         self._piece, self._at = 0, 0  # of the events, and how far it was read
-        self._lock = threading.Lock()
+        self._looking, self._lock = threading.Lock(), threading.Lock()
         self.listeners = 0
 
     def look(self) -> None:
         """Read what has been written since; at most so often as the store allows."""
-        with self._lock:
+        with self._looking:
             if time.monotonic() - self._looked_at_s < self._look_s:
                 return
             self._looked_at_s = time.monotonic()
             with contextlib.suppress(OSError):  # of a store that does not answer now: what is known is shown
-                self._follow()
+                self._store.ask(self._follow, "events")
 
     def _follow(self) -> None:
         """Go to the newest run, and read on in it."""
@@ -73,11 +74,12 @@ class Tail:
             pass
 
     def _begin(self, run_id: str) -> None:
-        self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1
-        self._piece, self._at = 0, 0
-        self.recent.clear()
-        self.trouble.clear()
-        self.running.clear()
+        with self._lock:
+            self.run_id, self.offset, self._meter, self._size = run_id, 0, Meter(), -1
+            self._piece, self._at = 0, 0
+            self.recent.clear()
+            self.trouble.clear()
+            self.running.clear()
 
     def _read(self) -> bool:
         """Whether a piece ended, so that there is more to read."""
@@ -93,12 +95,12 @@ class Tail:
         has_ended = not self._is_local and self._at >= PIECE_BYTES
         if has_ended:
             self._next_piece()
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-                self._take(event)
-            except (ValueError, KeyError, TypeError):
-                continue  # a damaged line; `rushes status` names it
+        with self._lock:
+            for line in whole.splitlines():
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    continue  # a damaged line; `rushes status` names it
         return has_ended
 
     def _goes_on(self) -> bool:

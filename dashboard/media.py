@@ -12,12 +12,14 @@ from fastapi import HTTPException
 from fastapi.responses import Response
 
 from dashboard.index.index import Index
+from dashboard.index.patience import AwayError
 from manifests.errors import RushesError
 from manifests.store.shards import Member, read_member
 
 TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "image/png"}
 _FRAME = re.compile(r"^frame\d{3,}\.jpg$")
 _SHARDS = 16
+_PATIENCE_S = 10.0
 """Shards whose members are kept, a few hundred kilobytes each."""
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
@@ -80,13 +82,19 @@ def find(index: Index, clip_id: str, field: str, version: str = "") -> tuple[str
     return index.dataset.path(*index.tar_of(row["version"], row["shard"]).split("/")), member
 
 
+def _read(index: Index, path: str, member: Member) -> bytes:
+    return index.store.ask(
+        lambda: read_member(index.dataset.filesystem, path, member), patience_s=_PATIENCE_S
+    )
+
+
 def member_bytes(index: Index, clip_id: str, field: str, version: str = "") -> bytes | None:
     """A member, its crc32 checked; None where it is not there or damaged."""
     found = find(index, clip_id, field, version)
     if found is None:
         return None
     try:
-        return read_member(index.dataset.filesystem, *found)
+        return _read(index, *found)
     except (RushesError, OSError):
         return None
 
@@ -111,7 +119,9 @@ def answer(index: Index, name: str, asked: str | None, version: str = "") -> Res
         "Cache-Control": "private, no-cache",
     }
     try:
-        data = read_member(index.dataset.filesystem, path, member)  # whole: only so can it be checked
+        data = _read(index, path, member)  # whole: only so can it be checked
+    except AwayError as error:
+        raise HTTPException(503, str(error.strerror), {"Retry-After": "10"}) from error
     except RushesError as error:
         raise HTTPException(500, str(error)) from error
     except OSError as error:

@@ -75,12 +75,30 @@ class Report:
             return cli.DONE
         first, last = rows[0], rows[-1]
         before, after = f"loss at step {first['step']}", f"loss at step {last['step']}"
-        header = ["shape class", before, after, "with other captions", "so much worse", "mean velocity"]
+        header = [
+            "shape class",
+            "clips",
+            before,
+            after,
+            "with other captions",
+            "so much worse",
+            "mean velocity",
+        ]
         table = []
         for name, scores in last["scores"].items():
             worse = f"{scores['shuffled'] / scores['loss'] - 1:+.2%}"
             start = first["scores"].get(name, {}).get("loss", "-")  # a class that new data brought
-            table.append([name, start, scores["loss"], scores["shuffled"], worse, scores["baseline"]])
+            table.append(
+                [
+                    name,
+                    scores.get("clips", "-"),
+                    start,
+                    scores["loss"],
+                    scores["shuffled"],
+                    worse,
+                    scores["baseline"],
+                ]
+            )
         cli.print_table("validation", header, table)
         return cli.DONE
 

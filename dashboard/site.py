@@ -67,7 +67,7 @@ class Site:
     hide_paths: bool = False
 
     def __post_init__(self) -> None:
-        self.scopes, self.tail = Scopes(self.index), Tail(self.dataset)
+        self.scopes, self.tail = Scopes(self.index), Tail(self.dataset, self.index.store)
         self.grids, self.kept = Grids(self.index, self.tail), Kept(self.index)
         self.later = Later(self.index)
         self._templates = Jinja2Templates(directory=str(HERE / "templates"))
@@ -106,6 +106,7 @@ class Site:
             "views": self.scopes.names(),
             "view_query": urlencode({"view": scope.name}) if request.query_params.get("view") else "",
             "building": self.index.progress,
+            "trouble": self.told(self.index.store.trouble()),
             "twin": twin(request),
             "here": request.url.path,
             "hidden": [(key, value) for key, value in request.query_params.multi_items() if key != "view"],

@@ -12,6 +12,7 @@ from typing import Any
 
 from dashboard.asking.scope import Scope
 from dashboard.index.index import Index
+from dashboard.index.patience import Patience
 from dashboard.live import Tail
 from manifests.layout import Dataset
 from manifests.runs.pace import MEASURING, RUNNING
@@ -39,8 +40,8 @@ def order_of(column: str) -> tuple[int, str]:
 class Integrity:
     """What `verify` found, and which tars are there with their size."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset, self._lock = dataset, threading.Lock()
+    def __init__(self, dataset: Dataset, store: Patience) -> None:
+        self._dataset, self._store, self._lock = dataset, store, threading.Lock()
         self._every_s = _LISTED_S if storage.is_local(dataset.filesystem) else _LISTED_REMOTE_S
         self._listed_at_s, self._listed_s, self.looks = -1e9, 0.0, 0
         self._sizes: dict[str, int] = {}
@@ -56,7 +57,7 @@ class Integrity:
                 return
             self._listed_at_s = time.monotonic()
             with contextlib.suppress(OSError):  # of a store that does not answer now: what is known is shown
-                self._list()
+                self._store.ask(self._list, "tars")
                 self.looks += 1
 
     def _list(self) -> None:
@@ -143,7 +144,7 @@ class Grids:
     """The newest grid, made anew where something has changed."""
 
     def __init__(self, index: Index, tail: Tail) -> None:
-        self._index, self._tail, self._integrity = index, tail, Integrity(index.dataset)
+        self._index, self._tail, self._integrity = index, tail, Integrity(index.dataset, index.store)
         self._held: tuple[Any, Grid] = (None, Grid())
 
     def of(self, scope: Scope) -> Grid:

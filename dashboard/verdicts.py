@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections import defaultdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifests.errors import UsageError
+from manifests.intervals import wilson
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.text import valid
@@ -20,7 +20,6 @@ from manifests.verdicts import VERDICTS, latest
 
 _MOST_NAME = 80
 TAGS = ("subject", "action", "camera", "count", "text", "invented")
-_Z = 1.96
 Expected = float | Literal["any"] | None
 ANY: Literal["any"] = "any"
 CHOICES = ("left", "right", "alike", "unsure")
@@ -142,16 +141,6 @@ class Verdicts:
         except OSError as error:
             why = f"cannot be written ({error.strerror})"
             raise UsageError(f"--verdicts {self.path}", why, "Name a file that can be.") from error
-
-
-def wilson(wrong: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    if not count:
-        return 0.0, 1.0
-    share, square = wrong / count, _Z * _Z
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def rates(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:

@@ -28,10 +28,10 @@ from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import planned, records, scans
 from manifests.tables.parts import named
-from manifests.unnamed import lost_snapshot, lost_tars, unnamed_tars
 from manifests.views import View
 from manifests.writing.commit import Account, parquet_bytes
 from manifests.writing.removing import pending
+from manifests.writing.unnamed import lost_snapshot, lost_tars, unnamed_tars
 
 
 @dataclass(frozen=True)

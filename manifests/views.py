@@ -109,6 +109,11 @@ class View:
             )
         return queries.sql(dataset, query, self.columns, missing, whose=whose)
 
+    def empty(self) -> UsageError:
+        """What to raise where an export would write nothing."""
+        whose = f"view predicate {self.where!r}"
+        return UsageError(whose, "keeps no clip", "Export another view, or change it.")
+
     def kept(self, dataset: Dataset) -> set[str]:
         """Ids of the clips that the predicate keeps."""
         return set(self.clips(dataset, ["clip_id"])["clip_id"].to_pylist())

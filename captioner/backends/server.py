@@ -25,7 +25,7 @@ from captioner.coca.inputs import spread
 from captioner.gates.answers import captions_of
 from captioner.options import CaptionerOptions
 from captioner.prompts import ANSWER_SCHEMA, make_prompt
-from captioner.protocol import Caption, ClipFrames, Provenance, Usage
+from captioner.protocol import BudgetSpentError, Caption, ClipFrames, Provenance, Usage
 from captioner.stored import jpeg_as_stored
 from manifests.errors import RushesError, UsageError
 from media.decode.images import encode_jpeg
@@ -39,10 +39,6 @@ Result = TypeVar("Result")
 Asked = tuple[list[dict[str, Any]], list[int]]
 """The parts of a request, and the frames in it."""
 _NO_SCHEMA = ("response_format", "json_schema", "guided", "structured")
-
-
-class BudgetSpentError(RushesError):
-    """The budget of requests or tokens does not allow another request."""
 
 
 class AwayError(RushesError):

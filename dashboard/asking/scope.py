@@ -151,7 +151,8 @@ class Scopes:
             return
         self._looked_at_s = time.monotonic()
         try:
-            names = sorted(View.names(self._index.dataset), key=lambda name: (name != "default", name))
+            found = self._index.store.ask(lambda: View.names(self._index.dataset), "views")
+            names = sorted(found, key=lambda name: (name != "default", name))
         except OSError:  # of a store that does not answer now: what was known is shown
             self._names = self._names or [NEWEST]
             return
@@ -159,25 +160,23 @@ class Scopes:
 
     def _of_view(self, name: str) -> Scope:
         try:
-            view = View.load(self._index.dataset, name)
+            view, gone = self._index.store.ask(lambda: self._loaded(name), f"view {name}")
         except (RushesError, OSError) as error:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
         try:
             check_predicate(view.where, "the predicate")
-            return Scope(name, versions, where=view.where).leaving_out(
-                self._index, self._with_takedowns(view.where)
-            )
+            where = _with_takedowns(view.where, gone)
+            return Scope(name, versions, where=view.where).leaving_out(self._index, where)
         except UsageError as error:
             return Scope(name, versions, problem=f"its predicate cannot be used: {error.cause}")
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
 
-    def _with_takedowns(self, where: str) -> str:
-        """The predicate of a view, without sources of a takedown that goes on."""
-        gone = ", ".join(literal(source_id) for source_id in pending(self._index.dataset))
-        return f"({where}\n) AND source_id NOT IN ({gone})" if gone else where
+    def _loaded(self, name: str) -> tuple[View, list[str]]:
+        """A view, and the sources of a takedown that goes on."""
+        return View.load(self._index.dataset, name), sorted(pending(self._index.dataset))
 
     def _newest(self) -> Scope:
         rows = self._index.rows(
@@ -185,3 +184,9 @@ class Scopes:
             "WHERE version <> 'plan' GROUP BY 1 ORDER BY made"
         )
         return Scope(NEWEST, {Column.parse(row["version"]).name: row["version"] for row in rows})
+
+
+def _with_takedowns(where: str, gone: list[str]) -> str:
+    """The predicate of a view, without sources that are taken down."""
+    names = ", ".join(map(literal, gone))
+    return f"({where}\n) AND source_id NOT IN ({names})" if names else where

@@ -21,6 +21,7 @@ from dashboard.index import coding, profiles, tables
 from dashboard.index.builder import Builder
 from dashboard.index.codings import Codings
 from dashboard.index.commits import Commit, Commits
+from dashboard.index.patience import AwayError, Patience
 from manifests.cli import say
 from manifests.layout import Dataset
 from manifests.store import storage
@@ -65,6 +66,7 @@ class Index:
         self.opened = 0
         """How often a file was opened: what is known of another is not of this one."""
         self._builder = Builder(dataset.address, self.path)
+        self.store = Patience(dataset)
         self._held = list[Path]()
         """Names of our own for the files that were opened: the builder replaces what the other name means."""
         self._open()
@@ -266,9 +268,10 @@ class Index:
                 self.changes += 1
             self._looked_at_s = time.monotonic()
             try:
-                found = self._commits.look()
+                found = self.store.ask(self._commits.look, "commits")
             except OSError as error:  # of a store that does not answer now: what was known is shown
-                say(f"{self.dataset.uri}: cannot be listed ({error}); trying again")
+                if not isinstance(error, AwayError):
+                    say(f"{self.dataset.uri}: cannot be listed ({error}); trying again")
                 return
             if found is self._taken:
                 return

@@ -10,8 +10,9 @@ from typing import Any
 
 from dashboard.asking.scope import Scope
 from dashboard.site import Site
-from dashboard.verdicts import CHOICES, wilson
+from dashboard.verdicts import CHOICES
 from manifests.errors import UsageError
+from manifests.intervals import wilson
 
 _STRATUM = "coalesce(c.camera, 'image') || ', ' || CASE WHEN c.seconds < 4 THEN 'short' ELSE 'long' END"
 

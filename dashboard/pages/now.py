@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -77,8 +76,8 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
     for row in funnel(site, scope):
         if row["in"] and row["failed"] / row["in"] > _MUCH_FAILED:
             found.append(f"{row['column']}: {row['failed']} of {row['in']} failed")
-    if storage.is_local(site.dataset.filesystem) and not Path(site.dataset.root).is_dir():
-        found.append(f"{site.dataset.root} is not there any more")
+    if trouble := site.index.store.trouble():
+        found.append(trouble)
     elif storage.is_local(site.dataset.filesystem):
         free = shutil.disk_usage(site.dataset.root)
         if free.free < max(_LITTLE_BYTES, _LITTLE_SHARE * free.total):

@@ -23,9 +23,7 @@ def read_json(site: Site, run_id: str, name: str) -> dict[str, Any]:
     """A file of a run; empty where it is not there or damaged."""
     path = site.dataset.path("runs", run_id, name)
     try:
-        if not storage.exists(site.dataset.filesystem, path):
-            return {}
-        found = json.loads(storage.read_bytes(site.dataset.filesystem, path))
+        found = json.loads(site.index.store.ask(lambda: storage.read_bytes(site.dataset.filesystem, path)))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -54,8 +52,8 @@ def one_run(site: Site, run_id: str, before: dict[str, Any]) -> dict[str, Any]:
     """A run: its command, outcome, times, and the seconds of processors and GPUs that it used."""
     record, summary = read_json(site, run_id, "run.json"), read_json(site, run_id, "summary.json")
     try:
-        events = read_events(site.dataset, run_id)
-    except RushesError:
+        events = site.index.store.ask(lambda: read_events(site.dataset, run_id))
+    except (RushesError, OSError):
         events = []
     now = pace(events, events[-1]["time_s"] if events else 0.0)
     cpu_h, gpu_h = (sum(getattr(stage, name) for stage in now.stages) / 3600 for name in ("cpu_s", "gpu_s"))
@@ -89,7 +87,10 @@ def add(app: FastAPI, site: Site) -> None:
     @app.get("/runs")
     @app.get("/runs.json")
     def runs(request: Request) -> Response:
-        names = run_ids(site.dataset)
+        try:
+            names = site.index.store.ask(lambda: run_ids(site.dataset), "runs")
+        except OSError:  # the page says so
+            names = []
         found, before = [], dict[str, Any]()
         for run_id in names[-SHOWN:]:
             run = one_run(site, run_id, before)

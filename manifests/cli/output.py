@@ -57,7 +57,12 @@ def print_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     import json
 
-    print(json.dumps(shown_json(value), indent=2, default=str))
+    print(json.dumps(shown_json(value), indent=2, default=_plain))
+
+
+def _plain(value: Any) -> str:
+    """What JSON cannot say: bytes by their number, all else as text."""
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def _for_people(name: str, value: Any) -> str:

@@ -1,8 +1,8 @@
 """Export a view's tables into a lakehouse format by its own library: Lance datasets, or Iceberg tables.
 
-Rows of clips are those that the view keeps; `members` says where each clip's bytes lie (the tar's address, an
-offset, a size), so that other tools read pictures, captions' embeddings and latents from the dataset's own
-tars. Tables are read and written in batches.
+Rows are of clips that the view keeps, of their sources and of what these lost; `members` says where each
+clip's bytes lie (the tar's address, an offset, a size), so that other tools read pictures, captions'
+embeddings and latents from the dataset's own tars. Tables are read and written in batches.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def export_tables(
     """
     try:
         kept = view.kept(dataset)  # a view that cannot be read replaces nothing
+        if not kept:
+            raise view.empty()
         with _alone(out):
             _settle(out)
             with _settled(out):
@@ -178,6 +180,8 @@ def _written(dataset: Dataset, view: View, names: Iterable[str], write: Write) -
     gone = pa.array(sorted(pending(dataset)), pa.string())
     tables, found = scans.Tables(dataset), dict[str, int]()
     versions = list(view.columns.values())
+    clips = tables.lazy("clips", versions).to_table(["source_id"], filter=pc.field("clip_id").isin(kept))
+    sources = pc.unique(clips["source_id"])
     for name in TABLES:
         if name not in _LEFT_OUT:
             rows = tables.lazy(name, versions)
@@ -185,6 +189,7 @@ def _written(dataset: Dataset, view: View, names: Iterable[str], write: Write) -
             if "clip_id" in rows.schema.names:
                 wanted &= pc.field("clip_id").isin(kept)
             if "source_id" in rows.schema.names:
+                wanted &= pc.field("source_id").isin(sources)
                 wanted &= ~pc.coalesce(pc.field("source_id").isin(gone), False)
             scanned = rows.scanner(filter=wanted, batch_size=_ROWS)
             schema = rows.schema.remove_metadata()

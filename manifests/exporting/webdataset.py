@@ -154,9 +154,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     sources = _said_of_sources(dataset)
     made_by = ingest_settings(dataset, view.columns.values())
     if not by_shard:
-        raise UsageError(
-            f"view predicate {view.where!r}", "keeps no clip", "Export another view, or change it."
-        )
+        raise view.empty()
     written, num_lacking = [], 0
     with _marked(out, dataset, view):
         for shard, clips in sorted(by_shard.items()):

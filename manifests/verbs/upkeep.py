@@ -59,6 +59,10 @@ def compacted(dataset: Dataset, least: int = 1) -> Compacted:
     return done
 
 
+_SHOWN = "samples, tensorboard, held-out.json and consumed*.jsonl"
+"""What of a training's folder shows footage or names it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compact:
     """Merge the small files of tables into few large ones, sorted by shard.
@@ -217,6 +221,8 @@ class Remove:
         cli.print_table("removed", list(counts), [list(counts.values())])
         for run in done.runs:
             cli.say(f"remove: training {run} had read of it; its weights stay as they are")
+            if Path(run).is_absolute():
+                cli.say(f"remove: {run} is outside of the dataset: its {_SHOWN} are yours to delete")
         return cli.DONE
 
     def _found(self, dataset: Dataset) -> list[dict[str, str]]:

@@ -21,6 +21,9 @@ from manifests.writing.commit import parquet_bytes
 
 _NO_TEXT = (".safetensors", ".distcp", ".parquet", ".tar", ".png", ".jpg", ".webm", ".npy", ".bin", ".gz")
 _PICTURES = (".png", ".jpg", ".webm")
+_OF_A_CLIP = re.compile(r"[0-9a-f]{16}-\d{8}\b")
+_BOARD = "events.out.tfevents"
+"""Of TensorBoard, whose files hold sheets of samples; the same numbers are in the run's own logs."""
 
 
 def scrub_plan(dataset: Dataset, ids: Collection[str], addresses: Collection[str] = ()) -> None:
@@ -136,15 +139,15 @@ def trainings_with(dataset: Dataset, words: Mapping[str, str]) -> list[str]:
 def scrub_texts(dataset: Dataset, words: Mapping[str, str], read_by: Collection[str]) -> None:
     """Put tokens in the place of words in all texts of runs, trainings and views.
 
-    Commits taken back, what replays made, notes of probing, and the pictures of trainings that read of the
-    sources go whole.
+    Commits taken back, what replays made, notes of probing, and of trainings that read of the sources the
+    pictures go whole, but for those of one other clip alone.
     """
     pattern, gone = _pattern(words), list[str]()
     for folder in ("runs", "training"):
         for info in storage.list_files(dataset.filesystem, dataset.path(folder)):
             parts = PurePosixPath(dataset.relative(info.path)).parts
             is_old = folder == "runs" and parts[1] in ("withdrawn", "replay", "probed")
-            is_seen = folder == "training" and parts[1] in read_by and parts[-1].endswith(_PICTURES)
+            is_seen = folder == "training" and parts[1] in read_by and _may_show(parts[-1])
             if is_old or is_seen or pattern.search(info.base_name):
                 gone.append(info.path)
     storage.delete_files(dataset.filesystem, gone)
@@ -155,6 +158,11 @@ def scrub_texts(dataset: Dataset, words: Mapping[str, str], read_by: Collection[
                 changed = _without_captions(changed)
             if changed != text:
                 storage.write_bytes(dataset.filesystem, path, changed.encode())
+
+
+def _may_show(name: str) -> bool:
+    """Whether a file of a training may show any clip."""
+    return name.startswith(_BOARD) or (name.endswith(_PICTURES) and not _OF_A_CLIP.match(name))
 
 
 def _without_captions(text: str) -> str:

@@ -27,6 +27,9 @@ from pipeline.stages.protocol import Stage, run_stage
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Where one shard cannot be written no other can: a full disk, a place that may not be written to.
 The run ends."""
+_ITS_OWN = (
+    "Look at the weights and settings it is given: see `rushes ingest --help-all` for those of this stage."
+)
 REFUSED = "refused"
 """The error of a row whose stage cannot be set up; the hub knows why."""
 _PROGRESS_EVERY_S = 5.0
@@ -75,8 +78,10 @@ class StageActor:
             return
         try:
             stage.setup()
-        except RushesError as error:
-            ray.get(self.hub.refuse.remote(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of libraries that read weights
+            said = f"cannot be set up ({type(error).__name__}: {' '.join(str(error).split())[:500]})"
+            own = RushesError(f"stage {stage.name}", said, _ITS_OWN)
+            ray.get(self.hub.refuse.remote(error if isinstance(error, RushesError) else own))
             self.is_refused = True
             return
         ray.get(self.hub.end_setup.remote(actor))
@@ -99,6 +104,10 @@ class StageActor:
         return {**batch, "lacks": [f"{batch['lacks'][0]} {self.stage.column}".strip()]}
 
     def __call__(self, batch: dict) -> dict:
+        """Work on a row, unless its shard passes this stage over."""
+        return batch if self.stage.name in str(batch["passed"][0]).split() else self._work(batch)
+
+    def _work(self, batch: dict) -> dict:
         shard, generation, error = int(batch["shard"][0]), int(batch["generation"][0]), str(batch["error"][0])
         if self.is_refused or error == REFUSED or batch["full"][0]:
             return {**batch, "error": [error if batch["full"][0] else REFUSED]}

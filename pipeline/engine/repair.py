@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,9 +21,9 @@ from manifests.tables import planned, records, scans
 from manifests.text import shown
 from manifests.views import View
 from manifests.writing.lease import Lease
-from manifests.writing.withdrawn import withdraw
 from pipeline.config import IngestConfig
 from pipeline.engine.cluster import session
+from pipeline.engine.outdated import lacking, shards_to_retry, take_back
 from pipeline.engine.run import build_stages, execute, plan_generation
 from pipeline.footage.sources import listed_again
 from pipeline.stages.protocol import Stage, run_stage
@@ -79,29 +79,6 @@ def _makes(stages: list[Stage], columns: Collection[Column]) -> bool:
     return all(made[column.name] == column for column in columns if column.name in made)
 
 
-def shards_to_retry(dataset: Dataset, stages: list[Stage]) -> dict[int, list[str]]:
-    """By shard, the stages that had failures, and those that read their columns."""
-    forced: dict[int, list[str]] = defaultdict(list)
-    changed: dict[int, set[Column]] = defaultdict(set)
-    for stage in stages:
-        for record in scans.table(dataset, "shards", stage.column, ["shard", "num_failed"]).to_pylist():
-            shard = record["shard"]
-            if record["num_failed"] or changed[shard] & set(stage.needs):
-                forced[shard].append(stage.name)
-                changed[shard].add(stage.column)
-    return dict(forced)
-
-
-def take_back(dataset: Dataset, stages: list[Stage], forced: dict[int, list[str]]) -> None:
-    """Take commits back, those of columns that read others first.
-
-    So at no moment is a column there whose input is not.
-    """
-    for stage in reversed(stages):
-        shards = sorted(shard for shard, names in forced.items() if stage.name in names)
-        withdraw(dataset, stage.column, shards)
-
-
 def aim_of(dataset: Dataset, view: str = "") -> Aim:
     """What is to be done again: a view's columns, or those of the last run.
 
@@ -110,12 +87,16 @@ def aim_of(dataset: Dataset, view: str = "") -> Aim:
     Args:
         view: its name; empty for what the last run worked for.
     """
-    runs = [run_aim(dataset, run_id) for run_id in reversed(run_ids(dataset))]
-    aims = [aim for aim in runs if aim.columns]
+    aims = list(_aims(dataset))
     last = aims[0] if aims else Aim(view="default")
     if not view and not last.view:
-        return last
-    aim = last if not view else next((aim for aim in aims if aim.view == view), Aim(view=view))
+        return Aim(columns=_of_parts(dataset, aims))
+    aim = last if not view else next((aim for aim in aims if aim.view == view), None)
+    if aim is None:
+        if view not in (names := View.names(dataset)):
+            there = ", ".join(names) or "none; `rushes ingest` makes one"
+            raise UsageError(f"--view {view}", "is no view of this dataset", f"There are: {there}.")
+        aim = Aim(view=view)
     with contextlib.suppress(UsageError):
         found = View.load(dataset, aim.view)
         # the last run may not have come so far as to point the view at its columns
@@ -124,15 +105,43 @@ def aim_of(dataset: Dataset, view: str = "") -> Aim:
     return aim
 
 
+def _aims(dataset: Dataset) -> Iterator[Aim]:
+    """What runs worked for, the last one first; without those of before that was recorded."""
+    for run_id in reversed(run_ids(dataset)):
+        if (aim := run_aim(dataset, run_id)).columns:
+            yield aim
+
+
+def _of_parts(dataset: Dataset, aims: list[Aim]) -> dict[str, Column]:
+    """The columns of the last runs of single stages, one after the other: of each name the newest that goes
+    with the newer ones."""
+    found = dict(aims[0].columns)
+    for aim in itertools.takewhile(lambda aim: not aim.view, aims[1:]):
+        new = {name: column for name, column in aim.columns.items() if name not in found}
+        if not new:
+            continue
+        with contextlib.suppress(UsageError):  # it reads other columns than these
+            stages, _ = stages_of_run(dataset, [*found.values(), *new.values()])
+            made = {stage.name: stage for stage in stages}
+            both = found | new
+            if all(
+                need in both.values() or dataset.committed_shards(need)
+                for name in new
+                for need in (made[name].needs if name in made else ())
+            ):
+                found = both
+    return found
+
+
 def _left_to_the_view(dataset: Dataset, stages: Collection[Stage]) -> int:
-    """Shard columns of the default view with failures, of other stages than these."""
+    """Shard columns of the default view with failures, or that read such ones, of other stages than these."""
     own = {stage.column for stage in stages}
     try:
         others, _ = stages_of_run(dataset, View.load(dataset).columns.values())
     except UsageError:  # there is no view, or nobody knows how its columns were made
         return 0
-    found = shards_to_retry(dataset, [stage for stage in others if stage.column not in own])
-    return sum(len(names) for names in found.values())
+    theirs = {stage.name for stage in others if stage.column not in own}
+    return sum(len(theirs.intersection(names)) for names in shards_to_retry(dataset, others).values())
 
 
 def _refuse_masked(config: IngestConfig, view: str) -> None:
@@ -156,7 +165,7 @@ class Retry:
 
     The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
     ingest makes what is missing. What had not failed is copied byte for byte; captions that were paid for are
-    not asked for again.
+    not asked for again. After runs of single stages (`--only`) all columns that these made are meant.
 
     Examples:
       rushes retry DATASET
@@ -187,20 +196,29 @@ class Retry:
             for _, row in sorted(latest.items())
             if row["status"] == "failed" and row["reason"] not in _ONLY_BY_HAND
         ]
-        if not aim.view and sources:  # new clips need all stages
+        if not aim.view and sources and "default" in View.names(dataset):  # new clips need all stages
             cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view default`")
             sources = []
         forced = shards_to_retry(dataset, stages)
         if not aim.view and (count := _left_to_the_view(dataset, stages)):
-            cli.say(f"retry: {count} shard columns with failures are left to `rushes retry --view default`")
+            cli.say(f"retry: {count} shard columns of the view are left to `rushes retry --view default`")
+        known = set(planned.shards(dataset))
+        wanted = self._missing(dataset, aim, stages, known)
+        for shard, names in forced.items():
+            for name in names:
+                wanted[name].add(shard)
+        num_forced, num_missing = (
+            sum(len(names) for names in forced.values()),
+            sum(len(shards) for shards in wanted.values()),
+        )
         cli.print_table(
             "to retry",
-            ["sources", "shard columns"],
-            [[len(sources), sum(len(names) for names in forced.values())]],
+            ["sources", "shard columns", "not made yet"],
+            [[len(sources), num_forced, num_missing - num_forced]],
         )
-        if self.dry_run:
+        if self.dry_run or not (sources or num_missing):
             return cli.DONE
-        if any("caption" in names for names in forced.values()):
+        if wanted.get("caption"):
             _refuse_masked(config, aim.view)
         interrupt_on_signals()
         with Lease(dataset), session() as where:
@@ -208,6 +226,8 @@ class Retry:
                 found = listed_again(sources)
                 opened = sorted({row["uri"] for row in sources} - {item.uri for item in found})
                 plan_generation(dataset, found, config.plan, retries_failed=True, opened=opened)
+                new = set(planned.shards(dataset)) - known
+                wanted = {name: shards | new for name, shards in wanted.items()}
             take_back(dataset, stages, forced)
             is_there = aim.view in View.names(dataset) or not aim.where  # else it is another's to copy
             code = execute(
@@ -219,10 +239,21 @@ class Retry:
                 is_json=self.json,
                 view=aim.view if is_there else "",
                 aim=aim if aim.columns else None,
+                wanted=wanted,
             )
         if not is_there and aim.view and code in {cli.DONE, cli.FAILED_ITEMS}:
             View(columns=dict(aim.columns), where=aim.where).save(dataset, aim.view)
         return code
+
+    def _missing(
+        self, dataset: Dataset, aim: Aim, stages: list[Stage], shards: set[int]
+    ) -> dict[str, set[int]]:
+        """By stage the shards that lack its column; of single stages, those of the last run alone."""
+        found = lacking(dataset, stages, shards)
+        if aim.view:
+            return found
+        last = next((aim.columns for aim in _aims(dataset)), {})
+        return {stage.name: found[stage.name] if stage.column in last.values() else set() for stage in stages}
 
 
 class Beside(Dataset):

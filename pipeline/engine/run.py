@@ -8,7 +8,8 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ from manifests.tables import planned, scans
 from manifests.text import shown_json
 from manifests.verbs.upkeep import compacted
 from manifests.views import View
+from manifests.writing.commit import sweep
 from manifests.writing.compact import ENOUGH
 from manifests.writing.withdrawn import forget
 from pipeline.config import IngestConfig, PlanConfig
@@ -29,6 +31,7 @@ from pipeline.curate.stage import Curate
 from pipeline.dedup.near_duplicates import Spread
 from pipeline.dedup.stage import NOT_DUPLICATE, dedup, on_ray
 from pipeline.engine.cluster import preflight
+from pipeline.engine.outdated import outdated, take_back
 from pipeline.engine.probed import Probed
 from pipeline.engine.probing import probe_on_ray
 from pipeline.engine.runner import run_stages, start_run
@@ -43,6 +46,8 @@ from pipeline.stages.score import ScoreStage
 from pipeline.stages.text import TextStage
 
 NOT_BLACK = "black_share < 0.9"
+_QUIET_S = 2.0
+"""Age of unfinished files that nobody holds: all actors of the run have ended."""
 _PACKAGES = {
     "rushes",
     "ray",
@@ -80,10 +85,14 @@ def chosen(stages: list[Stage], names: Sequence[str]) -> list[Stage]:
     Raises:
         UsageError: a stage of that name is not to be run by these settings.
     """
-    have = {stage.name for stage in stages}
+    have = [stage.name for stage in stages]
     if unknown := [name for name in names if name not in have]:
+        asked_by = {"score": "--score.use", "embed": "--embed.model"}
+        hints = [f" {name} needs {asked_by[name]}." for name in unknown if name in asked_by]
         raise UsageError(
-            f"--only {' '.join(unknown)}", "is no stage of these settings", f"Stages: {', '.join(have)}."
+            f"--only {' '.join(unknown)}",
+            "is no stage of these settings",
+            f"Stages: {', '.join(have)}.{''.join(hints)}",
         )
     return [stage for stage in stages if not names or stage.name in names]
 
@@ -196,12 +205,16 @@ def execute(
     is_json: bool = False,
     view: str = "",
     aim: Aim | None = None,
+    wanted: Mapping[str, Collection[int]] | None = None,
 ) -> int:
     """Run the stages over all shards and print the outcome; returns the exit code.
+
+    What was made of less than there is now, as before a retry of what it reads, is made again.
 
     Args:
         view: point this view at the columns, near-duplicates left out; empty for none.
         aim: what the run works for, where that is not the view of these columns alone.
+        wanted: by stage the shards to make, where not all that lack its column are.
     """
     resources = {stage.name: config.resources()[stage.name] for stage in stages}
     shards = list(planned.shards(dataset).items())
@@ -212,14 +225,22 @@ def execute(
             "No source could be kept; see `rushes ls DATASET sources`.",
         )
     shards = ready(dataset, stages, shards)
+    if wanted is None and (old := outdated(dataset, stages)):
+        count = sum(len(names) for names in old.values())
+        cli.say(f"ingest: {count} shard columns are made again, as what they read holds more clips by now")
+        take_back(dataset, stages, old)
     versions = {
         item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES
     }
     made = {stage.name: stage.column for stage in stages}
     aim = aim or Aim(view=view, columns=made)
     run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where, list(made.values()), aim)
-    outcome = run_stages(dataset, stages, shards, run_id, preflight(resources, is_autoscaling), resources)
+    actors = preflight(resources, is_autoscaling)
+    outcome = run_stages(dataset, stages, shards, run_id, actors, resources, wanted)
     forget(dataset, [stage.column for stage in stages])
+    if storage.is_local(dataset.filesystem):  # of actors that were killed; those that live hold theirs
+        for stage in stages:
+            sweep(Path(dataset.path("columns", str(stage.column))), quiet_s=_QUIET_S)
     try:
         compacted(dataset, ENOUGH)
     except RushesError as error:  # of a file that was damaged since: what is committed stays as it is

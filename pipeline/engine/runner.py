@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pipeline.config import Resources
 from pipeline.engine.actor import REFUSED, StageActor
 from pipeline.engine.cluster import beside_me
 from pipeline.engine.hub import EventHub
+from pipeline.engine.outdated import lacking
 from pipeline.engine.watcher import Watcher
 from pipeline.stages.protocol import Stage
 
@@ -53,6 +54,7 @@ def run_stages(
     run_id: str,
     actors: dict[str, int],
     resources: dict[str, Resources],
+    wanted: Mapping[str, Collection[int]] | None = None,
 ) -> Outcome:
     """Make every missing column of every shard.
 
@@ -61,16 +63,14 @@ def run_stages(
         shards: (shard, generation) pairs.
         actors: most actors of each stage; one always runs.
         resources: of one actor of each stage.
+        wanted: by stage the shards to make it for; others are passed over.
     """
-    committed = {stage.name: set(dataset.committed_shards(stage.column)) for stage in stages}
-    pending = [
-        (shard, generation)
-        for shard, generation in shards
-        if any(shard not in done for done in committed.values())
-    ]
-    to_make = {
-        stage.name: [shard for shard, _ in pending if shard not in committed[stage.name]] for stage in stages
-    }
+    known = [shard for shard, _ in shards]
+    missing = lacking(dataset, stages, known)
+    if wanted is not None:
+        missing = {name: own & set(wanted[name]) for name, own in missing.items()}
+    to_make = {name: [shard for shard in known if shard in own] for name, own in missing.items()}
+    pending = [pair for pair in shards if any(pair[0] in own for own in missing.values())]
     num_jobs, begin = sum(map(len, to_make.values())), time.monotonic()
     if not pending:
         return _nothing_to_make(EventLog(dataset, run_id))
@@ -92,7 +92,10 @@ def run_stages(
     jobs = {(name, shard) for name, left in to_make.items() for shard in left}
     watcher = Watcher(hub, log, footage, jobs)
     watcher.start()
-    flow = _flow(dataset, stages, pending, run_id, hub, actors, resources)
+    passed = {
+        shard: " ".join(name for name, own in missing.items() if shard not in own) for shard, _ in pending
+    }
+    flow = _flow(dataset, stages, pending, passed, run_id, hub, actors, resources)
     outcome = Outcome()
     try:
         outcome.shard_errors += _errors_of(flow, hub)
@@ -156,14 +159,22 @@ def _flow(
     dataset: Dataset,
     stages: list[Stage],
     pending: list[tuple[int, int]],
+    passed: dict[int, str],
     run_id: str,
     hub: Any,
     actors: dict[str, int],
     resources: dict[str, Resources],
 ) -> ray.data.Dataset:
-    """The shards as rows that go through the actors of each stage."""
+    """The shards as rows that go through the actors of each stage, but for those they pass over."""
     rows = [
-        {"shard": shard, "generation": generation, "error": "", "lacks": "", "full": 0}
+        {
+            "shard": shard,
+            "generation": generation,
+            "passed": passed[shard],
+            "error": "",
+            "lacks": "",
+            "full": 0,
+        }
         for shard, generation in pending
     ]
     flow: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))

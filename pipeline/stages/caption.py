@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from captioner.backends.given import given_captions
-from captioner.backends.server import BudgetSpentError
 from captioner.gates import told
 from captioner.gates.gates import judge, lowest_aligned
-from captioner.protocol import Caption, ClipFrames, Usage, with_verdict
+from captioner.protocol import BudgetSpentError, Caption, ClipFrames, Usage, with_verdict
 from captioner.registry import make_captioner
 from captioner.stored import StoredFrames
 from captioner.writing import write_captions

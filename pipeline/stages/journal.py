@@ -67,7 +67,7 @@ class Journal:
         self._filesystem, node = dataset.filesystem, node or Node()
         self._path = dataset.path("runs", run_id, "journal", str(column), f"{shard:06d}.json")
         self._state: dict[str, Any] = {"deaths": {}, "why": {}, "idle_deaths": 0}
-        self._is_written = False
+        self._changes, self._stored = 0, -1  # the number of changes, and how many of them are stored
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self.death = ""
         if storage.exists(self._filesystem, self._path):
@@ -96,8 +96,7 @@ class Journal:
 
     def _write(self) -> None:
         with self._lock:
-            data = json.dumps(self._state).encode()
-            self._is_written = True
+            data, changes = json.dumps(self._state).encode(), self._changes
         if storage.is_local(self._filesystem):  # no fsync: this must outlive the process, not the machine
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             with storage.beside(self._path) as temporary:
@@ -105,6 +104,7 @@ class Journal:
                 os.replace(temporary, self._path)
         else:
             storage.write_bytes(self._filesystem, self._path, data)
+        self._stored = changes
 
     def poison(self, item: str) -> str | None:
         """Why the item must be passed over, or None if it may be tried."""
@@ -166,8 +166,8 @@ class Journal:
     def _take(self, items: tuple[str, ...]) -> None:
         with self._lock:
             self._state["in_hand"] = [*self._state["in_hand"], *items]
-            self._is_written = False
-        self._keep()
+            self._changes = change = self._changes + 1
+        self._keep(change)
 
     def _give_back(self, items: tuple[str, ...]) -> None:
         """On an object store this is written with what comes next: a request an item is enough."""
@@ -176,20 +176,20 @@ class Journal:
             for item in items:
                 left.remove(item)
             self._state["in_hand"] = left
-            self._is_written = False
+            self._changes = change = self._changes + 1
         if storage.is_local(self._filesystem):
-            self._keep()
+            self._keep(change)
 
-    def _keep(self) -> None:
-        """Write the state, unless another thread has written this one meanwhile."""
+    def _keep(self, change: int) -> None:
+        """Store a change, unless another thread has stored it with its own meanwhile."""
         with self._writing:
-            if not self._is_written:
+            if self._stored < change:
                 self._write()
 
     def rest(self) -> None:
         """Nothing is in hand: what comes now is the commit, and no item's fault."""
-        self._state["in_hand"] = []
-        if not self._is_written:
+        if self._state["in_hand"] or self._stored < self._changes:
+            self._state["in_hand"] = []
             self._write()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class ScoreStage:
                 scorer.setup()
             except UsageError:
                 raise
-            except Exception as error:  # whatever a user's own class does
+            except (Exception, SystemExit) as error:  # whatever a user's own class does
                 raise UsageError(
                     f"scorer {scorer.name}",
                     f"cannot be set up ({type(error).__name__}: {' '.join(str(error).split())})",
@@ -69,12 +69,16 @@ class ScoreStage:
     def process(
         self, dataset: Dataset, shard: int, generation: int, journal: Journal, progress: Callable[[str], None]
     ) -> Account:
-        clips = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        stored = records.rows_of_shard(dataset, "clips", self.preview, shard)
+        clips = [stored[index] for index in spread_order(len(stored))]
         tar, frames = preview_frames(dataset, self.preview, shard)
         again = Again(dataset, self.column, shard, self.preview, "clips", clips)
         before = self._made(dataset, shard, again)
         rows, failures = list[dict](), list[dict]()
-        tried = {scorer.name: _Tried(scorer.name, journal) for scorer in self.scorers}
+        tried = {
+            scorer.name: _Tried(scorer.name, journal, functools.partial(self._has_scored, dataset, scorer))
+            for scorer in self.scorers
+        }
         for begin in range(0, len(clips), self.config.batch):
             batch = clips[begin : begin + self.config.batch]
             copied = [row for clip in batch for row in before.get(clip["clip_id"], ())]
@@ -99,8 +103,9 @@ class ScoreStage:
                     failures.append(failure_row(clip, self.name, shard, own[0].error, cause, attempt))
             progress(f"{min(begin + self.config.batch, len(clips))}/{len(clips)} clips")
         journal.rest()
-        place = {clip["clip_id"]: number for number, clip in enumerate(clips)}
+        place = {clip["clip_id"]: number for number, clip in enumerate(stored)}
         rows.sort(key=lambda row: (place[row["clip_id"]], row["scorer"]))  # whatever was copied
+        failures.sort(key=lambda row: place[row["item_id"]])
         account = Account(len(clips), len(clips) - len(failures), 0, len(failures))
         with ShardCommit(dataset, self.column, shard, generation) as commit:
             commit.commit({"scores": rows, "drops": [], "failures": failures}, account)
@@ -121,6 +126,11 @@ class ScoreStage:
                 found[row["clip_id"]][row["scorer"]] = row
         return {clip_id: list(rows.values()) for clip_id, rows in found.items()}
 
+    def _has_scored(self, dataset: Dataset, scorer: Scorer) -> bool:
+        """Whether there is a score by it in what is committed of this column."""
+        where = pc.field("scorer") == scorer.name
+        return bool(scans.table(dataset, "scores", self.column, ["shard"], where).num_rows)
+
     def _version(self, scorer: str) -> str:
         """What a row of a scorer depends on."""
         return f"{self.versions.get(scorer, '')} of {self.preview}"
@@ -134,6 +144,15 @@ class ScoreStage:
             "words": list(score.words),
             "scorer_version": self._version(scorer),
         }
+
+
+def spread_order(count: int) -> list[int]:
+    """Numbers below `count` so that few of them in a row are of clips that lie side by side.
+
+    Those of one odd file do; what is said of a scorer after a few clips must not be said for such a file.
+    """
+    bits = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda index: int(f"{index:0{bits}b}"[::-1], 2))
 
 
 def _halved(
@@ -172,8 +191,12 @@ class _Tried:
         has_scored: it has said something of one of them.
     """
 
-    def __init__(self, scorer: str, journal: Journal) -> None:
-        self.scorer, self._journal = scorer, journal
+    def __init__(self, scorer: str, journal: Journal, elsewhere: Callable[[], bool]) -> None:
+        """
+        Args:
+            elsewhere: whether it has scored clips of other shards.
+        """
+        self.scorer, self._journal, self._elsewhere = scorer, journal, elsewhere
         self.names, self.has_scored = list[str](), False
 
     def check(self) -> None:
@@ -182,7 +205,7 @@ class _Tried:
             HopelessError: it ends the process with every clip.
         """
         deadly = sum(self._journal.poison(name) is not None for name in self.names)
-        if deadly >= MOST_DEADLY and not self.has_scored:
+        if deadly >= MOST_DEADLY and not self.has_scored and not self._elsewhere():
             raise HopelessError(
                 f"scorer {self.scorer}",
                 f"has ended its process with each of {deadly} clips, and has scored none",

@@ -52,7 +52,11 @@ def test_rows_are_those_of_the_view_and_bytes_are_found(half, tmp_path, capsys, 
     for row in found["clips"]:
         assert row == before[row["clip_id"]]
     assert {row["clip_id"] for row in found["captions"]} == kept
-    assert len(found["sources"]) == scans.table(dataset, "sources").num_rows
+    seen = {row["source_id"] for row in found["clips"]}
+    assert seen == {row["source_id"] for row in found["sources"]}, "of others nothing is handed on"
+    assert len(seen) < scans.table(dataset, "sources").num_rows
+    for name in ("segments", "drops", "failures", "duplicates"):
+        assert {row["source_id"] for row in found.get(name, ()) if "source_id" in row} <= seen
     latent = next(row for row in found["members"] if row["name"] == "latent.safetensors")
     data = Path(latent["tar"]).read_bytes()[latent["offset"] : latent["offset"] + latent["size_bytes"]]
     tar, members = records.members_of_shard(
@@ -65,6 +69,16 @@ def test_rows_are_those_of_the_view_and_bytes_are_found(half, tmp_path, capsys, 
     assert "exists" in capsys.readouterr().err
     assert cli.main(arguments=[*words, "--overwrite"]) == cli.DONE
     assert {row["clip_id"] for row in opened(to, tmp_path / "out")["clips"]} == kept
+
+
+@pytest.mark.parametrize("to", ["webdataset", "lance", "iceberg"])
+def test_a_view_that_keeps_nothing_is_refused_whatever_it_is_for(half, tmp_path, capsys, to):
+    dataset, view = half
+    View(columns=view.columns, where="false").save(dataset, "none")
+    words = ["export", dataset.uri, "--view", "none", "--to", to, "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.USAGE
+    assert "view predicate 'false': keeps no clip" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 def test_a_library_that_is_missing_is_named(half, tmp_path, capsys, monkeypatch):

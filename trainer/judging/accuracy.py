@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from manifests.intervals import wilson
 from trainer.judging.cases import Case
 from world.reading.reader import ATTRIBUTES, read, truth_of
 
@@ -43,7 +44,10 @@ def answer(case: Case, frames: Tensor) -> Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """A share with its 95 % interval by bootstrap over cases, and the number of cases."""
+    """A share with its 95 % interval by bootstrap over cases, and the number of cases.
+
+    Where all cases are alike, of which draws say nothing, it is Wilson's.
+    """
 
     value: float
     low: float
@@ -61,6 +65,8 @@ def score(values: Sequence[bool | float], statistic: Callable[..., np.ndarray] =
     own = np.asarray(values, dtype=float)
     draws = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
     low, high = np.percentile(statistic(own[draws], axis=1), [2.5, 97.5])
+    if own.size and low == high and set(own.tolist()) <= {0.0, 1.0}:  # all alike: draws of them are, too
+        low, high = wilson(int(own.sum()), len(own))
     return Score(float(statistic(own)), float(low), float(high), len(own))
 
 

@@ -107,7 +107,7 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
-KEYS = ("weight", "loss", "shuffled", "baseline")
+KEYS = ("weight", "clips", "loss", "shuffled", "baseline")
 NAMES = (*CLASSES, "all")
 
 
@@ -120,12 +120,13 @@ def evaluate(
     Every process must call, with its share.
 
     Returns:
-        For each class that occurs: `loss`, `shuffled` (with another sample's caption) and `baseline`
-            (predicting the mean velocity, zero).
+        For each class that occurs: `clips`, how many are of it; `loss`, `shuffled` (with another sample's
+            caption) and `baseline` (predicting the mean velocity, zero).
     """
     was_training = model.training
     model.eval()
     totals = {name: dict.fromkeys(KEYS, 0.0) for name in NAMES}
+    share = 1 / len(SIGMAS) / (ranks.sequence.size if ranks.sequence else 1)
     for pack, swapped in zip(validation.packs, validation.others, strict=True):
         for sigma in SIGMAS:
             noisy, other = (
@@ -142,6 +143,7 @@ def evaluate(
             for index, sample in enumerate(pack.samples):
                 span = slice(int(noisy.local_cu[index]), int(noisy.local_cu[index + 1]))
                 for name in (*shape_classes(sample), "all"):
+                    totals[name]["clips"] += share
                     totals[name]["weight"] += float(noisy.tokens.weight[span].sum())
                     for key, value in errors.items():
                         totals[name][key] += float(value[span].sum())
@@ -150,7 +152,10 @@ def evaluate(
     numbers = iter(ranks.sum([totals[name][key] for name in NAMES for key in KEYS]))
     summed = {name: {key: next(numbers) for key in KEYS} for name in NAMES}
     return {
-        name: {key: round(value[key] / value["weight"], 5) for key in KEYS[1:]}
+        name: {
+            "clips": round(value["clips"]),
+            **{key: round(value[key] / value["weight"], 5) for key in KEYS[2:]},
+        }
         for name, value in sorted(summed.items())
         if value["weight"]
     }

@@ -55,6 +55,11 @@ def keep(path: Path, frames: np.ndarray, fps: float, record: dict[str, Any]) -> 
     storage.write_local(path.with_name(f"{path.name}.json"), json.dumps({"file": name, **record}).encode())
 
 
+def sheet_path(out: Path, step: int) -> Path:
+    """Where the sheet of a step lies in a run."""
+    return out / "samples" / f"step-{step:08d}.png"
+
+
 class Sheets:
     """Makes `samples/step-<n>.png`: first and last frame of a clip, then of a sample, in each row.
 
@@ -142,7 +147,7 @@ class Sheets:
                     f"clip {sample.clip_id} | sample\n{words.get(caption_id, '')}",
                 )
             )
-        path = self.out / "samples" / f"step-{step:08d}.png"
+        path = sheet_path(self.out, step)
         contact_sheet(drawn, path)
         return path
 

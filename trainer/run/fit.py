@@ -40,7 +40,7 @@ from trainer.model.dit import count_parameters
 from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
-from trainer.reports.sheets import Sheets
+from trainer.reports.sheets import Sheets, sheet_path
 from trainer.run.claim import claim, run_digest
 from trainer.run.folder import CONFIG, Beginning, begun_anew_if_refused
 from trainer.run.loop import Run, tell
@@ -243,7 +243,8 @@ def _trained(
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
                 _export(out, trained, config, ranks)
         after = run.validate(step)
-        run.show(step, stop)
+        if step > state.step or not sheet_path(out, step).exists():
+            run.show(step, stop)
     finally:
         run.log.close()
         if record:
@@ -270,7 +271,8 @@ def _tell_validation(before: dict[str, Any], after: dict[str, Any], ranks: Ranks
         ranks,
         f"validation loss {before['all']['loss']:.4f} before, {after['all']['loss']:.4f} after; mean "
         f"velocity {after['all']['baseline']:.4f}; "
-        f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}",
+        f"with other captions {after['all']['shuffled'] / after['all']['loss'] - 1:+.2%}; on "
+        f"{after['all']['clips']} held-out clips",
     )
 
 

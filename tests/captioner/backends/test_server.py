@@ -11,12 +11,12 @@ import pytest
 
 from captioner.backends import server as module
 from captioner.backends.reply import reply_of
-from captioner.backends.server import AwayError, BudgetSpentError, ServerCaptioner
+from captioner.backends.server import AwayError, ServerCaptioner
 from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
 from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
 from captioner.options import CaptionerOptions
-from captioner.protocol import ClipFrames
+from captioner.protocol import BudgetSpentError, ClipFrames
 from captioner.registry import make_captioner
 from captioner.windows import Windowed
 from captioner.writing import write_captions

@@ -292,12 +292,22 @@ def test_all_addresses_and_spellings_of_it_go_and_no_others(copy, films, tmp_pat
     images = Path(copy.uri, "training", "tiny", "samples")
     images.mkdir(parents=True)
     (images / f"{source_id}-00000000.png").write_bytes(b"\x89PNG")
+    (images / "step-00000002.png").write_bytes(b"a sheet of several clips")
+    (images / "0123456789abcdef-00000000.webm").write_bytes(b"of another clip alone")
+    board = images.parent / "tensorboard"
+    board.mkdir()
+    (board / "events.out.tfevents.1.host").write_bytes(b"\x00sheets, as PNG")
+    (images.parent / "consumed.jsonl").write_text(json.dumps({"samples": [[f"{source_id}-00000000", 0]]}))
+    other_run = Path(copy.uri, "training", "other", "tensorboard")
+    other_run.mkdir(parents=True)
+    (other_run / "events.out.tfevents.1.host").write_bytes(b"has read of others")
     remove(copy, {source_id: str(twin)})
     left = (run / "run.json").read_text() + (run / "page.log").read_text()
     assert left.count(other) == 2
     rest = left.replace(other, "")
     assert source_id not in rest and uri not in rest and "twin" not in rest
-    assert not list(images.iterdir())
+    assert [path.name for path in images.iterdir()] == ["0123456789abcdef-00000000.webm"]
+    assert not list(board.iterdir()) and list(other_run.iterdir())
 
 
 def test_accounts_are_those_of_what_is_left(copy):

@@ -2,6 +2,7 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -88,7 +89,7 @@ def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch)
     running = actor.StageActor(FullDisk(), dataset.uri, "run", None, ".", 0.0, None)
     running.node = None
     running._tell = lambda event, *_, **__: told.append(event)
-    batch = {"shard": [0], "generation": [0], "error": [""], "lacks": [""], "full": [0]}
+    batch = {"shard": [0], "generation": [0], "passed": [""], "error": [""], "lacks": [""], "full": [0]}
     assert running(batch)["full"] == [28] and told == ["job_started"]
     monkeypatch.setattr(FullDisk, "process", lambda *_: 1 / 0)
     broken = running(batch)
@@ -99,8 +100,40 @@ def test_a_full_disk_is_told_apart_from_a_shards_own_fault(dataset, monkeypatch)
     del told[:]
     monkeypatch.setattr(FullDisk, "needs", (Column("caption", "a"),))
     assert running({**broken, "lacks": ["latent@b"]})["lacks"] == ["latent@b"], "it needs another column"
+    passed = {**batch, "passed": [f"text {FullDisk.name}"]}
+    assert running(passed) == passed, "a shard that passes the stage over"
     left_out = running({**broken, "lacks": ["caption@a"]})
     assert left_out["lacks"] == [f"caption@a {FullDisk.column}"] and told[-1] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Error while deserializing\nheader"), "cannot be set up (RuntimeError: Error while "),
+        (OSError("no file named model.safetensors"), "cannot be set up (OSError: no file named"),
+        (SystemExit(3), "cannot be set up (SystemExit: 3)"),
+        (UsageError("--text.model x", "is no folder"), "--text.model x: is no folder"),
+    ],
+)
+def test_a_stage_that_cannot_be_set_up_refuses_the_run_with_one_line(dataset, monkeypatch, error, said):
+    refused = []
+
+    def fails(self):
+        raise error
+
+    hub = SimpleNamespace(
+        **{
+            name: SimpleNamespace(remote=work)
+            for name, work in (("begin_setup", lambda *_: 0), ("refuse", refused.append))
+        }
+    )
+    context = SimpleNamespace(get_actor_id=lambda: "a", get_node_id=lambda: "n")
+    monkeypatch.setattr(FullDisk, "setup", fails, raising=False)
+    monkeypatch.setattr(actor.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: context)
+    running = actor.StageActor(FullDisk(), dataset.uri, "run", hub, ".", 0.0, None)
+    assert running.is_refused and len(refused) == 1
+    assert said in str(refused[0]) and "\n" not in str(refused[0])
 
 
 class Fragile(FullDisk):

@@ -15,7 +15,8 @@ from manifests.tables import planned, scans
 from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
 from pipeline.engine import estimate, repair
-from pipeline.engine.repair import Replay, shards_to_retry, stages_of_run
+from pipeline.engine.outdated import shards_to_retry, take_back
+from pipeline.engine.repair import Replay, stages_of_run
 from pipeline.engine.run import build_stages, funnel
 from pipeline.engine.runner import start_run
 from pipeline.footage.sources import list_sources, source_row
@@ -184,7 +185,7 @@ def test_a_retry_makes_what_failed_and_copies_the_rest_byte_for_byte(films, data
     broken.clear()
     unwell.is_well, unwell.asked[:], read[:], encoded[:] = True, [], [], []
     stages, config = stages_of_run(made)
-    repair.take_back(made, stages, shards_to_retry(made, stages))
+    take_back(made, stages, shards_to_retry(made, stages))
     generations = {row["shard"]: row["generation"] for row in planned.segments(made).to_pylist()}
     for stage in stages:
         stage.setup()

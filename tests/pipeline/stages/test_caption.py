@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from captioner.backends import server as module
-from captioner.backends.server import BudgetSpentError
 from captioner.coca.checkpoint import save_stage
 from captioner.coca.folder import stage_digest, write_folder
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import CaptionTokenizer
+from captioner.protocol import BudgetSpentError
 from manifests import cli
 from manifests.tables import records, scans
 from manifests.views import View

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import cv2
@@ -16,6 +17,7 @@ from manifests.layout import Dataset
 from manifests.tables import planned, records, scans
 from manifests.verify import verify
 from manifests.views import View
+from manifests.writing.commit import Account, ShardCommit
 from manifests.writing.withdrawn import withdraw
 from media.writer import write_video
 from pipeline.blame import HopelessError
@@ -127,7 +129,8 @@ def test_a_scorer_that_ends_its_process_with_every_clip_ends_the_run(copy, monke
     clips = records.rows_of_shard(copy, "clips", preview, shard)
     monkeypatch.setattr(score, "MOST_DEADLY", most := 3)
     assert len(clips) > most
-    names = [f"{clip['clip_id']} redness" for clip in clips]
+    order = score.spread_order(len(clips))
+    names = [f"{clips[index]['clip_id']} redness" for index in order]
 
     def run(deadly):
         journal = Journal(copy, f"run{deadly[0]}", stage.column, shard)
@@ -136,8 +139,23 @@ def test_a_scorer_that_ends_its_process_with_every_clip_ends_the_run(copy, monke
 
     with pytest.raises(HopelessError, match=f"scorer redness.*each of {most} clips"):
         run(names[:most])
-    account = run(names[-most:])
+    first = [f"{clip['clip_id']} redness" for clip in clips[:most]]  # those of an odd file lie side by side
+    assert set(first) != set(names[:most])
+    account = run(first)
     assert (account.num_kept, account.num_failed) == (len(clips) - most, most)
+    copy.filesystem.delete_file(copy.record_path(stage.column, shard))
+    other = ShardCommit(copy, stage.column, 1 + max(copy.committed_shards(preview)), 0)
+    row = {"clip_id": "elsewhere", "shard": other.shard, "scorer": "redness", "value": 1.0, "words": []}
+    other.commit({"scores": [row]}, Account(1, 1, 0, 0))
+    assert run(names[:most]).num_failed == most, "it scores clips of other shards"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 33])
+def test_clips_in_the_order_they_are_scored_do_not_lie_side_by_side(count):
+    order = score.spread_order(count)
+    assert sorted(order) == list(range(count))
+    if count > 6:
+        assert min(abs(one - other) for one, other in itertools.combinations(order[:3], 2)) >= count // 4
 
 
 def test_a_scorer_that_writes_into_its_pictures_fails_alone(copy):

@@ -50,6 +50,13 @@ def test_renders_are_right_and_those_of_other_prompts_are_not():
     assert found["camera"].count < found["colour"].count == 24
 
 
+def test_an_interval_of_cases_that_are_all_alike_is_no_certainty():
+    few, many = score([True] * 3), score([True] * 200)
+    assert few.value == many.value == 1.0 == few.high
+    assert 0.3 < few.low < 0.5 and 0.97 < many.low < 0.99
+    assert 0 < score([False] * 20).high < 0.2
+
+
 def test_an_interval_holds_the_mean_and_narrows():
     few, many = score([True, False] * 5), score([True, False] * 500)
     assert few.low < few.value == 0.5 < few.high
