@@ -12,8 +12,9 @@ from dashboard import drawing, sources
 from dashboard.asking.scope import Scope
 from dashboard.pages.now import funnel
 from dashboard.site import Site
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from manifests.reasons import DROPS, FAILURES
+from manifests.writing.removing import pending, takedowns
 
 PAGE = 24
 _MOST_VALUES = 20_000
@@ -116,6 +117,18 @@ def measured(site: Site, scope: Scope, stage: str, reason: str, moved: float | N
     return data
 
 
+def taken_down(site: Site) -> tuple[list[dict[str, Any]], int]:
+    """Takedowns, and how many sources one that has not ended is to take; nothing where the store is away."""
+
+    def read() -> tuple[list[dict[str, Any]], int]:
+        return takedowns(site.dataset), len(pending(site.dataset))
+
+    try:
+        return site.index.store.ask(read, "takedowns")
+    except (OSError, RushesError):
+        return [], 0
+
+
 def add(app: FastAPI, site: Site) -> None:
     """The routes."""
 
@@ -124,7 +137,10 @@ def add(app: FastAPI, site: Site) -> None:
     def drops(request: Request, stage: str = "", reason: str = "", at: str = "", after: str = "") -> Response:
         scope = site.scope(request)
         found = reasons(site, scope)
+        gone, num_going = taken_down(site)
         data: dict[str, Any] = {
+            "takedowns": gone,
+            "num_going": num_going,
             "reasons": found,
             "funnel": funnel(site, scope),
             "stage": stage,

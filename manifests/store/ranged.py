@@ -18,6 +18,9 @@ Result = TypeVar("Result")
 TAIL_BYTES = 1 << 18
 """Read when an object is opened: most tables' parts are no longer, and of others the footer is there."""
 _REFUSED = "400 Bad Request"
+_OF_THE_MACHINE = "http://169.254."
+"""Where a cloud tells its machines their keys: asked where nothing else names any."""
+_NO_KEYS = "no keys were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or ?anonymous=1"
 _NO_BUCKET = "NoSuchBucket"
 _TRIES = 6
 
@@ -99,6 +102,8 @@ def said(path: str) -> Iterator[None]:
         text = _line(error)
         if _NO_BUCKET in str(error):
             raise FileNotFoundError(f"bucket {path.strip('/').partition('/')[0]} does not exist") from error
+        if _OF_THE_MACHINE in text:
+            text = f"{_NO_KEYS} (nor does this machine give any: {text})"
         text += ", as stores answer expired credentials too" if _REFUSED in text else ""
         raise OSError(errno.EIO, text, path) from error
 

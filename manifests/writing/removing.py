@@ -65,6 +65,17 @@ def tokens(dataset: Dataset) -> set[str]:
     return {row["token"] for row in _note_of(dataset, _done(dataset), "removed")["removed"]}
 
 
+def takedowns(dataset: Dataset) -> list[dict[str, Any]]:
+    """Those that ended, the newest first: `removed_s`, `reason`, `num_sources`, and `read_by` (trainings)."""
+    found: dict[tuple[float, str], dict[str, Any]] = {}
+    for row in _note_of(dataset, _done(dataset), "removed")["removed"]:
+        key = row["removed_s"], row["reason"]
+        one = found.setdefault(key, {"removed_s": key[0], "reason": key[1], "num_sources": 0})
+        one["num_sources"] += 1
+        one["read_by"] = row["read_by"]
+    return [one for _, one in sorted(found.items(), reverse=True)]
+
+
 def remove(
     dataset: Dataset, sources: Mapping[str, str], reason: str = "", read_by: Sequence[str] = ()
 ) -> Removed:

@@ -29,6 +29,7 @@ from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
 from manifests.writing.compact import compact
+from manifests.writing.removing import remove
 from pipeline.config import PlanConfig
 from pipeline.footage.sources import Found, failed_row
 from pipeline.plan import make_plan
@@ -254,3 +255,22 @@ def test_a_dataset_that_is_gone_is_said_on_the_page(copy, tmp_path):
     shutil.rmtree(copy.uri)
     answer = client.get("/", headers={"accept": "text/html"})
     assert answer.status_code == 200 and "is not there any more" in html.unescape(answer.text)
+
+
+def test_takedowns_are_told_with_who_had_read_of_them(eventful, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(eventful.uri, copy)
+    dataset = Dataset(str(copy))
+    here = TestClient(make_app(str(copy), tmp_path / "cache"), "http://127.0.0.1")
+    assert here.get("/drops.json").json()["takedowns"] == []
+    [row] = scans.table(dataset, "sources").slice(0, 1).to_pylist()
+    remove(dataset, {row["source_id"]: row["uri"]}, "licence ended", ["/runs/<b>big</b>"])
+    [told] = here.get("/drops.json").json()["takedowns"]
+    assert (told["num_sources"], told["reason"]) == (1, "licence ended")
+    page = here.get("/drops").text
+    assert "licence ended" in page and "/runs/&lt;b&gt;big&lt;/b&gt;" in page
+    note = {"sources": {"0123456789abcdef": []}, "reason": "", "read_by": []}
+    (copy / "removed" / "pending.json").write_text(json.dumps(note))
+    assert "A takedown of 1 sources has not ended" in here.get("/drops").text
+    (copy / "removed" / "pending.json").write_text("{")
+    assert here.get("/drops").status_code == 200

@@ -12,3 +12,9 @@ def test_a_bare_refusal_names_credentials_that_may_have_expired():
     with pytest.raises(OSError) as caught, said("bucket/key"):
         raise GenericError("connection reset")
     assert "credentials" not in str(caught.value)
+
+
+def test_where_no_keys_are_found_one_reads_how_to_give_them():
+    text = "Error performing PUT http://169.254.169.254/latest/api/token in 1s, after 10 retries"
+    with pytest.raises(OSError, match=r"no keys were found: set AWS_ACCESS_KEY_ID .*169\.254"), said("b/k"):
+        raise GenericError(text)
