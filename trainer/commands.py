@@ -39,11 +39,11 @@ class Export:
     """Replace a model that exists."""
 
     def run(self) -> int:
-        from trainer.state.export import export_checkpoint
+        from trainer.state.export import NEW_WEIGHTS, export_checkpoint
 
         out = self.out or self.run_folder / "model"
         cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
-        cli.check_own(out, {"model.safetensors", "model.json"})
+        cli.check_own(out, {"model.safetensors", "model.json", NEW_WEIGHTS})
         path = export_checkpoint(
             self.run_folder,
             self.step,

@@ -30,6 +30,9 @@ from trainer.state.checkpoints import load_part
 from trainer.state.parallel import clean_name
 from vae.folder import read_record
 
+NEW_WEIGHTS = "model.new.safetensors"
+"""Of a model that is being written; what is left of one that was not finished is written over."""
+
 
 def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -> None:
     """Write into the run folder all that sampling needs besides weights.
@@ -52,15 +55,18 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
 def save_model(folder: Path, weights: dict[str, Tensor], run: Path, vae: str = "") -> None:
     """Write a model for sampling, with the run's record.
 
-    It appears whole: the record, by which it is known, comes last.
+    It appears whole: the record, by which it is known, comes last. One that was there before goes when the
+    weights of the new one are written.
 
     Args:
         vae: what the record is to name as the VAE; empty: what the run's does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(weights, folder / "model.safetensors")
     record = read_local_object(run / RECORD)
     record["vae"] = vae or record.get("vae", "")
+    write_weights(weights, folder / NEW_WEIGHTS)
+    (folder / RECORD).unlink(missing_ok=True)  # it is of other weights
+    (folder / NEW_WEIGHTS).replace(folder / "model.safetensors")
     storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
