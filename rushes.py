@@ -12,13 +12,15 @@ _ended: list[int] = []
 
 
 def _leave() -> None:
-    """End at once where objects of a store were read.
+    """End at once where objects of a store were read, or Ray was at work.
 
     Registered before all else, so that it runs last. Threads of Arrow that still let go of a store's files,
-    which are Python's, would abort a process whose Python has ended (SIGABRT, after all was printed).
+    which are Python's, would abort a process whose Python has ended (SIGABRT, after all was printed); those
+    of a Ray that was interrupted while it started now and then make it a SIGSEGV.
     """
     ranged = sys.modules.get("manifests.store.ranged")
-    if not _ended or ranged is None or not ranged.num_opened:
+    has_threads = "ray" in sys.modules or (ranged is not None and ranged.num_opened)
+    if not _ended or not has_threads:
         return
     with contextlib.suppress(OSError, ValueError):  # what cannot be printed Python tells of as ever
         sys.stdout.flush()

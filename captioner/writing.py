@@ -10,29 +10,21 @@ from dataclasses import replace
 
 from captioner.gates.gates import judge
 from captioner.gates.told import stripped_of_camera, told
-from captioner.protocol import BudgetSpentError, Caption, Captioner, ClipFrames, Usage, with_verdict
+from captioner.protocol import Caption, Captioner, ClipFrames, Usage, with_verdict
 
 
 def write_captions(backend: Captioner, clips: Sequence[ClipFrames], retries: int = 0) -> list[list[Caption]]:
     """Captions of each clip with their verdicts; dense ones say what is surely measured.
 
     A clip with a rejected caption is written anew, up to `retries` times; a kind keeps its first accepted
-    caption, and all rejected ones stay beside it. What was accepted outlives an answer that does not come.
-
-    Raises:
-        BudgetSpentError: before a clip had an accepted caption.
+    caption, and all rejected ones stay beside it. What was accepted outlives a later try without an answer.
     """
     found = [_judged(captions, clip) for captions, clip in zip(backend.caption(clips), clips, strict=True)]
     for attempt in range(1, retries + 1):
         again = [index for index, captions in enumerate(found) if _lacking(captions)]
         if not again:
             break
-        try:
-            answers = backend.caption([clips[index] for index in again], attempt)
-        except BudgetSpentError:
-            if all(_accepted(found[index]) for index in again):
-                break
-            raise
+        answers = backend.caption([clips[index] for index in again], attempt)
         for index, captions in zip(again, answers, strict=True):
             found[index] = _joined(found[index], _judged(captions, clips[index]))
     return found

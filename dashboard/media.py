@@ -19,7 +19,6 @@ from manifests.store.shards import Member, read_member
 TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "image/png"}
 _FRAME = re.compile(r"^frame\d{3,}\.jpg$")
 _SHARDS = 16
-_PATIENCE_S = 10.0
 """Shards whose members are kept, a few hundred kilobytes each."""
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
@@ -83,9 +82,7 @@ def find(index: Index, clip_id: str, field: str, version: str = "") -> tuple[str
 
 
 def _read(index: Index, path: str, member: Member) -> bytes:
-    return index.store.ask(
-        lambda: read_member(index.dataset.filesystem, path, member), patience_s=_PATIENCE_S
-    )
+    return index.store.ask(lambda: read_member(index.dataset.filesystem, path, member))
 
 
 def member_bytes(index: Index, clip_id: str, field: str, version: str = "") -> bytes | None:

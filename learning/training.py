@@ -95,6 +95,8 @@ class Training:
                     numbers = " ".join(f"{key} {row[key]:.4g}" for key in told.split() if key in row)
                     pace_s = (now_s - begin_s) / (self.step - first)
                     self._say(f"step {self.step}/{steps} {numbers}, {pace_s * left:.0f} s left")
+            if summed([float(bool(stop.signal_name))])[0]:  # in the last step
+                self._end_calmly(stop.signal_name)
 
     def take(self, names: Sequence[str], norm: float) -> None:
         """Let these optimizers step, unless the gradient's norm is not finite; the gradient is gone after it.
@@ -121,9 +123,8 @@ class Training:
         if self.rank == 0 and self.step:
             self._save()
         wait_for_all()  # who ends first takes the others along
-        self._say(
-            f"{signal_name or 'another process'}: saved after step {self.step}; the same command goes on"
-        )
+        done = f"saved after step {self.step}" if self.step else "stopped before the first step"
+        self._say(f"{signal_name or 'another process'}: {done}; the same command goes on")
         raise Interrupted(signal_name)
 
     def _say(self, text: str) -> None:

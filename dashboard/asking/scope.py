@@ -9,6 +9,7 @@ import duckdb
 
 from dashboard.index.coding import CODED, Coding, literal
 from dashboard.index.index import Index
+from dashboard.index.patience import AwayError
 from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
@@ -121,6 +122,7 @@ class Scopes:
         self._kept_s = _KEPT_S if storage.is_local(index.dataset.filesystem) else _KEPT_REMOTE_S
         self._names: list[str] = []
         self._found: dict[str, Scope] = {}
+        self._views: dict[str, tuple[View, list[str]]] = {}
         self._looked_at_s, self._changes = -1e9, -1
 
     def names(self) -> list[str]:
@@ -143,7 +145,10 @@ class Scopes:
             self._changes, self._found = self._index.changes, {}
         held = self._found  # another thread may begin anew
         if name not in held:
-            held[name] = self._newest() if name == NEWEST else self._of_view(name)
+            found = self._newest() if name == NEWEST else self._of_view(name)
+            if name == NEWEST or found.columns:  # one that cannot be read is looked at again
+                held[name] = found
+            return found
         return held[name]
 
     def _look(self) -> None:
@@ -160,7 +165,7 @@ class Scopes:
 
     def _of_view(self, name: str) -> Scope:
         try:
-            view, gone = self._index.store.ask(lambda: self._loaded(name), f"view {name}")
+            view, gone = self._known(name)
         except (RushesError, OSError) as error:
             return Scope(name, problem=str(error))
         versions = {key: str(column) for key, column in view.columns.items()}
@@ -173,6 +178,15 @@ class Scopes:
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
+
+    def _known(self, name: str) -> tuple[View, list[str]]:
+        """A view as it is, or as it was known while the store is away."""
+        try:
+            self._views[name] = self._index.store.ask(lambda: self._loaded(name), f"view {name}")
+        except AwayError:
+            if name not in self._views:
+                raise
+        return self._views[name]
 
     def _loaded(self, name: str) -> tuple[View, list[str]]:
         """A view, and the sources of a takedown that goes on."""

@@ -22,7 +22,7 @@ Every verb with all of its options. This page is made by `make docs` from the co
 the most used of them, `--help-all` all.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 finished with failed items, 4 integrity errors, 130 interrupted.
-Trainings that a SIGTERM ends have saved, and end with 0: the same command goes on.
+Trainings that a SIGTERM stops in their steps have saved, and end with 0: the same command goes on.
 """
 
 

@@ -201,7 +201,8 @@ class Remove:
         _refuse_while_training(dataset, self.runs)
         noted = noted_trainings(dataset)
         known = [own.folder for own in noted if own.is_here and _has_log(own.folder)]
-        read_by = sorted({str(path) for path in (*self.runs, *known) if _has_read(path, sources)})
+        folders = (*(path.resolve() for path in self.runs), *known)
+        read_by = sorted({str(path) for path in folders if _has_read(path, sources)})
         with Lease(dataset):
             done = remove(dataset, sources, self.reason, read_by)
         try:

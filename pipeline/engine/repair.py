@@ -112,6 +112,34 @@ def _aims(dataset: Dataset) -> Iterator[Aim]:
             yield aim
 
 
+def _last_aim(dataset: Dataset, aim: Aim) -> Aim | None:
+    """What a retry is to be recorded as: of single stages as the run that it repeats."""
+    if aim.view or not aim.columns:
+        return aim if aim.columns else None
+    return next(_aims(dataset), aim)
+
+
+def _is_shown(dataset: Dataset, aim: Aim) -> bool:
+    """Whether the view that is worked for shows the columns; a run may have died before it was written."""
+    if not aim.view:
+        return True
+    with contextlib.suppress(UsageError):
+        found = View.load(dataset, aim.view).columns
+        return all(found.get(name) == column for name, column in aim.columns.items())
+    return False
+
+
+def _without_inputs(dataset: Dataset, stages: list[Stage], wanted: dict[str, set[int]]) -> int:
+    """Leave out what reads what is neither there nor wanted; returns how much that is."""
+    makers, count = {stage.column: stage.name for stage in stages}, 0
+    for stage in stages:
+        for need in stage.needs:
+            able = set(dataset.committed_shards(need)) | wanted.get(makers.get(need, ""), set())
+            count += len(wanted[stage.name] - able)
+            wanted[stage.name] &= able
+    return count
+
+
 def _of_parts(dataset: Dataset, aims: list[Aim]) -> dict[str, Column]:
     """The columns of the last runs of single stages, one after the other: of each name the newest that goes
     with the newer ones."""
@@ -196,8 +224,10 @@ class Retry:
             for _, row in sorted(latest.items())
             if row["status"] == "failed" and row["reason"] not in _ONLY_BY_HAND
         ]
-        if not aim.view and sources and "default" in View.names(dataset):  # new clips need all stages
-            cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view default`")
+        by_hand = sum(row["status"] == "failed" for row in latest.values()) - len(sources)
+        if not aim.view and sources and (views := View.names(dataset)):  # new clips need all stages
+            view = "default" if "default" in views else views[0]
+            cli.say(f"retry: {len(sources)} sources that failed are left to `rushes retry --view {view}`")
             sources = []
         forced = shards_to_retry(dataset, stages)
         if not aim.view and (count := _left_to_the_view(dataset, stages)):
@@ -207,17 +237,20 @@ class Retry:
         for shard, names in forced.items():
             for name in names:
                 wanted[name].add(shard)
-        num_forced, num_missing = (
-            sum(len(names) for names in forced.values()),
-            sum(len(shards) for shards in wanted.values()),
-        )
-        cli.print_table(
-            "to retry",
-            ["sources", "shard columns", "not made yet"],
-            [[len(sources), num_forced, num_missing - num_forced]],
-        )
-        if self.dry_run or not (sources or num_missing):
-            return cli.DONE
+        if left := _without_inputs(dataset, stages, wanted):
+            cli.say(f"retry: {left} shard columns lack what they read, and are left for later")
+        num_forced = sum(len(names) for names in forced.values())
+        num_all = sum(len(shards) for shards in wanted.values())
+        counts = {"sources": len(sources), "shard columns": num_forced, "not made yet": num_all - num_forced}
+        if not self.json:
+            cli.print_table("to retry", list(counts), [list(counts.values())])
+        if self.dry_run or (not sources and not num_all and _is_shown(dataset, aim)):
+            code = cli.FAILED_ITEMS if by_hand and not self.dry_run else cli.DONE
+            if by_hand:
+                cli.say(f"retry: {by_hand} sources fail until a file or a list is mended and given anew")
+            if self.json:
+                cli.print_json({"to_retry": counts, "exit_code": code})
+            return code
         if wanted.get("caption"):
             _refuse_masked(config, aim.view)
         interrupt_on_signals()
@@ -238,7 +271,7 @@ class Retry:
                 where,
                 is_json=self.json,
                 view=aim.view if is_there else "",
-                aim=aim if aim.columns else None,
+                aim=_last_aim(dataset, aim),
                 wanted=wanted,
             )
         if not is_there and aim.view and code in {cli.DONE, cli.FAILED_ITEMS}:
@@ -252,7 +285,7 @@ class Retry:
         found = lacking(dataset, stages, shards)
         if aim.view:
             return found
-        last = next((aim.columns for aim in _aims(dataset)), {})
+        last = next((aim.columns for aim in _aims(dataset)), aim.columns)
         return {stage.name: found[stage.name] if stage.column in last.values() else set() for stage in stages}
 
 

@@ -224,18 +224,23 @@ def execute(
             "has no plan with anything in it",
             "No source could be kept; see `rushes ls DATASET sources`.",
         )
-    shards = ready(dataset, stages, shards)
-    if wanted is None and (old := outdated(dataset, stages)):
-        count = sum(len(names) for names in old.values())
-        cli.say(f"ingest: {count} shard columns are made again, as what they read holds more clips by now")
-        take_back(dataset, stages, old)
+    actors = preflight(resources, is_autoscaling)
+    if wanted is None:
+        shards = ready(dataset, stages, shards)
+        known = {shard for shard, _ in shards}
+        old = {shard: names for shard, names in outdated(dataset, stages).items() if shard in known}
+        if old:
+            count = sum(len(names) for names in old.values())
+            cli.say(
+                f"ingest: {count} shard columns are made again, as what they read holds more clips by now"
+            )
+            take_back(dataset, stages, old)
     versions = {
         item.name: item.version for item in importlib.metadata.distributions() if item.name in _PACKAGES
     }
     made = {stage.name: stage.column for stage in stages}
     aim = aim or Aim(view=view, columns=made)
     run_id = start_run(dataset, sys.argv, config.to_dict(), versions, where, list(made.values()), aim)
-    actors = preflight(resources, is_autoscaling)
     outcome = run_stages(dataset, stages, shards, run_id, actors, resources, wanted)
     forget(dataset, [stage.column for stage in stages])
     if storage.is_local(dataset.filesystem):  # of actors that were killed; those that live hold theirs

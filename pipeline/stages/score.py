@@ -37,6 +37,8 @@ CODE_VERSION = 1
 _ITEM_LIMIT_S = 600.0
 MOST_DEADLY = 5
 """Clips of a shard that may each end the process of a scorer which has scored none of it."""
+_MORE_DEADLY = 4
+"""So many times more where it has scored clips of other shards."""
 
 
 class ScoreStage:
@@ -205,7 +207,10 @@ class _Tried:
             HopelessError: it ends the process with every clip.
         """
         deadly = sum(self._journal.poison(name) is not None for name in self.names)
-        if deadly >= MOST_DEADLY and not self.has_scored and not self._elsewhere():
+        if deadly < MOST_DEADLY or self.has_scored:
+            return
+        most = MOST_DEADLY * (_MORE_DEADLY if self._elsewhere() else 1)
+        if deadly >= most:
             raise HopelessError(
                 f"scorer {self.scorer}",
                 f"has ended its process with each of {deadly} clips, and has scored none",

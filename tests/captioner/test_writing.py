@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from captioner import writing
-from captioner.protocol import BudgetSpentError, Caption, ClipFrames, Usage, Verdict
+from captioner.protocol import Caption, ClipFrames, Usage, Verdict
 from captioner.writing import write_captions
 
 CLIP = ClipFrames(clip_id="a", frames=[np.zeros((4, 4, 3), np.uint8)], times_s=[0.0], facts={})
@@ -24,10 +24,7 @@ class Answers:
         self.tries = list(tries)
 
     def caption(self, clips, attempt=0):
-        found = self.tries[attempt]
-        if isinstance(found, Exception):
-            raise found
-        return [list(found) for _ in clips]
+        return [list(self.tries[attempt]) for _ in clips]
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +55,3 @@ def test_a_third_try_may_still_answer():
 def test_an_outage_where_nothing_was_accepted_is_a_failure_and_no_drop():
     [captions] = write_captions(Answers([BAD], [LOST]), [CLIP], retries=1)
     assert any(caption.finish_reason.startswith("error") for caption in captions)
-
-
-def test_a_budget_that_ends_before_a_second_try_takes_nothing_that_was_accepted():
-    spent = BudgetSpentError("the budget", "is spent")
-    [captions] = write_captions(Answers([GOOD, BAD], spent), [CLIP], retries=1)
-    assert [caption.text for caption in captions if caption.verdict.status == "accepted"] == ["a red ball"]
-    with pytest.raises(BudgetSpentError):
-        write_captions(Answers([BAD], spent), [CLIP], retries=1)

@@ -60,7 +60,19 @@ def test_a_signal_ends_a_training_after_its_step_and_the_same_command_goes_on(tm
         assert torch.equal(whole.model.state_dict()[key], again.model.state_dict()[key])
 
 
-def test_a_stop_before_the_first_step_leaves_no_state(tmp_path):
+def test_a_signal_in_the_last_step_is_heard(tmp_path, capsys):
+    """What comes after the steps, as the next stage of a captioner, is not begun."""
+    training = begun(tmp_path)
+    with pytest.raises(Interrupted):
+        training.run(5, 100, stepping(training, asked_at=4), told="loss")
+    assert "saved after step 5" in capsys.readouterr().err
+    again = begun(tmp_path)
+    again.resume()
+    again.run(5, 100, stepping(again), told="loss")
+    assert again.step == 5 and len(rows(tmp_path)) == 5
+
+
+def test_a_stop_before_the_first_step_leaves_no_state(tmp_path, capsys):
     training = begun(tmp_path)
     steps = stepping(training)
 
@@ -71,6 +83,7 @@ def test_a_stop_before_the_first_step_leaves_no_state(tmp_path):
     with pytest.raises(Interrupted):
         training.run(3, 1, never, told="loss")
     assert not (tmp_path / "state.safetensors").exists()
+    assert "stopped before the first step" in capsys.readouterr().err
     training.run(3, 1, steps, told="loss")
     assert training.step == 3
 

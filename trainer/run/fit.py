@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from learning.processes import first_decides
 from learning.stopping import Stop, stop_on_signals
 from manifests.cli import say
 from manifests.layout import Dataset
@@ -243,7 +244,7 @@ def _trained(
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
                 _export(out, trained, config, ranks)
         after = run.validate(step)
-        if step > state.step or not sheet_path(out, step).exists():
+        if step > state.step or not first_decides(sheet_path(out, step).exists):
             run.show(step, stop)
     finally:
         run.log.close()

@@ -1,9 +1,11 @@
 """Columns of before what they read was made again: found by their accounts, made by whatever runs next."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from manifests import cli
@@ -15,6 +17,7 @@ from manifests.tables import records, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.commit import parquet_bytes
+from pipeline.engine import repair
 from pipeline.engine.outdated import outdated, shards_to_retry, take_back
 from pipeline.engine.repair import Retry, aim_of, stages_of_run
 from tests.e2e.commands import run
@@ -78,11 +81,59 @@ def test_a_view_that_is_none_is_refused_before_any_work(copy, capsys):
 
 
 def test_nothing_to_retry_starts_nothing(copy, capsys, monkeypatch):
-    from pipeline.engine import repair
-
     monkeypatch.setattr(repair, "session", lambda: pytest.fail("nothing is to be done"))
     assert Retry(dataset=copy.uri).run() == cli.DONE
     assert capsys.readouterr().out.splitlines()[-1].split() == ["0", "0", "0"]
+
+
+def test_a_run_that_died_before_its_view_was_written_is_brought_to_its_end(copy, monkeypatch):
+    calls = executed(monkeypatch)
+    Path(copy.path("views", "default.json")).unlink()
+    assert Retry(dataset=copy.uri).run() == cli.DONE
+    assert calls == [{"view": "default", "wanted": {}}]
+
+
+def executed(monkeypatch) -> list[dict]:
+    """What is handed to Ray, in its place."""
+    calls = []
+
+    def noted(dataset, stages, config, *_, view, wanted, aim, **__):
+        calls.append({"view": view, "wanted": {name: own for name, own in wanted.items() if own}})
+        return cli.DONE
+
+    monkeypatch.setattr(repair, "session", contextlib.nullcontext)
+    monkeypatch.setattr(repair, "execute", noted)
+    return calls
+
+
+def test_what_lacks_its_input_is_left_and_said(copy, monkeypatch, capsys):
+    """The last run was of captions; a shard has no previews, as their run ended with an error."""
+    columns = of_parts(copy, ("preview",), ("caption",))
+    shard = copy.committed_shards(columns["preview"])[0]
+    for name in ("preview", "caption"):
+        Path(copy.record_path(columns[name], shard)).unlink()
+    copy.refresh()
+    calls = executed(monkeypatch)
+    assert Retry(dataset=copy.uri).run() == cli.DONE
+    assert calls == [], "nothing can be made"
+    assert "1 shard columns lack what they read" in capsys.readouterr().err
+    of_preview = aim_of(copy)
+    assert set(of_preview.columns) == {"caption", "preview"}
+
+
+def test_sources_that_only_a_hand_can_mend_still_are_failures(copy, monkeypatch, capsys):
+    real = scans.newest_sources
+
+    def one_more(dataset, fields):
+        rows = real(dataset, fields)
+        row = rows.slice(0, 1).to_pylist()[0] | {"uri": "/odd", "status": "failed", "reason": "no_name"}
+        return pa.concat_tables([rows, pa.Table.from_pylist([row], rows.schema)])
+
+    monkeypatch.setattr(scans, "newest_sources", one_more)
+    assert Retry(dataset=copy.uri, json=True).run() == cli.FAILED_ITEMS
+    said = capsys.readouterr()
+    assert json.loads(said.out)["exit_code"] == cli.FAILED_ITEMS
+    assert "1 sources fail until a file or a list is mended" in said.err
 
 
 @pytest.mark.slow
