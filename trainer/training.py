@@ -26,6 +26,10 @@ KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 1,024 by default, so that most would be made anew in each step."""
 
 
+_OF_A_DATASET = ("view", "mix", "balance", "image_share", "stages", "cache")
+"""Options that choose among the samples of a dataset, or keep what is read of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit(RunOptions):
     """Train a diffusion transformer. Run the same command again to resume; Ctrl-C and SIGTERM save first.
@@ -152,6 +156,7 @@ class Fit(RunOptions):
             ("gpu_gib", not is_dry, "--dry-run"),
             ("tflops", not is_dry, "--dry-run"),
             ("cache_gb", self.cache is None, "--cache"),
+            *((name, bool(self.tars), "--data: tars are streamed as they lie") for name in _OF_A_DATASET),
         ]
         for name, is_idle, needs in idle:
             if is_idle and getattr(self, name) != usual[name]:

@@ -15,6 +15,7 @@ from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from learning.committed import WEIGHTS, folder_of
 from manifests.errors import UsageError
 from manifests.fingerprint import file_sha256
+from manifests.store import storage
 from manifests.store.json_files import read_local_object
 
 FORMAT = "video-coca/1"
@@ -74,9 +75,8 @@ def write_folder(path: Path, config: CocaConfig, tokenizer: Tokens) -> Captioner
         return found
     if isinstance(tokenizer, CaptionTokenizer):
         tokenizer.save(path / "tokenizer.json")
-    (path / "config.json").write_text(
-        json.dumps({"format": FORMAT, "config": config.to_dict(), "stages": {}}, indent=2) + "\n"
-    )
+    record = {"format": FORMAT, "config": config.to_dict(), "stages": {}}
+    storage.write_local(path / "config.json", (json.dumps(record, indent=2) + "\n").encode())
     return read_folder(path)
 
 
@@ -84,9 +84,7 @@ def update_record(path: Path, stage: str, record: dict[str, Any]) -> None:
     """Merge facts about a stage into `config.json`."""
     whole = read_local_object(path / "config.json", _AGAIN)
     whole["stages"][stage] = whole["stages"].get(stage, {}) | record
-    temporary = path / ".config.tmp"
-    temporary.write_text(json.dumps(whole, indent=2) + "\n")
-    temporary.replace(path / "config.json")
+    storage.write_local(path / "config.json", (json.dumps(whole, indent=2) + "\n").encode())
 
 
 def stage_digest(path: Path | str, stage: str) -> str:

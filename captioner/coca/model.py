@@ -235,12 +235,18 @@ def load_open_clip(name: str, weights: Path) -> VideoCoCa:
     """
     from captioner.coca.config import from_open_clip
 
-    found: dict = (
-        load_file(weights)
-        if weights.suffix == ".safetensors"
-        else torch.load(weights, map_location="cpu", weights_only=True)
-    )
-    found = found.get("state_dict", found)
+    try:
+        found: dict = (
+            load_file(weights)
+            if weights.suffix == ".safetensors"
+            else torch.load(weights, map_location="cpu", weights_only=True)
+        )
+        found = found.get("state_dict", found)
+    except OSError:
+        raise
+    except Exception as error:  # of readers of files that are something else
+        why = " ".join(str(error).split())[:200]
+        raise UsageError(str(weights), f"is no file of weights ({type(error).__name__}: {why})") from error
     state = {key.removeprefix("module."): value for key, value in found.items()}
     model = VideoCoCa(from_open_clip(name))
     missing, unexpected = model.load_state_dict(state, strict=False)

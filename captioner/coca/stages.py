@@ -195,6 +195,12 @@ def train_stages(
         init: weights of an open_clip CoCa for the base to start from.
     """
     config = PRESETS[preset]()
+    if init and "base" in stages:
+        load_open_clip(preset, init)  # before anything is made: what is wrong with it ends it here
+    if "base" not in stages and not (out / "base.safetensors").exists():
+        raise UsageError(
+            str(out), "has no stage base to begin from", "Leave --stage out, or train base first."
+        )
     rank = join().rank
     tell = say if rank == 0 else (lambda text: None)
     tell(f"captioner: drawing {source.describe()}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from captioner.coca.phrases import with_phrases
+from manifests.store import storage
 from manifests.text import valid
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class CaptionTokenizer:
         return CaptionTokenizer(Tokenizer.from_file(str(path)))
 
     def save(self, path: Path) -> None:
-        self.tokenizer.save(str(path))
+        storage.write_local(path, self.tokenizer.to_str(pretty=True).encode())
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(valid(text)).ids

@@ -27,11 +27,11 @@ from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
-from learning.gradients import sum_gradients
+from learning.loop.gradients import sum_gradients
+from learning.loop.schedules import cosine
+from learning.loop.training import Training, drive
 from learning.muon import Muon
 from learning.processes import join
-from learning.schedules import cosine
-from learning.training import Training, drive
 
 
 @dataclass(frozen=True, kw_only=True)

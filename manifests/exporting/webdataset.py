@@ -132,6 +132,15 @@ def _marked(out: Path, dataset: Dataset, view: View) -> Iterator[None]:
         mark.truncate(0)
 
 
+def _vae_digest(dataset: Dataset, view: View) -> dict[str, str]:
+    """Digest of the weights that made the latents, where their commits tell it."""
+    if (latent := view.columns.get("latent")) is None:
+        return {}
+    told = scans.table(dataset, "shards", latent, ["stats_json"]).slice(0, 1)["stats_json"].to_pylist()
+    digest = json.loads(told[0] or "{}").get("vae", "") if told else ""
+    return {"vae_digest": digest} if digest else {}
+
+
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
     """Write one tar per shard under `out`. Running it again gives the same bytes, also after it was stopped.
 
@@ -152,7 +161,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     )
     more = {name: _by_clip(dataset, view, *place) for name, place in _LISTS.items()}
     sources = _said_of_sources(dataset)
-    made_by = ingest_settings(dataset, view.columns.values())
+    made_by = ingest_settings(dataset, view.columns.values()) | _vae_digest(dataset, view)
     if not by_shard:
         raise view.empty()
     written, num_lacking = [], 0

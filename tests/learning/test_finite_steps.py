@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learning.finite_steps import MOST_IN_A_ROW, FiniteSteps
+from learning.loop.finite_steps import MOST_IN_A_ROW, FiniteSteps
 from manifests.errors import RushesError
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from learning.loop import run_lock
+from learning.loop.training import Training, drive
 from learning.stopping import Interrupted, ask_to_stop
-from learning.training import Training, drive
 from manifests import cli
+from manifests.errors import UsageError
 
 
 def begun(folder, digest="data"):
@@ -86,6 +88,17 @@ def test_a_stop_before_the_first_step_leaves_no_state(tmp_path, capsys):
     assert "stopped before the first step" in capsys.readouterr().err
     training.run(3, 1, steps, told="loss")
     assert training.step == 3
+
+
+def test_two_trainings_in_one_folder_are_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "PATIENCE_S", 0.3)
+    first = begun(tmp_path)
+    with pytest.raises(UsageError, match="is in use by another run"):
+        begun(tmp_path)
+    first.run(2, 1, stepping(first), told="loss")
+    second = begun(tmp_path)
+    second.resume()
+    assert second.step == 2
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_no_weight(tmp_path):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from learning.step_log import cut_rows
+from learning.loop.step_log import cut_rows
 from manifests.errors import IntegrityError, UsageError
 from tests.e2e.commands import run
 from trainer.config import FitConfig, FlowConfig, ModelConfig, StageConfig, check_begun

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from manifests import cli
 from manifests.errors import UsageError
+from media.writer import write_video
 from vae.folder import vae_folder
 from vae.verbs import judge
 from vae.verbs import train as training
@@ -23,8 +26,8 @@ def test_names_under_weights_stand_for_their_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "_fit_clips", lambda count: [])
     assert judge.Eval(weights=[Path("vae-tiny"), Path("vae-tiny-2")], json=True).run() == 0
     assert list(judged) == ["vae-tiny", "vae-tiny-2"]
-    with pytest.raises(UsageError, match="vae-tiny-3"):
-        judge.Eval(weights=[Path("vae-tiny-3")]).run()
+    with pytest.raises(UsageError, match="vae-tiny-9"):
+        judge.Eval(weights=[Path("vae-tiny-9")]).run()
 
 
 def test_two_folders_of_one_name_are_two():
@@ -39,3 +42,36 @@ def test_the_record_of_a_training_holds_no_key_and_no_folder(given, monkeypatch)
     told = train._command().replace("=", " ")
     assert told == "rushes train-vae out --data ds --films 0"
     assert "dataset ds;" in train._data(1)
+
+
+def test_sizes_beside_init_are_refused_where_they_are_others(tmp_path, capsys):
+    words = ["train-vae", str(tmp_path / "v"), "--films", "1", "--init", "vae-tiny", "--train.steps", "1"]
+    assert cli.main(arguments=[*words, "--model.num-blocks", "3"]) == cli.USAGE
+    assert "has other sizes than --model. names" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path, capsys):
+    film, latent = tmp_path / "film.mkv", tmp_path / "film.safetensors"
+    write_video(film, iter(np.zeros((5, 16, 24, 3), np.uint8)), 8.0, "ffv1")
+    link = tmp_path / "link.mkv"
+    link.symlink_to(film)
+    before = film.read_bytes()
+    for out in (film, link):
+        assert cli.main(arguments=["encode", str(film), str(out), "--overwrite"]) == cli.USAGE
+        assert "is what is read" in capsys.readouterr().err
+    assert film.read_bytes() == before
+    assert cli.main(arguments=["encode", str(film), str(latent)]) == cli.DONE
+    named = tmp_path / "latent.mp4"
+    named.write_bytes(latent.read_bytes())
+    assert cli.main(arguments=["decode", str(named), str(named), "--overwrite"]) == cli.USAGE
+    assert named.read_bytes() == latent.read_bytes()
+    assert cli.main(arguments=["decode", str(tmp_path), str(tmp_path / "x.mp4")]) == cli.USAGE
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_film_that_changes_its_size_is_named(real_videos, tmp_path, capsys):
+    source = real_videos / "derived" / "midstream_resize.ts"
+    words = ["encode", str(source), str(tmp_path / "x.safetensors"), "--max-pixels", "10000"]
+    assert cli.main(arguments=words) == cli.FAILED
+    assert "changes its size at frame" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()

@@ -12,7 +12,7 @@ import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,12 +112,37 @@ def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
         ) from error
 
 
+def kind_of(clip: StreamedClip) -> dict[str, Any]:
+    """What all clips of a training have in common: what made their latents and texts, and their sizes."""
+    made_by = clip.row["made_by"]
+    sizes = {name: clip.row[name] for name in ("num_channels", "factor_t", "factor_px")}
+    names = ("vae", "vae_digest", "text_encoder", "text_model")
+    return {**sizes, **{name: made_by.get(name, "") for name in names}}
+
+
+def check_kind(clip: StreamedClip, kind: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UsageError: a clip is of another kind.
+    """
+    own = kind_of(clip)
+    if others := [
+        f"{name} {own[name] or 'unnamed'}, not {kind[name]}" for name in kind if own[name] != kind[name]
+    ]:
+        raise UsageError(
+            f"--tars: clip {clip.row['clip_id']}",
+            f"is not of what made the clips before it ({'; '.join(others)})",
+            "Give tars of one VAE and one text encoder.",
+        )
+
+
 class StreamReader(PackReader):
     """Lays clips that are held in memory into packs."""
 
     def __init__(self, catalog: Catalog, config: FitConfig) -> None:
         super().__init__(None, catalog, config)
         self.held: dict[str, StreamedClip] = {}
+        self._kind: dict[str, Any] = {}
         self._uses: Counter[str] = (
             Counter()
         )  # of few clips, the next epoch's showing of one may wait beside this one's
@@ -126,8 +151,13 @@ class StreamReader(PackReader):
         """Keep a clip until `let_go`.
 
         Returns it as a sample, cut to a window where it is longer than a pack: another one each epoch.
+
+        Raises:
+            UsageError: it is not of the VAE or the text encoder of the clips before it.
         """
         row, name = clip.row, clip.row["clip_id"]
+        self._kind = self._kind or kind_of(clip)
+        check_kind(clip, self._kind)
         self.held[name] = clip
         self._uses[name] += 1
         whole = Sample(name, row["shard"], row["latent_t"], row["latent_h"], row["latent_w"])
@@ -243,13 +273,15 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
     """What the first clips tell: sizes, statistics of the latents, some held-out clips, and what made them.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or they are of several VAEs or text encoders.
     """
     clips = list[StreamedClip]()
     for clip in itertools.islice(stream(urls), SURVEY):
         clips.append(clip)
     if not clips:
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
+    for clip in clips:
+        check_kind(clip, kind_of(clips[0]))
     aside = [
         clip for clip in clips if is_held_out(clip.row["clip_id"], config.held_out, config.plan_version)
     ][:HELD_OUT]
@@ -284,4 +316,5 @@ def catalog_of(clips: list[StreamedClip], digest: str) -> Catalog:
         factors,
         width,
         digest,
+        first.row["made_by"].get("vae_digest", ""),
     )

@@ -105,6 +105,7 @@ class Evaluate:
             found = {**asked, "is_whole": not self.features, **finite(report(judged))}
             if self.out:
                 self.out.mkdir(parents=True, exist_ok=True)
+                self._write(found | {"is_whole": False})  # the sheets may meet a full disk
                 _sheets(judged, self.out)
             self._write(found)  # what is found so far is not lost with what follows
         else:
@@ -188,8 +189,9 @@ def _print_accuracy(found: dict[str, Any]) -> None:
             for attribute in scores["samples"]
         ]
         cli.print_table(f"{group}: share of attributes as asked for", ["attribute", *names], rows)
-    cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
-    if "fvd" in found:
+    if found["frechet_captioner_tiny"] is not None:
+        cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+    if found.get("fvd") is not None:
         cli.say(f"FVD: {found['fvd']:.1f}, over {found['fvd_films']} samples; few samples make it higher")
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from learning.step_log import cut_rows, finite
+from learning.loop.step_log import cut_rows, finite
 from manifests.errors import UsageError
 from trainer.state.parallel import Ranks
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from learning import processes
+from learning.loop.run_lock import RunLock
 from manifests import cli
 from manifests.errors import UsageError
 from manifests.fingerprint import canonical_json
@@ -14,7 +15,6 @@ from trainer.config import LATER, RUN_ONLY, FitConfig, check_guard
 from trainer.config_files import Changes, changes_between, load_config, save_config
 from trainer.data.catalogue.catalog import Catalog
 from trainer.run.folder import CONFIG, check_new
-from trainer.run.run_lock import RunLock
 from trainer.sampling.trained import model_folder
 from trainer.state.checkpoint_files import HAS_CHECKPOINTS, has_begun, has_lost, readable_states, sweep
 
@@ -99,8 +99,9 @@ def _settled(
             raise UsageError(
                 str(out),
                 "holds a run on other data: the dataset has grown or lost sources, or another view is named "
-                "(clips, captions or views differ); or another version planned it",
-                "Give --new-data to begin its next epoch on what there is now, or the view as it was, or "
+                "(clips, captions or views differ), tars are others or have another path; or another "
+                "version planned it",
+                "Give --new-data to begin its next epoch on what there is now, or the data as it was, or "
                 "another --out.",
             )
         check_guard(config, changes)

@@ -84,10 +84,7 @@ def dataset_source(
     views = views_of(dataset, view_name, config)
     is_begun = (out / CONFIG).exists()
     catalog = load_catalog(dataset, views, config, noted_held_out(out) if is_begun else ())
-    if is_begun and (out / RECORD).exists():  # it keeps what it began with, also on more data
-        catalog = normalised_as(catalog, read_local_object(out / RECORD), str(out))
-    elif config.init:
-        catalog = normalised_as(catalog, record_of(config.init), f"--init {config.init}")
+    catalog = _normalised(catalog, config, out)
     config = _sized(config, catalog)
     reader = PackReader(dataset, catalog, config, cache)
     made_by = {
@@ -108,9 +105,22 @@ def dataset_source(
     return Source(config, catalog, held_out, loader, made_by, sheets, origin, dataset)
 
 
-def tars_source(urls: list[str], config: FitConfig, ranks: Ranks) -> Source:
+def _normalised(catalog: Catalog, config: FitConfig, out: Path) -> Catalog:
+    """With the statistics that the run in the folder began with, also on more data, or the model it begins
+    from.
+
+    Raises:
+        UsageError: the latents are of another VAE.
+    """
+    if (out / CONFIG).exists() and (out / RECORD).exists():
+        return normalised_as(catalog, read_local_object(out / RECORD), str(out))
+    return normalised_as(catalog, record_of(config.init), f"--init {config.init}") if config.init else catalog
+
+
+def tars_source(urls: list[str], config: FitConfig, out: Path, ranks: Ranks) -> Source:
     """Plain tars without an index, streamed (trainer/data/streaming.py)."""
     catalog, aside, made_by = survey(urls, config)
+    catalog = _normalised(catalog, config, out)
     config = _sized(config, catalog)
     reader = StreamReader(catalog, config)
     held = [reader.hold(clip) for clip in aside]
@@ -159,7 +169,9 @@ def fit(
 def fit_tars(urls: list[str], config: FitConfig, out: Path, takes_new_data: bool = False) -> int:
     """The same on plain tars."""
     with stop_on_signals() as stop:
-        return fit_until(config, out, stop, lambda ranks: tars_source(urls, config, ranks), takes_new_data)
+        return fit_until(
+            config, out, stop, lambda ranks: tars_source(urls, config, out, ranks), takes_new_data
+        )
 
 
 def fit_until(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captioner.mixing import realised
-from learning.schedules import warmed_up
+from learning.loop.schedules import warmed_up
 from learning.stopping import Interrupted, Stop
 from manifests.cli import say
 from manifests.errors import RushesError

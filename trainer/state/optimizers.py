@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learning.loop.schedules import cosine
 from learning.muon import Muon
-from learning.schedules import cosine
 from trainer.config import FitConfig
 from trainer.state.parallel import clean_name
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from learning.gradients import sum_gradients
+from learning.loop.gradients import sum_gradients
+from learning.loop.schedules import cosine
+from learning.loop.training import Training, drive
 from learning.processes import join, summed
-from learning.schedules import cosine
-from learning.training import Training, drive
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, Ranges, check_ranges
 from manifests.errors import UsageError
 from vae.grid import pad_to_grid

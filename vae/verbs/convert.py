@@ -52,7 +52,15 @@ class Encode:
 
     def _pieces(self, facts: object) -> Iterator[torch.Tensor]:
         batch: list[np.ndarray] = []
-        for frame in Reader(facts, self.max_pixels).frames():  # type: ignore[arg-type]
+        size: tuple[int, ...] = ()
+        for number, frame in enumerate(Reader(facts, self.max_pixels).frames()):  # type: ignore[arg-type]
+            size = size or frame.rgb.shape
+            if frame.rgb.shape != size:
+                raise RushesError(
+                    str(self.source),
+                    f"changes its size at frame {number}, from {size[1]}x{size[0]}",
+                    "Cut it there: `rushes ingest` makes clips of one size.",
+                )
             batch.append(frame.rgb)
             if len(batch) == PUSH_FRAMES:
                 yield to_video(batch)
@@ -62,6 +70,7 @@ class Encode:
 
     def run(self) -> int:
         cli.check_new(self.out, is_overwriting=self.overwrite)
+        _check_apart(self.source, self.out)
         vae = load_vae(self.weights)
         stream, found, size, count = vae.stream(), [], (0, 0), 0
         try:
@@ -116,11 +125,12 @@ class Decode:
     """Replace a file that exists."""
 
     def run(self) -> int:
-        if not self.latent.exists():
-            raise UsageError(str(self.latent), "does not exist")
+        if not self.latent.is_file():
+            raise UsageError(str(self.latent), "is a folder" if self.latent.exists() else "does not exist")
         if self.out.suffix not in {*_CODECS, ".png"}:
             raise UsageError(str(self.out), "names no kind of file that is made", f"Kinds: {_KINDS}.")
         cli.check_new(self.out, is_overwriting=self.overwrite)
+        _check_apart(self.latent, self.out)
         vae = load_vae(self.weights)
         metadata = read_metadata(self.latent)
         if "extent" not in metadata:
@@ -148,6 +158,15 @@ class Decode:
             )
         print(self.out)
         return cli.DONE
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """
+    Raises:
+        UsageError: what is read would be replaced.
+    """
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(str(out), "is what is read", "Name another file.")
 
 
 def _frames(vae: object, mean: torch.Tensor, extent: Extent) -> Iterator[np.ndarray]:

@@ -98,7 +98,7 @@ class Train:
             f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} "
             "processes"
         )
-        model = load_own(self.init) if self.init else CausalVAE(self.model)
+        model = self._begun()
         windows = Windows(clips, self.train.budget, self.train.seed)
         try:
             record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
@@ -128,6 +128,19 @@ class Train:
         (self.out / "training" / "state.safetensors").unlink(missing_ok=True)
         cli.print_json({key: record[key] for key in ("held_out", "seconds", "command")})
         return cli.DONE
+
+    def _begun(self) -> CausalVAE:
+        """The model as it is before training.
+
+        Raises:
+            UsageError: sizes were given that those of `--init` are not.
+        """
+        if not self.init:
+            return CausalVAE(self.model)
+        model = load_own(self.init)
+        if self.model not in (VAEConfig(), model.config):
+            raise UsageError(f"--init {self.init}", "has other sizes than --model. names", "Leave them out.")
+        return model
 
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []

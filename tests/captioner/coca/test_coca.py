@@ -33,6 +33,7 @@ from captioner.coca.stems import RADIUS, matches
 from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, ClipTokenizer, batch
 from captioner.coca.training import StageConfig, losses, train_stage
 from captioner.gates.slots import compare, new_tallies, read, truth
+from manifests import cli
 from manifests.errors import UsageError
 from tests.e2e.commands import ROOT, environment
 from world import captions as words
@@ -173,6 +174,18 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_open_clip("coca_ViT-B-32", tmp_path / "other.safetensors")
     with pytest.raises(UsageError, match="not a CoCa"):
         from_open_clip("ViT-B-32")
+
+
+@pytest.mark.parametrize("name", ["bad.pt", "bad.safetensors"])
+def test_what_is_no_file_of_weights_is_refused_before_anything_is_made(tmp_path, capsys, name):
+    (tmp_path / name).write_text("nothing of the kind")
+    words = ["train-captioner", str(tmp_path / "out"), "--films", "8", "--init", str(tmp_path / name)]
+    assert cli.main(arguments=words) == cli.USAGE
+    assert f"{name}: is no file of weights" in capsys.readouterr().err
+    words = ["train-captioner", str(tmp_path / "out"), "--films", "8", "--stage", "dense"]
+    assert cli.main(arguments=words) == cli.USAGE
+    assert "has no stage base" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 @settings(max_examples=12)

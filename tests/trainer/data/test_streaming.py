@@ -6,7 +6,9 @@ import tarfile
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
+from manifests import cli
 from manifests.errors import UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.views import View
@@ -142,3 +144,71 @@ def test_tars_of_another_kind_are_refused_by_name(tars, tmp_path):
                 StreamReader(survey(tars, TEST)[0], dataclasses.replace(TEST, held_out=1.0)),
             ).steps_from(0)
         )
+
+
+def of_another_vae(tar, out, add=0.0, **made_by):
+    """The same clips as another VAE would have encoded them, under other names."""
+    with tarfile.open(tar) as old, tarfile.open(out, "w") as new:
+        for info in old.getmembers():
+            data = old.extractfile(info).read()
+            if info.name.endswith(".json"):
+                record = json.loads(data)
+                record["made_by"] |= made_by
+                record["clip"]["clip_id"] = record["clip"]["clip_id"].replace("-", "-9", 1)
+                data = json.dumps(record).encode()
+            if add and info.name.endswith("latent.safetensors"):
+                found = load(data)
+                data = save({name: value + add if name == "mean" else value for name, value in found.items()})
+            info.size = len(data)
+            new.addfile(info, io.BytesIO(data))
+    return str(out)
+
+
+def test_an_export_names_the_weights_that_made_its_latents(dataset, tars):
+    catalog, _, made_by = survey(tars, TEST)
+    assert catalog.vae == made_by["vae_digest"] == load_catalog(dataset, [View.load(dataset)], TEST).vae
+    assert catalog.vae
+
+
+def test_tars_of_two_vaes_are_not_mixed(tars, tmp_path):
+    other = of_another_vae(tars[0], tmp_path / "b.tar", vae="another", vae_digest="0123")
+    with pytest.raises(UsageError, match=r"vae another, not .*Give tars of one VAE"):
+        survey([*tars, other], TEST)
+    catalog, _, _ = survey(tars, TEST)
+    reader = StreamReader(catalog, TEST)
+    reader.hold(next(stream(tars)))
+    with pytest.raises(UsageError, match="vae_digest 0123"):
+        reader.hold(next(stream([other])))
+
+
+def test_a_run_on_other_tars_keeps_its_statistics_and_refuses_another_vae(tars, tmp_path):
+    run, more = tmp_path / "run", of_another_vae(tars[0], tmp_path / "more.tar")
+    fit_tars(tars[:1], dataclasses.replace(TEST, steps=2), run)
+    before = json.loads((run / "model.json").read_text())
+    fit_tars([*tars, more], dataclasses.replace(TEST, steps=3), run, takes_new_data=True)
+    after = json.loads((run / "model.json").read_text())
+    for name in ("latent_mean", "latent_std", "vae", "vae_digest"):
+        assert before[name] == after[name], name
+    assert survey([*tars, more], TEST)[0].mean != before["latent_mean"], "they would be others"
+    other = of_another_vae(tars[0], tmp_path / "other.tar", 3.0, vae="another", vae_digest="0123")
+    with pytest.raises(UsageError, match="latents of another VAE"):
+        fit_tars([other], dataclasses.replace(TEST, steps=4), run, takes_new_data=True)
+    assert json.loads((run / "model.json").read_text()) == after
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--view", "nope"],
+        ["--balance", "camera"],
+        ["--image-share", ".3"],
+        ["--stages", "st.json"],
+        ["--cache", "/tmp/c"],
+        ["--mix", "default", "1"],
+    ],
+)
+def test_options_that_choose_among_a_dataset_are_refused_with_tars(tars, tmp_path, capsys, words):
+    arguments = ["fit", "tiny", "--tars", tars[0], "--out", str(tmp_path / "run"), *words]
+    assert cli.main(arguments=arguments) == cli.USAGE
+    assert f"{words[0]}: has no effect here" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from learning.loop.run_lock import RunLock
 from learning.stopping import ask_to_stop
 from manifests import cli
 from manifests.errors import IntegrityError, RushesError, UsageError
@@ -28,7 +29,6 @@ from trainer.presets import PRESETS, preset
 from trainer.reports import sheets
 from trainer.run import loop
 from trainer.run.fit import fit, plan_stream
-from trainer.run.run_lock import RunLock
 from trainer.sampling.canvas import Canvas
 from trainer.sampling.conditions import Start
 from trainer.sampling.decoding import to_frames

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from learning.gradients import sum_gradients
+from learning.loop.gradients import sum_gradients
 from manifests import cli
 from manifests.errors import UsageError
 from vae.checkpoint import load_own, save_vae

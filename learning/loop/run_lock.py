@@ -19,8 +19,9 @@ class RunLock:
         UsageError: another run is still there.
     """
 
-    def __init__(self, out: Path, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, out: Path, name: str = "fit", patience_s: float | None = None) -> None:
         self._file = open(out / ".lock", "w")  # noqa: SIM115 - held until released
+        patience_s = PATIENCE_S if patience_s is None else patience_s
         deadline, is_told = time.monotonic() + patience_s, False
         while True:
             try:
@@ -29,10 +30,10 @@ class RunLock:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise UsageError(
-                        str(out), "is in use by another run", "Wait for it, stop it, or give another --out."
+                        str(out), "is in use by another run", "Wait for it, stop it, or give another folder."
                     ) from error
                 if not is_told:
-                    say(f"fit: {out} is in use by another run; waiting up to {patience_s:g} s for it to end")
+                    say(f"{name}: {out} is in use by another run; waiting up to {patience_s:g} s for its end")
                     is_told = True
                 time.sleep(0.2)
 
