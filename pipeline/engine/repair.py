@@ -239,6 +239,7 @@ class Retry:
                 wanted[name].add(shard)
         if left := _without_inputs(dataset, stages, wanted):
             cli.say(f"retry: {left} shard columns lack what they read, and are left for later")
+        forced = {shard: [name for name in names if shard in wanted[name]] for shard, names in forced.items()}
         num_forced = sum(len(names) for names in forced.values())
         num_all = sum(len(shards) for shards in wanted.values())
         counts = {"sources": len(sources), "shard columns": num_forced, "not made yet": num_all - num_forced}
