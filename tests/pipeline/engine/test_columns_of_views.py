@@ -13,8 +13,8 @@ from manifests.runs.events import Aim, ingest_settings, run_ids
 from manifests.tables import records
 from manifests.views import View
 from manifests.writing.commit import Account, ShardCommit
-from pipeline.engine import repair
-from pipeline.engine.repair import aim_of, stages_of_run
+from pipeline.engine.again import retry
+from pipeline.engine.again.aims import aim_of, stages_of_run
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_a_masked_server_is_refused_before_anything_is_taken_back(copy):
     for server in ("http://***@host:8000/v1", "https://host/v1?..."):
         masked = replace(config, caption=replace(config.caption, server=server))
         with pytest.raises(UsageError, match="had a user or a query"):
-            repair._refuse_masked(masked, "default")
-    repair._refuse_masked(replace(config, caption=replace(config.caption, server="http://host/v1")), "v")
+            retry._refuse_masked(masked, "default")
+    retry._refuse_masked(replace(config, caption=replace(config.caption, server="http://host/v1")), "v")
 
 
 def test_the_vae_of_a_view_is_that_of_its_latents(copy):

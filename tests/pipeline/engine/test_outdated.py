@@ -17,9 +17,10 @@ from manifests.tables import records, scans
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.commit import parquet_bytes
-from pipeline.engine import repair
+from pipeline.engine.again import retry
+from pipeline.engine.again.aims import aim_of, stages_of_run
+from pipeline.engine.again.retry import Retry
 from pipeline.engine.outdated import outdated, shards_to_retry, take_back
-from pipeline.engine.repair import Retry, aim_of, stages_of_run
 from tests.e2e.commands import run
 
 
@@ -81,7 +82,7 @@ def test_a_view_that_is_none_is_refused_before_any_work(copy, capsys):
 
 
 def test_nothing_to_retry_starts_nothing(copy, capsys, monkeypatch):
-    monkeypatch.setattr(repair, "session", lambda: pytest.fail("nothing is to be done"))
+    monkeypatch.setattr(retry, "session", lambda: pytest.fail("nothing is to be done"))
     assert Retry(dataset=copy.uri).run() == cli.DONE
     assert capsys.readouterr().out.splitlines()[-1].split() == ["0", "0", "0"]
 
@@ -101,8 +102,8 @@ def executed(monkeypatch) -> list[dict]:
         calls.append({"view": view, "wanted": {name: own for name, own in wanted.items() if own}})
         return cli.DONE
 
-    monkeypatch.setattr(repair, "session", contextlib.nullcontext)
-    monkeypatch.setattr(repair, "execute", noted)
+    monkeypatch.setattr(retry, "session", contextlib.nullcontext)
+    monkeypatch.setattr(retry, "execute", noted)
     return calls
 
 

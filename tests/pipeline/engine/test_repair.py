@@ -14,9 +14,11 @@ from manifests.runs.events import EventLog
 from manifests.tables import planned, scans
 from manifests.writing.withdrawn import forget
 from pipeline.config import EncodeConfig, IngestConfig, PlanConfig
-from pipeline.engine import estimate, repair
+from pipeline.engine import estimate
+from pipeline.engine.again import replay
+from pipeline.engine.again.aims import stages_of_run
+from pipeline.engine.again.replay import Replay
 from pipeline.engine.outdated import shards_to_retry, take_back
-from pipeline.engine.repair import Replay, stages_of_run
 from pipeline.engine.run import build_stages, funnel
 from pipeline.engine.runner import start_run
 from pipeline.footage.sources import list_sources, source_row
@@ -47,7 +49,7 @@ def test_a_replay_gives_the_committed_bytes_and_touches_nothing(films, tmp_path,
 
 def test_a_replay_names_what_differs(films, tmp_path, capsys, monkeypatch):
     dataset = ingest_here(films, tmp_path / "ds")
-    real = repair.run_stage
+    real = replay.run_stage
 
     def changed(stage, beside, *arguments, **options):
         import pipeline.curate.sampling
@@ -55,7 +57,7 @@ def test_a_replay_names_what_differs(films, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(pipeline.curate.sampling, "JPEG_QUALITY", 60)
         return real(stage, beside, *arguments, **options)
 
-    monkeypatch.setattr(repair, "run_stage", changed)
+    monkeypatch.setattr(replay, "run_stage", changed)
     assert Replay(stage="preview", shard=0, dataset=dataset.uri).run() == cli.INTEGRITY
     assert "frame000.jpg" in capsys.readouterr().out
 

@@ -1,0 +1,1 @@
+"""Work done again: what failed, what a run worked for, one shard beside the dataset."""
