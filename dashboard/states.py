@@ -58,7 +58,6 @@ class Integrity:
             self._listed_at_s = time.monotonic()
             with contextlib.suppress(OSError):  # of a store that does not answer now: what is known is shown
                 self._store.ask(self._list, "tars")
-                self.looks += 1
 
     def _list(self) -> None:
         dataset, now_s = self._dataset, time.time()
@@ -70,6 +69,7 @@ class Integrity:
             if info.base_name.startswith("verify-") and info.path not in self._read:
                 self._note(storage.read_bytes(dataset.filesystem, info.path))
                 self._read.add(info.path)
+        self.looks += 1
 
     def _note(self, data: bytes) -> None:
         for line in data.splitlines():

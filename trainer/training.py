@@ -26,8 +26,10 @@ KERNELS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 1,024 by default, so that most would be made anew in each step."""
 
 
-_OF_A_DATASET = ("view", "mix", "balance", "image_share", "stages", "cache")
+_OF_A_DATASET = ("view", "mix", "balance", "image_share", "stages", "long_clips", "cache")
 """Options that choose among the samples of a dataset, or keep what is read of it."""
+_OF_A_PLAN = ("mix", "balance", "image_share", "stages")
+"""Of these, settings of a run, which files of settings may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +188,8 @@ class Fit(RunOptions):
 
         torch.set_num_threads(self.threads)
         out, config = self._checked_out(), self.config()
+        if self.tars and (idle := [name for name in _OF_A_PLAN if getattr(config, name)]):
+            raise UsageError(f"{idle[0]} of the settings", "has no effect on --tars", "Leave it out.")
         if not (out / "config.json").exists():
             check_begun(config)
             if self.init:  # a run that is begun has its weights

@@ -9,7 +9,6 @@ import duckdb
 
 from dashboard.index.coding import CODED, Coding, literal
 from dashboard.index.index import Index
-from dashboard.index.patience import AwayError
 from dashboard.index.profiles import PROFILED, Codes
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
@@ -183,7 +182,9 @@ class Scopes:
         """A view as it is, or as it was known while the store is away."""
         try:
             self._views[name] = self._index.store.ask(lambda: self._loaded(name), f"view {name}")
-        except AwayError:
+        except FileNotFoundError:
+            raise
+        except OSError:
             if name not in self._views:
                 raise
         return self._views[name]

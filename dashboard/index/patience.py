@@ -14,6 +14,8 @@ from manifests.store import storage
 
 PATIENCE_S, AGAIN_S = 3.0, 10.0
 """How long a page waits, and how long after a store was away no page asks it."""
+_KEPT_S = 60.0
+"""How long an answer that came late is one."""
 _MOST_S = 60.0
 """How long one waits for a member of a store that is slow."""
 _AWAY = {
@@ -41,7 +43,7 @@ class Patience:
         self.problem, self._since_s = "", -1e9
         self._lock = threading.Lock()
         self._owed = set[str]()
-        self._late: dict[str, Any] = {}
+        self._late: dict[str, tuple[float, Any]] = {}
 
     @property
     def is_local(self) -> bool:
@@ -67,8 +69,9 @@ class Patience:
         if self.is_local:
             return work()
         with self._lock:
-            if key in self._late:
-                return self._late.pop(key)  # type: ignore[no-any-return]
+            come_s, found = self._late.pop(key, (-1e9, None))
+            if time.monotonic() - come_s < _KEPT_S:
+                return found  # type: ignore[return-value]
             if key in self._owed or (self.problem and time.monotonic() - self._since_s < AGAIN_S):
                 raise AwayError(errno.ETIMEDOUT, self.problem or f"{self._dataset.uri} has not answered yet")
             if key:
@@ -105,7 +108,7 @@ class Patience:
             else:
                 self.problem = ""
             if asked.is_left and key and asked.error is None:
-                self._late[key] = asked.found
+                self._late[key] = time.monotonic(), asked.found
             asked.is_come.set()
 
 
@@ -117,7 +120,10 @@ class _Asked:
         self.found: Any = None
         self.error: Exception | None = None
         self._work, self._then = work, then
-        threading.Thread(target=self._answer, daemon=True, name="store").start()
+        try:
+            threading.Thread(target=self._answer, daemon=True, name="store").start()
+        except RuntimeError:  # there are too many of this process
+            self._answer()
 
     def _answer(self) -> None:
         try:

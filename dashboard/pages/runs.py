@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
-from dashboard.index.patience import AwayError
 from dashboard.site import Site
 from manifests.errors import RushesError
 from manifests.runs.events import read_events, run_ids
@@ -90,8 +89,8 @@ def add(app: FastAPI, site: Site) -> None:
     def runs(request: Request) -> Response:
         try:
             names = site.index.store.ask(lambda: run_ids(site.dataset), "runs")
-        except AwayError as error:
-            raise HTTPException(503, str(error.strerror), {"Retry-After": "10"}) from error
+        except OSError as error:
+            raise HTTPException(503, f"{error.strerror or error}", {"Retry-After": "10"}) from error
         found, before = [], dict[str, Any]()
         for run_id in names[-SHOWN:]:
             run = one_run(site, run_id, before)

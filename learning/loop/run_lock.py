@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from learning.processes import first_decides
 from manifests.cli import say
 from manifests.errors import UsageError
 
 PATIENCE_S = 60.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What disks of a network may say that keep no locks."""
 
 
 class RunLock:
@@ -27,7 +33,12 @@ class RunLock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            except BlockingIOError as error:
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    say(f"{name}: {out} lies where nothing can be locked: see that no other run uses it")
+                    return
+                if not isinstance(error, BlockingIOError):
+                    raise
                 if time.monotonic() > deadline:
                     raise UsageError(
                         str(out), "is in use by another run", "Wait for it, stop it, or give another folder."
@@ -39,3 +50,24 @@ class RunLock:
 
     def release(self) -> None:
         self._file.close()
+
+
+@contextmanager
+def one_at_a_time(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a folder, which is made, on the first of all processes. Every process must call.
+
+    Raises:
+        UsageError: another run is still there; on all of them.
+    """
+    held = list[RunLock]()
+
+    def lock() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.append(RunLock(folder, name))
+
+    first_decides(lock)
+    try:
+        yield
+    finally:
+        for own in held:
+            own.release()

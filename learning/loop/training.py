@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from learning.loop.finite_steps import FiniteSteps
-from learning.loop.run_lock import RunLock
 from learning.loop.schedules import warmed_up
 from learning.loop.step_log import cut_rows, finite
-from learning.processes import first_decides, join, summed, wait_for_all
+from learning.processes import join, summed, wait_for_all
 from learning.state import Parts, load_state, save_state
 from learning.stopping import Interrupted, stop_on_signals
 from manifests.cli import say
@@ -35,9 +34,6 @@ class Training:
         parts: modules with their optimizers by name; the weights of `model` are averaged.
         digest: of all that a saved run must agree on.
         ema_decay: of the averaged weights.
-
-    Raises:
-        UsageError: another process trains in the folder.
     """
 
     def __init__(self, name: str, folder: Path, parts: Parts, digest: str, ema_decay: float) -> None:
@@ -45,9 +41,6 @@ class Training:
         self.rank, self.num_processes, self.device = join()
         self.model = parts["model"][0]
         self.average = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._locks = list[RunLock]()
-        first_decides(lambda: self._locks.append(RunLock(folder, name)))
         self.finite = FiniteSteps(name, self.rank == 0)
         self.step = 0
         self._seconds, self._begun_s = 0.0, time.monotonic()
@@ -78,13 +71,7 @@ class Training:
         Raises:
             Interrupted: a signal asked; what was done is saved.
         """
-        try:
-            self._run(steps, save_every, one, told)
-        finally:
-            while self._locks:
-                self._locks.pop().release()
-
-    def _run(self, steps: int, save_every: int, one: Callable[[], Mapping[str, float]], told: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "metrics.jsonl"
         if self.rank == 0:
             cut_rows(log, self.step)

@@ -136,9 +136,9 @@ def _vae_digest(dataset: Dataset, view: View) -> dict[str, str]:
     """Digest of the weights that made the latents, where their commits tell it."""
     if (latent := view.columns.get("latent")) is None:
         return {}
-    told = scans.table(dataset, "shards", latent, ["stats_json"]).slice(0, 1)["stats_json"].to_pylist()
-    digest = json.loads(told[0] or "{}").get("vae", "") if told else ""
-    return {"vae_digest": digest} if digest else {}
+    told = set(scans.table(dataset, "shards", latent, ["stats_json"])["stats_json"].to_pylist())
+    digests = {json.loads(stats or "{}").get("vae", "") for stats in told}
+    return {"vae_digest": digests.pop()} if len(digests) == 1 and "" not in digests else {}
 
 
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:

@@ -18,6 +18,7 @@ from dashboard.index.patience import AwayError, Patience
 from manifests.layout import Dataset
 from manifests.store import storage
 from manifests.store.objects import ObjectStore
+from manifests.views import View
 
 
 @pytest.fixture
@@ -89,6 +90,16 @@ def test_a_slow_question_does_not_make_the_store_one_that_is_away(store):
     assert store.ask(slow, "tars") == "a long list"
 
 
+def test_an_answer_that_came_late_does_not_stay_one(store, monkeypatch):
+    gate = threading.Event()
+    with pytest.raises(AwayError):
+        store.ask(lambda: gate.wait(30) and "old", "runs")
+    gate.set()
+    until(lambda: "runs" in store._late)
+    monkeypatch.setattr(patience, "_KEPT_S", 0.0)
+    assert store.ask(lambda: "new", "runs") == "new"
+
+
 def test_a_late_error_is_no_answer(store, monkeypatch):
     gate = threading.Event()
 
@@ -156,6 +167,15 @@ def test_pages_of_a_store_that_freezes_come_and_say_so(eventful, bucket, tmp_pat
     assert all("does not answer; what is shown was known before" in answer.text for answer in told[1:])
     assert clips_in(told[1].text) == clips_in(page), "those that were known"
     frozen.set()
+    monkeypatch.setattr(index, "changes", index.changes + 1)  # scopes are made anew
+    monkeypatch.setattr(View, "load", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+    index.store.problem = ""
+    assert clips_in(far.get("/clips").text) == clips_in(page), "of a store that errs at once, too"
+    monkeypatch.setattr(
+        "dashboard.pages.runs.run_ids", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no"))
+    )
+    index.store.problem = ""
+    assert far.get("/runs").status_code == 503
     monkeypatch.undo()
     index.store._since_s = -1e9
     until(lambda: "does not answer" not in far.get("/clips").text)

@@ -1,5 +1,6 @@
 """The loop that trainings of small models share: a stop saves what was done, a resume loses nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -90,15 +91,24 @@ def test_a_stop_before_the_first_step_leaves_no_state(tmp_path, capsys):
     assert training.step == 3
 
 
-def test_two_trainings_in_one_folder_are_one_after_the_other(tmp_path, monkeypatch):
+def test_two_trainings_in_one_folder_are_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_lock, "PATIENCE_S", 0.3)
-    first = begun(tmp_path)
-    with pytest.raises(UsageError, match="is in use by another run"):
-        begun(tmp_path)
-    first.run(2, 1, stepping(first), told="loss")
-    second = begun(tmp_path)
-    second.resume()
-    assert second.step == 2
+    with run_lock.one_at_a_time(tmp_path / "training", "vae"):
+        second = run_lock.one_at_a_time(tmp_path / "training", "vae")
+        with pytest.raises(UsageError, match="is in use by another run"), second:
+            pytest.fail("both are in it")
+        assert "vae: " in capsys.readouterr().err
+    with run_lock.one_at_a_time(tmp_path / "training", "vae"):
+        pass
+
+
+def test_a_disk_that_keeps_no_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", none)
+    with run_lock.one_at_a_time(tmp_path, "vae"):
+        assert "lies where nothing can be locked" in capsys.readouterr().err
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_no_weight(tmp_path):

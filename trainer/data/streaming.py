@@ -23,6 +23,7 @@ from torch import Tensor
 
 from manifests.cli import say
 from manifests.errors import IntegrityError, UsageError
+from manifests.text import last_name
 from trainer.config import FitConfig
 from trainer.data.ahead import Ahead
 from trainer.data.catalogue.catalog import Catalog
@@ -114,26 +115,36 @@ def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
 
 def kind_of(clip: StreamedClip) -> dict[str, Any]:
     """What all clips of a training have in common: what made their latents and texts, and their sizes."""
-    made_by = clip.row["made_by"]
-    sizes = {name: clip.row[name] for name in ("num_channels", "factor_t", "factor_px")}
-    names = ("vae", "vae_digest", "text_encoder", "text_model")
-    return {**sizes, **{name: made_by.get(name, "") for name in names}}
+    made_by = clip.row.get("made_by", {})
+    sizes = {name: clip.row[name] for name in _SIZES}
+    return {**sizes, **{name: made_by.get(name) or "" for name in ("vae_digest", *_NAMES)}}
 
 
 def check_kind(clip: StreamedClip, kind: Mapping[str, Any]) -> None:
     """
     Raises:
-        UsageError: a clip is of another kind.
+        UsageError: a clip is of another kind. What does not say what made it is taken for the same.
     """
     own = kind_of(clip)
-    if others := [
-        f"{name} {own[name] or 'unnamed'}, not {kind[name]}" for name in kind if own[name] != kind[name]
-    ]:
+    others = [name for name in _SIZES if own[name] != kind[name]]
+    if own["vae_digest"] and kind["vae_digest"]:
+        others += ["vae_digest"] if own["vae_digest"] != kind["vae_digest"] else []
+        names = [name for name in _NAMES if name != "vae"]
+    else:
+        names = list(_NAMES)
+    for name in names:
+        if own[name] and kind[name] and last_name(own[name]) != last_name(kind[name]):
+            others.append(name)
+    if others:
+        told = "; ".join(f"{name} {own[name]}, not {kind[name]}" for name in others)
         raise UsageError(
             f"--tars: clip {clip.row['clip_id']}",
-            f"is not of what made the clips before it ({'; '.join(others)})",
+            f"is not of what made the clips before it ({told})",
             "Give tars of one VAE and one text encoder.",
         )
+
+
+_SIZES, _NAMES = ("num_channels", "factor_t", "factor_px"), ("vae", "text_encoder", "text_model")
 
 
 class StreamReader(PackReader):
@@ -316,5 +327,5 @@ def catalog_of(clips: list[StreamedClip], digest: str) -> Catalog:
         factors,
         width,
         digest,
-        first.row["made_by"].get("vae_digest", ""),
+        kind_of(first)["vae_digest"],
     )

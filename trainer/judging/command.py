@@ -83,7 +83,7 @@ class Evaluate:
     """Replace a report that exists."""
 
     def run(self) -> int:
-        sheets = [self.out / name for name in ("best.png", "worst.png")] if self.out else []
+        sheets = self._sheets()
         path = self.out / "evaluation.json" if self.out else None
         begun = self._begun(path)
         if begun is None:
@@ -105,7 +105,8 @@ class Evaluate:
             found = {**asked, "is_whole": not self.features, **finite(report(judged))}
             if self.out:
                 self.out.mkdir(parents=True, exist_ok=True)
-                self._write(found | {"is_whole": False})  # the sheets may meet a full disk
+                # the sheets may meet a full disk
+                self._write(found | {"is_whole": False, "has_sheets": False})
                 _sheets(judged, self.out)
             self._write(found)  # what is found so far is not lost with what follows
         else:
@@ -132,11 +133,18 @@ class Evaluate:
             print(self.out)
         return cli.DONE
 
+    def _sheets(self) -> list[Path]:
+        return [self.out / name for name in ("best.png", "worst.png")] if self.out else []
+
     def _begun(self, path: Path | None) -> dict[str, Any] | None:
         """What an evaluation found that was stopped before its features."""
         if path is None or self.overwrite or not path.exists():
             return None
         found = read_local_object(path)
+        if found.get("has_sheets") is False:  # it died in the midst of them: all is made again
+            for own in (path, *self._sheets()):
+                own.unlink(missing_ok=True)
+            return None
         return found if found.get("is_whole") is False else None
 
     def _asked(self, model: TrainedModel, scale: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 import torch
 import tyro
 
+from learning.loop.run_lock import one_at_a_time
 from learning.processes import join
 from learning.stopping import Interrupted
 from manifests import cli
@@ -90,6 +91,12 @@ class Train:
         torch.manual_seed(self.train.seed)
         for folder in (self.footage, self.without, self.init and vae_folder(self.init)):
             check_there(folder)
+        join()
+        with one_at_a_time(self.out / "training", "vae"):
+            cli.check_new(self.out / "model.safetensors", is_overwriting=self.overwrite)
+            return self._trained()
+
+    def _trained(self) -> int:
         clips = self._clips()
         if not clips:
             raise UsageError("--films, --footage, --data", "leave no clip to train on", "Give --films 800.")

@@ -9,9 +9,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
+from manifests import cli
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.runs.events import Aim, run_aim, run_config, run_ids
+from manifests.store import storage
+from manifests.store.json_files import read_object
 from manifests.views import View
 from pipeline.config import IngestConfig
 from pipeline.engine.run import build_stages
@@ -88,7 +91,7 @@ def aim_of(dataset: Dataset, view: str = "") -> Aim:
     with contextlib.suppress(UsageError):
         found = View.load(dataset, aim.view)
         # the last run may not have come so far as to point the view at its columns
-        columns = found.columns if view else {**found.columns, **aim.columns}
+        columns = found.columns if view or is_written(dataset) else {**found.columns, **aim.columns}
         return Aim(view=aim.view, columns=columns, where=found.where)
     return aim
 
@@ -107,14 +110,21 @@ def recorded_aim(dataset: Dataset, aim: Aim) -> Aim | None:
     return next(aims(dataset), aim)
 
 
+def is_written(dataset: Dataset) -> bool:
+    """Whether the last run that worked for something came to its end, and so to its view, which people may
+    have edited since."""
+    for run_id in reversed(run_ids(dataset)):
+        if run_aim(dataset, run_id).columns:
+            path = dataset.path("runs", run_id, "summary.json")
+            if not storage.exists(dataset.filesystem, path):
+                return False
+            return read_object(dataset.filesystem, path).get("exit_code") in (cli.DONE, cli.FAILED_ITEMS)
+    return True
+
+
 def is_shown(dataset: Dataset, aim: Aim) -> bool:
-    """Whether the view that is worked for shows the columns; a run may have died before it was written."""
-    if not aim.view:
-        return True
-    with contextlib.suppress(UsageError):
-        found = View.load(dataset, aim.view).columns
-        return all(found.get(name) == column for name, column in aim.columns.items())
-    return False
+    """Whether the view that is worked for is written; a run may have died before."""
+    return not aim.view or (aim.view in View.names(dataset) and is_written(dataset))
 
 
 def _of_parts(dataset: Dataset, aims: list[Aim]) -> dict[str, Column]:

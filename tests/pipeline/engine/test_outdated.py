@@ -82,6 +82,7 @@ def test_a_view_that_is_none_is_refused_before_any_work(copy, capsys):
 
 
 def test_nothing_to_retry_starts_nothing(copy, capsys, monkeypatch):
+    ended(copy)
     monkeypatch.setattr(retry, "session", lambda: pytest.fail("nothing is to be done"))
     assert Retry(dataset=copy.uri).run() == cli.DONE
     assert capsys.readouterr().out.splitlines()[-1].split() == ["0", "0", "0"]
@@ -107,6 +108,30 @@ def executed(monkeypatch) -> list[dict]:
     return calls
 
 
+def ended(dataset, exit_code=0):
+    """Its last run has written its view and its summary."""
+    run_id = run_ids(dataset)[-1]
+    Path(dataset.path("runs", run_id, "summary.json")).write_text(json.dumps({"exit_code": exit_code}))
+
+
+def test_a_view_that_was_edited_since_its_run_ended_stays(copy, monkeypatch):
+    ended(copy)
+    path = Path(copy.path("views", "default.json"))
+    view = json.loads(path.read_text())
+    view["where"] = "kind = 'video'"
+    path.write_text(json.dumps(view))
+    calls = executed(monkeypatch)
+    assert Retry(dataset=copy.uri).run() == cli.DONE
+    assert calls == [] and json.loads(path.read_text()) == view
+    # columns that no run makes, as those of a search for duplicates, have other names by now
+    record = Path(copy.path("runs", run_ids(copy)[-1], "run.json"))
+    said = json.loads(record.read_text())
+    said["aim"]["columns"] |= {"dedup": "dedup@0000000000"}
+    record.write_text(json.dumps(said))
+    assert Retry(dataset=copy.uri).run() == cli.DONE
+    assert calls == []
+
+
 def test_what_lacks_its_input_is_left_and_said(copy, monkeypatch, capsys):
     """The last run was of captions; a shard has no previews, as their run ended with an error."""
     columns = of_parts(copy, ("preview",), ("caption",))
@@ -123,6 +148,7 @@ def test_what_lacks_its_input_is_left_and_said(copy, monkeypatch, capsys):
 
 
 def test_sources_that_only_a_hand_can_mend_still_are_failures(copy, monkeypatch, capsys):
+    ended(copy)
     real = scans.newest_sources
 
     def one_more(dataset, fields):

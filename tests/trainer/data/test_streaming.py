@@ -17,7 +17,7 @@ from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.catalogue.held_out import is_held_out
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
-from trainer.data.streaming import StreamLoader, StreamReader, stream, survey
+from trainer.data.streaming import StreamLoader, StreamReader, check_kind, kind_of, stream, survey
 from trainer.presets import preset
 from trainer.run.fit import fit_tars
 from trainer.sampling.canvas import Canvas
@@ -172,13 +172,34 @@ def test_an_export_names_the_weights_that_made_its_latents(dataset, tars):
 
 def test_tars_of_two_vaes_are_not_mixed(tars, tmp_path):
     other = of_another_vae(tars[0], tmp_path / "b.tar", vae="another", vae_digest="0123")
-    with pytest.raises(UsageError, match=r"vae another, not .*Give tars of one VAE"):
+    with pytest.raises(UsageError, match=r"vae_digest 0123, not .*Give tars of one VAE"):
         survey([*tars, other], TEST)
     catalog, _, _ = survey(tars, TEST)
     reader = StreamReader(catalog, TEST)
     reader.hold(next(stream(tars)))
     with pytest.raises(UsageError, match="vae_digest 0123"):
         reader.hold(next(stream([other])))
+
+
+@pytest.mark.parametrize(
+    ("own", "its", "is_same"),
+    [
+        ({"vae": ""}, {"vae": "/mnt/team/weights/vae-tiny"}, True),
+        ({"vae": "a/vae", "vae_digest": ""}, {"vae": "b/vae", "vae_digest": "0123"}, True),
+        ({"vae": "a/vae", "vae_digest": ""}, {"vae": "b/other", "vae_digest": ""}, False),
+        ({"text_encoder": "coca"}, {"text_encoder": "transformers"}, False),
+    ],
+)
+def test_what_tars_do_not_say_is_no_difference(tars, tmp_path, own, its, is_same):
+    paths = [
+        of_another_vae(tars[0], tmp_path / f"{number}.tar", **said) for number, said in enumerate((own, its))
+    ]
+    first, second = (next(stream([path])) for path in paths)
+    if is_same:
+        check_kind(second, kind_of(first))
+    else:
+        with pytest.raises(UsageError, match="is not of what made the clips before it"):
+            check_kind(second, kind_of(first))
 
 
 def test_a_run_on_other_tars_keeps_its_statistics_and_refuses_another_vae(tars, tmp_path):
@@ -205,10 +226,13 @@ def test_a_run_on_other_tars_keeps_its_statistics_and_refuses_another_vae(tars, 
         ["--stages", "st.json"],
         ["--cache", "/tmp/c"],
         ["--mix", "default", "1"],
+        ["--long-clips", "cover"],
+        ["--set", "image_share=0.3"],
     ],
 )
 def test_options_that_choose_among_a_dataset_are_refused_with_tars(tars, tmp_path, capsys, words):
     arguments = ["fit", "tiny", "--tars", tars[0], "--out", str(tmp_path / "run"), *words]
     assert cli.main(arguments=arguments) == cli.USAGE
-    assert f"{words[0]}: has no effect here" in capsys.readouterr().err
+    told = "image_share of the settings: has no effect" if "--set" in words else f"{words[0]}: has no effect"
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
