@@ -40,6 +40,8 @@ CODECS = {
 }
 X265_NARROW_PX = 48
 """Up to this width x265, as it looks ahead, writes past its memory: it is kept from looking."""
+_FAR = 1 << 24
+"""Ticks between decoding and showing that no stream has."""
 _MILLISECONDS = Fraction(1, 1000)
 HD_HEIGHT_PX = 720
 
@@ -106,12 +108,23 @@ def write_video(
                 frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=Colorspace.ITU709)
             frame.time_base = base
             frame.pts = index if times_s is None else round(times_s[index] * 1000)
-            output.mux(stream.encode(frame))
+            output.mux(_in_time(stream.encode(frame)))
             count += 1
         if count == 0:
             raise ValueError("a video needs at least one frame")
-        output.mux(stream.encode(None))
+        output.mux(_in_time(stream.encode(None)))
     return count
+
+
+def _in_time(packets: list[av.Packet]) -> list[av.Packet]:
+    """Packets whose times of decoding are times.
+
+    x265 tells that of an only frame by one that never came, from memory that holds anything.
+    """
+    for packet in packets:
+        if None not in (packet.pts, packet.dts) and abs(packet.pts - packet.dts) > _FAR:  # type: ignore[operator]
+            packet.dts = packet.pts
+    return packets
 
 
 def _without_looking_ahead(context: VideoCodecContext) -> None:

@@ -58,6 +58,16 @@ def test_narrow_hevc_is_written(width: int) -> None:
     assert ended.returncode == 0, (ended.returncode, ended.stderr)
 
 
+def test_an_only_frame_of_hevc_has_a_time(tmp_path) -> None:
+    """x265 takes its time of decoding from memory that holds anything."""
+    for number in range(20):
+        noise = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+        write_video(tmp_path / "a.mp4", [noise], 1.0, "hevc")
+        with av.open(tmp_path / "a.mp4") as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert [packet.pts for packet in packets] == [0] == [packet.dts for packet in packets]
+
+
 @pytest.mark.parametrize(("height", "matrix"), [(720, 1), (540, 2)])
 @pytest.mark.parametrize(("codec", "suffix"), [("h264", "mp4"), ("hevc", "mkv"), ("vp9", "webm")])
 def test_hd_says_its_matrix_and_colours_come_back(tmp_path, codec, suffix, height, matrix) -> None:

@@ -14,6 +14,7 @@ from pipeline.config import CurateConfig, PlanConfig
 from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.sources import Found, source_row
 from pipeline.plan import segments_of
+from tests.ffmpeg import ffmpeg as command
 from tests.media.damage import h264_pictures
 from tests.pipeline.curate.damage import hurt, sound
 
@@ -65,7 +66,7 @@ def test_numbers_that_begin_anew_are_no_gap(tmp_path, suffix):
 
 
 def ffmpeg(*words):
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, words)], check=True)
+    subprocess.run([command(), "-v", "error", "-y", *map(str, words)], check=True)
 
 
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=s=160x96:r=24:d=1")

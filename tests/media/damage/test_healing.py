@@ -12,6 +12,7 @@ from pipeline.curate.cutting import Gap, pieces
 from pipeline.footage.found import Found
 from pipeline.footage.sources import source_row
 from pipeline.plan import segments_of
+from tests.ffmpeg import ffmpeg
 
 SIDE, FRAMES = 48, 24
 
@@ -56,7 +57,7 @@ def test_few_frames_of_a_sound_film_with_a_lamp_are_withheld(tmp_path, rate, gro
     lamp = f"drawbox=x=20:y=20:w=60:h=60:color=red:t=fill:enable='{when}'"
     source = ["-f", "lavfi", "-i", f"color=c=gray:s=320x180:r={rate}:d=8", "-vf", lamp]
     subprocess.run(
-        ["ffmpeg", "-v", "error", "-y", *source, "-c:v", "libx264", "-g", str(group), str(path)], check=True
+        [ffmpeg(), "-v", "error", "-y", *source, "-c:v", "libx264", "-g", str(group), str(path)], check=True
     )
     row = source_row(Found(str(path)))
     config = CurateConfig()

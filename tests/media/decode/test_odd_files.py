@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import struct
 import subprocess
 
@@ -21,6 +20,7 @@ from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
 from media.writer import write_video
+from tests.ffmpeg import ffmpeg
 from tests.media.decode.heic import write_grid
 
 
@@ -294,9 +294,7 @@ def test_an_encrypted_film_is_refused_by_its_name(tmp_path):
     """Its pictures decode to noise; nothing but the packets says so."""
     film(tmp_path / "a.mp4", "libx264", 20)
     locked = ["-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "7" * 32, "-encryption_kid", "a" * 32]
-    if not (ffmpeg := shutil.which("ffmpeg")):
-        pytest.skip("needs ffmpeg")
-    command = [ffmpeg, "-v", "error", "-i", tmp_path / "a.mp4", "-c", "copy", *locked, tmp_path / "b.mp4"]
+    command = [ffmpeg(), "-v", "error", "-i", tmp_path / "a.mp4", "-c", "copy", *locked, tmp_path / "b.mp4"]
     subprocess.run(command, check=True)
     with pytest.raises(MediaError) as caught:
         probe(str(tmp_path / "b.mp4"))

@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 from media.errors import MediaError
+from tests.ffmpeg import ffmpeg
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -90,7 +91,7 @@ def test_what_is_cut_off_at_the_left_is_cut_off(tmp_path, encoder, kind):
     options = {"x265-params": "log-level=none:pools=1"} if kind == "hevc" else {}
     path = film(tmp_path / "a.mp4", (RED, (322, 182)), codec=encoder, options=options)
     how = f"{kind}_metadata=crop_left=16:crop_top=8"
-    copied = ["ffmpeg", "-v", "error", "-nostdin", "-i", path, "-c", "copy", "-bsf:v", how]
+    copied = [ffmpeg(), "-v", "error", "-nostdin", "-i", path, "-c", "copy", "-bsf:v", how]
     subprocess.run([*copied, str(tmp_path / "b.mp4")], check=True, timeout=60)
     facts = probe(str(tmp_path / "b.mp4"))
     assert facts.geometry.display_size_px == (306, 174)
@@ -185,7 +186,7 @@ def test_a_transport_streams_clock_may_fall_by_minutes(tmp_path):
     parts = []
     for number, offset in enumerate((200, 90)):
         film(tmp_path / "a.mp4", (RED, (64, 48)))
-        made = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(tmp_path / "a.mp4"), "-c", "copy"]
+        made = [ffmpeg(), "-v", "error", "-nostdin", "-i", str(tmp_path / "a.mp4"), "-c", "copy"]
         target = tmp_path / f"{number}.ts"
         subprocess.run([*made, "-output_ts_offset", str(offset), str(target)], check=True, timeout=60)
         parts.append(target.read_bytes())

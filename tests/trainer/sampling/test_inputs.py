@@ -13,6 +13,7 @@ from manifests.cli.frame import main
 from manifests.errors import RushesError, UsageError
 from media.decode.probe import probe
 from media.writer import write_video
+from tests.ffmpeg import ffmpeg
 from tests.trainer.conftest import film, write_uneven
 from tests.trainer.sampling.model import CANVAS, OracleModel
 from tests.trainer.sampling.test_features import QUICK
@@ -26,7 +27,7 @@ from trainer.sampling.job.prompts import read_prompts
 def test_damage_of_a_film_is_said(tmp_path, capsys):
     path = tmp_path / "a.mp4"
     source = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=24:d=2", "-c:v", "libx264", "-g", "12", "-bf", "0"]
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *source, str(path)], check=True)
+    subprocess.run([ffmpeg(), "-v", "error", "-y", *source, str(path)], check=True)
     data = bytearray(path.read_bytes())
     begin = data.index(b"mdat") + 4
     at = begin + (data.index(b"moov") - begin) // 2
@@ -41,7 +42,7 @@ def test_damage_of_a_film_is_said(tmp_path, capsys):
 def test_a_film_that_changes_its_shape_is_not_squeezed(tmp_path):
     for name, size in (("one", "64x48"), ("two", "48x64")):
         source = f"testsrc2=s={size}:r=12:d=1"
-        command = ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, "-c:v", "libx264"]
+        command = [ffmpeg(), "-v", "error", "-y", "-f", "lavfi", "-i", source, "-c:v", "libx264"]
         offset = ["-output_ts_offset", "1"] if name == "two" else []
         subprocess.run([*command, *offset, str(tmp_path / f"{name}.ts")], check=True)
     joined = tmp_path / "a.ts"
