@@ -112,18 +112,19 @@ def write_video(
             count += 1
         if count == 0:
             raise ValueError("a video needs at least one frame")
-        output.mux(_in_time(stream.encode(None)))
+        output.mux(_in_time(stream.encode(None), is_only=count == 1))
     return count
 
 
-def _in_time(packets: list[av.Packet]) -> list[av.Packet]:
+def _in_time(packets: list[av.Packet], is_only: bool = False) -> list[av.Packet]:
     """Packets whose times of decoding are times.
 
     x265 tells that of an only frame by one that never came, from memory that holds anything.
     """
     for packet in packets:
-        if None not in (packet.pts, packet.dts) and abs(packet.pts - packet.dts) > _FAR:  # type: ignore[operator]
-            packet.dts = packet.pts
+        shown, decoded = packet.pts, packet.dts
+        if shown is not None and decoded is not None and (is_only or abs(shown - decoded) > _FAR):
+            packet.dts = shown
     return packets
 
 
