@@ -6,13 +6,14 @@ import errno
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from learning.processes import first_decides
 from manifests.cli import say
 from manifests.errors import UsageError
 
+LOCK = ".lock"
 PATIENCE_S = 60.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What disks of a network may say that keep no locks."""
@@ -26,7 +27,7 @@ class RunLock:
     """
 
     def __init__(self, out: Path, name: str = "fit", patience_s: float | None = None) -> None:
-        self._file = open(out / ".lock", "w")  # noqa: SIM115 - held until released
+        self._file = open(out / LOCK, "w")  # noqa: SIM115 - held until released
         patience_s = PATIENCE_S if patience_s is None else patience_s
         deadline, is_told = time.monotonic() + patience_s, False
         while True:
@@ -56,10 +57,12 @@ class RunLock:
 def one_at_a_time(folder: Path, name: str) -> Iterator[None]:
     """Hold the lock of a folder, which is made, on the first of all processes. Every process must call.
 
+    Of what ends with an error before anything lies in the folder nothing is left.
+
     Raises:
         UsageError: another run is still there; on all of them.
     """
-    held = list[RunLock]()
+    held, made = list[RunLock](), [path for path in (folder, *folder.parents) if not path.exists()]
 
     def lock() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,13 @@ def one_at_a_time(folder: Path, name: str) -> Iterator[None]:
     first_decides(lock)
     try:
         yield
+    except BaseException:
+        if held and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun in it
+            (folder / LOCK).unlink()
+            with suppress(OSError):  # something else lies in it
+                for path in made:
+                    path.rmdir()
+        raise
     finally:
         for own in held:
             own.release()

@@ -102,6 +102,21 @@ def test_two_trainings_in_one_folder_are_one_after_the_other(tmp_path, monkeypat
         pass
 
 
+def test_what_fails_before_it_begins_leaves_no_folder(tmp_path):
+    def failing(begins):
+        with run_lock.one_at_a_time(tmp_path / "out" / "training", "vae"):
+            if begins:
+                (tmp_path / "out" / "training" / "metrics.jsonl").touch()
+            raise UsageError("--films", "leaves nothing")
+
+    with pytest.raises(UsageError):
+        failing(False)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError):
+        failing(True)
+    assert (tmp_path / "out" / "training" / "metrics.jsonl").exists()
+
+
 def test_a_disk_that_keeps_no_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
