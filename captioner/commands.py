@@ -190,6 +190,7 @@ class Train:
         import torch
 
         from captioner.coca.stages import STAGES, Source, is_of_older_version, settings_of, train_stages
+        from learning.loop.run_lock import one_at_a_time
         from learning.processes import join
         from learning.stopping import Interrupted
 
@@ -212,8 +213,10 @@ class Train:
             else:
                 source = replace(source, seed=self.seed)
         stages: list[str] = list(STAGES) if self.stage == "all" else [self.stage]
+        join()
         try:
-            train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
+            with one_at_a_time(self.out / "training", "captioner"):
+                train_stages(self.out, self.preset, stages, settings, source, self.init, self._command())
         except Interrupted as stopped:
             return stopped.code
         if join().rank == 0:

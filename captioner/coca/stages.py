@@ -28,7 +28,6 @@ from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
 from captioner.coca.training import StageConfig, train_stage
 from captioner.language.upsample import PhraseUpsampler
-from learning.loop.run_lock import one_at_a_time
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
 from manifests.errors import RushesError, UsageError
@@ -195,20 +194,6 @@ def train_stages(
     Args:
         init: weights of an open_clip CoCa for the base to start from.
     """
-    join()
-    with one_at_a_time(out / "training", "captioner"):
-        return _train_stages(out, preset, stages, settings, source, init, command)
-
-
-def _train_stages(
-    out: Path,
-    preset: str,
-    stages: list[str],
-    settings: dict[str, StageConfig],
-    source: Source,
-    init: Path | None,
-    command: str,
-) -> CaptionerFolder:
     config = PRESETS[preset]()
     if init and "base" in stages and not (out / "base.safetensors").exists():
         load_open_clip(preset, init)  # before anything is made: what is wrong with it ends it here

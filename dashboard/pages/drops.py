@@ -117,16 +117,16 @@ def measured(site: Site, scope: Scope, stage: str, reason: str, moved: float | N
     return data
 
 
-def taken_down(site: Site) -> tuple[list[dict[str, Any]], int]:
-    """Takedowns, and how many sources one that has not ended is to take; nothing where the store is away."""
+def taken_down(site: Site) -> tuple[list[dict[str, Any]], int, str]:
+    """Takedowns, how many sources one that has not ended is to take, and why neither is known."""
 
     def read() -> tuple[list[dict[str, Any]], int]:
         return takedowns(site.dataset), len(pending(site.dataset))
 
     try:
-        return site.index.store.ask(read, "takedowns")
-    except (OSError, RushesError):
-        return [], 0
+        return (*site.index.store.ask(read, "takedowns"), "")
+    except (OSError, RushesError) as error:
+        return [], 0, f"takedowns are not known: {error}"
 
 
 def add(app: FastAPI, site: Site) -> None:
@@ -137,10 +137,11 @@ def add(app: FastAPI, site: Site) -> None:
     def drops(request: Request, stage: str = "", reason: str = "", at: str = "", after: str = "") -> Response:
         scope = site.scope(request)
         found = reasons(site, scope)
-        gone, num_going = taken_down(site)
+        gone, num_going, unknown = taken_down(site)
         data: dict[str, Any] = {
             "takedowns": gone,
             "num_going": num_going,
+            "unknown": unknown,
             "reasons": found,
             "funnel": funnel(site, scope),
             "stage": stage,

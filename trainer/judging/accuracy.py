@@ -65,9 +65,8 @@ def score(values: Sequence[bool | float], statistic: Callable[..., np.ndarray] =
     own = np.asarray(values, dtype=float)
     draws = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
     low, high = np.percentile(statistic(own[draws], axis=1), [2.5, 97.5])
-    if (
-        statistic is np.mean and low == high and set(own.tolist()) <= {0.0, 1.0}
-    ):  # all alike: draws of them are, too
+    # where all are alike, draws of them are, too
+    if statistic is np.mean and low == high and set(own.tolist()) <= {0.0, 1.0}:
         low, high = wilson(int(own.sum()), len(own))
     return Score(float(statistic(own)), float(low), float(high), len(own))
 

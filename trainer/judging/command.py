@@ -197,8 +197,9 @@ def _print_accuracy(found: dict[str, Any]) -> None:
             for attribute in scores["samples"]
         ]
         cli.print_table(f"{group}: share of attributes as asked for", ["attribute", *names], rows)
-    if found["frechet_captioner_tiny"] is not None:
-        cli.say(f"Frechet distance over the captioner's features: {found['frechet_captioner_tiny']:.4f}")
+    distance = found["frechet_captioner_tiny"]
+    told = "not finite" if distance is None else f"{distance:.4f}"
+    cli.say(f"Frechet distance over the captioner's features: {told}")
     if found.get("fvd") is not None:
         cli.say(f"FVD: {found['fvd']:.1f}, over {found['fvd_films']} samples; few samples make it higher")
 

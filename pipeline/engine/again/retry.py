@@ -72,7 +72,8 @@ class Retry:
 
     The commit records of those columns are taken back first, so that whatever dies midway, the next retry or
     ingest makes what is missing. What had not failed is copied byte for byte; captions that were paid for are
-    not asked for again. After runs of single stages (`--only`) all columns that these made are meant.
+    not asked for again. After runs of single stages (`--only`) all columns that these made are meant. It ends
+    with 3 where sources fail that only a hand can mend.
 
     Examples:
       rushes retry DATASET
