@@ -60,8 +60,8 @@ class TrainConfig:
     kl: float = 1e-5
     """Weight of the divergence from a standard normal."""
     round_trip: float = 0.0
-    """Weight of the error of the latents of what was decoded, against those it was decoded from: what is
-    encoded again and again drifts less. Half as much time again a step."""
+    """Weight of what a second round trip changes of what the first gave, by the same losses: what is encoded
+    again and again drifts less. Twice the time a step."""
     adversarial: float = 0.0
     """Weight of the adversarial loss of a 3D PatchGAN; 0: none."""
     adversarial_from: float = 0.7
@@ -121,14 +121,12 @@ def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Ten
     return loss
 
 
-def round_trip_loss(model: CausalVAE, made: Tensor, mean: Tensor) -> Tensor:
-    """Energy of the error of the latents of what was decoded [B, 3, T, H, W], against that of the latents.
-
-    A share of it, so that smaller latents are no way to a smaller loss.
-    """
-    again, _ = model.encode_groups(pad_to_grid(made.clamp(-1, 1), model.factors))
-    before = mean.float()
-    return (again.float() - before).square().mean() / before.square().mean().clamp(min=1e-2)
+def second_round(model: CausalVAE, made: Tensor) -> Tensor:
+    """What was decoded [B, 3, T, H, W], encoded and decoded once more, as in use: without noise."""
+    _, _, t, h, w = made.shape
+    mean, _ = model.encode_groups(pad_to_grid(made.clamp(-1, 1), model.factors))
+    skip = model.factors[0] - 1
+    return model.decode_groups(mean)[:, :, skip : skip + t, :h, :w]
 
 
 def first_cells(model: CausalVAE, clips: list[Tensor], count: int, seed: int) -> Tensor:
@@ -180,13 +178,15 @@ class _Step:
         seed = ((config.seed * 1_000_003 + number) * 4096 + rank) % (1 << 63)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16):
             made, mean, logvar = reconstruct(self.model, video, torch.Generator().manual_seed(seed))
-            drift = round_trip_loss(self.model, made, mean) if config.round_trip else mean.new_zeros(())
+            again = second_round(self.model, made) if config.round_trip else None
         made = made.float()
         loss, share = reconstruction_loss(made, video, config), share_of(len(video))
         told = float(loss.detach()) * share
         if "judge" in training.parts and number >= config.adversarial_from * config.steps:
             loss = loss + config.adversarial * self._judged(video, made, loss, share)
-        loss = loss + config.round_trip * drift + config.kl * kl(mean.float(), logvar.float())
+        loss = loss + config.kl * kl(mean.float(), logvar.float())
+        if again is not None:
+            loss = loss + config.round_trip * reconstruction_loss(again.float(), made, config)
         (loss * share).backward()
         told = sum_gradients(self.model.parameters(), [told])[0]
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
@@ -229,7 +229,7 @@ def train(
     model.checkpoint_blocks(config.is_checkpointed)
     settings = json.dumps(
         [
-            {**asdict(config), "save_every": 0} if config.round_trip else _of_older(config),
+            _digested(config),
             model.config.to_dict(),
             windows.digest(),
             count,
@@ -246,11 +246,11 @@ def train(
     return {"train": asdict(config), "seconds": round(training.seconds), "processes": count}
 
 
-def _of_older(config: TrainConfig) -> dict:
-    """Settings as they were before there was a loss of round trips, so that trainings go on."""
-    return {
-        name: value for name, value in {**asdict(config), "save_every": 0}.items() if name != "round_trip"
-    }
+def _digested(config: TrainConfig) -> dict:
+    """The settings that name a training; without a loss of round trips as before there was one."""
+    values = asdict(config) | {"save_every": 0}
+    share = values.pop("round_trip")
+    return values | ({"second_round": share} if share else {})
 
 
 def _parts(

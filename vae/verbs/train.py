@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -24,6 +24,7 @@ from vae.measuring import evaluate
 from vae.measuring.stats import channel_stats
 from vae.network.model import CausalVAE, VAEConfig
 from vae.training.clips import Windows, dataset_clips, footage_clips, world_clips
+from vae.training.growth import with_channels
 from vae.training.train import TrainConfig, train
 from vae.verbs.paths import check_there, name_in, names_in_list
 
@@ -60,8 +61,9 @@ class Train:
     most_clips: int = 2000
     """Clips of the dataset to draw."""
     init: Path | None = None
-    """Weights of the same sizes to begin with; their record is kept in the new one. Otherwise the highway
-    begins as principal components."""
+    """Weights to begin with; their record is kept in the new one. With a larger --model.latent-channels they
+    grow: the new channels begin as what they leave wrong. Otherwise the highway begins as principal
+    components."""
     threads: int | None = None
     """CPU threads; as many as cores otherwise."""
     overwrite: bool = False
@@ -105,7 +107,7 @@ class Train:
             f"vae: {len(clips)} clips, {sum(clip[0].numel() for clip in clips) / 1e6:.0f} M pixels, {count} "
             "processes"
         )
-        model = self._begun()
+        model = self._begun(clips)
         windows = Windows(clips, self.train.budget, self.train.seed)
         try:
             record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
@@ -136,18 +138,26 @@ class Train:
         cli.print_json({key: record[key] for key in ("held_out", "seconds", "command")})
         return cli.DONE
 
-    def _begun(self) -> CausalVAE:
+    def _begun(self, clips: list[torch.Tensor]) -> CausalVAE:
         """The model as it is before training.
 
         Raises:
-            UsageError: sizes were given that those of `--init` are not.
+            UsageError: sizes were given that those of `--init` are not and cannot grow to.
         """
         if not self.init:
             return CausalVAE(self.model)
         model = load_own(self.init)
-        if self.model not in (VAEConfig(), model.config):
-            raise UsageError(f"--init {self.init}", "has other sizes than --model. names", "Leave them out.")
-        return model
+        if self.model in (VAEConfig(), model.config):
+            return model
+        others = replace(self.model, latent_channels=model.latent_channels)
+        if self.model.latent_channels <= model.latent_channels or others not in (VAEConfig(), model.config):
+            raise UsageError(
+                f"--init {self.init}",
+                "has other sizes than --model. names",
+                f"Leave them out, or give more than its {model.latent_channels} --model.latent-channels.",
+            )
+        cli.say(f"vae: growing from {model.latent_channels} to {self.model.latent_channels} channels")
+        return with_channels(model, self.model.latent_channels, clips, self.train.seed)
 
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []
