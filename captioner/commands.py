@@ -49,11 +49,7 @@ class CaptionFiles:
     """Take only the first N files; 0 for all."""
 
     def run(self) -> int:
-        if self.sheet and self.sheet.suffix.lower() not in {".png", ".jpg", ".webp"}:
-            raise UsageError(
-                f"--sheet {self.sheet}", "does not name a picture", "Give a name that ends in .png."
-            )
-        cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        cli.check_picture("--sheet", self.sheet, is_overwriting=self.overwrite)
         files = self._files()
         backend = make_captioner(self.with_)
         backend.setup()
@@ -169,7 +165,8 @@ class Train:
     steps: int | None = None
     """Steps of each stage, its parts shortened alike; left out, the preset's."""
     batch: int | None = None
-    """Clips a step."""
+    """Clips a step, over all processes. Texts are told from those of the same process and part alone: the
+    more processes or parts, the larger a batch should be."""
     accumulate: int | None = None
     """Parts of a step, to save memory."""
     lr: float | None = None

@@ -138,7 +138,7 @@ def parse_answer(text: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text[begin : end + 1])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of numbers of thousands of digits
         return None
     return value if isinstance(value, dict) and not answer_faults(value) else None
 

@@ -107,9 +107,15 @@ def make_upsampler(
 
     Args:
         phrases: of the captions that a generator was trained on; None: of the committed captioner's.
+
+    Raises:
+        UsageError: of server and model one was given alone.
     """
+    if bool(server) != bool(model):
+        given, lacking = ("a server", "model") if server else ("a model", "server")
+        raise UsageError(f"{given} for prompts", f"needs a {lacking}, too", "Give both, or none.")
+    from captioner.backends.asking import asker
     from captioner.coca.folder import DEFAULT_WEIGHTS
-    from captioner.language.asking import asker
     from captioner.language.upsample import PhraseUpsampler, model_upsampler
 
     path = DEFAULT_WEIGHTS / "phrases.json"

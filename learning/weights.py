@@ -106,8 +106,13 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Put weights into a model of the same sizes.
 
     Raises:
-        IntegrityError: names or shapes differ from the model's.
+        IntegrityError: names or shapes differ from the model's, or numbers are not finite.
     """
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise IntegrityError(
+                str(path), f"holds numbers in {name} that are not finite", "Take weights of before that."
+            )
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:

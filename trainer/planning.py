@@ -103,7 +103,7 @@ def describe(table: SampleTable, plan: EpochPlan, config: FitConfig) -> dict[str
             size: imbalance(plan, config, size) for size in WORLD_SIZES if config.packs_per_step % size == 0
         },
         "gflops_per_token": round(flops / 1e9 / max(1, plan.num_tokens), 4),
-        "pflops_per_epoch": round(flops / 1e15, 4),
+        "pflops_per_epoch": float(f"{flops / 1e15:.6g}"),
     }
 
 
@@ -160,9 +160,8 @@ class Plan(RunOptions):
             "first_step": stage.first,
         }
         if self.gpus:
-            told["hours_per_epoch"] = round(
-                told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600, 4
-            )
+            hours = told["pflops_per_epoch"] * 1e3 / (self.tflops * self.gpus) / 3600
+            told["hours_per_epoch"] = float(f"{hours:.4g}")
         if self.json:
             cli.print_json(told)
             return

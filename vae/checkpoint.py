@@ -62,7 +62,11 @@ def load_own(folder: Path | str = DEFAULT_WEIGHTS) -> CausalVAE:
         )
     if not isinstance(record.get("config"), dict):
         raise IntegrityError(str(vae_folder(folder) / "config.json"), "lacks the sizes (`config`)", RESTORE)
-    model = CausalVAE(VAEConfig.from_dict(record["config"]))
+    try:
+        model = CausalVAE(VAEConfig.from_dict(record["config"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        where = str(vae_folder(folder) / "config.json")
+        raise IntegrityError(where, f"has no sizes that can be read ({error!r})", RESTORE) from error
     path = vae_folder(folder) / "model.safetensors"
     fill(model, {name: value.float() for name, value in read_weights(path).items()}, path)
     model.fingerprint = weights_digest(folder)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from media.errors import MediaError
 from vae.folder import weights_digest
 from vae.grid import Extent, Factors, Latent, latent_size
@@ -60,6 +60,7 @@ def load_published(folder: Path, record: dict[str, Any]) -> Published:
     Raises:
         UsageError: it is of a class that cannot be used exactly, or was made for other factors than its class
             can do.
+        IntegrityError: its weights are not there, damaged, or not finite.
     """
     import diffusers
 
@@ -68,13 +69,21 @@ def load_published(folder: Path, record: dict[str, Any]) -> Published:
         raise UsageError(
             str(folder), f"holds a {name}, for which there is no adapter", f"Known: {', '.join(FAMILIES)}."
         )
-    model = getattr(diffusers, name).from_pretrained(
-        folder,
-        torch_dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-    )
+    try:
+        model = getattr(diffusers, name).from_pretrained(
+            folder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+        )
+    except OSError as error:
+        what = f"cannot be loaded: {str(error).splitlines()[0]}"
+        raise IntegrityError(str(folder), what, "Fetch the whole folder again.") from error
+    if wrong := next((key for key, value in model.named_parameters() if not value.isfinite().all()), ""):
+        raise IntegrityError(
+            str(folder), f"holds numbers in {wrong} that are not finite", "Fetch the whole folder again."
+        )
     rule = hashlib.sha256(f"{weights_digest(folder)} {FAMILIES[name].chunk_rule}".encode()).hexdigest()
     made = published(model)
     made.fingerprint = rule

@@ -1,4 +1,4 @@
-"""A client of HTTP whose answers have a size that a caption may have: who answers is not trusted."""
+"""Clients of HTTP whose answers have a size that a caption may have: who answers is not trusted."""
 
 from __future__ import annotations
 
@@ -28,14 +28,43 @@ def bounded_client() -> Any:
             body = bytearray()
             try:
                 async for piece in response.aiter_bytes():
-                    body += piece
-                    if len(body) > MOST_BYTES:
-                        raise TooLargeError(f"an answer of more than {MOST_BYTES >> 20} MiB")
+                    _add(body, piece)
             finally:
                 await response.aclose()
-            headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _OF_THE_BODY]
-            return type(response)(
-                response.status_code, headers=headers, content=bytes(body), request=response.request
-            )
+            return _whole(response, body)
 
     return Bounded()
+
+
+def waiting_client() -> Any:
+    """The same for `openai.OpenAI`, which waits for each answer."""
+    import openai
+
+    class Bounded(openai.DefaultHttpxClient):
+        def send(self, request: Any, *, stream: bool = False, **more: Any) -> Any:
+            response: Any = super().send(request, stream=True, **more)
+            if stream:
+                return response
+            body = bytearray()
+            try:
+                for piece in response.iter_bytes():
+                    _add(body, piece)
+            finally:
+                response.close()
+            return _whole(response, body)
+
+    return Bounded()
+
+
+def _add(body: bytearray, piece: bytes) -> None:
+    body += piece
+    if len(body) > MOST_BYTES:
+        raise TooLargeError(f"an answer of more than {MOST_BYTES >> 20} MiB")
+
+
+def _whole(response: Any, body: bytearray) -> Any:
+    """The response with its body read."""
+    headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _OF_THE_BODY]
+    return type(response)(
+        response.status_code, headers=headers, content=bytes(body), request=response.request
+    )

@@ -32,6 +32,7 @@ from learning.loop.schedules import cosine
 from learning.loop.training import Training, drive
 from learning.muon import Muon
 from learning.processes import join
+from manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,21 @@ class StageConfig:
         if step < self.look_steps:
             return Lesson(True, 1.0)
         return Lesson(True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
+
+
+def check_parts(config: StageConfig, processes: int) -> None:
+    """
+    Raises:
+        UsageError: a part of a step has one clip, whose text the contrastive loss has nothing to tell from.
+    """
+    least = config.batch // (processes * config.accumulate)
+    if config.contrast_weight and least < 2:
+        raise UsageError(
+            f"a batch of {config.batch}",
+            f"has {least} clips for each of {processes} processes and {config.accumulate} parts, where texts "
+            "are told from those of other clips",
+            "Give a larger --batch, a smaller --accumulate or fewer processes.",
+        )
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:

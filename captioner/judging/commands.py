@@ -57,6 +57,10 @@ class Eval:
 
         report, worst_clips = (self.out / name if self.out else None for name in ("report.json", "worst.png"))
         cli.check_new(report, worst_clips, is_overwriting=self.overwrite)
+        if self.record and self.with_.captioner != "coca":
+            raise UsageError(
+                "--record", f"is of weights, which {self.with_.captioner} has none of", "Leave it out."
+            )
         result, worst = run_evaluation(
             self.with_, self.clips, self.seed, lambda: torch.set_num_threads(self.threads)
         )
@@ -66,11 +70,13 @@ class Eval:
             print_report(result)
         if self.record:
             record_scores(captioner_folder(self.with_.model), result)
+        if failed := max(report["num_failed"] for report in result["reports"]):
+            cli.say(f"{failed} of {result['num_clips']} clips got no answer; their captions count as empty")
         if report and worst_clips:
             cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
             contact_sheet(worst, worst_clips)
             cli.say(f"report: {report}, worst clips: {worst_clips}")
-        return cli.DONE
+        return cli.FAILED_ITEMS if failed else cli.DONE
 
 
 def record_scores(path: Path, result: dict[str, Any]) -> None:
@@ -171,7 +177,7 @@ class Compare:
     kind: str = "dense"
     """Which captions."""
     limit: int = 10
-    """Clips to print."""
+    """Clips to print; 0 for all."""
     json: bool = False
     """Print JSON."""
     sheet: Path | None = None
@@ -183,7 +189,7 @@ class Compare:
         from captioner.judging.sheet import contact_sheet
         from media.decode.images import decode_image
 
-        cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        cli.check_picture("--sheet", self.sheet, is_overwriting=self.overwrite)
         dataset = Dataset(self.dataset)
         columns = [_caption_column(dataset, name) for name in (self.a, self.b)]
         sides = [_texts(dataset, column, self.kind) for column in columns]
@@ -194,8 +200,12 @@ class Compare:
                 f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions",
                 "See `rushes ls DATASET captions`.",
             )
-        rows = [{"clip_id": name, "a": sides[0][name], "b": sides[1][name]} for name in shared]
-        counts = [np.mean([len(text.split()) for texts in side.values() for text in texts]) for side in sides]
+        names = shared[: self.limit] if self.limit else shared
+        told = [{name: _with_status(side[name]) for name in names} for side in sides]
+        rows = [{"clip_id": name, "a": told[0][name], "b": told[1][name]} for name in names]
+        counts = [
+            np.mean([len(text.split()) for texts in side.values() for text, _ in texts]) for side in sides
+        ]
         if self.json:
             cli.print_json(rows)
         else:
@@ -204,12 +214,12 @@ class Compare:
                 for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
             ]
             cli.print_table("versions", ["side", "column", "clips", "mean words"], summary)
-            for row in rows[: self.limit]:
+            for row in rows:
                 print(f"\n{row['clip_id']}\n  a: {' | '.join(row['a'])}\n  b: {' | '.join(row['b'])}")
         if self.sheet:
             previews = View.load(dataset, self.a if "@" not in self.a else "default").column("preview")
             pictures = defaultdict(list)
-            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows[: self.limit]]
+            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows]
             wanted = {name for name, _, _ in shown}
             for tar, members in scans.members(dataset, previews).values():
                 for member in members:
@@ -233,17 +243,20 @@ def _caption_column(dataset: Dataset, name: str) -> Column:
     return View.load(dataset, name).column("caption")
 
 
-def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[str]]:
-    """Captions a backend wrote, by clip; where it wrote none, those the clip came with."""
-    own: dict[str, list[str]] = defaultdict(list)
-    given: dict[str, list[str]] = defaultdict(list)
+def _with_status(texts: list[tuple[str, str]]) -> list[str]:
+    """Captions with why they do not count, of those that do not."""
+    return [text + ("" if status == "accepted" else f" [{status}]") for text, status in texts]
+
+
+def _texts(dataset: Dataset, column: Column, kind: str) -> dict[str, list[tuple[str, str]]]:
+    """Captions a backend wrote with their status, by clip; where it wrote none, those the clip came with."""
+    own: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    given: dict[str, list[tuple[str, str]]] = defaultdict(list)
     fields = ["clip_id", "kind", "source", "status", "text"]
     for row in scans.table(dataset, "captions", column, fields).to_pylist():
         if row["kind"] == kind:
             side = given if row["source"] in {"ground_truth", "alt"} else own
-            side[row["clip_id"]].append(
-                row["text"] + ("" if row["status"] == "accepted" else f" [{row['status']}]")
-            )
+            side[row["clip_id"]].append((row["text"], row["status"]))
     return given | own
 
 
@@ -275,6 +288,7 @@ class Judge:
     stopped goes on."""
 
     def run(self) -> int:
+        from captioner.backends.asking import asker, remembering
         from captioner.judging.judged import (
             judge_events,
             judge_questions,
@@ -282,7 +296,6 @@ class Judge:
             load_truth,
             named_alike,
         )
-        from captioner.language.asking import asker, remembering
 
         if self.form not in {"events", "questions"}:
             raise UsageError(self.form, "is not a form of benchmark", "Forms: events, questions.")

@@ -31,6 +31,7 @@ from captioner.gates.slots import ATTRIBUTES, CHANCE, Slots, Tally, compare, new
 from captioner.judging.cider import cider
 from captioner.protocol import Caption, Captioner, ClipFrames
 from captioner.writing import write_captions
+from manifests.cli import say
 from media.decode.images import decode_image, encode_jpeg
 from media.shots.detector import GLANCE_PX, ShotDetector
 from world import captions as words
@@ -123,6 +124,8 @@ class Report:
     num_clips: int = 0
     num_abstained: int = 0
     num_rejected: int = 0
+    num_failed: int = 0
+    """Clips that got no answer: their captions are empty, and count so."""
     main_subject: float = float("nan")
     num_words: float = 0.0
     max_words: int = 0
@@ -133,13 +136,13 @@ class Report:
 
     @property
     def mean_recall(self) -> float:
-        return float(np.nanmean([tally.recall for tally in self.tallies.values()]))
+        known = [tally.recall for tally in self.tallies.values() if not np.isnan(tally.recall)]
+        return float(np.mean(known)) if known else float("nan")
 
     @property
     def mean_precision(self) -> float:
-        return float(
-            np.nanmean([tally.precision for tally in self.tallies.values() if tally.said] or [np.nan])
-        )
+        known = [tally.precision for tally in self.tallies.values() if tally.said]
+        return float(np.mean(known)) if known else float("nan")
 
     def to_json(self) -> dict[str, Any]:
         attributes = {
@@ -158,6 +161,7 @@ class Report:
             "num_clips": self.num_clips,
             "num_abstained": self.num_abstained,
             "num_rejected": self.num_rejected,
+            "num_failed": self.num_failed,
             "mean_recall": _rounded(self.mean_recall),
             "mean_precision": _rounded(self.mean_precision),
             "main_subject": _rounded(self.main_subject),
@@ -190,6 +194,10 @@ def evaluate(
     for begin in range(0, len(clips), batch):
         part = clips[begin : begin + batch]
         for offset, captions in enumerate(write_captions(captioner, [item.clip for item in part], retries)):
+            if why := _failure(captions):
+                if not report.num_failed:
+                    say(f"{report.name}: clip {part[offset].clip.clip_id} got no answer: {why}")
+                report.num_failed += 1
             caption = _best(captions, kind)
             text = caption.text if caption else ""
             texts.append(text)
@@ -212,6 +220,11 @@ def evaluate(
     )
     report.alignment = float(np.mean(scores)) if scores else float("nan")
     return report
+
+
+def _failure(captions: Sequence[Caption]) -> str:
+    """Why there is no answer; empty where there is one."""
+    return next((item.finish_reason for item in captions if item.finish_reason.startswith("error")), "")
 
 
 def _best(captions: Sequence[Caption], kind: str) -> Caption | None:
@@ -280,13 +293,13 @@ def counterfactuals(
     ]
     with ProcessPoolExecutor(workers) as pool:
         twins = list(pool.map(functools.partial(_changed_clip, kind=kind), chosen, chunksize=8))
-    before = [
-        read(_dense(captions)) for captions in write_captions(captioner, [test.clip for test in chosen])
-    ]
-    after = [read(_dense(captions)) for captions in write_captions(captioner, [clip for clip, _ in twins])]
-    result = Counterfactual(kind, num_clips=len(chosen))
+    before = write_captions(captioner, [test.clip for test in chosen])
+    after = write_captions(captioner, [clip for clip, _ in twins])
+    result = Counterfactual(kind)
     for test, (_, shot), first, second in zip(chosen, twins, before, after, strict=True):
-        _count(result, test.film.shot, shot, first, second)
+        if not (_failure(first) or _failure(second)):  # silence keeps every slot
+            result.num_clips += 1
+            _count(result, test.film.shot, shot, read(_dense(first)), read(_dense(second)))
     return result
 
 

@@ -7,24 +7,27 @@ verdicts that held is part of the result.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from captioner.language.asking import Ask
+from captioner.backends.asking import Ask
+from captioner.gates.answers import without_thought
 from manifests.cli import say
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store.json_files import parse_json, parse_lines
 
-_THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _FIRST = re.compile(r"[^a-z]*(?:(?:the )?(?:final )?answer[^a-z]*(?:is[^a-z]+)?)?(yes|no)\b")
 _VOTE = re.compile(r"\b(yes|no)\b")
 _FORM = "A row should have video_file and events, or video and qa."
+_MOST_EVENTS = 100
+"""In the list that a judge makes of a caption; a longer one is none."""
 _NAMES = ("video_file", "video", "video_name", "vid", "idx")
 _EVENTS = (
     "List the visual events in this caption, one a line, without numbers and without anything "
@@ -54,12 +57,12 @@ def load_truth(path: Path, form: str) -> list[Item]:
     """Read a benchmark's file: a JSON list, a JSON object by video, or JSON lines.
 
     Raises:
-        UsageError: a row has no name, or no events or questions.
+        UsageError: a row has no name, or no events or questions; two videos have one name.
     """
-    text = path.read_text(errors="replace")
+    text = path.read_text("utf-8-sig", errors="replace")
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = parse_lines(text + "\n", str(path), "It should be JSON or JSON lines.")
     if isinstance(value, dict) and not any(key in value for key in _NAMES):
         value = [
@@ -69,18 +72,25 @@ def load_truth(path: Path, form: str) -> list[Item]:
     rows = value if isinstance(value, list) else [value]
     if not rows:
         raise UsageError(str(path), "holds no video", _FORM)
-    return [_item(row, f"{path}, row {number}", form) for number, row in enumerate(rows)]
+    items = [_item(row, f"{path}, row {number}", form) for number, row in enumerate(rows)]
+    whole = dict[str, str]()
+    for name, item in items:
+        if whole.setdefault(item.name, name) != name:
+            raise UsageError(str(path), f"has {whole[item.name]} and {name}", "Judge them apart.")
+    return [item for _, item in items]
 
 
-def _item(row: Any, whose: str, form: str) -> Item:
-    """One row of a benchmark's file.
+def _item(row: Any, whose: str, form: str) -> tuple[str, Item]:
+    """One row of a benchmark's file, and the whole name of its video.
 
     Raises:
         UsageError: it has another form.
     """
     try:
         name = next((str(row[key]) for key in _NAMES if row.get(key) is not None), "")
-        events = tuple(str(item) for item in row.get("events") or ())
+        events = row.get("events") or []
+        if not isinstance(events, list) or not all(isinstance(item, str) for item in events):
+            raise TypeError("events are no list of texts")
         pairs = row.get("qa") or row.get("questions") or ()
         questions = tuple((str(item["question"]), str(item["answer"])) for item in pairs)
         reference = str(row.get("description") or row.get("caption") or "")
@@ -88,7 +98,7 @@ def _item(row: Any, whose: str, form: str) -> Item:
         raise UsageError(whose, f"is no video of a benchmark ({error!r})", _FORM) from error
     if not name or not (events if form == "events" else questions):
         raise UsageError(whose, f"has no name or no {form}", _FORM)
-    return Item(Path(name).name, reference, events, questions)
+    return name, Item(Path(name).name, reference, tuple(events), questions)
 
 
 def load_captions(path: Path) -> dict[str, str]:
@@ -117,7 +127,7 @@ def read_vote(answer: str) -> bool | None:
 
     What a model thinks aloud before it answers is no answer.
     """
-    said = _THOUGHT.sub(" ", answer).lower()
+    said = without_thought(answer).lower()
     first = _FIRST.match(said)
     votes = {first[1]} if first else set(_VOTE.findall(said))
     return votes == {"yes"} if len(votes) == 1 else None
@@ -144,7 +154,7 @@ class Verdicts:
             self.num_votes + len(answers),
             self.num_unreadable + len(answers) - len(votes),
         )
-        self.steady.append(len(set(answers)) == 1)
+        self.steady.append(len(set(answers)) == 1 and answers[0] is not None)
         return sum(votes) * 2 > len(votes)
 
     def check(self) -> None:
@@ -172,7 +182,7 @@ def named_alike(items: Sequence[Item], captions: dict[str, str]) -> dict[str, st
     """The captions by the names that the items have: with or without their endings.
 
     Raises:
-        UsageError: none of them has a caption.
+        UsageError: none of them has a caption, or one has two.
     """
     by_stem: dict[str, list[str]] = {}
     for name in captions:
@@ -180,7 +190,11 @@ def named_alike(items: Sequence[Item], captions: dict[str, str]) -> dict[str, st
     found = {}
     for item in items:
         alike = [item.name] if item.name in captions else by_stem.get(Path(item.name).stem, [])
-        if len(alike) == 1:
+        if len(alike) > 1:
+            raise UsageError(
+                f"video {item.name}", f"has captions of {' and '.join(sorted(alike))}", "Give one of them."
+            )
+        if alike:
             found[item.name] = captions[alike[0]]
     if not found:
         some = ", ".join(sorted(captions)[:2]) or "none"
@@ -193,33 +207,49 @@ def named_alike(items: Sequence[Item], captions: dict[str, str]) -> dict[str, st
 
 
 def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
-    """AutoDQ: recall of true events in the caption, precision of the caption's events by the reference."""
-    recalls, precisions, missing, verdicts = list[float](), list[float](), 0, Verdicts(ask, runs)
+    """AutoDQ: recall of true events in the caption, precision of the caption's events by the reference.
+
+    A video whose list of events cannot be read counts for recall alone.
+    """
+    rows, missing, verdicts, num_unlisted = list[tuple[float, float]](), 0, Verdicts(ask, runs), 0
     for item in _told(items):
         caption = captions.get(item.name, "")
         if not caption:
             missing += 1
-            recalls.append(0.0)
-            precisions.append(0.0)
+            rows.append((0.0, 0.0))
             continue
         votes = [verdicts.of(_ENTAILED.format(caption=caption, event=event)) for event in item.events]
-        recalls.append(float(np.mean(votes)))
-        told = [
-            line.strip(" -*")
-            for line in ask(_EVENTS.format(caption=caption)).splitlines()
-            if line.strip(" -*")
-        ]
+        lines = (line.strip(" -*") for line in ask(_EVENTS.format(caption=caption)).splitlines())
+        told = [line for line in lines if line]
+        if not 0 < len(told) <= _MOST_EVENTS:
+            num_unlisted += 1
+            say(f"judge: {item.name}: a list of {len(told)} events cannot be judged: no precision of it")
+            rows.append((float(np.mean(votes)), math.nan))
+            continue
         reference = item.reference or " ".join(item.events)
         back = [verdicts.of(_ENTAILED.format(caption=reference, event=event)) for event in told]
-        precisions.append(float(np.mean(back)) if back else 0.0)
-    recall, precision = float(np.mean(recalls)), float(np.mean(precisions))
-    f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
-    return _summary(
-        recalls,
-        verdicts,
-        missing,
-        {"recall": round(recall, 4), "precision": round(precision, 4), "f1": round(f1, 4)},
-    )
+        rows.append((float(np.mean(votes)), float(np.mean(back))))
+    if num_unlisted * 2 > len(items):
+        raise RushesError(
+            "the judge",
+            f"gave no list of events that can be judged for {num_unlisted} of {len(items)} videos",
+            "Take another model, or give it more room to think.",
+        )
+    found = np.array(rows)
+    recall, precision = _means(found)
+    result = {"recall": round(recall, 4), "precision": round(precision, 4), "f1": round(_f1(found), 4)}
+    return _summary(found, _f1, verdicts, result | {"num_without_list": num_unlisted}, missing)
+
+
+def _means(rows: np.ndarray) -> tuple[float, float]:
+    """Mean recall and precision; no precision where no video has one."""
+    known = rows[~np.isnan(rows[:, 1]), 1]
+    return float(rows[:, 0].mean()), float(known.mean()) if len(known) else 0.0
+
+
+def _f1(rows: np.ndarray) -> float:
+    recall, precision = _means(rows)
+    return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
 
 
 def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs: int) -> dict[str, Any]:
@@ -233,25 +263,31 @@ def judge_questions(items: Sequence[Item], captions: dict[str, str], ask: Ask, r
             for question, answer in (item.questions if caption else ())
         ]
         scores.append(float(np.mean(votes)) if votes else 0.0)
-    return _summary(scores, verdicts, missing, {"accuracy": round(float(np.mean(scores)), 4)})
+    found = np.array(scores)
+    accuracy = round(float(found.mean()), 4)
+    return _summary(found, lambda rows: float(rows.mean()), verdicts, {"accuracy": accuracy}, missing)
 
 
 def _summary(
-    scores: Sequence[float], verdicts: Verdicts, missing: int, result: dict[str, Any]
+    rows: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    verdicts: Verdicts,
+    result: dict[str, Any],
+    missing: int,
 ) -> dict[str, Any]:
-    """With a 95 % interval over videos (bootstrap, seeded) and how many verdicts held over the runs.
+    """With a 95 % interval of the score over videos (bootstrap, seeded) and how many verdicts held.
 
     Raises:
         RushesError: the judge cannot be read.
     """
     verdicts.check()
     rng = np.random.default_rng(0)
-    means = [float(np.mean(rng.choice(scores, len(scores)))) for _ in range(1000)]
+    drawn = [score(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(1000)]
     return {
         **result,
-        "num_videos": len(scores),
+        "num_videos": len(rows),
         "num_without_caption": missing,
-        "interval_95": [round(float(np.quantile(means, share)), 4) for share in (0.025, 0.975)],
+        "interval_95": [round(float(np.quantile(drawn, share)), 4) for share in (0.025, 0.975)],
         "steady_verdicts": round(float(np.mean(verdicts.steady)), 4) if verdicts.steady else None,
         "num_unreadable": verdicts.num_unreadable,
     }

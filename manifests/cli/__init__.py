@@ -5,7 +5,7 @@ docstring is its help. Data goes to stdout, everything else to stderr. Nothing h
 `rushes --help` answers at once.
 """
 
-from manifests.cli.files import check_lasting, check_new, check_own, with_folder, writable
+from manifests.cli.files import check_lasting, check_new, check_own, check_picture, with_folder, writable
 from manifests.cli.frame import check_options, main, run
 from manifests.cli.output import (
     DONE,
@@ -33,6 +33,7 @@ __all__ = [
     "check_new",
     "check_options",
     "check_own",
+    "check_picture",
     "main",
     "print_json",
     "print_line",

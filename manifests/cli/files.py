@@ -70,6 +70,20 @@ def with_folder(path: Path) -> Path:
     return path
 
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def check_picture(option: str, path: Path | None, *, is_overwriting: bool = False) -> None:
+    """As `check_new` of a picture that an option names.
+
+    Raises:
+        UsageError: also where its ending is of no kind of picture that can be written.
+    """
+    if path and path.suffix.lower() not in _PICTURES:
+        raise UsageError(f"{option} {path}", "does not name a picture", "Give a name that ends in .png.")
+    check_new(path, is_overwriting=is_overwriting)
+
+
 def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
     """Check that files can be written, and that none of them is there already. Nothing is made.
 

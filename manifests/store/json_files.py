@@ -27,7 +27,7 @@ def parse_json(data: bytes | str, where: str, next_step: str = RESTORE) -> Any:
     """
     try:
         return json.loads(data)
-    except ValueError as error:  # also of decoding
+    except (ValueError, RecursionError) as error:  # also of decoding
         what = "is empty" if not data.strip() else f"is not readable JSON ({error})"
         raise IntegrityError(where, what, next_step) from error
 

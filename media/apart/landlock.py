@@ -23,10 +23,12 @@ NAMING = (
     "RAY_AUTH_TOKEN_PATH",
     "HF_TOKEN_PATH",
     "KUBECONFIG",
+    "RUSHES_SEAL_FILE",
 )
 """Variables that say where a secret lies."""
 _IN_HOME = (
-    *(".aws", ".azure", ".boto", ".config/gcloud", ".docker", ".git-credentials", ".gnupg", ".kube"),
+    *(".aws", ".azure", ".boto", ".config/gcloud", ".config/rushes", ".docker", ".git-credentials"),
+    *(".gnupg", ".kube"),
     *(".huggingface", ".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".netrc", ".npmrc"),
     *(".pgpass", ".pypirc", ".ray", ".ssh", ".bash_history", ".python_history"),
 )
@@ -58,6 +60,12 @@ def secret_places(environment: Mapping[str, str] = os.environ) -> list[str]:
     # never raises, unlike Path.exists: what is below a folder that may not be searched is not there for us
     there = filter(os.path.exists, (*told, *_OF_THE_SYSTEM))
     return sorted(map(os.path.realpath, there))
+
+
+def lies_among_secrets(path: str) -> bool:
+    """Whether what a path leads to is one of the secret places, or lies in one."""
+    place = os.path.realpath(path)
+    return any(place == secret or place.startswith(f"{secret}/") for secret in secret_places())
 
 
 def named(root: str, places: list[str]) -> Iterator[str]:

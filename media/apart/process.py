@@ -18,7 +18,7 @@ import numpy as np
 
 import media
 from manifests.cli import say
-from media.apart.landlock import NAMING, secret_places
+from media.apart.landlock import NAMING, lies_among_secrets
 from media.apart.wire import Wire, WireError
 from media.bytes.access import is_local, open_binary
 from media.errors import MediaError
@@ -131,8 +131,7 @@ class Decoder:
             MediaError: the file lies where credentials do.
             DoubtfulDeath: a new decoder may tell.
         """
-        place = os.path.realpath(self._uri)
-        if any(place == secret or place.startswith(f"{secret}/") for secret in secret_places()):
+        if lies_among_secrets(self._uri):
             raise MediaError(
                 "access_denied",
                 f"{self._uri} lies where credentials usually do, which no decoder may read. Move it.",

@@ -23,6 +23,8 @@ _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
 MAX_EXTENSION_BYTES = 1 << 20
 MAX_GLOBAL_KEYS = 256
+MOST_ZEROS_BYTES = 1 << 20
+"""Behind the end of a tar, in which another may begin: `cat a.tar b.tar`."""
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -90,35 +92,64 @@ class _Bounded(tarfile.TarInfo):
 
 
 def read_index(blocks: Blocks, name: str) -> TarIndex:
-    """Read the headers of a tar.
+    """Read the headers of a tar, and of those joined behind it.
 
     The first of two members of one name counts; links, folders and sparse members are left out.
     """
-    members, left, at = dict[str, tuple[int, int]](), Counter[str](), -1
+    found, begin = TarIndex(), 0
+    while begin >= 0 and not found.damage:
+        found, end = _read_one(blocks, name, begin, found)
+        begin = -1 if found.damage else _next_begin(blocks, end)
+    return found
+
+
+def _next_begin(blocks: Blocks, end: int) -> int:
+    """Where the first bytes that are not zero follow the end of a tar; -1 where none do nearby."""
     reader = BlockReader(blocks)
+    reader.seek(end)
+    for at in range(end, end + MOST_ZEROS_BYTES, tarfile.RECORDSIZE):
+        data = reader.read(tarfile.RECORDSIZE)
+        if not data:
+            return -1
+        if any(data):
+            return at + (len(data) - len(data.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    return -1
+
+
+def _read_one(blocks: Blocks, name: str, begin: int, before: TarIndex) -> tuple[TarIndex, int]:
+    """Read the headers of a tar that begins at a place.
+
+    Returns:
+        What was found before with what it holds, and where it ends.
+    """
+    members, left, at = before.members, before.left, -1
+    reader = BlockReader(blocks)
+    reader.seek(begin)
     try:
         with tarfile.open(fileobj=reader.as_binary(), mode="r:", tarinfo=_Bounded) as tar:
             while (info := tar.next()) is not None:
                 if info.size < 0 or tar.offset <= at:  # it would be read for ever
-                    return TarIndex(members, f"{name}: the header of {info.name} leads back", left)
+                    return TarIndex(members, f"{name}: the header of {info.name} leads back", left), at
                 at = tar.offset
                 if info.isreg() and not info.issparse():
                     if info.offset_data + info.size > blocks.size_bytes:
-                        return TarIndex(members, f"{name} is cut inside {info.name}", left)
+                        return TarIndex(members, f"{name} is cut inside {info.name}", left), at
                     left["second members of a name"] += info.name in members
                     members.setdefault(info.name, (info.offset_data, info.size))
                 elif not info.isdir():
                     left["links, sparse files and devices"] += 1
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
                 if len(members) > MAX_MEMBERS:
-                    return TarIndex(members, f"{name} has more than {MAX_MEMBERS} members", left)
+                    return TarIndex(members, f"{name} has more than {MAX_MEMBERS} members", left), at
             end = tar.offset
         reader.seek(end)
         if any(reader.read(tarfile.BLOCKSIZE)):
-            return TarIndex(members, f"{name} has damaged bytes at {end}, where a header should be", left)
+            return TarIndex(
+                members, f"{name} has damaged bytes at {end}, where a header should be", left
+            ), end
     except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
-        return TarIndex(members, f"{name} is no whole plain tar ({error})", left)
-    return TarIndex(members, left=left)
+        return TarIndex(members, f"{name} is no whole plain tar ({error})", left), begin
+    return TarIndex(members, left=left), end
 
 
 class TarIndexes:

@@ -20,6 +20,7 @@ class Signs:
         num_refused: so many just before it were refused by a decoder that else gives sound pictures alone.
         is_stand_in: its decoder calls it a keyframe, and the file does not: where a picture was lost dav1d
             shows the keyframe again that is in its place.
+        is_restarted: the clock of the file begins anew with it: something else was joined behind.
     """
 
     is_damaged: bool = False
@@ -29,6 +30,7 @@ class Signs:
     is_after_loss: bool = False
     num_refused: int = 0
     is_stand_in: bool = False
+    is_restarted: bool = False
 
     def to_list(self) -> list[Any]:
         """As JSON has it."""
@@ -41,6 +43,6 @@ class Signs:
         Raises:
             TypeError, ValueError: they are none.
         """
-        damaged, by_gap, key, intra, after_loss, refused, stand_in = found
+        damaged, by_gap, key, intra, after_loss, refused, stand_in, restarted = found
         flags = (bool(damaged), bool(by_gap), bool(key), bool(intra), bool(after_loss))
-        return cls(*flags, int(refused), bool(stand_in))
+        return cls(*flags, int(refused), bool(stand_in), bool(restarted))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 
-PQ, HLG = 16, 18  # ITU-T H.273 transfer characteristics
+LINEAR, PQ, HLG = 8, 16, 18  # ITU-T H.273 transfer characteristics
 _WITHOUT_ALPHA = {"bgra": "bgr0", "argb": "0rgb", "rgba": "rgb0", "abgr": "0bgr"}
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
 _BT2020_TO_709 = np.array(
@@ -49,6 +49,11 @@ def tone_map(code: np.ndarray, transfer: str) -> np.ndarray:
     white = _PEAK_NITS / _WHITE_NITS
     mapped = np.minimum(most * (1 + most / white**2) / (1 + most), 1)
     linear = linear * (mapped / np.maximum(most, 1e-6))[..., None]
+    return _srgb(linear)
+
+
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """Light, 1 for white, as 8-bit sRGB; what is brighter is white."""
     linear = np.clip(linear, 0, 1)
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear, 1 / 2.4) - 0.055)
     return np.rint(gamma * 255).astype(np.uint8)
@@ -66,8 +71,13 @@ def without_alpha(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def is_plain(frame: av.VideoFrame) -> bool:
-    """Neither HDR nor see-through: swscale alone converts it."""
-    return transfer_name(frame) == "sdr" and not has_alpha(frame)
+    """Neither HDR nor light itself nor see-through: swscale alone converts it."""
+    return transfer_name(frame) == "sdr" and not has_alpha(frame) and not is_light(frame)
+
+
+def is_light(frame: av.VideoFrame) -> bool:
+    """Whether a frame's numbers are light itself, as they are in Radiance's pictures."""
+    return int(frame.color_trc) == LINEAR and frame.format.name.startswith("gbrpf")
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
@@ -96,6 +106,9 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
                 return over_white(np.concatenate([shown, alpha], axis=2))
         wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
         return tone_map(wide.astype(np.float32) / 65535.0, transfer)
+    if is_light(frame):
+        wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
+        return _srgb(wide.astype(np.float32) / 65535.0)
     if has_alpha(frame):
         return over_white(scale(frame, width, height, "rgba", method).to_ndarray())
     return scale(frame, width, height, "rgb24", method).to_ndarray()

@@ -32,6 +32,7 @@ _INVERTED = 262, 0
 _ANIMATED, _HAS_ALPHA = 0x02, 0x10  # flags of a WebP
 _BITS, _KIND = 258, 339  # TIFF's tags of each sample
 _ROWS = 256
+_MOST_OFF_SRGB = 24  # steps that a profile named sRGB may be off and still be taken for it
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
 
@@ -98,11 +99,20 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         # one of another kind of picture, or damaged, says nothing
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            said = ImageCms.getProfileDescription(own).lower()
-            if "srgb" not in said or "linear" in said:
-                srgb = ImageCms.createProfile("sRGB")
+            srgb = ImageCms.createProfile("sRGB")
+            if not _is_srgb(own, srgb):
                 plain = ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
     return plain.convert("RGB")
+
+
+def _is_srgb(own: ImageCms.ImageCmsProfile, srgb: ImageCms.core.CmsProfile) -> bool:
+    """Whether a profile says by its name that it is sRGB, and is about that."""
+    if "srgb" not in ImageCms.getProfileDescription(own).lower():
+        return False
+    steps = np.linspace(0, 255, 5, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    shown = ImageCms.profileToProfile(Image.fromarray(colours), own, srgb, outputMode="RGB")
+    return np.abs(np.asarray(shown).astype(int) - colours).max() <= _MOST_OFF_SRGB
 
 
 def _tone_mapped(image: Image.Image, transfer: str) -> Image.Image:

@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from media.damage.health import Health
 from media.damage.signs import Signs
 from media.damage.witness import decoder_of
-from media.decode.color import without_alpha
+from media.decode.color import LINEAR, without_alpha
 from media.decode.container.packets import CLOCK_RESTART, begins_anew
 from media.decode.deinterlace import Deinterlacer, deinterlaced
 from media.decode.facts import Probe
@@ -39,6 +39,8 @@ class Clock:
         self._said_s, self._num_same = -1.0, 0
         self._step_s = 1 / (facts.fps or _USUAL_FPS)
         self._restart_s = 0.0  # added to the clock of a stream that began anew
+        self.is_restarted = False
+        """Whether it began anew with the frame whose time was asked for last."""
 
     def time_s(self, pts: int | None, tick_s: float, number: int, previous_s: float) -> float:
         """Of a frame.
@@ -48,6 +50,7 @@ class Clock:
             number: of frames before it.
             previous_s: when the one before it is shown.
         """
+        self.is_restarted = False
         if self._times_s is not None:
             is_known = number < len(self._times_s)
             return float(self._times_s[number]) if is_known else round(previous_s + self._step_s, 6)
@@ -59,6 +62,7 @@ class Clock:
         if may_restart and begins_anew(self._facts.container, time_s - before_s):
             self._restart_s += before_s + self._step_s - time_s
             time_s = before_s + self._step_s
+            self.is_restarted = True
         return self._apart(round(time_s, 6))
 
     def _apart(self, time_s: float) -> float:
@@ -120,6 +124,9 @@ class Pass:
             self._fields = deinterlaced(self.stream)
         if self._has_spare_byte and frames:
             frames = [without_alpha(frame) for frame in frames]
+        if self.facts.codec == "hdr":  # Radiance: its decoder does not say that it holds light
+            for frame in frames:
+                frame.color_trc = LINEAR
         if self._fields:
             frames = self._fields(frames, packet.size == 0)
         return frames
@@ -154,6 +161,7 @@ class Pass:
             is_after_loss=health.is_after_loss or told.is_after_gap,
             num_refused=health.num_refused,
             is_stand_in=self.facts.codec == "av1" and bool(frame.key_frame) and not told.is_key,
+            is_restarted=self._clock.is_restarted,
         )
         return Picture(
             told.time_s, frame, shown(self.facts.geometry, frame, told.widened), signs, self._scaler

@@ -96,7 +96,7 @@ class Cutter:
             return "source_start" if self.start_s == 0 else ""
         if sample.geometry != self.last.geometry:
             return "size_change"
-        if sample.time_s - self.last.time_s > self.config.max_clip_s:
+        if sample.signs.is_restarted or sample.time_s - self.last.time_s > self.config.max_clip_s:
             return "time_gap"
         return "cut" if label.is_cut else "gap" if self._was_gap or self._has_hole(sample) else ""
 

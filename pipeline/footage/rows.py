@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any, BinaryIO, cast
@@ -97,6 +97,11 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
         )
 
 
+def _twice(names: list[str]) -> list[str]:
+    """The names that stand there more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
 def _delimiter_of(header: str) -> str:
     """The one by which a header names the files; a comma where none does."""
     for delimiter in (",", ";", "\t", "|"):
@@ -119,7 +124,7 @@ def _csv_rows(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[tuple
     reader = csv.DictReader(chain([first], lines), strict=True, delimiter=delimiter)
     try:
         columns = [key.strip().lower() for key in reader.fieldnames or ()]
-        if twice := sorted({column for column in columns if columns.count(column) > 1 and column}):
+        if twice := [column for column in _twice(columns) if column]:
             raise UsageError(
                 f"{name} line {num_before + 1}",
                 f"names {', '.join(twice)} twice",
@@ -285,18 +290,21 @@ def _parquet_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
                 "Split it into several lists.",
             )
         columns = [item.name for item in table.schema_arrow if not _has_bytes(item.type)]
-        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        if not columns:
+            names = ", ".join(table.schema_arrow.names[:5])
+            raise UsageError(name, f"has bytes and no text in its columns ({names})", "Write them as text.")
+        if twice := _twice(columns):
             raise UsageError(name, f"has columns {', '.join(twice)} twice", "Write it with a name for each.")
         leaves = (table.schema.column(place) for place in range(len(table.schema)))
         texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         table = pq.ParquetFile(source, read_dictionary=texts)  # a text that stands there often is held once
-        number = 0
+        number, read = 0, set(columns)
         for group in range(table.num_row_groups):
             facts = table.metadata.row_group(group)
             size = sum(
                 chunk.total_uncompressed_size
                 for chunk in map(facts.column, range(facts.num_columns))
-                if chunk.path_in_schema.split(".")[0] in columns
+                if chunk.path_in_schema.split(".")[0] in read
             )
             if size > _MAX_GROUP_BYTES:
                 raise UsageError(

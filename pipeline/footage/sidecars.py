@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import posixpath
 from collections.abc import Sequence
 
@@ -15,7 +16,9 @@ from captioner.protocol import KINDS
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.text import decoded, valid, valid_json, without_secrets
-from media.bytes.access import open_binary
+from media.apart.landlock import lies_among_secrets
+from media.bytes.access import is_local, open_binary
+from media.bytes.tar_member import split_member
 from media.errors import MediaError, shown
 from pipeline.footage.found import Found, row_fields, split_query
 from pipeline.footage.lists import entry_uri, row_found
@@ -37,31 +40,53 @@ def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
     """
     if posixpath.basename(split_query(uri)[0]) not in _FOLDER_LISTS:
         return None
-    found, nameless, number = list[Found](), list[int](), 0
+    found, nameless, outside, number = list[Found](), list[int](), list[int](), 0
     try:
+        _check_open(uri)
         for number, row in read_rows(uri):
             column = next((key for key in row if key.strip().lower() == _NAMES_FILE), "")
             name = row.get(column)
-            if isinstance(name, str) and name:
-                found.append(row_found(row, column, entry_uri(name, uri)))
-            else:
+            if not isinstance(name, str) or not name:
                 nameless.append(number)
-    except UsageError as error:
+            elif _is_below(posixpath.dirname(uri), place := entry_uri(name, uri)):
+                found.append(row_found(row, column, place))
+            else:
+                outside.append(number)
+    except (MediaError, UsageError) as error:
         if not number:  # no table: a file as any other
             say(f"{shown(uri)}: holds no rows that can be read, so it describes no files ({error})")
             return None
         say(f"{error} What it says of {len(found)} files before that is taken, and no more.")
         return found, False
-    if not found:
+    if not found and not outside:
         say(f"{shown(uri)}: no row of it gives a file_name, so it describes no files")
         return None
-    if nameless:
-        shown_lines = ", ".join(map(str, nameless[:10])) + (", ..." if len(nameless) > 10 else "")
-        say(f"{shown(uri)}: {len(nameless)} lines give no file_name (line {shown_lines}) and are left out")
-    return found, not nameless
+    for lines, what in ((nameless, "give no file_name"), (outside, "name files outside of its folder")):
+        if lines:
+            shown_lines = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
+            say(f"{shown(uri)}: {len(lines)} lines {what} (line {shown_lines}) and are left out")
+    return found, not nameless and not outside
+
+
+def _is_below(folder: str, uri: str) -> bool:
+    """Whether an address lies in a folder by its name; links in the folder may lead elsewhere."""
+    if "://" not in uri:
+        folder, uri = os.path.abspath(folder), os.path.abspath(uri)
+    return uri.startswith(folder.rstrip("/") + "/") and ".." not in uri.split("/")
+
+
+def _check_open(uri: str) -> None:
+    """
+    Raises:
+        MediaError: the file lies where credentials do: footage of others may hold a link to one.
+    """
+    tar, _ = (None if is_local(uri) else split_member(uri)) or (uri, "")
+    if "://" not in tar and lies_among_secrets(tar):
+        raise MediaError("access_denied", f"{uri} lies where credentials usually do, and is not read")
 
 
 def _read_text(uri: str) -> str:
+    _check_open(uri)
     with open_binary(uri) as file:
         data = file.read(_MAX_SIDECAR_BYTES + 1)
     if len(data) > _MAX_SIDECAR_BYTES:

@@ -1,5 +1,7 @@
 """The VAE's verbs: names under weights/, and folders of one name."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from manifests import cli
 from manifests.errors import UsageError
 from media.writer import write_video
+from vae.checkpoint import load_own, save_vae
 from vae.folder import vae_folder
+from vae.network.model import CausalVAE, VAEConfig
 from vae.verbs import judge
 from vae.verbs import train as training
 
@@ -75,3 +79,31 @@ def test_a_film_that_changes_its_size_is_named(real_videos, tmp_path, capsys):
     assert cli.main(arguments=words) == cli.FAILED
     assert "changes its size at frame" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["eval-vae", "--films", "1"], ["compare-captions", "D", "a", "b"], ["caption", "F"]]
+)
+def test_a_sheet_that_is_no_picture_is_refused_before_any_work(words, tmp_path, capsys):
+    assert cli.main(arguments=[*words, "--sheet", str(tmp_path / "s.txt")]) == cli.USAGE
+    assert "does not name a picture" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_no_vae(tmp_path, capsys):
+    folder = tmp_path / "vae"
+    model = CausalVAE(VAEConfig(widths=(4, 4, 4), latent_channels=2))
+    save_vae(model, folder, {})
+    assert load_own(folder).latent_channels == 2
+    model.dec1[0].conv1.conv.bias[1] = math.nan
+    save_vae(model, folder, {})
+    for words in (["latent-stats", str(folder)], ["eval-vae", str(folder), "--films", "1"]):
+        assert cli.main(arguments=words) == cli.INTEGRITY
+        assert "dec1.0.conv1.conv.bias that are not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [{"latent_channels": "x"}, {"widths": 4}, {"widths": [8, 8, 8], "new": 1}])
+def test_sizes_that_are_none_are_named(config, tmp_path, capsys):
+    save_vae(CausalVAE(VAEConfig(widths=(4, 4, 4), latent_channels=2)), tmp_path, {})
+    (tmp_path / "config.json").write_text(json.dumps({"model": "causal-vae/1", "config": config}))
+    assert cli.main(arguments=["latent-stats", str(tmp_path)]) in {cli.INTEGRITY, cli.USAGE}
+    assert "config.json" in (told := capsys.readouterr().err) and "Traceback" not in told

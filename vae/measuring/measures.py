@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,7 +94,8 @@ def constant_grid(vae: VAE, side_px: int = 64) -> float:
     for level in (-0.8, 0.0, 0.5):
         made = vae.decode(vae.encode(torch.full((3, 5, side_px, side_px), level))) * 127.5
         inner = made[:, :, 8:-8, 8:-8]
-        worst = max(worst, float(inner.diff(dim=2).abs().max()), float(inner.diff(dim=3).abs().max()))
+        steps = [float(inner.diff(dim=axis).abs().max()) for axis in (2, 3)]
+        worst = float(np.max([worst, *steps]))  # which is not a number where one of them is none
     return worst
 
 

@@ -53,7 +53,7 @@ class Eval:
     def run(self) -> int:
         if not self.films and not self.footage:
             raise UsageError("--films 0", "leaves nothing to judge on", "Give films, or --footage FOLDER.")
-        cli.check_new(self.sheet, is_overwriting=self.overwrite)
+        cli.check_picture("--sheet", self.sheet, is_overwriting=self.overwrite)
         for place in (self.footage, self.files, *map(vae_folder, self.weights)):
             check_there(place)
         torch.set_num_threads(self.threads)
@@ -79,15 +79,14 @@ class Eval:
             others = [path for path in every if name_in(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
         report = evaluate.evaluate(vaes, sets, fit_on)
-        if self.sheet:
-            evaluate.sheet(
-                next(iter(vaes.values())), [clip for found in sets.values() for clip in found[:8]], self.sheet
-            )
-            report["sheet"] = str(self.sheet)
         if self.json:
             cli.print_json(report)
         else:
             print(evaluate.table(report))
+        if self.sheet:  # last: it may meet a full disk
+            shown = [clip for found in sets.values() for clip in found[:8]]
+            evaluate.sheet(next(iter(vaes.values())), shown, self.sheet)
+            cli.say(f"sheet: {self.sheet}")
         return cli.DONE
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from captioner.backends import server as module
+from captioner.backends.asking import asker
 from captioner.backends.reply import reply_of
 from captioner.backends.server import AwayError, ServerCaptioner
 from captioner.judging.judged import judge_events, judge_questions, load_captions, load_truth
-from captioner.language.asking import asker
 from captioner.language.upsample import PhraseUpsampler, lost_words, model_upsampler
 from captioner.options import CaptionerOptions
 from captioner.protocol import BudgetSpentError, ClipFrames

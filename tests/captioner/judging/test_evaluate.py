@@ -2,6 +2,8 @@
 they are.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,3 +122,27 @@ def test_a_captioner_that_does_not_look_flips_no_direction(clips):
     found = counterfactuals(Blind(), clips[:40], "recoloured")
     assert found.must_change > 20
     assert found.changed == 0
+
+
+class Away(Oracle):
+    """A server that gives no answer for every second clip."""
+
+    def caption(self, clips, attempt=0):
+        found = super().caption(clips)
+        return [
+            [replace(captions[0], text="", finish_reason="error: HTTP 500")] if index % 2 else captions
+            for index, captions in enumerate(found)
+        ]
+
+
+def test_a_clip_without_an_answer_is_told_and_keeps_no_slot(clips, capsys):
+    chosen = clips[:24]
+    known = {test.clip.clip_id: captions.dense(test.shots[0]) for test in chosen}
+    known |= {f"{name}-{kind}": text for name, text in known.items() for kind in KINDS}
+    report = evaluate(Away(known), chosen, "dense")
+    assert report.to_json()["num_failed"] == 12
+    assert "got no answer: error: HTTP 500" in capsys.readouterr().err
+    assert report.mean_recall < 0.7
+    all_of_them = counterfactuals(Oracle(known), chosen, "mirrored")
+    some = counterfactuals(Away(known), chosen, "mirrored")
+    assert 0 < some.num_clips < all_of_them.num_clips

@@ -1,9 +1,11 @@
 """What a judge says is read as it is meant, and what cannot be judged is refused."""
 
+import hashlib
 import json
 
 import pytest
 
+from captioner.backends.asking import remembering
 from captioner.judging.judged import (
     judge_events,
     judge_questions,
@@ -12,7 +14,6 @@ from captioner.judging.judged import (
     named_alike,
     read_vote,
 )
-from captioner.language.asking import remembering
 from manifests.errors import IntegrityError, RushesError, UsageError
 
 
@@ -123,3 +124,86 @@ def test_two_videos_of_one_name_are_refused(tmp_path):
 def test_what_is_no_benchmark_is_refused_by_its_row(tmp_path, truth):
     with pytest.raises(UsageError, match=r"t\.json"):
         load_truth(write(tmp_path / "t.json", truth), "questions")
+
+
+def listing(told):
+    """A judge that says yes, and these events."""
+    return lambda text: told if text.startswith("List the visual events") else "yes"
+
+
+def test_a_list_of_events_that_cannot_be_read_is_no_precision(tmp_path):
+    truth = [{**TRUTH[0], "video_file": f"{name}.mp4"} for name in "abc"]
+    items = load_truth(write(tmp_path / "t.json", truth), "events")
+    captions = {f"{name}.mp4": f"a dog runs in {name}" for name in "abc"}
+    lists = iter(["", "a dog runs", "a dog runs\na cat sits"])
+    told = judge_events(items, captions, lambda text: next(lists) if "List" in text else "yes", runs=1)
+    assert (told["recall"], told["precision"], told["f1"], told["num_without_list"]) == (1, 1, 1, 1)
+    assert told["interval_95"] == [1, 1]
+    for wrong in ("", "an event\n" * 101):
+        with pytest.raises(RushesError, match="no list of events that can be judged for 3 of 3"):
+            judge_events(items, captions, listing(wrong), runs=1)
+
+
+def test_the_interval_is_of_the_score_it_stands_beside(tmp_path):
+    truth = [{**TRUTH[0], "video_file": f"{number}.mp4"} for number in range(8)]
+    items = load_truth(write(tmp_path / "t.json", truth), "events")
+    captions = {f"{number}.mp4": f"a dog runs {number}" for number in range(8)}
+
+    def ask(text):
+        if text.startswith("List the visual events"):
+            return "a thing that is true" if text.rstrip()[-1] in "0123" else "a thing that is false"
+        return "no" if "Event: a thing that is false" in text else "yes"
+
+    told = judge_events(items, captions, ask, runs=1)
+    assert (told["recall"], told["precision"]) == (1.0, 0.5)
+    low, high = told["interval_95"]
+    assert low < told["f1"] < high < 1
+
+
+def test_thoughts_and_empty_answers_of_a_file_are_not_taken(tmp_path):
+    path, asked = tmp_path / "answers.jsonl", list[str]()
+    digest = hashlib.sha256(b"q").hexdigest()
+    rows = [{"model": "m", "asked": digest, "answer": answer} for answer in ("", "<think>no?</think>yes")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def ask(text):
+        asked.append(text)
+        return "" if len(asked) == 1 else "no"
+
+    ask_once = remembering(ask, "m", path)
+    assert [ask_once("q") for _ in range(3)] == ["yes", "", "no"]
+    assert len(path.read_text().splitlines()) == 3  # the empty one is asked for again
+    for bad in ({"asked": [1], "answer": "x"}, {"asked": "x", "answer": None}):
+        path.write_text(json.dumps({"model": "m", **bad}) + "\n")
+        with pytest.raises(IntegrityError, match="no text"):
+            remembering(ask, "m", path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{**TRUTH[0], "video_file": f"{folder}/a.mp4"} for folder in "pq"], "has p/a.mp4 and q/a.mp4"),
+        ([{**TRUTH[0], "events": "a man walks"}], "no list of texts"),
+        ([{**TRUTH[0], "events": ["a", 1]}], "no list of texts"),
+    ],
+)
+def test_a_benchmark_that_would_be_judged_wrongly_is_refused(tmp_path, rows, words):
+    with pytest.raises(UsageError, match=words):
+        load_truth(write(tmp_path / "t.json", rows), "events")
+
+
+def test_a_benchmark_may_begin_with_a_mark_and_be_no_deeper_than_json_goes(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text("\ufeff" + json.dumps(TRUTH), encoding="utf-8")
+    assert load_truth(path, "events")[0].name == "a.mp4"
+    path.write_text("[" * 200_000)
+    with pytest.raises(IntegrityError, match="not readable JSON"):
+        load_truth(path, "events")
+    with pytest.raises(IntegrityError, match="not readable JSON"):
+        load_captions(path)
+
+
+def test_a_name_without_an_ending_that_two_captions_have_is_refused(tmp_path):
+    items = load_truth(write(tmp_path / "t.json", [{**TRUTH[0], "video_file": "a"}]), "events")
+    with pytest.raises(UsageError, match=r"captions of a\.mp4 and a\.webm"):
+        named_alike(items, {"a.mp4": "x", "a.webm": "y", "b.mp4": "z"})

@@ -238,3 +238,26 @@ def test_see_through_pixels_of_hdr_are_white(tmp_path, transfer):
     assert facts.transfer in ("pq", "hlg")
     rgb = next(iter(VideoReader(facts, decoder="pyav").frames())).rgb
     assert (rgb[2:14] == 255).all() and (rgb[18:30] < 200).all()
+
+
+@pytest.mark.parametrize(
+    ("primaries", "gamma"), [(SRGB, 1.0), ((SRGB[2], SRGB[1], SRGB[0]), 2.2)], ids=["light", "swapped"]
+)
+def test_a_profile_that_is_srgb_by_name_alone_counts_for_what_it_says(tmp_path, primaries, gamma):
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile(primaries, gamma, b"sRGB-elle-V2")))
+    stored = ImageCms.profileToProfile(patches(), ImageCms.createProfile("sRGB"), own, outputMode="RGB")
+    stored.save(tmp_path / "a.png", icc_profile=own.tobytes())
+    [rgb] = shown(tmp_path / "a.png")
+    assert np.abs(rgb.astype(int) - np.asarray(patches())).max() <= 8
+    patches().save(tmp_path / "b.png", icc_profile=profile(SRGB, 2.2, b"sRGB built-in"))
+    assert (shown(tmp_path / "b.png")[0] == np.asarray(patches())).all()
+
+
+@pytest.mark.parametrize(("mantissa", "expected"), [(110, 128), (255, 188), (0, 0)])
+def test_light_of_a_radiance_picture_gets_the_curve_of_srgb(tmp_path, mantissa, expected):
+    exponent = 127 if mantissa < 255 else 128  # light of .215 and of 1.0 / 2
+    pixel = bytes([mantissa] * 3 + [exponent - (mantissa == 255)])
+    head = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 48 +X 64\n"
+    (tmp_path / "a.hdr").write_bytes(head + pixel * (48 * 64))
+    [rgb] = shown(tmp_path / "a.hdr")
+    assert np.abs(rgb.astype(int) - expected).max() <= 1

@@ -137,3 +137,15 @@ def test_damage_of_a_frame_that_no_other_is_built_on_ends_with_it(tmp_path):
     assert is_hurt
     _, gaps = cut(target)
     assert [(gap.reason, gap.num_frames) for gap in gaps] == [("damaged_frames", 1)]
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg4", ".ts"), ("vp9", ".mkv")])
+def test_a_clock_that_begins_anew_begins_a_clip_whatever_the_pictures(tmp_path, codec, suffix):
+    path, both = tmp_path / f"film{suffix}", tmp_path / f"both{suffix}"
+    write_video(path, scene(1, 50), 25.0, codec, options={"g": "25"})
+    both.write_bytes(path.read_bytes() * 2)
+    assert "clock_restart" in source_row(Found(str(both)))["decoder_reasons"]
+    clips, gaps = cut(both)
+    assert not gaps
+    assert [len(clip.samples) for clip in clips] == [50, 50]
+    assert clips[1].starts_with == "time_gap"

@@ -6,6 +6,8 @@ import os
 import shutil
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manifests.errors import UsageError
@@ -240,3 +242,83 @@ def test_captions_and_failed_rows_keep_no_secret(film, tmp_path):
     found = rows(tmp_path / "l.jsonl")
     assert {row["status"] for row in found} == {"kept", "failed"}
     assert "s3cr3t" not in json.dumps(found, default=str)
+
+
+def test_tars_joined_end_to_end_are_read_to_their_end(film, tmp_path):
+    data = film.read_bytes()
+
+    def one(name, blocks=2):
+        return header(name, len(data)) + filled(data) + bytes(512 * blocks)
+
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(one("a.mp4") + one("b.mp4", 2000) + one("c.mp4"))
+    assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == dict.fromkeys(
+        ["a.mp4", "b.mp4", "c.mp4"], ""
+    )
+    joined.write_bytes(one("a.mp4") + b"a note that somebody left" * 50)
+    found = {row["uri"].partition("#")[2]: (row["reason"], row["detail"]) for row in rows(joined)}
+    assert found["a.mp4"][0] == ""
+    assert found[""][0] == "bad_tar" and "damaged bytes" in found[""][1]
+    cut = one("a.mp4") + one("b.mp4")[:-2000]
+    joined.write_bytes(cut)
+    assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == {
+        "": "bad_tar",
+        "a.mp4": "",
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_list_of_very_many_columns_is_read_in_bounded_time(film, tmp_path, suffix):
+    names = ["path", *(f"c{number}" for number in range(20_000 if suffix == "parquet" else 200_000))]
+    path = tmp_path / f"wide.{suffix}"
+    if suffix == "csv":
+        path.write_text(",".join(names) + f"\n{film}," + ",".join("1" for _ in names[1:]) + "\n")
+    else:
+        pq.write_table(pa.table({name: [str(film)] for name in names}), path)
+    assert [row["reason"] for row in rows(path)] == [""]
+
+
+def test_a_parquet_list_of_bytes_alone_is_refused_by_name(film, tmp_path):
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": [str(film).encode()]}), path)
+    with pytest.raises(UsageError, match=r"list\.parquet: has bytes and no text in its columns \(path\)"):
+        rows(film, path)
+
+
+def test_a_link_to_a_secret_gives_no_words(film, tmp_path, monkeypatch):
+    home, folder = tmp_path / "home", tmp_path / "footage"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".config" / "rushes").mkdir(parents=True)
+    folder.mkdir()
+    secrets = {"1.txt": home / ".ssh" / "id", "2.json": home / ".config" / "rushes" / "seal"}
+    secrets["metadata.jsonl"] = home / ".ssh" / "table"
+    for name, secret in secrets.items():
+        secret.write_text('{"key": "very secret", "file_name": "3.mp4", "alt": "very secret"}')
+        (folder / name).symlink_to(secret)
+    (folder / "3.txt").symlink_to(tmp_path / "words.txt")
+    (tmp_path / "words.txt").write_text("words that lie elsewhere")
+    for number in (1, 2, 3):
+        shutil.copy(film, folder / f"{number}.mp4")
+    monkeypatch.setenv("HOME", str(home))
+    found = {row["uri"].rpartition("/")[2]: row for row in rows(folder)}
+    assert "very secret" not in repr(found)
+    assert "credentials" in found["1.mp4"]["detail"] and "credentials" in found["2.mp4"]["detail"]
+    assert found["3.mp4"]["alt"] == "words that lie elsewhere"
+    assert all(found[f"{number}.mp4"]["status"] == "kept" for number in (1, 2, 3))
+
+
+def test_a_folders_metadata_names_no_file_outside_of_it(film, tmp_path, capsys):
+    folder = tmp_path / "footage"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy(film, tmp_path / "private.mp4")
+    shutil.copy(film, folder / "below" / "own.mp4")
+    names = ["below/own.mp4", "../private.mp4", str(tmp_path / "private.mp4"), "below/../../private.mp4"]
+    names += [f"file://{tmp_path}/private.mp4", "http://127.0.0.1:9/x.mp4"]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps({"file_name": name}) + "\n" for name in names))
+    found = {row["uri"]: row["status"] for row in rows(folder)}
+    assert {uri: status for uri, status in found.items() if status == "kept"} == {
+        str(folder / "below" / "own.mp4"): "kept"
+    }
+    assert not any("private" in uri or "127.0.0.1" in uri for uri in found)
+    assert "5 lines name files outside of its folder (line 2, 3, 4, 5, 6)" in capsys.readouterr().err

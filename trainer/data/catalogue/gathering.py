@@ -60,10 +60,10 @@ def gathered(
         if not own.any():
             raise UsageError(
                 dataset.address,
-                f"view {list(config.mix)[number] if config.mix else ''} keeps {len(kept)} clips, "
+                f"view {list(config.mix)[number] if config.mix else 'default'} keeps {len(kept)} clips, "
                 f"{np.count_nonzero(latents['tar'] >= 0)} have latents, "
                 f"{np.count_nonzero(members['tar'] >= 0)} have text; none has all",
-                "Run `rushes ingest` to the end.",
+                "Run `rushes ingest` to the end; what failed is told by `rushes ls DATASET failures`.",
             )
         usable.append(own)
         found.append((members, member_of))

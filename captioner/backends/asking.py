@@ -8,35 +8,56 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from captioner.backends.bounded import waiting_client
+from captioner.backends.reply import reply_of
+from captioner.gates.answers import without_thought
 from manifests.cli import say
-from manifests.errors import IntegrityError, RushesError
+from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.store.json_files import parse_lines
+from manifests.text import valid
 
 Ask = Callable[[str], str]
 _BEGIN = b'{"model": '
 """Of each line that keeps an answer."""
 _MOST_TOKENS = 4096
 """Of an answer: room for a model that thinks aloud first."""
+_PATIENCE_S = 120.0
+"""For one answer; it is asked for five times."""
 
 
 def asker(server: str, model: str) -> Ask:
-    """A function that asks one model of an OpenAI-compatible server, at temperature 0."""
+    """A function that asks one model of an OpenAI-compatible server, at temperature 0.
+
+    What the model thinks aloud before it answers is left out; an answer that is cut off is none.
+
+    Raises:
+        UsageError: that is no address.
+    """
     import openai
 
-    client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=4)
+    if not server.startswith(("http://", "https://")):
+        step = "Give one such as http://127.0.0.1:8000/v1."
+        raise UsageError(f"--server {server!r}", "is no address of a server", step)
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    client = openai.OpenAI(
+        base_url=server, api_key=key, max_retries=4, timeout=_PATIENCE_S, http_client=waiting_client()
+    )
 
     def ask(text: str) -> str:
+        asked = {"model": model, "messages": [{"role": "user", "content": valid(text)}]}
+        body = {**asked, "temperature": 0.0, "max_tokens": _MOST_TOKENS}
         try:
-            reply = client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": text}],
-                temperature=0.0,
-                max_tokens=_MOST_TOKENS,
-            )
-        except openai.OpenAIError as error:
+            answer: Any = client.post("/chat/completions", cast_to=object, body=body)
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise RushesError(server, f"gave no answer: {error}", "See the server's log.") from error
-        return reply.choices[0].message.content or ""
+        try:
+            reply = reply_of(answer)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            said = f"does not speak the chat protocol: {str(answer)[:200]!r}"
+            raise RushesError(server, said, "Check the address; most end in /v1.") from error
+        return "" if reply.is_cut else reply.text
 
     return ask
 
@@ -45,7 +66,8 @@ def remembering(ask: Ask, model: str, path: Path) -> Ask:
     """A function that asks as `ask` does and keeps each answer in a file; what that holds is not asked again.
 
     A text that is asked for several times has as many answers, in order. The file is JSON lines, of any
-    models; a line that a killed process left half written is cut off.
+    models; a line that a killed process left half written is cut off. An empty answer is not kept: it is
+    asked for again.
 
     Raises:
         IntegrityError: the file holds something else.
@@ -59,8 +81,10 @@ def remembering(ask: Ask, model: str, path: Path) -> Ask:
     known = dict[tuple[str, int], str]()
     counts = Counter[str]()
     for row in parse_lines(whole, str(path), step, ("model", "asked", "answer")):
-        if row["model"] == model:
-            known[row["asked"], counts[row["asked"]]] = str(row["answer"])
+        if not isinstance(row["asked"], str) or not isinstance(row["answer"], str):
+            raise IntegrityError(str(path), "holds an answer that is no text", step)
+        if row["model"] == model and (answer := without_thought(row["answer"])):
+            known[row["asked"], counts[row["asked"]]] = answer
             counts[row["asked"]] += 1
     if half:  # only now it is known that the file is ours
         os.truncate(path, len(whole))
@@ -74,6 +98,9 @@ def remembering(ask: Ask, model: str, path: Path) -> Ask:
         counts[asked] += 1
         if place not in known:
             answer = ask(text)
+            if not answer:
+                counts[asked] -= 1
+                return answer
             with path.open("a") as file:
                 file.write(json.dumps({"model": model, "asked": asked, "answer": answer}) + "\n")
             known[place] = answer
