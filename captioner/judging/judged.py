@@ -242,9 +242,9 @@ def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs
 
 
 def _means(rows: np.ndarray) -> tuple[float, float]:
-    """Mean recall and precision; no precision where no video has one."""
+    """Mean recall and precision, which is not a number where no video has one."""
     known = rows[~np.isnan(rows[:, 1]), 1]
-    return float(rows[:, 0].mean()), float(known.mean()) if len(known) else 0.0
+    return float(rows[:, 0].mean()), float(known.mean()) if len(known) else math.nan
 
 
 def _f1(rows: np.ndarray) -> float:
@@ -287,7 +287,7 @@ def _summary(
         **result,
         "num_videos": len(rows),
         "num_without_caption": missing,
-        "interval_95": [round(float(np.quantile(drawn, share)), 4) for share in (0.025, 0.975)],
+        "interval_95": [round(float(np.nanquantile(drawn, share)), 4) for share in (0.025, 0.975)],
         "steady_verdicts": round(float(np.mean(verdicts.steady)), 4) if verdicts.steady else None,
         "num_unreadable": verdicts.num_unreadable,
     }

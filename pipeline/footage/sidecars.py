@@ -48,7 +48,7 @@ def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
             name = row.get(column)
             if not isinstance(name, str) or not name:
                 nameless.append(number)
-            elif _is_below(posixpath.dirname(uri), place := entry_uri(name, uri)):
+            elif _is_below(posixpath.dirname(split_query(uri)[0]), place := entry_uri(name, uri)):
                 found.append(row_found(row, column, place))
             else:
                 outside.append(number)

@@ -148,16 +148,18 @@ class Train:
             return CausalVAE(self.model)
         model = load_own(self.init)
         if self.model in (VAEConfig(), model.config):
+            cli.say(f"vae: going on from {self.init}, of {model.latent_channels} channels")
             return model
-        others = replace(self.model, latent_channels=model.latent_channels)
-        if self.model.latent_channels <= model.latent_channels or others not in (VAEConfig(), model.config):
+        wanted, own = self.model.latent_channels, model.latent_channels
+        others, usual = replace(self.model, latent_channels=own), replace(VAEConfig(), latent_channels=own)
+        if wanted <= own or others not in (usual, model.config):
             raise UsageError(
                 f"--init {self.init}",
                 "has other sizes than --model. names",
-                f"Leave them out, or give more than its {model.latent_channels} --model.latent-channels.",
+                f"Leave them out, or give more than its {own} --model.latent-channels.",
             )
-        cli.say(f"vae: growing from {model.latent_channels} to {self.model.latent_channels} channels")
-        return with_channels(model, self.model.latent_channels, clips, self.train.seed)
+        cli.say(f"vae: growing from {own} to {wanted} channels")
+        return with_channels(model, wanted, clips, self.train.seed)
 
     def _data(self, count: int) -> str:
         others = [f"footage of {self.footage.name}"] if self.footage else []
