@@ -177,7 +177,7 @@ class Compare:
     kind: str = "dense"
     """Which captions."""
     limit: int = 10
-    """Clips to print; 0 for all."""
+    """Clips to print and to show on a sheet; 0 for all. JSON has all."""
     json: bool = False
     """Print JSON."""
     sheet: Path | None = None
@@ -200,9 +200,9 @@ class Compare:
                 f"{columns[0]} and {columns[1]} share no clip with {self.kind} captions",
                 "See `rushes ls DATASET captions`.",
             )
-        names = shared[: self.limit] if self.limit else shared
-        told = [{name: _with_status(side[name]) for name in names} for side in sides]
-        rows = [{"clip_id": name, "a": told[0][name], "b": told[1][name]} for name in names]
+        told = [{name: _with_status(side[name]) for name in shared} for side in sides]
+        rows = [{"clip_id": name, "a": told[0][name], "b": told[1][name]} for name in shared]
+        printed = rows[: self.limit] if self.limit else rows
         counts = [
             np.mean([len(text.split()) for texts in side.values() for text, _ in texts]) for side in sides
         ]
@@ -214,12 +214,12 @@ class Compare:
                 for name, column, side, count in zip((self.a, self.b), columns, sides, counts, strict=True)
             ]
             cli.print_table("versions", ["side", "column", "clips", "mean words"], summary)
-            for row in rows:
+            for row in printed:
                 print(f"\n{row['clip_id']}\n  a: {' | '.join(row['a'])}\n  b: {' | '.join(row['b'])}")
         if self.sheet:
             previews = View.load(dataset, self.a if "@" not in self.a else "default").column("preview")
             pictures = defaultdict(list)
-            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in rows]
+            shown = [(str(row["clip_id"]), row["a"][0], row["b"][0]) for row in printed]
             wanted = {name for name, _, _ in shown}
             for tar, members in scans.members(dataset, previews).values():
                 for member in members:
