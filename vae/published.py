@@ -77,8 +77,8 @@ def load_published(folder: Path, record: dict[str, Any]) -> Published:
             local_files_only=True,
             low_cpu_mem_usage=False,
         )
-    except OSError as error:
-        what = f"cannot be loaded: {str(error).splitlines()[0]}"
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        what = f"cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}"
         raise IntegrityError(str(folder), what, "Fetch the whole folder again.") from error
     if wrong := next((key for key, value in model.named_parameters() if not value.isfinite().all()), ""):
         raise IntegrityError(

@@ -23,7 +23,7 @@ _BEGIN = b'{"model": '
 """Of each line that keeps an answer."""
 _MOST_TOKENS = 4096
 """Of an answer: room for a model that thinks aloud first."""
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 """For one answer; it is asked for five times."""
 
 
@@ -37,12 +37,16 @@ def asker(server: str, model: str) -> Ask:
     """
     import openai
 
-    if not server.startswith(("http://", "https://")):
+    if not server.lower().startswith(("http://", "https://")):
         step = "Give one such as http://127.0.0.1:8000/v1."
         raise UsageError(f"--server {server!r}", "is no address of a server", step)
     key = os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(
-        base_url=server, api_key=key, max_retries=4, timeout=_PATIENCE_S, http_client=waiting_client()
+        base_url=server,
+        api_key=key,
+        max_retries=4,
+        timeout=_PATIENCE_S,
+        http_client=waiting_client(_PATIENCE_S),
     )
 
     def ask(text: str) -> str:

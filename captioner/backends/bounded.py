@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 MOST_BYTES = 2 << 20
@@ -36,8 +37,9 @@ def bounded_client() -> Any:
     return Bounded()
 
 
-def waiting_client() -> Any:
-    """The same for `openai.OpenAI`, which waits for each answer."""
+def waiting_client(limit_s: float) -> Any:
+    """The same for `openai.OpenAI`, which waits for each answer: so long in all, and not for each read."""
+    import httpx
     import openai
 
     class Bounded(openai.DefaultHttpxClient):
@@ -45,10 +47,12 @@ def waiting_client() -> Any:
             response: Any = super().send(request, stream=True, **more)
             if stream:
                 return response
-            body = bytearray()
+            body, until_s = bytearray(), time.monotonic() + limit_s
             try:
                 for piece in response.iter_bytes():
                     _add(body, piece)
+                    if time.monotonic() > until_s:
+                        raise httpx.ReadTimeout(f"no whole answer in {limit_s:g} s", request=request)
             finally:
                 response.close()
             return _whole(response, body)

@@ -70,8 +70,10 @@ class Eval:
             print_report(result)
         if self.record:
             record_scores(captioner_folder(self.with_.model), result)
-        if failed := max(report["num_failed"] for report in result["reports"]):
-            cli.say(f"{failed} of {result['num_clips']} clips got no answer; their captions count as empty")
+        if failed := max(one["num_failed"] for one in (*result["reports"], *result["counterfactuals"])):
+            cli.say(
+                f"up to {failed} of {result['num_clips']} clips got no answer, which counts as an empty one"
+            )
         if report and worst_clips:
             cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
             contact_sheet(worst, worst_clips)

@@ -248,10 +248,12 @@ class Counterfactual:
             direction word turns too.
         changed: of the slots that must change, those that are right after the change.
         kept: of the slots that must stay, those that did.
+        num_failed: clips that got no answer before or after; they count for nothing here.
     """
 
     kind: str
     num_clips: int = 0
+    num_failed: int = 0
     flipped: int = 0
     flippable: int = 0
     changed: int = 0
@@ -263,6 +265,7 @@ class Counterfactual:
         return {
             "kind": self.kind,
             "num_clips": self.num_clips,
+            "num_failed": self.num_failed,
             "direction_flips": _share(self.flipped, self.flippable),
             "num_directions": self.flippable,
             "changed_slots_right": _share(self.changed, self.must_change),
@@ -297,9 +300,13 @@ def counterfactuals(
     after = write_captions(captioner, [clip for clip, _ in twins])
     result = Counterfactual(kind)
     for test, (_, shot), first, second in zip(chosen, twins, before, after, strict=True):
-        if not (_failure(first) or _failure(second)):  # silence keeps every slot
-            result.num_clips += 1
-            _count(result, test.film.shot, shot, read(_dense(first)), read(_dense(second)))
+        if why := _failure(first) or _failure(second):  # silence would keep every slot
+            if not result.num_failed:
+                say(f"{kind}: clip {test.clip.clip_id} got no answer: {why}")
+            result.num_failed += 1
+            continue
+        result.num_clips += 1
+        _count(result, test.film.shot, shot, read(_dense(first)), read(_dense(second)))
     return result
 
 

@@ -88,7 +88,7 @@ def _item(row: Any, whose: str, form: str) -> tuple[str, Item]:
     """
     try:
         name = next((str(row[key]) for key in _NAMES if row.get(key) is not None), "")
-        events = row.get("events") or []
+        events = (row.get("events") or []) if form == "events" else []
         if not isinstance(events, list) or not all(isinstance(item, str) for item in events):
             raise TypeError("events are no list of texts")
         pairs = row.get("qa") or row.get("questions") or ()
@@ -229,10 +229,10 @@ def judge_events(items: Sequence[Item], captions: dict[str, str], ask: Ask, runs
         reference = item.reference or " ".join(item.events)
         back = [verdicts.of(_ENTAILED.format(caption=reference, event=event)) for event in told]
         rows.append((float(np.mean(votes)), float(np.mean(back))))
-    if num_unlisted * 2 > len(items):
+    if num_unlisted * 2 > len(items) - missing:
         raise RushesError(
             "the judge",
-            f"gave no list of events that can be judged for {num_unlisted} of {len(items)} videos",
+            f"gave no list of events that can be judged for {num_unlisted} of {len(items) - missing} videos",
             "Take another model, or give it more room to think.",
         )
     found = np.array(rows)

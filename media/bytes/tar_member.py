@@ -23,7 +23,7 @@ _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
 MAX_EXTENSION_BYTES = 1 << 20
 MAX_GLOBAL_KEYS = 256
-MOST_ZEROS_BYTES = 1 << 20
+MOST_ZEROS_BYTES = 4 << 20
 """Behind the end of a tar, in which another may begin: `cat a.tar b.tar`."""
 _EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -97,23 +97,37 @@ def read_index(blocks: Blocks, name: str) -> TarIndex:
     The first of two members of one name counts; links, folders and sparse members are left out.
     """
     found, begin = TarIndex(), 0
-    while begin >= 0 and not found.damage:
+    while not found.damage:
         found, end = _read_one(blocks, name, begin, found)
-        begin = -1 if found.damage else _next_begin(blocks, end)
+        if found.damage or (begin := _next_begin(blocks, end)) >= blocks.size_bytes:
+            break
+        if not _is_header(blocks, begin):  # a signature, a note, or too many zeros to read
+            found.left["bytes behind its end"] += blocks.size_bytes - begin
+            break
     return found
 
 
 def _next_begin(blocks: Blocks, end: int) -> int:
-    """Where the first bytes that are not zero follow the end of a tar; -1 where none do nearby."""
+    """Where the first block that is not of zeros follows the end of a tar, or where looking for it ends."""
     reader = BlockReader(blocks)
     reader.seek(end)
     for at in range(end, end + MOST_ZEROS_BYTES, tarfile.RECORDSIZE):
         data = reader.read(tarfile.RECORDSIZE)
         if not data:
-            return -1
+            return blocks.size_bytes
         if any(data):
             return at + (len(data) - len(data.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-    return -1
+    return min(blocks.size_bytes, end + MOST_ZEROS_BYTES)
+
+
+def _is_header(blocks: Blocks, at: int) -> bool:
+    reader = BlockReader(blocks)
+    reader.seek(at)
+    try:
+        tarfile.TarInfo.frombuf(reader.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
 
 
 def _read_one(blocks: Blocks, name: str, begin: int, before: TarIndex) -> tuple[TarIndex, int]:

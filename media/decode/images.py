@@ -9,6 +9,7 @@ and HLG as those of films are. Transparent pixels are laid over white, as a brow
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -98,21 +99,22 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         # one of another kind of picture, or damaged, says nothing
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            srgb = ImageCms.createProfile("sRGB")
-            if not _is_srgb(own, srgb):
+            if not _is_srgb(profile):
+                own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
                 plain = ImageCms.profileToProfile(plain, own, srgb, outputMode="RGB") or plain
     return plain.convert("RGB")
 
 
-def _is_srgb(own: ImageCms.ImageCmsProfile, srgb: ImageCms.core.CmsProfile) -> bool:
+@functools.lru_cache(64)
+def _is_srgb(profile: bytes) -> bool:
     """Whether a profile says by its name that it is sRGB, and is about that."""
+    own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
     if "srgb" not in ImageCms.getProfileDescription(own).lower():
         return False
     steps = np.linspace(0, 255, 5, dtype=np.uint8)
     colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
     shown = ImageCms.profileToProfile(Image.fromarray(colours), own, srgb, outputMode="RGB")
-    return np.abs(np.asarray(shown).astype(int) - colours).max() <= _MOST_OFF_SRGB
+    return bool(np.abs(np.asarray(shown).astype(int) - colours).max() <= _MOST_OFF_SRGB)
 
 
 def _tone_mapped(image: Image.Image, transfer: str) -> Image.Image:

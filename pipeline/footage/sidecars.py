@@ -48,7 +48,7 @@ def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
             name = row.get(column)
             if not isinstance(name, str) or not name:
                 nameless.append(number)
-            elif _is_below(posixpath.dirname(split_query(uri)[0]), place := entry_uri(name, uri)):
+            elif place := _below(posixpath.dirname(split_query(uri)[0]), entry_uri(name, uri)):
                 found.append(row_found(row, column, place))
             else:
                 outside.append(number)
@@ -68,11 +68,16 @@ def folder_rows(uri: str) -> tuple[list[Found], bool] | None:
     return found, not nameless and not outside
 
 
-def _is_below(folder: str, uri: str) -> bool:
-    """Whether an address lies in a folder by its name; links in the folder may lead elsewhere."""
-    if "://" not in uri:
-        folder, uri = os.path.abspath(folder), os.path.abspath(uri)
-    return uri.startswith(folder.rstrip("/") + "/") and ".." not in uri.split("/")
+def _below(folder: str, uri: str) -> str:
+    """An address as one in a folder; empty where its name leads elsewhere. Links in the folder may do so."""
+    if "://" in uri:
+        whose = posixpath.normpath(folder) + "/"
+        return uri if posixpath.normpath(uri).startswith(whose) else ""
+    place = os.path.abspath(uri)
+    for whose in (os.path.abspath(folder), os.path.realpath(folder)):  # the folder may be a link itself
+        if place.startswith(whose.rstrip("/") + "/"):
+            return posixpath.join(folder, os.path.relpath(place, whose))
+    return ""
 
 
 def _check_open(uri: str) -> None:

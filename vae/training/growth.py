@@ -6,6 +6,7 @@ regression (Izenman 1975) of what the smaller VAE leaves wrong, so the first ste
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -26,11 +27,15 @@ def with_channels(model: CausalVAE, latent_channels: int, clips: list[Tensor], s
     """`model` with `latent_channels`; the new ones tell what it leaves wrong of clips [3, T, H, W] uint8.
 
     Raises:
-        UsageError: it has as many channels already.
+        UsageError: it has as many channels already, or a cell has not as many numbers.
     """
     z, more = model.latent_channels, latent_channels - model.latent_channels
     if more <= 0:
         raise UsageError(f"--model.latent-channels {latent_channels}", f"is no more than {z}, which it has")
+    if more > (most := 3 * math.prod(model.factors)):
+        raise UsageError(
+            f"--model.latent-channels {latent_channels}", f"is more than {z} and the {most} numbers of a cell"
+        )
     grown = CausalVAE(replace(model.config, latent_channels=latent_channels))
     state = dict(model.state_dict())
     for name, axis in (
@@ -88,7 +93,7 @@ def _regression(told: Tensor, wrong: Tensor, rank: int) -> tuple[Tensor, Tensor,
     mean = told.mean(0)
     x, y = (told - mean).double(), (wrong - wrong.mean(0)).double()
     spread = x.t() @ x / len(x)
-    spread += torch.eye(len(spread), dtype=spread.dtype) * spread.diagonal().mean() * 1e-4
+    spread += torch.eye(len(spread), dtype=spread.dtype) * (spread.diagonal().mean() * 1e-4).clamp(min=1e-8)
     root = torch.linalg.cholesky(spread)
     whole = torch.linalg.solve_triangular(root, x.t() @ y / len(x), upper=False).t()  # W times the root
     axes, std, _ = torch.linalg.svd(whole, full_matrices=False)

@@ -79,6 +79,8 @@ class Eval:
             others = [path for path in every if name_in(path, self.footage) not in chosen][:60]
             fit_on["real files"] = evaluate.real_clips(others) if others else sets["real files"]
         report = evaluate.evaluate(vaes, sets, fit_on)
+        if self.sheet:
+            report["sheet"] = str(self.sheet)
         if self.json:
             cli.print_json(report)
         else:

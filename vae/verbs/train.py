@@ -61,9 +61,9 @@ class Train:
     most_clips: int = 2000
     """Clips of the dataset to draw."""
     init: Path | None = None
-    """Weights to begin with; their record is kept in the new one. With a larger --model.latent-channels they
-    grow: the new channels begin as what they leave wrong. Otherwise the highway begins as principal
-    components."""
+    """Weights to begin with; their record is kept in the new one. With a larger --model.latent-channels (16
+    stands for none given) they grow: the new channels begin as what they leave wrong. Without weights the
+    highway begins as principal components."""
     threads: int | None = None
     """CPU threads; as many as cores otherwise."""
     overwrite: bool = False

@@ -3,15 +3,17 @@
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from captioner.backends import asking, bounded
+from captioner.backends import asking
 from captioner.backends.asking import asker
 from captioner.prompts import parse_answer
 from captioner.registry import make_upsampler
 from manifests.errors import RushesError, UsageError
+from tests.captioner.backends.chat_server import ChatServer
 
 
 @contextlib.contextmanager
@@ -85,8 +87,17 @@ def test_what_is_no_server_is_refused_at_once(server):
         asker(server, "m")
 
 
-def test_answers_are_waited_for_and_read_within_bounds():
-    assert asking._PATIENCE_S <= 120 and bounded.MOST_BYTES <= 2 << 20
+def test_an_answer_that_drips_is_given_up_at_its_limit(monkeypatch):
+    monkeypatch.setattr(asking, "_PATIENCE_S", 0.4)
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_: 0.0)
+    with ChatServer() as server:
+        server.faults = ["drip"] * 5
+        begin = time.monotonic()
+        with pytest.raises(RushesError, match="gave no answer"):
+            asker(server.url.replace("http", "HTTP"), "m")("a question")
+        assert (
+            len(server.requests) == 5 and time.monotonic() - begin < 8
+        )  # each would go on for three seconds
 
 
 @pytest.mark.parametrize("given", [{"server": "http://127.0.0.1:9/v1"}, {"model": "m"}])

@@ -145,4 +145,5 @@ def test_a_clip_without_an_answer_is_told_and_keeps_no_slot(clips, capsys):
     assert report.mean_recall < 0.7
     all_of_them = counterfactuals(Oracle(known), chosen, "mirrored")
     some = counterfactuals(Away(known), chosen, "mirrored")
-    assert 0 < some.num_clips < all_of_them.num_clips
+    assert 0 < some.num_clips < all_of_them.num_clips == some.num_clips + some.num_failed
+    assert "mirrored: clip" in capsys.readouterr().err

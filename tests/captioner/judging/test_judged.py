@@ -207,3 +207,13 @@ def test_a_name_without_an_ending_that_two_captions_have_is_refused(tmp_path):
     items = load_truth(write(tmp_path / "t.json", [{**TRUTH[0], "video_file": "a"}]), "events")
     with pytest.raises(UsageError, match=r"captions of a\.mp4 and a\.webm"):
         named_alike(items, {"a.mp4": "x", "a.webm": "y", "b.mp4": "z"})
+
+
+def test_videos_without_a_caption_do_not_hide_a_judge_that_lists_nothing(tmp_path):
+    truth = [{**TRUTH[0], "video_file": f"{name}.mp4"} for name in "abcd"]
+    items = load_truth(write(tmp_path / "t.json", truth), "events")
+    captions = {f"{name}.mp4": "a dog runs" for name in "ab"}
+    with pytest.raises(RushesError, match="for 2 of 2 videos"):
+        judge_events(items, captions, listing(""), runs=1)
+    other = [{"video": "a", "qa": [{"question": "q", "answer": "a"}], "events": [{"t": 0}]}]
+    assert load_truth(write(tmp_path / "q.json", other), "questions")[0].events == ()

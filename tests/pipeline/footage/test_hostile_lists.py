@@ -244,7 +244,7 @@ def test_captions_and_failed_rows_keep_no_secret(film, tmp_path):
     assert "s3cr3t" not in json.dumps(found, default=str)
 
 
-def test_tars_joined_end_to_end_are_read_to_their_end(film, tmp_path):
+def test_tars_joined_end_to_end_are_read_to_their_end(film, tmp_path, capsys):
     data = film.read_bytes()
 
     def one(name, blocks=2):
@@ -255,10 +255,14 @@ def test_tars_joined_end_to_end_are_read_to_their_end(film, tmp_path):
     assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == dict.fromkeys(
         ["a.mp4", "b.mp4", "c.mp4"], ""
     )
-    joined.write_bytes(one("a.mp4") + b"a note that somebody left" * 50)
-    found = {row["uri"].partition("#")[2]: (row["reason"], row["detail"]) for row in rows(joined)}
-    assert found["a.mp4"][0] == ""
-    assert found[""][0] == "bad_tar" and "damaged bytes" in found[""][1]
+    capsys.readouterr()
+    for rest, told in ((b"a note that somebody left" * 50, 1250), (bytes(6 << 20) + one("b.mp4"), None)):
+        joined.write_bytes(one("a.mp4") + rest)
+        assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == {"a.mp4": ""}
+        said = capsys.readouterr().err
+        assert "bytes behind its end" in said and (told is None or f"{told} bytes" in said)
+    joined.write_bytes(one("a.mp4") + bytes(3 << 20))  # a record may be as long
+    assert len(rows(joined)) == 1 and "behind its end" not in capsys.readouterr().err
     cut = one("a.mp4") + one("b.mp4")[:-2000]
     joined.write_bytes(cut)
     assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == {
@@ -322,3 +326,8 @@ def test_a_folders_metadata_names_no_file_outside_of_it(film, tmp_path, capsys):
     }
     assert not any("private" in uri or "127.0.0.1" in uri for uri in found)
     assert "5 lines name files outside of its folder (line 2, 3, 4, 5, 6)" in capsys.readouterr().err
+    own = folder / "below" / "own.mp4"
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": str(own), "alt": "its own words"}))
+    (tmp_path / "link").symlink_to(folder)
+    for way in (folder, tmp_path / "link"):
+        assert [row["alt"] for row in rows(way)] == ["its own words"]

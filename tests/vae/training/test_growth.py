@@ -50,8 +50,11 @@ def test_a_grown_vae_keeps_its_channels_and_leaves_less_wrong(clips, trained):
     assert errors["after"] < 0.85 * errors["before"]
     spread = torch.cat([grown.encode(as_float(clip)).mean[6:].flatten(1) for clip in clips], dim=1).std(1)
     assert 0.3 < float(spread.min()) < float(spread.max()) < 3
-    with pytest.raises(UsageError, match="no more than 6"):
-        with_channels(trained, 6, clips, 0)
+    for channels, words in ((6, "no more than 6"), (6 + 769, "768 numbers of a cell")):
+        with pytest.raises(UsageError, match=words):
+            with_channels(trained, channels, clips, 0)
+    black = with_channels(trained, 8, [torch.zeros(3, 5, 32, 32, dtype=torch.uint8)], 0)
+    assert all(value.isfinite().all() for value in black.parameters())
 
 
 def test_what_a_second_round_changes_can_be_unlearnt(clips):
