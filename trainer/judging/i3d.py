@@ -119,10 +119,15 @@ def load(path: Path) -> I3D:
         state = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
         model = I3D()
         model.load_state_dict(state)
+        if wrong := next(
+            (name for name, value in model.state_dict().items() if not value.isfinite().all()), ""
+        ):
+            raise ValueError(f"its {wrong} holds numbers that are not finite")
     except FileNotFoundError as error:
         raise UsageError(str(path), "is not there", advice) from error
     except Exception as error:  # of damaged files torch raises of every kind
-        first = (str(error).splitlines() or ["nothing"])[0].partition(". ")[0]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["nothing"]
+        first = " ".join(lines[:2]).partition(". ")[0][:300]
         raise UsageError(str(path), f"holds no weights of I3D ({first})", advice) from error
     return model.eval().requires_grad_(False)
 

@@ -100,7 +100,10 @@ def summary(runs: list[Shown], base: Fraction, num: int, notes: Counter[str], is
     ticks = np.concatenate(pieces)
     last = runs[-1].durations[int(np.argmax(runs[-1].pts))] * tick
     gaps = np.diff(ticks) * tick
-    last_s = last if 0 < last < 10 else (step * tick or 1 / DEFAULT_FPS)
+    usual = float(
+        np.median(runs[-1].durations)
+    )  # of a tick each, as in Matroska without them, they say nothing
+    last_s = last if 0 < last < 10 and usual > step / 2 else (step * tick or 1 / DEFAULT_FPS)
     times_s, last_s = _spread(ticks * tick, last_s) if notes[REPEATED_TIMES] else (ticks * tick, last_s)
     found = Packets(
         times_s=np.round(times_s, 6),

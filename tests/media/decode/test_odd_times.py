@@ -266,3 +266,10 @@ def test_times_that_several_packets_say_do_not_look_like_a_clock_that_falls():
         before = clock.time_s(round(time_s * 1000), 1e-3, number, before)
         found.append(before)
     assert found == pytest.approx(spread.tolist())
+
+
+@pytest.mark.parametrize("name", ["am_sample.mkv", "am_sample.flv"])
+def test_durations_of_a_tick_are_not_believed(real_videos, name):
+    """Packets lie a thirtieth apart, and each says that it lasts a millisecond."""
+    facts = probe(str(real_videos / name))
+    assert (round(facts.fps, 3), round(facts.duration_s, 3), facts.num_packets) == (30.0, 1.0, 30)

@@ -221,6 +221,14 @@ def test_prompts_of_a_file_are_made_once(model_folder, tmp_path, capsys):
     assert main(arguments=words) == cli.DONE
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert {path.name.split(".")[0] for path in after if after[path] != before[path]} == {"ball-seed1"}
+    kept, own = tmp_path / "out" / "ball-seed1.mp4", tmp_path / "out" / "ball-seed1.json"
+    record, film = own.read_text(), kept.read_bytes()
+    kept.unlink()
+    own.write_text('{"mine": 1}')  # somebody's own file of that name
+    assert main(arguments=words) == cli.USAGE
+    assert own.read_text() == '{"mine": 1}' and "ball-seed1.json" in capsys.readouterr().err
+    own.write_text(record)
+    kept.write_bytes(film)
     assert main(arguments=[*words, "--steps", "3"]) == cli.USAGE
     assert "other settings" in capsys.readouterr().err
     alone = [*words[:2], "--prompt", "a box", "--seed", "8", *words[6:-2], "--out", str(tmp_path / "one.mp4")]

@@ -272,8 +272,7 @@ class Sample(Wish):
                         "Name another folder, or add --overwrite.",
                     )
                 continue
-            is_left = self._is_many and not output.path.exists()  # a JSON or sheet of one that was stopped
-            output.check_new(self.overwrite or is_left, self._given())
+            output.check_new(self.overwrite, self._given())
             prompts = (full,) if to_full is None else (full, to_full)
             words = Words(prompts=prompts, negative=self.negative, from_prompt=source, seed=seed)
             found.append(Item(words=words, output=output, record=record))
