@@ -117,6 +117,8 @@ class Evaluate:
                 step = "Name another folder, or add --overwrite."
                 raise UsageError(str(path), f"was begun with other settings ({', '.join(others)})", step)
             cli.say(f"{path}: its samples were read before; what is missing are the features")
+            if not self.features:
+                self._write(found := found | {"is_whole": True})
         if not self.json:
             _print_accuracy(found)
         if self.features:
@@ -149,11 +151,12 @@ class Evaluate:
 
     def _asked(self, model: TrainedModel, scale: float) -> dict[str, Any]:
         """What figures depend on."""
+        from manifests.fingerprint import file_sha256
         from trainer.sampling.trained import chosen_vae
         from vae.folder import weights_digest
 
         vae = str(chosen_vae(model.record, self.vae))
-        return {
+        return ({"fvd_weights": file_sha256(self.fvd)} if self.fvd else {}) | {
             "model": model.name,
             "model_digest": model.digest,
             "vae": vae,

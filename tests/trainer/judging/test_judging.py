@@ -142,8 +142,18 @@ def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, mon
     assert main(arguments=[*words, "--seed", "3"]) == cli.USAGE
     assert "begun with other settings (seed)" in capsys.readouterr().err
     monkeypatch.setattr("trainer.judging.i3d.load", lambda path: object())
-    assert main(arguments=[*words, "--fvd", "i3d.pt"]) == cli.USAGE
-    assert "begun with other settings (fvd)" in capsys.readouterr().err
+    (tmp_path / "i3d.pt").write_bytes(b"weights")
+    fvd = ["--fvd", str(tmp_path / "i3d.pt")]
+    assert main(arguments=[*words, *fvd]) == cli.USAGE
+    assert "begun with other settings (fvd, fvd_weights)" in capsys.readouterr().err
+    path = tmp_path / "out" / "evaluation.json"
+    path.write_text(json.dumps(found | {"fvd": 1.0, "fvd_weights": "of others"}))
+    assert main(arguments=[*words, *fvd]) == cli.USAGE
+    assert "begun with other settings (fvd_weights)" in capsys.readouterr().err
+    path.write_text(json.dumps(found))
+    assert main(arguments=[*words, "--no-features"]) == cli.DONE
+    assert json.loads(path.read_text()) == found | {"is_whole": True}
+    path.write_text(json.dumps(found))
     monkeypatch.setattr("trainer.judging.features.FeatureJudge.all", lambda *_: {"loop": {"seam": 1.0}})
     monkeypatch.setattr("trainer.judging.run.judge", fail)  # its samples are not made again
     assert main(arguments=words) == cli.DONE
