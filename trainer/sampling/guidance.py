@@ -49,7 +49,9 @@ class Guidance:
                 "Weights are from 0 to 1000, rescale from 0 to 1.",
             )
         if not 0 <= low <= high <= 1:
-            raise UsageError(f"guidance interval {low} to {high}", "is not from low to high within 0 to 1")
+            raise UsageError(
+                f"--guidance-interval {low} {high}", "is not from low to high within 0 to 1", "Give 0.1 0.9."
+            )
 
     def branches(self, sigma: float, has_conditions: bool) -> tuple[Branch, ...]:
         """The predictions that are needed at a noise level."""
