@@ -23,6 +23,7 @@ _MAX_INDEXES = 32
 HEADER_BLOCK_BYTES = 32 << 10
 MAX_EXTENSION_BYTES = 1 << 20
 MAX_GLOBAL_KEYS = 256
+_END_BYTES = 2 * tarfile.BLOCKSIZE
 MOST_ZEROS_BYTES = 4 << 20
 """Behind the end of a tar, in which another may begin: `cat a.tar b.tar`."""
 _EXTENSIONS = (
@@ -102,6 +103,9 @@ def read_index(blocks: Blocks, name: str) -> TarIndex:
         if found.damage or (begin := _next_begin(blocks, end)) >= blocks.size_bytes:
             break
         if not _is_header(blocks, begin):  # a signature, a note, or too many zeros to read
+            if begin - end < _END_BYTES:  # one block of zeros alone ends no tar: a header was lost
+                damage = f"{name} has damaged bytes at {end}, where a header should be"
+                return TarIndex(found.members, damage, found.left)
             found.left["bytes behind its end"] += blocks.size_bytes - begin
             break
     return found

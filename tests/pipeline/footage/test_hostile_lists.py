@@ -261,6 +261,10 @@ def test_tars_joined_end_to_end_are_read_to_their_end(film, tmp_path, capsys):
         assert {row["uri"].partition("#")[2]: row["reason"] for row in rows(joined)} == {"a.mp4": ""}
         said = capsys.readouterr().err
         assert "bytes behind its end" in said and (told is None or f"{told} bytes" in said)
+    lost = bytearray(one("a.mp4", 0) + one("b.mp4"))  # the second header, zeroed
+    lost[len(one("a.mp4", 0)) : len(one("a.mp4", 0)) + 512] = bytes(512)
+    joined.write_bytes(lost)
+    assert {row["reason"] for row in rows(joined)} == {"", "bad_tar"}
     joined.write_bytes(one("a.mp4") + bytes(3 << 20))  # a record may be as long
     assert len(rows(joined)) == 1 and "behind its end" not in capsys.readouterr().err
     cut = one("a.mp4") + one("b.mp4")[:-2000]
