@@ -72,8 +72,8 @@ class Eval:
             record_scores(captioner_folder(self.with_.model), result)
         if failed := max(one["num_failed"] for one in (*result["reports"], *result["counterfactuals"])):
             cli.say(
-                f"up to {failed} of {result['num_clips']} clips got no answer: reports count an empty caption, "
-                "counterfactual clips leave them out"
+                f"up to {failed} of {result['num_clips']} clips got no answer: an empty caption in reports, "
+                "left out of counterfactual clips"
             )
         if report and worst_clips:
             cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
