@@ -203,6 +203,10 @@ class VideoCoCa(CoCa):
             states = cross(states, k_x=memory, v_x=memory)
         return self.logits(states, places(what, how))
 
+    def embeddings(self, clips: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Of clips [B, T, 3, H, W] and of texts [B, L], [B, E] each, of length 1."""
+        return self.encode_clip(clips)[0], self._encode_text(text)[0]
+
     def forward(
         self, clips: Tensor, text: Tensor, with_contrast: bool = True
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # type: ignore[override]

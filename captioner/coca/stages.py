@@ -26,7 +26,7 @@ from captioner.coca.folder import LOOKS, STAGES, CaptionerFolder, read_folder, u
 from captioner.coca.listening import listen_all
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
-from captioner.coca.training import StageConfig, check_parts, train_stage
+from captioner.coca.training import StageConfig, check_batch, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say
@@ -201,9 +201,9 @@ def train_stages(
         raise UsageError(
             str(out), "has no stage base to begin from", "Leave --stage out, or train base first."
         )
-    rank, processes, _ = join()
+    rank, _, _ = join()
     for stage in stages:
-        check_parts(settings[stage], processes)
+        check_batch(settings[stage])
     tell = say if rank == 0 else (lambda text: None)
     tell(f"captioner: drawing {source.describe()}")
     examples, held = source.examples(config)

@@ -1,7 +1,7 @@
 """Training one stage of the captioner: contrastive and language-modelling losses, exact to resume.
 
 loss = caption_weight * cross entropy of the next token + contrast_weight * symmetric InfoNCE of clips and
-texts (Yu et al. 2022, section 3.2)
+texts (Yu et al. 2022, section 3.2), over all clips of a step (contrast.py).
 From scratch another comes first, alone: the next token from the one before and what the stems see at the
 places it attends to (`VideoCoCa.short_logits`). A captioner that cannot see yet learns to see from it many
 times faster than from the whole model.
@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.coca.contrast import Pulls, of_all
 from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
@@ -55,10 +57,11 @@ class StageConfig:
     """Share of the other steps in which clips of the film world are seen as pictures: what things are is
     learnt there, at a third of the cost."""
     batch: int = 32
-    """Clips of a step, over all processes. The contrastive loss tells a clip's text from those of its own
-    process and part (`accumulate`) alone."""
+    """Clips of a step, over all processes. The contrastive loss tells a clip's text from those of all others
+    of the step."""
     accumulate: int = 1
-    """Parts in which a step's clips are run, to save memory; the contrastive loss sees one part at a time."""
+    """Parts in which a step's clips are run, to save memory. In more than one, embeddings are computed
+    twice: once for the contrastive loss, which takes those of all parts, and once to carry it back."""
     lr: float = 1.5e-3
     muon_gain: float = 0.0
     """Matrices of the transformer blocks learn by Muon at this many times the rate; 0: by AdamW like all
@@ -81,45 +84,29 @@ class StageConfig:
         return Lesson(True) if step < self.look_steps + self.watch_steps else Lesson(False, self.still_share)
 
 
-def check_parts(config: StageConfig, processes: int) -> None:
+def check_batch(config: StageConfig) -> None:
     """
     Raises:
-        UsageError: a part of a step has one clip, whose text the contrastive loss has nothing to tell from.
+        UsageError: a step has one clip, whose text the contrastive loss has nothing to tell from.
     """
-    least = config.batch // (processes * config.accumulate)
-    if config.contrast_weight and least < 2:
+    if config.contrast_weight and config.batch < 2:
         raise UsageError(
             f"a batch of {config.batch}",
-            f"has {least} clips for each of {processes} processes and {config.accumulate} parts, where texts "
-            "are told from those of other clips",
-            "Give a larger --batch, a smaller --accumulate or fewer processes.",
+            "has no other clips, from whose texts a clip's own is told",
+            "Give a larger --batch.",
         )
 
 
 def words_loss(model: VideoCoCa, clips: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy summed over tokens, by `VideoCoCa.short_logits`. clips [B, T, 3, H, W], ids [B, L]."""
+    return token_loss(model.short_logits(clips, ids), ids)
+
+
+def token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross entropy summed over tokens, of logits [B, L - 1, V] of all tokens of ids [B, L] but the first."""
     return F.cross_entropy(
-        model.short_logits(clips, ids).float().flatten(0, 1),
-        ids[:, 1:].flatten(),
-        ignore_index=PAD,
-        reduction="sum",
+        logits.float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD, reduction="sum"
     )
-
-
-def losses(model: VideoCoCa, clips: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(sum of token cross entropies, contrastive loss, tokens). clips [B, T, 3, H, W], ids [B, L]."""
-    embedding, text_embedding, logits = model(clips, ids)
-    targets = ids[:, 1:].clone()
-    targets[ids[:, 1:] == PAD] = -100
-    token_loss = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
-    )
-    with torch.autocast(ids.device.type, enabled=False):  # scores near 100 are half a unit apart in bfloat16
-        scale = model.logit_scale.float().exp().clamp(max=100)
-        scores = scale * embedding.float() @ text_embedding.float().t()
-    own = torch.arange(len(ids), device=ids.device)
-    contrast = 0.5 * (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own))
-    return token_loss, contrast, int((targets != -100).sum())
 
 
 def rate_at(step: int, config: StageConfig) -> float:
@@ -164,8 +151,10 @@ def make_optimizers(
 
 def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor], processes: int = 1) -> str:
     """What a saved run must agree on: data, settings, the weights it began with, and how many processes share
-    a step, as each contrasts its own clips alone."""
+    a step, as each keeps its part of what the optimizers know."""
     settings = [batches.digest, {**asdict(config), "save_every": 0}, *([processes] if processes > 1 else [])]
+    if processes * config.accumulate > 1:
+        settings.append("contrast over the step")  # it was over a part
     seen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(start):
         seen.update(start[name].detach().cpu().numpy().tobytes())
@@ -212,27 +201,87 @@ class _Step:
         rates = {"model": rate, "hidden": rate * config.muon_gain}
         drive(training.parts, {name: rates[name] for name in training.parts})
         is_words = config.lesson(training.step).is_words
-        told = [0.0] * (1 if is_words else 2)
-        for part in (part for part in parts if part):
-            pixels, tokens = normalised(clips[part]).to(training.device), ids[part].to(training.device)
-            with torch.autocast(training.device.type, torch.bfloat16, enabled=config.is_bf16):
-                loss, own = self._loss(pixels, tokens, is_words, num_tokens, len(part) / len(texts))
-            loss.backward()
-            told = [before + now for before, now in zip(told, own, strict=True)]
+        learn = self._words if is_words else self._captions_and_contrast
+        told = learn(clips, ids, [part for part in parts if part], num_tokens)
         told = sum_gradients(self.model.parameters(), told)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
         training.take(["model", "hidden"], norm)
         names = ("words",) if is_words else ("loss", "contrast")  # what it has computed
         return {**dict(zip(names, told, strict=True)), "grad_norm": norm, "lr": rate}
 
-    def _loss(
-        self, pixels: Tensor, tokens: Tensor, is_words: bool, num_tokens: int, share: float
-    ) -> tuple[Tensor, list[float]]:
-        """The loss of one part of a step, and what it is made of: words; or per token, and contrastive."""
-        config = self.config
-        if is_words:
-            words = words_loss(self.model, pixels, tokens) / num_tokens
-            return config.caption_weight * words, [words.item()]
-        token_loss, contrast, _ = losses(self.model, pixels, tokens)
-        loss = config.caption_weight * token_loss / num_tokens + config.contrast_weight * contrast * share
-        return loss, [token_loss.item() / num_tokens, contrast.item() * share]
+    def _words(self, clips: np.ndarray, ids: Tensor, parts: list[list[int]], num_tokens: int) -> list[float]:
+        """Carry back the loss of words of these parts of a step. Returns [its sum per token]."""
+        told = 0.0
+        for part in parts:
+            pixels, tokens = self._on_device(clips, ids, part)
+            with self._precision():
+                words = words_loss(self.model, pixels, tokens) / num_tokens
+            (self.config.caption_weight * words).backward()
+            told += words.item()
+        return [told]
+
+    def _captions_and_contrast(
+        self, clips: np.ndarray, ids: Tensor, parts: list[list[int]], num_tokens: int
+    ) -> list[float]:
+        """Carry back both losses of these parts of a step. Returns [loss per token, contrastive loss]."""
+        config, training = self.config, self.training
+        is_whole = len(parts) == 1  # then what it is computed from is kept until it is carried back
+        seen = [self._seen(clips, ids, part) for part in parts] if is_whole else []
+        pulls = self._pulls(clips, ids, parts, seen[0][:2] if is_whole else None)
+        told = [0.0, pulls.loss if training.rank == 0 else 0.0]  # the same on all processes
+        for part in parts:
+            embedding, text_embedding, loss = seen[0] if is_whole else self._seen(clips, ids, part)
+            torch.autograd.backward(
+                [config.caption_weight * loss / num_tokens, embedding, text_embedding],
+                [
+                    None,
+                    config.contrast_weight * pulls.clips[part],
+                    config.contrast_weight * pulls.texts[part],
+                ],
+            )
+            told[0] += loss.item() / num_tokens
+        if training.rank == 0:  # of all processes, whose gradients are summed
+            self.model.logit_scale.backward(config.contrast_weight * pulls.log_scale)
+        return told
+
+    def _pulls(
+        self, clips: np.ndarray, ids: Tensor, parts: list[list[int]], known: tuple[Tensor, Tensor] | None
+    ) -> Pulls:
+        """The contrastive loss of the step, of these parts and those of the other processes.
+
+        Args:
+            known: embeddings of clips and texts of the one part.
+        """
+        rows, width = [row for part in parts for row in part], self.model.config.embed_dim
+        if known is None:
+            with torch.no_grad():
+                found = [self._embeddings(clips, ids, part) for part in parts]
+            empty = torch.zeros(0, width, device=self.training.device)
+            known = (
+                torch.cat([empty, *(one for one, _ in found)]),
+                torch.cat([empty, *(other for _, other in found)]),
+            )
+        both = of_all(torch.cat(known, dim=1), rows, len(ids))
+        return Pulls.of(both[:, :width], both[:, width:], self.model.logit_scale)
+
+    def _seen(self, clips: np.ndarray, ids: Tensor, part: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(clip embeddings [B, E], text embeddings [B, E], sum of token cross entropies) of a part."""
+        pixels, tokens = self._on_device(clips, ids, part)
+        with self._precision():
+            embedding, text_embedding, logits = self.model(pixels, tokens)
+        return embedding.float(), text_embedding.float(), token_loss(logits, tokens)
+
+    def _embeddings(self, clips: np.ndarray, ids: Tensor, part: list[int]) -> tuple[Tensor, Tensor]:
+        """What the first two of `_seen` are, without the decoder."""
+        pixels, tokens = self._on_device(clips, ids, part)
+        with self._precision():
+            embedding, text_embedding = self.model.embeddings(pixels, tokens)
+        return embedding.float(), text_embedding.float()
+
+    def _on_device(self, clips: np.ndarray, ids: Tensor, part: list[int]) -> tuple[Tensor, Tensor]:
+        """Pixels [B, T, 3, H, W] and tokens [B, L] of a part."""
+        device = self.training.device
+        return normalised(clips[part]).to(device), ids[part].to(device)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.training.device.type, torch.bfloat16, enabled=self.config.is_bf16)
