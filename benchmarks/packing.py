@@ -16,7 +16,7 @@ import numpy as np
 from trainer.config import FitConfig
 from trainer.data.packs import EpochPlan, PackSettings, largest_fit, pack_cost, plan_epoch, plan_steps
 from trainer.data.samples import Sample, SampleTable
-from trainer.planning import describe
+from trainer.verbs.plan import describe
 
 PATCH, WIDTH = (1, 2, 2), 2048
 

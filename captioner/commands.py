@@ -186,7 +186,13 @@ class Train:
             )
         import torch
 
-        from captioner.coca.stages import STAGES, Source, is_of_older_version, settings_of, train_stages
+        from captioner.coca.training.stages import (
+            STAGES,
+            Source,
+            is_of_older_version,
+            settings_of,
+            train_stages,
+        )
         from learning.loop.run_lock import one_at_a_time
         from learning.processes import join
         from learning.stopping import Interrupted

@@ -13,7 +13,7 @@ from trainer.data.streaming import StreamReader, catalog_of
 from trainer.judging.accuracy import Answer, Score, score
 from trainer.judging.cases import UNSEEN_PX, Case
 from trainer.judging.run import judge
-from trainer.reports.evaluate import evaluate, validation_packs
+from trainer.reports.validation import evaluate, validation_packs
 from trainer.sampling.draft import Sampling
 from trainer.sampling.guidance import Guidance
 from trainer.sampling.trained import TrainedModel

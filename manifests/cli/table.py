@@ -104,9 +104,14 @@ ENTRIES = [
     *_entries(
         "train and sample",
         "trainer",
-        ("fit", "fit", "trainer.training:Fit", "train a diffusion transformer; again to resume"),
-        ("plan-training", "plan", "trainer.planning:Plan", "fill, balance and hours, before buying GPUs"),
-        ("measure", "measure", "trainer.planning:Measure", "what a token costs on this device"),
+        ("fit", "fit", "trainer.verbs.fit:Fit", "train a diffusion transformer; again to resume"),
+        (
+            "plan-training",
+            "plan",
+            "trainer.verbs.plan:Plan",
+            "fill, balance and hours, before buying GPUs",
+        ),
+        ("measure", "measure", "trainer.verbs.plan:Measure", "what a token costs on this device"),
         (
             "sample",
             "sample",
@@ -120,7 +125,7 @@ ENTRIES = [
             "one sample of each feature on one page",
         ),
         ("evaluate", "evaluate", "trainer.judging.command:Evaluate", "how much of its prompts a model shows"),
-        ("export-model", "export", "trainer.commands:Export", "a model to sample from, of a checkpoint"),
+        ("export-model", "export", "trainer.verbs.export:Export", "a model to sample from, of a checkpoint"),
     ),
     *_entries(
         "train and sample",

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import av
 import numpy as np
 
+_GREY = "grayf32"
+_FLOATS = ("gbrpf", "gbrapf", _GREY)
 LINEAR, PQ, HLG = 8, 16, 18  # ITU-T H.273 transfer characteristics
 _WITHOUT_ALPHA = {"bgra": "bgr0", "argb": "0rgb", "rgba": "rgb0", "abgr": "0bgr"}
 _WHITE_NITS, _PEAK_NITS = 203.0, 1000.0
@@ -71,13 +73,23 @@ def without_alpha(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def is_plain(frame: av.VideoFrame) -> bool:
-    """Neither HDR nor light itself nor see-through: swscale alone converts it."""
-    return transfer_name(frame) == "sdr" and not has_alpha(frame) and not is_light(frame)
+    """Neither HDR nor light itself nor see-through nor grey floats: swscale alone converts it."""
+    is_other = is_light(frame) or has_alpha(frame) or frame.format.name.startswith(_GREY)
+    return transfer_name(frame) == "sdr" and not is_other
 
 
 def is_light(frame: av.VideoFrame) -> bool:
-    """Whether a frame's numbers are light itself, as they are in Radiance's pictures."""
-    return int(frame.color_trc) == LINEAR and frame.format.name.startswith("gbrpf")
+    """Whether a frame's numbers are light itself, as they are in Radiance's and OpenEXR's pictures."""
+    return int(frame.color_trc) == LINEAR and frame.format.name.startswith(_FLOATS)
+
+
+def _in_three(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame of grey floats as one of colours: swscale would take it for film's range, black at 16."""
+    if not frame.format.name.startswith(_GREY):
+        return frame
+    return av.VideoFrame.from_ndarray(
+        np.stack([frame.to_ndarray()] * 3, axis=-1).astype(np.float32), "gbrpf32le"
+    )
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
@@ -107,8 +119,10 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
         wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
         return tone_map(wide.astype(np.float32) / 65535.0, transfer)
     if is_light(frame):
-        wide = scale(frame, width, height, "rgb48le", method).to_ndarray()
-        return _srgb(wide.astype(np.float32) / 65535.0)
+        four = scale(_in_three(frame), width, height, "rgba64le", method).to_ndarray().astype(np.uint16)
+        lit = _srgb(four[..., :3].astype(np.float32) / 65535.0)
+        return over_white(np.concatenate([lit, (four[..., 3:] >> 8).astype(np.uint8)], axis=2))
+    frame = _in_three(frame)
     if has_alpha(frame):
         return over_white(scale(frame, width, height, "rgba", method).to_ndarray())
     return scale(frame, width, height, "rgb24", method).to_ndarray()

@@ -19,6 +19,7 @@ from media.decode.picture import Picture, Scaler, shown
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant
 _USUAL_FPS = 24.0
+_OF_LIGHT = ("hdr", "pfm", "phm")  # Radiance and portable float maps, whose decoders do not say so
 _MOST_LATE = 16
 """Frames that come after later ones, of a file that is not known to be damaged: with more its times are
 wrong."""
@@ -124,7 +125,7 @@ class Pass:
             self._fields = deinterlaced(self.stream)
         if self._has_spare_byte and frames:
             frames = [without_alpha(frame) for frame in frames]
-        if self.facts.codec == "hdr":  # Radiance: its decoder does not say that it holds light
+        if self.facts.codec in _OF_LIGHT:
             for frame in frames:
                 frame.color_trc = LINEAR
         if self._fields:

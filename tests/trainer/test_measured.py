@@ -8,10 +8,10 @@ import torch
 from manifests.errors import IntegrityError, UsageError
 from trainer.config import ModelConfig
 from trainer.config_files import measured_settings
-from trainer.planning import Measure
 from trainer.presets import preset
 from trainer.reports.measured import KernelTime, crossover, kernel_times, measure
-from trainer.training import Fit
+from trainer.verbs.fit import Fit
+from trainer.verbs.plan import Measure
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.loader import Loader, PackReader
 from trainer.data.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
-from trainer.reports.evaluate import Validation, validation_packs
 from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
 from trainer.reports.sheets import Sheets, sheet_path
+from trainer.reports.validation import Validation, validation_packs
 from trainer.run.claim import claim, run_digest
 from trainer.run.folder import CONFIG, Beginning, begun_anew_if_refused
 from trainer.run.loop import Run, tell

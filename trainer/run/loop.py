@@ -24,10 +24,10 @@ from trainer.data.streaming import StreamLoader
 from trainer.model.dit import DiT
 from trainer.model.flow import NoisyPack, add_noise, sums_of
 from trainer.reports.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
-from trainer.reports.evaluate import Validation, evaluate
 from trainer.reports.progress import StepProgress
 from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
+from trainer.reports.validation import Validation, evaluate
 from trainer.run.going_back import GoingBack
 from trainer.run.guard import Guard
 from trainer.run.slow_ranks import LOOK_EVERY, name_slow

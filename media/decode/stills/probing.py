@@ -50,7 +50,12 @@ def probe_image(path: str) -> Probe | None:
                 return None  # FFmpeg knows all ways in which one frame is laid over another
             if image.format == "JPEG2000" and has_deep_samples(path):
                 return None  # Pillow rounds white to black
-            if image.format not in _STILLS or (image.get_format_mimetype() or "").endswith("-sequence"):
+            is_light = image.format == "PPM" and image.mode == "F"  # which Pillow takes for shades
+            if (
+                image.format not in _STILLS
+                or is_light
+                or (image.get_format_mimetype() or "").endswith("-sequence")
+            ):
                 return None
             if image.format == "JPEG" and not image.getexif() and is_stream(path, image.size):
                 return None

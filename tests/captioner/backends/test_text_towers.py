@@ -13,7 +13,7 @@ from captioner.coca.tokenizer import CaptionTokenizer
 from captioner.registry import make_text_encoder
 from manifests.errors import UsageError
 from tests.captioner.backends.tiny_vlm import tokenizer
-from tests.captioner.coca.test_coca import SMALL
+from tests.captioner.coca.small import SMALL
 
 TEXTS = ["a red ball", "A large blue box in a sandy desert, in warm light. The camera pans right.", "x"]
 

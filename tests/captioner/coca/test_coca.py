@@ -18,20 +18,20 @@ from hypothesis import strategies as st
 from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 
-from captioner.coca import stages
 from captioner.coca.abstaining.domain import Domain
 from captioner.coca.abstaining.looks import Looks
 from captioner.coca.checkpoint import save_stage
 from captioner.coca.config import CocaConfig, from_open_clip, tiny
-from captioner.coca.data import Batches, Lesson, changed, film_examples
 from captioner.coca.decoding import Decoding, write, write_uncached
 from captioner.coca.folder import write_folder
 from captioner.coca.inputs import clip_input, input_size, looked_at, normalised
 from captioner.coca.model import VideoCoCa, load_open_clip
-from captioner.coca.stages import fork
 from captioner.coca.stems import RADIUS, matches
 from captioner.coca.tokenizer import END, PAD, START, CaptionTokenizer, ClipTokenizer, batch
-from captioner.coca.training import StageConfig, train_stage
+from captioner.coca.training import stages
+from captioner.coca.training.data import Batches, Lesson, changed, film_examples
+from captioner.coca.training.stage import StageConfig, train_stage
+from captioner.coca.training.stages import fork
 from captioner.gates.slots import compare, new_tallies, read, truth
 from manifests import cli
 from manifests.errors import UsageError

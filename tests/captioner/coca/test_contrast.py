@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from captioner.coca.contrast import Pulls, contrastive
-from captioner.coca.data import Batches, film_examples
 from captioner.coca.model import VideoCoCa
-from captioner.coca.stages import tiny_stages
 from captioner.coca.tokenizer import CaptionTokenizer
-from captioner.coca.training import StageConfig, check_batch, train_stage
+from captioner.coca.training.contrast import Pulls, contrastive
+from captioner.coca.training.data import Batches, film_examples
+from captioner.coca.training.stage import StageConfig, check_batch, train_stage
+from captioner.coca.training.stages import tiny_stages
 from manifests import cli
 from manifests.errors import UsageError
 from tests.captioner.coca.small import SMALL, losses_of

@@ -253,6 +253,36 @@ def test_a_profile_that_is_srgb_by_name_alone_counts_for_what_it_says(tmp_path, 
     assert (shown(tmp_path / "b.png")[0] == np.asarray(patches())).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.pfm", "gbrpf32le"),
+        ("a.pfm", "grayf32le"),
+        ("a.pfm", "grayf32be"),
+        ("a.phm", "gbrpf32le"),
+        ("a.phm", "grayf32le"),
+        ("a.exr", "gbrpf32le"),
+        ("a.exr", "gbrapf32le"),
+        ("a.exr", "grayf32le"),
+        ("a.hdr", "gbrpf32le"),
+    ],
+)
+def test_light_of_float_pictures_gets_the_curve_of_srgb(tmp_path, name, kind):
+    light = np.full((48, 64), 0.2158605, np.float32)  # shade 128
+    light[:, 32:] = 4.0  # brighter than white
+    with av.open(str(tmp_path / name), "w", format="image2") as container:
+        stream = container.add_stream(name[-3:], width=64, height=48, pix_fmt=kind)
+        frame = av.VideoFrame(64, 48, kind)
+        for index, plane in enumerate(frame.planes):
+            plane.update(
+                np.ones_like(light) if index == 3 else light.astype(">f4" if kind.endswith("be") else "<f4")
+            )
+        container.mux([*stream.encode(frame), *stream.encode()])
+    [rgb] = shown(tmp_path / name)
+    assert np.abs(rgb[:, :31].astype(int) - 128).max() <= 2
+    assert rgb[:, 33:].min() == 255
+
+
 @pytest.mark.parametrize(("mantissa", "expected"), [(110, 128), (255, 188), (0, 0)])
 def test_light_of_a_radiance_picture_gets_the_curve_of_srgb(tmp_path, mantissa, expected):
     exponent = 127 if mantissa < 255 else 128  # light of .215 and of 1.0 / 2

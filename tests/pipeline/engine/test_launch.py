@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.captioner.coca.test_coca import losses_of
+from tests.captioner.coca.small import losses_of
 from tests.e2e.commands import run
 
 OPTIONS = ("--films", 24, "--steps", 2, "--batch", 4, "--threads", 1, "--stage", "base")

@@ -22,7 +22,7 @@ from pipeline.stages.caption_summary import caption_summary
 from pipeline.stages.protocol import run_stage
 from pipeline.stages.text import TextStage
 from tests.captioner.backends.chat_server import ANSWER, ChatServer
-from tests.captioner.coca.test_coca import SMALL
+from tests.captioner.coca.small import SMALL
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.presets import preset
 

@@ -13,7 +13,7 @@ from trainer.presets import PRESETS, preset
 from trainer.reports import memory
 from trainer.reports.memory import BLOCK_BYTES, GIB, check_fits, needs
 from trainer.state.optimizers import make_optimizers
-from trainer.training import Fit
+from trainer.verbs.fit import Fit
 
 
 class Kernel(torch.autograd.Function):

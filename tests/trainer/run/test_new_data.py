@@ -14,7 +14,7 @@ from trainer.data.catalogue.held_out import source_of
 from trainer.presets import preset
 from trainer.run.fit import fit
 from trainer.state.checkpoint_files import list_checkpoints, read_state
-from trainer.training import Fit
+from trainer.verbs.fit import Fit
 
 TEST = dataclasses.replace(
     preset("tiny"),

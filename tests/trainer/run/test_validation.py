@@ -10,7 +10,7 @@ from trainer.data.catalogue.catalog import load_catalog, views_of
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
 from trainer.presets import preset
-from trainer.reports.evaluate import texts_of, validation_packs, with_other_texts, within
+from trainer.reports.validation import texts_of, validation_packs, with_other_texts, within
 
 TEST = dataclasses.replace(preset("tiny"), tokens=96, held_out=0.4, is_tensorboard=False)
 

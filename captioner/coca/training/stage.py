@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.coca.contrast import Pulls, of_all
-from captioner.coca.data import Batches, Lesson
 from captioner.coca.inputs import normalised
 from captioner.coca.model import VideoCoCa
 from captioner.coca.tokenizer import PAD, Tokens, batch
+from captioner.coca.training.contrast import Pulls, of_all
+from captioner.coca.training.data import Batches, Lesson
 from learning.loop.gradients import sum_gradients
 from learning.loop.schedules import cosine
 from learning.loop.training import Training, drive

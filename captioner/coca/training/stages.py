@@ -20,13 +20,13 @@ from captioner.coca.abstaining.domain import Domain
 from captioner.coca.abstaining.looks import Looks
 from captioner.coca.checkpoint import load_stage, save_stage
 from captioner.coca.config import PRESETS, CocaConfig
-from captioner.coca.data import Batches, Example, dataset_examples, film_examples
 from captioner.coca.decoding import Decoding
 from captioner.coca.folder import LOOKS, STAGES, CaptionerFolder, read_folder, update_record, write_folder
 from captioner.coca.listening import listen_all
 from captioner.coca.model import VideoCoCa, count_parameters, load_open_clip
 from captioner.coca.tokenizer import CaptionTokenizer, ClipTokenizer, Tokens
-from captioner.coca.training import StageConfig, check_batch, train_stage
+from captioner.coca.training.data import Batches, Example, dataset_examples, film_examples
+from captioner.coca.training.stage import StageConfig, check_batch, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
 from manifests.cli import say

@@ -1,0 +1,1 @@
+"""Training the captioner: examples, the losses of a step, one stage, and all of them."""

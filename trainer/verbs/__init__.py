@@ -1,0 +1,1 @@
+"""The verbs that train, plan and export: their options, and what they start."""
