@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from learning import processes
 from learning.launching import run_processes
+from learning.sharing import shared
 from trainer.config import FitConfig
 from trainer.data.catalogue import catalog as catalogs
 from trainer.data.catalogue import gathering
-from trainer.data.catalogue.sharing import shared
 from trainer.data.packs import pack_settings
 from trainer.data.plan_stream import PlanStream
 
@@ -122,7 +122,7 @@ def work(options: argparse.Namespace) -> None:
     """One process of a node."""
     processes.join()
     before = held_bytes()
-    arrays, told = shared(lambda: gather(options.clips, options.latents))
+    arrays, told = shared("the catalogue", lambda: gather(options.clips, options.latents))
     stats = {"mean": [0.0] * 16, "std": [1.0] * 16}
     catalog = catalogs._catalog(arrays, told, stats)
     rng, begin = np.random.default_rng(processes.dist.get_rank()), time.process_time()

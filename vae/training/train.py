@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from learning.loop.gradients import sum_gradients
 from learning.loop.schedules import cosine
 from learning.loop.training import Training, drive
-from learning.processes import join, summed
+from learning.processes import exchanged, join, summed
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, SEED, SHARE, Ranges, check_ranges
-from manifests.errors import UsageError
+from manifests.errors import RushesError, UsageError
 from vae.grid import pad_to_grid
 from vae.network.model import CausalVAE
 from vae.pixels import as_float
@@ -221,8 +221,15 @@ def train(
 
     Raises:
         Interrupted: a signal asked to stop; what was done is saved.
+        RushesError: the processes hold other clips.
     """
     _, count, device = join()
+    if len(set(exchanged(windows.digest()))) > 1:
+        raise RushesError(
+            "the footage",
+            "was not read alike by all processes",
+            "See which files were passed over on each node, and give all nodes the same.",
+        )
     if is_fresh:
         model.init_highway(first_cells(model, windows.clips, 16384, config.seed))
     model.to(device).train().requires_grad_(True)

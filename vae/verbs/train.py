@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 import tyro
 
 from learning.loop.run_lock import one_at_a_time
 from learning.processes import join
+from learning.sharing import shared
 from learning.stopping import Interrupted
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
@@ -72,6 +74,11 @@ class Train:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def _clips(self) -> list[torch.Tensor]:
+        """Read by one process of each node, and mapped by its others."""
+        found, _ = shared("the clips", lambda: (_named(self._read()), {}), mode="c")
+        return [torch.from_numpy(clip) for clip in found.values()]
+
+    def _read(self) -> list[torch.Tensor]:
         clips = world_clips(self.films, self.train.seed) if self.films else []
         if self.footage:
             left_out = names_in_list(self.without, self.footage) if self.without else set()
@@ -173,3 +180,7 @@ class Train:
         return "rushes train-vae " + shlex.join(
             name + sign + (last_name(value) if "/" in value else value) for name, sign, value in parts
         )
+
+
+def _named(clips: list[torch.Tensor]) -> dict[str, np.ndarray]:
+    return {str(number): clip.numpy() for number, clip in enumerate(clips)}

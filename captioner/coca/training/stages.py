@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from captioner.coca.abstaining.domain import Domain
@@ -29,6 +30,7 @@ from captioner.coca.training.data import Batches, Example, dataset_examples, fil
 from captioner.coca.training.stage import StageConfig, check_batch, train_stage
 from captioner.language.upsample import PhraseUpsampler
 from learning.processes import exchanged, join, wait_for_all
+from learning.sharing import shared
 from manifests.cli import say
 from manifests.errors import RushesError, UsageError
 from manifests.fingerprint import file_sha256
@@ -60,12 +62,23 @@ class Source:
 
         Held out are other clips of the film world, and one in twenty of a dataset's.
         """
-        own = dataset_examples(self.data, self.view, config) if self.data else []
+        own = self._of_dataset(config) if self.data else []
         kept = own[::_HELD_OUT_EVERY][:HELD_OUT_EXAMPLES] if len(own) >= _HELD_OUT_EVERY else []
         out = {id(example) for example in kept}
         return self._films(config) + [
             example for example in own if id(example) not in out
         ], self._held_out_films(config) + kept
+
+    def _of_dataset(self, config: CocaConfig) -> list[Example]:
+        """Decoded by one process of each node, and mapped by its others."""
+
+        def made() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+            found = dataset_examples(self.data, self.view, config)
+            frames = {str(number): example.frames for number, example in enumerate(found)}
+            return frames, {"texts": [example.texts for example in found]}
+
+        frames, told = shared("the examples", made)
+        return [Example(own, texts) for own, texts in zip(frames.values(), told["texts"], strict=True)]
 
     def _films(self, config: CocaConfig) -> list[Example]:
         """Drawn by all processes of a training, a part each, and exchanged."""

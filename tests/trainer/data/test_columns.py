@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from manifests.tables import scans
 from manifests.views import View
-from tests.e2e.commands import ended, together
 from trainer.config import FitConfig
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.catalogue.gathering import members_of
@@ -75,35 +74,3 @@ def test_lists_keep_their_order(pairs):
     found = Lists.of(rows, 6, np.array([value for _, value in pairs], dtype=np.int64))
     for row in range(6):
         assert found[row].tolist() == [value for own, value in pairs if own == row]
-
-
-SHARED = """
-import os, sys, tempfile
-from pathlib import Path
-import numpy as np
-from learning import processes
-from trainer.data.catalogue.sharing import shared
-processes.join()
-made = []
-def make():
-    made.append(1)
-    if sys.argv[1] == "bad":
-        raise ValueError("no such table")
-    return {"a": np.arange(1000), "b": np.array([b"x", b"yy"]), "none": np.zeros(0)}, {"digest": "d"}
-try:
-    arrays, told = shared(make)
-except Exception as error:
-    print(type(error).__name__)
-else:
-    assert arrays["a"].sum() == 499500 and arrays["b"][1] == b"yy" and told == {"digest": "d"}
-    assert isinstance(arrays["a"], np.memmap) and len(arrays["none"]) == 0
-    print(len(made))
-processes.wait_for_all()
-assert not list(Path(tempfile.gettempdir()).glob("rushes-catalogue-*"))
-"""
-
-
-@pytest.mark.parametrize(("how", "said"), [("good", ["1", "0"]), ("bad", ["ValueError", "RushesError"])])
-def test_one_process_of_a_node_makes_it_for_all(tmp_path, how, said):
-    started = together(2, "-c", SHARED, how, TMPDIR=str(tmp_path))
-    assert [out.split() for out, _ in ended(started, 120)] == [[expected] for expected in said]

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from learning.sharing import shared
 from manifests.errors import IntegrityError, UsageError
 from manifests.layout import Dataset
 from manifests.store.shards import Member
 from manifests.views import View
 from trainer.config import FitConfig
 from trainer.data.catalogue.gathering import MEMBER_FIELDS, gathered
-from trainer.data.catalogue.sharing import shared
 from trainer.data.columns import NUMBERS, Arrays, CaptionRows, ClipRows, Lists, MemberRows, Names
 from trainer.data.samples import Sample, SampleTable
 from vae.measuring.stats import corpus_stats
@@ -76,7 +76,7 @@ def load_catalog(
             "the views that are mixed read several latent columns",
             "Mix views that share one; they may differ in all else.",
         )
-    arrays, told = shared(lambda: gathered(dataset, views, config, kept_aside))
+    arrays, told = shared("the catalogue", lambda: gathered(dataset, views, config, kept_aside))
     column = views[0].column("latent")
     stats = corpus_stats(dataset, column)
     if not all(map(math.isfinite, [*stats["mean"], *stats["std"]])):

@@ -11,16 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from learning import processes
 from manifests.errors import RushesError
-from trainer.data.columns import Arrays
 
-_PREFIX = "rushes-catalogue-"
+Arrays = dict[str, np.ndarray]
+_PREFIX = "rushes-shared-"
 _LEFT_S = 24 * 3600.0
 
 
@@ -40,11 +40,17 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
 
 
-def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, dict[str, Any]]:
+def shared(
+    name: str, make: Callable[[], tuple[Arrays, dict[str, Any]]], mode: Literal["r", "c"] = "r"
+) -> tuple[Arrays, dict[str, Any]]:
     """Arrays that one process of each node makes and all of it map, and what else it says of them.
 
     The files are gone from their folder as soon as all have mapped them. A process that is alone keeps what
-    it made.
+    it made. Every process must call.
+
+    Args:
+        name: of what is made, for errors.
+        mode: r: nothing may be written into the arrays; c: what a process writes it alone sees.
 
     Raises:
         RushesError: another process could not make them; it says why.
@@ -69,11 +75,11 @@ def shared(make: Callable[[], tuple[Arrays, dict[str, Any]]]) -> tuple[Arrays, d
         if error:
             raise error
         if any(is_failed for _, _, is_failed in found):
-            raise RushesError("the catalogue", "could not be made", "The process that tried says why.")
+            raise RushesError(name, "could not be made", "The process that tried says why.")
         own = Path(next(path for node, path, _ in found if node == processes.node() and path))
         names, told = json.loads((own / "told.json").read_text())
         mapped = {
-            name: np.load(own / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+            name: np.load(own / f"{number}.npy", mmap_mode=mode, allow_pickle=False)
             for number, name in enumerate(names)
         }
         processes.wait_for_all()
