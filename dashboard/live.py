@@ -21,7 +21,7 @@ from manifests.writing.lease import Holder, is_abandoned, working
 MOST_LISTENERS, _FULL_MS = 32, 60_000
 _EVERY_S = 0.5
 _LOCAL_LOOK_S, _REMOTE_LOOK_S = 0.5, 10.0
-_RUNS_EVERY = 4
+_RUNS_EVERY = 4  # times as long as between looks
 """Looks at the events for one look for a newer run."""
 _KEPT_EVENTS = 200
 _TROUBLE = ("failed", "shard_failed", "died", "error")
@@ -48,7 +48,7 @@ class Tail:
         self._meter = Meter()
         is_local = storage.is_local(dataset.filesystem)
         self._is_local, self._look_s = is_local, _LOCAL_LOOK_S if is_local else _REMOTE_LOOK_S
-        self._looked_at_s, self._looks, self._size = -1e9, 0, -1
+        self._looked_at_s, self._next_runs_s, self._size = -1e9, -1e9, -1
         self._piece, self._at = 0, 0  # of the events, and how far it was read
         self._looking, self._lock = threading.Lock(), threading.Lock()
         self.listeners = 0
@@ -64,12 +64,12 @@ class Tail:
 
     def _follow(self) -> None:
         """Go to the newest run, and read on in it."""
-        if self._looks % _RUNS_EVERY == 0:
+        if time.monotonic() >= self._next_runs_s:
+            self._next_runs_s = time.monotonic() + _RUNS_EVERY * self._look_s
             runs = run_ids(self.dataset)
             if runs and runs[-1] != self.run_id:
                 self._begin(runs[-1])
             self.writer = working(self.dataset)
-        self._looks += 1
         while self.run_id and self._read():
             pass
 

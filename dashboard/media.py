@@ -20,7 +20,7 @@ TYPES = {"poster.jpg": "image/jpeg", "proxy.webm": "video/webm", "latent.png": "
 _FRAME = re.compile(r"^frame\d{3,}\.jpg$")
 _SHARDS = 16
 """Shards whose members are kept, a few hundred kilobytes each."""
-_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+_RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]

@@ -131,9 +131,11 @@ class Site:
         return self._rendered(request, name, data)
 
     def _twin(self, data: dict[str, Any]) -> Response:
-        """A page's data; while the index is built, with how far it is: what is there is not all yet."""
-        progress = self.index.progress
-        return JSONResponse(plain(data if progress is None else {**data, "building": progress}))
+        """A page's data. While the index is built, with how far it is: what is there is not all yet; while
+        the store does not answer or the folder is gone, with `away`, which says so."""
+        progress, away = self.index.progress, self.told(self.index.store.trouble())
+        more = {} if progress is None else {"building": progress}
+        return JSONResponse(plain({**data, **more, **({"away": away} if away else {})}))
 
     def missing(self, text: str) -> HTTPException:
         """What to raise where something is not there, or not known yet."""

@@ -22,7 +22,8 @@ from trainer.config import FitConfig, FlowConfig, ModelConfig
 from trainer.data.loader import Pack
 from trainer.data.packs import pack_settings, plan_epoch
 from trainer.data.samples import SampleTable
-from trainer.data.streaming import StreamedClip, StreamReader, catalog_of
+from trainer.data.tars.clip import StreamedClip
+from trainer.data.tars.streaming import StreamReader, catalog_of
 from trainer.model.dit import DiT
 from trainer.model.flow import add_noise
 from trainer.run.loop import train_step, update_ema

@@ -9,7 +9,7 @@ from experiments.arms import Arm, Budget, trained
 from experiments.films import ASKED, Draw, clips, questions
 from manifests.cli import say
 from trainer.config import FitConfig
-from trainer.data.streaming import StreamReader, catalog_of
+from trainer.data.tars.streaming import StreamReader, catalog_of
 from trainer.judging.accuracy import Answer, Score, score
 from trainer.judging.cases import UNSEEN_PX, Case
 from trainer.judging.run import judge

@@ -20,7 +20,7 @@ from captioner.registry import make_text_encoder
 from learning.weights import write_weights
 from manifests.cli import say
 from manifests.fingerprint import canonical_json
-from trainer.data.streaming import StreamedClip
+from trainer.data.tars.clip import StreamedClip
 from trainer.judging.cases import UNSEEN_PX, Case
 from trainer.sampling.canvas import Canvas
 from vae.pixels import as_float

@@ -92,6 +92,16 @@ def _to_write(uri: str) -> str:
     return uri
 
 
+def check_view_name(name: str) -> None:
+    """
+    Raises:
+        UsageError: no view can have this name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name) or name.startswith("."):
+        step = "Use at most 128 letters, digits, '_', '-', and '.' but in front."
+        raise UsageError(repr(name), "is not a view name", step)
+
+
 class Dataset:
     """A dataset folder, local or on an object store. Opening reads `dataset.json`; `create` writes it.
 
@@ -241,12 +251,7 @@ class Dataset:
         return self.path("tables", table, "plan", f"{name}.parquet")
 
     def view_path(self, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name) or name.startswith("."):
-            raise UsageError(
-                repr(name),
-                "is not a view name",
-                "Use at most 128 letters, digits, '_', '-', and '.' but in front.",
-            )
+        check_view_name(name)
         return self.path("views", f"{name}.json")
 
     @property

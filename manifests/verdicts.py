@@ -41,12 +41,23 @@ def latest(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def unread(lines: Iterable[str]) -> list[int]:
-    """Numbers, from 1, of the lines that hold no verdict: cut off, or with a word that is none."""
+    """Numbers, from 1, of the lines that hold no verdict: cut off, or with a word that is none.
+
+    The dashboard keeps choices between two versions in the same file.
+    """
     return [
         number
         for number, line in enumerate(lines, 1)
-        if line.strip() and not latest([line]) and '"undone"' not in line
+        if line.strip() and not latest([line]) and '"undone"' not in line and not _is_choice(line)
     ]
+
+
+def _is_choice(line: str) -> bool:
+    try:
+        row = json.loads(line)
+        return isinstance(row, dict) and isinstance(row.get("choice"), str) and len(row["versions"]) > 0
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def take_in(dataset: Dataset, path: Path) -> tuple[Column, int, int, list[int]]:

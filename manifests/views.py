@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from manifests import queries
 from manifests.errors import IntegrityError, UsageError
 from manifests.fingerprint import canonical_json
 from manifests.layout import Column, Dataset
+from manifests.sql import predicates, queries
 from manifests.store import storage
 from manifests.store.json_files import read_object
 from manifests.writing.removing import pending
@@ -95,7 +95,7 @@ class View:
         """
         asked = "*" if fields is None else ", ".join(f'"{name}"' for name in fields)
         gone = ", ".join(f"'{name}'" for name in sorted(pending(dataset)) if name.isalnum())
-        queries.check_predicate(self.where, "view predicate")
+        predicates.check_predicate(self.where, "view predicate")
         where = f"({self.where}\n)" + (f" AND source_id NOT IN ({gone})" if gone else "")
         query = f"SELECT {asked} FROM clips WHERE {where} ORDER BY shard, clip_id"
         self.column("preview")

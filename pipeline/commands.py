@@ -18,7 +18,7 @@ import tyro
 from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
-from manifests.layout import Dataset
+from manifests.layout import Dataset, check_view_name
 from manifests.runs.events import Aim
 from manifests.signals import interrupt_on_signals
 from manifests.tables import planned, scans
@@ -117,6 +117,7 @@ class Ingest(IngestConfig):
             return self._dry_run(stages)
         interrupt_on_signals()
         check_address()  # a cluster that is not there leaves nothing behind
+        check_view_name(self.view)
         dataset, found = open_for(self.footage, self.out)
         plan = dataclasses.replace(self.plan, limit=self.limit or self.plan.limit)
         with Lease(dataset), session() as where:
@@ -134,6 +135,7 @@ class Ingest(IngestConfig):
     def _dry_run(self, stages: list[Stage]) -> int:
         """Reads no file and writes nothing."""
         cli.check_lasting(self.out)
+        check_view_name(self.view)
         files = [found.uri for found in list_sources(self.footage)]
         known: set[str] = set()
         shards: dict[str, str] = {str(stage.column): "all" for stage in stages}

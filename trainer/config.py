@@ -314,9 +314,10 @@ def check_guard(config: FitConfig, names: Collection[str]) -> None:
 
 _RANGES: dict[str, Range] = {
     **dict.fromkeys(
-        ("tokens", "packs_per_step", "steps", "save_every", "keep", "sequence_parallel", "ring"),
+        ("packs_per_step", "steps", "save_every", "keep", "sequence_parallel", "ring"),
         (1, FOR_EVER, True),
     ),
+    "tokens": (1, 2**31 - 1, True),
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
     **dict.fromkeys(("cooldown", "image_share", "max_corrupt"), (0, 1, True)),
     **dict.fromkeys(

@@ -114,12 +114,13 @@ class Filters:
         now = tuple(value for value in have if value != word) if word in have else (*have, word)
         return self.query(**{name: joined(now), "after": None})
 
-    def where(self, without: str = "", within: str = "true") -> tuple[str, list[Any]]:
+    def where(self, without: str = "", within: str = "true", clips: str = "clips") -> tuple[str, list[Any]]:
         """A predicate over `clips`, and the values that it binds.
 
         Args:
             without: a field whose own filter is left out.
             within: a predicate on shards, of clips and of all that is known of them.
+            clips: among which the outermost are meant.
         """
         parts, values = [within], list[Any]()
         by_table: dict[str, list[str]] = {"captions": [], "latents": []}
@@ -151,11 +152,11 @@ class Filters:
         if self.outliers:
             sql = FIELDS[self.outliers].sql
             parts.append(
-                f"({sql} < (SELECT quantile_disc({sql}, 0.005) FROM clips) "
-                f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM clips) "
-                f"OR ({sql} IN (SELECT unnest([min({sql}), max({sql})]) FROM clips "
+                f"({sql} < (SELECT quantile_disc({sql}, 0.005) FROM {clips}) "
+                f"OR {sql} > (SELECT quantile_disc({sql}, 0.995) FROM {clips}) "
+                f"OR ({sql} IN (SELECT unnest([min({sql}), max({sql})]) FROM {clips} "
                 f"HAVING count({sql}) < {_FEW} AND min({sql}) < max({sql})) "
-                f"AND {sql} IN (SELECT {sql} FROM clips GROUP BY {sql} HAVING count(*) <= {_ALONE})))"
+                f"AND {sql} IN (SELECT {sql} FROM {clips} GROUP BY {sql} HAVING count(*) <= {_ALONE})))"
             )
         return " AND ".join(parts), values
 
@@ -221,10 +222,11 @@ def key_of(first: Any, clip_id: str) -> str:
 def _key(after: str) -> tuple[Any, str]:
     try:
         first, last = json.loads(after)
-    except (ValueError, TypeError) as error:
+        last.encode()
+        if isinstance(first, bool) or not (first in ("inf", "-inf") or abs(first) < 2**64):
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError("?after=", "is no key of a row", "Take the link to the next page.") from error
-    if not isinstance(last, str) or isinstance(first, (list, dict)) or first is None:
-        raise UsageError("?after=", "is no key of a row", "Take the link to the next page.")
     return float(first) if first in ("inf", "-inf") else first, last
 
 
@@ -232,7 +234,7 @@ def _range(name: str, value: str) -> tuple[float, float]:
     low, dots, high = value.partition("..")
     try:
         found = (float(low) if low else -math.inf), (float(high) if high else math.inf)
-        if not dots or any(math.isnan(limit) for limit in found):
+        if not dots or any(math.isnan(limit) for limit in found) or "inf" in value.lower():
             raise ValueError
     except ValueError as error:
         raise UsageError(

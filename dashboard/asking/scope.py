@@ -10,9 +10,12 @@ import duckdb
 from dashboard.index.coding import CODED, Coding, literal
 from dashboard.index.index import Index
 from dashboard.index.profiles import PROFILED, Codes
+from dashboard.index.tables import LEFT_OUT
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Column
-from manifests.queries import check_predicate, speaks_of_licences, with_licences
+from manifests.schemas import TABLES
+from manifests.sql.predicates import check_predicate, named
+from manifests.sql.queries import OF_SOURCES, speaks_of_licences, with_licences
 from manifests.store import storage
 from manifests.views import View
 from manifests.writing.removing import pending
@@ -66,6 +69,11 @@ class Scope:
     def tables(self) -> str:
         """`WITH` and the tables of this scope; what follows is a query over them."""
         return self._with({table: self._of(table) for table in _MADE_BY})
+
+    @property
+    def clips(self) -> str:
+        """A query for the clips of its version, whatever its predicate says."""
+        return self._of("clips")
 
     def coded(self, index: Index) -> Coded:
         """What is counted by."""
@@ -170,10 +178,17 @@ class Scopes:
         versions = {key: str(column) for key, column in view.columns.items()}
         try:
             check_predicate(view.where, "the predicate")
-            where = _with_takedowns(view.where, gone)
-            return Scope(name, versions, where=view.where).leaving_out(self._index, where)
+            scope = Scope(name, versions, where=view.where)
+            if _is_of_index(view.where):
+                return scope.leaving_out(self._index, _with_takedowns(view.where, gone))
+            clips = self._index.store.ask(
+                lambda: view.clips(self._index.dataset, ["clip_id"]), f"clips of {name}"
+            )
+            return replace(scope, out=self._index.all_but(scope.clips, clips))
         except UsageError as error:
             return Scope(name, versions, problem=f"its predicate cannot be used: {error.cause}")
+        except (RushesError, OSError) as error:
+            return Scope(name, versions, problem=f"its clips cannot be read: {error}")
         except duckdb.Error as error:
             first = str(error).splitlines()[0]
             return Scope(name, versions, problem=f"its predicate cannot be used: {first}")
@@ -199,6 +214,19 @@ class Scopes:
             "WHERE version <> 'plan' GROUP BY 1 ORDER BY made"
         )
         return Scope(NEWEST, {Column.parse(row["version"]).name: row["version"] for row in rows})
+
+
+def _is_of_index(where: str) -> bool:
+    """Whether a predicate means the same over the index as over the dataset's own tables.
+
+    The index has columns of its own and lacks some, and other tables of it are of all versions.
+    """
+    said = named(f"SELECT 1 FROM clips WHERE ({where}\n)")
+    if not said.tables <= _MADE_BY.keys():
+        return False
+    lacking = {field for table in said.tables for field in LEFT_OUT.get(table, ())}
+    stored = {field for table in said.tables for field, _, _ in TABLES[table]} | set(OF_SOURCES)
+    return said.fields <= stored - lacking
 
 
 def _with_takedowns(where: str, gone: list[str]) -> str:

@@ -192,7 +192,19 @@ class Index:
         """
         if where == "true":
             return ""
-        asked = f"{clips} WHERE NOT coalesce(({where}\n), false)"
+        return self._keys_of(f"{clips} WHERE NOT coalesce(({where}\n), false)")
+
+    def all_but(self, clips: str, kept: pa.Table) -> str:
+        """As `left_out`, of all clips of a query but those whose `clip_id` is in a table."""
+        ids = sorted(kept["clip_id"].to_pylist())
+        name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
+        with self._lock, self._root.cursor() as cursor:
+            cursor.register("given", kept)
+            cursor.execute(f"CREATE OR REPLACE TABLE memory.main.kept_{name} AS SELECT clip_id FROM given")
+        return self._keys_of(f"SELECT key FROM ({clips}) ANTI JOIN memory.main.kept_{name} USING (clip_id)")
+
+    def _keys_of(self, asked: str) -> str:
+        """Name of a table with what a query gives."""
         name = f"out_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
         with self._lock:
             if self._left_out.get(name) != self.changes:

@@ -22,7 +22,7 @@ from manifests.tables import parts, planned
 from manifests.tables.records import each_record, part_of
 
 BATCH_COMMITS = 500
-_LEFT_OUT = {
+LEFT_OUT: dict[str, set[str]] = {
     "sources": {"timed_captions_json", "metadata_json"},
     "clips": {"timed_captions_json"},
     "latents": {"slab_offset", "slab_crc32"},
@@ -67,7 +67,7 @@ def fields(name: str) -> list[tuple[str, pa.DataType]]:
     """Names and types of a table's fields."""
     if name in _FIELDS:
         return _FIELDS[name]
-    known = [(field, kind) for field, kind, _ in TABLES[name] if field not in _LEFT_OUT.get(name, ())]
+    known = [(field, kind) for field, kind, _ in TABLES[name] if field not in LEFT_OUT.get(name, ())]
     own = {"clips": [("seconds", pa.float64())], "captions": [("low", pa.string())]}.get(name, [])
     own = [*own, *([("key", pa.uint64())] if name in KEYED else [])]
     return [*known, *own, ("version", pa.string()), *([("commit", pa.int32())] if name != "clips" else [])]

@@ -186,7 +186,7 @@ def add(app: FastAPI, site: Site) -> None:
                 "measures": MEASURES,
                 "told": {known.name: _limits_of(filters, known.name) for known in MEASURES},
                 "side": side(site, scope, filters) if is_side else None,
-                "predicate": both(scope.where, saved_as(filters)),
+                "predicate": both(scope.where, saved_as(filters, scope.where)),
             }
         return site.page(request, "clips.html", data, scope)
 
@@ -213,15 +213,25 @@ def both(*predicates: str) -> str:
     return " AND ".join(meant) or "true"
 
 
-def saved_as(filters: Filters) -> str:
-    """The filters as a predicate over the dataset's own tables, values written out: for SQL and a view."""
-    where, values = filters.where()
+_MEANT = "\0clips"
+"""Stands for the clips that a view keeps, until all else is written out."""
+
+
+def saved_as(filters: Filters, of_view: str = "true") -> str:
+    """The filters as a predicate over the dataset's own tables, values written out: for SQL and a view.
+
+    Args:
+        of_view: the predicate of the clips among which outliers are meant.
+    """
+    where, values = filters.where(clips=_MEANT)
     where = where.removeprefix("true AND ").replace(
         "key IN (SELECT key FROM", "clip_id IN (SELECT clip_id FROM"
     )
     where = where.replace('"seconds"', "(end_s - start_s)").replace("contains(low,", "contains(lower(text),")
     parts = where.split("?")  # the index alone has seconds, keys and texts in lower case
-    return parts[0] + "".join(_literal(value) + part for value, part in zip(values, parts[1:], strict=True))
+    said = parts[0] + "".join(_literal(value) + part for value, part in zip(values, parts[1:], strict=True))
+    meant = "clips" if of_view in ("", "true") else f"(SELECT * FROM clips WHERE {of_view}\n)"
+    return said.replace(_MEANT, meant)
 
 
 def _literal(value: Any) -> str:

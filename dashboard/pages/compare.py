@@ -10,9 +10,10 @@ from typing import Any
 
 from dashboard.asking.scope import Scope
 from dashboard.site import Site
-from dashboard.verdicts import CHOICES
+from dashboard.verdicts import CHOICES, name_of
 from manifests.errors import UsageError
 from manifests.intervals import wilson
+from manifests.text import valid
 
 _STRATUM = "coalesce(c.camera, 'image') || ', ' || CASE WHEN c.seconds < 4 THEN 'short' ELSE 'long' END"
 
@@ -93,7 +94,7 @@ def judged(site: Site, given: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         UsageError: it is no choice.
     """
-    choice, pair = given.get("verdict"), [str(given["left"]), str(given["right"])]
+    choice, pair = given.get("verdict"), [valid(str(given[side])) for side in ("left", "right")]
     if choice not in (*CHOICES, "undone"):
         raise UsageError("the choice", f"is none of {', '.join(CHOICES)}", "Press 1, 2, 3 or 4.")
     known = {
@@ -106,7 +107,7 @@ def judged(site: Site, given: dict[str, Any]) -> dict[str, Any] | None:
         return None
     better = {"left": pair[0], "right": pair[1]}.get(str(choice), "")
     return {
-        "who": str(given.get("who") or "me")[:80],
+        "who": name_of(given.get("who")),
         "clip_id": known[pair[0]]["clip_id"],
         "versions": sorted(row["version"] for row in known.values()),
         "choice": choice,

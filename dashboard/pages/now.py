@@ -33,7 +33,9 @@ def funnel(site: Site, scope: Scope) -> list[dict[str, Any]]:
     sources, planned = site.kept.once("sources", lambda: _sources(site))
     rows = [{"column": "plan", "unit": "files", "shards": planned, "of": planned, "bytes": 0, **_in(sources)}]
     found = site.index.rows(
-        f"{scope.tables} SELECT version AS column, count(*) AS shards, sum(num_in)::BIGINT AS in_, "
+        f"{scope.tables} SELECT version AS column, "
+        "count(*) FILTER (shard IN (SELECT shard FROM segments))::BIGINT AS shards, "
+        "sum(num_in)::BIGINT AS in_, "
         "sum(num_kept)::BIGINT AS kept, sum(num_dropped)::BIGINT AS dropped, "
         "sum(num_failed)::BIGINT AS failed, "
         "coalesce(sum(tar_bytes), 0)::BIGINT AS bytes FROM shards GROUP BY 1"
@@ -123,13 +125,20 @@ def before_its_run(site: Site, pace: Pace, told: Callable[[float | None], str]) 
 
 
 def sentence(
-    pace: Pace, grid: Grid, num_failed: int, silent: str, is_building: bool = False, writing: str = ""
+    pace: Pace,
+    grid: Grid,
+    num_failed: int,
+    silent: str,
+    is_building: bool = False,
+    writing: str = "",
+    away: str = "",
 ) -> str:
     """How it stands, in one line.
 
     Args:
         writing: what there is to say of a writer whose run has not begun.
         is_building: the first index is being built: nothing is known yet.
+        away: what there is to say of a store or a folder that does not answer.
     """
     if writing:
         said = writing
@@ -146,6 +155,8 @@ def sentence(
     corrupt = grid.count("corrupt")
     if is_building:
         return f"{said}; the index is being built: what is there is not known yet."
+    if away:
+        return f"{said}; {away}."
     said += f"; {corrupt} shard columns corrupt" if corrupt else "; nothing corrupt"
     items = "1 item" if num_failed == 1 else f"{num_failed:,} items"
     return f"{said}; {items} failed." if num_failed else f"{said}; nothing failed."
@@ -195,6 +206,7 @@ def state_of(site: Site, scope: Scope, silent: Callable[[float | None], str]) ->
             silent(pace.silent_since_s),
             is_building=site.index.progress is not None and not site.index.num_commits,
             writing=before_its_run(site, pace, silent),
+            away=site.index.store.trouble(),
         ),
         "run": site.tail.run_id,
         "state": pace.state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -46,11 +47,19 @@ def check_lasting(address: str) -> None:
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that does not last, or can neither be made nor written to."""
     check_lasting(str(folder))
+    _check_no_address(folder)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(str(there), "is a file, and a folder is needed", "Name a folder you may write to.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(str(there), "may not be written to", "Name a folder you may write to.")
+
+
+def _check_no_address(path: Path) -> None:
+    """Refuse s3://bucket/x, of which a path makes a folder `s3:` here."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", path.parts[0] if path.parts else ""):
+        why = "is an address, and a place on this machine is needed"
+        raise UsageError(str(path), why, "Write to one, and copy it there.")
 
 
 def check_own(folder: Path, names: Collection[str]) -> None:
@@ -97,6 +106,7 @@ def check_new(*paths: Path | None, is_overwriting: bool = False) -> None:
     for path in paths:
         if path is None:
             continue
+        _check_no_address(path)
         if path.is_dir():
             raise UsageError(str(path), "is a folder", "Name a file.")
         if path.exists() and not is_overwriting:

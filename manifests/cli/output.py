@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import unicodedata
@@ -57,7 +58,16 @@ def print_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     import json
 
-    print(json.dumps(shown_json(value), indent=2, default=_plain))
+    print(json.dumps(_finite(shown_json(value)), indent=2, default=_plain, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _plain(value: Any) -> str:

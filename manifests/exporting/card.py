@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.queries import OF_SOURCES
 from manifests.schemas import TABLES
+from manifests.sql.queries import OF_SOURCES
 
 _MEDIA = {"jpg": "image", "webm": "video", "safetensors": "binary"}
 _WORDS = """# Clips with captions{more}

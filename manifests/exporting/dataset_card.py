@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests import queries, snapshots
+from manifests import snapshots
 from manifests.errors import UsageError
 from manifests.layout import Dataset
 from manifests.runs.events import run_ids
+from manifests.sql import queries
 from manifests.store.json_files import read_object
 from manifests.tables import scans
 from manifests.views import View

@@ -60,9 +60,15 @@ def export_tables(
         Rows by table; tables without rows are not written.
 
     Raises:
-        UsageError: the library is missing, something is there already, or another process exports to the
-            folder.
+        UsageError: the library is missing, something is there already, the folder's name is none that it
+            can write, or another process exports to it.
     """
+    if to == "iceberg" and (odd := sorted(set("?#%") & set(str(out.resolve())))):
+        raise UsageError(
+            str(out),
+            f"has {odd[0]} in its path, which addresses of Iceberg give another meaning",
+            "Name another folder.",
+        )
     try:
         kept = view.kept(dataset)  # a view that cannot be read replaces nothing
         if not kept:
@@ -103,7 +109,7 @@ def _settled(out: Path) -> Iterator[None]:
     """Of an export that fails or is stopped nothing is left, and the one before is back.
 
     Raises:
-        OSError: the disk is full, in whatever words a library says so.
+        OSError: the disk is full or a file too large, in whatever words a library says so.
     """
     try:
         yield
@@ -111,9 +117,11 @@ def _settled(out: Path) -> Iterator[None]:
             _note(out, _WRITTEN)
     except BaseException as error:
         _settle(out)
-        is_full = os.strerror(errno.ENOSPC).lower() in str(error).lower() or "disk is full" in str(error)
-        if is_full or getattr(error, "errno", None) == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        for number in (errno.ENOSPC, errno.EFBIG):
+            said = os.strerror(number).lower() in str(error).lower()
+            said = said or (number == errno.ENOSPC and "disk is full" in str(error))
+            if said or getattr(error, "errno", None) == number:
+                raise OSError(number, os.strerror(number), str(out)) from error
         raise
     _settle(out)
 
@@ -273,15 +281,17 @@ def _lance(out: Path) -> Write:
 
 def _iceberg(out: Path) -> Write:
     from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy import URL
 
     root = out.resolve()
-    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{root / 'catalog.db'}", warehouse=root.as_uri())
+    file = URL.create("sqlite", database=str(root / "catalog.db")).render_as_string()
+    catalog = SqlCatalog(NAMESPACE, uri=file, warehouse=f"file://{root}")
     catalog.create_namespace(NAMESPACE)
 
     def write(name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> int:
         count, table = 0, None
         for part in parts:
-            address = f"{(root / NAMESPACE / name).as_uri()}"
+            address = f"file://{root / NAMESPACE / name}"  # its readers take %20 for three letters
             table = table or catalog.create_table(f"{NAMESPACE}.{name}", schema=schema, location=address)
             table.append(part)
             count += part.num_rows

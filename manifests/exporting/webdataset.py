@@ -21,8 +21,8 @@ from pathlib import Path
 from manifests.errors import UsageError
 from manifests.exporting.card import card, full
 from manifests.layout import EXPORT_MARK, Dataset
-from manifests.queries import OF_SOURCES
 from manifests.runs.events import ingest_settings
+from manifests.sql.queries import OF_SOURCES
 from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import records, scans
@@ -76,6 +76,18 @@ def _best(captions: list[dict]) -> str:
     return ranked[0]["text"] if ranked else ""
 
 
+def check_outside(out: Path) -> None:
+    """Refuse a folder in a dataset, whose takedowns would not reach what is exported there.
+
+    Raises:
+        UsageError: it is one, or its name leads there.
+    """
+    place = out.resolve()
+    for folder in (place, *place.parents):
+        if (folder / "dataset.json").exists():
+            raise UsageError(str(out), f"lies in the dataset {folder}", "Name a new folder.")
+
+
 def _check_own(out: Path) -> None:
     """Refuse a folder that is not for an export alone: the next ingest would take its tars for footage.
 
@@ -83,9 +95,7 @@ def _check_own(out: Path) -> None:
         UsageError: it holds something else, or lies in a dataset.
     """
     step = "Name a new folder."
-    for folder in (out.absolute(), *out.absolute().parents):
-        if (folder / "dataset.json").exists():
-            raise UsageError(str(out), f"lies in the dataset {folder}", step)
+    check_outside(out)
     is_new = out.is_dir() and not (out / EXPORT_MARK).exists()
     others = [path.name for path in out.iterdir() if not is_own(path)] if is_new else []
     if others:

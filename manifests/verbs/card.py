@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from manifests import cli
-from manifests.errors import UsageError
 from manifests.exporting.dataset_card import dataset_card
 from manifests.layout import Dataset
 from manifests.store import storage
@@ -39,9 +38,7 @@ class Card:
         if self.out is None:
             print(text, end="")
             return cli.DONE
-        cli.check_lasting(str(self.out))
-        if self.out.exists() and not self.overwrite:
-            raise UsageError(str(self.out), "exists", "Name another file, or add --overwrite.")
+        cli.check_new(self.out, is_overwriting=self.overwrite)
         storage.write_local(self.out, text.encode())
         print(self.out)
         return cli.DONE

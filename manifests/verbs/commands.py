@@ -14,7 +14,7 @@ from manifests import cli, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
-from manifests.exporting.webdataset import export_webdataset, is_own, is_unfinished
+from manifests.exporting.webdataset import check_outside, export_webdataset, is_own, is_unfinished
 from manifests.layout import Column, Dataset
 from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.runs.events import read_events, run_ids, told
@@ -160,9 +160,9 @@ class Export:
     def run(self) -> int:
         dataset = Dataset(self.dataset)
         view = View.load(dataset, self.view)
+        check_outside(self.out)
         cli.writable(self.out)
         if self.to != "webdataset":
-            self.out.mkdir(parents=True, exist_ok=True)
             counts = export_tables(dataset, view, self.out, self.to, self.overwrite)
             cli.print_table(
                 f"{self.to} tables in {self.out}", ["table", "rows"], list(map(list, counts.items()))

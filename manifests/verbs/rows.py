@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.sql import queries
 from manifests.tables import records, scans
 from manifests.verbs.commands import Folder
 from manifests.views import MADE_BY, View

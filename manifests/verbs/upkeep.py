@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from manifests import cli, queries, snapshots
+from manifests import cli, snapshots
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
 from manifests.runs.elsewhere import noted_trainings
+from manifests.sql import predicates, queries
 from manifests.store import storage
 from manifests.tables import scans
 from manifests.text import may_let_in, spelt, split_user
@@ -233,7 +234,7 @@ class Remove:
             UsageError: a word names none, or the predicate is none.
         """
         if self.where:
-            queries.check_predicate(self.where, "--where")
+            predicates.check_predicate(self.where, "--where")
         words = [*self.source, *map(spelt, self.source)]
         listed = ", ".join("'" + word.replace("'", "''") + "'" for word in words)
         named = f"source_id IN ({listed}) OR uri IN ({listed})" if listed else "false"

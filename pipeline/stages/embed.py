@@ -73,6 +73,8 @@ class Embed:
             units, counts = self.encoder.units(pictures), [len(own) for own in picks]
             means = [own.mean(0) for own in np.split(units, np.cumsum(counts)[:-1])]
             vectors = [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
+            if not np.isfinite(vectors).all():
+                raise ValueError("its embedding is not finite")
             return [
                 {"clip_id": clip["clip_id"], "shard": shard, "num_frames": count, "vector": vector.tolist()}
                 for clip, count, vector in zip(batch, counts, vectors, strict=True)

@@ -132,16 +132,27 @@ class TextStage:
             with journal.item(*group, limit_s=_PART_LIMIT_S):
                 try:
                     texts = list(dict.fromkeys(text for clip_id in group for text in clips[clip_id]))
-                    known = dict(zip(texts, self.encoder.encode(texts), strict=True))
+                    known = self._encoded(texts)
                     found |= dict.fromkeys(group, known)
                 except Exception:  # noqa: BLE001 - whose fault it is shows when each is encoded alone
                     for clip_id in group:
                         found[clip_id] = self._encode_one(clips[clip_id])
         return found
 
+    def _encoded(self, texts: list[str]) -> dict[str, Tensor]:
+        """
+        Raises:
+            ValueError: an embedding is not finite: a step of a training that read it would be lost.
+        """
+        found = dict(zip(texts, self.encoder.encode(texts), strict=True))
+        for text, embedding in found.items():
+            if not embedding.isfinite().all():
+                raise ValueError(f"the embedding of {text[:60]!r} is not finite")
+        return found
+
     def _encode_one(self, texts: list[str]) -> dict[str, Tensor] | Failure:
         try:
-            return dict(zip(texts, self.encoder.encode(texts), strict=True))
+            return self._encoded(texts)
         except Exception as error:  # noqa: BLE001 - this clip fails, the others go on
             return Failure(*blame(error))
 

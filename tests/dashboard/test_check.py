@@ -139,6 +139,20 @@ def test_a_choice_of_another_tab_is_not_written_over(judging):
     assert len(path.read_text().splitlines()) == 1
 
 
+def test_a_choice_is_kept_under_the_name_that_is_asked_for_and_odd_ones_are_none(judging):
+    client, path = judging
+    a, b = client.get("/check.json?view=newest").json()["versions"][:2]
+    asked = f"/check.json?view=newest&a={a}&b={b}&who=ann"
+    pair = client.get(asked).json()["pair"]
+    given = {name: pair[name]["caption_id"] for name in ("left", "right")}
+    assert client.post("/check", json=given | {"verdict": "left", "who": " ann "}).status_code == 200
+    assert [json.loads(line)["who"] for line in path.read_text().splitlines()] == ["ann"]
+    then = client.get(asked).json()["pair"]
+    assert then is None or then["left"]["caption_id"] not in given.values()
+    body = '{"left": "\\ud800", "right": "x", "verdict": "left"}'
+    assert client.post("/check", content=body).status_code in (400, 404)
+
+
 def test_a_file_that_cannot_be_written_is_told_before_a_verdict_is_given(eventful, tmp_path, judging):
     with pytest.raises(UsageError, match="cannot be written"):
         make_app(eventful.uri, tmp_path / "other", verdicts=Path("/proc/nope/v.jsonl"))

@@ -26,8 +26,9 @@ from dashboard.pages.clips import COLUMNS
 from dashboard.pages.exports import _parquet
 from dashboard.security import Access
 from dashboard.states import STATES
-from manifests import cli, queries
+from manifests import cli
 from manifests.layout import Column
+from manifests.sql import queries
 from manifests.tables import records, scans
 from manifests.verdicts import take_in
 from manifests.views import View

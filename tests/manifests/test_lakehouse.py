@@ -266,3 +266,55 @@ def test_killed_at_any_step_an_export_is_the_one_before_or_the_new_one(copy, tmp
     assert cli.main(arguments=words) == cli.USAGE
     assert opened("lance", out) == whole
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["my tables", "ä 'b' +c"])
+def test_iceberg_lies_in_the_folder_that_was_named(half, tmp_path, name):
+    dataset, view = half
+    out = tmp_path / "of" / name
+    words = ["export", dataset.uri, "--view", "videos", "--to", "iceberg", "--out", str(out)]
+    assert cli.main(arguments=words) == cli.DONE
+    assert [path.name for path in (tmp_path / "of").iterdir()] == [name]
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    catalog = SqlCatalog(NAMESPACE, uri=f"sqlite:///{out / 'catalog.db'}")
+    rows = catalog.load_table(f"{NAMESPACE}.clips").scan().to_arrow().to_pylist()
+    assert {row["clip_id"] for row in rows} == view.kept(dataset)
+    assert cli.main(arguments=[*words, "--overwrite"]) == cli.DONE
+
+
+@pytest.mark.parametrize("name", ["what?", "a#b", "a%20b"])
+def test_iceberg_in_a_folder_that_its_addresses_cannot_name_is_refused(half, tmp_path, capsys, name):
+    dataset, _ = half
+    (tmp_path / name).mkdir()
+    words = ["export", dataset.uri, "--to", "iceberg", "--out", str(tmp_path / name)]
+    assert cli.main(arguments=words) == cli.USAGE
+    assert "Name another folder" in capsys.readouterr().err and not list((tmp_path / name).iterdir())
+
+
+@pytest.mark.parametrize("to", ["lance", "iceberg", "webdataset"])
+@pytest.mark.parametrize("place", ["ds/tables/own", "link/own", "ds"])
+def test_nothing_is_exported_into_a_dataset(copy, tmp_path, capsys, to, place):
+    """A takedown would not reach it."""
+    (tmp_path / "link").symlink_to(Path(copy.uri) / "views")
+    before = sorted(path for path in Path(copy.uri).rglob("*"))
+    words = ["export", copy.uri, "--to", to, "--out", str(tmp_path / place)]
+    assert cli.main(arguments=words) == cli.USAGE
+    assert "lies in the dataset" in capsys.readouterr().err
+    assert sorted(path for path in Path(copy.uri).rglob("*")) == before
+
+
+def test_a_name_that_leads_out_of_a_dataset_again_is_none_in_it(copy, tmp_path):
+    out = Path(copy.uri) / ".." / "beside"
+    assert cli.main(arguments=["export", copy.uri, "--to", "lance", "--out", str(out)]) == cli.DONE
+    assert (tmp_path / "beside" / "clips.lance").is_dir()
+
+
+@pytest.mark.parametrize("verb", [["export"], ["export", "--to", "lance"], ["card"]])
+def test_an_address_is_no_folder(copy, tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    for address in ("s3://bucket/tars", "gs://b/x", "file:///tmp/x"):
+        words = [verb[0], copy.uri, *verb[1:], "--out", address]
+        assert cli.main(arguments=words) == cli.USAGE
+        assert "is an address" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ds"]

@@ -5,12 +5,13 @@ import duckdb
 import pytest
 import webdataset
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.cli.frame import main
 from manifests.errors import IntegrityError, RushesError, UsageError
 from manifests.exporting.webdataset import export_webdataset
 from manifests.layout import Column, Dataset
 from manifests.schemas import TABLES, to_table
+from manifests.sql import queries
 from manifests.tables import scans
 from manifests.verbs import rows as row_verbs
 from manifests.views import View

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from manifests.cli import INTERRUPTED, frame
-from manifests.queries import _stoppable
+from manifests.sql.queries import _stoppable
 
 ENDLESS = "select sum(a.num_frames) from clips a, range(1000000000) b, range(100000) c"
 

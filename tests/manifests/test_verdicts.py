@@ -8,6 +8,7 @@ import pytest
 
 from manifests import cli
 from manifests.tables import scans
+from manifests.verdicts import unread
 from manifests.verify import verify
 from manifests.views import View
 from manifests.writing.removing import remove
@@ -77,3 +78,9 @@ def test_lines_that_hold_none_are_told(judged, capsys):
         f"{len(lines) - 7} lines of {path} hold none (line 7, 8, " in said
     )  # the six, and one with odd signs
     assert "right, minor, wrong, unsure" in said
+
+
+def test_choices_between_versions_lie_in_the_same_file_and_are_no_bad_lines():
+    choice = {"who": "ann", "clip_id": "c", "versions": ["a", "b"], "choice": "left", "better": "a"}
+    odd = json.dumps({**choice, "choice": 3})
+    assert unread([json.dumps(choice), odd, "{}", "[]", "", "nonsense"]) == [2, 3, 4, 6]

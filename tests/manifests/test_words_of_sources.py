@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 
-from manifests import cli, queries
+from manifests import cli
 from manifests.exporting.webdataset import _said_of_sources
 from manifests.layout import Column, Dataset
+from manifests.sql import queries
 from manifests.tables import scans
 from manifests.verdicts import unread
 from manifests.views import View

@@ -13,7 +13,7 @@ import numpy as np
 
 from manifests.errors import UsageError
 from trainer.config import FitConfig, StageConfig
-from trainer.data.packs import PackSettings, pack_settings
+from trainer.data.packs import PackSettings, check_frames, pack_settings
 from trainer.data.plan_stream import Deal, PlanStream
 from trainer.data.samples import Sample, SampleTable, Size
 
@@ -31,9 +31,17 @@ class Stage:
 
 
 def stage_table(
-    table: SampleTable, stage: StageConfig, patch: Size, factor_t: int, is_covering: bool = True
+    table: SampleTable,
+    stage: StageConfig,
+    patch: Size,
+    factor_t: int,
+    is_covering: bool = True,
+    number: int = 1,
 ) -> SampleTable:
     """The samples of a stage, with their weights and the most latents of each to show at once.
+
+    Args:
+        number: of the stage, for errors.
 
     Raises:
         UsageError: it leaves none.
@@ -47,7 +55,7 @@ def stage_table(
         keep &= is_image
     if not keep.any():
         raise UsageError(
-            f"stage {stage}",
+            f"stage {number}",
             f"leaves none of {len(table)} samples",
             "Widen its rates, or its share of images.",
         )
@@ -81,7 +89,8 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
     """The stages of a run; one without an end comes last.
 
     Raises:
-        UsageError: a stage before the last has no number of steps, or one leaves no sample.
+        UsageError: a stage before the last has no number of steps, one leaves no sample, or one has a limit
+            that a frame exceeds.
     """
     wanted = list(config.stages) or [StageConfig(image_share=config.image_share)]
     found, first = [], 0
@@ -90,12 +99,11 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
             raise UsageError(
                 f"stage {index + 1}", "has no number of steps", "Only the last may go on to the end."
             )
-        own = stage_table(table, stage, config.model.patch, factor_t, config.long_clips == "cover")
-        found.append(
-            Stage(
-                first, own, replace(pack_settings(config), max_tokens=stage.max_tokens), len(table) - len(own)
-            )
-        )
+        is_covering = config.long_clips == "cover"
+        own = stage_table(table, stage, config.model.patch, factor_t, is_covering, index + 1)
+        settings = replace(pack_settings(config), max_tokens=stage.max_tokens)
+        check_frames(own, settings, index + 1)
+        found.append(Stage(first, own, settings, len(table) - len(own)))
         first += stage.steps
     return found
 

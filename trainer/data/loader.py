@@ -110,7 +110,7 @@ class PackReader:
     """Reads the samples of a pack and lays them end to end.
 
     Args:
-        dataset: None for a reader that has its bytes from elsewhere (trainer/data/streaming.py).
+        dataset: None for a reader that has its bytes from elsewhere (trainer/data/tars/streaming.py).
         cache: where ranges of an object store are kept; None: they are fetched each time.
     """
 
@@ -187,12 +187,20 @@ class PackReader:
         """The caption drawn for a sample: its embedding [L, Dt] and its kind.
 
         If it is dropped or there is none, one row of zeros (the null text) and "none".
+
+        Raises:
+            IntegrityError: it is not finite.
         """
         captions = self.captions_of(sample)
         index = draw([(kind, source) for _, kind, source in captions], self.mixing, rng)
         if index is None or rng.random() < dropout:
             return torch.zeros(1, self.catalog.text_width, dtype=TEXT_DTYPE), "none"
-        return self.embedding(sample, captions[index][0]), captions[index][1]
+        name, kind, _ = captions[index]
+        found = self.embedding(sample, name)
+        if not found.isfinite().all():
+            why = f"its embedding of caption {name} is not finite"
+            raise IntegrityError(sample.clip_id, why, "Make its texts again.")
+        return found, kind
 
     def read(self, samples: list[Sample], epoch: int, is_for_validation: bool = False) -> Pack:
         """Read the samples of one pack, one after the other.

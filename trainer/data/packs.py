@@ -275,6 +275,26 @@ class StepPlanner:
         return np.add.reduceat(tokens * (1 + tokens * self.settings.attention_cost), begins)
 
 
+def check_frames(table: SampleTable, settings: PackSettings, stage: int = 0) -> None:
+    """
+    Args:
+        stage: number of the stage whose samples they are, from 1.
+
+    Raises:
+        UsageError: one latent frame of a sample alone exceeds the budget.
+    """
+    limit, per_frame = settings.limit, table.per_frame(settings.patch)
+    if settings.is_cropping or not (over := np.flatnonzero(per_frame > limit)).size:
+        return
+    is_of_stage = stage and limit < settings.budget
+    raise UsageError(
+        f"max_tokens of stage {stage}" if is_of_stage else "--tokens",
+        f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip "
+        f"{table.clip_ids[over[0]]} needs; {over.size} clips exceed the budget",
+        "Raise it, encode at fewer pixels, or give --oversize window to show a part of such frames.",
+    )
+
+
 def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[Chosen]:
     """The steps of an epoch, every sample exactly as often as its weight says: once, if it has none.
 
@@ -285,15 +305,7 @@ def plan_steps(plan: EpochPlan, settings: PackSettings, epoch: int) -> Iterator[
     Raises:
         UsageError: one latent frame of a sample alone exceeds the budget.
     """
-    table, limit = plan.table, settings.limit
-    per_frame = table.per_frame(settings.patch)
-    if not settings.is_cropping and (over := np.flatnonzero(per_frame > limit)).size:
-        raise UsageError(
-            "--tokens",
-            f"{limit} are fewer than the {per_frame[over[0]]} that one frame of clip "
-            f"{table.clip_ids[over[0]]} needs; {over.size} clips exceed the budget",
-            "Raise it, encode at fewer pixels, or give --oversize window to show a part of such frames.",
-        )
+    check_frames(plan.table, settings)
     return StepPlanner(plan, settings, epoch).steps()
 
 

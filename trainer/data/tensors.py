@@ -29,11 +29,12 @@ DTYPES = {
 _HEADER_LIMIT = 1 << 20
 
 
-def tensors_in(data: np.ndarray, where: str) -> dict[str, Tensor]:
+def tensors_in(data: np.ndarray, where: str, step: str = AGAIN) -> dict[str, Tensor]:
     """Views into `data` [bytes] uint8, by name; they live as long as its bytes are left alone.
 
     Args:
         where: what to call the source in an error.
+        step: what to do then.
 
     Raises:
         IntegrityError: the bytes are not safetensors, or a tensor would lie outside of them.
@@ -46,10 +47,12 @@ def tensors_in(data: np.ndarray, where: str) -> dict[str, Tensor]:
         header.pop("__metadata__", None)
         return {name: _one(data[8 + length :], entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(where, f"is not safetensors ({error})", AGAIN) from error
+        raise IntegrityError(where, f"cannot be read as safetensors ({error})", step) from error
 
 
 def _one(body: np.ndarray, entry: dict) -> Tensor:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{entry['dtype']} is none of {', '.join(DTYPES)}")
     dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     count = math.prod(shape)
     if not (

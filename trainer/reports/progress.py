@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 
@@ -38,10 +39,10 @@ class StepProgress:
         now = time.monotonic()
         self._tokens += num_tokens
         each_s = (now - self._begin) / max(1, done - self._first)
-        self._loss = loss if self._loss is None else self._loss + SMOOTHING * (loss - self._loss)
-        told = (
-            f"epoch {epoch} loss {self._loss:.4f} {self._tokens / max(now - self._begin, 1e-9):.0f} tokens/s"
-        )
+        if math.isfinite(loss):  # of a step that was skipped it may be none
+            self._loss = loss if self._loss is None else self._loss + SMOOTHING * (loss - self._loss)
+        shown, rate = loss if self._loss is None else self._loss, self._tokens / max(now - self._begin, 1e-9)
+        told = f"epoch {epoch} loss {shown:.4f} {rate:.0f} tokens/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, told=told)
         elif self._is_first and (now - self._told_s > EVERY_S or done == self._steps):

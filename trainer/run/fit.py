@@ -36,7 +36,7 @@ from trainer.data.catalogue.held_out import note_held_out, noted_held_out
 from trainer.data.catalogue.phrases import phrases_of
 from trainer.data.curriculum import Curriculum, stages_of
 from trainer.data.loader import Loader, PackReader
-from trainer.data.streaming import StreamLoader, StreamReader, survey
+from trainer.data.tars.streaming import StreamLoader, StreamReader, survey
 from trainer.model.dit import count_parameters
 from trainer.reports.memory import check_fits, kept_that_fit
 from trainer.reports.run_record import RunRecord
@@ -118,7 +118,7 @@ def _normalised(catalog: Catalog, config: FitConfig, out: Path) -> Catalog:
 
 
 def tars_source(urls: list[str], config: FitConfig, out: Path, ranks: Ranks) -> Source:
-    """Plain tars without an index, streamed (trainer/data/streaming.py)."""
+    """Plain tars without an index, streamed (trainer/data/tars/streaming.py)."""
     catalog, aside, made_by = survey(urls, config)
     catalog = _normalised(catalog, config, out)
     config = _sized(config, catalog)

@@ -81,7 +81,7 @@ class Guard:
         self.num_skipped += 1
         self.in_a_row += 1
         if self.in_a_row >= MOST_IN_A_ROW:
-            raise _given_up(f"{self.in_a_row} steps in a row were skipped: {why}")
+            raise given_up(f"{self.in_a_row} steps in a row were skipped: {why}")
         return why
 
     def went_back(self) -> None:
@@ -94,7 +94,7 @@ class Guard:
         self.returns += 1
         self.in_a_row = 0
         if self.returns > MOST_RETURNS:
-            raise _given_up(f"it went back {MOST_RETURNS} times and was never calm after it")
+            raise given_up(f"it went back {MOST_RETURNS} times and was never calm after it")
 
     def forget(self) -> None:
         """The run begins anew: what was usual is so no more."""
@@ -114,7 +114,7 @@ class Guard:
         )
 
 
-def _given_up(why: str) -> RushesError:
+def given_up(why: str) -> RushesError:
     return RushesError(
         "training",
         why,

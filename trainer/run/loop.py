@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from manifests.cli import say
 from manifests.errors import RushesError
 from trainer.config import FitConfig
 from trainer.data.loader import Loader, Pack
-from trainer.data.streaming import StreamLoader
+from trainer.data.tars.streaming import StreamLoader
 from trainer.model.dit import DiT
 from trainer.model.flow import NoisyPack, add_noise, sums_of
 from trainer.reports.efficiency import LossTable, StepTime, peak_memory_bytes, step_efficiency
@@ -29,7 +30,7 @@ from trainer.reports.run_log import RunLog
 from trainer.reports.sheets import Sheets
 from trainer.reports.validation import Validation, evaluate
 from trainer.run.going_back import GoingBack
-from trainer.run.guard import Guard
+from trainer.run.guard import Guard, given_up
 from trainer.run.slow_ranks import LOOK_EVERY, name_slow
 from trainer.run.upkeep import Tracer, collect, quiet_memory, steps_traced
 from trainer.state.checkpoint_files import TrainState
@@ -196,7 +197,12 @@ class Run:
             return step
         ready_s = time.monotonic()
         tracer = Tracer(steps_traced(config.profile), self.out, self.ranks)
-        with closing(tracer), StepProgress(self.ranks, step, config.steps) as progress, quiet_memory():
+        with (
+            closing(tracer),
+            StepProgress(self.ranks, step, config.steps) as progress,
+            quiet_memory(),
+            self._kept(loader),
+        ):
             for number, epoch, noisy in loader.steps_from(step, self._noisy):
                 tracer.before(number)
                 stalled_s, packs = time.monotonic() - ready_s, [item.pack for item in noisy]
@@ -222,6 +228,8 @@ class Run:
         if step < config.steps:
             self.save(step, loader)
         self.saver.finish()
+        if 0 < step <= self.guard.num_skipped:
+            raise given_up(f"all of its {step} steps were skipped")
         if step < config.steps:
             tell(
                 self.ranks,
@@ -230,6 +238,22 @@ class Run:
             )
             raise Interrupted(stop.signal_name)
         return step
+
+    @contextmanager
+    def _kept(self, loader: Loader | StreamLoader) -> Iterator[None]:
+        """What was learnt is saved where the data ends the run: weights between two steps are sound.
+
+        One process alone knows that the others are between the same two.
+        """
+        try:
+            yield
+        except RushesError:
+            if self.ranks.size == 1 and self.done > self.state.step and not self.guard.in_a_row:
+                with suppress(RushesError, OSError):  # the first error is the one to tell
+                    self.save(self.done, loader)
+                    self.saver.finish()
+                    tell(self.ranks, f"saved after step {self.done}")
+            raise
 
     def _noisy(self, pack: Pack, step: int) -> NoisyPack:
         """Done by the loader's threads."""

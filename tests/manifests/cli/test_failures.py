@@ -117,7 +117,7 @@ def test_columns_of_one_name_are_told_apart(dataset, capsys):
 
 
 def test_an_answer_that_no_memory_holds_is_refused(dataset, capsys, monkeypatch):
-    monkeypatch.setattr("manifests.queries.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("manifests.sql.queries.MOST_BYTES", 1 << 20)
     code, line = told(capsys, "query", dataset.uri, "SELECT * FROM range(100000000000)")
     assert code == cli.USAGE
     assert "rows" in line and "LIMIT" in line

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import cli
+from manifests.cli.output import print_json
 
 
 @given(st.text())
@@ -50,3 +54,9 @@ def test_a_terminal_is_shown_eight_columns_or_all(monkeypatch, capsys):
     assert "name8, name9, name10" in said.err and "--wide" in said.err
     cli.print_table("t", header, [row])
     assert "name10" in capsys.readouterr().out
+
+
+def test_json_has_null_for_numbers_it_has_no_word_for(capsys):
+    print_json({"a": [float("inf"), float("nan"), 1.5], "b": {"c": -float("inf")}, "d": (2, float("nan"))})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"a": [None, None, 1.5], "b": {"c": None}, "d": [2, None]}

@@ -134,7 +134,7 @@ def test_looking_at_a_dataset_needs_neither_torch_nor_ray(verb, dataset):
 
 
 def test_modules_that_read_manifests_do_not_import_decoders_or_databases():
-    for module in ("trainer.data.packs", "trainer.config", "manifests.queries", "dashboard.commands"):
+    for module in ("trainer.data.packs", "trainer.config", "manifests.sql.queries", "dashboard.commands"):
         code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
         done = subprocess.run(
             [sys.executable, "-c", code],

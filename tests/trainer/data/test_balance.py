@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manifests import queries
 from manifests.errors import UsageError
+from manifests.sql import predicates, queries
 from manifests.tables import scans
 from manifests.views import View
 from trainer.data.catalogue.balance import MOST, _by_value, balance
@@ -143,4 +143,4 @@ def test_weights_of_any_size_are_taken(dataset):
 def test_a_text_that_would_be_run_is_seen_in_whatever_it_is_wrapped():
     for name in ("query", "json_execute_serialized_sql"):
         with pytest.raises(UsageError, match=f"asks in a text .{name}"):
-            queries.check_settled(f"SELECT 1 FROM {name}('select random()')", "a view")
+            predicates.check_settled(f"SELECT 1 FROM {name}('select random()')", "a view")

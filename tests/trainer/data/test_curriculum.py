@@ -222,7 +222,12 @@ def test_stages_are_read_strictly_and_saved_with_the_run(tmp_path):
             load_stages(path)
     with pytest.raises(UsageError, match="number of steps"):
         stages_of(table_of(), dataclasses.replace(FitConfig(), stages=(StageConfig(), StageConfig())), 4)
-    with pytest.raises(UsageError, match="leaves none"):
+    stages = (StageConfig(steps=5), StageConfig(steps=5, max_tokens=3), StageConfig())
+    with pytest.raises(UsageError, match="max_tokens of stage 2: 3 are fewer than the"):  # before the first
+        stages_of(table_of(), dataclasses.replace(FitConfig(), stages=stages), 4)
+    with pytest.raises(UsageError, match="--tokens: 2 are fewer"):
+        stages_of(table_of(), dataclasses.replace(FitConfig(), tokens=2), 4)
+    with pytest.raises(UsageError, match="stage 1: leaves none"):
         stages_of(
             table_of(),
             dataclasses.replace(FitConfig(), stages=(StageConfig(min_fps=99.0, image_share=0.0),)),

@@ -10,36 +10,19 @@ from safetensors.torch import load, save
 
 from manifests import cli
 from manifests.errors import UsageError
-from manifests.exporting.webdataset import export_webdataset
 from manifests.views import View
-from trainer.config import ModelConfig
+from tests.trainer.data.small_runs import TEST
 from trainer.data.catalogue.catalog import load_catalog
 from trainer.data.catalogue.held_out import is_held_out
 from trainer.data.loader import PackReader
 from trainer.data.samples import Sample
-from trainer.data.streaming import StreamLoader, StreamReader, check_kind, kind_of, stream, survey
-from trainer.presets import preset
+from trainer.data.tars.reading import stream
+from trainer.data.tars.streaming import StreamLoader, StreamReader, check_kind, kind_of, survey
 from trainer.run.fit import fit_tars
 from trainer.sampling.canvas import Canvas
 from trainer.sampling.draft import Prompt, Request, Sampling
 from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
-
-TEST = dataclasses.replace(
-    preset("tiny"),
-    model=ModelConfig(width=48, depth=2, num_heads=2),
-    tokens=256,
-    held_out=0.15,
-    is_tensorboard=False,
-)
-
-
-@pytest.fixture(scope="module")
-def tars(dataset, tmp_path_factory):
-    return [
-        str(path)
-        for path in export_webdataset(dataset, View.load(dataset), tmp_path_factory.mktemp("tars"))[0]
-    ]
 
 
 def test_a_streamed_pack_is_what_the_index_gives(dataset, tars):

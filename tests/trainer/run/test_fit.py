@@ -21,12 +21,13 @@ from manifests.views import View
 from trainer.config import ModelConfig, check_begun
 from trainer.config_files import load_config, save_config
 from trainer.data.catalogue.catalog import load_catalog
-from trainer.data.loader import PackReader
+from trainer.data.loader import Loader, PackReader
 from trainer.data.packs import EpochPlan
 from trainer.model.dit import DiT
 from trainer.model.flow import add_noise
 from trainer.presets import PRESETS, preset
 from trainer.reports import sheets
+from trainer.reports.progress import StepProgress
 from trainer.run import loop
 from trainer.run.fit import fit, plan_stream
 from trainer.sampling.canvas import Canvas
@@ -37,6 +38,7 @@ from trainer.sampling.generate import generate
 from trainer.sampling.trained import load_model
 from trainer.state.checkpoint_files import HAS_CHECKPOINTS, read_state, sweep
 from trainer.state.export import export_checkpoint
+from trainer.state.parallel import Ranks
 from vae.checkpoint import load_vae
 from vae.measuring.stats import merged
 
@@ -171,6 +173,45 @@ def test_corrupt_samples_are_left_out_named_and_too_many_end_the_run(dataset, tm
     Path(path).write_bytes(b"")
     with pytest.raises(RushesError, match="unreadable"):  # what was counted before the resume counts on
         fit(copy, "default", dataclasses.replace(TEST, steps=60), tmp_path / "run")
+
+
+def test_what_was_learnt_is_saved_where_the_data_ends_a_run(dataset, tmp_path, monkeypatch):
+    """Between two steps the weights are sound; with checkpoints far apart hours would be lost."""
+    config, real = dataclasses.replace(TEST, steps=12, save_every=100), Loader.steps_from
+
+    def breaking(self, *given):
+        for number, epoch, packs in real(self, *given):
+            if number == 7:
+                raise RushesError("the store", "is gone", "Bring it back.")
+            yield number, epoch, packs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "steps_from", breaking)
+        with pytest.raises(RushesError, match="the store: is gone"):
+            fit(dataset, "default", config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
+    fit(dataset, "default", config, tmp_path / "run")
+    fit(dataset, "default", config, tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_run_none_of_whose_steps_was_taken_has_not_ended_well(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.run.guard.Guard._spike", lambda *given: "its loss or gradient is not finite")
+    with pytest.raises(RushesError, match="all of its 3 steps were skipped"):
+        fit(dataset, "default", dataclasses.replace(TEST, steps=3, cooldown=0.0), tmp_path / "run")
+
+
+@pytest.mark.parametrize("tokens", [0, 2**31, 10**12])
+def test_budgets_that_no_counter_holds_are_refused(tokens):
+    with pytest.raises(UsageError, match="tokens"):
+        dataclasses.replace(TEST, tokens=tokens)
+
+
+def test_a_step_without_a_loss_is_not_in_the_mean_that_is_shown(capsys):
+    with StepProgress(Ranks(0, 1, torch.device("cpu")), 0, 3) as progress:
+        for done, loss in enumerate((2.0, float("nan"), 2.0), 1):
+            progress.step(done, 0, loss, 10.0)
+    assert "3/3 epoch 0 loss 2.0000" in capsys.readouterr().err
 
 
 def test_a_damaged_caption_of_a_held_out_clip_costs_its_words_and_not_the_run(dataset, tmp_path, capsys):

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from manifests import queries
 from manifests.cli import say
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.sql import predicates, queries
 from manifests.views import View
 
 MOST = 16.0
@@ -39,7 +39,7 @@ def balance(dataset: Dataset, view: View, said: str, clips: list[str]) -> dict[s
     whose = f"--balance {said!r}"
     query = f"SELECT clip_id, {said} FROM clips" if is_columns else said
     rows = queries.sql(dataset, query, view.columns, whose=whose)
-    queries.check_settled(query, whose)
+    predicates.check_settled(query, whose)
     if "clip_id" not in rows.column_names or not pa.types.is_string(rows.schema.field("clip_id").type):
         raise UsageError(whose, "gives no clip_id", "Name clip_id and weight in the query.")
     ids = rows["clip_id"].to_pylist()

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 from torch import Tensor
 
 from manifests.cli import say
@@ -31,92 +28,19 @@ from trainer.data.catalogue.held_out import is_held_out
 from trainer.data.loader import Pack, PackReader
 from trainer.data.packs import largest_fit
 from trainer.data.samples import Sample, SampleTable
-from trainer.data.tensors import tensors_in
+from trainer.data.tars.clip import StreamedClip, text_width
+from trainer.data.tars.reading import POOL, stream
 from trainer.data.windows import Cutter
-from vae.stored import mean_and_logvar
 
-SURVEY, HELD_OUT, POOL = 256, 32, 64
+SURVEY, HELD_OUT = 256, 32
 AHEAD = 4
 """Steps read ahead."""
-
-
-@dataclass(frozen=True)
-class StreamedClip:
-    """A clip read whole: its row, captions (id, kind, source), latent and text embeddings.
-
-    latent: mean and log variance [C, t, h, w]; texts: by caption id.
-    """
-
-    row: dict[str, Any]
-    captions: list[tuple[str, str, str]]
-    latent: tuple[Tensor, Tensor]
-    texts: dict[str, Tensor]
-
-
-def read_clip(sample: dict[str, Any]) -> StreamedClip:
-    """A sample of webdataset as a clip.
-
-    Raises:
-        UsageError: a member is missing, or the clip has no caption with an embedding.
-    """
-    where = f"{sample.get('__url__', '')}:{sample.get('__key__', '')}"
-    try:
-        record = json.loads(sample["json"])
-        latent, texts = (
-            tensors_in(np.frombuffer(sample[name], np.uint8).copy(), where)
-            for name in ("latent.safetensors", "text.safetensors")
-        )
-        row = {**record["clip"], **record["latent"], "made_by": record["made_by"]}
-    except KeyError as error:
-        raise UsageError(where, f"has no member {error}", "Such tars are made by `rushes export`.") from error
-    captions = [
-        (item["caption_id"], item["kind"], item["source"])
-        for item in record["captions"]
-        if item["caption_id"] in texts
-    ]
-    if not captions:
-        raise UsageError(where, "has no caption with an embedding", "Export a view with a text column.")
-    return StreamedClip(row, captions, mean_and_logvar(latent), texts)
-
-
-def stream(urls: list[str], seed: int | None = None) -> Iterator[StreamedClip]:
-    """All clips of the tars once; in an order drawn by the seed, shuffled a little besides, or as they lie.
-
-    Raises:
-        UsageError: a tar cannot be read, or holds something else.
-    """
-    ordered = (
-        urls
-        if seed is None
-        else [urls[index] for index in np.random.default_rng(seed).permutation(len(urls))]
-    )
-    data = webdataset.WebDataset(
-        ordered, shardshuffle=False, empty_check=False, nodesplitter=None, workersplitter=None
-    )
-    if seed is not None:
-        data = data.shuffle(POOL, seed=seed)
-    num_damaged = 0
-    try:
-        for sample in data:
-            try:
-                clip = read_clip(sample)
-            except (IntegrityError, json.JSONDecodeError, UnicodeDecodeError) as error:
-                num_damaged += 1
-                say(f"--tars: a clip is left out, {num_damaged} so far: {error}")
-                continue
-            yield clip
-    except (OSError, tarfile.TarError) as error:
-        raise UsageError(
-            "--tars",
-            f"cannot be read ({error})",
-            "Give existing tars, as `rushes export` writes them.",
-        ) from error
 
 
 def kind_of(clip: StreamedClip) -> dict[str, Any]:
     """What all clips of a training have in common: what made their latents and texts, and their sizes."""
     made_by = clip.row.get("made_by", {})
-    sizes = {name: clip.row[name] for name in _SIZES}
+    sizes = {name: clip.row[name] for name in _SIZES[:-1]} | {"text_width": text_width(clip)}
     return {**sizes, **{name: made_by.get(name) or "" for name in ("vae_digest", *_NAMES)}}
 
 
@@ -138,13 +62,14 @@ def check_kind(clip: StreamedClip, kind: Mapping[str, Any]) -> None:
     if others:
         told = "; ".join(f"{name} {own[name]}, not {kind[name]}" for name in others)
         raise UsageError(
-            f"--tars: clip {clip.row['clip_id']}",
+            f"--tars {clip.where}",
             f"is not of what made the clips before it ({told})",
             "Give tars of one VAE and one text encoder.",
         )
 
 
-_SIZES, _NAMES = ("num_channels", "factor_t", "factor_px"), ("vae", "text_encoder", "text_model")
+_SIZES = ("num_channels", "factor_t", "factor_px", "text_width")
+_NAMES = ("vae", "text_encoder", "text_model")
 
 
 class StreamReader(PackReader):
@@ -166,9 +91,10 @@ class StreamReader(PackReader):
         Raises:
             UsageError: it is not of the VAE or the text encoder of the clips before it.
         """
-        row, name = clip.row, clip.row["clip_id"]
+        row = clip.row
         self._kind = self._kind or kind_of(clip)
         check_kind(clip, self._kind)
+        name = self._name_of(clip)
         self.held[name] = clip
         self._uses[name] += 1
         whole = Sample(name, row["shard"], row["latent_t"], row["latent_h"], row["latent_w"])
@@ -188,6 +114,13 @@ class StreamReader(PackReader):
             top=cut.top,
             left=cut.left,
         )
+
+    def _name_of(self, clip: StreamedClip) -> str:
+        """Its id; where another of the same id is held, as of footage at two sizes, with its place behind."""
+        name = str(clip.row["clip_id"])
+        if name not in self.held or self.held[name].where == clip.where:
+            return name
+        return f"{name}@{clip.where}"
 
     def let_go(self, samples: list[Sample]) -> None:
         for sample in samples:
@@ -213,6 +146,8 @@ class StreamLoader:
 
     def __init__(self, urls: list[str], reader: StreamReader, rank: int = 0, world_size: int = 1) -> None:
         self.urls, self.reader, self.rank, self.world_size = urls[rank::world_size], reader, rank, world_size
+        self._left_out: list[str] = []
+        """Clips that could not be read since the last step; what they are counted by."""
         if not self.urls:
             raise UsageError(
                 "--tars",
@@ -227,7 +162,7 @@ class StreamLoader:
                 np.random.default_rng([self.reader.config.seed, first, epoch, self.rank]).integers(1 << 31)
             )
             count = 0
-            for clip in stream(self.urls, seed):
+            for clip in stream(self.urls, seed, self._leave_out):
                 if not self._is_held_out(clip):
                     count += 1
                     yield epoch, clip
@@ -235,6 +170,10 @@ class StreamLoader:
                 raise UsageError(
                     ", ".join(self.urls), "hold no clip to train on", "Lower --held-out, or export more."
                 )
+
+    def _leave_out(self, error: IntegrityError) -> None:
+        say(f"--tars: a clip is left out: {error}")
+        self._left_out.append(error.subject)
 
     def _is_held_out(self, clip: StreamedClip) -> bool:
         config = self.reader.config
@@ -275,6 +214,8 @@ class StreamLoader:
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]
             read = [self.reader.read(samples, epoch) for epoch, samples in chosen]
+            read[0] = replace(read[0], corrupt=[*read[0].corrupt, *self._left_out])
+            self._left_out = []
             for _, samples in chosen:
                 self.reader.let_go(samples)
             yield number, chosen[0][0], [prepare(pack, number) for pack in read]
@@ -286,9 +227,11 @@ def survey(urls: list[str], config: FitConfig) -> tuple[Catalog, list[StreamedCl
     Raises:
         UsageError: there are none, or they are of several VAEs or text encoders.
     """
-    clips = list[StreamedClip]()
-    for clip in itertools.islice(stream(urls), SURVEY):
-        clips.append(clip)
+    left_out = list[IntegrityError]()
+    clips = list(itertools.islice(stream(urls, left_out=left_out.append), SURVEY))
+    if not clips and left_out:
+        first = left_out[0]
+        raise UsageError(f"--tars {first.subject}", first.cause, first.next_step) from first
     if not clips:
         raise UsageError(", ".join(urls), "hold no clip", "Make them with `rushes export`.")
     for clip in clips:
@@ -314,7 +257,7 @@ def catalog_of(clips: list[StreamedClip], digest: str) -> Catalog:
     every = torch.cat(values, dim=1)
     mean, std = every.mean(1), every.std(1, correction=0)  # of posterior means, as a dataset's are
     factors = (first.row["factor_t"], first.row["factor_px"], first.row["factor_px"])
-    width = next(iter(first.texts.values())).shape[1]
+    width = text_width(first)
     return Catalog(
         SampleTable.of([]),
         [],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -31,19 +30,6 @@ Result = TypeVar("Result")
 _TRIES = 5
 OF_SOURCES = ("licence", "origin")
 """What a clip has of its source: columns of `clips` too, wherever they are asked for."""
-_OF_THE_MOMENT = re.compile(r"\b(current_(date|time|timestamp)|localtime(stamp)?)\b", re.IGNORECASE)
-_OF_SOME_ROW = {
-    "any_value",
-    "arbitrary",
-    "first",
-    "last",
-    "row_number",
-    "first_value",
-    "last_value",
-    "nth_value",
-}
-"""Functions whose answer is of the row that happens to come first, unless it is said which does."""
-_LITERALS = re.compile(r"'(?:[^']|'')*'")
 
 
 @contextmanager
@@ -104,70 +90,6 @@ def speaks_of_licences(text: str) -> bool:
     return re.search(rf"\b({'|'.join(OF_SOURCES)})\b", text, re.IGNORECASE) is not None
 
 
-_HIDING = {"query", "query_table", "json_execute_serialized_sql"}
-"""Functions of DuckDB that run the text they are given."""
-
-
-def check_settled(query: str, whose: str) -> None:
-    """Refuse a query that gives another answer each time: a run on what it chose could not be resumed.
-
-    Raises:
-        UsageError: it asks for chance or for the time.
-    """
-    import duckdb
-
-    with duckdb.connect(":memory:") as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-        [said] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",)
-    called, unsettled = _called(json.loads(said))
-    found = sorted(called & {name for [name] in rows} - {"error"})
-    found += [match.group().lower() for match in _OF_THE_MOMENT.finditer(_LITERALS.sub("", query))]
-    found += sorted(unsettled)
-    if hidden := sorted(called & _HIDING):
-        raise UsageError(
-            whose, f"asks in a text ({', '.join(hidden)}), which cannot be checked", "Write it out."
-        )
-    if found:
-        raise UsageError(
-            whose,
-            f"gives another answer each time ({', '.join(found)})",
-            "Choose by what is stored, as with hash(clip_id) % 100 < 10.",
-        )
-
-
-def _called(node: Any) -> tuple[set[str], set[str]]:
-    """Names of the functions in a parsed query, and what in it takes some rows without saying which."""
-    names, unsettled = set[str](), set[str]()
-    nodes = [node]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict):
-            name = str(node.get("function_name", "")).lower()
-            names.add(name)
-            if node.get("sample"):
-                unsettled.add("SAMPLE")
-            unsettled |= {f"{what} without ORDER BY" for what in _some_of_many(name, node)}
-            nodes += node.values()
-        elif isinstance(node, list):
-            nodes += node
-    return names, unsettled
-
-
-def _some_of_many(name: str, node: Mapping[str, Any]) -> Iterator[str]:
-    """What a node of a parsed query does that depends on the order in which rows happen to come."""
-    changes = {change.get("type"): change for change in node.get("modifiers") or ()}
-    if "ORDER_MODIFIER" not in changes:
-        if "LIMIT_MODIFIER" in changes:
-            yield "LIMIT"
-        if changes.get("DISTINCT_MODIFIER", {}).get("distinct_on_targets"):
-            yield "DISTINCT ON"
-    ordered = node.get("orders") or (node.get("order_bys") or {}).get("orders")
-    if name in _OF_SOME_ROW and not ordered:
-        yield name
-
-
 _CATALOGUE = re.compile(r"information_schema|duckdb_|pg_", re.IGNORECASE)
 """What speaks of all tables there are."""
 
@@ -181,25 +103,6 @@ def tables_asked(query: str) -> set[str]:
             return {name.lower() for name in connection.get_table_names(query)}
         except (duckdb.Error, TypeError):  # the second of what is no text
             return set()  # what is wrong with it is said when it is run
-
-
-def check_predicate(where: str, whose: str) -> None:
-    """Refuse a predicate that is not one expression, such as one whose brackets end what it stands in.
-
-    Raises:
-        UsageError: it is none, or several, or cannot be read.
-    """
-    import duckdb
-
-    check_settled(f"SELECT 1 WHERE ({where}\n)", f"{whose} {where!r}")
-    try:
-        duckdb.SQLExpression(where)
-    except duckdb.Error as error:
-        raise UsageError(
-            f"{whose} {where!r}",
-            f"is not one SQL expression ({' '.join(str(error).split())[:200]})",
-            "Write what must hold of a row, such as: width_px > 256 AND camera = 'static'.",
-        ) from error
 
 
 def sql(
