@@ -77,7 +77,7 @@ def test_an_embedding_that_is_not_finite_is_left_out_of_its_pack(dataset, capsys
     assert f"clip {bad}" in capsys.readouterr().err
 
 
-def test_a_text_whose_embedding_is_not_finite_fails_at_ingest_and_its_neighbours_do_not(dataset):
+def test_a_text_whose_embedding_is_not_finite_fails_at_ingest_and_its_neighbours_do_not(copy):
     stage = TextStage(TextConfig(), Column("caption", "a"), Column("preview", "b"))
 
     class Encoder:
@@ -86,6 +86,6 @@ def test_a_text_whose_embedding_is_not_finite_fails_at_ingest_and_its_neighbours
 
     stage.encoder = Encoder()
     clips = {"one": ["good"], "two": ["good", "a bad one"], "three": ["fine"]}
-    found = stage._encode(clips, Journal(dataset, "not-a-run", stage.column, 0))
+    found = stage._encode(clips, Journal(copy, "a-run", stage.column, 0))
     assert set(found["one"]) == {"good"} and set(found["three"]) == {"fine"}
     assert isinstance(found["two"], Failure) and "'a bad one' is not finite" in found["two"].cause
