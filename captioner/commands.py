@@ -165,10 +165,9 @@ class Train:
     steps: int | None = None
     """Steps of each stage, its parts shortened alike; left out, the preset's."""
     batch: int | None = None
-    """Clips a step, over all processes. Texts are told from those of the same process and part alone: the
-    more processes or parts, the larger a batch should be."""
+    """Clips a step, over all processes; each text is told from those of all others."""
     accumulate: int | None = None
-    """Parts of a step, to save memory."""
+    """Parts of a step, to save memory; what is learnt stays the same."""
     lr: float | None = None
     """Peak learning rate."""
     seed: int | None = None
