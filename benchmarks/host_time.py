@@ -30,7 +30,7 @@ from trainer.model.routing import _calls
 from trainer.presets import preset
 from trainer.reports.efficiency import LossTable, StepTime, step_efficiency
 from trainer.reports.run_log import RunLog
-from trainer.run.loop import StepTotals, consumed_row
+from trainer.run.step import StepTotals, consumed_row
 from trainer.state.parallel import Ranks
 
 WORDS, ROUNDS = 40, 60

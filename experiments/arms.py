@@ -26,7 +26,7 @@ from trainer.data.tars.clip import StreamedClip
 from trainer.data.tars.streaming import StreamReader, catalog_of
 from trainer.model.dit import DiT
 from trainer.model.flow import add_noise
-from trainer.run.loop import train_step, update_ema
+from trainer.run.step import train_step, update_ema
 from trainer.sampling.trained import TrainedModel
 from trainer.state.optimizers import lr_at, make_optimizers
 from trainer.state.parallel import fill, join

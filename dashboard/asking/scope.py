@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 import duckdb
+import pyarrow as pa
 
 from dashboard.index.coding import CODED, Coding, literal
 from dashboard.index.index import Index
@@ -118,7 +119,7 @@ class Scope:
         if speaks_of_licences(where):
             clips = with_licences(clips, "memory.now.sources")
         query = f"WITH {others}, clips AS ({clips}) SELECT key FROM clips"
-        return replace(self, out=index.left_out(query, where))
+        return replace(self, out=index.left_out.by(query, where))
 
 
 class Scopes:
@@ -181,10 +182,12 @@ class Scopes:
             scope = Scope(name, versions, where=view.where)
             if _is_of_index(view.where):
                 return scope.leaving_out(self._index, _with_takedowns(view.where, gone))
-            clips = self._index.store.ask(
-                lambda: view.clips(self._index.dataset, ["clip_id"]), f"clips of {name}"
-            )
-            return replace(scope, out=self._index.all_but(scope.clips, clips))
+            index, whose = self._index, f"{view.digest} {gone}"
+
+            def kept() -> pa.Table:
+                return index.store.ask(lambda: view.clips(index.dataset, ["clip_id"]), f"clips of {whose}")
+
+            return replace(scope, out=index.left_out.all_but(scope.clips, whose, kept))
         except UsageError as error:
             return Scope(name, versions, problem=f"its predicate cannot be used: {error.cause}")
         except (RushesError, OSError) as error:

@@ -21,6 +21,7 @@ from dashboard.index import coding, profiles, tables
 from dashboard.index.builder import Builder
 from dashboard.index.codings import Codings
 from dashboard.index.commits import Commit, Commits
+from dashboard.index.left_out import LeftOut
 from dashboard.index.patience import AwayError, Patience
 from manifests.cli import say
 from manifests.layout import Dataset
@@ -29,7 +30,6 @@ from manifests.store import storage
 FEW_COMMITS, FEW_SHARE = 256, 0.05
 """So many commits, or such a share of what is indexed, are taken into memory; more are built."""
 MOST_QUERIES = 4
-_MOST_PREDICATE_S = 20.0
 _ROWS_AT_ONCE = 10_000
 _LEAST_MB, _MB_A_MILLION = 50, 15
 _LOCAL_EVERY_S, _REMOTE_EVERY_S = 1.0, 20.0
@@ -77,7 +77,6 @@ class Index:
             self._cursors.pop().close()
         self.opened += 1
         self._root = duckdb.connect(":memory:")
-        self._left_out: dict[str, int] = {}
         self._tars: tuple[int, dict[str, dict[int, str]]] = (-1, {})
         self._root.execute("SET threads = 2")
         self._root.execute("SET preserve_insertion_order = false")
@@ -104,6 +103,7 @@ class Index:
                 return
         else:
             self._make_views()
+        self.left_out = LeftOut(self._root, self._lock, lambda: self.changes)
         self._codings = Codings(self._root, self._has_base, self._masked, self._lock)
         spill = self.folder / f"spill-{os.getpid()}"
         self._root.execute(f"SET temp_directory = '{_quoted(spill)}'")
@@ -180,46 +180,6 @@ class Index:
             return ""
         keys = "'plan', generation" if name == "segments" else f'version, "{tables.number_of(name)}"'
         return f" {word} ({keys}) NOT IN (SELECT (version, number) FROM memory.main.{prefix}gone)"
-
-    def left_out(self, clips: str, where: str) -> str:
-        """Name of a table with the `key` of each clip that a predicate leaves out; empty where it is none.
-
-        Made once, and anew where something has come or gone.
-
-        Args:
-            clips: a query that gives the clips and begins with the tables that the predicate may speak of.
-            where: the predicate.
-        """
-        if where == "true":
-            return ""
-        return self._keys_of(f"{clips} WHERE NOT coalesce(({where}\n), false)")
-
-    def all_but(self, clips: str, kept: pa.Table) -> str:
-        """As `left_out`, of all clips of a query but those whose `clip_id` is in a table."""
-        ids = sorted(kept["clip_id"].to_pylist())
-        name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
-        with self._lock, self._root.cursor() as cursor:
-            cursor.register("given", kept)
-            cursor.execute(f"CREATE OR REPLACE TABLE memory.main.kept_{name} AS SELECT clip_id FROM given")
-        return self._keys_of(f"SELECT key FROM ({clips}) ANTI JOIN memory.main.kept_{name} USING (clip_id)")
-
-    def _keys_of(self, asked: str) -> str:
-        """Name of a table with what a query gives."""
-        name = f"out_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
-        with self._lock:
-            if self._left_out.get(name) != self.changes:
-                with self._root.cursor() as cursor:
-                    if len(cursor.extract_statements(asked)) != 1:
-                        raise duckdb.ParserException("it is more than one predicate")
-                    cursor.execute("USE memory.now")
-                    limit = threading.Timer(_MOST_PREDICATE_S, cursor.interrupt)
-                    limit.start()
-                    try:
-                        cursor.execute(f"CREATE OR REPLACE TABLE memory.main.{name} AS {asked}")
-                    finally:
-                        limit.cancel()
-                self._left_out[name] = self.changes
-        return f"memory.main.{name}"
 
     def tar_of(self, version: str, shard: int) -> str:
         """Path in the dataset of a shard's tar; empty where it has none."""
