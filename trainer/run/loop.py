@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -101,13 +101,8 @@ class Run:
             return step
         ready_s = time.monotonic()
         tracer = Tracer(steps_traced(config.profile), self.out, self.ranks)
-        with (
-            closing(tracer),
-            StepProgress(self.ranks, step, config.steps) as progress,
-            quiet_memory(),
-            self._kept(loader),
-        ):
-            for number, epoch, noisy in loader.steps_from(step, self._noisy):
+        with closing(tracer), StepProgress(self.ranks, step, config.steps) as progress, quiet_memory():
+            for number, epoch, noisy in self._read(step, loader):
                 tracer.before(number)
                 stalled_s, packs = time.monotonic() - ready_s, [item.pack for item in noisy]
                 result = self._step(number, noisy, stop)
@@ -143,14 +138,13 @@ class Run:
             raise Interrupted(stop.signal_name)
         return step
 
-    @contextmanager
-    def _kept(self, loader: Loader | StreamLoader) -> Iterator[None]:
-        """What was learnt is saved where the data ends the run: weights between two steps are sound.
+    def _read(self, step: int, loader: Loader | StreamLoader) -> Iterator[tuple[int, int, list[NoisyPack]]]:
+        """(step, epoch, packs) of the loader. Where the data ends the run, what was learnt is saved.
 
-        One process alone knows that the others are between the same two.
+        Weights between two steps are sound; one process alone knows that the others are between the same.
         """
         try:
-            yield
+            yield from loader.steps_from(step, self._noisy)
         except RushesError:
             if self.ranks.size == 1 and self.done > self.state.step and not self.guard.in_a_row:
                 with suppress(RushesError, OSError):  # the first error is the one to tell
