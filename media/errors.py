@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from manifests.text import shown
 
-__all__ = ["MediaError", "shown"]
+__all__ = ["MediaError", "shown", "why"]
 
 
 class MediaError(Exception):
@@ -20,3 +20,8 @@ class MediaError(Exception):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.reason, self.message)
+
+
+def why(error: Exception) -> str:
+    """What an error of a library says, in one line: FFmpeg's without its number and the path."""
+    return str(getattr(error, "strerror", None) or "") or next(iter(str(error).splitlines()), "")

@@ -30,7 +30,7 @@ from media.decode.passing import EPSILON_S, Clock, Pass
 from media.decode.picture import Picture, fitted
 from media.decode.seeking import packets_from
 from media.decode.video_facts import is_old_444
-from media.errors import MediaError
+from media.errors import MediaError, why
 
 _DECORD_BATCH_PIXELS = 16 << 20
 
@@ -127,7 +127,7 @@ class VideoReader:
                 if time_s >= end_s:
                     return
         except (OSError, ValueError, SyntaxError, RuntimeError, IndexError, EOFError) as error:
-            raise MediaError("image_decode", f"{self.facts.path}: {error}") from error
+            raise MediaError("image_decode", f"{self.facts.path}: {why(error)}") from error
 
     def _pyav(self, start_s: float, end_s: float) -> Iterator[Picture]:
         """Decode in order: right on every file, whatever its GOPs and edit lists.
@@ -156,7 +156,7 @@ class VideoReader:
                         seen.health.num_lost = 0
         except av.FFmpegError as error:
             if seen is None or seen.health.num_frames == 0 or not isinstance(error, av.EOFError):
-                raise MediaError("decode", f"{facts.path}: {error}") from error
+                raise MediaError("decode", f"{facts.path}: {why(error)}") from error
         assert seen is not None
         health = seen.health
         self.has_losses |= health.num_frames < health.num_shown + health.num_timeless
@@ -230,4 +230,4 @@ class VideoReader:
                 for index, rgb in zip(indices, video.get_batch(indices).asnumpy(), strict=True):
                     yield Frame(float(times_s[index]), fitted(rgb, *size))
         except decord.DECORDError as error:
-            raise MediaError("decode", f"{facts.path}: {str(error).splitlines()[0]}") from error
+            raise MediaError("decode", f"{facts.path}: {why(error)}") from error

@@ -35,7 +35,7 @@ from media.decode.container.packets import (
 from media.decode.container.timeline import Packets
 from media.decode.geometry import is_uneven
 from media.decode.turns import turn_of
-from media.errors import MediaError
+from media.errors import MediaError, why
 
 PLAYLISTS = {"hls", "dash", "concat", "concatf"}
 DECORD_CONTAINERS = {"mov", "matroska"}
@@ -186,8 +186,10 @@ def video_facts(path: str) -> VideoFacts:
         if is_playlist(path):
             raise MediaError("playlist", f"{path} is a playlist, which names other files") from error
         if (found := boxes(path)) and not found["moov"]:
-            raise MediaError("cut", f"{path} ends before its index (moov): {error}") from error
-        raise MediaError("not_media", f"{path}: {error}") from error
+            raise MediaError("cut", f"{path} ends before its index (moov): {why(error)}") from error
+        raise MediaError(
+            "not_media", f"{path}: is no video or picture that can be read ({why(error)})"
+        ) from error
     return VideoFacts(path=path, head=head, packets=packets, frame=frame, turn=turn)
 
 
