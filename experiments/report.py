@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +15,7 @@ import tyro
 from experiments.arms import Arm, Budget
 from experiments.asking import Outcome, Where, ask
 from manifests import cli
+from manifests.errors import RushesError, UsageError
 from manifests.store import storage
 from trainer.judging.accuracy import Score
 
@@ -48,9 +51,24 @@ def run(
         rows: what is told of them.
     """
     budget = tyro.cli(Budget, description=description)
-    found = rows(ask(arms(budget), budget))
-    table(title, found)
-    write(budget.out, name, title, found, asdict(budget))
+    try:
+        _check_plots()
+        found = rows(ask(arms(budget), budget))
+        table(title, found)
+        write(budget.out, name, title, found, asdict(budget))
+    except RushesError as error:
+        cli.say(f"error {error}")
+        sys.exit(error.exit_code)
+
+
+def _check_plots() -> None:
+    """
+    Raises:
+        UsageError: what draws the figure is missing, which would show after hours of training.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        step = "Install rushes with its extra `experiments`."
+        raise UsageError("the figure", "needs matplotlib", step)
 
 
 def table(title: str, rows: Sequence[Row]) -> None:

@@ -32,6 +32,7 @@ from obstore.exceptions import (
 from obstore.store import GCSStore, S3Store
 from pyarrow import fs
 
+from manifests.errors import UsageError
 from manifests.store.ranged import listed, opened_object, said
 from manifests.text import split_user
 
@@ -277,13 +278,20 @@ def _file_info(path: str, found: Any) -> fs.FileInfo:
 
 
 def _profile(config: dict[str, Any]) -> dict[str, Any]:
-    """Credentials of the AWS tools' profile, where nothing else gives any and boto3 is there to read it."""
+    """Credentials of the AWS tools' profile, where nothing else gives any and boto3 is there to read it.
+
+    Raises:
+        UsageError: a profile is named, and boto3 is not there.
+    """
     if "access_key_id" in config or "skip_signature" in config or "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
     try:
         import boto3
         from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
+    except ImportError as error:
+        if name := os.environ.get("AWS_PROFILE"):
+            step = "Install boto3, or rushes with its extra `s3`."
+            raise UsageError(f"AWS_PROFILE {name}", "cannot be read without boto3", step) from error
         return {}
     session = boto3.Session()
     return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() else {}

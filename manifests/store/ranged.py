@@ -20,7 +20,8 @@ TAIL_BYTES = 1 << 18
 _REFUSED = "400 Bad Request"
 _OF_THE_MACHINE = "http://169.254."
 """Where a cloud tells its machines their keys: asked where nothing else names any."""
-_NO_KEYS = "no keys were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or ?anonymous=1"
+_NO_KEYS = "no keys were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?anonymous=1; "
+_NO_KEYS += "AWS_PROFILE is read where boto3 is installed (the extra `s3`)"
 _NO_BUCKET = "NoSuchBucket"
 _TRIES = 6
 

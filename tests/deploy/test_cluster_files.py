@@ -31,5 +31,14 @@ def test_kuberay_files_name_one_ray_version_and_both_kinds_of_worker(name):
     cluster = spec.get("rayClusterSpec", spec)
     assert cluster["rayVersion"] == ray.__version__
     assert {group["groupName"] for group in cluster["workerGroupSpecs"]} == {"decode", "gpu"}
+    containers = [
+        group["template"]["spec"]["containers"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "rushes-ray"}
+    for own in containers:  # the operator gives the token to these, and to the submitter and the autoscaler
+        assert not [one for one in own[0].get("env", ()) if one["name"].startswith("RAY_AUTH")]
+    for text in ((ROOT / "deploy" / name).read_text(), (ROOT / "deploy" / "README.md").read_text()):
+        assert "kubectl create secret generic rushes-ray --from-literal=auth_token=" in text
     if "entrypoint" in spec:
         assert spec["entrypoint"].startswith("rushes ingest")

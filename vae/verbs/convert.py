@@ -44,7 +44,7 @@ class Encode:
     out: Annotated[Path, tyro.conf.Positional]
     """Latent file (safetensors)."""
     weights: Path = DEFAULT_WEIGHTS
-    """Folder of the VAE."""
+    """Folder of the VAE, or a name under weights/."""
     max_pixels: int | None = None
     """Cap on width x height."""
     overwrite: bool = False
@@ -120,7 +120,7 @@ class Decode:
     out: Annotated[Path, tyro.conf.Positional]
     """.mp4, .webm, .mkv for every pixel as decoded, or .png."""
     weights: Path = DEFAULT_WEIGHTS
-    """Folder of the VAE."""
+    """Folder of the VAE, or a name under weights/."""
     overwrite: bool = False
     """Replace a file that exists."""
 
