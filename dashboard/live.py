@@ -21,8 +21,8 @@ from manifests.writing.lease import Holder, is_abandoned, working
 MOST_LISTENERS, _FULL_MS = 32, 60_000
 _EVERY_S = 0.5
 _LOCAL_LOOK_S, _REMOTE_LOOK_S = 0.5, 10.0
-_RUNS_EVERY = 4  # times as long as between looks
-"""Looks at the events for one look for a newer run."""
+_RUNS_EVERY = 4
+"""A newer run is looked for so many times more seldom than its events."""
 _KEPT_EVENTS = 200
 _TROUBLE = ("failed", "shard_failed", "died", "error")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from manifests.errors import RushesError
 Arrays = dict[str, np.ndarray]
 _PREFIX = "rushes-shared-"
 _LEFT_S = 24 * 3600.0
+_ALIGNED = 64
 
 
 def _sweep() -> None:
@@ -38,6 +40,28 @@ def _give_back() -> None:
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
+
+
+def _write(path: Path, arrays: Arrays) -> list[list[Any]]:
+    """Write arrays one behind the other. Returns [name, offset, dtype, shape] of each."""
+    places = list[list[Any]]()
+    with open(path, "wb") as file:
+        for name, value in arrays.items():
+            file.write(bytes(-file.tell() % _ALIGNED))
+            places.append([name, file.tell(), value.dtype.str, list(value.shape)])
+            file.write(np.ascontiguousarray(value).data)
+    return places
+
+
+def _mapped(path: Path, places: list[list[Any]], mode: Literal["r", "c"]) -> Arrays:
+    """Views of one mapping: each mapping would hold a file open, and thousands may not be."""
+    if not path.stat().st_size:
+        return {name: np.zeros(shape, dtype) for name, _, dtype, shape in places}
+    whole, found = np.memmap(path, np.uint8, mode), dict[str, np.ndarray]()
+    for name, offset, dtype, shape in places:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        found[name] = whole[offset : offset + size].view(dtype).reshape(shape)
+    return found
 
 
 def shared(
@@ -63,10 +87,9 @@ def shared(
             arrays, told = make()
             _sweep()
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            for number, value in enumerate(arrays.values()):
-                np.save(folder / f"{number}.npy", value, allow_pickle=False)
-            (folder / "told.json").write_text(json.dumps([list(arrays), told]))
-            del arrays, value
+            places = _write(folder / "arrays", arrays)
+            (folder / "told.json").write_text(json.dumps([places, told]))
+            del arrays
             _give_back()
         except BaseException as caught:  # noqa: BLE001 - the others must hear of it before it goes on
             error = caught
@@ -77,12 +100,17 @@ def shared(
         if any(is_failed for _, _, is_failed in found):
             raise RushesError(name, "could not be made", "The process that tried says why.")
         own = Path(next(path for node, path, _ in found if node == processes.node() and path))
-        names, told = json.loads((own / "told.json").read_text())
-        mapped = {
-            name: np.load(own / f"{number}.npy", mmap_mode=mode, allow_pickle=False)
-            for number, name in enumerate(names)
-        }
-        processes.wait_for_all()
+        mapped, error = dict[str, np.ndarray](), None
+        try:
+            places, told = json.loads((own / "told.json").read_text())
+            mapped = _mapped(own / "arrays", places, mode)
+        except OSError as caught:  # the others must not wait for this one
+            error = caught
+        failed = processes.exchanged(error is not None)
+        if error:
+            raise error
+        if any(failed):
+            raise RushesError(name, "could not be mapped", "The process that tried says why.")
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)

@@ -67,6 +67,16 @@ def header_bytes(version: str) -> bytes:
     return json.dumps({"format": version, "kind": "rushes dataset"}, indent=2).encode()
 
 
+def is_header(text: bytes) -> bool:
+    """Whether this is the `dataset.json` of one of our datasets."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    is_kind = isinstance(found, dict) and found.get("kind", "rushes dataset") == "rushes dataset"
+    return is_kind and "format" in found
+
+
 def parted(uri: str) -> tuple[str, str]:
     """An address, and the name of a snapshot where one stands at the end of its path."""
     path, mark, options = uri.partition("?")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from manifests.errors import UsageError
 from manifests.exporting.card import card, full
-from manifests.layout import EXPORT_MARK, Dataset
+from manifests.layout import EXPORT_MARK, Dataset, is_header
 from manifests.runs.events import ingest_settings
 from manifests.sql.queries import OF_SOURCES
 from manifests.store import storage
@@ -84,7 +84,8 @@ def check_outside(out: Path) -> None:
     """
     place = out.resolve()
     for folder in (place, *place.parents):
-        if (folder / "dataset.json").exists():
+        header = folder / "dataset.json"
+        if header.is_file() and is_header(header.read_bytes()):
             raise UsageError(str(out), f"lies in the dataset {folder}", "Name a new folder.")
 
 

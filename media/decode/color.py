@@ -120,8 +120,8 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int, scale: Callable[..., a
         return tone_map(wide.astype(np.float32) / 65535.0, transfer)
     if is_light(frame):
         four = scale(_in_three(frame), width, height, "rgba64le", method).to_ndarray().astype(np.uint16)
-        lit = _srgb(four[..., :3].astype(np.float32) / 65535.0)
-        return over_white(np.concatenate([lit, (four[..., 3:] >> 8).astype(np.uint8)], axis=2))
+        light, cover = four[..., :3] / np.float32(65535), four[..., 3:] / np.float32(65535)
+        return _srgb(light + (1 - cover))  # OpenEXR's light is that of the covered part already
     frame = _in_three(frame)
     if has_alpha(frame):
         return over_white(scale(frame, width, height, "rgba", method).to_ndarray())

@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from manifests.cli import say
 from manifests.errors import UsageError
-from manifests.layout import EXPORT_MARK, SHOWCASE_MARK
+from manifests.layout import EXPORT_MARK, SHOWCASE_MARK, is_header
 from manifests.store import storage
 from manifests.text import split_user
 from media.bytes.access import is_local, resolve_store, tar_index
@@ -29,7 +29,6 @@ from pipeline.footage.walking import (
     OWN_NAMES,
     Walk,
     inside_own_output,
-    is_header,
     own_output,
 )
 

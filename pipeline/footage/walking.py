@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from manifests.cli import say
 from manifests.errors import UsageError
-from manifests.layout import EXPORT_MARK, SHOWCASE_MARK
+from manifests.layout import EXPORT_MARK, SHOWCASE_MARK, is_header
 from media.errors import shown
 from pipeline.footage.found import Found
 
@@ -29,19 +28,6 @@ OWN_NAMES = frozenset(
 ) | {HEADER, "lease.json"}
 """Of what we put into a dataset's folder."""
 MOST_HEADER_BYTES = 1 << 20
-
-
-def is_header(text: bytes) -> bool:
-    """Whether this is the `dataset.json` of one of our datasets."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return (
-        isinstance(found, dict)
-        and "format" in found
-        and found.get("kind", "rushes dataset") == "rushes dataset"
-    )
 
 
 def own_output(folder: Path) -> str:

@@ -304,6 +304,13 @@ def test_nothing_is_exported_into_a_dataset(copy, tmp_path, capsys, to, place):
     assert sorted(path for path in Path(copy.uri).rglob("*")) == before
 
 
+def test_a_file_of_that_name_makes_no_dataset_of_a_folder(copy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dataset.json").write_text("{}")
+    words = ["export", copy.uri, "--to", "lance", "--out", str(tmp_path / "mine" / "out")]
+    assert cli.main(arguments=words) == cli.DONE
+
+
 def test_a_name_that_leads_out_of_a_dataset_again_is_none_in_it(copy, tmp_path):
     out = Path(copy.uri) / ".." / "beside"
     assert cli.main(arguments=["export", copy.uri, "--to", "lance", "--out", str(out)]) == cli.DONE

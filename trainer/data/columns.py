@@ -1,7 +1,7 @@
 """Facts of many clips as columns of numbers: a few hundred bytes a clip, shared by the processes of a node.
 
 What a run reads of a clip's manifest is looked up by its id, in sorted columns. They are plain arrays, so
-processes of one node may map the same files (trainer/data/catalogue/sharing.py).
+processes of one node may map the same files (learning/sharing.py).
 """
 
 from __future__ import annotations

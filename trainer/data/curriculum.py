@@ -89,8 +89,7 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
     """The stages of a run; one without an end comes last.
 
     Raises:
-        UsageError: a stage before the last has no number of steps, one leaves no sample, or one has a limit
-            that a frame exceeds.
+        UsageError: a stage before the last has no number of steps, or one leaves no sample.
     """
     wanted = list(config.stages) or [StageConfig(image_share=config.image_share)]
     found, first = [], 0
@@ -102,7 +101,6 @@ def stages_of(table: SampleTable, config: FitConfig, factor_t: int) -> list[Stag
         is_covering = config.long_clips == "cover"
         own = stage_table(table, stage, config.model.patch, factor_t, is_covering, index + 1)
         settings = replace(pack_settings(config), max_tokens=stage.max_tokens)
-        check_frames(own, settings, index + 1)
         found.append(Stage(first, own, settings, len(table) - len(own)))
         first += stage.steps
     return found
@@ -120,6 +118,19 @@ class Curriculum:
             PlanStream(stage.table, stage.settings, number * EPOCHS_OF_A_STAGE)
             for number, stage in enumerate(stages)
         ]
+
+    def check(self, begin: int, end: int) -> None:
+        """
+        Args:
+            begin, end: the steps that will be read.
+
+        Raises:
+            UsageError: a stage among them has a limit that one frame of a sample exceeds.
+        """
+        ends = [*(stage.first for stage in self.stages[1:]), end]
+        for number, (stage, last) in enumerate(zip(self.stages, ends, strict=True), 1):
+            if max(begin, stage.first) < min(end, last):
+                check_frames(stage.table, stage.settings, number)
 
     def _number(self, step: int) -> int:
         return max(index for index, stage in enumerate(self.stages) if stage.first <= step)

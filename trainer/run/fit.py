@@ -237,6 +237,8 @@ def _trained(
         tell(ranks, f"begun from {config.init}" + (f"; anew: {', '.join(fresh)}" if fresh else ""))
     if newest:
         state = _resumed(newest, trained, source, changes, ranks)
+    if isinstance(source.loader, Loader) and isinstance(source.loader.plan, Curriculum):
+        source.loader.plan.check(state.step, config.steps)
     if ranks.is_first:
         note_changes(out, state.step, changes)
         save_record(out, config, source.catalog, source.made_by)

@@ -96,6 +96,7 @@ class Run:
         if step >= config.steps:
             if step > config.steps:
                 tell(self.ranks, f"{step} steps are done, more than --steps {config.steps}: nothing to train")
+            self._check_taken(step)
             self._end_calmly()
             self.is_sound = True
             return step
@@ -127,9 +128,9 @@ class Run:
         if step < config.steps:
             self.save(step, loader)
         self.saver.finish()
-        if 0 < step <= self.guard.num_skipped:
-            raise given_up(f"all of its {step} steps were skipped")
-        if step < config.steps:
+        if step == config.steps:
+            self._check_taken(step)
+        else:
             tell(
                 self.ranks,
                 f"{stop.signal_name or 'another process'}: saved after step {step}; run the same command to "
@@ -137,6 +138,14 @@ class Run:
             )
             raise Interrupted(stop.signal_name)
         return step
+
+    def _check_taken(self, step: int) -> None:
+        """
+        Raises:
+            RushesError: of a run that is over no step was taken.
+        """
+        if 0 < step <= self.guard.num_skipped:
+            raise given_up(f"all of its {step} steps were skipped")
 
     def _read(self, step: int, loader: Loader | StreamLoader) -> Iterator[tuple[int, int, list[NoisyPack]]]:
         """(step, epoch, packs) of the loader. Where the data ends the run, what was learnt is saved.
@@ -236,7 +245,7 @@ class Run:
                 "training data",
                 f"{self.num_corrupt} of {self.num_read} samples read so far are unreadable, over the limit "
                 f"of {limit:.0%}",
-                "They are named above and in consumed*.jsonl. Run `rushes verify --deep`.",
+                "They are named above and in consumed*.jsonl. Of a dataset, run `rushes verify --deep`.",
             )
 
     def _go_back(self) -> None:

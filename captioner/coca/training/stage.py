@@ -33,8 +33,8 @@ from learning.loop.gradients import sum_gradients
 from learning.loop.schedules import cosine
 from learning.loop.training import Training, drive
 from learning.muon import Muon
-from learning.processes import join
-from manifests.errors import UsageError
+from learning.processes import exchanged, join
+from manifests.errors import RushesError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +168,17 @@ def train_stage(
 
     Returns:
         The averaged weights, and the record of the run.
+
+    Raises:
+        RushesError: the processes hold other examples.
     """
     _, processes, device = join()
+    if len(set(exchanged(batches.digest))) > 1:
+        raise RushesError(
+            "the examples",
+            "were not read alike by all processes",
+            "See which clips were passed over on each node, and give all nodes the same.",
+        )
     model.to(device).train().requires_grad_(True)
     digest = run_digest(batches, config, model.state_dict(), processes)
     name = f"captioner: {config.kind}"
@@ -225,6 +234,8 @@ class _Step:
     ) -> list[float]:
         """Carry back both losses of these parts of a step. Returns [loss per token, contrastive loss]."""
         config, training = self.config, self.training
+        if not config.contrast_weight:
+            return [self._captions(clips, ids, parts, num_tokens), 0.0]
         is_whole = len(parts) == 1  # then what it is computed from is kept until it is carried back
         seen = [self._seen(clips, ids, part) for part in parts] if is_whole else []
         pulls = self._pulls(clips, ids, parts, seen[0][:2] if is_whole else None)
@@ -242,6 +253,15 @@ class _Step:
             told[0] += loss.item() / num_tokens
         if training.rank == 0:  # of all processes, whose gradients are summed
             self.model.logit_scale.backward(config.contrast_weight * pulls.log_scale)
+        return told
+
+    def _captions(self, clips: np.ndarray, ids: Tensor, parts: list[list[int]], num_tokens: int) -> float:
+        """Carry back the loss of captions alone. Returns its sum per token."""
+        told = 0.0
+        for part in parts:
+            loss = self._seen(clips, ids, part)[2] / num_tokens
+            (self.config.caption_weight * loss).backward()
+            told += loss.item()
         return told
 
     def _pulls(

@@ -226,8 +226,6 @@ def video_stream(container: av.container.InputContainer, path: str, is_strict: b
     context = stream.codec_context
     check_pixels(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}  # of a stream whose pictures grow on the way
-    if context.name == "exr":  # which holds light; H.273 calls the curve of sRGB so
-        context.options = {**context.options, "apply_trc": "iec61966_2_1"}
     # AV1's tiles tell by their last bits whether they were read aright
     if context.name == "libdav1d" and is_strict:
         context.options = {**context.options, "strict": "1"}

@@ -462,7 +462,7 @@ def test_two_processes_train_as_one(tmp_path):
         "base",
     )
     one, two = (losses_of(tmp_path / name / "training" / "base") for name in ("one", "two"))
-    assert one == pytest.approx(two, rel=2e-3)  # the contrastive loss is of all clips too
+    assert one == pytest.approx(two, rel=2e-3)
 
 
 def test_of_a_dataset_one_clip_in_twenty_is_held_out_and_its_like_are_known(monkeypatch):

@@ -283,6 +283,21 @@ def test_light_of_float_pictures_gets_the_curve_of_srgb(tmp_path, name, kind):
     assert rgb[:, 33:].min() == 255
 
 
+def test_light_of_what_covers_a_pixel_in_part_is_laid_over_white(tmp_path):
+    """OpenEXR keeps light times cover: white that covers half of a pixel is white over white."""
+    with av.open(str(tmp_path / "a.exr"), "w", format="image2") as container:
+        stream = container.add_stream("exr", width=64, height=48, pix_fmt="gbrapf32le")
+        frame = av.VideoFrame(64, 48, "gbrapf32le")
+        for index, plane in enumerate(frame.planes):
+            half = np.full((48, 64), 0.5, np.float32)
+            half[:, 32:] = 0.5 if index == 3 else 0.0  # black behind half a pixel
+            plane.update(half)
+        container.mux([*stream.encode(frame), *stream.encode()])
+    [rgb] = shown(tmp_path / "a.exr")
+    assert rgb[:, :31].min() == 255
+    assert np.abs(rgb[:, 33:].astype(int) - 188).max() <= 1
+
+
 @pytest.mark.parametrize(("mantissa", "expected"), [(110, 128), (255, 188), (0, 0)])
 def test_light_of_a_radiance_picture_gets_the_curve_of_srgb(tmp_path, mantissa, expected):
     exponent = 127 if mantissa < 255 else 128  # light of .215 and of 1.0 / 2

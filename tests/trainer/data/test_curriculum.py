@@ -222,14 +222,22 @@ def test_stages_are_read_strictly_and_saved_with_the_run(tmp_path):
             load_stages(path)
     with pytest.raises(UsageError, match="number of steps"):
         stages_of(table_of(), dataclasses.replace(FitConfig(), stages=(StageConfig(), StageConfig())), 4)
-    stages = (StageConfig(steps=5), StageConfig(steps=5, max_tokens=3), StageConfig())
-    with pytest.raises(UsageError, match="max_tokens of stage 2: 3 are fewer than the"):  # before the first
-        stages_of(table_of(), dataclasses.replace(FitConfig(), stages=stages), 4)
-    with pytest.raises(UsageError, match="--tokens: 2 are fewer"):
-        stages_of(table_of(), dataclasses.replace(FitConfig(), tokens=2), 4)
     with pytest.raises(UsageError, match="stage 1: leaves none"):
         stages_of(
             table_of(),
             dataclasses.replace(FitConfig(), stages=(StageConfig(min_fps=99.0, image_share=0.0),)),
             4,
         )
+
+
+def test_stages_that_cannot_be_packed_are_refused_before_they_are_met():
+    stages = (StageConfig(steps=5), StageConfig(steps=5, max_tokens=3), StageConfig())
+    plan = Curriculum(stages_of(table_of(), dataclasses.replace(FitConfig(), stages=stages), 4))
+    for begin, end in ((0, 20), (7, 20), (0, 6), (9, 10)):
+        with pytest.raises(UsageError, match="max_tokens of stage 2: 3 are fewer than the"):
+            plan.check(begin, end)
+    for begin, end in ((0, 5), (10, 20), (3, 3)):  # which is over, or will not be met
+        plan.check(begin, end)
+    narrow = Curriculum(stages_of(table_of(), dataclasses.replace(FitConfig(), tokens=2), 4))
+    with pytest.raises(UsageError, match="--tokens: 2 are fewer"):
+        narrow.check(0, 1)

@@ -1,8 +1,11 @@
 """Tars that others made, or that were hurt: what a clip says is held against what it holds."""
 
+import bz2
 import dataclasses
+import gzip
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
 
@@ -70,6 +73,12 @@ def with_nan(value):
     return value
 
 
+def smaller(name, data):
+    if name == LATENT:
+        return save({key: value[..., :-1].contiguous() for key, value in load(data).items()})
+    return of_record("latent", latent_w=lambda w: w - 1, width_px=lambda w: w - 8)(name, data)
+
+
 WRONG = {
     "mean alone": of_tensors(LATENT, lambda found: {"mean": next(iter(found.values()))}),
     "no number": of_tensors(LATENT, each(with_nan)),
@@ -122,6 +131,34 @@ def test_a_clip_whose_record_is_not_of_its_tensors_is_left_out_and_counted(tars,
         survey([every], TEST)
 
 
+def test_two_sizes_in_one_joined_tar_keep_their_own_latents(tars, tmp_path):
+    """Their ids and their names in the tar are the same."""
+    narrow = changed(tars[0], tmp_path / "narrow.tar", smaller)
+    (tmp_path / "both.tar").write_bytes(Path(tars[0]).read_bytes() + Path(narrow).read_bytes())
+    catalog, _, _ = survey(tars, TEST)
+    reader = StreamReader(catalog, dataclasses.replace(TEST, tokens=4096))
+    pairs = [(clip, reader.hold(clip)) for clip in stream([str(tmp_path / "both.tar")])]
+    assert len({sample.clip_id for _, sample in pairs}) == len(pairs) > 1
+    for clip, sample in pairs:
+        assert reader.whole_latent(sample)[0] is clip.latent[0]
+
+
+def test_what_is_left_out_is_counted_among_what_was_read(tars, tmp_path):
+    """And not against the first pack, before which many clips are read ahead: one in nine is no half."""
+    names = len(list(stream(tars)))
+    one = changed(tars[0], tmp_path / "one.tar", WRONG["no number"], only=1)
+    catalog, _, _ = survey(tars, TEST)
+    loader = StreamLoader([one, *tars[1:]], StreamReader(catalog, dataclasses.replace(TEST, held_out=0.0)))
+    read, corrupt, most = 0, 0, 0.0
+    for number, _, packs in loader.steps_from(0):
+        read += sum(len(pack.members) + len(pack.corrupt) for pack in packs)
+        corrupt += sum(len(pack.corrupt) for pack in packs)
+        most = max(most, corrupt / read - 3 / read)
+        if number == 40:
+            break
+    assert corrupt and most < 2 / names and corrupt / read == pytest.approx(1 / names, rel=0.6)
+
+
 def test_too_many_clips_that_cannot_be_read_end_a_run(tars, tmp_path):
     for number in range(len(list(stream(tars[:1])))):
         if number > 1:
@@ -132,11 +169,6 @@ def test_too_many_clips_that_cannot_be_read_end_a_run(tars, tmp_path):
 
 def test_two_clips_of_one_id_keep_their_own_latents(tars, tmp_path):
     """One footage at two sizes: ids come of the source and the time."""
-
-    def smaller(name, data):
-        if name == LATENT:
-            return save({key: value[..., :-1].contiguous() for key, value in load(data).items()})
-        return of_record("latent", latent_w=lambda w: w - 1, width_px=lambda w: w - 8)(name, data)
 
     narrow = changed(tars[0], tmp_path / "narrow.tar", smaller)
     config = dataclasses.replace(TEST, tokens=4096, held_out=0.0)
@@ -172,6 +204,13 @@ def test_tars_are_read_to_their_end(tars, tmp_path, capsys):
         "no end": body,
         "a lost header": first[:middle] + bytes(512) + first[middle + 512 :],
         "cut": first[: middle + 700],
+        "padded": first + bytes(100),
+        "signed": first + b"a signature" * 200,
+        "gz": gzip.compress(first) + gzip.compress(second),
+        "many gz": b"".join(gzip.compress(first[at : at + 7000]) for at in range(0, len(first), 7000)),
+        "bz2": bz2.compress(first) + bz2.compress(second),
+        "xz": lzma.compress(first) + lzma.compress(second),
+        "cut gz": gzip.compress(first)[:-2000],
     }.items():
         (tmp_path / f"{name}.tar").write_bytes(data)
         try:
@@ -179,7 +218,13 @@ def test_tars_are_read_to_their_end(tars, tmp_path, capsys):
         except UsageError as error:
             found[name] = str(error)
     of_first = [clip.row["clip_id"] for clip in stream(tars[:1])]
+    for name in ("gz", "bz2", "xz"):
+        assert found[name] == whole, name
+    for name in ("padded", "signed", "many gz"):
+        assert found[name] == of_first, name
     assert found["joined"] == whole and found["zeros"] == found["no end"] == of_first
-    assert capsys.readouterr().err.count("no end.tar ends without a tar's end") == 1
-    for name in ("a lost header", "cut"):
+    said = capsys.readouterr().err
+    assert said.count("no end.tar ends without a tar's end") == 1
+    assert said.count("signed.tar has other bytes behind a tar's end") == 1
+    for name in ("a lost header", "cut", "cut gz"):
         assert f"{name}.tar: cannot be read" in found[name] and "object at" not in found[name]

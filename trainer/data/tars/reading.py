@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Self
 
@@ -34,6 +38,9 @@ class _Header(tarfile.TarInfo):
             tar.zeros = zeros + 1  # type: ignore[attr-defined]
             raise
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            if zeros > 1:  # something else behind its end
+                tar.has_more = True  # type: ignore[attr-defined]
+                raise tarfile.EmptyHeaderError("no header") from error  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"damaged at byte {tar.offset:,}: {error}") from error
         if zeros == 1:  # of a header that was lost
             raise tarfile.ReadError(f"damaged at byte {tar.offset - tarfile.BLOCKSIZE:,}: a block of zeros")
@@ -50,13 +57,49 @@ def _members(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for source in sources:
         try:
             yield from _members_of(source["stream"], source["url"])
-        except (OSError, EOFError, tarfile.TarError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError) as error:
             raise _unreadable(source["url"], error) from error
         yield {}
 
 
+class _Begun:
+    """A stream whose first bytes were looked at."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._head:
+            return self._rest.read(size)
+        count = len(self._head) if size < 0 else size
+        found, self._head = self._head[:count], self._head[count:]
+        return found + self._rest.read() if size < 0 else found
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+
+_PACKED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+"""Readers by the first bytes; unlike tarfile's own they read on where one end is followed by more."""
+
+
+def _unpacked(file: IO[bytes]) -> IO[bytes]:
+    """A tar as it is, or as it was before it was compressed."""
+    head = file.read(6)
+    whole: Any = _Begun(head, file)
+    unpack = next((reader for mark, reader in _PACKED.items() if head.startswith(mark)), None)
+    return unpack(whole) if unpack else whole  # type: ignore[no-any-return]
+
+
 def _members_of(file: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header, ignore_zeros=True) as tar:
+    with tarfile.open(fileobj=_unpacked(file), mode="r|", tarinfo=_Header, ignore_zeros=True) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]
             is_own = member.name.startswith("__") and member.name.split("/")[0].endswith("__")  # webdataset's
@@ -64,6 +107,8 @@ def _members_of(file: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
                 data = tar.extractfile(member)
                 assert data is not None
                 yield {"fname": member.name, "data": data.read(), "__url__": url}
+        if getattr(tar, "has_more", False):
+            say(f"--tars: {url} has other bytes behind a tar's end, which are left out")
         if not getattr(tar, "zeros", 0):
             say(f"--tars: {url} ends without a tar's end, and what lay behind it is missing: copy it again")
 

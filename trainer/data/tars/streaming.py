@@ -117,10 +117,11 @@ class StreamReader(PackReader):
 
     def _name_of(self, clip: StreamedClip) -> str:
         """Its id; where another of the same id is held, as of footage at two sizes, with its place behind."""
-        name = str(clip.row["clip_id"])
-        if name not in self.held or self.held[name].where == clip.where:
+        name, size = str(clip.row["clip_id"]), clip.latent[0].shape
+        held = self.held.get(name)
+        if held is None or (held.where == clip.where and held.latent[0].shape == size):
             return name
-        return f"{name}@{clip.where}"
+        return f"{name}@{clip.where} of {tuple(size)}"  # in tars that were joined the place may be the same
 
     def let_go(self, samples: list[Sample]) -> None:
         for sample in samples:
@@ -147,7 +148,7 @@ class StreamLoader:
     def __init__(self, urls: list[str], reader: StreamReader, rank: int = 0, world_size: int = 1) -> None:
         self.urls, self.reader, self.rank, self.world_size = urls[rank::world_size], reader, rank, world_size
         self._left_out: list[str] = []
-        """Clips that could not be read since the last step; what they are counted by."""
+        """Clips that could not be read since the last one that could."""
         if not self.urls:
             raise UsageError(
                 "--tars",
@@ -179,19 +180,21 @@ class StreamLoader:
         config = self.reader.config
         return is_held_out(clip.row["clip_id"], config.held_out, config.plan_version)
 
-    def _packs(self, first: int) -> Iterator[tuple[int, list[Sample]]]:
-        """(epoch, samples of a pack) without end."""
-        waiting: dict[int, tuple[int, Sample]] = {}
+    def _packs(self, first: int) -> Iterator[tuple[int, list[Sample], list[str]]]:
+        """(epoch, samples of a pack, clips left out between them) without end."""
+        waiting: dict[int, tuple[int, Sample, list[str]]] = {}
 
         def lengths() -> Iterator[int]:
             for position, (epoch, clip) in enumerate(self._clips(first)):
                 sample = self.reader.hold(clip, epoch)
-                waiting[position] = epoch, sample
+                waiting[position] = epoch, sample, self._left_out
+                self._left_out = []
                 yield sample.tokens(self.reader.config.model.patch)
 
         for chosen in largest_fit(lengths(), self.reader.config.tokens, POOL):
             own = [waiting.pop(position) for position in chosen]
-            yield own[0][0], [sample for _, sample in own]
+            left_out = [name for _, _, names in own for name in names]
+            yield own[0][0], [sample for _, sample, _ in own], left_out
 
     def mark(self, step: int) -> list[int]:
         """There is no plan to go back to."""
@@ -213,10 +216,12 @@ class StreamLoader:
         packs, each = self._packs(step), self.reader.config.packs_per_step // self.world_size
         for number in itertools.count(step):
             chosen = [next(packs) for _ in range(each)]
-            read = [self.reader.read(samples, epoch) for epoch, samples in chosen]
-            read[0] = replace(read[0], corrupt=[*read[0].corrupt, *self._left_out])
-            self._left_out = []
-            for _, samples in chosen:
+            read = [self.reader.read(samples, epoch) for epoch, samples, _ in chosen]
+            read = [
+                replace(pack, corrupt=[*pack.corrupt, *left_out])
+                for pack, (_, _, left_out) in zip(read, chosen, strict=True)
+            ]
+            for _, samples, _ in chosen:
                 self.reader.let_go(samples)
             yield number, chosen[0][0], [prepare(pack, number) for pack in read]
 
