@@ -10,6 +10,8 @@ import duckdb
 import pyarrow as pa
 
 _MOST_PREDICATE_S = 20.0
+_MOST = 40
+"""Tables that are held: more than anybody has views under their eyes."""
 
 
 class LeftOut:
@@ -26,6 +28,8 @@ class LeftOut:
     ) -> None:
         self._root, self._lock, self._changes = root, lock, changes
         self._made: dict[str, int] = {}
+        self._beside: dict[str, str] = {}
+        """The table of clips that are kept, by that of those that are not."""
 
     def by(self, clips: str, where: str) -> str:
         """Name of a table with the `key` of each clip that a predicate leaves out; empty where it is none.
@@ -59,6 +63,7 @@ class LeftOut:
                     f"CREATE OR REPLACE TABLE memory.main.kept_{name} AS SELECT clip_id FROM given"
                 )
                 self._made.pop(_out(asked), None)
+                self._beside[_out(asked)] = f"kept_{name}"
         found = self._keys_of(asked)
         if self._changes() != known:  # meanwhile: the next one asks again
             self._made.pop(_out(asked), None)
@@ -80,7 +85,17 @@ class LeftOut:
                     finally:
                         limit.cancel()
                 self._made[name] = self._changes()
+                self._forget()
         return f"memory.main.{name}"
+
+    def _forget(self) -> None:
+        """Drop the tables that were made longest ago: of views as they were before they were changed."""
+        while len(self._made) > _MOST:
+            name = next(iter(self._made))
+            del self._made[name]
+            for table in (name, self._beside.pop(name, "")):
+                if table:
+                    self._root.execute(f"DROP TABLE IF EXISTS memory.main.{table}")
 
 
 def _out(asked: str) -> str:

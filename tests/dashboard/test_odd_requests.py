@@ -91,6 +91,23 @@ def test_a_view_keeps_on_the_dashboard_what_it_keeps_in_a_training(copy, tmp_pat
         index.close()
 
 
+def test_tables_of_views_as_they_were_are_dropped(copy, tmp_path):
+    index = Index(copy, tmp_path / "index")
+    try:
+        scopes, columns = Scopes(index), View.load(copy).columns
+        for number in range(60):
+            where = f"clip_id IN (SELECT clip_id FROM text WHERE shard > -{number + 1})"
+            View(columns=columns, where=where).save(copy, f"own{number}")
+        for number in range(60):
+            scope = scopes.named(f"own{number}")
+            assert not scope.problem
+            assert index.value(f"{scope.tables} SELECT count(*) FROM clips") > 0
+        tables = [name for (name,) in index.tuples("SELECT table_name FROM duckdb_tables()")]
+        assert len([name for name in tables if name.startswith(("out_", "kept_"))]) <= 2 * 41
+    finally:
+        index.close()
+
+
 @pytest.mark.parametrize(
     "where",
     [
