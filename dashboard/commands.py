@@ -91,7 +91,7 @@ class Serve:
             print(f"dashboard: {shown}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
             if self.open:
                 webbrowser.open(f"{url}/?token={token}" if token else url)
-            settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+            settings = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1)
             uvicorn.Server(settings).run(sockets=[listener])
         return cli.DONE
 

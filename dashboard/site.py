@@ -94,9 +94,9 @@ class Site:
     def page(self, request: Request, name: str, data: dict[str, Any], scope: Scope | None = None) -> Response:
         """The page, or its JSON twin where its address ends in .json."""
         data = self.told(data)
-        if request.url.path.endswith(".json"):
-            return self._twin(data)
         scope = scope or self.scope(request)
+        if request.url.path.endswith(".json"):
+            return self._twin(data, scope)
         scope = replace(scope, problem=self.told(scope.problem))
         about = {
             "dataset": self.shown_path(self.dataset.uri),
@@ -127,15 +127,16 @@ class Site:
         """A part of a page, or its JSON twin."""
         data = self.told(data)
         if request.url.path.endswith(".json"):
-            return self._twin(data)
+            return self._twin(data, self.scope(request))
         return self._rendered(request, name, data)
 
-    def _twin(self, data: dict[str, Any]) -> Response:
-        """A page's data. While the index is built, with how far it is: what is there is not all yet; while
-        the store does not answer or the folder is gone, with `away`, which says so."""
-        progress, away = self.index.progress, self.told(self.index.store.trouble())
-        more = {} if progress is None else {"building": progress}
-        return JSONResponse(plain({**data, **more, **({"away": away} if away else {})}))
+    def _twin(self, data: dict[str, Any], scope: Scope) -> Response:
+        """A page's data, and where there is something to say of it: `building`, how far the index is while it
+        is built and not all is there yet; `away`, of a store that does not answer or a folder that is gone;
+        `problem`, why the view cannot be used, and nothing is in it."""
+        notes = {"building": self.index.progress, "away": self.told(self.index.store.trouble())}
+        notes["problem"] = self.told(scope.problem)
+        return JSONResponse(plain({**data, **{name: note for name, note in notes.items() if note}}))
 
     def missing(self, text: str) -> HTTPException:
         """What to raise where something is not there, or not known yet."""

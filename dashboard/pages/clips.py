@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from dashboard import drawing
 from dashboard.asking import counts
@@ -199,8 +199,9 @@ def add(app: FastAPI, site: Site) -> None:
 
     @app.get("/clips/count.json")
     def count(request: Request) -> Response:
-        number, is_all = site.kept.at_least(*meant(request))
-        return JSONResponse({"count": number, "is_all": is_all})
+        scope, filters = meant(request)
+        number, is_all = site.kept.at_least(scope, filters)
+        return site.part(request, "", {"count": number, "is_all": is_all})
 
 
 def _limits_of(filters: Filters, name: str) -> str:

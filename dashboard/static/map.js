@@ -100,11 +100,17 @@ const at = (event) => {
   return [clamp((event.clientX - rect.left) / rect.width), clamp((event.clientY - rect.top) / rect.height)];
 };
 
+// Corners at an edge lie a little beyond it: the outermost clips are at the edge itself, and are meant.
+function past(share) {
+  const value = Number(share.toFixed(3));
+  return value <= 0 ? -0.01 : value >= 1 ? 1.01 : value;
+}
+
 function around(query) {
   const step = Math.ceil(line.length / MOST_CORNERS);
   const corners = line.filter((_, place) => place % step === 0);
   if (corners.length < 3) return false;
-  query.set("lasso", corners.map(([x, y]) => `${x.toFixed(3)},${(1 - y).toFixed(3)}`).join(";"));
+  query.set("lasso", corners.map(([x, y]) => `${past(x)},${past(1 - y)}`).join(";"));
   return true;
 }
 

@@ -26,7 +26,7 @@ from manifests.store import storage
 from manifests.store.shards import Member
 from manifests.tables import scans
 from manifests.views import View
-from manifests.writing.removing import pending
+from manifests.writing.removing import check_none_went, gone, pending
 
 NAMESPACE = "rushes"
 _LEFT_OUT = ("shards", "events")
@@ -61,7 +61,7 @@ def export_tables(
 
     Raises:
         UsageError: the library is missing, something is there already, the folder's name is none that it
-            can write, or another process exports to it.
+            can write, another process exports to it, or sources were taken down meanwhile.
     """
     if to == "iceberg" and (odd := sorted(set("?#%") & set(str(out.resolve())))):
         raise UsageError(
@@ -69,6 +69,7 @@ def export_tables(
             f"has {odd[0]} in its path, which addresses of Iceberg give another meaning",
             "Name another folder.",
         )
+    before = gone(dataset)
     try:
         kept = view.kept(dataset)  # a view that cannot be read replaces nothing
         if not kept:
@@ -77,7 +78,9 @@ def export_tables(
             _settle(out)
             with _settled(out):
                 _set_aside(out, to, _there_before(to, out, overwrite))
-                return _written(dataset, view, kept, _writer(to, out))
+                found = _written(dataset, view, kept, _writer(to, out))
+                check_none_went(dataset, before)
+                return found
     except FileNotFoundError as error:
         raise RushesError(
             dataset.uri,
@@ -185,7 +188,7 @@ def _gone(path: Path) -> None:
 
 def _written(dataset: Dataset, view: View, names: Iterable[str], write: Write) -> dict[str, int]:
     kept = pa.array(sorted(names), pa.string())
-    gone = pa.array(sorted(pending(dataset)), pa.string())
+    going = pa.array(sorted(pending(dataset)), pa.string())
     tables, found = scans.Tables(dataset), dict[str, int]()
     versions = list(view.columns.values())
     clips = tables.lazy("clips", versions).to_table(["source_id"], filter=pc.field("clip_id").isin(kept))
@@ -198,7 +201,7 @@ def _written(dataset: Dataset, view: View, names: Iterable[str], write: Write) -
                 wanted &= pc.field("clip_id").isin(kept)
             if "source_id" in rows.schema.names:
                 wanted &= pc.field("source_id").isin(sources)
-                wanted &= ~pc.coalesce(pc.field("source_id").isin(gone), False)
+                wanted &= ~pc.coalesce(pc.field("source_id").isin(going), False)
             scanned = rows.scanner(filter=wanted, batch_size=_ROWS)
             schema = rows.schema.remove_metadata()
             batches = (pa.Table.from_batches([batch], schema) for batch in _full(scanned.to_batches()))

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from manifests.errors import UsageError
@@ -27,6 +27,7 @@ from manifests.store import storage
 from manifests.store.shards import Member, TarWriter, read_member
 from manifests.tables import records, scans
 from manifests.views import View
+from manifests.writing.removing import check_none_went, gone
 
 _OWN_NAME = re.compile(r"\d{6,}\.tar|\.\d{6,}\.tar\..*\.tmp")
 FIELDS = {
@@ -152,14 +153,34 @@ def _vae_digest(dataset: Dataset, view: View) -> dict[str, str]:
     return {"vae_digest": digests.pop()} if len(digests) == 1 and "" not in digests else {}
 
 
+def _places(
+    dataset: Dataset, view: View, columns: Mapping[str, tuple[str, ...]], shard: int
+) -> dict[str, list[tuple[str, Member]]]:
+    """Where the members of each clip of a shard lie: tars with members in them."""
+    found: dict[str, list[tuple[str, Member]]] = defaultdict(list)
+    for name, fields in columns.items():
+        if not dataset.is_committed(view.columns[name], shard):
+            continue  # its clips lack it so far
+        path, members = records.members_of_shard(dataset, view.columns[name], shard)
+        for member in members:
+            if member.field in fields:
+                found[member.key].append((path, member))
+    return found
+
+
 def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Path], int]:
     """Write one tar per shard under `out`. Running it again gives the same bytes, also after it was stopped.
 
     Returns:
         The tars, and how many clips of the view were left out for want of a member.
+
+    Raises:
+        UsageError: the folder holds something else, the view keeps no clip, or sources were taken down
+            meanwhile.
     """
     _check_own(out)
     out.mkdir(parents=True, exist_ok=True)
+    before = gone(dataset)
     captions = _captions(dataset, view)
     by_shard: dict[int, list[dict]] = defaultdict(list)
     for row in view.clips(dataset).to_pylist():
@@ -179,14 +200,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
     with _marked(out, dataset, view):
         for shard, clips in sorted(by_shard.items()):
             target = out / f"{shard:06d}.tar"
-            places: dict[str, list[tuple[str, Member]]] = defaultdict(list)
-            for name, fields in columns.items():
-                if not dataset.is_committed(view.columns[name], shard):
-                    continue  # its clips lack it so far
-                path, members = records.members_of_shard(dataset, view.columns[name], shard)
-                for member in members:
-                    if member.field in fields:
-                        places[member.key].append((path, member))
+            places = _places(dataset, view, columns, shard)
             whole = [
                 clip for clip in clips if len(places[clip["clip_id"]]) == sum(map(len, columns.values()))
             ]
@@ -217,6 +231,7 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
                         )
                 temporary.replace(target)
             written.append(target)
+        check_none_went(dataset, before)
         members_of = [field for names in columns.values() for field in names]
         (out / "README.md").write_text(card(members_of, list(made_by)))
     return written, num_lacking

@@ -65,6 +65,27 @@ def tokens(dataset: Dataset) -> set[str]:
     return {row["token"] for row in _note_of(dataset, _done(dataset), "removed")["removed"]}
 
 
+def gone(dataset: Dataset) -> set[str]:
+    """Tokens of all sources that were removed, or are to go."""
+    return tokens(dataset) | {token(source_id) for source_id in pending(dataset)}
+
+
+def check_none_went(dataset: Dataset, before: set[str]) -> None:
+    """
+    Args:
+        before: what `gone` was when something that copies of the dataset began.
+
+    Raises:
+        UsageError: sources were taken down since: what was copied may hold them.
+    """
+    if gone(dataset) - before:
+        raise UsageError(
+            dataset.address,
+            "had sources taken down while it was exported, and what was written may hold them",
+            "Give the same command again: it writes all anew.",
+        )
+
+
 def takedowns(dataset: Dataset) -> list[dict[str, Any]]:
     """Those that ended, the newest first: `removed_s`, `reason`, `num_sources`, and `read_by` (trainings)."""
     found: dict[tuple[float, str], dict[str, Any]] = {}

@@ -53,11 +53,12 @@ def add_drops(dataset: Dataset) -> None:
 
 
 def add_map(dataset: Dataset) -> None:
-    """A place for each clip, and a view that has them."""
+    """A place for each clip, one of them in the outermost corner, and a view that has them."""
     rows = scans.table(dataset, "clips", None, ["clip_id", "shard"])
     of_shard = defaultdict(list)
     for at, row in enumerate(rows.to_pylist()):
-        of_shard[row["shard"]].append({**row, "x": (at * 0.37) % 1, "y": (at * 0.61) % 1})
+        x, y = (1.0, 1.0) if at == 1 else ((at * 0.37) % 1, (at * 0.61) % 1)
+        of_shard[row["shard"]].append({**row, "x": x, "y": y})
     for shard, places in of_shard.items():
         with ShardCommit(dataset, MAP, shard, 0) as commit:
             commit.commit({"map": places}, Account(len(places), len(places), 0, 0))

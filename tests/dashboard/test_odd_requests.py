@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,14 @@ def test_data_of_a_dataset_that_is_gone_says_so(copy, tmp_path):
     for page in ("now", "clips", "drops"):
         assert "not there any more" in client.get(f"/{page}.json").json()["away"]
     assert "nothing corrupt" not in json.dumps(client.get("/now.json").json())
+
+
+@pytest.mark.parametrize("text", ["{bad", '{"columns": {}, "where": "no_such_field > 1"}'])
+def test_data_of_a_view_that_cannot_be_used_says_why_it_is_empty(copy, tmp_path, text):
+    client = TestClient(make_app(copy.uri, tmp_path / "index"), "http://127.0.0.1")
+    for page in ("clips", "clips/count", "now", "clips/side"):
+        assert "problem" not in client.get(f"/{page}.json").json()
+    Path(copy.view_path("mine")).write_text(text)
+    time.sleep(2.1)  # views are looked up anew every two seconds
+    for page in ("clips", "clips/count", "now", "clips/side"):
+        assert client.get(f"/{page}.json?view=mine").json()["problem"], page

@@ -16,6 +16,7 @@ from manifests import cli
 from manifests.exporting.lakehouse import NAMESPACE
 from manifests.tables import records, scans
 from manifests.views import View
+from manifests.writing.removing import remove
 from tests.conftest import ROOT
 
 
@@ -325,3 +326,30 @@ def test_an_address_is_no_folder(copy, tmp_path, monkeypatch, capsys, verb):
         assert cli.main(arguments=words) == cli.USAGE
         assert "is an address" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+@pytest.mark.parametrize("to", ["webdataset", "lance", "iceberg"])
+def test_a_takedown_while_it_is_exported_is_told_and_the_next_export_has_nothing_of_it(
+    copy, tmp_path, capsys, monkeypatch, to
+):
+    """It had ended, and the export held the clips all the same."""
+    row = scans.table(copy, "segments", None, ["source_id", "uri"]).slice(0, 1).to_pylist()[0]
+    module = "webdataset" if to == "webdataset" else "lakehouse"
+    name = "_places" if to == "webdataset" else "_members"
+    real, taken = getattr(sys.modules[f"manifests.exporting.{module}"], name), []
+
+    def slow(*given):
+        found = real(*given)
+        if not taken:
+            taken.append(remove(copy, {row["source_id"]: row["uri"]}, "asked for"))
+        return found
+
+    words = ["export", copy.uri, "--to", to, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"manifests.exporting.{module}.{name}", slow)
+        assert cli.main(arguments=words) == cli.USAGE
+    said = capsys.readouterr().err
+    assert "taken down while it was exported" in said or "by a takedown" in said
+    assert cli.main(arguments=words) == cli.DONE
+    held = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert row["source_id"].encode() not in held and held

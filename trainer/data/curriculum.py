@@ -53,6 +53,12 @@ def stage_table(
         keep &= ~is_image
     if stage.image_share == 1:
         keep &= is_image
+    if stage.image_share in (0, 1) and not (is_image == bool(stage.image_share)).any():
+        raise UsageError(
+            f"--image-share {stage.image_share:g}",
+            f"asks for {'images' if stage.image_share else 'videos'}, and the data has none",
+            "Leave it out.",
+        )
     if not keep.any():
         raise UsageError(
             f"stage {number}",

@@ -241,3 +241,11 @@ def test_stages_that_cannot_be_packed_are_refused_before_they_are_met():
     narrow = Curriculum(stages_of(table_of(), dataclasses.replace(FitConfig(), tokens=2), 4))
     with pytest.raises(UsageError, match="--tokens: 2 are fewer"):
         narrow.check(0, 1)
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.0, "images"), (0.0, "videos")])
+def test_a_share_of_what_the_data_has_none_of_is_refused_by_its_option(share, kind):
+    table = table_of()
+    table = table.where((table.latent_t == 1) == (kind == "videos"))
+    with pytest.raises(UsageError, match=f"--image-share {share:g}: asks for {kind}, and the data has none"):
+        stage_table(table, StageConfig(image_share=share), PATCH, 4)
