@@ -503,7 +503,7 @@ def test_the_predicate_that_is_handed_out_means_the_same_in_the_tables(site, eve
 def test_a_predicate_that_is_several_statements_or_without_end_is_a_problem_of_its_view(
     copy, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dashboard.index.index._MOST_PREDICATE_S", 1.0)
+    monkeypatch.setattr("dashboard.index.left_out._MOST_PREDICATE_S", 1.0)
     several = "true), false); DELETE FROM memory.main.clips; SELECT ((true"
     endless = "(SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b) > 0"
     for name, where in (("several", several), ("endless", endless)):
