@@ -6,6 +6,7 @@ it answers is believed no more than the file.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -114,7 +115,9 @@ class Decoder:
         try:
             if "error" in header:
                 reason, message = header["error"]
-                is_denied = reason == "access_denied" or (reason == "decode" and "[Errno 13]" in str(message))
+                is_denied = reason == "access_denied" or (
+                    reason == "decode" and os.strerror(errno.EACCES) in str(message)
+                )
                 if is_denied and is_local(self._uri) and os.access(self._uri, os.R_OK):
                     self._check_kept_from()
                 raise MediaError(str(reason), _naming(self._uri, str(message)))

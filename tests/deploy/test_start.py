@@ -102,13 +102,8 @@ def test_every_container_has_the_token_of_the_secret_and_limits_and_the_head_say
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
         for container in group["template"]["spec"]["containers"]:
-            given = {item["name"]: item for item in container["env"]}
-            assert given["RAY_AUTH_MODE"]["value"] == "token"
-            assert given["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {
-                "name": "rushes-ray",
-                "key": "token",
-            }
             assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "rushes-ray"}  # to every container
     head = groups[0]["template"]["spec"]["containers"][0]
     for probe in ("readinessProbe", "livenessProbe"):
         assert head[probe]["exec"]["command"] == ["ray", "health-check"]
