@@ -104,7 +104,7 @@ def shared(
         try:
             places, told = json.loads((own / "told.json").read_text())
             mapped = _mapped(own / "arrays", places, mode)
-        except OSError as caught:  # the others must not wait for this one
+        except Exception as caught:  # noqa: BLE001 - the others must not wait for this one
             error = caught
         failed = processes.exchanged(error is not None)
         if error:

@@ -225,7 +225,7 @@ def _is_of_index(where: str) -> bool:
     The index has columns of its own and lacks some, and other tables of it are of all versions.
     """
     said = named(f"SELECT 1 FROM clips WHERE ({where}\n)")
-    if not said.tables <= _MADE_BY.keys():
+    if "clips" not in said.tables or not said.tables <= _MADE_BY.keys():  # or it is not known what it names
         return False
     lacking = {field for table in said.tables for field in LEFT_OUT.get(table, ())}
     stored = {field for table in said.tables for field, _, _ in TABLES[table]} | set(OF_SOURCES)

@@ -62,6 +62,7 @@ def _mean(rows: list[Quality]) -> dict[str, Any]:
         key: round(float(np.mean([value[key] for value in values])), 4)
         for key in ("psnr_db", "ssim", "flicker", "drift_db")
     }
+    found["drift_median_db"] = round(float(np.median([row.drift_db for row in rows])), 4)
     found["bands"] = [
         round(float(np.median([row.bands[band] for row in rows])), 4) for band in range(len(rows[0].bands))
     ]
@@ -177,10 +178,12 @@ def table(report: dict[str, Any]) -> str:
     for name, found in report["sets"].items():
         lines += [
             f"{name}, {found['clips']} clips",
-            f"  {'':24}{'PSNR dB':>9}{'SSIM':>8}{'flicker':>9}{'drift dB':>10}   error share, coarse to fine",
+            f"  {'':24}{'PSNR dB':>9}{'SSIM':>8}{'flicker':>9}{'drift dB':>10}{'median':>8}"
+            "   error share, coarse to fine",
         ]
         for code, row in found["codes"].items():
-            drift = f"{row['drift_db']:10.2f}" if code in report["vaes"] else " " * 9 + "-"
+            drift = f"{row['drift_db']:10.2f}{row['drift_median_db']:8.2f}"
+            drift = drift if code in report["vaes"] else f"{'-':>10}{'-':>8}"
             bands = " ".join(f"{band:.3f}" for band in row["bands"])
             lines.append(
                 f"  {code:24}{row['psnr_db']:9.2f}{row['ssim']:8.3f}{row['flicker']:9.3f}{drift}   {bands}"

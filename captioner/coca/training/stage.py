@@ -151,7 +151,7 @@ def make_optimizers(
 
 def run_digest(batches: Batches, config: StageConfig, start: dict[str, Tensor], processes: int = 1) -> str:
     """What a saved run must agree on: data, settings, the weights it began with, and how many processes share
-    a step, as each keeps its part of what the optimizers know."""
+    a step, whose sums are not the same to the bit."""
     settings = [batches.digest, {**asdict(config), "save_every": 0}, *([processes] if processes > 1 else [])]
     if processes * config.accumulate > 1:
         settings.append("contrast over the step")  # it was over a part

@@ -96,7 +96,8 @@ def _check(clip: StreamedClip) -> None:
     extent = Extent(row["num_frames"], row["height_px"], row["width_px"])
     size = latent_size(extent, (row["factor_t"], row["factor_px"], row["factor_px"]))
     if size != told[1:]:
-        raise ValueError(f"{extent} makes latents of {size}, and there are {told[1:]}")
+        sides = f"{extent.num_frames} frames of {extent.width_px} x {extent.height_px} pixels"
+        raise ValueError(f"{sides} make latents of {size}, and there are {told[1:]}")
     fps = row["fps"]
     if type(fps) not in (int, float) or not math.isfinite(fps) or fps < 0 or (fps == 0 and told[1] > 1):
         raise ValueError(f"fps is {fps!r}")
