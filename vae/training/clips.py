@@ -118,6 +118,19 @@ def dataset_clips(address: str, view_name: str, most: int, seed: int) -> Iterato
             say(f"vae: passed over clip {row['clip_id']}: {error.reason}")
 
 
+def fading(num_frames: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """(colour [3, 1, 1, 1] in [-1, 1], how much is left of the picture [1, T, 1, 1]) of a fade.
+
+    Half of the colours are black, a sixth white. Of half of the windows nothing is left; the others fade in
+    or out, or stay half faded.
+    """
+    draw = rng.random()
+    colour = [-1.0] * 3 if draw < 1 / 2 else [1.0] * 3 if draw < 2 / 3 else rng.uniform(-1, 1, 3).tolist()
+    ends = (0.0, 0.0) if rng.random() < 1 / 2 else rng.uniform(-0.5, 1.0, 2).tolist()
+    left = torch.linspace(*ends, num_frames).clamp(0, 1)
+    return torch.tensor(colour).reshape(3, 1, 1, 1), left.reshape(1, -1, 1, 1)
+
+
 class Windows:
     """Training windows: batches of one shape, cut anywhere, each a function of (seed, step).
 
@@ -128,8 +141,9 @@ class Windows:
     SHAPES = ((9, 32, 32), (9, 32, 32), (17, 32, 32), (9, 40, 56), (17, 64, 64), (1, 64, 64))
     ODD_SHARE = 0.15
 
-    def __init__(self, clips: list[Tensor], budget: int, seed: int) -> None:
-        self.clips, self.budget, self.seed = clips, budget, seed
+    def __init__(self, clips: list[Tensor], budget: int, seed: int, faded: float = 0.0) -> None:
+        """faded: share of the windows that fade to one colour, or are nothing else."""
+        self.clips, self.budget, self.seed, self.faded = clips, budget, seed, faded
         self._fitting: dict[tuple[int, int, int], list[int]] = {}
 
     def digest(self) -> str:
@@ -177,6 +191,8 @@ class Windows:
                 for have, want in zip(clip.shape[1:], (t, h, w), strict=True)
             )
             flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
+            fade = fading(t, rng) if self.faded and rng.random() < self.faded else None
             if number % processes == rank:
-                windows.append(clip[:, t0 : t0 + t, h0 : h0 + h, w0 : w0 + w].flip(flips))
-        return as_float(torch.stack(windows))
+                window = as_float(clip[:, t0 : t0 + t, h0 : h0 + h, w0 : w0 + w].flip(flips))
+                windows.append(window if fade is None else fade[0] + (window - fade[0]) * fade[1])
+        return torch.stack(windows)

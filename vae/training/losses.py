@@ -14,6 +14,16 @@ _C1, _C2 = 0.01**2, 0.03**2
 _LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, Multiscale structural similarity
 
 
+def shown_error(made: Tensor, video: Tensor) -> Tensor:
+    """`made` - `video`, both [...] with -1 as black and 1 as white, as it shows once `made` is clamped.
+
+    Where black is wanted, what is blacker is right, and so for white: a picture's darkest and lightest parts
+    come back as they were, however often they are encoded.
+    """
+    error = made - video
+    return error.masked_fill((video.abs() >= 1) & (error * video > 0), 0)
+
+
 def haar(x: Tensor) -> Tensor:
     """One level of the orthonormal 3D Haar transform: [B, C, T, H, W] to [B, 8 C, T/2, H/2, W/2].
 

@@ -26,7 +26,7 @@ from vae.network.model import CausalVAE
 from vae.pixels import as_float
 from vae.training.clips import Windows
 from vae.training.discriminator import PatchDiscriminator, fooling_loss, judge_loss
-from vae.training.losses import frames_of, haar, kl, ms_ssim
+from vae.training.losses import frames_of, haar, kl, ms_ssim, shown_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,9 @@ class TrainConfig:
     round_trip: float = 0.0
     """Weight of what a second round trip changes of what the first gave, by the same losses: what is encoded
     again and again drifts less. Twice the time a step."""
+    faded: float = 0.0
+    """Share of the windows that fade to one colour, black above all, or are nothing but that: footage has
+    such at its ends and between its parts."""
     adversarial: float = 0.0
     """Weight of the adversarial loss of a 3D PatchGAN; 0: none."""
     adversarial_from: float = 0.7
@@ -83,7 +86,7 @@ _RANGES: Ranges = {
     **dict.fromkeys(("steps", "budget", "save_every"), COUNT),
     "warmup_steps": COUNT_OR_NONE,
     **dict.fromkeys(("lr", "clip_norm"), (0, 1e6, False)),
-    **dict.fromkeys(("ema_decay", "adversarial_from"), SHARE),
+    **dict.fromkeys(("ema_decay", "adversarial_from", "faded"), SHARE),
     **dict.fromkeys(
         ("weight_decay", "l1", "l2", "haar", "flicker", "ms_ssim", "kl", "round_trip", "adversarial"),
         NOT_NEGATIVE,
@@ -109,8 +112,8 @@ def reconstruct(model: CausalVAE, video: Tensor, generator: torch.Generator) -> 
 
 
 def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Tensor:
-    """Weighted sum of the reconstruction losses; both [B, 3, T, H, W], padding cut off."""
-    error = made - video
+    """Weighted sum of the losses; both [B, 3, T, H, W], padding cut off, video in [-1, 1]."""
+    error = shown_error(made, video)
     loss = config.l1 * error.abs().mean() + config.l2 * error.pow(2).mean()
     if config.haar:
         loss = loss + config.haar * haar(error).abs().mean()
@@ -186,7 +189,8 @@ class _Step:
             loss = loss + config.adversarial * self._judged(video, made, loss, share)
         loss = loss + config.kl * kl(mean.float(), logvar.float())
         if again is not None:
-            loss = loss + config.round_trip * reconstruction_loss(again.float(), made, config)
+            shown = made.clamp(-1, 1)
+            loss = loss + config.round_trip * reconstruction_loss(again.float(), shown, config)
         (loss * share).backward()
         told = sum_gradients(self.model.parameters(), [told])[0]
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
@@ -254,10 +258,10 @@ def train(
 
 
 def _digested(config: TrainConfig) -> dict:
-    """The settings that name a training; without a loss of round trips as before there was one."""
+    """The settings that name a training; those that came later only where they are not 0."""
     values = asdict(config) | {"save_every": 0}
-    share = values.pop("round_trip")
-    return values | ({"second_round": share} if share else {})
+    later = {"second_round": values.pop("round_trip"), "faded": values.pop("faded")}
+    return values | {name: value for name, value in later.items() if value}
 
 
 def _parts(

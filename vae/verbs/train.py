@@ -115,7 +115,7 @@ class Train:
             "processes"
         )
         model = self._begun(clips)
-        windows = Windows(clips, self.train.budget, self.train.seed)
+        windows = Windows(clips, self.train.budget, self.train.seed, self.train.faded)
         try:
             record = train(model, windows, self.train, self.out / "training", is_fresh=self.init is None)
         except Interrupted as stopped:

@@ -3,6 +3,7 @@ of what made the weights.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from vae.measuring.measures import BlockPca, band_errors, bicubic, constant_grid
 from vae.network.model import CausalVAE, VAEConfig
 from vae.pixels import as_float
 from vae.training.clips import Windows, world_clips
-from vae.training.losses import haar, ms_ssim, psnr_db, ssim
+from vae.training.losses import haar, ms_ssim, psnr_db, shown_error, ssim
 from vae.training.train import (
     TrainConfig,
     first_cells,
@@ -292,3 +293,39 @@ def test_weights_go_into_a_folder_of_their_own(tmp_path, capsys):
     assert cli.main(arguments=["train-vae", str(tmp_path), "--films", "1"]) == cli.USAGE
     assert "holds other files (film.mp4)" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"film.mp4"}
+
+
+def test_blacker_than_black_is_right_where_black_is_wanted_and_wrong_elsewhere():
+    video = torch.tensor([-1.0, -1.0, 1.0, 1.0, 0.0, -0.99, 0.99])
+    made = torch.tensor([-1.5, -0.5, 1.5, 0.5, -1.5, -1.5, 1.5])
+    wanted = torch.tensor([0.0, 0.5, 0.0, -0.5, -1.5, -0.51, 0.51])
+    torch.testing.assert_close(shown_error(made, video), wanted)
+    black = torch.full((1, 3, 5, 8, 8), -1.0)
+    assert float(reconstruction_loss(black - 0.3, black, TrainConfig())) == 0
+    assert float(reconstruction_loss(black + 0.3, black, TrainConfig())) > 0.1
+
+
+def test_a_share_of_the_windows_fades_to_one_colour_and_the_others_stay_as_they_were(clips):
+    windows = Windows(clips, 64 * 9 * 32 * 32, 5, faded=0.3)
+    flat, faded, black = 0, 0, 0
+    for step in range(12):
+        batch = windows.at(step)
+        assert torch.equal(batch, Windows(clips, 64 * 9 * 32 * 32, 5, faded=0.3).at(step))
+        assert batch.abs().max() <= 1
+        levels = (batch + 1) * 127.5  # what does not fade is of whole levels of eight bits
+        for window, level in zip(batch, levels, strict=True):
+            is_flat = bool((window == window[:, :1, :1, :1]).all())
+            flat, black = flat + is_flat, black + bool((window == -1).all())
+            faded += not is_flat and not torch.allclose(level, level.round(), atol=1e-3)
+    total = sum(len(windows.at(step)) for step in range(12))
+    assert 0.08 < flat / total < 0.25, (flat, total)
+    assert 0.08 < faded / total < 0.25, (faded, total)
+    assert black > flat / 4
+
+
+def test_fades_are_part_of_what_a_training_is_known_by(clips, tmp_path):
+    config = TrainConfig(steps=2, **QUICK)
+    train(CausalVAE(SMALL), Windows(clips, config.budget, 1), config, tmp_path)
+    other = replace(config, faded=0.2)
+    with pytest.raises(UsageError, match="with other settings"):
+        train(CausalVAE(SMALL), Windows(clips, config.budget, 1, other.faded), other, tmp_path)
