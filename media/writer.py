@@ -12,7 +12,7 @@ from typing import cast
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from media.threads import ordinary_threads
 
@@ -76,7 +76,7 @@ def write_video(
         target if isinstance(target, io.BytesIO) else str(Path(target).absolute())
     )  # a colon in a relative name is no protocol
     formats = {"mkv": "matroska", "ts": "mpegts"}
-    count, is_large = 0, False
+    count, is_large, converted = 0, False, VideoReformatter()
     # bitexact: no random ids and no muxer version, so the same frames give the same bytes
     with av.open(
         sink, "w", format=formats.get(kind, kind), container_options={"fflags": "+bitexact"}
@@ -104,8 +104,9 @@ def write_video(
                 with ordinary_threads():
                     stream.codec_context.open()
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            if is_large:
-                frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=Colorspace.ITU709)
+            # by one thread: for small pictures swscale's own take as long again
+            matrix = {"dst_colorspace": Colorspace.ITU709} if is_large else {}
+            frame = converted.reformat(frame, format=stream.pix_fmt, threads=1, **matrix)
             frame.time_base = base
             frame.pts = index if times_s is None else round(times_s[index] * 1000)
             output.mux(_in_time(stream.encode(frame)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 from av.video.codeccontext import VideoCodecContext
 
@@ -27,8 +29,8 @@ packet that never came on what was there before."""
 _FORGOTTEN_S = 10.0  # a packet whose frame has not come by then gave none
 
 
-def _seconds(pts: int | None, time_base: object) -> float:
-    return round(float((pts or 0) * (time_base or 0)), 6)  # type: ignore[operator]
+def _seconds(pts: int | None, time_base: Fraction | None) -> float:
+    return round((pts or 0) * time_base.numerator / time_base.denominator, 6) if time_base else 0.0
 
 
 class Health:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -34,7 +34,8 @@ class Signs:
 
     def to_list(self) -> list[Any]:
         """As JSON has it."""
-        return list(astuple(self))
+        flags = [self.is_damaged, self.is_by_gap, self.is_key, self.is_intra, self.is_after_loss]
+        return [*flags, self.num_refused, self.is_stand_in, self.is_restarted]
 
     @classmethod
     def from_list(cls, found: Sequence[Any]) -> Signs:

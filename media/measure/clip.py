@@ -124,7 +124,7 @@ def loop_likelihood(small: list[np.ndarray]) -> float:
     """How surely the clip repeats, 0 to 1: how near its last picture is to its first."""
     if len(small) < 4:
         return 0.0
-    away = [cv2.absdiff(small[0], item).mean() for item in small[1:]]
+    away = [cv2.norm(small[0], item, cv2.NORM_L1) / item.size for item in small[1:]]
     usual = float(np.percentile(away, 75))
     return float(np.clip(1 - away[-1] / usual, 0, 1)) if usual > 2 else 0.0
 

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-from scenedetect import AdaptiveDetector, FrameTimecode
+from scenedetect import AdaptiveDetector
 
 from media.shots.moving import MovingCuts
 from media.shots.transitions import FLAT_STD, Transitions, tiny
@@ -42,7 +42,7 @@ class FastAdaptiveDetector(AdaptiveDetector):
     last_score = 0.0
     _last_hsv: np.ndarray | None = None
 
-    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
+    def _calculate_frame_score(self, timecode: object, frame_img: np.ndarray) -> float:
         hsv = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
         last, self._last_hsv = self._last_hsv, hsv
         self.num_scored += 1
@@ -82,9 +82,9 @@ class ShotDetector(Generic[Item]):
         self._given = 0
         self._waiting: deque[Item] = deque()
         self._cuts: set[int] = set()
-        self._flat: dict[int, bool] = {}
-        self._before: np.ndarray | None = None
-        self._changes = [0.0] * (_CUT_WINDOW + 1)  # of the frames whose verdict the detector still owes
+        self._tiny: dict[int, np.ndarray] = {}
+        # from the one before the frame whose verdict the detector still owes
+        self._glances = deque[np.ndarray](maxlen=_CUT_WINDOW + 2)
 
     def labelled(self, frames: Iterable[tuple[Item, np.ndarray]]) -> Iterator[tuple[Item, Label]]:
         """Each item with its label. `frames` gives items with their glance, [s, s, 3] uint8.
@@ -111,39 +111,46 @@ class ShotDetector(Generic[Item]):
             raise problem
 
     def _push(self, item: Item, glance: np.ndarray) -> None:
-        change = (
-            0.0 if self._before is None else cv2.norm(glance, self._before, cv2.NORM_L1) / glance.size / 255
-        )
-        self._before = glance
-        self._changes[self._count % (_CUT_WINDOW + 1)] = change
-        found = {
-            code.frame_num for code in self._detector.process_frame(FrameTimecode(self._count, 24.0), glance)
-        }
+        self._glances.append(glance)
+        # a plain number in the place of a FrameTimecode, whose arithmetic takes longer than the score
+        for frame in self._detector.process_frame(self._count, glance):  # type: ignore[arg-type]
+            if self._change(int(frame)) >= MIN_CUT_CHANGE:
+                self._cuts.add(int(frame))
         if self._detector.num_scored <= self._count:
             raise RuntimeError("this PySceneDetect scores frames in another way: install one before it")
-        self._cuts |= {frame for frame in found if self._changes[frame % (_CUT_WINDOW + 1)] >= MIN_CUT_CHANGE}
         if self._moving.push(self._detector.last_score, glance):
             self._cuts.add(self._count - _CUT_WINDOW)
         if self._transitions.halves:
-            vector = tiny(glance)
+            self._tiny[self._count] = vector = tiny(glance)
             self._transitions.push(vector)
-            self._flat[self._count] = bool(cv2.meanStdDev(vector.reshape(1, -1, 3))[1].max() < FLAT_STD)
         self._waiting.append(item)
         self._count += 1
+
+    def _change(self, frame: int) -> float:
+        """Mean change of a pixel, 0..1, from the frame before one of those that were pushed last."""
+        place = len(self._glances) - 1 - (self._count - frame)
+        if place < 1:
+            return 0.0
+        before, after = self._glances[place - 1], self._glances[place]
+        return float(cv2.norm(after, before, cv2.NORM_L1) / after.size / 255)
+
+    def _is_flat(self, frame: int) -> bool:
+        vector = self._tiny.get(frame)
+        return vector is not None and bool(cv2.meanStdDev(vector.reshape(1, -1, 3))[1].max() < FLAT_STD)
 
     def _in_transition(self, frame: int) -> bool:
         return any(blend.begin <= frame < blend.end for blend in self._transitions.found)
 
     def _joins_fades(self, frame: int) -> bool:
         """Whether a frame lies in a short flat stretch between two transitions."""
-        if not self._flat.get(frame, False) or not self._transitions.found:
+        if not self._transitions.found or not self._is_flat(frame):
             return False
 
         def reaches(step: int) -> int | None:
             for away in range(1, self._gap + 1):
                 if self._in_transition(frame + step * away):
                     return away
-                if not self._flat.get(frame + step * away, False):
+                if not self._is_flat(frame + step * away):
                     return None
             return None
 
@@ -156,7 +163,7 @@ class ShotDetector(Generic[Item]):
         label = Label(frame in self._cuts, self._in_transition(frame) or self._joins_fades(frame))
         self._cuts.discard(frame)
         self._transitions.forget(frame - self._gap)
-        self._flat.pop(frame - self._gap - 1, None)
+        self._tiny.pop(frame - self._gap - 1, None)
         return self._waiting.popleft(), label
 
 

@@ -26,16 +26,18 @@ _SIDE_PX, _BLOCK_PX, _REACH_PX = 36, 6, 6
 
 
 def left_over(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean difference of a picture [s, s, 3] float32 from the blocks of the one before that are most like its
+    """Mean difference of a picture [s, s, 3] uint8 from the blocks of the one before that are most like its
     own."""
-    padded = np.pad(before, ((_REACH_PX, _REACH_PX), (_REACH_PX, _REACH_PX), (0, 0)), mode="edge")
-    count = _SIDE_PX // _BLOCK_PX
+    reach, side, count, shifts = _REACH_PX, _SIDE_PX, _SIDE_PX // _BLOCK_PX, 2 * _REACH_PX + 1
+    padded = np.pad(before, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    # all shifts across lie side by side, so that one call compares them
+    shifted = np.concatenate([padded[:, across : across + side] for across in range(shifts)], axis=1)
+    wanted = np.concatenate([after] * shifts, axis=1)
     least = np.full((count, count), np.inf, np.float32)
-    for down in range(2 * _REACH_PX + 1):
-        for across in range(2 * _REACH_PX + 1):
-            apart = np.abs(padded[down : down + _SIDE_PX, across : across + _SIDE_PX] - after).mean(2)
-            of_blocks = apart.reshape(count, _BLOCK_PX, count, _BLOCK_PX).mean((1, 3))
-            np.minimum(least, of_blocks, out=least)
+    for down in range(shifts):
+        apart = cv2.absdiff(shifted[down : down + side], wanted).reshape(side, -1).astype(np.float32)
+        of_blocks = cv2.resize(apart, (shifts * count, count), interpolation=cv2.INTER_AREA)
+        np.minimum(least, of_blocks.reshape(count, shifts, count).min(1), out=least)
     return float(least.mean())
 
 
@@ -60,7 +62,7 @@ class MovingCuts:
         """
         small = cv2.resize(glance, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
         self._scores.append(score)
-        self._pictures.append(small.astype(np.float32))
+        self._pictures.append(small)
         if len(self._pictures) < 2 * self._window + 2:
             return False
         around = list(self._scores)
@@ -69,7 +71,10 @@ class MovingCuts:
             return False
         pairs = list(zip(self._pictures, list(self._pictures)[1:], strict=False))
         before, after = pairs[self._window]
-        if np.abs(after - before).mean() < MIN_CHANGE or (left := left_over(before, after)) < MIN_LEFT:
+        if (
+            cv2.norm(after, before, cv2.NORM_L1) / after.size < MIN_CHANGE
+            or (left := left_over(before, after)) < MIN_LEFT
+        ):
             return False
         others = [left_over(*pair) for place, pair in enumerate(pairs) if place != self._window]
         return left >= LEFT_RATIO * sum(others) / len(others) and left >= LEFT_PEAK * max(others)

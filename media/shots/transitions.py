@@ -119,8 +119,8 @@ class Transitions:
         self.found.append(blend)
 
     def _distance2(self, first: int, second: int) -> float:
-        products = self._products
-        return max(0.0, products[first, first] + products[second, second] - 2 * products[first, second])
+        own = self._products.item
+        return max(0.0, own(first, first) + own(second, second) - 2 * own(first, second))
 
     def _judge(self, middle: int) -> None:
         best: Blend | None = None
