@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from media.damage.signs import Signs
 from media.decode import color
 from media.decode.geometry import Geometry
+from media.decode.halving import halved
 from media.errors import MediaError
 
 
@@ -69,7 +70,8 @@ class Picture:
         return self.geometry.upright(color.to_rgb(self.frame, *size, self.scaler))
 
     def draft(self, max_side_px: int) -> np.ndarray:
-        """As `rgb`, with the longer side at most `max_side_px`, scaled in the stored colour space if cheaper.
+        """As `rgb`, with the longer side at most `max_side_px`, scaled in the stored colour space, which is
+        cheaper, and no worse once it is kept as JPEG or VP9.
 
         Ask for larger drafts first: a later one at most half as large is made from the one before.
         """
@@ -77,11 +79,11 @@ class Picture:
         frame = self.frame
         if isinstance(frame, av.VideoFrame) and color.is_plain(frame):
             size = self.geometry.stored_orientation(width, height)
-            if size[0] * 1.5 < frame.width:
+            if size[0] < frame.width:
                 source = (
                     self._reduced
                     if self._reduced is not None and self._reduced.width >= 2 * size[0]
-                    else frame
+                    else halved(frame, *size)
                 )
                 self._reduced = small = self.scaler(source, *size, "yuv420p", "AREA")
                 return self.geometry.upright(self.scaler(small, *size, "rgb24", "BILINEAR").to_ndarray())

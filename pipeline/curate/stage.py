@@ -24,7 +24,7 @@ from pipeline.curate.takes import Clip
 from pipeline.footage.sources import changed, check_unchanged
 from pipeline.stages.journal import Journal
 
-CODE_VERSION = 19
+CODE_VERSION = 20
 HASH_FPS = 4.0  # at 2 fewer trimmed copies are found
 
 

@@ -126,8 +126,8 @@ def fading(num_frames: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """
     draw = rng.random()
     colour = [-1.0] * 3 if draw < 1 / 2 else [1.0] * 3 if draw < 2 / 3 else rng.uniform(-1, 1, 3).tolist()
-    ends = (0.0, 0.0) if rng.random() < 1 / 2 else rng.uniform(-0.5, 1.0, 2).tolist()
-    left = torch.linspace(*ends, num_frames).clamp(0, 1)
+    begin, end = (0.0, 0.0) if rng.random() < 1 / 2 else rng.uniform(-0.5, 1.0, 2).tolist()
+    left = torch.linspace(begin, end, num_frames).clamp(0, 1)
     return torch.tensor(colour).reshape(3, 1, 1, 1), left.reshape(1, -1, 1, 1)
 
 

@@ -1,0 +1,75 @@
+"""Small pictures of large frames: halved in between, they are those of one averaging, whatever the format."""
+
+from itertools import pairwise
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from media.decode.geometry import Geometry
+from media.decode.halving import halved
+from media.decode.picture import Picture
+from media.shots.moving import left_over
+
+
+def frame_of(width, height, pixel_format="yuv420p", seed=0):
+    """A picture with detail of all sizes, as a decoder gives it."""
+    rng = np.random.default_rng(seed)
+    rgb = np.zeros((height, width, 3), np.float32)
+    for cells, colours in ((3, 3), (16, 1), (64, 1), (160, 1)):  # colours are coarse, as in footage
+        noise = rng.normal(0, 30, (cells, cells, colours)).astype(np.float32)
+        rgb += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1)
+    frame = av.VideoFrame.from_ndarray(np.clip(rgb + 128, 0, 255).astype(np.uint8), format="rgb24")
+    return frame.reformat(format=pixel_format)
+
+
+def psnr_db(a, b):
+    return float(10 * np.log10(255**2 / max(1e-6, ((a.astype(float) - b) ** 2).mean())))
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "nv12"])
+@pytest.mark.parametrize("size", [(1920, 1080), (1080, 1920), (854, 480), (1276, 718), (641, 359)])
+def test_a_small_picture_of_a_large_frame_is_its_average_and_lies_where_it_lay(size, pixel_format):
+    frame = frame_of(*size, pixel_format)
+    picture = Picture(0.0, frame, Geometry(*size))
+    whole = picture.rgb(*size)
+    for side_px in (512, 224, 96):
+        small = picture.draft(side_px)
+        wanted = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert psnr_db(small, wanted) > 36, (side_px, psnr_db(small, wanted))
+        for moved in (np.roll(wanted, 1, 0), np.roll(wanted, 1, 1), np.roll(wanted, -1, 1)):
+            assert psnr_db(small, moved) < psnr_db(small, wanted) - 3
+
+
+def test_a_frame_is_halved_as_often_as_leaves_twice_what_is_wanted_and_keeps_its_colours():
+    frame = frame_of(1920, 1080)
+    frame.colorspace, frame.color_range = 1, 2
+    sizes = [(halved(frame, side, side * 9 // 16).width) for side in (1000, 481, 480, 240, 100)]
+    assert sizes == [1920, 1920, 960, 480, 480]  # 270 rows are halved no more, nor their chroma
+    small = halved(frame, 240, 135)
+    assert (small.colorspace, small.color_range) == (frame.colorspace, frame.color_range)
+    assert halved(frame_of(1922, 1080), 100, 56).width == 1922  # an odd half has no half of its chroma
+    for own, other in pairwise([frame, small]):
+        assert abs(own.to_ndarray().mean() - other.to_ndarray().mean()) < 0.5
+
+
+def test_what_is_left_over_without_motion_is_that_of_a_search_block_by_block():
+    rng = np.random.default_rng(1)
+    before = cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (36, 36))
+    after = np.roll(before, (3, -2), (0, 1))
+    after[:10] = rng.integers(0, 256, 3)
+    padded = np.pad(before.astype(int), ((6, 6), (6, 6), (0, 0)), mode="edge")
+    blocks = [
+        min(
+            np.abs(
+                padded[y + down : y + down + 6, x + across : x + across + 6] - after[y : y + 6, x : x + 6]
+            ).mean()
+            for down in range(13)
+            for across in range(13)
+        )
+        for y in range(0, 36, 6)
+        for x in range(0, 36, 6)
+    ]
+    assert left_over(before, after) == pytest.approx(np.mean(blocks), rel=1e-5)
+    assert left_over(before, before) == 0
