@@ -127,8 +127,8 @@ class Health:
                 self._hurt_leaves.add(self._order)
             else:
                 self._hurt.setdefault(self._group, self._order)
-        aspect = plausible(self._decoder.sample_aspect_ratio) if self._decoder else None
-        if packet.is_keyframe and aspect:
+        of_key = self._decoder if packet.is_keyframe else None
+        if of_key and (aspect := plausible(of_key.sample_aspect_ratio)):
             self._aspect = self._aspect or aspect
             if aspect != self._aspect:
                 self._aspects[self._group] = float(aspect / self._aspect)
@@ -146,6 +146,8 @@ class Health:
 
     def is_key(self, frame: av.VideoFrame) -> bool:
         """Whether a frame is built on no other."""
+        if not self._is_prompt and not (frame.key_frame and self.codec == "av1"):
+            return bool(frame.key_frame)
         time_s = _seconds(frame.pts, frame.time_base)
         if time_s in self._keys_s:
             self._keys_s = {known for known in self._keys_s if known > time_s}

@@ -12,7 +12,7 @@ from av.video.plane import VideoPlane
 
 _PLANAR = frozenset(f"yuv{kind}{layout}p" for kind in ("", "j") for layout in (420, 422, 444))
 """Pixel formats of three planes with a byte a sample."""
-_SPARE = 2
+_SPARE = 1.8
 """So many times as wide as what is made of it a halved frame is at least."""
 
 

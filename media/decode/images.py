@@ -14,6 +14,7 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 import pi_heif
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
@@ -175,9 +176,9 @@ def animation_frames(
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
-    sink = io.BytesIO()
-    Image.fromarray(rgb).save(sink, "JPEG", quality=quality)
-    return sink.getvalue()
+    """[H, W, 3] uint8 as JPEG, colour at half resolution."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
 def encode_png(rgb: np.ndarray, comment: str = "") -> bytes:
