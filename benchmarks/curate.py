@@ -234,18 +234,21 @@ def main() -> None:
     print(f"{len(rows)} files, {minutes:.1f} minutes, {frames} frames, {size / 2**20:.1f} MiB")
     results: dict[str, dict] = {}
     per_file: dict[str, dict[str, float]] = {}
-    for way in arguments.ways.split(","):
-        total, kept, written = 0.0, 0, 0
-        for row in rows:
-            runs = [measured(way, row) for _ in range(arguments.repeat)]
-            cost = statistics.median(run[0] for run in runs)
+    ways = arguments.ways.split(",")
+    runs: dict[str, list[list[tuple[float, int, int]]]] = {way: [[] for _ in rows] for way in ways}
+    for _ in range(arguments.repeat):
+        for number, row in enumerate(rows):  # the ways in turns: a machine's speed changes by the minute
+            for way in ways:
+                runs[way][number].append(measured(way, row))
+    for way in ways:
+        costs = [statistics.median(run[0] for run in found) for found in runs[way]]
+        for row, cost in zip(rows, costs, strict=True):
             per_file.setdefault(row["uri"], {})[way] = cost
-            total, kept, written = total + cost, kept + runs[0][1], written + runs[0][2]
         results[way] = {
-            "cpu_s": total,
-            "cpu_s_per_minute": total / minutes,
-            "frames_kept": kept,
-            "bytes_written": written,
+            "cpu_s": sum(costs),
+            "cpu_s_per_minute": sum(costs) / minutes,
+            "frames_kept": sum(found[0][1] for found in runs[way]),
+            "bytes_written": sum(found[0][2] for found in runs[way]),
         }
     base = results.get("ffmpeg decode", {}).get("cpu_s", float("nan"))
     ours = results.get("rushes curate", {}).get("cpu_s", float("nan"))
