@@ -87,7 +87,7 @@ class CurateConfig:
                 **dict.fromkeys(("lead_in_s", "min_clip_s"), NOT_NEGATIVE),
                 "max_clip_s": (0.1, FOR_EVER, True),
                 **dict.fromkeys(("preview_fps", "proxy_fps", "item_limit_s"), (0.01, FOR_EVER, True)),
-                **dict.fromkeys(("preview_px", "proxy_px"), (16, 65536, True)),
+                **dict.fromkeys(("preview_px", "proxy_px"), (16, 65500, True)),
                 "item_limit_bytes": COUNT,
             },
         )

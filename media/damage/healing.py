@@ -9,6 +9,7 @@ an encoder that has just set a keyframe may begin the shot between without one: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -16,6 +17,10 @@ import numpy as np
 COMES_BACK = 0.5
 """Where the part was so far from the keyframe before, of its way at the end, and came back with no keyframe,
 it does so by itself: a lamp that blinks, a clock's hand, what passes by."""
+AGAIN, MOVES, FEWEST = 3.0, 2.0, 2
+"""A keyframe is the first picture of the group before it again where no part differs by more levels from
+that. If so many parts always change by twice that and so many levels more, footage is repeated, as in loops:
+a scene that stands still stands."""
 BLOCKS = 12
 """Rows and columns of parts that are looked at apart."""
 ABRUPT, LEAST = 2.5, 8.0
@@ -87,4 +92,17 @@ def broken_from(
     comes_back = (away[: first - 1] > away.min() + COMES_BACK * (away[-1] - away.min())).any()
     # as before the last keyframe: a state of the scene
     is_state = before is not None and parts(glances[-1], before)[is_mended].mean() <= LEAST
-    return None if is_gradual or comes_back or is_state else first
+    return None if is_gradual or comes_back or is_state or _is_repeated(glances, after) else first
+
+
+def _is_repeated(glances: Sequence[np.ndarray], after: np.ndarray) -> bool:
+    """Whether the group begins again.
+
+    In a still scene the next keyframe is like the first one too, but there nothing moves from frame to frame
+    more than noise, by which the two keyframes differ as well.
+    """
+    apart = float(parts(glances[0], after).max())
+    if apart > AGAIN:
+        return False
+    usual = np.median([parts(*pair) for pair in pairwise(glances)], axis=0)
+    return int((usual > 2 * apart + MOVES).sum()) >= FEWEST

@@ -84,6 +84,7 @@ class Health:
         self._keys_s: set[float] = set()  # times of keyframes to come, of a decoder that does not mark them
         self._aspect = plausible(decoder.sample_aspect_ratio) if decoder else None  # of the first pixel
         self._aspects: dict[int, float] = {}  # groups in which it is another, so many times the first
+        self._num_keys = 0  # keyframes that came out
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """The frames that come out with a packet."""
@@ -158,10 +159,12 @@ class Health:
         return self._starts_s.get(group) == time_s
 
     def aspect_change(self, frame: av.VideoFrame) -> float:
-        """How many times as wide a pixel is as at first; asked before `is_damaged`."""
+        """How many times as wide a pixel is as at first; asked of each frame, before `is_damaged`."""
+        self._num_keys += bool(frame.key_frame)
         if not self._aspects:
             return 1.0
-        group, _ = self._places.get(_seconds(frame.pts, frame.time_base), (self._group, 0))
+        latest = self._num_keys if frame.pts is None else self._group  # raw streams have no times
+        group, _ = self._places.get(_seconds(frame.pts, frame.time_base), (latest, 0))
         return self._aspects.get(group, 1.0)
 
     def is_damaged(self, frame: av.VideoFrame, is_key: bool, is_after_gap: bool = False) -> bool:

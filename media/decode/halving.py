@@ -18,6 +18,8 @@ _SPARE = 1.8
 
 def halved(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     """`frame` halved as often as leaves something to scale to `width` x `height` pixels; often it itself."""
+    if any(plane.line_size <= 0 for plane in frame.planes):  # stored from the bottom up
+        return frame
     while (
         frame.format.name in _PLANAR
         and frame.width % 4 == frame.height % 4 == 0

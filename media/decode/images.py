@@ -35,6 +35,7 @@ _ANIMATED, _HAS_ALPHA = 0x02, 0x10  # flags of a WebP
 _BITS, _KIND = 258, 339  # TIFF's tags of each sample
 _ROWS = 256
 _MOST_OFF_SRGB = 24  # steps that a profile named sRGB may be off and still be taken for it
+_MOST_JPEG_PX = 65500
 _DEFAULT_FRAME_S = 0.1  # what browsers use for an animation frame without a duration
 
 
@@ -177,6 +178,8 @@ def animation_frames(
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
     """[H, W, 3] uint8 as JPEG, colour at half resolution."""
+    if max(rgb.shape[:2]) > _MOST_JPEG_PX:  # OpenCV's limit, which it tells by no bytes
+        raise OSError(f"a JPEG has at most {_MOST_JPEG_PX} pixels a side, not {max(rgb.shape[:2])}")
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 

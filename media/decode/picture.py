@@ -70,8 +70,8 @@ class Picture:
         return self.geometry.upright(color.to_rgb(self.frame, *size, self.scaler))
 
     def draft(self, max_side_px: int) -> np.ndarray:
-        """As `rgb`, with the longer side at most `max_side_px`, scaled in the stored colour space, which is
-        cheaper, and no worse once it is kept as JPEG or VP9.
+        """As `rgb`, with the longer side at most `max_side_px`, scaled as 4:2:0 where that is cheaper: it is
+        what JPEG and VP9 keep anyway.
 
         Ask for larger drafts first: a later one at most half as large is made from the one before.
         """
@@ -79,7 +79,8 @@ class Picture:
         frame = self.frame
         if isinstance(frame, av.VideoFrame) and color.is_plain(frame):
             size = self.geometry.stored_orientation(width, height)
-            if size[0] < frame.width:
+            is_near = frame.format.name == "yuv420p" and size[0] < frame.width
+            if is_near or size[0] * 1.5 < frame.width:
                 source = (
                     self._reduced
                     if self._reduced is not None and self._reduced.width >= 2 * size[0]

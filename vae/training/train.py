@@ -120,7 +120,7 @@ def reconstruction_loss(made: Tensor, video: Tensor, config: TrainConfig) -> Ten
     if config.flicker and video.shape[2] > 1:
         loss = loss + config.flicker * error.diff(dim=2).abs().mean()
     if config.ms_ssim:
-        loss = loss + config.ms_ssim * (1 - ms_ssim(frames_of(made), frames_of(video)))
+        loss = loss + config.ms_ssim * (1 - ms_ssim(frames_of(video + error), frames_of(video)))
     return loss
 
 

@@ -67,3 +67,39 @@ def test_few_frames_of_a_sound_film_with_a_lamp_are_withheld(tmp_path, rate, gro
     assert kept + withheld == row["num_packets"] == 8 * rate
     # where it blinks as often as there are keyframes, the first group has none before it
     assert withheld <= (group // 2 if group == rate else 0)
+
+
+def test_a_group_that_begins_again_is_repeated_and_a_still_one_that_breaks_is_not():
+    """A box that goes on and uncovers what stays: looped, the keyframe brings the box back."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-2, 3, (2 * FRAMES, SIDE, SIDE, 3))
+
+    def film(is_moving):
+        found = [np.full((SIDE, SIDE, 3), 60, int) + own for own in noise[:FRAMES]]
+        for place, picture in enumerate(found):
+            left = min(32, 4 * place) if is_moving else 0
+            picture[4:12, left : left + 8] = 200
+            if is_moving:
+                picture[40:44] = 60 + 60 * (place % 2)  # something that always moves
+            elif place >= 9:
+                picture[4:12, 0:8] = 60  # a part breaks
+        return [picture.clip(0, 255).astype(np.uint8) for picture in found]
+
+    for is_moving, first in ((True, None), (False, 9)):
+        group = film(is_moving)
+        again = (group[0].astype(int) + noise[FRAMES]).clip(0, 255).astype(np.uint8)
+        assert broken_from(group, again) == first, is_moving
+
+
+def test_no_frame_of_a_loop_is_withheld(tmp_path):
+    once, loop = tmp_path / "once.mp4", tmp_path / "loop.mp4"
+    encode = ["-c:v", "libx264", "-g", "250"]
+    source = ["-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=2"]
+    subprocess.run([ffmpeg(), "-v", "error", *source, *encode, str(once)], check=True)
+    again = ["-stream_loop", "2", "-i", str(once), "-c", "copy"]
+    subprocess.run([ffmpeg(), "-v", "error", *again, str(loop)], check=True)
+    source = source_row(Found(str(loop)))
+    (segment,) = segments_of(source, 600.0)
+    found = list(pieces(segment, source, CurateConfig()))
+    assert not any(isinstance(item, Gap) for item in found)
+    assert sum(len(item.samples) for item in found) == 150

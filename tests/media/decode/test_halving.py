@@ -1,14 +1,18 @@
 """Small pictures of large frames: halved in between, they are those of one averaging, whatever the format."""
 
+import io
+from fractions import Fraction
 from itertools import pairwise
 
 import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from media.decode.geometry import Geometry
 from media.decode.halving import halved
+from media.decode.images import encode_jpeg
 from media.decode.picture import Picture
 from media.shots.moving import left_over
 
@@ -73,3 +77,26 @@ def test_what_is_left_over_without_motion_is_that_of_a_search_block_by_block():
     ]
     assert left_over(before, after) == pytest.approx(np.mean(blocks), rel=1e-5)
     assert left_over(before, before) == 0
+
+
+def test_a_frame_that_is_stored_from_the_bottom_up_is_not_halved():
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=1920, height=1080, format="yuv420p", time_base=Fraction(1, 25))
+    flip, sink = graph.add("vflip"), graph.add("buffersink")
+    source.link_to(flip), flip.link_to(sink)
+    graph.configure()
+    frame = frame_of(1920, 1080)
+    graph.push(frame)
+    flipped = graph.pull()
+    assert min(plane.line_size for plane in flipped.planes) < 0
+    small, wanted = (Picture(0.0, one, Geometry(1920, 1080)).draft(224) for one in (flipped, frame))
+    assert psnr_db(small, wanted[::-1]) > 36
+
+
+def test_a_jpeg_is_what_was_given_or_an_error():
+    rgb = frame_of(320, 200).to_ndarray(format="rgb24")
+    for given in (rgb, rgb[::-1], rgb[:, ::2], rgb[:1, :1]):
+        with Image.open(io.BytesIO(encode_jpeg(given, 95))) as image:
+            assert psnr_db(np.asarray(image), given) > 30
+    with pytest.raises(OSError, match="65500"):
+        encode_jpeg(np.zeros((1, 70_000, 3), np.uint8))
