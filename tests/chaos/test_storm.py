@@ -77,7 +77,8 @@ class Storm:
             "ingest", self.films, "--out", out, *INGEST, "--plan.shard-s", 4, PYTHONPATH=self.path, **extra
         )
         lines: list[str] = []
-        threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+        self.reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+        self.reader.start()
         return process, lines
 
     def blow(self, out):
@@ -108,6 +109,7 @@ class Storm:
             early = {-number} if not lines else set()  # before Python had begun
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
+                self.reader.join(10)  # so that what it said last is told
             assert process.poll() in {INTERRUPTED, 0} | early, f"{self.told[-1]}: {''.join(lines)}"
         elif process.poll() is None:
             process.kill()
