@@ -59,3 +59,39 @@ def test_what_was_put_off_by_an_import_is_not_lost_while_nothing_is_heeded(tmp_p
     words = [sys.executable, "-c", PUT_OFF, str(tmp_path)]
     done = subprocess.run(words, env=environment(), timeout=60, check=False)
     assert done.returncode == 130
+
+
+LEFT_BEHIND = """
+import threading, time
+import ray
+from pipeline.engine.cluster import session
+
+real, alive = ray.shutdown, []
+
+def shutdown(*arguments, **options):
+    alive.append([thread.name for thread in threading.enumerate() if thread.name.startswith("StreamingExec")])
+    real(*arguments, **options)
+
+def slow(row):
+    time.sleep(0.2)
+    return row
+
+try:
+    with session(1):
+        ray.shutdown = shutdown
+        rows = iter(ray.data.range(400, override_num_blocks=200).map(slow).iter_rows())
+        next(rows)
+        assert any(thread.name.startswith("StreamingExec") for thread in threading.enumerate())
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    raise SystemExit(130 if alive == [[]] else f"alive: {alive}")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(150)
+def test_no_thread_of_ray_data_speaks_to_a_ray_that_is_gone():
+    """It would end this process at once, with 1 and without a word."""
+    words = [sys.executable, "-P", "-c", LEFT_BEHIND]
+    ended = subprocess.run(words, check=False, env=environment(), capture_output=True, timeout=140)
+    assert ended.returncode == 130, ended.stderr.decode()[-2000:]
