@@ -228,7 +228,10 @@ def _end_executors() -> None:
             continue
         with contextlib.suppress(Exception):  # of a run that is given up anyway
             thread.shutdown(force=True)  # waits two seconds, and not at all where it was interrupted before
-        thread.join(_EXECUTOR_S)
+        until_s = time.monotonic() + _EXECUTOR_S
+        # `join` and `is_alive` take a thread for ended once a signal has interrupted a `join` (Python 3.11)
+        while thread in threading.enumerate() and time.monotonic() < until_s:
+            time.sleep(0.01)
         with contextlib.suppress(Exception):
             thread._metadata_fetcher.stop()
 
