@@ -261,6 +261,7 @@ def _digested(config: TrainConfig) -> dict:
     """The settings that name a training; those that came later only where they are not 0."""
     values = asdict(config) | {"save_every": 0}
     later = {"second_round": values.pop("round_trip"), "faded": values.pop("faded")}
+    later |= {"error": "as shown"}  # it was that of pictures as they are made, past black and white
     return values | {name: value for name, value in later.items() if value}
 
 
