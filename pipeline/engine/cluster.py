@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.data import DataContext
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from manifests.cli import say
@@ -223,9 +223,10 @@ def _end_executors() -> None:
     One that speaks to Ray once it is shut down ends this process at once, with 1 and without a word
     (`QuickExit` in Ray's core_worker_process.cc).
     """
-    for thread in threading.enumerate():
-        if not isinstance(thread, StreamingExecutor):
-            continue
+    executors: list[Any] = [
+        thread for thread in threading.enumerate() if type(thread).__name__ == "StreamingExecutor"
+    ]
+    for thread in executors:
         with contextlib.suppress(Exception):  # of a run that is given up anyway
             thread.shutdown(force=True)  # waits two seconds, and not at all where it was interrupted before
         until_s = time.monotonic() + _EXECUTOR_S

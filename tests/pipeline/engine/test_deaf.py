@@ -7,6 +7,14 @@ import pytest
 
 from tests.e2e.commands import environment
 
+
+def check_interrupted(code, limit_s):
+    """Run code in a process of its own: it ends as one that was interrupted."""
+    words = [sys.executable, "-P", "-c", code]
+    ended = subprocess.run(words, check=False, env=environment(), capture_output=True, timeout=limit_s)
+    assert ended.returncode == 130, ended.stderr.decode()[-2000:]
+
+
 IMPATIENT = """
 import os, signal, threading, time
 from manifests.signals import interrupt_on_signals
@@ -32,9 +40,7 @@ except KeyboardInterrupt:
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_pressing_again_and_again_waits_for_ray_to_end():
-    words = [sys.executable, "-P", "-c", IMPATIENT]
-    ended = subprocess.run(words, check=False, env=environment(), capture_output=True, timeout=100)
-    assert ended.returncode == 130, ended.stderr.decode()[-2000:]
+    check_interrupted(IMPATIENT, 100)
 
 
 PUT_OFF = """
@@ -92,6 +98,4 @@ except KeyboardInterrupt:
 @pytest.mark.timeout(150)
 def test_no_thread_of_ray_data_speaks_to_a_ray_that_is_gone():
     """It would end this process at once, with 1 and without a word."""
-    words = [sys.executable, "-P", "-c", LEFT_BEHIND]
-    ended = subprocess.run(words, check=False, env=environment(), capture_output=True, timeout=140)
-    assert ended.returncode == 130, ended.stderr.decode()[-2000:]
+    check_interrupted(LEFT_BEHIND, 140)
