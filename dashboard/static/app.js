@@ -63,6 +63,8 @@ const parts = {
   "[data-chart]": "./charts.js",
   "[data-check]": "./check.js",
 };
-for (const [selector, module] of Object.entries(parts)) {
-  if (has(selector)) import(module);
-}
+const here = Object.entries(parts).filter(([selector]) => has(selector));
+// What can be dragged looks so once it can be.
+Promise.allSettled(here.map(([, module]) => import(module))).then(() => {
+  document.documentElement.dataset.ready = "yes";
+});

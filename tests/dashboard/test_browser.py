@@ -69,7 +69,7 @@ class Watched:
     """A page that notes what should not be: errors, and requests that leave this machine."""
 
     def __init__(self, browser, base: str, **context) -> None:
-        self.base = base
+        self.base, self.has_scripts = base, context.get("java_script_enabled", True)
         self.context = browser.new_context(viewport=context.pop("viewport", WIDE), **context)
         self.page = self.context.new_page()
         self.wrong: list[str] = []
@@ -84,8 +84,11 @@ class Watched:
             self.wrong.append(f"left loopback: {request.url}")
 
     def go(self, address: str):
+        """A page whose parts hear what is done to them: they come after the page itself, later on a busy day."""
         answer = self.page.goto(self.base + address)
         assert answer.ok, (address, answer.status)
+        if self.has_scripts:
+            self.page.wait_for_selector("[data-ready]", state="attached")
         return self.page
 
     def __enter__(self):
