@@ -84,7 +84,7 @@ class Watched:
             self.wrong.append(f"left loopback: {request.url}")
 
     def go(self, address: str):
-        """A page whose parts hear what is done to them: they come after the page itself, later on a busy day."""
+        """A page whose parts hear what is done to them: they come after the page itself."""
         answer = self.page.goto(self.base + address)
         assert answer.ok, (address, answer.status)
         if self.has_scripts:
