@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import tyro
 
 from manifests import cli, snapshots
+from manifests.checking.found import note
 from manifests.cli.ranges import COUNT_OR_NONE, Ranges
 from manifests.errors import UsageError
 from manifests.exporting.lakehouse import export_tables
@@ -20,7 +21,7 @@ from manifests.reasons import DROPS, FAILURES, Reason
 from manifests.runs.events import read_events, run_ids, told
 from manifests.runs.rates import StageRate, rates
 from manifests.tables import planned, scans
-from manifests.verify import note, verify
+from manifests.verify import verify
 from manifests.views import View
 from manifests.writing import lease
 from manifests.writing.withdrawn import unfinished

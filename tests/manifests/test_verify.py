@@ -67,17 +67,17 @@ def test_cheap_verify_finds_a_cut_tail_and_a_missing_file(copy):
 
 
 def test_a_compaction_meanwhile_is_no_damage(copy, monkeypatch):
-    from manifests import verify as module
+    from manifests.checking import columns
     from manifests.writing.compact import compact
 
-    real, done = module._check_parts, []
+    real, done = columns.check_parts, []
 
     def parts(dataset, record, deep):
         if not done:
             done.append(compact(Dataset(str(copy))))
         return real(dataset, record, deep)
 
-    monkeypatch.setattr(module, "_check_parts", parts)
+    monkeypatch.setattr(columns, "check_parts", parts)
     found = verify(Dataset(str(copy)), deep=True)
     assert found.is_sound, found.problems
     monkeypatch.undo()
