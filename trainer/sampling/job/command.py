@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -16,17 +15,14 @@ from manifests.cli.ranges import COUNT, NOT_NEGATIVE, SEED, SHARE, WORKERS, Rang
 from manifests.errors import UsageError
 from manifests.fingerprint import file_sha256
 from trainer.sampling.job.prompts import PromptLine, check_text, read_prompts
+from trainer.sampling.job.record import SAMPLER, check_same, made_of, settings_of
 from trainer.sampling.job.wish import Wish
 from vae.folder import weights_digest
 
 if TYPE_CHECKING:
-    from trainer.sampling.features import Scene
     from trainer.sampling.job.choosing import Feature
     from trainer.sampling.job.making import Item
     from trainer.sampling.trained import TrainedModel
-
-SAMPLER = 2
-"""Goes up when the same request gives another sample: what is there of another one is not gone on with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +217,7 @@ class Sample(Wish):
             raise UsageError("--condition-guidance", "does nothing where nothing that is given stays")
         if self.from_prompt is not None:
             windows.check_whole(scene.canvas.latent_size(model.factors)[0])
-        made = _made(wish, scene) | {"device": model.device.type, "is_compiled": self.compile}
+        made = made_of(wish, scene) | {"device": model.device.type, "is_compiled": self.compile}
         items = self._items(feature.name, scene.num_frames, model, made)
         if not items:
             cli.say("sample: nothing to make")
@@ -246,7 +242,13 @@ class Sample(Wish):
         rank, size = (
             int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
         )
-        found, inputs = [], self._inputs()
+        found, inputs = [], {str(path): file_sha256(path)[:16] for path in self._given()}
+        settings = settings_of({item.name: getattr(self, item.name) for item in fields(self)})
+        vae = str(self.vae or model.record["vae"] or "vae-tiny")
+        whose = {
+            **{"sampler": SAMPLER, "model": model.name, "model_digest": model.digest},
+            **{"vae": vae, "vae_digest": weights_digest(vae)},
+        }
         if self.upsample and "phrases" not in model.record:
             cli.say("sample: the model does not say how its captions go on; prompts are read as they are")
         for path, line in self._named(suffix)[rank::size]:
@@ -254,23 +256,14 @@ class Sample(Wish):
             output = Output(path)
             output.check_kind(num_frames)
             full, to_full, source = self._full((text, self.to_prompt, self.from_prompt), num_frames, model)
-            record = self._record(feature, text, full, seed, model, inputs) | {"made": made}
+            record = {"feature": feature, "prompt": text, "prompt_as_read": full, "seed": seed}
+            record |= whose | {"inputs": inputs, "settings": settings, "made": made}
             if to_full is not None:
                 record |= {"to_prompt": self.to_prompt, "to_prompt_as_read": to_full}
             if source is not None:
                 record |= {"from_prompt": self.from_prompt, "from_prompt_as_read": source}
             if self._is_many and not self.overwrite and (there := output.recorded()):
-                # digests tell model and VAE, whatever they are called now
-                there = {"sampler": 1} | there
-                names = (there.keys() | record.keys()) - {"model", "vae", "made", "settings"}
-                others = _differing(there, record, names)
-                both = there.get("settings") or {}, record["settings"]
-                if others := others + _differing(*both, both[0].keys() | both[1].keys()):
-                    raise UsageError(
-                        str(path),
-                        f"was made with other settings ({', '.join(others)})",
-                        "Name another folder, or add --overwrite.",
-                    )
+                check_same(path, there, record)
                 continue
             output.check_new(self.overwrite, self._given())
             prompts = (full,) if to_full is None else (full, to_full)
@@ -303,10 +296,6 @@ class Sample(Wish):
         given = [self.image, self.last_image, self.video, self.edit, self.mask, *keyframes]
         return [path for path in (*given, *self.connect, *self.blend) if path is not None]
 
-    def _inputs(self) -> dict[str, str]:
-        """Hashes of them."""
-        return {str(path): file_sha256(path)[:16] for path in self._given()}
-
     def _lines(self) -> list[PromptLine]:
         """What is asked for, as often as there are seeds."""
         found = [PromptLine(self.prompt)] if self.prompts is None else read_prompts(self.prompts)
@@ -332,62 +321,3 @@ class Sample(Wish):
             if full and full not in prompts:
                 cli.say(f"prompt: {full}")
         return found[0] or "", found[1], found[2]
-
-    def _record(
-        self, feature: str, prompt: str, full: str, seed: int, model: TrainedModel, inputs: dict[str, str]
-    ) -> dict[str, Any]:
-        """How a sample is made, as its JSON says it."""
-        vae = str(self.vae or model.record["vae"] or "vae-tiny")
-        machine = {
-            "model_folder",
-            "out",
-            "prompt",
-            "prompts",
-            "seeds",
-            "seed",
-            "device",
-            "threads",
-            "launch",
-            "workers",
-            "gpus",
-        }
-        machine |= {"overwrite", "batch_tokens", "compile", "from_prompt", "to_prompt", "vae"}
-        settings = {
-            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in machine
-        }
-        return {
-            "feature": feature,
-            "prompt": prompt,
-            "prompt_as_read": full,
-            "seed": seed,
-            "sampler": SAMPLER,
-            "model": model.name,
-            "model_digest": model.digest,
-            "vae": vae,
-            "vae_digest": weights_digest(vae),
-            "inputs": inputs,
-            "settings": {
-                name: value
-                for name, value in settings.items()
-                if value is not None and value is not False and value != []
-            },
-        }
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    return sorted(name for name in names if one.get(name) != other.get(name))
-
-
-def _made(wish: Wish, scene: Scene) -> dict[str, Any]:
-    """What became of what was asked for: of the result, and what was not said."""
-    canvas = scene.canvas
-    size = {"width": canvas.width_px, "height": canvas.height_px, "fps": canvas.fps}
-    told = {name: getattr(wish, name) for name in ("strength", "gap") if getattr(wish, name) is not None}
-    return {"frames": scene.num_frames, **size, **told}
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
