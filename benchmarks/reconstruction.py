@@ -20,7 +20,7 @@ import torch
 from vae.checkpoint import load_vae
 from vae.folder import DEFAULT_WEIGHTS
 from vae.measuring.evaluate import Named, evaluate, film_clips, real_clips, sheet, table, throughput
-from vae.published import published
+from vae.published.loading import published
 from vae.training.clips import world_clips
 
 LIST = Path(__file__).parent / "vae_files.txt"

@@ -42,7 +42,7 @@ def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:
     """
     record = read_record(folder)
     if "_class_name" in record:
-        from vae.published import load_published
+        from vae.published.loading import load_published
 
         return load_published(vae_folder(folder), record)
     return load_own(folder)

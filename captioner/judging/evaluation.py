@@ -10,7 +10,8 @@ import numpy as np
 
 from captioner.coca.backend import CocaCaptioner
 from captioner.gates.slots import ATTRIBUTES
-from captioner.judging.film_truth import TestClip, counterfactuals, evaluate, held_out
+from captioner.judging.counterfactuals import counterfactuals
+from captioner.judging.film_truth import TestClip, evaluate, held_out
 from captioner.options import CaptionerOptions
 from captioner.protocol import Caption, Captioner, ClipFrames
 from captioner.registry import make_captioner

@@ -81,12 +81,12 @@ def test_wan_streams_to_what_diffusers_encodes(folders, name, cuts):
 
 
 def test_what_cannot_be_done_exactly_is_refused(folders, tmp_path, monkeypatch):
-    from vae import published
     from vae.checkpoint import load_own
+    from vae.published import adapter
 
     with pytest.raises(UsageError, match="not a causal-vae"):
         load_own(folders["ltx"])
-    monkeypatch.setattr(published, "MAX_WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(adapter, "MAX_WHOLE_PIXELS", 1000)
     with pytest.raises(MediaError, match="one piece"):  # of that clip alone: the others go on
         load_vae(folders["ltx"]).stream().push(clip(9, 32, 32))
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKLMagvit"}')

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from captioner.gates.slots import CHANCE
-from captioner.judging.film_truth import counterfactuals, evaluate, held_out
+from captioner.judging.counterfactuals import counterfactuals
+from captioner.judging.film_truth import evaluate, held_out
 from captioner.protocol import Caption
 from captioner.registry import make_captioner
 from captioner.windows import Windowed

@@ -1,0 +1,1 @@
+"""Published VAEs of diffusers behind the protocol."""
