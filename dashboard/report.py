@@ -18,6 +18,7 @@ from manifests import cli
 from manifests.cli.ranges import NOT_NEGATIVE, Ranges
 from manifests.errors import RushesError, UsageError
 from manifests.layout import Dataset
+from manifests.store import storage
 from manifests.store.json_files import parse_lines
 from manifests.text import shown
 
@@ -57,9 +58,8 @@ class Report:
     def run(self) -> int:
         if self.html is not None:
             cli.check_new(self.html, is_overwriting=self.overwrite)
-            self.html.write_text(
-                page_of(self.of, prices_of(self.cpu_price, self.gpu_price)), encoding="utf-8"
-            )
+            page = page_of(self.of, prices_of(self.cpu_price, self.gpu_price))
+            storage.write_local(self.html, page.encode())
             print(self.html)
             return cli.DONE
         path = Path(self.of) / "validation.jsonl"

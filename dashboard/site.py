@@ -106,7 +106,7 @@ class Site:
             "views": self.scopes.names(),
             "view_query": urlencode({"view": scope.name}) if request.query_params.get("view") else "",
             "building": self.index.progress,
-            "trouble": self.told(self.index.store.trouble()),
+            "trouble": self.told(self.index.trouble),
             "twin": twin(request),
             "here": request.url.path,
             "hidden": [(key, value) for key, value in request.query_params.multi_items() if key != "view"],
@@ -134,7 +134,7 @@ class Site:
         """A page's data, and where there is something to say of it: `building`, how far the index is while it
         is built and not all is there yet; `away`, of a store that does not answer or a folder that is gone;
         `problem`, why the view cannot be used, and nothing is in it."""
-        notes = {"building": self.index.progress, "away": self.told(self.index.store.trouble())}
+        notes = {"building": self.index.progress, "away": self.told(self.index.trouble)}
         notes["problem"] = self.told(scope.problem)
         return JSONResponse(plain({**data, **{name: note for name, note in notes.items() if note}}))
 

@@ -99,6 +99,14 @@ class Lines:
                     yield row
 
 
+def _is_validation(row: dict[str, Any]) -> bool:
+    """Whether a line says what one may be shown: a step, and the loss of all."""
+    scores = row.get("scores")
+    whole = scores.get("all") if isinstance(scores, dict) else None
+    losses = [row.get("step"), whole.get("loss") if isinstance(whole, dict) else None]
+    return all(isinstance(number, (int, float)) for number in losses)
+
+
 @dataclass
 class Run:
     """One training, followed."""
@@ -131,7 +139,7 @@ class Run:
         for row in self._file("validation.jsonl").new():
             if row is None:
                 self.validation.clear()
-            else:
+            elif _is_validation(row):
                 self.validation.append(row)
 
     def _file(self, name: str) -> Lines:
@@ -140,7 +148,8 @@ class Run:
     def _take(self, row: dict[str, Any]) -> None:
         step = len(self.metrics["step"])
         flat = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        flat |= {f"loss_by/{name}": value for name, value in (row.get("loss_by") or {}).items()}
+        by = row.get("loss_by")
+        flat |= {f"loss_by/{name}": value for name, value in by.items()} if isinstance(by, dict) else {}
         loss = flat.get("loss", math.nan)
         if math.isfinite(loss):
             self._smooth = loss if self._smooth is None else self._smooth + SMOOTHING * (loss - self._smooth)

@@ -36,6 +36,7 @@ def write_weights(
         OSError: it cannot be written, as on a full disk; nothing is left of it.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    storage.sweep(path)
     try:
         with storage.beside(str(path)) as temporary:
             with open(temporary, "wb") as file:
@@ -90,6 +91,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         OSError: it cannot be read.
     """
     return {name: text for name, text in _metadata(path).items() if name != _SUM}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether there is a file that `write_weights` wrote."""
+    try:
+        return path.is_file() and _SUM in _metadata(path)
+    except (IntegrityError, OSError):
+        return False
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 
 from learning.weights import fill, read_weights, write_weights
 from manifests.errors import IntegrityError, UsageError
+from manifests.store import storage
 from manifests.store.json_files import RESTORE
 from vae.folder import DEFAULT_WEIGHTS, read_record, vae_folder, weights_digest
 from vae.network.model import CausalVAE, VAEConfig
@@ -26,9 +27,8 @@ def save_vae(model: CausalVAE, folder: Path, record: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().to(torch.float16) for name, value in model.state_dict().items()}
     write_weights(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(
-        json.dumps({"model": FORMAT, "config": model.config.to_dict(), **record}, indent=2) + "\n"
-    )
+    told = json.dumps({"model": FORMAT, "config": model.config.to_dict(), **record}, indent=2) + "\n"
+    storage.write_local(folder / "config.json", told.encode())
 
 
 def load_vae(folder: Path | str = DEFAULT_WEIGHTS) -> VAE:

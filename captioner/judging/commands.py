@@ -16,6 +16,7 @@ from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, SEED, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Column, Dataset
+from manifests.store import storage
 from manifests.store.shards import read_member
 from manifests.tables import scans
 from manifests.views import View
@@ -76,7 +77,7 @@ class Eval:
                 "left out of counterfactual clips"
             )
         if report and worst_clips:
-            cli.with_folder(report).write_text(json.dumps(result, indent=2) + "\n")
+            storage.write_local(report, (json.dumps(result, indent=2) + "\n").encode())
             contact_sheet(worst, worst_clips)
             cli.say(f"report: {report}, worst clips: {worst_clips}")
         return cli.FAILED_ITEMS if failed else cli.DONE

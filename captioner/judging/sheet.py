@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from captioner.coca.inputs import spread
+from manifests.store import storage
+from media.decode.images import encode_png
 
 FRAME_PX, FRAMES, TEXT_WIDTH_PX, GAP_PX = 120, 4, 620, 6
 
@@ -38,8 +40,7 @@ def contact_sheet(rows: Sequence[SheetRow], path: Path) -> None:
                 (FRAMES * (FRAME_PX + GAP_PX) + 8, top + 17 * number), line, fill=(20, 20, 20), font=font
             )
         top += height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    storage.write_local(path, encode_png(np.asarray(sheet)))
 
 
 def _fitted(frame: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.windows import sentences
+from manifests.store import storage
 from manifests.store.json_files import read_local_object
 
 MIN_WORDS, MAX_WORDS = 15, 80
@@ -100,7 +101,7 @@ class PhraseUpsampler:
         return asdict(self)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        storage.write_local(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     def __call__(
         self, prompt: str, is_video: bool = True, choice: int = 0, beside: Sequence[str] = ()

@@ -15,6 +15,7 @@ import duckdb
 from dashboard.index import coding, tables
 from dashboard.index.coded import code_all
 from dashboard.index.commits import committed
+from manifests.errors import RushesError
 from manifests.layout import Dataset
 
 MEMORY = "500MB"
@@ -57,4 +58,7 @@ def build(dataset: Dataset, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Dataset(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        build(Dataset(sys.argv[1]), Path(sys.argv[2]))
+    except (duckdb.Error, OSError, RushesError) as error:
+        sys.exit(f"{sys.argv[2]}: {' '.join(str(error).split())}")

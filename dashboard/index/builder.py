@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from manifests.cli import say
+from manifests.store.storage import is_alive
 
 _AGAIN_AFTER_S, _PATIENCE_S = 60.0, 10.0
 _LEFT_BY = re.compile(r"^(?:whole|spill-|held-)(\d+)(?:-\d+)?(?:\.duckdb.*)?$")
@@ -22,6 +23,7 @@ class Builder:
 
     Attributes:
         progress: commits that are in and all, while the file is built.
+        trouble: why there is no new file; empty where there is none to tell of.
     """
 
     def __init__(self, address: str, path: Path) -> None:
@@ -30,6 +32,7 @@ class Builder:
         self._child: subprocess.Popen | None = None
         self._not_before_s = 0.0
         self.progress: tuple[int, int] | None = None
+        self.trouble = ""
         _tidy(path.parent)
 
     @property
@@ -42,6 +45,7 @@ class Builder:
         if self._child is not None or time.monotonic() < self._not_before_s:
             return
         self.progress = (0, 1)
+        self._path.parent.mkdir(parents=True, exist_ok=True)  # anyone may have deleted it
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "dashboard.index.build", self._address, str(self._path)],
             stdout=subprocess.PIPE,
@@ -62,9 +66,11 @@ class Builder:
         if self._child is None or self._child.poll() is None:
             return False
         is_built, self._child, self.progress = self._child.returncode == 0, None, None
+        self.trouble = ""
         if not is_built:  # it has said why
             self._not_before_s = time.monotonic() + _AGAIN_AFTER_S
-            say(f"{self._path}: the index could not be built; trying again in {_AGAIN_AFTER_S:.0f} s")
+            self.trouble = f"the index could not be built, and is tried again in {_AGAIN_AFTER_S:.0f} s"
+            say(f"{self._path}: {self.trouble}")
         return is_built
 
     def close(self) -> None:
@@ -86,15 +92,5 @@ def _tidy(folder: Path) -> None:
     """Remove what processes left that are no more."""
     for path in folder.iterdir():
         left = _LEFT_BY.match(path.name)
-        if left and not _is_alive(int(left[1])):
+        if left and not is_alive(int(left[1])):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True

@@ -199,8 +199,14 @@ class Index:
 
     @property
     def progress(self) -> tuple[int, int] | None:
-        """Commits that are in and all, while the file is built."""
-        return self._builder.progress
+        """Commits that are in and all, while the file is built, or where it must be and could not."""
+        nothing = (0, 1) if self._builder.trouble and not self._has_base else None
+        return self._builder.progress or nothing
+
+    @property
+    def trouble(self) -> str:
+        """What there is to say of a store that does not answer, or of a file that cannot be built."""
+        return self.store.trouble() or self._builder.trouble
 
     @property
     def num_commits(self) -> int:

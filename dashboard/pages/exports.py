@@ -78,7 +78,10 @@ def _all(site: Site, scope: Scope, filters: Filters) -> Iterator[dict[str, Any]]
 
 def cell(value: Any) -> str:
     """A cell of a CSV that no spreadsheet takes for a formula."""
-    text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        text = " ".join("" if part is None else str(part) for part in value)
+    else:
+        text = "" if value is None else str(value)
     return f"'{text}" if text[:1] in "=+-@\t\r" and not isinstance(value, (int, float)) and text else text
 
 

@@ -78,7 +78,7 @@ def alerts(site: Site, scope: Scope, pace: Pace, grid: Grid) -> list[str]:
     for row in funnel(site, scope):
         if row["in"] and row["failed"] / row["in"] > _MUCH_FAILED:
             found.append(f"{row['column']}: {row['failed']} of {row['in']} failed")
-    if trouble := site.index.store.trouble():
+    if trouble := site.index.trouble:
         found.append(trouble)
     elif storage.is_local(site.dataset.filesystem):
         free = shutil.disk_usage(site.dataset.root)
@@ -206,7 +206,7 @@ def state_of(site: Site, scope: Scope, silent: Callable[[float | None], str]) ->
             silent(pace.silent_since_s),
             is_building=site.index.progress is not None and not site.index.num_commits,
             writing=before_its_run(site, pace, silent),
-            away=site.index.store.trouble(),
+            away=site.index.trouble,
         ),
         "run": site.tail.run_id,
         "state": pace.state,

@@ -107,6 +107,10 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
+_SQLITE_SAYS = {errno.ENOSPC: ("disk is full",), errno.EFBIG: ("disk I/O error",)}
+"""The second of any error of a disk that it has no words for; a file over its limit is the usual one."""
+
+
 @contextlib.contextmanager
 def _settled(out: Path) -> Iterator[None]:
     """Of an export that fails or is stopped nothing is left, and the one before is back.
@@ -122,7 +126,7 @@ def _settled(out: Path) -> Iterator[None]:
         _settle(out)
         for number in (errno.ENOSPC, errno.EFBIG):
             said = os.strerror(number).lower() in str(error).lower()
-            said = said or (number == errno.ENOSPC and "disk is full" in str(error))
+            said = said or any(words in str(error) for words in _SQLITE_SAYS.get(number, ()))
             if said or getattr(error, "errno", None) == number:
                 raise OSError(number, os.strerror(number), str(out)) from error
         raise

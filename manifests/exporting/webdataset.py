@@ -233,5 +233,5 @@ def export_webdataset(dataset: Dataset, view: View, out: Path) -> tuple[list[Pat
             written.append(target)
         check_none_went(dataset, before)
         members_of = [field for names in columns.values() for field in names]
-        (out / "README.md").write_text(card(members_of, list(made_by)))
+        storage.write_local(out / "README.md", card(members_of, list(made_by)).encode())
     return written, num_lacking

@@ -32,7 +32,7 @@ MOST_AT_ONCE_BYTES = 1 << 30
 TRIES, PAUSE_S = 3, 1.0
 """An object store that fails is asked again."""
 _CACHED = re.compile(r"^[0-9a-f]{40}\.member$")
-_UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f]{8}\.tmp$")
+_UNFINISHED = re.compile(r"^\.[0-9a-f]{40}\.member\.[0-9a-f-]+\.tmp$")
 
 
 class RangeCache:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
+import glob
 import hashlib
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -88,9 +91,40 @@ def read_range(filesystem: fs.FileSystem, path: str, offset: int, size_bytes: in
 
 
 def temporary_name(path: str) -> str:
-    """A name beside `path` that no reader takes for data: readers skip names that end in `.tmp`."""
+    """A name beside `path` that no reader takes for data: readers skip names that end in `.tmp`.
+
+    It says whose it is, for `sweep`.
+    """
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    return os.path.join(folder, f".{name}.{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+@functools.cache
+def _here() -> str:
+    """Where numbers of processes mean the same: this machine, or a container of it."""
+    link = Path("/proc/self/ns/pid")
+    space = link.readlink() if link.is_symlink() else ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what processes that are gone had begun to write beside a local file, to be put in its place."""
+    folder, name = os.path.split(path)
+    for left in Path(folder or ".").glob(f".{glob.escape(name)}.{_here()}-*.tmp"):
+        process = left.name.removesuffix(".tmp").split("-")[-2]
+        if process.isdigit() and not is_alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of that number here."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @contextlib.contextmanager

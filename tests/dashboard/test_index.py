@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +132,27 @@ def test_a_builder_that_fails_is_told_and_not_started_again_at_once(dataset, tmp
     index.refresh()
     assert not index._builder.is_at_work
     assert capsys.readouterr().err.count("could not be built") == 1
+    index.close()
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again_and_nothing_is_taken_for_empty(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dashboard.index.index.FEW_COMMITS", 1)
+    folder = tmp_path / "index"
+    index = _opened(dataset, folder)
+    index.refresh()
+    os.kill(index._builder._child.pid, signal.SIGSTOP)
+    shutil.rmtree(folder)
+    os.kill(index._builder._child.pid, signal.SIGCONT)
+    assert index._builder._child.wait(60) == 1
+    index._looked_at_s = -1e9
+    index.refresh()
+    assert index.progress is not None and "could not be built" in index.trouble
+    index._builder._not_before_s = 0.0
+    assert index.wait(60)
+    assert index.progress is None and not index.trouble
+    assert index.value("SELECT count(*) FROM clips") == scans.table(dataset, "clips").num_rows
     index.close()
 
 

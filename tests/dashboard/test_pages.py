@@ -24,6 +24,7 @@ from dashboard.asking.later import Later
 from dashboard.index.index import BusyError
 from dashboard.pages.clips import COLUMNS
 from dashboard.pages.exports import _parquet
+from dashboard.report import page_of
 from dashboard.security import Access
 from dashboard.states import STATES
 from manifests import cli
@@ -33,7 +34,7 @@ from manifests.tables import records, scans
 from manifests.verdicts import take_in
 from manifests.views import View
 from tests.conftest import ROOT
-from tests.dashboard.conftest import OTHER, run_events
+from tests.dashboard.conftest import OTHER, add_training, run_events
 from tests.pipeline.stages.test_score import scored
 
 PAGES = ("/", "/shards", "/clips", "/drops", "/captions", "/train", "/map", "/runs", "/sql")
@@ -241,6 +242,9 @@ def test_sql_answers_queries_and_refuses_the_rest(site, eventful, tmp_path):
     ):
         assert why in site.get("/sql.json", params={"q": query}).json()["error"], query
     assert not (tmp_path / "out").exists()
+    lists = site.get("/sql.csv", params={"q": "SELECT [1, NULL, 2.5] AS a, [{'b': 1}] AS c"})
+    assert lists.status_code == 200 and lists.text.splitlines()[1].startswith("1.0  2.5,")
+    assert site.get("/sql.csv", params={"q": "SELECT * FROM clips"}).status_code == 200
     csv = site.get("/sql.csv", params={"q": "SELECT '=1+1' AS a, 2 AS b"}).text
     assert csv.splitlines() == ["a,b", "'=1+1,2"]
 
@@ -252,6 +256,25 @@ def test_a_query_without_end_is_ended(site, monkeypatch):
         "/sql.json", params={"q": "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"}
     )
     assert "was ended" in found.json()["error"] and time.monotonic() - begin < 60
+
+
+def test_lines_of_a_training_that_say_something_else_are_passed_over(copy, tmp_path):
+    """As another program, or a later version, may write them."""
+    scores = [None, {}, {"all": None}, {"all": {}}, {"all": {"loss": "low"}}]
+    odd = [None, [], {"scores": {"all": {"loss": 1}}}, {"loss_by": [1]}]
+    odd += [{"step": 2, "scores": own} for own in scores]
+    lines = "".join(json.dumps(row) + "\n" for row in odd)
+    small, other = add_training(copy, "small"), add_training(copy, "other")
+    for name in ("validation.jsonl", "metrics.jsonl"):
+        with open(small / name, "a") as file:
+            file.write(lines)
+        (other / name).write_text(lines)
+    site = TestClient(make_app(copy.uri, tmp_path / "index"), base_url="http://127.0.0.1")
+    for path in ("/train", "/train/small", "/train/other"):
+        assert site.get(path).status_code == site.get(f"{path}.json").status_code == 200, path
+    assert len(site.get("/train/small.json").json()["curves"]["validation"]["x"]) == 2
+    assert site.get("/train/other.json").json()["curves"]["validation"]["x"] == []
+    assert page_of(copy.uri, None).count("validation loss of") == 1
 
 
 def test_a_training_shows_curves_what_it_has_eaten_and_samples(site, eventful):

@@ -140,6 +140,26 @@ def test_what_a_takedown_has_begun_to_take_is_not_exported(copy, tmp_path, to):
     assert source["source_id"] not in ids
 
 
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("(sqlite3.OperationalError) database or disk is full", "no space left on device"),
+        ("(sqlite3.OperationalError) disk I/O error", "file too large"),
+    ],
+)
+def test_what_sqlite_says_of_a_disk_is_told_in_one_line(copy, tmp_path, monkeypatch, capsys, said, line):
+    from pyiceberg.table import Table
+
+    def full(*values, **options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Table, "append", full)
+    words = ["export", copy.uri, "--to", "iceberg", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments=words) == cli.FAILED
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"error {tmp_path / 'out'}: {line}.")
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("to", ["lance", "iceberg"])
 def test_of_an_export_that_meets_a_full_disk_nothing_is_left(copy, tmp_path, monkeypatch, capsys, to):
     import lance

@@ -18,6 +18,7 @@ import tyro
 from manifests import cli
 from manifests.cli.ranges import SEED, Ranges
 from manifests.layout import SHOWCASE_MARK
+from manifests.store import storage
 from trainer.sampling.job.command import Sample
 from world.captions import dense
 from world.scene import Shot, Thing
@@ -180,25 +181,28 @@ class Showcase:
         cli.writable(self.out)
         scale = world_scale(record_of(str(self.model_folder))) if self.scale is None else self.scale
         found = entries(self.out, scale)
-        made = [(entry, self._sample(entry)) for entry in found]
+        # one that was cut short is made anew: its page comes last
+        is_cut = (self.out / SHOWCASE_MARK).exists() and not (self.out / "index.html").exists()
+        is_overwriting = self.overwrite or is_cut
+        made = [(entry, self._sample(entry, is_overwriting)) for entry in found]
         cli.check_new(
             self.out / "index.html",
             self.out / "sheet.png",
             *(entry.path(self.out) for entry in found),
-            is_overwriting=self.overwrite,
+            is_overwriting=is_overwriting,
         )
         (self.out / SHOWCASE_MARK).touch()  # an ingest of the folders around it leaves it out
         _write_mask(self.out / MASK, found[0].options["width"], found[0].options["height"])
         for _, sample in made:
             sample.run()
         share = guessed(found, self.out)
-        (self.out / "index.html").write_text(_page(made, share), encoding="utf-8")
         _sheet(found, self.out)
+        storage.write_local(self.out / "index.html", _page(made, share).encode())
         cli.say(f"showcase: a reader of the pictures names the prompt of {share:.0%} of {len(found)} samples")
         print(self.out / "index.html")
         return cli.DONE
 
-    def _sample(self, entry: Entry) -> Sample:
+    def _sample(self, entry: Entry, is_overwriting: bool) -> Sample:
         return Sample(
             model_folder=self.model_folder,
             out=entry.path(self.out),
@@ -208,7 +212,7 @@ class Showcase:
             steps=self.steps,
             seed=self.seed,
             vae=self.vae,
-            overwrite=self.overwrite,
+            overwrite=is_overwriting,
             **entry.options,
         )
 
@@ -219,7 +223,7 @@ def _write_mask(path: Path, width: int, height: int) -> None:
 
     mask = np.zeros((height, width, 3), np.uint8)
     mask[:, width // 3 :] = 255
-    path.write_bytes(encode_png(mask))
+    storage.write_local(path, encode_png(mask))
 
 
 def guessed(found: Sequence[Entry], out: Path) -> float:

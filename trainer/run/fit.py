@@ -256,7 +256,7 @@ def _trained(
             # one may sample from a run that was stopped by hand; where a machine is taken away there is
             # no time, and `rushes export-model` makes the model from the checkpoint
             if run.is_sound and not any(ranks.sum([float(stop.signal_name == "SIGTERM")])):
-                _export(out, trained, config, ranks)
+                _export(out, trained, config, ranks, run.done)
         after = run.validate(step)
         if step > state.step or not first_decides(sheet_path(out, step).exists):
             run.show(step, stop)
@@ -310,13 +310,14 @@ def _resumed(newest: Path, trained: Trained, source: Source, changes: Changes, r
     return replace(state, digest=digest)
 
 
-def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks) -> None:
+def _export(out: Path, trained: Trained, config: FitConfig, ranks: Ranks, step: int) -> None:
     """Write each average as a model to sample from: the first as `model`, others as `model-ema<decay>`."""
     for decay, ema in trained.emas.items():
         weights = full_state(ema, ranks)
         if ranks.is_first:
             weights = merged(weights, config.lora_rank)
-            save_model(out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}"), weights, out)
+            folder = out / ("model" if decay == config.ema_decay else f"model-ema{decay:g}")
+            save_model(folder, weights, out, step=step)
         ranks.wait()  # on the host: a device would not wait so long
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from captioner.registry import make_text_encoder
 from learning.committed import WEIGHTS
 from learning.weights import fill, read_weights
 from manifests.cli import say
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.fingerprint import file_sha256
 from manifests.store.json_files import read_local_object
 from trainer.config import LONG_DOCUMENTS, FlowConfig, ModelConfig
@@ -27,6 +28,8 @@ from vae.folder import DEFAULT_WEIGHTS, weights_digest
 
 FORMAT = "rushes-dit/1"
 RECORD = "model.json"
+_TIMES = 5
+"""That a model is read whose weights and record do not belong together: it may be replaced just now."""
 
 
 class TrainedModel:
@@ -138,8 +141,35 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
 
     Raises:
         UsageError: there is none.
+        IntegrityError: its record is of other weights.
     """
     folder = model_folder(run)
+    for _ in range(_TIMES):
+        found = _loaded(folder, str(run), device)
+        if found.record.get("weights", found.digest) == found.digest:
+            _say_if_old(run, folder, found.record)
+            return found
+        time.sleep(1)  # it is being replaced
+        folder = model_folder(run)
+    raise IntegrityError(
+        str(folder / "model.safetensors"),
+        f"holds other weights than {RECORD} beside it tells of",
+        "Export the model again; or, if you changed the weights, take `weights` out of the record.",
+    )
+
+
+def _say_if_old(run: Path, folder: Path, record: Mapping[str, Any]) -> None:
+    """Say that a run has gone on since its model was made."""
+    own = [path.name for path in (run / "checkpoints").glob("step-*")] if folder == run / "model" else []
+    steps = [int(number) for name in own if (number := name.removeprefix("step-")).isdigit()]
+    if (step := record.get("step")) is not None and max(steps, default=0) > step:
+        say(
+            f"{folder}: is of step {step}, and {run} has a checkpoint of step {max(steps)}; "
+            f"`rushes export-model {run} --overwrite` makes a model of that"
+        )
+
+
+def _loaded(folder: Path, name: str, device: str) -> TrainedModel:
     record = read_local_object(
         folder / RECORD, keys=("format", "model", "flow", "latent_mean", "latent_std", "text_encoder", "vae")
     )
@@ -154,7 +184,7 @@ def load_model(run: Path, device: str = "cpu") -> TrainedModel:
     dit.long_from = checked_route(torch.device(device), heads, dit.config.width // heads, LONG_DOCUMENTS)
     mean, std = torch.tensor(record["latent_mean"]), torch.tensor(record["latent_std"]).clamp_min(1e-4)
     digest = file_sha256(folder / "model.safetensors")[:16]
-    return TrainedModel(dit, flow, mean, std, record, str(run), digest)
+    return TrainedModel(dit, flow, mean, std, record, name, digest)
 
 
 def sizes_in(record: Mapping[str, Any], path: Path) -> tuple[ModelConfig, FlowConfig]:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learning.weights import read_weights, write_weights
+from learning.weights import is_ours, read_weights, write_weights
 from manifests.errors import UsageError
+from manifests.fingerprint import file_sha256
 from manifests.store import storage
 from manifests.store.json_files import read_local_object
 from trainer.config import FitConfig
@@ -52,22 +56,46 @@ def save_record(run: Path, config: FitConfig, catalog: Catalog, made_by: dict) -
     storage.write_local(run / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], run: Path, vae: str = "") -> None:
+def save_model(
+    folder: Path, weights: dict[str, Tensor], run: Path, vae: str = "", step: int | None = None
+) -> None:
     """Write a model for sampling, with the run's record.
 
-    It appears whole: the record, by which it is known, comes last. One that was there before goes when the
-    weights of the new one are written.
+    It appears whole: the record, by which it is known and which knows its weights, comes last. One that was
+    there before goes when the weights of the new one are written. Of two that are written at once one waits.
 
     Args:
         vae: what the record is to name as the VAE; empty: what the run's does.
+        step: after which its weights are as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = read_local_object(run / RECORD)
     record["vae"] = vae or record.get("vae", "")
-    write_weights(weights, folder / NEW_WEIGHTS)
-    (folder / RECORD).unlink(missing_ok=True)  # it is of other weights
-    (folder / NEW_WEIGHTS).replace(folder / "model.safetensors")
-    storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    record.pop("step", None)
+    with _alone_in(folder):
+        write_weights(weights, folder / NEW_WEIGHTS)
+        record |= {"weights": file_sha256(folder / NEW_WEIGHTS)[:16]}
+        record |= {} if step is None else {"step": step}
+        (folder / RECORD).unlink(missing_ok=True)  # it is of other weights
+        (folder / NEW_WEIGHTS).replace(folder / "model.safetensors")
+        storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes into a folder, where its disk can tell."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # of a network's disk that has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a model was being written there, and is not whole: it may be written over."""
+    return not (folder / RECORD).exists() and is_ours(folder / "model.safetensors")
 
 
 def export_checkpoint(
@@ -123,7 +151,7 @@ def export_checkpoint(
     if average_with:
         plain = averaged(plain, read_local_object(run / RECORD), average_with)
         plain = _halved(plain) if is_half else plain
-    save_model(out, plain, run, vae)
+    save_model(out, plain, run, vae, step_of(path))
     return path
 
 

@@ -39,10 +39,10 @@ class Export:
     """Replace a model that exists."""
 
     def run(self) -> int:
-        from trainer.state.export import NEW_WEIGHTS, export_checkpoint
+        from trainer.state.export import NEW_WEIGHTS, export_checkpoint, is_unfinished
 
         out = self.out or self.run_folder / "model"
-        cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite)
+        cli.check_new(out / "model.safetensors", is_overwriting=self.overwrite or is_unfinished(out))
         cli.check_own(out, {"model.safetensors", "model.json", NEW_WEIGHTS})
         path = export_checkpoint(
             self.run_folder,

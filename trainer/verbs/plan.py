@@ -14,6 +14,7 @@ from manifests import cli
 from manifests.cli.ranges import COUNT_OR_NONE, POSITIVE, WORKERS, Ranges
 from manifests.errors import UsageError
 from manifests.layout import Dataset
+from manifests.store import storage
 from trainer.config import FitConfig
 from trainer.data.curriculum import EPOCHS_OF_A_STAGE, Stage
 from trainer.data.packs import EpochPlan, attention_cost_of, pack_cost, plan_epoch, rank_packs
@@ -211,7 +212,7 @@ class Measure:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         found = asdict(measure(preset(self.preset), device, self.tokens))
         if self.out:
-            self.out.write_text(json.dumps(found, indent=1))
+            storage.write_local(self.out, json.dumps(found, indent=1).encode())
         cli.print_json(found)
         return cli.DONE
 

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from manifests.cli import say
+from manifests.store import storage
+from media.decode.images import encode_png
 from media.errors import MediaError
 from vae.measuring.measures import BlockPca, Quality, bicubic, constant_grid, measure, through
 from vae.pixels import as_float
@@ -210,8 +212,7 @@ def sheet(vae: VAE, clips: list[Named], path: Path, tile_px: int = 192) -> None:
             (4, 4), f"{clip.name}  {psnr_db(made, video):.1f} dB", fill=(255, 255, 0), font=font
         )
         rows.append(np.asarray(row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+    storage.write_local(path, encode_png(np.concatenate(rows, axis=0)))
 
 
 def _tile(picture: np.ndarray, side_px: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from learning.weights import read_metadata, read_weights, write_weights
 from manifests import cli
 from manifests.cli.ranges import COUNT, Ranges
 from manifests.errors import RushesError, UsageError
+from manifests.store import storage
 from media.apart.reader import Reader, probe
 from media.decode.images import encode_png
 from media.errors import MediaError
@@ -148,7 +149,7 @@ class Decode:
             )
         frames = _frames(vae, read_weights(self.latent)["mean"], extent)
         if self.out.suffix == ".png":
-            cli.with_folder(self.out).write_bytes(encode_png(next(frames)))
+            storage.write_local(self.out, encode_png(next(frames)))
         else:
             write_video(
                 cli.with_folder(self.out),

@@ -16,6 +16,7 @@ from learning.loop.run_lock import one_at_a_time
 from learning.processes import join
 from learning.sharing import shared
 from learning.stopping import Interrupted
+from learning.weights import is_ours
 from manifests import cli
 from manifests.cli.ranges import COUNT, COUNT_OR_NONE, WORKERS, Ranges
 from manifests.errors import UsageError
@@ -93,7 +94,7 @@ class Train:
         return clips
 
     def run(self) -> int:
-        cli.check_new(self.out / "model.safetensors", is_overwriting=self.overwrite)
+        self._check_new()
         cli.check_own(self.out, {"model.safetensors", "config.json", "training"})
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -102,8 +103,13 @@ class Train:
             check_there(folder)
         join()
         with one_at_a_time(self.out / "training", "vae"):
-            cli.check_new(self.out / "model.safetensors", is_overwriting=self.overwrite)
+            self._check_new()
             return self._trained()
+
+    def _check_new(self) -> None:
+        weights = self.out / "model.safetensors"
+        is_cut = not (self.out / "config.json").exists() and is_ours(weights)  # killed as it was written
+        cli.check_new(weights, is_overwriting=self.overwrite or is_cut)
 
     def _trained(self) -> int:
         clips = self._clips()

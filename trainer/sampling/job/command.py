@@ -247,6 +247,7 @@ class Sample(Wish):
         vae = str(self.vae or model.record["vae"] or "vae-tiny")
         whose = {
             **{"sampler": SAMPLER, "model": model.name, "model_digest": model.digest},
+            **({"model_step": model.record["step"]} if "step" in model.record else {}),
             **{"vae": vae, "vae_digest": weights_digest(vae)},
         }
         if self.upsample and "phrases" not in model.record:

@@ -34,16 +34,6 @@ _OWN = f"{_MACHINE}-{os.getpid()}"
 """In the names of files that are being written: several processes may make the same sample."""
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
-
-
 @dataclass(frozen=True)
 class Output:
     """The files of one sample.
@@ -149,7 +139,9 @@ class Output:
 
     def _sweep(self) -> None:
         """Take away what processes of this machine that are gone had begun to write."""
+        for path in filter(None, (self.path, self.record, self.sheet)):
+            storage.sweep(path)
         for partial in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.partial{self.path.suffix}"):
             machine, _, process = partial.name.split(".partial")[0].rpartition(".")[2].rpartition("-")
-            if machine == _MACHINE and process.isdigit() and not _is_alive(int(process)):
+            if machine == _MACHINE and process.isdigit() and not storage.is_alive(int(process)):
                 partial.unlink(missing_ok=True)

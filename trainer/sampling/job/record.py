@@ -54,7 +54,7 @@ def check_same(path: Path, there: Mapping[str, Any], record: Mapping[str, Any]) 
     """
     # digests tell model and VAE, whatever they are called now
     there = {"sampler": 1} | dict(there)
-    names = (there.keys() | record.keys()) - {"model", "vae", "made", "settings"}
+    names = (there.keys() | record.keys()) - {"model", "model_step", "vae", "made", "settings"}
     others = _differing(there, record, names)
     both = there.get("settings") or {}, record["settings"]
     if others := others + _differing(*both, both[0].keys() | both[1].keys()):
