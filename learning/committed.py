@@ -14,5 +14,11 @@ def folder_of(place: Path | str, default: Path) -> Path:
     """
     if not str(place):
         return default
-    named = WEIGHTS / place
+    named = among_weights(place)
     return named if named.is_dir() and not Path(place).is_dir() else Path(place)
+
+
+def among_weights(place: Path | str) -> Path:
+    """Where `name`, or `weights/name` as one says it in a checkout, would lie."""
+    parts = Path(place).parts
+    return WEIGHTS.joinpath(*(parts[1:] if len(parts) > 1 and parts[0] == WEIGHTS.name else parts))

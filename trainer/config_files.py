@@ -20,6 +20,10 @@ Changes = dict[str, tuple[Any, Any]]
 _STAGES_HINT = 'Write a list such as [{"steps": 1000, "max_s": 2}, {}].'
 
 
+_OF_DATA = frozenset({"model.latent_channels", "model.text_width"})
+"""Settings that are known when the data has been read."""
+
+
 def strict(kind: type, values: Any, where: str, prefix: str = "") -> Any:
     """A dataclass from what a JSON file says, each setting of its type.
 
@@ -159,6 +163,8 @@ def with_settings(config: FitConfig, file: Path | None, assignments: Sequence[st
                 "names no setting",
                 "Such as flow.text_dropout=0.2; `config.json` of a run has all names.",
             )
+        if ".".join([*parents, last]) in _OF_DATA:
+            raise UsageError(f"--set {text}", "is what the data says, whatever is set", "Leave it out.")
         try:
             place[last] = json.loads(plain)
         except ValueError:
@@ -227,11 +233,10 @@ def check_same_run(stored: Mapping[str, Any], config: FitConfig) -> None:
         UsageError: they are not.
     """
     before = config_of({**LATER, **stored}, "config.json of the copies")
-    of_data = {"model.latent_channels", "model.text_width"}  # known when the data has been read
     own = [
         f"{name} {old} is now {new}"
         for name, (old, new) in changes_between(before, config).items()
-        if name.split(".")[0] not in RUN_ONLY and name not in of_data
+        if name.split(".")[0] not in RUN_ONLY and name not in _OF_DATA
     ]
     if own:
         raise UsageError("--checkpoints", f"holds copies of a run with other settings: {'; '.join(own)}")

@@ -114,6 +114,7 @@ def test_every_setting_can_be_set_by_its_name_or_in_a_file(tmp_path):
             "ema_more=[true]",
         ),
         *("stages=5", "init_fresh=3", "flow.condition=3", 'flow.condition.none="a"', "captions=3", "mix=3"),
+        *("model.text_width=99", "model.latent_channels=32"),
         *("captions=[1]", "model=3", "flow=[]", 'image_share="a"', 'captions={"dense": "much"}'),
     ],
 )

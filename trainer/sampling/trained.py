@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captioner.registry import make_text_encoder
-from learning.committed import WEIGHTS
+from learning.committed import among_weights
 from learning.weights import fill, read_weights
 from manifests.cli import say
 from manifests.errors import IntegrityError, UsageError
@@ -106,7 +106,7 @@ def model_folder(run: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    for folder in (run / "model", run, WEIGHTS / run):
+    for folder in (run / "model", run, among_weights(run)):
         if (folder / "model.safetensors").exists() and (folder / RECORD).exists():
             return folder
     raise UsageError(

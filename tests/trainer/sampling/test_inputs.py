@@ -63,6 +63,17 @@ def test_a_burst_of_frames_is_not_left_out_in_silence(tmp_path, capsys):
     assert "of its 23 frames are left out" in capsys.readouterr().err
 
 
+def test_a_clock_that_jitters_is_not_taken_for_a_faster_one(tmp_path, capsys):
+    path, rng = tmp_path / "a.mkv", np.random.default_rng(0)
+    times = [0, *np.cumsum(rng.choice([62, 63, 64, 66, 68, 70, 71, 72], 100)).tolist()]
+    write_uneven(path, times)
+    clip = read_clip(path)
+    assert clip.fps == pytest.approx(1000 * 100 / times[-1], rel=1e-3) and len(clip.frames) == 101
+    assert "are left out" not in capsys.readouterr().err
+    write_uneven(path, [*range(0, 1000, 33), *range(1023, 2500, 42)])  # 30 a second, then 24
+    assert read_clip(path).fps == pytest.approx(1000 / 33)
+
+
 def test_a_flat_size_is_not_any_other_flat_one():
     assert not _is_alike((4000, 100), (40, 2)) and _is_alike((4000, 100), (40, 1))
     assert _is_alike((1920, 1080), (96, 54)) and _is_alike((1920, 1080), (64, 36))

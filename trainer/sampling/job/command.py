@@ -252,6 +252,7 @@ class Sample(Wish):
         }
         if self.upsample and "phrases" not in model.record:
             cli.say("sample: the model does not say how its captions go on; prompts are read as they are")
+        told = set[str | None]()
         for path, line in self._named(suffix)[rank::size]:
             seed, text = line.seed or 0, line.prompt
             output = Output(path)
@@ -267,6 +268,11 @@ class Sample(Wish):
                 check_same(path, there, record)
                 continue
             output.check_new(self.overwrite, self._given())
+            given = (text, self.to_prompt, self.from_prompt)
+            for read in dict.fromkeys(item for item in (full, to_full, source) if item not in given):
+                if read and read not in told:
+                    cli.say(f"prompt: {read}")
+                told.add(read)
             prompts = (full,) if to_full is None else (full, to_full)
             words = Words(prompts=prompts, negative=self.negative, from_prompt=source, seed=seed)
             found.append(Item(words=words, output=output, record=record))
@@ -318,7 +324,4 @@ class Sample(Wish):
         fill, given = make_upsampler(phrases=phrases), [text for text in prompts if text is not None]
         beside = given if len(given) > 1 else ()
         found = [text if text is None else fill(text, num_frames > 1, beside=beside) for text in prompts]
-        for full in found:
-            if full and full not in prompts:
-                cli.say(f"prompt: {full}")
         return found[0] or "", found[1], found[2]

@@ -54,8 +54,7 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
         return Clip(torch.from_numpy(np.stack(frames)), fps or own)
     if is_uneven_now:
         steps_s = np.diff(times)
-        short_s = float(np.quantile(steps_s, 0.05))  # containers round: the mean of those like it is exact
-        fastest = 1 / float(steps_s[steps_s <= _ALIKE * short_s].mean())
+        fastest = 1 / _usual_s(steps_s)
         rate = fps or min(_MOST_FPS, fastest)
         _check_rate(path, rate, fastest)
         picks = held(times, facts, rate)
@@ -72,6 +71,14 @@ def read_clip(path: Path, size_px: tuple[int, int] | None = None, fps: float | N
     _check_rate(path, fps, own)
     picked = pick_times(times, fps)
     return Clip(torch.from_numpy(np.stack([frames[index] for index in picked])), fps)
+
+
+def _usual_s(steps_s: np.ndarray) -> float:
+    """The mean of the shortest steps and those of their rate: containers round, and clocks jitter."""
+    mean_s = float(np.quantile(steps_s, 0.05))
+    while (longer_s := float(steps_s[steps_s <= _ALIKE * mean_s].mean())) > mean_s:
+        mean_s = longer_s
+    return mean_s
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Wish:
     strength: float | None = None
     """That noise level: 0 leaves it as it is, 1 makes another; 0.6 if left out, 0.9 with --from-prompt."""
     mask: Path | None = None
-    """Picture that is white where --edit is made anew; all else stays, to the pixel."""
+    """Picture that is white where --edit is made anew; all else stays (to the pixel in .mkv)."""
     from_prompt: str | None = None
     """What --edit shows now: it moves from there to --prompt and keeps the rest (FlowEdit)."""
     blend: tuple[Path, ...] = ()
