@@ -97,7 +97,13 @@ class Evaluate:
         scale = world_scale(model.record) if self.scale is None else self.scale
         cli.say(f"evaluate: pictures at {scale:g} of the world's sizes (--scale)")
         asked = self._asked(model, scale)
-        if begun is None:
+        if begun is not None:
+            kept = {"fvd": self.fvd is not None} | {name: asked[name] for name in asked if name != "vae"}
+            there = begun | {"fvd": "fvd" in begun}
+            if others := sorted(name for name in kept if kept[name] != there.get(name)):
+                step = "Name another folder, or add --overwrite."
+                raise UsageError(str(path), f"was begun with other settings ({', '.join(others)})", step)
+        if begun is None or begun.get("has_sheets") is False:  # it died in the midst of them
             questions = cases(self.prompts, scale, seed=self.seed)
             if network is not None:
                 check_fvd(questions)
@@ -111,11 +117,6 @@ class Evaluate:
             self._write(found)  # what is found so far is not lost with what follows
         else:
             found = begun
-            kept = {"fvd": self.fvd is not None} | {name: asked[name] for name in asked if name != "vae"}
-            there = begun | {"fvd": "fvd" in begun}
-            if others := sorted(name for name in kept if kept[name] != there.get(name)):
-                step = "Name another folder, or add --overwrite."
-                raise UsageError(str(path), f"was begun with other settings ({', '.join(others)})", step)
             cli.say(f"{path}: its samples were read before; what is missing are the features")
             if not self.features:
                 self._write(found := found | {"is_whole": True})
@@ -139,14 +140,10 @@ class Evaluate:
         return [self.out / name for name in ("best.png", "worst.png")] if self.out else []
 
     def _begun(self, path: Path | None) -> dict[str, Any] | None:
-        """What an evaluation found that was stopped before its features."""
+        """What an evaluation found that was stopped before its sheets or its features."""
         if path is None or self.overwrite or not path.exists():
             return None
         found = read_local_object(path)
-        if found.get("has_sheets") is False:  # it died in the midst of them: all is made again
-            for own in (path, *self._sheets()):
-                own.unlink(missing_ok=True)
-            return None
         return found if found.get("is_whole") is False else None
 
     def _asked(self, model: TrainedModel, scale: float) -> dict[str, Any]:

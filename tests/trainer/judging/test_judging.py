@@ -150,6 +150,13 @@ def test_accuracies_are_kept_where_the_features_fail(model_folder, tmp_path, mon
     path.write_text(json.dumps(found | {"fvd": 1.0, "fvd_weights": "of others"}))
     assert main(arguments=[*words, *fvd]) == cli.USAGE
     assert "begun with other settings (fvd_weights)" in capsys.readouterr().err
+    path.write_text(json.dumps(found | {"has_sheets": False}))  # killed in the midst of them
+    before = path.read_bytes()
+    assert main(arguments=[*words, "--seed", "3"]) == cli.USAGE and path.read_bytes() == before
+    (tmp_path / "out" / "best.png").write_bytes(b"half")
+    assert main(arguments=[*words, "--no-features"]) == cli.DONE
+    assert json.loads(path.read_text()) == found | {"is_whole": True}
+    assert (tmp_path / "out" / "best.png").read_bytes().startswith(b"\x89PNG")
     path.write_text(json.dumps(found))
     assert main(arguments=[*words, "--no-features"]) == cli.DONE
     assert json.loads(path.read_text()) == found | {"is_whole": True}
