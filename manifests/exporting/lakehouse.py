@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -107,8 +108,17 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-_SQLITE_SAYS = {errno.ENOSPC: ("disk is full",), errno.EFBIG: ("disk I/O error",)}
-"""The second of any error of a disk that it has no words for; a file over its limit is the usual one."""
+def _said(error: BaseException) -> int | None:
+    """The number of what a library says of a disk in its own words."""
+    if "disk is full" in str(error):  # SQLite
+        return errno.ENOSPC
+    if "disk I/O error" in str(error):  # SQLite, which has no words for a file over its limit
+        is_limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+        return errno.EFBIG if is_limited else errno.EIO
+    told = (
+        number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number).lower() in str(error).lower()
+    )
+    return next(told, getattr(error, "errno", None))
 
 
 @contextlib.contextmanager
@@ -124,11 +134,8 @@ def _settled(out: Path) -> Iterator[None]:
             _note(out, _WRITTEN)
     except BaseException as error:
         _settle(out)
-        for number in (errno.ENOSPC, errno.EFBIG):
-            said = os.strerror(number).lower() in str(error).lower()
-            said = said or any(words in str(error) for words in _SQLITE_SAYS.get(number, ()))
-            if said or getattr(error, "errno", None) == number:
-                raise OSError(number, os.strerror(number), str(out)) from error
+        if (number := _said(error)) in (errno.ENOSPC, errno.EFBIG, errno.EIO):
+            raise OSError(number, os.strerror(number), str(out)) from error
         raise
     _settle(out)
 

@@ -281,15 +281,22 @@ def _appear(temporary: Path, path: str) -> None:
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
             raise
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)  # a disk without links: one writer at a time
-        try:
-            with contextlib.suppress(OSError):  # one that has no locks either
-                fcntl.flock(folder, fcntl.LOCK_EX)
+        with alone_in(os.path.dirname(path)):  # a disk without links: one writer at a time
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
             os.replace(temporary, path)
-        finally:
-            os.close(folder)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Wait until no other process holds a local folder so; a disk without locks keeps nobody out."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def list_files(

@@ -141,14 +141,19 @@ def test_what_a_takedown_has_begun_to_take_is_not_exported(copy, tmp_path, to):
 
 
 @pytest.mark.parametrize(
-    ("said", "line"),
+    ("said", "limit", "line"),
     [
-        ("(sqlite3.OperationalError) database or disk is full", "no space left on device"),
-        ("(sqlite3.OperationalError) disk I/O error", "file too large"),
+        ("(sqlite3.OperationalError) database or disk is full", -1, "no space left on device"),
+        ("(sqlite3.OperationalError) disk I/O error", 8192, "file too large"),
+        ("(sqlite3.OperationalError) disk I/O error", -1, "input/output error"),
     ],
 )
-def test_what_sqlite_says_of_a_disk_is_told_in_one_line(copy, tmp_path, monkeypatch, capsys, said, line):
+def test_what_sqlite_says_of_a_disk_is_told_in_one_line(
+    copy, tmp_path, monkeypatch, capsys, said, limit, line
+):
     from pyiceberg.table import Table
+
+    monkeypatch.setattr("manifests.exporting.lakehouse.resource.getrlimit", lambda _: (limit, -1))
 
     def full(*values, **options):
         raise RuntimeError(said)

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,25 +69,13 @@ def save_model(
     record = read_local_object(run / RECORD)
     record["vae"] = vae or record.get("vae", "")
     record.pop("step", None)
-    with _alone_in(folder):
+    with storage.alone_in(folder):
         write_weights(weights, folder / NEW_WEIGHTS)
         record |= {"weights": file_sha256(folder / NEW_WEIGHTS)[:16]}
         record |= {} if step is None else {"step": step}
         (folder / RECORD).unlink(missing_ok=True)  # it is of other weights
         (folder / NEW_WEIGHTS).replace(folder / "model.safetensors")
         storage.write_local(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes into a folder, where its disk can tell."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # of a network's disk that has no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def is_unfinished(folder: Path) -> bool:
