@@ -203,6 +203,11 @@ class EncodeConfig:
     """Sources that an actor decodes at the same time, at most: a second one only where the VAE waits for
     frames. Their memory counts for the clip in hand. Does not enter the fingerprint."""
 
+    nvdec: bool = False
+    """The GPU decodes H.264, HEVC, VP8, VP9 and AV1 too, where its frames were seen to be the processor's, to
+    the bit; else the processor does. Each source that is decoded at a time then holds a CUDA context, a few
+    hundred MB. Does not enter the fingerprint."""
+
     def __post_init__(self) -> None:
         check_ranges(
             "--encode.",
@@ -317,7 +322,7 @@ class IngestConfig:
         )
 
 
-_NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "decoders", "vae"}
+_NOT_IN_FINGERPRINT = {"enabled", "item_limit_s", "item_limit_bytes", "batch", "decoders", "nvdec", "vae"}
 
 
 _LATER = {"hevc_witness": True}

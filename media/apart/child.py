@@ -20,11 +20,12 @@ import cv2
 import numpy as np
 
 from media.apart.confine import confine
-from media.apart.landlock import keep_from_secrets
+from media.apart.landlock import devices, keep_from_secrets
 from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
 from media.damage import libde265
+from media.decode import nvdec
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, slot_of
 from media.decode.picture import Picture
@@ -142,6 +143,8 @@ class Server:
                     break
         header |= {"items": told, "shapes": [array.shape for array in arrays]}
         header |= {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
+        if told_of_gpu := nvdec.told():
+            header["of_gpu"] = told_of_gpu
         flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.uint8)
         return header, flat
 
@@ -194,19 +197,31 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
+def _hold_gpu(found: list[str], is_kept: bool) -> None:
+    """Take the GPU, where the files that are written to can be told from others."""
+    if not found:
+        nvdec.device.trouble = "this machine has no device of NVIDIA's driver (/dev/nvidia*)"
+    elif not is_kept:
+        nvdec.device.trouble = "this system has no Landlock, without which a decoder may open no device"
+    else:
+        nvdec.device.hold()
+
+
 def main() -> NoReturn:
     """Serve on the pipes of standard input and output; what else is printed goes to standard error."""
     wire = Wire(os.dup(0), os.dup(1))
     os.dup2(2, 1)
-    is_kept = False
+    is_kept, found = False, devices() if sys.argv[2:] == ["gpu"] else []
     with contextlib.suppress(Exception):  # one guard of several: the other side tells that it is not there
-        is_kept = keep_from_secrets()  # before there are other threads, which it would not hold
+        is_kept = keep_from_secrets(found)  # before there are other threads, which it would not hold
     _end_with(int(sys.argv[1]))
     cv2.setNumThreads(1)
     server = Server(wire)
     libde265.load()
-    is_filtered = confine()
-    wire.send({"is_filtered": is_filtered, "is_kept": is_kept})
+    if sys.argv[2:] == ["gpu"]:
+        _hold_gpu(found, is_kept)
+    is_filtered = confine(on_gpu=not nvdec.device.trouble)
+    wire.send({"is_filtered": is_filtered, "is_kept": is_kept, "gpu_trouble": nvdec.device.trouble})
     with contextlib.suppress(WireError, KeyboardInterrupt):
         server.serve()
     os._exit(0)

@@ -76,37 +76,46 @@ _DENIED = {  # name: its number on x86-64 and on arm64; None where it does not e
 _OPEN, _OPENAT, _CLONE, _CLONE3, _SECCOMP = (2, None), (257, 56), (56, 220), (435, 435), (317, 277)
 _TGKILL = (234, 131)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_WRITES, _CREATES = os.O_WRONLY | os.O_RDWR, os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CLONE_THREAD = 0x10000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _NO_NEW_PRIVILEGES, _SET_FILTER, _ALL_THREADS = 38, 1, 1
 
 
-def confine() -> bool:
+def confine(*, on_gpu: bool = False) -> bool:
     """Take away from this process, for good, what a decoder does not need.
+
+    Args:
+        on_gpu: it may open files for writing that are there, as drivers do with devices (Landlock says
+            which), and its addresses have no limit, of which drivers take more than there is memory.
 
     Returns:
         Whether the system calls are filtered too.
     """
     most_bytes = max(_LEAST_BYTES, MAX_PIXELS * BYTES_PER_PIXEL)
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_DATA, most_bytes),
-        (resource.RLIMIT_AS, most_bytes + _CODE_BYTES),  # which counts shared memory too
-    ):
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)]
+    if not on_gpu:
+        limits += [
+            (resource.RLIMIT_DATA, most_bytes),
+            (resource.RLIMIT_AS, most_bytes + _CODE_BYTES),  # which counts shared memory too
+        ]
+    for what, most in limits:
         hard = resource.getrlimit(what)[1]
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         with contextlib.suppress(ValueError, OSError):  # a system that knows no such limit
             resource.setrlimit(what, (least, least))
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
         return False
-    return _filter(*_MACHINES[platform.machine()])
+    return _filter(*_MACHINES[platform.machine()], _CREATES if on_gpu else _WRITES | _CREATES)
 
 
-def _program(column: int, architecture: int) -> list[tuple[int, int, int, int]]:
-    """Instructions (code, jump if true, jump if false, value) of the filter."""
+def _program(column: int, architecture: int, no_open: int) -> list[tuple[int, int, int, int]]:
+    """Instructions (code, jump if true, jump if false, value) of the filter.
+
+    Args:
+        no_open: flags with any of which no file is opened.
+    """
 
     def refuse(reason: int) -> tuple[int, int, int, int]:
         return (_RETURN, 0, 0, _ERROR | reason)
@@ -125,8 +134,8 @@ def _program(column: int, architecture: int) -> list[tuple[int, int, int, int]]:
     # the C library then takes `clone`, whose flags can be seen
     steps += [(_EQUAL, 0, 1, _CLONE3[column]), refuse(errno.ENOSYS)]
     for call, argument, bits, is_wanted in (
-        (_OPEN, 1, _WRITES, False),
-        (_OPENAT, 2, _WRITES, False),
+        (_OPEN, 1, no_open, False),
+        (_OPENAT, 2, no_open, False),
         (_CLONE, 0, _CLONE_THREAD, True),
     ):
         if (number := call[column]) is not None:
@@ -148,8 +157,8 @@ def _program(column: int, architecture: int) -> list[tuple[int, int, int, int]]:
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 
-def _filter(column: int, architecture: int) -> bool:
-    steps = _program(column, architecture)
+def _filter(column: int, architecture: int, no_open: int) -> bool:
+    steps = _program(column, architecture, no_open)
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(code)))
     library = ctypes.CDLL(None, use_errno=True)

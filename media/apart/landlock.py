@@ -12,7 +12,7 @@ import ctypes
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -48,8 +48,10 @@ _OF_THE_SYSTEM = (
 )
 _OF_PROC = ("cpuinfo", "filesystems", "loadavg", "meminfo", "self", "stat", "sys", "uptime", "version")
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_READ_FILE, _READ_DIR, _ALL_RIGHTS = 1 << 2, 1 << 3, (1 << 13) - 1  # those of the first version
+_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_ALL_RIGHTS = (1 << 13) - 1  # those of the first version
 _BENEATH, _NO_NEW_PRIVILEGES = 1, 38
+_OF_DRIVERS = ("devices", "driver", "modules")
 _MOST_ENTRIES = 5000
 _A_WHILE_S = 5.0
 
@@ -98,8 +100,16 @@ def named(root: str, places: list[str]) -> Iterator[str]:
             yield from named(entry.path, places)
 
 
-def keep_from_secrets() -> bool:
+def devices() -> list[str]:
+    """Those of NVIDIA's driver."""
+    return sorted(map(str, Path("/dev").glob("nvidia*")))
+
+
+def keep_from_secrets(written: Sequence[str] = ()) -> bool:
     """Take away from this thread, and from those it starts, for good, the files where secrets lie.
+
+    Args:
+        written: devices, the only files that may be written to.
 
     Returns:
         Whether this system can.
@@ -110,22 +120,29 @@ def keep_from_secrets() -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in (*named("/", secret_places()), *(f"/proc/{name}" for name in _OF_PROC)):
+        of_proc = (*_OF_PROC, *_OF_DRIVERS) if written else _OF_PROC
+        for path in (*named("/", secret_places()), *(f"/proc/{name}" for name in of_proc)):
             _allow(kernel, ruleset, path)
+        for path in written:
+            _allow(kernel, ruleset, path, _WRITE_FILE)
         is_kept = kernel.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
         return is_kept and kernel.syscall(_RESTRICT_SELF, ruleset, 0) == 0
     finally:
         os.close(ruleset)
 
 
-def _allow(kernel: ctypes.CDLL, ruleset: int, path: str) -> None:
-    """Let a file, or all below a folder, be read; one that is gone, or may not be opened, is left out."""
+def _allow(kernel: ctypes.CDLL, ruleset: int, path: str, more: int = 0) -> None:
+    """Let a file, or all below a folder, be read; one that is gone, or may not be opened, is left out.
+
+    Args:
+        more: rights beside that.
+    """
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        rights = _READ_FILE | _READ_DIR if Path(path).is_dir() else _READ_FILE
+        rights = more | (_READ_FILE | _READ_DIR if Path(path).is_dir() else _READ_FILE)
         kernel.syscall(_ADD_RULE, ruleset, _BENEATH, struct.pack("<Qi", rights, place), 0)
     finally:
         os.close(place)

@@ -24,13 +24,14 @@ class _Pool:
         self._owner = os.getpid()
 
     @contextlib.contextmanager
-    def borrowed(self, uri: str, *, is_new: bool = False) -> Iterator[Decoder]:
+    def borrowed(self, uri: str, *, is_new: bool = False, on_gpu: bool = False) -> Iterator[Decoder]:
         """A decoder for one file.
 
         Args:
             is_new: one that has served no other.
+            on_gpu: one that holds a GPU.
         """
-        decoder, is_kept = self._take(is_new), False
+        decoder, is_kept = self._take(is_new, on_gpu), False
         decoder.begin(uri)
         try:
             yield decoder
@@ -41,15 +42,16 @@ class _Pool:
         finally:
             self._give(decoder, is_kept=is_kept)
 
-    def _take(self, is_new: bool) -> Decoder:
+    def _take(self, is_new: bool, on_gpu: bool) -> Decoder:
         with self._lock:
             if self._owner != os.getpid():  # this process was forked: they are its parent's
                 self._idle, self._busy, self._owner = [], [], os.getpid()
-            while self._idle and not is_new:
-                if (decoder := self._idle.pop()).is_alive:
-                    self._busy.append(decoder)
-                    return decoder
-        decoder = Decoder()
+            while found := [decoder for decoder in self._idle if decoder.on_gpu == on_gpu and not is_new]:
+                self._idle.remove(found[-1])
+                if found[-1].is_alive:
+                    self._busy.append(found[-1])
+                    return found[-1]
+        decoder = Decoder(on_gpu=on_gpu)
         with self._lock:
             self._busy.append(decoder)
         return decoder
@@ -61,7 +63,8 @@ class _Pool:
         decoder.rest()
         with self._lock:
             self._busy.remove(decoder)
-            if is_kept and decoder.is_alive and len(self._idle) < _MOST_IDLE:
+            alike = [other for other in self._idle if other.on_gpu == decoder.on_gpu]
+            if is_kept and decoder.is_alive and len(alike) < _MOST_IDLE:
                 self._idle.append(decoder)
                 return
         decoder.end()
@@ -74,11 +77,12 @@ class _Pool:
         if self._owner == os.getpid():
             for decoder in (*self._idle, *self._busy):
                 decoder.end()
+            self._idle.clear()
 
 
 _pool = _Pool()
 atexit.register(_pool.end)
-borrowed = _pool.borrowed
+borrowed, end = _pool.borrowed, _pool.end
 
 
 def pids() -> list[int]:

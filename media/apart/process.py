@@ -33,6 +33,10 @@ _KEPT = (
 )
 
 
+_APART = "files are decoded apart, with limits, but this system"
+_OF_GPUS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
+
+
 class DoubtfulDeath(ChildProcessError):  # noqa: N818 - an event, and nobody's error yet
     """A decoder died that had served other files: a library may have been hurt by one of those."""
 
@@ -40,13 +44,19 @@ class DoubtfulDeath(ChildProcessError):  # noqa: N818 - an event, and nobody's e
 class Decoder:
     """One process that decodes.
 
+    Args:
+        on_gpu: it holds a GPU, if there is one; see `media.decode.nvdec`.
+
     Attributes:
         pid: its process.
         is_filtered: its system calls are filtered, not its resources alone.
+        gpu_trouble: why it holds no GPU.
     """
 
-    def __init__(self) -> None:
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    def __init__(self, *, on_gpu: bool = False) -> None:
+        self.on_gpu = on_gpu
+        kept = (*_KEPT, *_OF_GPUS) if on_gpu else _KEPT
+        environment = {name: os.environ[name] for name in kept if name in os.environ}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(
             [str(Path(media.__file__).parents[1]), *filter(None, sys.path)]
@@ -54,7 +64,7 @@ class Decoder:
         reads, child_writes = os.pipe()
         child_reads, writes = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "media.apart.child", str(os.getpid())],
+            [sys.executable, "-P", "-m", "media.apart.child", str(os.getpid()), *(["gpu"] if on_gpu else [])],
             stdin=child_reads,
             stdout=child_writes,
             env=environment,
@@ -69,10 +79,11 @@ class Decoder:
         try:
             told = self._wire.receive()[0]
             self.is_filtered = bool(told.get("is_filtered"))
+            self.gpu_trouble = str(told.get("gpu_trouble"))
             if not self.is_filtered:
-                _tell_once("filters no system calls (seccomp)")
+                tell_once(f"{_APART} filters no system calls (seccomp)")
             if not told.get("is_kept"):
-                _tell_once("keeps them from no file that this user may read (Landlock)")
+                tell_once(f"{_APART} keeps them from no file that this user may read (Landlock)")
         except WireError as error:
             self.end()
             raise OSError(
@@ -218,8 +229,9 @@ class Decoder:
 
 
 @functools.cache
-def _tell_once(lacking: str) -> None:
-    say(f"files are decoded apart, with limits, but this system {lacking}")
+def tell_once(text: str) -> None:
+    """Say a line that this process has not said yet."""
+    say(text)
 
 
 def _naming(uri: str, message: str) -> str:

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from media.apart.pool import borrowed
-from media.apart.process import Decoder, DoubtfulDeath
+from media.apart.process import Decoder, DoubtfulDeath, tell_once
 from media.damage.signs import Signs
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry
+from media.decode.nvdec import NAME as NVDEC
 from media.decode.reader import Frame
+from media.errors import MediaError
 
 Item = TypeVar("Item")
 
@@ -41,6 +43,12 @@ def _probe(path: str, *, is_new: bool = False) -> Probe:
         except (KeyError, TypeError) as error:
             raise decoder.nonsense(header) from error
         return replace(found, path=path)  # whatever it says: this is the file that will be opened
+
+
+def gpu_trouble() -> str:
+    """Why decoders get no GPU; empty where they do. Starts one."""
+    with borrowed("", on_gpu=True) as decoder:
+        return decoder.gpu_trouble
 
 
 def _in_doubt_again(read: Callable[..., Iterator[Item]]) -> Iterator[Item]:
@@ -105,6 +113,7 @@ class Reader:
     ) -> None:
         self.facts, self.max_pixels, self.is_witnessed = facts, max_pixels, is_witnessed
         self.decoder = facts.decoder if decoder is None or facts.decoder == "pillow" else decoder
+        self._on_gpu = self.decoder == NVDEC
         self.has_losses = False
 
     def pictures(
@@ -145,11 +154,24 @@ class Reader:
                     wanted["glance_px"] = picture.glance_px
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
-        """As `VideoReader.frames`."""
-        yield from _in_doubt_again(partial(self._frames, start_s, end_s))
+        """As `VideoReader.frames`. Where a decoder dies that holds a GPU, the processor gives the rest."""
+        num_given = 0
+        if self._on_gpu:
+            try:
+                for frame in self._frames(start_s, end_s, is_new=False):
+                    num_given += 1
+                    yield frame
+                return
+            except (DoubtfulDeath, MediaError) as error:
+                if isinstance(error, MediaError) and error.reason != "decoder_died":
+                    raise
+                self._on_gpu, self.decoder = False, "pyav"
+                tell_once(f"{error}; it held a GPU, the processor goes on")
+        yield from islice(_in_doubt_again(partial(self._frames, start_s, end_s)), num_given, None)
 
     def _frames(self, start_s: float, end_s: float, *, is_new: bool) -> Iterator[Frame]:
-        asked: dict[str, Any] = {"max_pixels": self.max_pixels, "decoder": self.decoder}
+        asked: dict[str, Any] = {"max_pixels": self.max_pixels}
+        asked["decoder"] = NVDEC if self._on_gpu else self.decoder
         with self._begun("frames", is_new, start_s=start_s, end_s=end_s, **asked) as decoder:
             for items, pixels in self._answers(decoder, {}):
                 if len(items) != len(pixels):
@@ -179,7 +201,8 @@ class Reader:
 
     @contextlib.contextmanager
     def _begun(self, what: str, is_new: bool, **arguments: Any) -> Iterator[Decoder]:
-        with borrowed(self.facts.path, is_new=is_new) as decoder:
+        on_gpu = self._on_gpu and what == "frames"
+        with borrowed(self.facts.path, is_new=is_new, on_gpu=on_gpu) as decoder:
             decoder.ask(what, facts=asdict(self.facts), **arguments)
             yield decoder
 
@@ -191,6 +214,8 @@ class Reader:
             header, data = decoder.answer("next", **wanted)
             self.has_losses = bool(header.get("has_losses"))
             self.decoder = str(header.get("decoder", self.decoder))
+            for line in header.get("of_gpu") or ():
+                tell_once(str(line)[:500])
             if items := header.get("items"):
                 yield items, decoder.arrays(header, data)
             decoder.check(header)

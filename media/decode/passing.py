@@ -11,6 +11,7 @@ from av.video.frame import PictureType
 from media.damage.health import Health
 from media.damage.signs import Signs
 from media.damage.witness import decoder_of
+from media.decode import nvdec
 from media.decode.color import LINEAR, without_alpha
 from media.decode.container.packets import CLOCK_RESTART, begins_anew
 from media.decode.deinterlace import Deinterlacer, deinterlaced
@@ -95,6 +96,7 @@ class Pass:
         gaps_s: times of the frames before which others are missing, where the packets are the only sign.
         clock: of the file, which has told no time yet.
         is_witnessed: as for `Health`.
+        on_gpu: the container was opened to be decoded there.
 
     Attributes:
         previous_s: when the last frame was shown; -1 before the first.
@@ -107,9 +109,11 @@ class Pass:
         gaps_s: list[float],
         clock: Clock,
         is_witnessed: bool = False,
+        on_gpu: bool = False,
     ) -> None:
-        self.facts, self.stream = facts, stream
-        self.health = Health(facts.codec, decoder_of(stream), is_witnessed)
+        self.facts, self.stream, self._on_gpu = facts, stream, on_gpu
+        decoder = nvdec.decoder_of(stream) if on_gpu else decoder_of(stream)
+        self.health = Health(facts.codec, decoder, is_witnessed)
         self.previous_s = -1.0
         self._clock = clock
         self._gaps_s, self._num_late = gaps_s, 0
@@ -121,6 +125,8 @@ class Pass:
     def decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
         """The frames that come out with a packet, deinterlaced from the first interlaced one on."""
         frames = self.health.decode(packet)
+        if self._on_gpu:
+            frames = [nvdec.as_decoded(frame, self.facts.pixel_format) for frame in frames]
         if not self._fields and any(frame.interlaced_frame for frame in frames):
             self._fields = deinterlaced(self.stream)
         if self._has_spare_byte and frames:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from media.damage.stills import damage_of
-from media.decode import images
+from media.decode import images, nvdec
 from media.decode.container.opening import open_container
 from media.decode.container.packets import (
     LOOSE,
@@ -52,7 +52,8 @@ class VideoReader:
         max_pixels: cap on width x height, kept by one factor for both axes; None for native size.
         decoder: None for the probe's choice. "pyav" reads a video in order with the reference decoder, which
             alone reports damage: right for a full pass. decord is the faster one for a few ranges of a long
-            file.
+            file. "nvdec" has a GPU decode what this process holds one for (`media.decode.nvdec`); damage is
+            not reported.
         is_witnessed: of HEVC a second decoder looks for damage that FFmpeg does not report.
 
     Attributes:
@@ -72,6 +73,8 @@ class VideoReader:
         is_turned = facts.geometry.rotation_deg != 0 or facts.geometry.is_mirrored
         if self.decoder == "decord" and (is_turned or is_old_444(facts.codec, facts.pixel_format)):
             self.decoder = "pyav"  # facts of before these were known say otherwise
+        if self.decoder == nvdec.NAME and (nvdec.device.trouble or not nvdec.is_fit(facts)):
+            self.decoder = "pyav"
         self.has_losses = False
 
     def frames(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Frame]:
@@ -84,8 +87,20 @@ class VideoReader:
         """
         if self.decoder == "decord":
             yield from self._decord_then_pyav(start_s, end_s)
+        elif self.decoder == nvdec.NAME:
+            yield from self._nvdec(start_s, end_s)
         else:
             yield from self._converted(self.pictures(start_s, end_s))
+
+    def _nvdec(self, start_s: float, end_s: float) -> Iterator[Frame]:
+        both = nvdec.SideBySide(
+            self.facts,
+            lambda begin_s: self._converted(self.pictures(begin_s, end_s)),
+            lambda begin_s: self._converted(self._rising(self._pyav(begin_s, end_s, True), begin_s, end_s)),
+        )
+        for frame in both.frames(start_s):
+            self.decoder = both.decoder
+            yield frame
 
     def pictures(self, start_s: float = 0.0, end_s: float = float("inf")) -> Iterator[Picture]:
         """The same frames from the reference decoder, to be converted by the caller as far as it needs them.
@@ -93,8 +108,12 @@ class VideoReader:
         Raises:
             MediaError: as `frames` does.
         """
+        decoded = self._pillow if self.facts.decoder == "pillow" else self._pyav
+        yield from self._rising(decoded(start_s, end_s), start_s, end_s)
+
+    def _rising(self, pictures: Iterator[Picture], start_s: float, end_s: float) -> Iterator[Picture]:
         last_s = -1.0
-        for picture in (self._pillow if self.facts.decoder == "pillow" else self._pyav)(start_s, end_s):
+        for picture in pictures:
             if picture.time_s >= end_s - EPSILON_S:
                 return
             if picture.time_s < start_s - EPSILON_S:
@@ -129,7 +148,7 @@ class VideoReader:
         except (OSError, ValueError, SyntaxError, RuntimeError, IndexError, EOFError) as error:
             raise MediaError("image_decode", f"{self.facts.path}: {why(error)}") from error
 
-    def _pyav(self, start_s: float, end_s: float) -> Iterator[Picture]:
+    def _pyav(self, start_s: float, end_s: float, on_gpu: bool = False) -> Iterator[Picture]:
         """Decode in order: right on every file, whatever its GOPs and edit lists.
 
         From the beginning, except in files whose packets show that a seek is exact: there from the keyframe
@@ -137,9 +156,9 @@ class VideoReader:
         """
         facts, seen, is_whole = self.facts, None, True
         try:
-            with open_container(facts.path) as container:
+            with open_container(facts.path, nvdec.accelerator() if on_gpu else None) as container:
                 stream = video_stream(container, facts.path, LOOSE not in facts.decoder_reasons)
-                seen = Pass(facts, stream, self._gaps_s(), self._clock(), self.is_witnessed)
+                seen = Pass(facts, stream, self._gaps_s(), self._clock(), self.is_witnessed, on_gpu)
                 packets = packets_from(container, stream, facts, start_s)
                 is_whole = packets is None
                 for packet in packets or packets_of(container, stream):

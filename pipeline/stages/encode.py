@@ -42,6 +42,7 @@ class Encode:
     def setup(self) -> None:
         import torch
 
+        from media.apart.reader import gpu_trouble
         from vae.checkpoint import load_vae
         from vae.measuring.half import MOST_OFF, off_by
 
@@ -51,6 +52,12 @@ class Encode:
                 str(vae_folder(self.config.vae)),
                 "holds other weights here than where the run was started",
                 "Give every node the same weights.",
+            )
+        if self.config.nvdec and (trouble := gpu_trouble()):
+            raise UsageError(
+                "--encode.nvdec",
+                f"finds no GPU that decodes where an actor runs: {trouble}",
+                "Give its actors one (--encode-on.num-gpus 1), or leave the option away.",
             )
         self.vae, self.width = load_vae(self.config.vae), 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 
 from media.bytes.access import opened
 from media.errors import MediaError
@@ -50,26 +51,30 @@ class _Nameless(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def open_container(uri: str) -> Iterator[av.container.InputContainer]:
+def open_container(uri: str, hwaccel: HWAccel | None = None) -> Iterator[av.container.InputContainer]:
     """The container at a path or address, closed afterwards.
+
+    Args:
+        hwaccel: what decodes its videos in place of the processor.
 
     Raises:
         MediaError: the address cannot be read, also later, where it fails between two reads.
         av.FFmpegError: the bytes are no media.
     """
+    more: dict[str, Any] = {"mode": "r", "hwaccel": hwaccel, **_LENIENT}
     with opened(uri) as file:
         if isinstance(file, str) and file.lower().endswith(_ONE_BY_NAME):
             with open(file, "rb") as bare:
                 nameless = io.BufferedReader(_Nameless(bare))
-                with av.open(nameless, mode="r", options=_NO_OTHERS, **_LENIENT) as container:
+                with av.open(nameless, options=_NO_OTHERS, **more) as container:
                     yield container
             return
         if isinstance(file, str):
-            with av.open(os.path.abspath(file), mode="r", options=_LOCAL, **_LENIENT) as container:
+            with av.open(os.path.abspath(file), options=_LOCAL, **more) as container:
                 yield container
             return
         try:
-            with av.open(file, mode="r", options=_NO_OTHERS, **_LENIENT) as container:
+            with av.open(file, options=_NO_OTHERS, **more) as container:
                 yield container
         except av.FFmpegError:
             if error := getattr(file, "error", None):  # FFmpeg made another error of it

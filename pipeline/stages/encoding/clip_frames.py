@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.apart.reader import Reader
+from media.decode.container.timeline import HOLES, LOST_FRAMES
 from media.decode.facts import Probe
 from media.decode.geometry import slot_of
+from media.decode.nvdec import NAME as NVDEC
+from media.decode.nvdec import is_fit
 from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
 from pipeline.footage.sources import check_unchanged
@@ -21,15 +24,23 @@ class ClipRouter:
 
     Where the clips are a small part of a source, decord jumps to each. Else the source is read once, in
     order, and its parts handed out: that is faster than jumping, and memory stays small.
+
+    Args:
+        on_gpu: a GPU decodes what is read in order, where it can and nothing is known to be damaged.
     """
 
-    def __init__(self, facts: Probe, max_pixels: int | None, clips: list[dict]) -> None:
+    def __init__(
+        self, facts: Probe, max_pixels: int | None, clips: list[dict], *, on_gpu: bool = False
+    ) -> None:
         self.clips = clips
         span_s = clips[-1]["end_s"] - clips[0]["start_s"]
         is_sparse = sum(clip["end_s"] - clip["start_s"] for clip in clips) < SPARSE_SHARE * span_s
-        self.reader = Reader(facts, max_pixels, decoder=None if is_sparse else "pyav")
+        decoder = facts.decoder if is_sparse or facts.decoder == "pillow" else "pyav"
+        if on_gpu and decoder == "pyav" and is_fit(facts) and not _is_hurt(facts, clips):
+            decoder = NVDEC
+        self.reader = Reader(facts, max_pixels, decoder)
         # a still is read whole, whichever decoder reads it
-        self._jumps = self.reader.decoder != "pyav" or clips[0]["kind"] == "image"
+        self._jumps = decoder not in ("pyav", NVDEC) or clips[0]["kind"] == "image"
         self._stream: Iterator[Frame] | None = None
         self._ahead: Frame | None = None
         self.problem: MediaError | None = None
@@ -63,6 +74,12 @@ class ClipRouter:
             if frame.time_s >= clip["start_s"] - EPSILON_S:
                 yield frame
             self._advance()
+
+
+def _is_hurt(facts: Probe, clips: list[dict]) -> bool:
+    """Whether curation saw damage, of which each decoder makes something else."""
+    is_known = {LOST_FRAMES, HOLES} & set(facts.decoder_reasons)
+    return bool(is_known) or any(clip["num_damaged_frames"] for clip in clips)
 
 
 class Picked:

@@ -87,7 +87,7 @@ class ShardWriter:
     def clips(self, clips: Sequence[dict], sources: Mapping[str, dict]) -> Iterator[None]:
         """Encode or copy clips; hands control back after each."""
         jobs = [
-            Job(partial(facts_of, sources[source_id]), alive)
+            Job(partial(facts_of, sources[source_id]), alive, self.config.nvdec)
             for source_id, group in groupby(clips, key=lambda clip: clip["source_id"])
             if (alive := [clip for clip in group if self._is_read(clip["clip_id"])])
         ]

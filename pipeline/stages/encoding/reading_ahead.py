@@ -44,10 +44,12 @@ class Job:
 
     Attributes:
         facts: gives what is known of the source, or raises a `MediaError` where it is gone or another now.
+        on_gpu: it is decoded by a GPU where that can be.
     """
 
     facts: Callable[[], Probe]
     clips: Sequence[dict]
+    on_gpu: bool = False
 
 
 class _Source:
@@ -78,7 +80,8 @@ class _Source:
     def _read(self) -> None:
         router, failed = None, None
         try:
-            router = ClipRouter(self._job.facts(), self._max_pixels, list(self._job.clips))
+            job = self._job
+            router = ClipRouter(job.facts(), self._max_pixels, list(job.clips), on_gpu=job.on_gpu)
         except BaseException as error:  # noqa: BLE001 - it is raised where the frames are used
             failed = error
         for number, clip in enumerate(self._job.clips):

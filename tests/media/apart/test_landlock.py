@@ -75,6 +75,37 @@ def test_secrets_are_not_read_and_all_else_is(tmp_path):
     assert said == ["PermissionError"] * 7 + ["read"] * 6
 
 
+WRITTEN = """
+import sys
+from media.apart.landlock import keep_from_secrets
+
+if not keep_from_secrets(sys.argv[1:2]):
+    sys.exit(77)
+for path in sys.argv[1:]:
+    try:
+        with open(path, "r+b") as file:
+            print("written" if file.write(b"x") else "not")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_with_a_gpu_its_devices_alone_are_written_to(tmp_path):
+    for name in ("device", "other", "secret"):
+        (tmp_path / name).write_text("-")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITTEN, *(str(tmp_path / name) for name in ("device", "other", "secret"))],
+        env={**os.environ, "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "secret")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip("this kernel has no Landlock")
+    assert done.stdout.split() == ["written", "PermissionError", "PermissionError"], done.stderr
+    assert [(tmp_path / name).read_text() for name in ("device", "other")] == ["x", "-"]
+
+
 @pytest.mark.parametrize("home", ["", "/nowhere", "a folder one may not search"])
 def test_any_home_will_do(tmp_path, home):
     (tmp_path / "locked" / ".aws").mkdir(parents=True)

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,15 @@ from manifests.store.shards import read_member
 from manifests.tables import scans
 from manifests.verify import verify
 from manifests.views import View
+from media.apart.reader import gpu_trouble, probe
+from media.decode.container.timeline import LOST_FRAMES
 from media.decode.images import decode_image
 from media.errors import MediaError
 from pipeline.config import EncodeConfig
 from pipeline.stages import encode as module
 from pipeline.stages.encode import Encode
 from pipeline.stages.encoding import latents as making
+from pipeline.stages.encoding.clip_frames import ClipRouter
 from pipeline.stages.protocol import run_stage
 from tests.vae.tiny_published import save_tiny
 from trainer.data.catalogue.catalog import load_catalog
@@ -292,3 +296,39 @@ def test_killed_five_times_at_random_it_ends_with_the_same_bytes(copy):
         assert not verify(copy).problems
     subprocess.run([sys.executable, "-c", KILLED, copy.uri, "last", "0"], check=True, capture_output=True)
     assert parts() == whole
+
+
+def test_a_gpu_decodes_what_is_read_in_order_and_sound(films):
+    """Not what curation saw hurt, nor the few clips of a long file to which decord jumps, nor stills."""
+    facts = probe(str(sorted(films.glob("*.mp4"))[0]))
+    clip = {"kind": "video", "start_s": 0.0, "end_s": facts.duration_s, "num_damaged_frames": 0}
+
+    def decoder(facts, *clips, on_gpu=True):
+        return ClipRouter(facts, None, list(clips), on_gpu=on_gpu).reader.decoder
+
+    assert decoder(facts, clip) == "nvdec"
+    assert decoder(facts, clip, on_gpu=False) == "pyav"
+    assert decoder(facts, {**clip, "num_damaged_frames": 1}) == "pyav"
+    assert decoder(replace(facts, decoder_reasons=(LOST_FRAMES,)), clip) == "pyav"
+    assert decoder(replace(facts, codec="mpeg2video"), clip) == "pyav"
+    few = [{**clip, "start_s": at, "end_s": at + 0.1} for at in (0.0, 5.0)]
+    assert decoder(replace(facts, decoder="decord"), *few) == "decord"
+    assert decoder(replace(facts, decoder="pillow", kind="image"), {**clip, "kind": "image"}) == "pillow"
+
+
+def test_nvdec_without_a_gpu_is_refused_and_with_one_is_the_same_column(copy, monkeypatch):
+    """Of the same bytes: here the decoders find no GPU after all, and the processor's frames are taken."""
+    if gpu_trouble():
+        with pytest.raises(UsageError, match="finds no GPU that decodes where an actor runs"):
+            encode(copy, most=1, nvdec=True)
+    monkeypatch.setattr("media.apart.reader.gpu_trouble", lambda: "")
+    known = View.load(copy).column("latent")
+    before = latents(copy, known)
+    stage = Encode(EncodeConfig(**SIZE, nvdec=True), View.load(copy).column("preview"))
+    assert stage.column == known
+    stage.setup()
+    for shard in sorted(copy.committed_shards(stage.column))[:2]:
+        run_stage(stage, copy, "again", shard, 1, lambda text: None)
+    after = latents(copy, known)
+    assert after.keys() == before.keys()
+    assert all((after[key][name] == before[key][name]).all() for key in after for name in after[key])

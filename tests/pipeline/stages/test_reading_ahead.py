@@ -30,7 +30,7 @@ class FakeRouter:
     _open = 0
     _lock = threading.Lock()
 
-    def __init__(self, facts, max_pixels, clips):
+    def __init__(self, facts, max_pixels, clips, *, on_gpu=False):
         if facts == "unopened":
             raise MediaError("broken", f"{facts} as told")
         self.facts, self.problem = facts, None
