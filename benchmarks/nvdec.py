@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from media.apart import pool
 from media.apart.reader import Reader, gpu_trouble, probe
 from media.decode.facts import Probe
-from media.decode.nvdec import NAME as NVDEC
-from media.decode.nvdec import is_fit
+from media.decode.gpu.nvdec import NAME as NVDEC
+from media.decode.gpu.nvdec import is_fit
 from media.decode.reader import Frame
 
 _FILES = 12

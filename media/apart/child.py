@@ -25,9 +25,9 @@ from media.apart.wire import Wire, WireError
 from media.bytes import access
 from media.bytes.blocks import BlockReader, Blocks
 from media.damage import libde265
-from media.decode import nvdec
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry, slot_of
+from media.decode.gpu import nvdec, trial
 from media.decode.picture import Picture
 from media.decode.probe import probe
 from media.decode.reader import Frame, VideoReader
@@ -143,7 +143,7 @@ class Server:
                     break
         header |= {"items": told, "shapes": [array.shape for array in arrays]}
         header |= {"has_losses": bool(self._reader.has_losses), "decoder": self._reader.decoder}
-        if told_of_gpu := nvdec.told():
+        if told_of_gpu := trial.told():
             header["of_gpu"] = told_of_gpu
         flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.uint8)
         return header, flat

@@ -45,7 +45,7 @@ class Decoder:
     """One process that decodes.
 
     Args:
-        on_gpu: it holds a GPU, if there is one; see `media.decode.nvdec`.
+        on_gpu: it holds a GPU, if there is one; see `media.decode.gpu`.
 
     Attributes:
         pid: its process.

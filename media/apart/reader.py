@@ -20,7 +20,7 @@ from media.apart.process import Decoder, DoubtfulDeath, tell_once
 from media.damage.signs import Signs
 from media.decode.facts import Probe
 from media.decode.geometry import Geometry
-from media.decode.nvdec import NAME as NVDEC
+from media.decode.gpu.nvdec import NAME as NVDEC
 from media.decode.reader import Frame
 from media.errors import MediaError
 

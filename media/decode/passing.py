@@ -11,11 +11,11 @@ from av.video.frame import PictureType
 from media.damage.health import Health
 from media.damage.signs import Signs
 from media.damage.witness import decoder_of
-from media.decode import nvdec
 from media.decode.color import LINEAR, without_alpha
 from media.decode.container.packets import CLOCK_RESTART, begins_anew
 from media.decode.deinterlace import Deinterlacer, deinterlaced
 from media.decode.facts import Probe
+from media.decode.gpu import nvdec
 from media.decode.picture import Picture, Scaler, shown
 
 EPSILON_S = 1e-4  # presentation times closer than this are one instant

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from media.damage.stills import damage_of
-from media.decode import images, nvdec
+from media.decode import images
 from media.decode.container.opening import open_container
 from media.decode.container.packets import (
     LOOSE,
@@ -26,6 +26,7 @@ from media.decode.container.packets import (
 )
 from media.decode.container.timeline import HOLES, LOST_FRAMES, REPEATED_TIMES, Packets
 from media.decode.facts import Probe
+from media.decode.gpu import nvdec, trial
 from media.decode.passing import EPSILON_S, Clock, Pass
 from media.decode.picture import Picture, fitted
 from media.decode.seeking import packets_from
@@ -52,7 +53,7 @@ class VideoReader:
         max_pixels: cap on width x height, kept by one factor for both axes; None for native size.
         decoder: None for the probe's choice. "pyav" reads a video in order with the reference decoder, which
             alone reports damage: right for a full pass. decord is the faster one for a few ranges of a long
-            file. "nvdec" has a GPU decode what this process holds one for (`media.decode.nvdec`); damage is
+            file. "nvdec" has a GPU decode what this process holds one for (`media.decode.gpu`); damage is
             not reported.
         is_witnessed: of HEVC a second decoder looks for damage that FFmpeg does not report.
 
@@ -93,7 +94,7 @@ class VideoReader:
             yield from self._converted(self.pictures(start_s, end_s))
 
     def _nvdec(self, start_s: float, end_s: float) -> Iterator[Frame]:
-        both = nvdec.SideBySide(
+        both = trial.SideBySide(
             self.facts,
             lambda begin_s: self._converted(self.pictures(begin_s, end_s)),
             lambda begin_s: self._converted(self._rising(self._pyav(begin_s, end_s, True), begin_s, end_s)),

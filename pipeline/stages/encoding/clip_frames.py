@@ -10,8 +10,8 @@ from media.apart.reader import Reader
 from media.decode.container.timeline import HOLES, LOST_FRAMES
 from media.decode.facts import Probe
 from media.decode.geometry import slot_of
-from media.decode.nvdec import NAME as NVDEC
-from media.decode.nvdec import is_fit
+from media.decode.gpu.nvdec import NAME as NVDEC
+from media.decode.gpu.nvdec import is_fit
 from media.decode.reader import EPSILON_S, Frame
 from media.errors import MediaError
 from pipeline.footage.sources import check_unchanged

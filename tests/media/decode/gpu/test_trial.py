@@ -18,7 +18,7 @@ import pytest
 
 from media.apart import pool
 from media.apart.reader import Reader, gpu_trouble
-from media.decode import nvdec
+from media.decode.gpu import nvdec, trial
 from media.decode.probe import probe
 from media.decode.reader import VideoReader
 
@@ -53,8 +53,8 @@ class StandIn:
 @pytest.fixture
 def gpu(monkeypatch):
     """Give this process a GPU that errs as told."""
-    monkeypatch.setattr(nvdec, "_standings", type(nvdec._standings)(nvdec.Standing))
-    monkeypatch.setattr(nvdec, "_untold", [])
+    monkeypatch.setattr(trial, "_standings", type(trial._standings)(trial.Standing))
+    monkeypatch.setattr(trial, "_untold", [])
     monkeypatch.setattr(nvdec.device, "trouble", "")
     monkeypatch.setattr(nvdec, "accelerator", lambda: None)
     used = []
@@ -130,7 +130,7 @@ def test_pixels_as_a_gpu_stores_them_give_the_same_pictures(tmp_path, gpu, kind)
         assert (picture.rgb(192, 112) == frame.rgb).all()
         assert picture.time_s == frame.time_s
     assert are_equal(reader.frames(), iter(by_processor))
-    assert nvdec.standing_of(facts) == nvdec.Standing(num_equal=40)
+    assert trial.standing_of(facts) == trial.Standing(num_equal=40)
 
 
 def test_what_is_not_defined_to_the_bit_or_odd_stays_with_the_processor(tmp_path, gpu):
@@ -155,8 +155,8 @@ def test_a_wrong_frame_while_a_kind_is_on_trial_is_never_given_out(h264, gpu):
     reader = VideoReader(facts, decoder="nvdec")
     assert are_equal(reader.frames(), iter(right))
     assert reader.decoder == "pyav"
-    assert "a.mp4 otherwise: h264 of yuv420p is decoded by the processor" in nvdec.told()[0]
-    assert nvdec.told() == []
+    assert "a.mp4 otherwise: h264 of yuv420p is decoded by the processor" in trial.told()[0]
+    assert trial.told() == []
     used = gpu()
     used.clear()
     assert are_equal(VideoReader(facts, decoder="nvdec").frames(), iter(right))
@@ -165,8 +165,8 @@ def test_a_wrong_frame_while_a_kind_is_on_trial_is_never_given_out(h264, gpu):
 
 def on_trust(facts, monkeypatch) -> None:
     """The kind has passed its trial, and the file is none of those that are compared whole."""
-    nvdec.standing_of(facts).num_equal = nvdec.PROOF_FRAMES
-    monkeypatch.setattr(nvdec, "zlib", SimpleNamespace(crc32=lambda _: 1))
+    trial.standing_of(facts).num_equal = trial.PROOF_FRAMES
+    monkeypatch.setattr(trial, "zlib", SimpleNamespace(crc32=lambda _: 1))
 
 
 def test_a_kind_that_is_trusted_is_compared_in_its_first_frame(h264, gpu, monkeypatch):
@@ -175,11 +175,11 @@ def test_a_kind_that_is_trusted_is_compared_in_its_first_frame(h264, gpu, monkey
     gpu(wrong=10)  # at 0.4 s, where reading begins
     on_trust(facts, monkeypatch)
     assert are_equal(VideoReader(facts, decoder="nvdec").frames(0.4, 1.2), iter(right))
-    assert nvdec.standing_of(facts).refusal
-    nvdec.standing_of(facts).refusal = ""
+    assert trial.standing_of(facts).refusal
+    trial.standing_of(facts).refusal = ""
     gpu(wrong=30)  # which nobody looks at
     assert not are_equal(VideoReader(facts, decoder="nvdec").frames(0.4, 1.5), iter(right))
-    assert not nvdec.standing_of(facts).refusal
+    assert not trial.standing_of(facts).refusal
 
 
 def test_some_files_of_a_trusted_kind_are_compared_whole(h264, gpu, monkeypatch):
@@ -187,9 +187,9 @@ def test_some_files_of_a_trusted_kind_are_compared_whole(h264, gpu, monkeypatch)
     right = list(VideoReader(facts, decoder="pyav").frames())
     gpu(wrong=30)
     on_trust(facts, monkeypatch)
-    monkeypatch.setattr(nvdec, "zlib", SimpleNamespace(crc32=lambda _: nvdec.ONE_OF))
+    monkeypatch.setattr(trial, "zlib", SimpleNamespace(crc32=lambda _: trial.ONE_OF))
     assert are_equal(VideoReader(facts, decoder="nvdec").frames(), iter(right))
-    assert nvdec.standing_of(facts).refusal
+    assert trial.standing_of(facts).refusal
 
 
 @pytest.mark.parametrize("is_trusted", [False, True])
@@ -200,14 +200,14 @@ def test_where_the_gpu_fails_the_processor_goes_on(h264, gpu, monkeypatch, fails
     right = list(VideoReader(facts, decoder="pyav").frames())
     gpu(fails=fails)
     for number in range(3):
-        assert not nvdec.standing_of(facts).refusal
+        assert not trial.standing_of(facts).refusal
         if is_trusted:
             on_trust(facts, monkeypatch)
         reader = VideoReader(facts, decoder="nvdec")
         assert are_equal(reader.frames(), iter(right)), number
         assert reader.decoder == "pyav"
-    assert "fails" in nvdec.standing_of(facts).refusal
-    assert "no such luck" in nvdec.standing_of(facts).refusal
+    assert "fails" in trial.standing_of(facts).refusal
+    assert "no such luck" in trial.standing_of(facts).refusal
 
 
 def test_a_gpu_that_gives_too_few_frames_on_trial_is_found_out(h264, gpu):
@@ -216,7 +216,7 @@ def test_a_gpu_that_gives_too_few_frames_on_trial_is_found_out(h264, gpu):
     assert are_equal(
         VideoReader(facts, decoder="nvdec").frames(), VideoReader(facts, decoder="pyav").frames()
     )
-    assert nvdec.standing_of(facts) == nvdec.Standing(num_equal=35, num_troubles=1)
+    assert trial.standing_of(facts) == trial.Standing(num_equal=35, num_troubles=1)
 
 
 def test_without_a_gpu_the_processor_decodes_and_says_why_it_does(h264):

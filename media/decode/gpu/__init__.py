@@ -1,0 +1,1 @@
+"""Pictures made by a graphics processor's own decoder, and when they are believed."""
