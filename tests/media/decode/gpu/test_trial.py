@@ -244,6 +244,7 @@ def test_a_decoder_that_dies_on_a_gpu_costs_no_frame(h264, monkeypatch, capfd):
     assert reader.decoder == "pyav"
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", [*KINDS, "av1"])
 def test_a_real_gpu_gives_the_processors_frames(tmp_path, kind):
     """Each kind, to the bit, by a decoder that is confined."""
